@@ -1,0 +1,142 @@
+"""Strict configurations: YAML and `key=value` overrides to frozen dataclasses. Knows no particular configuration.
+
+pydantic does the validation; the dataclasses themselves stay plain, so that model code does not depend on it.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import yaml
+from pydantic import Discriminator, TypeAdapter, ValidationError
+
+from speechssl.errors import ConfigError
+
+__all__ = ["Discriminator", "configuration", "describe", "from_dict", "load", "to_dict"]
+
+Config = TypeVar("Config")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def configuration(cls: type[Config]) -> type[Config]:
+    """Make `cls` a frozen, keyword-only dataclass that `load` fills strictly."""
+    cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def load(path: Path, config_type: type[Config], overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe.
+
+    Args:
+        path: a YAML file that holds only what differs from the defaults.
+        config_type: a class made by `configuration`.
+        overrides: `key=value` pairs, the key dotted (`mask.span=5`), the value in YAML.
+
+    Raises:
+        ConfigError: the file is missing or no mapping, a key is unknown, or a value is refused.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the recipe ({error.strerror}); name an existing YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
+    for override in overrides:
+        _override(values, override)
+    return from_dict(values, config_type, where=str(path))
+
+
+def from_dict(values: Mapping[str, Any], config_type: type[Config], *, where: str) -> Config:
+    """Build a configuration from nested mappings; `where` names their origin in errors."""
+    try:
+        return TypeAdapter(config_type).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item, config_type, where) for item in error.errors())) from error
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """Return a configuration as nested plain values, as JSON would hold them."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))  # type: ignore[call-overload]
+
+
+def describe(config: object) -> list[str]:
+    """List every key with its value, a star beside each that is not the default."""
+    rows = list(_leaves(config))
+    width = max((len(key) for key, _, _ in rows), default=0)
+    return [f"{key:{width}}  {value}{'' if is_default else '  *'}" for key, value, is_default in rows]
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, found, value = override.partition("=")
+    if not found or not key:
+        raise ConfigError(f"override {override!r}: expected key=value, for example train.steps=100")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a single value, it has no keys of its own")
+    try:
+        values[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+
+
+def _explain(item: Any, config_type: type, where: str) -> str:
+    key = ".".join(str(part) for part in item["loc"] if not _is_union_tag(part, item["loc"], config_type))
+    match item["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            known = sorted(set(_known_keys(config_type)))
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            return f"{where}: unknown key {key}" + (f"; did you mean {close[0]}?" if close else "")
+        case "missing" | "missing_argument":
+            return f"{where}: {key} is required and has no default; add it"
+        case "union_tag_not_found" | "union_tag_invalid":
+            return f"{where}: {key}: {item['msg']}"
+        case _ if "error" in item.get("ctx", {}):  # raised by a __post_init__: it speaks for itself
+            return f"{where}: {item['ctx']['error']}"
+        case _:
+            return f"{where}: {key}: {item['msg']}, found {item['input']!r}"
+
+
+def _is_union_tag(part: object, loc: tuple[object, ...], config_type: type) -> bool:
+    """Tell the tags that pydantic puts between the keys from the keys; only tags follow a key they are no key of."""
+    return part in _tags(config_type) and part not in {key.split(".")[-1] for key in _known_keys(config_type)}
+
+
+def _tags(config_type: type) -> set[object]:
+    found: set[object] = set()
+    for field in dataclasses.fields(config_type):
+        if field.name == "kind":
+            found.add(field.default)
+        for nested in _dataclasses_in(field.type):
+            found |= _tags(nested)
+    return found
+
+
+def _known_keys(config_type: type, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(config_type):
+        nested = _dataclasses_in(field.type)
+        yield prefix + field.name
+        for inner in nested:
+            yield from _known_keys(inner, f"{prefix}{field.name}.")
+
+
+def _dataclasses_in(annotation: Any) -> list[type]:
+    if dataclasses.is_dataclass(annotation):
+        return [annotation]  # type: ignore[list-item]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _dataclasses_in(part)]
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, object, bool]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{field.name}.")
+        else:
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            yield prefix + field.name, value, value == default

@@ -1,0 +1,181 @@
+"""Audio files to 16 kHz mono waveforms, checked. Knows one file at a time; nothing about manifests or batches.
+
+Decoding is soundfile (wav, flac, ogg, mp3, opus); resampling is torchaudio's windowed-sinc filter.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+from torchaudio.transforms import Resample
+
+from speechssl.config import configuration
+from speechssl.errors import AudioError
+
+__all__ = ["AUDIO_SUFFIXES", "SAMPLE_RATE", "AudioConfig", "AudioHeader", "read_audio", "read_header"]
+
+SAMPLE_RATE = 16_000  # samples a second, of every waveform inside the project
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus")
+
+_STREAMED_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what writers put into a wav header when they cannot seek back
+
+
+@configuration
+class AudioConfig:
+    """What to do with audio that is not 16 kHz mono.
+
+    Speech recorded below 16 kHz has nothing in its upper band, and a model trained on a mixture learns the rate
+    instead of the speech: it is refused unless `min_sample_rate` is lowered on purpose.
+    """
+
+    resample: bool = True  # False: any rate but 16 kHz is an error
+    min_sample_rate: int = SAMPLE_RATE  # Hz; lower rates are an error
+    channels: Literal["mean", "first", "refuse"] = "mean"
+    normalize: bool = False  # zero mean, unit variance for each utterance (fairseq: task.normalize; LARGE needs it)
+    max_duration_s: float = 3600.0  # a longer file is an error where it would have to be read whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioHeader:
+    """What a file says of itself, in its own sample rate."""
+
+    num_samples: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+        return self.num_samples / self.sample_rate
+
+
+def read_header(path: Path) -> AudioHeader:
+    """Read the header of one file, without its samples.
+
+    Raises:
+        AudioError: the file is missing, empty, not audio, or shorter than its header says.
+    """
+    try:
+        info = soundfile.info(str(path), verbose=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path}: {_why_unreadable(path, error)}") from error
+    declared = re.search(r"data *: (\d+) \(should be (\d+)\)", info.extra_info)
+    if declared and int(declared[1]) not in _STREAMED_SIZES and int(declared[1]) > int(declared[2]):
+        raise AudioError(
+            f"{path}: truncated: its header declares {declared[1]} bytes of samples, the file holds {declared[2]}; "
+            "copy the file again, or remove it"
+        )
+    if info.frames <= 0:
+        raise AudioError(f"{path}: holds no samples; remove it")
+    return AudioHeader(num_samples=info.frames, sample_rate=info.samplerate, channels=info.channels)
+
+
+def read_audio(
+    path: Path,
+    config: AudioConfig,
+    *,
+    start: int = 0,
+    num_samples: int | None = None,
+    expected_samples: int | None = None,
+) -> Tensor:
+    """Read one file, or a part of it, as a checked 16 kHz mono waveform.
+
+    Args:
+        path: a file of one of `AUDIO_SUFFIXES`.
+        config: what to do with other rates and channel counts.
+        start: first sample wanted, counted at 16 kHz.
+        num_samples: number of samples wanted, at 16 kHz; None for all from `start` on.
+        expected_samples: what the manifest says of the whole file, in the file's own rate.
+
+    Returns:
+        (time,) float32.
+
+    Raises:
+        AudioError: the file cannot be decoded, disagrees with `expected_samples`, is refused by `config`,
+            or its samples are silent or not finite.
+    """
+    header = read_header(path)
+    _check_header(path, header, config, expected_samples, whole=num_samples is None)
+    rate = header.sample_rate
+    margin = 0 if rate == SAMPLE_RATE else rate // 50  # context, so that a part equals the same part of the whole
+    period = rate // math.gcd(rate, SAMPLE_RATE)  # a cut at a multiple of it falls on a whole sample at both rates
+    first = max(0, (start * rate // SAMPLE_RATE - margin) // period * period)
+    count = -1 if num_samples is None else -(-(start + num_samples) * rate // SAMPLE_RATE) + margin - first
+    try:
+        samples, _ = soundfile.read(str(path), frames=count, start=first, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path}: {_why_unreadable(path, error)}") from error
+    _check_samples(path, samples, header, whole=num_samples is None and start == 0)
+    mono = samples[:, 0] if config.channels == "first" else samples.mean(axis=1)
+    waveform = torch.from_numpy(np.ascontiguousarray(mono))
+    if rate != SAMPLE_RATE:
+        waveform = _resampler(rate)(waveform)[start - first * SAMPLE_RATE // rate :]
+    if num_samples is not None:
+        waveform = waveform[:num_samples]
+    if config.normalize:
+        waveform = (waveform - waveform.mean()) / torch.sqrt(waveform.var(unbiased=False) + 1e-5)
+    return waveform
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "no such file; correct the manifest or its root"
+    if path.is_dir():
+        return "is a folder, expected an audio file"
+    if path.stat().st_size == 0:
+        return "the file is empty (0 bytes); copy it again, or remove it"
+    return f"cannot be decoded as audio ({error}); expected one of {', '.join(AUDIO_SUFFIXES)}; convert or remove it"
+
+
+def _check_header(
+    path: Path, header: AudioHeader, config: AudioConfig, expected_samples: int | None, *, whole: bool
+) -> None:
+    if expected_samples is not None and header.num_samples != expected_samples:
+        raise AudioError(
+            f"{path}: holds {header.num_samples} samples, the manifest says {expected_samples}; "
+            "the file was changed or truncated: build the manifest again"
+        )
+    if header.sample_rate < config.min_sample_rate:
+        raise AudioError(
+            f"{path}: audio is {header.sample_rate} Hz, expected at least {config.min_sample_rate}; "
+            f"remove it, or set data.audio.min_sample_rate={header.sample_rate} to accept narrowband speech"
+        )
+    if header.sample_rate != SAMPLE_RATE and not config.resample:
+        raise AudioError(
+            f"{path}: audio is {header.sample_rate} Hz, expected {SAMPLE_RATE}; "
+            "resample it or set data.audio.resample=true"
+        )
+    if header.channels > 1 and config.channels == "refuse":
+        raise AudioError(
+            f"{path}: audio has {header.channels} channels, expected 1; set data.audio.channels to mean or first"
+        )
+    if whole and header.duration_s > config.max_duration_s:
+        raise AudioError(
+            f"{path}: lasts {header.duration_s:.0f} s, expected at most {config.max_duration_s:.0f}; "
+            "cut it into utterances, or raise data.audio.max_duration_s"
+        )
+
+
+def _check_samples(path: Path, samples: np.ndarray, header: AudioHeader, *, whole: bool) -> None:
+    if whole and len(samples) < header.num_samples:
+        raise AudioError(
+            f"{path}: truncated: {len(samples)} of {header.num_samples} samples could be decoded; copy it again"
+        )
+    if len(samples) == 0:
+        raise AudioError(f"{path}: no samples at the wanted position; the file is shorter than the manifest says")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{path}: holds NaN or infinite samples; write the file again, or remove it")
+    if whole and not samples.any():
+        raise AudioError(f"{path}: silent: every sample is zero; remove it")
+
+
+@lru_cache(maxsize=8)
+def _resampler(rate: int) -> Resample:
+    return Resample(rate, SAMPLE_RATE, lowpass_filter_width=64, rolloff=0.95)

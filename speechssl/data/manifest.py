@@ -1,0 +1,326 @@
+"""Manifests: which utterances there are, where their audio lies, what is said in them. Reads no samples.
+
+A manifest is a tab-separated table with a header line. `id path samples rate channels` are required, any of
+`text speaker language split` may follow. Paths are relative to a root that the file does not name, so a corpus can
+move. fairseq's two-column form (root line, then path and samples) is read as well and can be written.
+"""
+
+import csv
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechssl.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioHeader, read_header
+from speechssl.errors import AudioError, ManifestError
+
+__all__ = [
+    "Manifest",
+    "Utterance",
+    "build_manifest",
+    "read_fairseq_manifest",
+    "read_manifest",
+    "read_side_file",
+    "write_atomically",
+    "write_fairseq_manifest",
+    "write_manifest",
+]
+
+_REQUIRED = ("id", "path", "samples", "rate", "channels")
+_OPTIONAL = ("text", "speaker", "language", "split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """One audio file and what is known of it."""
+
+    id: str
+    path: str  # relative to the manifest's root, with forward slashes
+    num_samples: int  # in the file's own rate
+    sample_rate: int
+    channels: int
+    text: str | None = None
+    speaker: str | None = None
+    language: str | None = None
+    split: str | None = None
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+        return self.num_samples / self.sample_rate
+
+    @property
+    def num_samples_16k(self) -> int:
+        """Samples after resampling to 16 kHz, as torchaudio's resampler rounds them."""
+        return -(-self.num_samples * SAMPLE_RATE // self.sample_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Utterances under one root."""
+
+    root: Path
+    utterances: tuple[Utterance, ...]
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio, of all utterances together."""
+        return sum(utterance.duration_s for utterance in self.utterances)
+
+    def audio_path(self, utterance: Utterance) -> Path:
+        """Return where the audio of `utterance` lies."""
+        return self.root / utterance.path
+
+
+def build_manifest(
+    root: Path,
+    *,
+    suffixes: Sequence[str] = AUDIO_SUFFIXES,
+    side_file: Path | None = None,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    progress: Callable[[Iterable[Path], int], Iterable[Path]] = lambda paths, _: paths,
+) -> tuple[Manifest, list[AudioError]]:
+    """List every audio file below `root`, reading headers in parallel.
+
+    Args:
+        root: the folder to walk; an utterance's id is its relative path without suffix, `/` turned into `-`.
+        suffixes: which files count as audio, in lower case.
+        side_file: a table with `id` or `path` and any of text, speaker, language, split.
+        skip_bad: return unreadable files as errors instead of raising the first.
+        workers: threads that read headers; None for one a core.
+        progress: wraps the list of paths, given their number.
+
+    Returns:
+        The manifest, sorted by path, and the errors of the files left out.
+
+    Raises:
+        ManifestError: no audio below `root`, a path with a tab or line break, two files with one id,
+            or a side file that names unknown utterances.
+        AudioError: a file cannot be read and `skip_bad` is False.
+    """
+    if not root.is_dir():
+        raise ManifestError(f"{root}: no such folder; name the folder that holds the audio")
+    paths = sorted(p for p in _walk(root) if p.suffix.lower() in suffixes)
+    if not paths:
+        raise ManifestError(f"{root}: no audio below it; expected files ending in {', '.join(suffixes)}")
+    utterances, errors = [], []
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        headers = pool.map(_header_or_error, paths)
+        for path, found in zip(progress(paths, len(paths)), headers, strict=False):
+            if isinstance(found, AudioHeader):
+                utterances.append(_utterance(root, path, found))
+            elif skip_bad:
+                errors.append(found)
+            else:
+                raise found
+    _refuse_duplicate_ids(utterances, where=str(root))
+    if side_file is not None:
+        utterances = _with_side_columns(utterances, side_file)
+    return Manifest(root=root, utterances=tuple(utterances)), errors
+
+
+def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
+    """Read a manifest of ours, or a fairseq one (told apart by the header line).
+
+    Args:
+        path: the table.
+        root: folder the audio paths are relative to; None for the manifest's own folder.
+
+    Raises:
+        ManifestError: missing, empty, without the required columns, or with a row that does not parse.
+    """
+    lines = _read_lines(path)
+    header = lines[0].split("\t")
+    if len(header) == 1:
+        return read_fairseq_manifest(path, root=root)
+    missing = [name for name in _REQUIRED if name not in header]
+    unknown = [name for name in header if name not in _REQUIRED + _OPTIONAL]
+    if missing or unknown or len(set(header)) != len(header):
+        raise ManifestError(
+            f"{path}:1: expected the columns {' '.join(_REQUIRED)} and any of {' '.join(_OPTIONAL)}, "
+            f"found {' '.join(header)}; build the manifest again with `speechssl manifest`"
+        )
+    utterances = [_parse_row(header, line, where=f"{path}:{i}") for i, line in enumerate(lines[1:], start=2)]
+    if not utterances:
+        raise ManifestError(f"{path}: lists no utterances; build it again from a folder that holds audio")
+    _refuse_duplicate_ids(utterances, where=str(path))
+    return Manifest(root=root or path.parent, utterances=tuple(utterances))
+
+
+def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest, atomically; optional columns that no utterance fills are left out."""
+    rows = list(utterances)
+    optional = [name for name in _OPTIONAL if any(getattr(row, name) is not None for row in rows)]
+    lines = ["\t".join([*_REQUIRED, *optional])]
+    for row in rows:
+        cells = [row.id, row.path, str(row.num_samples), str(row.sample_rate), str(row.channels)]
+        cells += [getattr(row, name) or "" for name in optional]
+        if any(control in cell for cell in cells for control in "\t\n\r"):
+            raise ManifestError(f"{row.path!r}: a tab or line break in its path or text; rename the file")
+        lines.append("\t".join(cells))
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
+def read_fairseq_manifest(path: Path, *, root: Path | None = None) -> Manifest:
+    """Read fairseq's form: the root on the first line, then `path<TAB>samples`, all of it 16 kHz mono."""
+    lines = _read_lines(path)
+    utterances = []
+    for number, line in enumerate(lines[1:], start=2):
+        cells = line.split("\t")
+        if len(cells) != 2 or not cells[1].isdecimal():
+            raise ManifestError(
+                f"{path}:{number}: expected `path<TAB>samples` (fairseq form), found {len(cells)} columns: {line!r}; "
+                "a tab inside a path has to be renamed away"
+            )
+        utterances.append(
+            Utterance(
+                id=_id_of(Path(cells[0])),
+                path=cells[0],
+                num_samples=int(cells[1]),
+                sample_rate=SAMPLE_RATE,
+                channels=1,
+            )
+        )
+    _refuse_duplicate_ids(utterances, where=str(path))
+    return Manifest(root=root or Path(lines[0]), utterances=tuple(utterances))
+
+
+def write_fairseq_manifest(path: Path, manifest: Manifest) -> None:
+    """Write fairseq's form, which knows neither ids nor rates: every file has to be 16 kHz already."""
+    for utterance in manifest.utterances:
+        if utterance.sample_rate != SAMPLE_RATE:
+            raise ManifestError(
+                f"{utterance.path}: audio is {utterance.sample_rate} Hz; fairseq's manifest has no column for that "
+                "and fairseq refuses it: resample the audio to 16000 Hz first"
+            )
+    rows = [f"{utterance.path}\t{utterance.num_samples}" for utterance in manifest.utterances]
+    write_atomically(path, "\n".join([str(manifest.root.resolve()), *rows]) + "\n")
+
+
+def read_side_file(path: Path) -> dict[str, dict[str, str]]:
+    """Read a table (tab, or comma for `.csv`) with a header: `id` or `path`, and any optional manifest column.
+
+    Returns:
+        For each id, or path, its columns.
+
+    Raises:
+        ManifestError: no `id` or `path` column, an unknown column, or a key that occurs twice.
+    """
+    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    rows = list(csv.DictReader(_read_lines(path), delimiter=delimiter, quoting=quoting))
+    columns = list(rows[0]) if rows else []
+    key = next((name for name in ("id", "path") if name in columns), None)
+    unknown = [name for name in columns if name not in ("id", "path", *_OPTIONAL)]
+    if key is None or unknown:
+        raise ManifestError(
+            f"{path}:1: expected a column `id` or `path` and any of {' '.join(_OPTIONAL)}, found {' '.join(columns)}"
+        )
+    table: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(rows, start=2):
+        if row[key] in table:
+            raise ManifestError(f"{path}:{number}: {row[key]} occurs twice; keep one of its rows")
+        table[row[key]] = {name: row[name] or "" for name in _OPTIONAL if name in columns}
+    return table
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader finds the old one or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(root, followlinks=True):
+        yield from (Path(folder, name) for name in names)
+
+
+def _header_or_error(path: Path) -> AudioHeader | AudioError:
+    try:
+        return read_header(path)
+    except AudioError as error:
+        return error
+
+
+def _id_of(relative: Path) -> str:
+    return relative.with_suffix("").as_posix().replace("/", "-")
+
+
+def _utterance(root: Path, path: Path, header: AudioHeader) -> Utterance:
+    relative = path.relative_to(root)
+    if any(control in str(relative) for control in "\t\n\r"):
+        raise ManifestError(f"{str(path)!r}: a tab or line break in its path; rename the file")
+    return Utterance(
+        id=_id_of(relative),
+        path=relative.as_posix(),
+        num_samples=header.num_samples,
+        sample_rate=header.sample_rate,
+        channels=header.channels,
+    )
+
+
+def _with_side_columns(utterances: list[Utterance], side_file: Path) -> list[Utterance]:
+    table = read_side_file(side_file)
+    keys = {row.id: row for row in utterances} | {row.path: row for row in utterances}
+    unknown = [key for key in table if key not in keys]
+    if unknown:
+        raise ManifestError(
+            f"{side_file}: {len(unknown)} rows name no audio file: {', '.join(unknown[:3])}; "
+            "correct the ids (relative path without suffix, - for /), or remove the rows"
+        )
+    return [
+        dataclasses.replace(row, **(table.get(row.id) or table.get(row.path) or {})) for row in utterances
+    ]
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot read the manifest ({error.strerror}); name an existing file") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise ManifestError(f"{path}: empty; build it again with `speechssl manifest`")
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
+    cells = line.split("\t")
+    if len(cells) != len(header):
+        raise ManifestError(
+            f"{where}: expected {len(header)} columns, found {len(cells)}: {line!r}; "
+            "a tab inside a path or text has to be renamed away"
+        )
+    row = dict(zip(header, cells, strict=True))
+    for name in ("samples", "rate", "channels"):
+        if not row[name].isdecimal() or int(row[name]) == 0:
+            raise ManifestError(f"{where}: {name} is {row[name]!r}, expected a positive whole number")
+    return Utterance(
+        id=row["id"],
+        path=row["path"],
+        num_samples=int(row["samples"]),
+        sample_rate=int(row["rate"]),
+        channels=int(row["channels"]),
+        **{name: row[name] for name in _OPTIONAL if row.get(name)},
+    )
+
+
+def _refuse_duplicate_ids(utterances: Iterable[Utterance], *, where: str) -> None:
+    seen: dict[str, str] = {}
+    for utterance in utterances:
+        other = seen.setdefault(utterance.id, utterance.path)
+        if other != utterance.path or not utterance.id:
+            raise ManifestError(
+                f"{where}: the id {utterance.id!r} belongs to {other} and to {utterance.path}; rename one of them"
+            )
