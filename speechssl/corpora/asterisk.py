@@ -1,0 +1,180 @@
+"""Asterisk's telephone prompts: five languages in wideband G.722 with texts, and older narrowband prompt sets.
+
+`#`, `*`, digits and brackets in a text stand for words that nobody wrote down: such prompts keep their audio and have
+no text. What is not speech (silences, beeps, tones, monkeys) is dropped.
+"""
+
+import gzip
+import math
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from speechssl.corpora.corpus import Clip, Corpus, Findings
+from speechssl.corpora.splits import SplitRule
+from speechssl.corpora.text import Spoken, normalize_text
+from speechssl.errors import CorpusError
+
+__all__ = ["ASTERISK", "find_asterisk", "find_asterisk_prompts"]
+
+_SOUNDS = Path("usr/share/asterisk/sounds")
+_NOT_SPEECH = re.compile(r"(.*/)?(silence/.*|beep[^/]*|[^/]*tone)")
+_ONLY_BRACKETS = re.compile(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>")
+_SYMBOL_NAMED = re.compile(r"\[[^\w\]]*\]")  # `dash [-]`: the bracket shows the symbol, the word is spoken
+_LOST_LETTER = re.compile(r"(?<=\s)\?|\?(?=\s+[^\W\d_A-Z])")  # `la chiamata non pu? essere`
+_LICENCES = {"en": "CC-BY-SA-3.0", "es": "CC-BY-SA-3.0", "fr": "CC-BY-SA-3.0", "it": "CC-BY-3.0", "ru": "CC-BY-3.0"}
+_SPEAKERS = {
+    "en": "US English, 1 woman, 24 min",
+    "es": "Mexican Spanish, 1 woman, 29 min, accents partly missing in the texts",
+    "fr": "Canadian French, 1 woman, 24 min",
+    "it": "Italian, 1 man, 22 min",
+    "ru": "Russian, 1 woman, 23 min",
+}
+_RULE = SplitRule(minutes=(("train", 10), ("dev", 4), ("test", math.inf)), language="en")
+
+
+def find_asterisk(tree: Path, *, languages: tuple[str, ...]) -> Findings:
+    """List the wideband prompts of some languages below the unpacked packages.
+
+    Raises:
+        CorpusError: a language's sounds or texts are missing.
+    """
+    clips: list[Clip] = []
+    dropped: dict[str, list[str]] = {}
+    textless: dict[str, list[str]] = {}
+    for language in languages:
+        voice = _voice(tree, language)
+        texts = _read_texts(tree, language)
+        for source in sorted(voice.rglob("*.g722")):
+            key = source.relative_to(voice).with_suffix("").as_posix()
+            text = texts.get(key, texts.get(key.lower()))
+            if why := _why_dropped(source, key, text):
+                dropped.setdefault(why, []).append(f"{language}/{key}")
+                continue
+            spoken = _spoken(text, language)
+            if spoken.why_not:
+                textless.setdefault(spoken.why_not, []).append(f"{language}/{key}")
+            clips.append(
+                Clip(
+                    source=source,
+                    path=f"audio/{language}/{key}.wav",
+                    text=spoken.text,
+                    speaker=voice.name,
+                    language=language,
+                    is_gsm_or_g722=True,
+                )
+            )
+    return Findings(clips=tuple(clips), dropped=dropped, textless=textless)
+
+
+def find_asterisk_prompts(tree: Path) -> Findings:
+    """List the narrowband prompts, none of which has a text.
+
+    Raises:
+        CorpusError: a package's sounds are missing.
+    """
+    clips, dropped = [], {}
+    for language, speaker, source in _narrowband(tree):
+        key = source.relative_to(tree / _SOUNDS).with_suffix("").as_posix()
+        if why := _why_dropped(source, key, text=None):
+            dropped.setdefault(why, []).append(f"{speaker}/{key}")
+            continue
+        clips.append(
+            Clip(
+                source=source,
+                path=f"audio/{speaker}/{key}.wav",
+                text=None,
+                speaker=speaker,
+                language=language,
+                is_gsm_or_g722=source.suffix == ".gsm",
+            )
+        )
+    return Findings(clips=tuple(clips), dropped=dropped, textless={"no texts published": [c.id for c in clips]})
+
+
+def _voice(tree: Path, language: str) -> Path:
+    voices = [path for path in sorted((tree / _SOUNDS).glob(f"{language}_*")) if any(path.rglob("*.g722"))]
+    if not voices:
+        raise CorpusError(
+            f"{tree / _SOUNDS}: no folder {language}_* with .g722 files, which asterisk-core-sounds-{language}-g722 "
+            "brings; unpack that package too"
+        )
+    return voices[0]
+
+
+def _read_texts(tree: Path, language: str) -> dict[str, str]:
+    path = tree / f"usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz"
+    if not path.is_file():
+        raise CorpusError(f"{path}: not found; unpack the package asterisk-core-sounds-{language} too")
+    texts: dict[str, str] = {}
+    for line in gzip.decompress(path.read_bytes()).decode("utf-8-sig").splitlines():
+        key, colon, text = line.partition(":")
+        if colon and not line.startswith(";"):
+            texts.setdefault(key.strip(), text.strip())
+    return {key.lower(): text for key, text in texts.items()} | texts
+
+
+def _why_dropped(source: Path, key: str, text: str | None) -> str | None:
+    if source.stat().st_size == 0:
+        return "empty file"
+    if _NOT_SPEECH.fullmatch(key) or (text and _ONLY_BRACKETS.fullmatch(text)):
+        return "no speech"
+    return None
+
+
+def _spoken(text: str | None, language: str) -> Spoken:
+    if text is None:
+        return Spoken(None, "not in the list of texts")
+    text = _SYMBOL_NAMED.sub(" ", text)
+    if re.search(r"[\[\]()<>]", text):
+        return Spoken(None, "brackets in the text")
+    if _LOST_LETTER.search(text):
+        return Spoken(None, "a letter is lost in the text")
+    return normalize_text(text, language)
+
+
+def _narrowband(tree: Path) -> Iterator[tuple[str, str, Path]]:
+    sounds = tree / _SOUNDS
+    menardi = sorted((sounds / "it_IT_f_Menardi").rglob("*.wav"))
+    armelle = sorted((sounds / "fr").rglob("*.gsm"))
+    colombian = sorted((sounds / "es").rglob("*.gsm"))
+    for package, found in (("it-menardi-wav", menardi), ("fr-armelle", armelle), ("es-co", colombian)):
+        if not found:
+            raise CorpusError(f"{sounds}: no sounds of asterisk-prompt-{package}; unpack that package too")
+        speaker = package.removesuffix("-wav")
+        yield from ((package[:2], speaker, path) for path in found)
+
+
+def _packages(*languages: str) -> tuple[str, ...]:
+    return tuple(f"asterisk-core-sounds-{name}{kind}" for name in languages for kind in ("-g722", ""))
+
+
+ASTERISK = (
+    *(
+        Corpus(
+            name=f"asterisk-{language}",
+            summary=f"{_SPEAKERS[language]}, telephone prompts",
+            licence=_LICENCES[language],
+            packages=_packages(language),
+            find=partial(find_asterisk, languages=(language,)),
+            rule=_RULE if language == "en" else None,
+        )
+        for language in _LICENCES
+    ),
+    Corpus(
+        name="asterisk",
+        summary="the five asterisk-* corpora in one pool, 123 min; labelled splits in English",
+        licence="CC-BY-SA-3.0 (en, es, fr), CC-BY-3.0 (it, ru)",
+        packages=_packages(*_LICENCES),
+        find=partial(find_asterisk, languages=tuple(_LICENCES)),
+        rule=_RULE,
+    ),
+    Corpus(
+        name="asterisk-prompts",
+        summary="Italian, French, Spanish, 3 voices, 50 min, no texts, NARROWBAND (8 kHz)",
+        licence="see the packages' copyright files",
+        packages=("asterisk-prompt-it-menardi-wav", "asterisk-prompt-fr-armelle", "asterisk-prompt-es-co"),
+        find=find_asterisk_prompts,
+    ),
+)

@@ -1,0 +1,87 @@
+"""What a corpus is: its metadata, the clips found in it, and what was left out of it and why."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from speechssl.corpora.splits import SplitRule
+
+__all__ = ["Clip", "Corpus", "Findings", "without_repeated_audio"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One recording, before its audio is decoded."""
+
+    source: Path  # the recording as published
+    path: str  # where the decoded audio goes, relative to the prepared folder; its stem gives the id
+    text: str | None
+    speaker: str
+    language: str
+    is_gsm_or_g722: bool = False  # headerless telephone coding, for ffmpeg
+
+    @property
+    def id(self) -> str:
+        """The path below `audio/` without suffix, `/` turned into `-`."""
+        return Path(self.path).with_suffix("").as_posix().removeprefix("audio/").replace("/", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All clips of a corpus; nothing is left out in silence."""
+
+    clips: tuple[Clip, ...]
+    dropped: Mapping[str, Sequence[str]] = field(default_factory=dict)  # reason -> names of recordings left out
+    textless: Mapping[str, Sequence[str]] = field(default_factory=dict)  # reason -> names of clips without text
+    published_splits: Mapping[str, Sequence[str]] | None = None  # split -> clip ids, where the corpus defines them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """How one corpus is fetched, read and split."""
+
+    name: str
+    summary: str  # language, speakers, minutes
+    licence: str
+    find: Callable[[Path], Findings]  # given the folder the packages are unpacked in, or the user's folder
+    packages: tuple[str, ...] = ()  # Debian packages; empty: published elsewhere, the user names the folder
+    layout: str = "usr/share"  # what the user's folder has to hold, for the error message
+    rule: SplitRule | None = None  # None: everything is pool, unless the corpus has published splits
+    alignments: Callable[[Path], Mapping[str, str]] | None = None  # id -> phone alignment, written to phones.tsv
+
+    @property
+    def stays_in_place(self) -> bool:
+        """Whether the audio is used where the user keeps it, instead of being decoded into the prepared folder."""
+        return not self.packages
+
+
+def without_repeated_audio(findings: Findings, digest: Callable[[Path], bytes]) -> Findings:
+    """Keep one clip of each recording, the one with text first, then the one whose id sorts first.
+
+    A recording whose copies carry different texts keeps none of them: one text must be wrong.
+
+    Args:
+        findings: the clips; two with equal source bytes count as one recording.
+        digest: maps a file to a digest of its bytes.
+    """
+    copies: dict[bytes, list[Clip]] = {}
+    for clip in findings.clips:
+        copies.setdefault(digest(clip.source), []).append(clip)
+    kept, repeated, contradicted = [], [], []
+    for group in copies.values():
+        first, *others = sorted(group, key=lambda clip: (clip.text is None, clip.id))
+        repeated += [clip.id for clip in others]
+        if len({clip.text for clip in group if clip.text is not None}) > 1:
+            contradicted.append(first.id)
+            first = Clip(**{**vars(first), "text": None})
+        kept.append(first)
+    return Findings(
+        clips=tuple(sorted(kept, key=lambda clip: clip.path)),
+        dropped=_with_reason(findings.dropped, "same audio as another clip", repeated),
+        textless=_with_reason(findings.textless, "copies of the same audio carry different texts", contradicted),
+        published_splits=findings.published_splits,
+    )
+
+
+def _with_reason(reasons: Mapping[str, Sequence[str]], reason: str, names: list[str]) -> dict[str, Sequence[str]]:
+    return {**reasons, reason: sorted(names)} if names else dict(reasons)

@@ -1,0 +1,167 @@
+"""Make a corpus ready: fetch, decode, split, write manifests. Can be run again at any time; finished work is kept.
+
+A prepared folder holds `audio/`, one `<split>.tsv` per split, `phones.tsv` where the corpus has phone labels, and
+`corpus.json`, written last: a folder without it is unfinished.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shutil import rmtree
+
+from speechssl.corpora.asterisk import ASTERISK
+from speechssl.corpora.corpus import Clip, Corpus, Findings, without_repeated_audio
+from speechssl.corpora.debian import package_versions, unpacked_packages
+from speechssl.corpora.decode import Progress, decode_clips, read_utterances
+from speechssl.corpora.festvox import FESTVOX_RU
+from speechssl.corpora.splits import listed_splits, lists_digest, ruled_splits
+from speechssl.data.manifest import Utterance, write_atomically, write_manifest
+from speechssl.errors import CorpusError
+
+__all__ = ["CORPORA", "describe_corpora", "prepare_corpus"]
+
+CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in (FESTVOX_RU, *ASTERISK)}
+
+_FORMAT = 1  # of a prepared folder; raised when folders made earlier have to be made again
+
+
+def describe_corpora() -> list[str]:
+    """Give one line for each corpus: name, what it is, licence, where it comes from."""
+    width = max(map(len, CORPORA))
+    return [f"{c.name:<{width}}  {c.summary}; licence {c.licence}; {_origin(c)}" for c in CORPORA.values()]
+
+
+def prepare_corpus(
+    name: str,
+    out: Path,
+    *,
+    source: Path | None = None,
+    splits: Path | None = None,
+    progress: Progress = lambda batches, _: batches,
+) -> dict[str, Path]:
+    """Leave a corpus in `out`, ready for training, and return the manifest of each split.
+
+    Args:
+        name: one of `CORPORA`.
+        out: folder to fill.
+        source: folder with the .deb files, the unpacked packages, or the corpus as published; None to download.
+        splits: folder of split lists to follow, as in `manifests/`; None to split by rule.
+        progress: wraps the batches of clips that are decoded, given their number.
+
+    Raises:
+        CorpusError: unknown name, no source where one is needed, a failed download, an unexpected layout,
+            or split lists that do not fit.
+        AudioError: a recording cannot be read.
+    """
+    corpus = CORPORA.get(name)
+    if corpus is None:
+        raise CorpusError(f"no corpus is called {name!r}; expected one of {', '.join(CORPORA)}")
+    if source is not None and not source.is_dir():
+        raise CorpusError(f"{source}: no such folder; --source names the folder that holds {_expected(corpus)}")
+    if source is None and corpus.stays_in_place:
+        raise CorpusError(f"{name} cannot be downloaded from here; name its folder with --source: {_expected(corpus)}")
+    request = {
+        "format": _FORMAT,
+        "name": name,
+        "lists": lists_digest(splits) if splits else None,
+        "root": str(source.resolve()) if source and corpus.stays_in_place else None,
+    }
+    finished = _finished(out, request)
+    if finished is not None:
+        return finished
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "corpus.json").unlink(missing_ok=True)
+    scratch = out / ".packages"
+    if corpus.stays_in_place:
+        tree, findings = _linked_source(corpus, out, source)
+    else:
+        tree = unpacked_packages(corpus.packages, scratch, source)
+        findings = without_repeated_audio(corpus.find(tree), _digest)
+        _refuse_shared_ids(findings.clips)
+        decode_clips(findings.clips, out, progress)
+    utterances = read_utterances(findings.clips, out)
+    chosen = _split(utterances, corpus, findings, splits)
+    manifests = {split: out / f"{split}.tsv" for split in chosen}
+    for split, path in manifests.items():
+        write_manifest(path, chosen[split])
+    if corpus.alignments is not None:
+        rows = [f"{key}\t{phones}" for key, phones in sorted(corpus.alignments(tree).items())]
+        write_atomically(out / "phones.tsv", "\n".join(["id\tphones", *rows]) + "\n")
+    record = request | {"licence": corpus.licence, "packages": package_versions(corpus.packages, tree)}
+    write_atomically(out / "corpus.json", _to_json(record | _account(chosen, findings)))
+    rmtree(scratch, ignore_errors=True)
+    return manifests
+
+
+def _finished(out: Path, request: Mapping[str, object]) -> dict[str, Path] | None:
+    try:
+        record = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    manifests = {split: out / f"{split}.tsv" for split in record.get("splits", {})}
+    same = all(record.get(key) == value for key, value in request.items())
+    return manifests if same and manifests and all(path.is_file() for path in manifests.values()) else None
+
+
+def _linked_source(corpus: Corpus, out: Path, source: Path) -> tuple[Path, Findings]:
+    link = out / "audio"
+    findings = corpus.find(source)
+    if link.is_symlink():
+        link.unlink()
+    elif link.exists():
+        raise CorpusError(f"{link}: exists, expected to put a link to {source} there; prepare into an empty folder")
+    link.symlink_to(source.resolve(), target_is_directory=True)
+    return source, findings
+
+
+def _split(
+    utterances: Sequence[Utterance], corpus: Corpus, findings: Findings, lists: Path | None
+) -> dict[str, list[Utterance]]:
+    if lists is not None:
+        return listed_splits(utterances, lists)
+    return ruled_splits(utterances, corpus.rule)
+
+
+def _refuse_shared_ids(clips: Sequence[Clip]) -> None:
+    seen: dict[str, Clip] = {}
+    for clip in clips:
+        other = seen.setdefault(clip.id, clip)
+        if other is not clip:
+            raise CorpusError(f"{clip.source} and {other.source} would both be called {clip.id}; remove one of them")
+
+
+def _account(splits: Mapping[str, Sequence[Utterance]], findings: Findings) -> dict[str, object]:
+    listed = {u.id for rows in splits.values() for u in rows}
+    unlisted = [clip.id for clip in findings.clips if clip.id not in listed]
+    return {
+        "splits": {
+            split: {"utterances": len(rows), "minutes": round(sum(u.duration_s for u in rows) / 60, 2)}
+            for split, rows in splits.items()
+        },
+        "dropped": _counted(findings.dropped),
+        "without_text": _counted(findings.textless),
+        "in_no_split": _counted({"not listed": unlisted} if unlisted else {}),
+    }
+
+
+def _counted(reasons: Mapping[str, Sequence[str]]) -> dict[str, object]:
+    return {reason: {"count": len(names), "first": list(names[:3])} for reason, names in reasons.items()}
+
+
+def _to_json(record: Mapping[str, object]) -> str:
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+
+
+def _origin(corpus: Corpus) -> str:
+    return f"Debian packages {' '.join(corpus.packages)}" if corpus.packages else f"needs --source: {corpus.layout}"
+
+
+def _expected(corpus: Corpus) -> str:
+    if corpus.packages:
+        return f"the .deb files of {', '.join(corpus.packages)}, or their unpacked usr/share"
+    return corpus.layout

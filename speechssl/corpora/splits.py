@@ -1,0 +1,110 @@
+"""Which utterances are for training, tuning and testing: a stable rule, and the committed lists that pin its outcome.
+
+The rule: utterances of equal normalized text belong together. The texts are put in the order of their BLAKE2b hash
+and dealt out, first split first, until a split has its minutes. Nothing depends on file order, machine or seed.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.errors import CorpusError
+
+__all__ = ["SplitRule", "listed_splits", "lists_digest", "ruled_splits"]
+
+_HELD_OUT = ("dev", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRule:
+    """How many labelled minutes each split gets, in the order they are filled; the pool is all but dev and test."""
+
+    minutes: tuple[tuple[str, float], ...]  # (split, minutes); math.inf for all that is left
+    language: str | None = None  # only utterances of this language are dealt out; None for all
+
+
+def ruled_splits(utterances: Sequence[Utterance], rule: SplitRule | None) -> dict[str, list[Utterance]]:
+    """Split by the rule; without one, everything is pool.
+
+    Returns:
+        `pool` and the splits of the rule, each in the order of `utterances`, with the split column set. An
+        utterance of train is in the pool as well; those of dev and test are not.
+    """
+    split_of: dict[str, str] = {}
+    if rule is not None:
+        wanted = [u for u in utterances if u.text and rule.language in (None, u.language)]
+        split_of = _deal_out(wanted, rule.minutes)
+    names = [split for split, _ in rule.minutes] if rule else []
+    splits = {name: [u for u in utterances if split_of.get(u.id) == name] for name in names}
+    splits["pool"] = [u for u in utterances if split_of.get(u.id) not in _HELD_OUT]
+    return {name: [dataclasses.replace(u, split=name) for u in rows] for name, rows in splits.items()}
+
+
+def listed_splits(utterances: Iterable[Utterance], folder: Path) -> dict[str, list[Utterance]]:
+    """Split as the lists in `folder` say, one `<split>.tsv` each.
+
+    Raises:
+        CorpusError: no lists there, or a listed utterance is missing or has another number of samples.
+    """
+    found = {u.id: u for u in utterances}
+    splits = {}
+    for path in _lists(folder):
+        listed = read_manifest(path).utterances
+        different = [u for u in listed if _samples(found.get(u.id)) != u.num_samples]
+        if different:
+            named = ", ".join(f"{u.id} ({_contrast(u, found.get(u.id))})" for u in different[:3])
+            raise CorpusError(
+                f"{path}: {len(different)} of {len(listed)} listed utterances are not in the prepared corpus: {named}; "
+                "prepare the package version the lists were made from, or leave out --splits to split anew"
+            )
+        splits[path.stem] = [dataclasses.replace(found[u.id], split=path.stem) for u in listed]
+    return splits
+
+
+def lists_digest(folder: Path) -> str:
+    """Digest the names and contents of the lists in `folder`, to see whether they changed since.
+
+    Raises:
+        CorpusError: no lists there.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for path in _lists(folder):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _deal_out(utterances: Sequence[Utterance], minutes: Sequence[tuple[str, float]]) -> dict[str, str]:
+    by_text: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        by_text.setdefault(utterance.text or "", []).append(utterance)
+    split_of: dict[str, str] = {}
+    remaining = iter(sorted(by_text, key=_order))
+    for split, wanted in minutes:
+        filled_s = 0.0
+        while filled_s < wanted * 60 and (text := next(remaining, None)) is not None:
+            split_of |= {u.id: split for u in by_text[text]}
+            filled_s += math.fsum(u.duration_s for u in by_text[text])
+    return split_of
+
+
+def _order(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _lists(folder: Path) -> list[Path]:
+    paths = sorted(folder.glob("*.tsv"))
+    if not paths:
+        raise CorpusError(f"{folder}: no split lists, expected files such as train.tsv; name a folder of manifests/")
+    return paths
+
+
+def _samples(utterance: Utterance | None) -> int | None:
+    return utterance.num_samples if utterance else None
+
+
+def _contrast(listed: Utterance, found: Utterance | None) -> str:
+    return f"{found.num_samples} samples, listed {listed.num_samples}" if found else "missing"
