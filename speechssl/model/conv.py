@@ -1,0 +1,198 @@
+"""Convolutional feature extractor: waveform to one frame every 20 ms (or what the stack's strides multiply to).
+
+Section 2 of wav2vec 2.0 (arXiv:2006.11477); HuBERT (arXiv:2106.07447) uses the same stack. Knows nothing about
+masking or objectives. Padding never leaks: each convolution looks only at real samples for every valid frame, and the
+statistics of the group norm are taken over valid frames alone.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["BASE_STACK", "ConvFeatureExtractor", "Stack", "frame_count", "hop_size", "receptive_field", "within"]
+
+Stack = Sequence[tuple[int, int, int]]  # (channels, kernel, stride) of each convolution, first to last
+
+BASE_STACK: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
+
+
+def frame_count(num_samples: Tensor, stack: Stack) -> Tensor:
+    """Count the frames that `stack` makes from waveforms of the given lengths.
+
+    Args:
+        num_samples: (batch,) int64, real samples in each waveform at 16 kHz.
+        stack: the convolutions, first to last.
+
+    Returns:
+        (batch,) int64; 0 for a waveform shorter than the receptive field (400 samples for `BASE_STACK`).
+
+    Examples:
+        >>> frame_count(torch.tensor([16_000, 400, 399]), BASE_STACK)
+        tensor([49,  1,  0])
+    """
+    for _, kernel, stride in stack:
+        num_samples = torch.div(num_samples - kernel, stride, rounding_mode="floor") + 1
+    return num_samples.clamp(min=0)
+
+
+def hop_size(stack: Stack) -> int:
+    """Return the samples from one frame to the next.
+
+    Examples:
+        >>> hop_size(BASE_STACK)
+        320
+    """
+    hop = 1
+    for _, _, stride in stack:
+        hop *= stride
+    return hop
+
+
+def receptive_field(stack: Stack) -> int:
+    """Return the samples one frame looks at.
+
+    Examples:
+        >>> receptive_field(BASE_STACK)
+        400
+    """
+    field = 1
+    for _, kernel, stride in reversed(stack):
+        field = (field - 1) * stride + kernel
+    return field
+
+
+def within(counts: Tensor, size: int) -> Tensor:
+    """Return (batch, size) bool, True at positions before each row's count."""
+    return torch.arange(size, device=counts.device) < counts[:, None]
+
+
+class ConvFeatureExtractor(nn.Module):
+    """The stack of convolutions, each with GELU.
+
+    With `norm="group"` (BASE) only layer 0 is normalised, each channel over time; with `norm="layer"` (LARGE) every
+    layer is, over its channels. The whole batch runs as one sequence of rows (steps, channels), see `strided_conv`.
+    """
+
+    def __init__(self, stack: Stack, norm: Literal["group", "layer"], bias: bool) -> None:
+        super().__init__()
+        self.stack = tuple(stack)
+        self.norm = norm
+        self.convs = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        in_channels = 1
+        for index, (channels, kernel, stride) in enumerate(self.stack):
+            conv = nn.Conv1d(in_channels, channels, kernel, stride, bias=bias)
+            nn.init.kaiming_normal_(conv.weight)
+            self.convs.append(conv)
+            if norm == "layer":
+                self.norms.append(nn.LayerNorm(channels))
+            elif index == 0:
+                self.norms.append(TimeNorm(channels))
+            in_channels = channels
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Extract frames.
+
+        Args:
+            waveforms: (batch, time) float, 16 kHz.
+            num_samples: (batch,) int64, real samples in each row; what follows them is padding.
+
+        Returns:
+            (batch, frames, channels); frames past `frame_count(num_samples, stack)` hold garbage.
+        """
+        batch, time = waveforms.shape
+        frames = int(frame_count(torch.tensor(time), self.stack))
+        hop = hop_size(self.stack)
+        x = functional.pad(waveforms, (0, -time % hop)).reshape(-1, 1)  # (batch * time, 1), rows end on whole hops
+        for index, conv in enumerate(self.convs):
+            x = strided_conv(x, conv.weight, conv.bias, conv.stride[0])  # (batch * steps, channels)
+            if self.norm == "layer":
+                x = self.norms[index](x)
+            elif index == 0:
+                x = self.norms[0](x.view(batch, -1, x.shape[1]), frame_count(num_samples, self.stack[:1])).flatten(0, 1)
+            x = functional.gelu(x)
+        return x.view(batch, -1, x.shape[1])[:, :frames]  # (batch, frames, channels)
+
+
+def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """Convolve along the rows of `x`, as matrix products over the memory as it lies.
+
+    `stride` successive rows are one row of `stride * in_channels` numbers, so a kernel of one stride is a single
+    product and a longer kernel adds the product of the following rows. Nothing is unfolded, copied or transposed, and
+    utterances may lie end to end: only outputs whose kernel reaches past the utterance see its neighbour, and those
+    are not valid frames anyway.
+
+    Args:
+        x: (steps, in_channels), steps a multiple of `stride`.
+        weight: (out_channels, in_channels, kernel), as in `nn.Conv1d`.
+        bias: (out_channels,) or None.
+        stride: rows from one output to the next.
+
+    Returns:
+        (steps / stride, out_channels); outputs whose kernel reaches past the last row lack its contribution.
+    """
+    out_channels, in_channels, kernel = weight.shape
+    blocks = -(-kernel // stride)
+    taps = functional.pad(weight, (0, blocks * stride - kernel)).permute(2, 1, 0)  # (blocks * stride, in, out)
+    taps = taps.reshape(blocks, stride * in_channels, out_channels)
+    rows = x.reshape(-1, stride * in_channels)
+    if torch.is_autocast_enabled(x.device.type):
+        rows, taps = (tensor.to(torch.get_autocast_dtype(x.device.type)) for tensor in (rows, taps))
+    out = ShiftedProducts.apply(rows, taps)
+    return out if bias is None else out + bias
+
+
+class ShiftedProducts(torch.autograd.Function):
+    """Sum over i of `rows[i:] @ taps[i]`, accumulated in place."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, taps: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        """Map (steps, inner), (blocks, inner, out) to (steps, out)."""
+        ctx.save_for_backward(rows, taps)
+        out = rows @ taps[0]
+        for shift in range(1, len(taps)):
+            out[:-shift].addmm_(rows[shift:], taps[shift])
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor]:  # type: ignore[no-untyped-def]
+        """Return the gradients of both arguments."""
+        rows, taps = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        taps_gradient = torch.empty_like(taps)
+        torch.mm(rows.T, gradient, out=taps_gradient[0])
+        for shift in range(1, len(taps)):
+            torch.mm(rows[shift:].T, gradient[:-shift], out=taps_gradient[shift])
+        if not ctx.needs_input_grad[0]:
+            return None, taps_gradient
+        rows_gradient = gradient @ taps[0].T
+        for shift in range(1, len(taps)):
+            rows_gradient[shift:].addmm_(gradient[:-shift], taps[shift].T)
+        return rows_gradient, taps_gradient
+
+
+class TimeNorm(nn.Module):
+    """Group norm with one channel a group, over the valid steps only.
+
+    Equal to `nn.GroupNorm(channels, channels)` on a row without padding. The reference implementations include the
+    padding in mean and variance, which makes an utterance's features depend on the batch it came in.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
+        """Normalise (batch, steps, channels) by the statistics of the first `counts` (batch,) steps of each row."""
+        x = x.float()
+        is_valid = within(counts, x.shape[1])[..., None]  # (batch, steps, 1)
+        share = is_valid.to(x.dtype) / counts.clamp(min=1)[:, None, None]  # averages over the valid steps
+        mean = share.transpose(1, 2) @ x  # (batch, 1, channels)
+        variance = share.transpose(1, 2) @ (x - mean).square()
+        scale = torch.rsqrt(variance + self.eps) * self.weight  # (batch, 1, channels)
+        return torch.addcmul(self.bias - mean * scale, x, scale)

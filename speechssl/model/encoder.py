@@ -1,0 +1,185 @@
+"""The trunk that both methods share: waveform -> convolutions -> projection -> Transformer.
+
+Figure 1 of wav2vec 2.0 (arXiv:2006.11477) and of HuBERT (arXiv:2106.07447). It is told which frames to mask; it
+neither draws masks nor computes losses.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from speechssl.config import configuration
+from speechssl.errors import ConfigError
+from speechssl.model.conv import BASE_STACK, ConvFeatureExtractor, frame_count, hop_size, receptive_field, within
+from speechssl.model.transformer import Transformer, TransformerConfig
+
+__all__ = ["Encoded", "EncoderConfig", "SpeechEncoder"]
+
+
+@configuration
+class EncoderConfig:
+    """Architecture of the trunk; the defaults are BASE."""
+
+    conv: tuple[tuple[int, int, int], ...] = BASE_STACK  # (channels, kernel, stride)
+    conv_norm: Literal["group", "layer"] = "group"  # fairseq: extractor_mode default or layer_norm
+    conv_bias: bool = False
+    conv_grad_scale: float = 0.1  # gradient multiplier on the extractor (fairseq: feature_grad_mult); 0 freezes it
+    feature_dropout: float = 0.1  # on the projected features (fairseq: dropout_input)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+
+    def __post_init__(self) -> None:
+        if not self.conv or any(min(layer) < 1 for layer in self.conv):
+            raise ConfigError(f"encoder.conv must list (channels, kernel, stride) from 1 up, found {self.conv}")
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return hop_size(self.conv)
+
+    @property
+    def window(self) -> int:
+        """Samples one frame of the extractor looks at; a shorter waveform has no frame."""
+        return receptive_field(self.conv)
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frame rate at 16 kHz."""
+        return 16_000 / self.hop
+
+    @classmethod
+    def base(cls) -> Self:
+        """95 M parameters: 12 layers of 768, group norm, post-norm."""
+        return cls()
+
+    @classmethod
+    def large(cls) -> Self:
+        """317 M parameters: 24 layers of 1024, layer norm, pre-norm, no dropout (LARGE of the paper on Libri-Light)."""
+        return cls(
+            conv_norm="layer",
+            conv_bias=True,
+            conv_grad_scale=1.0,
+            feature_dropout=0.0,
+            transformer=TransformerConfig(
+                dim=1024,
+                num_layers=24,
+                num_heads=16,
+                ffn_dim=4096,
+                norm="pre",
+                dropout=0.0,
+                attention_dropout=0.0,
+                layer_drop=0.0,
+            ),
+        )
+
+    @classmethod
+    def small(cls) -> Self:
+        """About 2 M parameters for CPUs: 25 frames a second, channels that widen as time shrinks, no slow path."""
+        return cls(
+            conv=((32, 10, 5), (64, 4, 2), (96, 4, 2), (128, 4, 2), (192, 4, 2), (256, 4, 2), (256, 4, 4)),
+            conv_grad_scale=1.0,
+            feature_dropout=0.0,
+            transformer=TransformerConfig(
+                dim=192,
+                num_layers=4,
+                num_heads=4,
+                ffn_dim=768,
+                position_kernel=32,
+                position_groups=16,
+                dropout=0.0,
+                attention_dropout=0.0,
+                layer_drop=0.0,
+            ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """What the trunk makes of a batch."""
+
+    conv: Tensor  # (batch, frames, conv channels), output of the extractor
+    features: Tensor  # (batch, frames, conv channels), the same after layer norm, never masked
+    layers: list[Tensor]  # num_layers x (batch, frames, dim)
+    is_valid: Tensor  # (batch, frames) bool, False in the padding
+
+    @property
+    def last(self) -> Tensor:
+        """(batch, frames, dim), output of the last layer."""
+        return self.layers[-1]
+
+
+class SpeechEncoder(nn.Module):
+    """The shared trunk."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, dim = config.conv[-1][0], config.transformer.dim
+        self.conv = ConvFeatureExtractor(config.conv, config.conv_norm, config.conv_bias)
+        self.norm = nn.LayerNorm(channels)
+        self.project = nn.Linear(channels, dim)
+        self.dropout = nn.Dropout(config.feature_dropout)
+        self.mask_vector = nn.Parameter(torch.empty(dim).uniform_())
+        self.transformer = Transformer(config.transformer)
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        is_masked: Tensor | None = None,
+        is_channel_masked: Tensor | None = None,
+        num_layers: int | None = None,
+    ) -> Encoded:
+        """Encode a padded batch.
+
+        Args:
+            waveforms: (batch, time) float, 16 kHz; padding may hold anything.
+            num_samples: (batch,) int64, real samples in each row.
+            is_masked: (batch, frames) bool, frames to replace by the mask vector.
+            is_channel_masked: (batch, dim) bool, channels to set to zero in all frames of a row.
+            num_layers: stop after so many Transformer layers.
+
+        Returns:
+            Every stage of the computation; a valid frame's values do not depend on the padding.
+        """
+        conv = self.extract(waveforms, num_samples)  # (batch, frames, channels)
+        is_valid = within(frame_count(num_samples, self.config.conv), conv.shape[1])  # (batch, frames)
+        features = self.norm(conv)
+        x = self.dropout(self.project(features))  # (batch, frames, dim)
+        if is_masked is not None:
+            x = torch.where(is_masked[..., None], self.mask_vector.to(x.dtype), x)
+        if is_channel_masked is not None:
+            x = x.masked_fill(is_channel_masked[:, None], 0)
+        layers = self.transformer(x, is_valid, num_layers)  # num_layers x (batch, frames, dim)
+        return Encoded(conv=conv, features=features, layers=layers, is_valid=is_valid)
+
+    def extract(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Run the convolutions alone, their gradient scaled by `conv_grad_scale`: (batch, frames, channels)."""
+        scale = self.config.conv_grad_scale
+        with torch.set_grad_enabled(torch.is_grad_enabled() and scale > 0):
+            conv = self.conv(waveforms, num_samples)
+        return conv if scale in (0.0, 1.0) else ScaleGradient.apply(conv, scale)
+
+    def with_frozen_conv(self) -> Self:
+        """Stop gradients into the convolutions, as fine-tuning does; changes and returns this encoder."""
+        self.config = dataclasses.replace(self.config, conv_grad_scale=0.0)
+        self.conv.requires_grad_(False)
+        return self
+
+
+class ScaleGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a constant."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
+        """Return `x`."""
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        """Return the scaled gradient."""
+        return gradient * ctx.scale, None
+

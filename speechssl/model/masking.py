@@ -1,0 +1,76 @@
+"""Span masks over frames or channels, drawn on the device from a generator. No module state.
+
+Section 4.2 of wav2vec 2.0 (arXiv:2006.11477): frames that start a span are drawn without replacement, spans may
+overlap.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from speechssl.config import configuration
+from speechssl.errors import ConfigError
+
+__all__ = ["MaskConfig", "draw_spans"]
+
+
+@configuration
+class MaskConfig:
+    """How much is masked; HuBERT uses start_prob = 0.08.
+
+    fairseq's mask_prob is start_prob x span: 0.65 there is 0.065 here, and masks about 49 % of the frames.
+    """
+
+    start_prob: float = 0.065  # chance that a frame starts a span (fairseq: mask_prob / mask_length)
+    span: int = 10  # frames in a span (fairseq: mask_length)
+    min_spans: int = 2  # spans in each utterance, at least
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_prob < 1:
+            raise ConfigError(f"mask.start_prob must lie between 0 and 1, found {self.start_prob}")
+        if self.span < 1 or self.min_spans < 0:
+            raise ConfigError(f"mask.span and mask.min_spans must be positive, found {self.span} and {self.min_spans}")
+
+
+def draw_spans(counts: Tensor, size: int, config: MaskConfig, generator: torch.Generator) -> Tensor:
+    """Draw a span mask for each row.
+
+    The number of spans is `start_prob * count` with its fraction rounded up or down at random (once a row), as in the
+    reference, so that its mean is right for short rows too.
+
+    Args:
+        counts: (batch,) int64, valid positions in each row.
+        size: positions in the longest row.
+        config: rate and length of spans.
+        generator: source of the draws, on the device of `counts`.
+
+    Returns:
+        (batch, size) bool, True where masked; never past a row's count, and never a whole row: a row too short for
+        one span next to one free position keeps its spans shorter.
+    """
+    device = counts.device
+    span = (counts - 1).clamp(min=0, max=config.span)[:, None]  # (batch, 1)
+    last_start = counts[:, None] - span  # (batch, 1)
+    rounding = torch.rand(counts.shape, device=device, generator=generator)
+    num_spans = (config.start_prob * counts + rounding).floor().long().clamp(min=config.min_spans)
+    positions = torch.arange(size, device=device)
+    score = torch.rand((len(counts), size), device=device, generator=generator)
+    score = score.masked_fill(positions > last_start, -1.0)
+    if config.span > 1:
+        score = score.masked_fill(span == 0, -1.0)
+    order = score.argsort(dim=1, descending=True).argsort(dim=1)
+    is_start = (order < num_spans[:, None]) & (score >= 0)
+    # a position is masked when one of the `span` positions up to it starts a span
+    starts_before = functional.pad(is_start.cumsum(1), (1, 0))  # (batch, size + 1)
+    opened = starts_before[:, 1:] - starts_before.gather(1, (positions + 1 - span).clamp(min=0).expand(len(counts), -1))
+    is_masked = (opened > 0) & (positions < counts[:, None])
+    return _free_one_position(is_masked, counts, generator)
+
+
+def _free_one_position(is_masked: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """Unmask one random position of every row that is masked whole: nothing would be left to predict from."""
+    is_whole = (is_masked.sum(1) == counts) & (counts > 0)
+    draw = torch.rand(counts.shape, device=counts.device, generator=generator)
+    freed = (draw * counts).long()
+    is_freed = functional.one_hot(freed, is_masked.shape[1]).bool() & is_whole[:, None]
+    return is_masked & ~is_freed

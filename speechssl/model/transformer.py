@@ -1,0 +1,150 @@
+"""Transformer encoder over frames: convolutional positions, self-attention layers, layer drop.
+
+Post-norm as in BASE (the paper's figure) or pre-norm as in LARGE. Knows nothing about waveforms or masking.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+
+from speechssl.config import configuration
+from speechssl.errors import ConfigError
+
+__all__ = ["Transformer", "TransformerConfig"]
+
+
+@configuration
+class TransformerConfig:
+    """Size and regularisation; the defaults are BASE."""
+
+    dim: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    ffn_dim: int = 3072
+    norm: Literal["post", "pre"] = "post"  # fairseq: layer_norm_first
+    position_kernel: int = 128  # frames (fairseq: conv_pos)
+    position_groups: int = 16
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    layer_drop: float = 0.05  # chance that a layer is skipped in a training step
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads or self.dim % self.position_groups:
+            raise ConfigError(
+                f"transformer.dim is {self.dim}, expected a multiple of num_heads ({self.num_heads}) "
+                f"and of position_groups ({self.position_groups})"
+            )
+
+
+class Transformer(nn.Module):
+    """Frames in, the output of every layer out."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.positions = PositionalConv(config.dim, config.position_kernel, config.position_groups)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):  # BERT's initialisation, as in the reference
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, is_valid: Tensor, num_layers: int | None = None) -> list[Tensor]:
+        """Encode.
+
+        Args:
+            x: (batch, frames, dim).
+            is_valid: (batch, frames) bool, False in the padding.
+            num_layers: stop after so many layers; None for all.
+
+        Returns:
+            num_layers x (batch, frames, dim). A layer dropped in training repeats its input. In pre-norm form the
+            last of all layers has passed the final norm, the others have not.
+        """
+        has_padding = not bool(is_valid.all())
+        if has_padding:
+            x = x.masked_fill(~is_valid[..., None], 0)  # padding must not reach valid frames through the convolution
+        is_attended = is_valid[:, None, None, :] if has_padding else None
+        x = x + self.positions(x)
+        if self.config.norm == "post":
+            x = self.norm(x)
+        x = self.dropout(x)
+        outputs = []
+        for layer in self.layers[:num_layers]:
+            if not (self.training and torch.rand(()) < self.config.layer_drop):
+                x = layer(x, is_attended)
+            outputs.append(x)
+        if self.config.norm == "pre" and len(outputs) == len(self.layers):
+            outputs[-1] = self.norm(x)
+        return outputs
+
+
+class PositionalConv(nn.Module):
+    """Relative positions by a grouped convolution: wav2vec 2.0 section 2, weight-normed over its kernel."""
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        nn.init.normal_(conv.weight, std=(4 / (kernel * dim)) ** 0.5)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.conv = weight_norm(conv, dim=2)
+        self.surplus = 1 if kernel % 2 == 0 else 0  # an even kernel pads one frame too many
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (batch, frames, dim) to be added to `x` (batch, frames, dim)."""
+        positions = self.conv(x.transpose(1, 2))
+        return functional.gelu(positions[..., : x.shape[1]] if self.surplus else positions).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """Self-attention and feed-forward, each with a residual connection."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.pre_norm = config.norm == "pre"
+        self.attention = SelfAttention(config.dim, config.num_heads, config.attention_dropout)
+        self.attention_norm = nn.LayerNorm(config.dim)
+        self.expand = nn.Linear(config.dim, config.ffn_dim)
+        self.contract = nn.Linear(config.ffn_dim, config.dim)
+        self.ffn_norm = nn.LayerNorm(config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.activation_dropout = nn.Dropout(config.activation_dropout)
+
+    def forward(self, x: Tensor, is_attended: Tensor | None) -> Tensor:
+        """Map (batch, frames, dim) to the same shape; `is_attended` broadcasts to (batch, heads, frames, frames)."""
+        if self.pre_norm:
+            x = x + self.dropout(self.attention(self.attention_norm(x), is_attended))
+            return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, is_attended)))
+        return self.ffn_norm(x + self.dropout(self.feed_forward(x)))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Map (batch, frames, dim) through the wide middle."""
+        return self.contract(self.activation_dropout(functional.gelu(self.expand(x))))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention by `scaled_dot_product_attention`, with one projection for query, key and value."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.project_in = nn.Linear(dim, 3 * dim)
+        self.project_out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, is_attended: Tensor | None) -> Tensor:
+        """Map (batch, frames, dim) to the same shape."""
+        batch, frames, dim = x.shape
+        merged = self.project_in(x).view(batch, frames, 3, self.num_heads, dim // self.num_heads)
+        query, key, value = merged.permute(2, 0, 3, 1, 4)  # each (batch, heads, frames, dim / heads)
+        attended = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=is_attended, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.project_out(attended.transpose(1, 2).reshape(batch, frames, dim))

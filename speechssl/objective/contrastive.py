@@ -1,0 +1,157 @@
+"""wav2vec 2.0's objective: tell the true quantized frame from distractors.
+
+Section 3.2 of wav2vec 2.0 (arXiv:2006.11477): contrastive loss (equation 3) + 0.1 x diversity (equation 4); the
+released code adds 10 x the extractor's mean squared output.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speechssl.config import configuration
+from speechssl.model.encoder import Encoded
+from speechssl.model.masking import MaskConfig
+from speechssl.objective.loss import LossSum
+from speechssl.objective.quantizer import Quantizer, QuantizerConfig
+
+__all__ = ["ContrastiveConfig", "ContrastiveObjective", "draw_distractors"]
+
+
+@configuration
+class ContrastiveConfig:
+    """Weights and distractors; the defaults are wav2vec 2.0 BASE."""
+
+    kind: Literal["contrastive"] = "contrastive"
+    dim: int = 256  # in which frames and entries are compared (fairseq: final_dim)
+    temperature: float = 0.1  # of the similarities (fairseq: logit_temp)
+    distractors: int = 100  # from masked frames of the same utterance (fairseq: num_negatives)
+    cross_distractors: int = 0  # from masked frames of the whole batch (fairseq: cross_sample_negatives)
+    diversity_weight: float = 0.1
+    feature_penalty: float = 10.0
+    feature_dropout: float = 0.1  # on what is quantized (fairseq: dropout_features)
+    quantizer: QuantizerConfig = QuantizerConfig()
+    mask: MaskConfig = MaskConfig()
+
+
+class ContrastiveObjective(nn.Module):
+    """Contrastive loss over masked frames, codebook diversity and feature penalty."""
+
+    def __init__(self, config: ContrastiveConfig, dim: int, conv_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = nn.Dropout(config.feature_dropout)
+        self.quantizer = Quantizer(config.quantizer, conv_dim)
+        self.project_quantized = nn.Linear(config.quantizer.dim, config.dim)
+        self.project_context = nn.Linear(dim, config.dim)
+
+    def forward(self, encoded: Encoded, is_masked: Tensor, *, step: int, generator: torch.Generator) -> LossSum:
+        """Score one batch.
+
+        Args:
+            encoded: output of `SpeechEncoder` on the masked batch.
+            is_masked: (batch, frames) bool, True where the encoder saw the mask vector.
+            step: training step, for the temperature of the quantizer.
+            generator: source of noise and distractors, on the device of `encoded`.
+
+        Returns:
+            The loss summed over masked frames, with their number; divide by the global number, not the local. The
+            additional losses are multiplied by the same number. Utterances with a single masked frame have no
+            distractor of their own; without `cross_distractors` such a frame adds nothing.
+        """
+        is_masked = is_masked & encoded.is_valid
+        temperature = self.config.quantizer.temperature(step)
+        features = self.dropout(encoded.features[is_masked])  # (masked, conv channels)
+        quantized = self.quantizer(features, temperature=temperature, generator=generator)
+        targets = self.project_quantized(quantized.vectors)  # (masked, dim)
+        context = self.project_context(encoded.last[is_masked])  # (masked, dim)
+        utterance = is_masked.nonzero()[:, 0]  # (masked,)
+        distractors = draw_distractors(
+            utterance, self.config.distractors, self.config.cross_distractors, generator
+        )  # (masked, negatives)
+        logits = self.score(context, targets, quantized.codes, utterance, distractors)
+        loss = functional.cross_entropy(logits, torch.zeros_like(utterance), reduction="sum")
+        count = is_masked.sum()
+        frames = count.clamp(min=1)
+        entries = self.config.quantizer.groups * self.config.quantizer.entries
+        diversity = (entries - quantized.soft_perplexity) / entries
+        penalty = encoded.conv[encoded.is_valid].float().square().mean()
+        value = loss + count * (self.config.diversity_weight * diversity + self.config.feature_penalty * penalty)
+        is_right = (logits.argmax(-1) == 0) & (logits[:, 1:] < logits[:, :1]).any(1)  # all equal is not right
+        parts = {
+            "contrastive_loss": loss.detach() / frames,
+            "accuracy": is_right.sum() / frames,
+            "diversity_loss": diversity.detach(),
+            "feature_penalty": penalty.detach(),
+            "soft_perplexity": quantized.soft_perplexity.detach(),
+            "code_perplexity": quantized.hard_perplexity,
+            "temperature": torch.tensor(temperature),
+        }
+        return LossSum(value=value, count=count, parts=parts)
+
+    def score(
+        self, context: Tensor, targets: Tensor, codes: Tensor, utterance: Tensor, distractors: Tensor
+    ) -> Tensor:
+        """Compare each masked frame with its target and its distractors.
+
+        Similarities are taken block by block, all masked frames of an utterance against each other, and then picked:
+        far less memory than a copy of every distractor's vector.
+
+        Args:
+            context: (masked, dim), the Transformer's output.
+            targets: (masked, dim), the projected quantized frames.
+            codes: (masked, groups) int64, to find distractors equal to the target.
+            utterance: (masked,) int64, row of the batch, ascending.
+            distractors: (masked, negatives) int64, positions among the masked frames; -1 for none.
+
+        Returns:
+            (masked, 1 + negatives) float32 logits, the target first; -inf for a distractor that is the target's
+            equal or does not exist.
+        """
+        context = functional.normalize(context.float(), dim=-1)
+        targets = functional.normalize(targets.float(), dim=-1)
+        if self.config.cross_distractors:
+            similarity = (context @ targets.T).gather(1, distractors.clamp(min=0))
+        else:
+            sizes = torch.bincount(utterance)
+            sizes = sizes[sizes > 0]
+            starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)[:, None]
+            local = (distractors - starts).clamp(min=0).split(sizes.tolist())
+            blocks = zip(context.split(sizes.tolist()), targets.split(sizes.tolist()), local, strict=True)
+            similarity = torch.cat([(own @ other.T).gather(1, picked) for own, other, picked in blocks])
+        is_equal = (codes[distractors.clamp(min=0)] == codes[:, None]).all(-1) | (distractors < 0)
+        positive = (context * targets).sum(-1, keepdim=True)
+        return torch.cat([positive, similarity.masked_fill(is_equal, -torch.inf)], 1) / self.config.temperature
+
+
+def draw_distractors(utterance: Tensor, own: int, cross: int, generator: torch.Generator) -> Tensor:
+    """Draw distractors uniformly, with replacement, never the frame itself.
+
+    Args:
+        utterance: (masked,) int64, row of the batch of each masked frame, ascending.
+        own: how many come from the same utterance.
+        cross: how many come from the whole batch.
+        generator: source of the draws, on the device of `utterance`.
+
+    Returns:
+        (masked, own + cross) int64, positions among the masked frames; -1 where there is no other frame.
+    """
+    total = len(utterance)
+    sizes = torch.bincount(utterance)
+    starts = (sizes.cumsum(0) - sizes)[utterance][:, None]  # (masked, 1)
+    position = torch.arange(total, device=utterance.device)[:, None]
+    own_drawn = _draw_other(position - starts, sizes[utterance][:, None], own, generator)
+    own_drawn = torch.where(own_drawn < 0, own_drawn, own_drawn + starts)
+    cross_drawn = _draw_other(position, torch.full_like(position, total), cross, generator)
+    return torch.cat([own_drawn, cross_drawn], 1)
+
+
+def _draw_other(position: Tensor, size: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Draw (masked, number) positions below `size` (masked, 1), skipping `position` (masked, 1); -1 if none is left."""
+    uniform = torch.rand(
+        (len(position), number), device=position.device, generator=generator, dtype=torch.float64
+    )  # float32 would reach `size` by rounding
+    drawn = (uniform * (size - 1)).long()
+    drawn = drawn + (drawn >= position)
+    return torch.where(size > 1, drawn, -1)

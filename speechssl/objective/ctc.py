@@ -1,0 +1,99 @@
+"""Fine-tuning with CTC: a linear head on the trunk, masks as regularisation, the freezing schedule.
+
+Section 3.3 of wav2vec 2.0 (arXiv:2006.11477). The blank is token 0.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speechssl.config import configuration
+from speechssl.data.batching import Batch
+from speechssl.data.vocabulary import BLANK
+from speechssl.model.conv import frame_count
+from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.masking import MaskConfig, draw_spans
+from speechssl.objective.loss import LossSum
+
+__all__ = ["CTCConfig", "CTCModel", "required_frames"]
+
+
+@configuration
+class CTCConfig:
+    """Regularisation of fine-tuning; the defaults are the reference's for 10 hours."""
+
+    dropout: float = 0.0  # before the head (fairseq: final_dropout)
+    freeze_conv: bool = True  # the extractor is never updated
+    freeze_steps: int = 10_000  # steps in which only the head learns (fairseq: freeze_finetune_updates)
+    mask: MaskConfig = MaskConfig()  # over frames
+    channel_mask: MaskConfig = MaskConfig(start_prob=0.5 / 64, span=64, min_spans=0)  # over the trunk's input channels
+
+
+class CTCModel(nn.Module):
+    """Trunk and CTC head."""
+
+    def __init__(self, encoder: SpeechEncoder, config: CTCConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        self.encoder = encoder.with_frozen_conv() if config.freeze_conv else encoder
+        self.config = config
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(encoder.config.transformer.dim, vocabulary_size)
+
+    def forward(self, batch: Batch, *, step: int, generator: torch.Generator) -> LossSum:
+        """Score one batch of transcribed speech, masked when in training mode.
+
+        Returns:
+            The loss summed over utterances, with their number. An utterance with fewer frames than its text needs
+            has loss 0 (`zero_infinity`) and is counted in `parts["impossible"]`.
+        """
+        if batch.targets is None or batch.target_lengths is None:
+            raise ValueError("a batch without targets cannot be scored; pass tokens to the dataset")
+        logits, counts = self.logits(batch, step=step, generator=generator)
+        losses = functional.ctc_loss(
+            logits.float().log_softmax(-1).transpose(0, 1),
+            batch.targets,
+            counts,
+            batch.target_lengths,
+            blank=BLANK,
+            reduction="none",
+            zero_infinity=True,
+        )
+        impossible = required_frames(batch.targets, batch.target_lengths) > counts
+        is_valid = torch.arange(logits.shape[1], device=logits.device) < counts[:, None]
+        parts = {
+            "ctc_loss": losses.detach().sum() / batch.target_lengths.sum(),
+            "blank_share": (logits.argmax(-1) == BLANK)[is_valid].float().mean(),
+            "impossible": impossible.sum(),
+        }
+        return LossSum(value=losses.sum(), count=torch.tensor(len(losses), device=logits.device), parts=parts)
+
+    def logits(
+        self, batch: Batch, *, step: int = 0, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return (batch, frames, vocab) logits and the (batch,) int64 number of valid frames."""
+        counts = frame_count(batch.num_samples, self.encoder.config.conv)
+        is_masked = is_channel_masked = None
+        if self.training and generator is not None:
+            size = int(frame_count(torch.tensor(batch.waveforms.shape[1]), self.encoder.config.conv))
+            dim = self.encoder.config.transformer.dim
+            is_masked = draw_spans(counts, size, self.config.mask, generator)
+            is_channel_masked = draw_spans(torch.full_like(counts, dim), dim, self.config.channel_mask, generator)
+        is_frozen = self.training and step < self.config.freeze_steps
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
+            encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked, is_channel_masked)
+        return self.head(self.dropout(encoded.last)), counts
+
+
+def required_frames(targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """Count the frames CTC needs: a frame a token, and a blank between equal neighbours.
+
+    Args:
+        targets: (batch, tokens) int64, padded with anything.
+        target_lengths: (batch,) int64.
+
+    Returns:
+        (batch,) int64.
+    """
+    is_inner = torch.arange(targets.shape[1] - 1, device=targets.device) + 1 < target_lengths[:, None]
+    repeats = ((targets[:, 1:] == targets[:, :-1]) & is_inner).sum(1)
+    return target_lengths + repeats

@@ -1,0 +1,118 @@
+"""HuBERT's objective: predict the hidden unit of each masked frame.
+
+Section II of HuBERT (arXiv:2106.07447): cosine similarity to label embeddings over a temperature (equation 3), or
+plain linear logits, which need less memory. Several label streams have a head each.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speechssl.config import configuration
+from speechssl.errors import LabelError
+from speechssl.model.encoder import Encoded
+from speechssl.model.masking import MaskConfig
+from speechssl.objective.loss import LossSum
+
+__all__ = ["MaskedPredictionConfig", "MaskedPredictionObjective"]
+
+
+@configuration
+class MaskedPredictionConfig:
+    """Weights and head; the defaults are HuBERT BASE."""
+
+    kind: Literal["masked_prediction"] = "masked_prediction"
+    logits: Literal["cosine", "linear"] = "cosine"
+    dim: int = 256  # of the label embeddings (fairseq: final_dim)
+    temperature: float = 0.1  # of the cosine logits (fairseq: logit_temp)
+    masked_weight: float = 1.0
+    unmasked_weight: float = 0.0
+    feature_penalty: float = 10.0  # on the extractor's squared output (fairseq: loss_weights)
+    mask: MaskConfig = MaskConfig(start_prob=0.08)
+
+
+class MaskedPredictionObjective(nn.Module):
+    """Cross-entropy over hidden units, separately weighted for masked and unmasked frames."""
+
+    def __init__(self, config: MaskedPredictionConfig, dim: int, clusters: tuple[int, ...]) -> None:
+        """Build a head for each label stream.
+
+        Args:
+            config: weights and kind of logits.
+            dim: of the encoder's output.
+            clusters: number of units of each stream.
+        """
+        super().__init__()
+        self.config = config
+        self.clusters = clusters
+        if config.logits == "cosine":
+            self.project = nn.Linear(dim, config.dim * len(clusters))
+            self.embeddings = nn.ParameterList(nn.Parameter(torch.empty(k, config.dim).uniform_()) for k in clusters)
+        else:
+            self.heads = nn.ModuleList(nn.Linear(dim, k) for k in clusters)
+
+    def logits(self, x: Tensor) -> list[Tensor]:
+        """Map (..., dim) to one (..., clusters) a stream."""
+        if self.config.logits == "linear":
+            return [head(x) for head in self.heads]
+        projected = self.project(x).chunk(len(self.clusters), dim=-1)
+        return [
+            functional.normalize(part.float(), dim=-1)
+            @ functional.normalize(embedding.float(), dim=-1).T
+            / self.config.temperature
+            for part, embedding in zip(projected, self.embeddings, strict=True)
+        ]
+
+    def forward(self, encoded: Encoded, is_masked: Tensor, labels: Tensor) -> LossSum:
+        """Score one batch.
+
+        Args:
+            encoded: output of `SpeechEncoder` on the masked batch.
+            is_masked: (batch, frames) bool, True where the encoder saw the mask vector.
+            labels: (streams, batch, frames) int64, the unit of each valid frame; anything in the padding.
+
+        Returns:
+            The loss summed over the frames it weighs, over all streams; its count takes each frame once.
+
+        Raises:
+            LabelError: a label lies outside its stream's units, or the number of streams differs.
+        """
+        if len(labels) != len(self.clusters):
+            raise LabelError(f"found {len(labels)} label streams, expected {len(self.clusters)}")
+        losses, parts = [], {}
+        count = torch.zeros((), dtype=torch.long, device=is_masked.device)
+        chosen = {
+            "masked": (is_masked & encoded.is_valid, self.config.masked_weight),
+            "unmasked": (~is_masked & encoded.is_valid, self.config.unmasked_weight),
+        }
+        for name, (is_chosen, weight) in chosen.items():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
+                logits = self.logits(encoded.last[is_chosen])
+            for stream, stream_logits in enumerate(logits):
+                target = labels[stream][is_chosen]
+                _check_range(target, self.clusters[stream])
+                loss = functional.cross_entropy(stream_logits.float(), target, reduction="sum")
+                if weight > 0:
+                    losses.append(weight * loss)
+                suffix = f"_{stream}" if len(logits) > 1 else ""
+                frames = max(target.numel(), 1)
+                parts[f"{name}_loss{suffix}"] = loss.detach() / frames
+                parts[f"{name}_accuracy{suffix}"] = (stream_logits.argmax(-1) == target).sum() / frames
+            if weight > 0:
+                count = count + is_chosen.sum()
+        value = torch.stack(losses).sum()
+        if self.config.feature_penalty > 0:
+            penalty = encoded.conv[encoded.is_valid].float().square().mean()
+            value = value + self.config.feature_penalty * penalty * count
+            parts["feature_penalty"] = penalty.detach()
+        return LossSum(value=value, count=count, parts=parts)
+
+
+def _check_range(target: Tensor, clusters: int) -> None:
+    if target.numel() and (int(target.min()) < 0 or int(target.max()) >= clusters):
+        raise LabelError(
+            f"labels run from {int(target.min())} to {int(target.max())}, expected 0 to {clusters - 1}; "
+            "they come from another k-means: make them again with `speechssl cluster`"
+        )

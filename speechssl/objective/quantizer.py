@@ -1,0 +1,93 @@
+"""Gumbel product quantizer: a frame to one entry of each of several codebooks.
+
+Section 2 of wav2vec 2.0 (arXiv:2006.11477), equation 1. Used by the contrastive objective only.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speechssl.config import configuration
+from speechssl.errors import ConfigError
+
+__all__ = ["Quantized", "Quantizer", "QuantizerConfig"]
+
+
+@configuration
+class QuantizerConfig:
+    """Codebooks and the temperature of the Gumbel noise; the defaults are BASE."""
+
+    groups: int = 2
+    entries: int = 320  # of each group (fairseq: latent_vars)
+    dim: int = 256  # of the concatenated entries (fairseq: latent_dim)
+    max_temperature: float = 2.0  # at step 0
+    min_temperature: float = 0.5
+    decay: float = 0.999995  # of the temperature, a step
+
+    def __post_init__(self) -> None:
+        if self.dim % self.groups:
+            raise ConfigError(f"quantizer.dim is {self.dim}, expected a multiple of quantizer.groups ({self.groups})")
+
+    def temperature(self, step: int) -> float:
+        """Return the temperature of the Gumbel noise at a training step."""
+        return max(self.max_temperature * self.decay**step, self.min_temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """Entries chosen for some frames, and how evenly the codebooks are used."""
+
+    vectors: Tensor  # (frames, dim)
+    codes: Tensor  # (frames, groups) int64, the entry chosen in each group
+    soft_perplexity: Tensor  # () of the averaged softmax, summed over groups; carries the diversity gradient
+    hard_perplexity: Tensor  # () of the arg-max counts, summed over groups
+
+
+class Quantizer(nn.Module):
+    """Straight-through Gumbel softmax over entries, in float32 whatever the autocast."""
+
+    def __init__(self, config: QuantizerConfig, in_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.score = nn.Linear(in_dim, config.groups * config.entries)
+        nn.init.normal_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+        self.codebook = nn.Parameter(torch.empty(config.groups, config.entries, config.dim // config.groups).uniform_())
+
+    def forward(self, features: Tensor, *, temperature: float, generator: torch.Generator) -> Quantized:
+        """Quantize frames.
+
+        Args:
+            features: (frames, in_dim), unmasked frames of the extractor.
+            temperature: of the Gumbel noise; no noise is drawn in evaluation mode.
+            generator: source of the noise, on the device of `features`.
+        """
+        scores = self.score(features).float().view(-1, self.config.groups, self.config.entries)
+        soft = scores.softmax(-1)
+        best = scores.argmax(-1)  # (frames, groups)
+        usage = functional.one_hot(best, self.config.entries).float().mean(0)  # (groups, entries)
+        if self.training:
+            uniform = torch.rand(scores.shape, device=scores.device, generator=generator)
+            tiny = torch.finfo(torch.float32).tiny
+            gumbel = -(-(uniform.clamp(min=tiny)).log()).clamp(min=tiny).log()
+            noisy = ((scores + gumbel) / temperature).softmax(-1)
+            codes = noisy.argmax(-1)
+            one_hot = functional.one_hot(codes, self.config.entries).float()
+            one_hot = one_hot + (noisy - noisy.detach())  # exactly one-hot forward, soft gradient backward
+        else:
+            codes = best
+            one_hot = functional.one_hot(codes, self.config.entries).float()
+        vectors = torch.einsum("fge,ged->fgd", one_hot, self.codebook.float()).flatten(1)  # (frames, dim)
+        return Quantized(
+            vectors=vectors,
+            codes=codes,
+            soft_perplexity=_perplexity(soft.mean(0)),
+            hard_perplexity=_perplexity(usage).detach(),
+        )
+
+
+def _perplexity(usage: Tensor) -> Tensor:
+    """Return exp(entropy) of (groups, entries) distributions, summed over groups."""
+    return torch.exp(-(usage * torch.log(usage + 1e-7)).sum(-1)).sum()
