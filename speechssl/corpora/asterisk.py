@@ -1,7 +1,8 @@
 """Asterisk's telephone prompts: five languages in wideband G.722 with texts, and older narrowband prompt sets.
 
-`#`, `*`, digits and brackets in a text stand for words that nobody wrote down: such prompts keep their audio and have
-no text. What is not speech (silences, beeps, tones, monkeys) is dropped.
+`#`, `*`, numbers and brackets in a text stand for words that nobody wrote down: such prompts keep their audio and have
+no text. One exception: in English a digit that stands alone is the name of a key (`press 1`), and is spelled out. What
+is not speech (silences, beeps, tones, monkeys) is dropped.
 """
 
 import gzip
@@ -23,6 +24,8 @@ _NOT_SPEECH = re.compile(r"(.*/)?(silence/.*|beep[^/]*|[^/]*tone)")
 _ONLY_BRACKETS = re.compile(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>")
 _SYMBOL_NAMED = re.compile(r"\[[^\w\]]*\]")  # `dash [-]`: the bracket shows the symbol, the word is spoken
 _LOST_LETTER = re.compile(r"(?<=\s)\?|\?(?=\s+[^\W\d_A-Z])")  # `la chiamata non pu? essere`
+_LONE_DIGIT = re.compile(r"(?<![\w.])\d(?!\w|\.\d)")  # neither `3D` nor `28.8`
+_ENGLISH_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _LICENCES = {"en": "CC-BY-SA-3.0", "es": "CC-BY-SA-3.0", "fr": "CC-BY-SA-3.0", "it": "CC-BY-3.0", "ru": "CC-BY-3.0"}
 _SPEAKERS = {
     "en": "US English, 1 woman, 24 min",
@@ -129,8 +132,10 @@ def _spoken(text: str | None, language: str) -> Spoken:
     text = _SYMBOL_NAMED.sub(" ", text)
     if re.search(r"[\[\]()<>]", text):
         return Spoken(None, "brackets in the text")
-    if _LOST_LETTER.search(text):
+    if language == "it" and _LOST_LETTER.search(text):
         return Spoken(None, "a letter is lost in the text")
+    if language == "en":
+        text = _LONE_DIGIT.sub(lambda digit: _ENGLISH_DIGITS[int(digit[0])], text)
     return normalize_text(text, language)
 
 
