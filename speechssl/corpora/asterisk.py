@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from speechssl.corpora.corpus import Clip, Corpus, Findings
+from speechssl.corpora.corpus import ClipCollector, Corpus, Findings
 from speechssl.corpora.splits import SplitRule
 from speechssl.corpora.text import Spoken, normalize_text
 from speechssl.errors import CorpusError
@@ -20,7 +20,7 @@ from speechssl.errors import CorpusError
 __all__ = ["ASTERISK", "find_asterisk", "find_asterisk_prompts"]
 
 _SOUNDS = Path("usr/share/asterisk/sounds")
-_NOT_SPEECH = re.compile(r"(.*/)?(silence/.*|beep[^/]*|[^/]*tone)")
+_NOT_SPEECH = re.compile(r"(.*/)?(silence/.*|beep[^/]*|[^/]*tone|confbridge-(join|leave)|tt-monkeys)")
 _ONLY_BRACKETS = re.compile(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>")
 _SYMBOL_NAMED = re.compile(r"\[[^\w\]]*\]")  # `dash [-]`: the bracket shows the symbol, the word is spoken
 _LOST_LETTER = re.compile(r"(?<=\s)\?|\?(?=\s+[^\W\d_A-Z])")  # `la chiamata non pu? essere`
@@ -43,9 +43,7 @@ def find_asterisk(tree: Path, *, languages: tuple[str, ...]) -> Findings:
     Raises:
         CorpusError: a language's sounds or texts are missing.
     """
-    clips: list[Clip] = []
-    dropped: dict[str, list[str]] = {}
-    textless: dict[str, list[str]] = {}
+    found = ClipCollector()
     for language in languages:
         voice = _voice(tree, language)
         texts = _read_texts(tree, language)
@@ -53,22 +51,11 @@ def find_asterisk(tree: Path, *, languages: tuple[str, ...]) -> Findings:
             key = source.relative_to(voice).with_suffix("").as_posix()
             text = texts.get(key, texts.get(key.lower()))
             if why := _why_dropped(source, key, text):
-                dropped.setdefault(why, []).append(f"{language}/{key}")
-                continue
-            spoken = _spoken(text, language)
-            if spoken.why_not:
-                textless.setdefault(spoken.why_not, []).append(f"{language}/{key}")
-            clips.append(
-                Clip(
-                    source=source,
-                    path=f"audio/{language}/{key}.wav",
-                    text=spoken.text,
-                    speaker=voice.name,
-                    language=language,
-                    is_gsm_or_g722=True,
-                )
-            )
-    return Findings(clips=tuple(clips), dropped=dropped, textless=textless)
+                found.drop(why, f"{language}/{key}")
+            else:
+                path = f"audio/{language}/{key}.wav"
+                found.add(source, path, _spoken(text, language), speaker=voice.name, language=language)
+    return found.findings()
 
 
 def find_asterisk_prompts(tree: Path) -> Findings:
@@ -77,23 +64,15 @@ def find_asterisk_prompts(tree: Path) -> Findings:
     Raises:
         CorpusError: a package's sounds are missing.
     """
-    clips, dropped = [], {}
+    found = ClipCollector()
     for language, speaker, source in _narrowband(tree):
         key = source.relative_to(tree / _SOUNDS).with_suffix("").as_posix()
         if why := _why_dropped(source, key, text=None):
-            dropped.setdefault(why, []).append(f"{speaker}/{key}")
-            continue
-        clips.append(
-            Clip(
-                source=source,
-                path=f"audio/{speaker}/{key}.wav",
-                text=None,
-                speaker=speaker,
-                language=language,
-                is_gsm_or_g722=source.suffix == ".gsm",
-            )
-        )
-    return Findings(clips=tuple(clips), dropped=dropped, textless={"no texts published": [c.id for c in clips]})
+            found.drop(why, f"{speaker}/{key}")
+        else:
+            path = f"audio/{speaker}/{key}.wav"
+            found.add(source, path, Spoken(None, "no texts published"), speaker=speaker, language=language)
+    return found.findings()
 
 
 def _voice(tree: Path, language: str) -> Path:

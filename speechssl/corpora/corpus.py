@@ -1,12 +1,14 @@
 """What a corpus is: its metadata, the clips found in it, and what was left out of it and why."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechssl.corpora.splits import SplitRule
+from speechssl.corpora.text import Spoken
 
-__all__ = ["Clip", "Corpus", "Findings", "without_repeated_audio"]
+__all__ = ["Clip", "ClipCollector", "Corpus", "Findings", "without_repeated_audio"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +20,12 @@ class Clip:
     text: str | None
     speaker: str
     language: str
-    is_gsm_or_g722: bool = False  # headerless telephone coding, for ffmpeg
+    name: str | None = None  # the id the corpus itself gives it
 
     @property
     def id(self) -> str:
-        """The path below `audio/` without suffix, `/` turned into `-`."""
-        return Path(self.path).with_suffix("").as_posix().removeprefix("audio/").replace("/", "-")
+        """Its own name, or the path below `audio/` without suffix, `/` turned into `-`."""
+        return self.name or Path(self.path).with_suffix("").as_posix().removeprefix("audio/").replace("/", "-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,39 @@ class Findings:
     dropped: Mapping[str, Sequence[str]] = field(default_factory=dict)  # reason -> names of recordings left out
     textless: Mapping[str, Sequence[str]] = field(default_factory=dict)  # reason -> names of clips without text
     published_splits: Mapping[str, Sequence[str]] | None = None  # split -> clip ids, where the corpus defines them
+
+
+class ClipCollector:
+    """Gathers the clips of a corpus while its files are read, and keeps account of what is left out."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._clips: list[Clip] = []
+        self._dropped: dict[str, list[str]] = {}
+        self._textless: dict[str, list[str]] = {}
+
+    def add(
+        self, source: Path, path: str, spoken: Spoken, *, speaker: str, language: str, name: str | None = None
+    ) -> Clip:
+        """Add a clip, with the words of its transcript or the reason why it has none."""
+        clip = Clip(source=source, path=path, text=spoken.text, speaker=speaker, language=language, name=name)
+        self._clips.append(clip)
+        if spoken.why_not is not None:
+            self._textless.setdefault(spoken.why_not, []).append(clip.id)
+        return clip
+
+    def drop(self, why: str, name: str) -> None:
+        """Leave a recording out."""
+        self._dropped.setdefault(why, []).append(name)
+
+    def findings(self, published_splits: Mapping[str, Sequence[str]] | None = None) -> Findings:
+        """Hand over what was gathered."""
+        return Findings(
+            clips=tuple(self._clips),
+            dropped=self._dropped,
+            textless=self._textless,
+            published_splits=published_splits,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +108,7 @@ def without_repeated_audio(findings: Findings, digest: Callable[[Path], bytes]) 
         repeated += [clip.id for clip in others]
         if len({clip.text for clip in group if clip.text is not None}) > 1:
             contradicted.append(first.id)
-            first = Clip(**{**vars(first), "text": None})
+            first = dataclasses.replace(first, text=None)
         kept.append(first)
     return Findings(
         clips=tuple(sorted(kept, key=lambda clip: clip.path)),

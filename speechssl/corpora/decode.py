@@ -18,13 +18,14 @@ from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio, read_head
 from speechssl.data.manifest import Utterance
 from speechssl.errors import CorpusError
 
-__all__ = ["decode_clips", "ffmpeg_program", "read_utterances"]
+__all__ = ["Progress", "decode_clips", "ffmpeg_program", "read_utterances"]
 
+_TELEPHONE = {".g722": "g722", ".gsm": "gsm"}  # suffix -> ffmpeg's name of the coding, which has no header
 _BATCH = 32  # files one ffmpeg process decodes
 _WORKERS = 2
 _ANY_RATE = AudioConfig(min_sample_rate=1)
 
-Progress = Callable[[Iterable[Sequence[Clip]], int], Iterable[Sequence[Clip]]]
+Progress = Callable[[Iterable[Sequence[Clip]], int], Iterable[Sequence[Clip]]]  # given the number of batches
 
 
 def decode_clips(clips: Sequence[Clip], out: Path, progress: Progress) -> None:
@@ -42,8 +43,8 @@ def decode_clips(clips: Sequence[Clip], out: Path, progress: Progress) -> None:
     missing = [clip for clip in clips if not (out / clip.path).exists()]
     for folder in {(out / clip.path).parent for clip in missing}:
         folder.mkdir(parents=True, exist_ok=True)
-    telephone = [clip for clip in missing if clip.is_gsm_or_g722]
-    others = [clip for clip in missing if not clip.is_gsm_or_g722]
+    telephone = [clip for clip in missing if clip.source.suffix in _TELEPHONE]
+    others = [clip for clip in missing if clip.source.suffix not in _TELEPHONE]
     batches = [group[i : i + _BATCH] for group in (telephone, others) for i in range(0, len(group), _BATCH)]
     program = ffmpeg_program() if telephone else ""
     with ThreadPoolExecutor(_WORKERS) as pool:
@@ -52,14 +53,21 @@ def decode_clips(clips: Sequence[Clip], out: Path, progress: Progress) -> None:
             pass
 
 
-def read_utterances(clips: Sequence[Clip], out: Path) -> list[Utterance]:
+def read_utterances(clips: Sequence[Clip], out: Path, progress: Progress) -> list[Utterance]:
     """Read the header of each clip's file below `out`.
+
+    Args:
+        clips: in the order wanted.
+        out: the prepared folder.
+        progress: wraps the batches of clips, given their number.
 
     Raises:
         AudioError: a file is missing or not audio.
     """
+    batches = [clips[i : i + _BATCH] for i in range(0, len(clips), _BATCH)]
     with ThreadPoolExecutor(_WORKERS) as pool:
-        return list(pool.map(lambda clip: _utterance(clip, out), clips))
+        read = pool.map(lambda batch: [_utterance(clip, out) for clip in batch], batches)
+        return [row for _, rows in zip(progress(batches, len(batches)), read, strict=True) for row in rows]
 
 
 def ffmpeg_program() -> str:
@@ -83,7 +91,7 @@ def ffmpeg_program() -> str:
 
 
 def _decode_batch(clips: Sequence[Clip], out: Path, program: str) -> None:
-    if clips[0].is_gsm_or_g722:
+    if clips[0].source.suffix in _TELEPHONE:
         _decode_with_ffmpeg(clips, out, program)
         return
     for clip in clips:
@@ -100,7 +108,7 @@ def _decode_batch(clips: Sequence[Clip], out: Path, program: str) -> None:
 def _decode_with_ffmpeg(clips: Sequence[Clip], out: Path, program: str) -> None:
     command = [program, "-nostdin", "-v", "error", "-y"]
     for clip in clips:
-        command += ["-f", clip.source.suffix.removeprefix("."), "-i", str(clip.source)]
+        command += ["-f", _TELEPHONE[clip.source.suffix], "-i", str(clip.source)]
     temporaries = [_temporary(out / clip.path) for clip in clips]
     for number, temporary in enumerate(temporaries):
         command += ["-map", f"{number}:a", "-c:a", "pcm_s16le", "-bitexact", "-f", "wav", str(temporary)]

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from speechssl.corpora.corpus import Clip, Corpus, Findings
+from speechssl.corpora.corpus import ClipCollector, Corpus, Findings
 from speechssl.corpora.splits import SplitRule
 from speechssl.corpora.text import normalize_text
 from speechssl.errors import CorpusError
@@ -23,26 +23,17 @@ def find_festvox_ru(tree: Path) -> Findings:
     prompts = tree / _VOICE / "etc/txt.done.data"
     if not prompts.is_file():
         raise CorpusError(f"{prompts}: not found, expected the prompts of the package festvox-ru; unpack it again")
-    clips: list[Clip] = []
-    textless: dict[str, list[str]] = {}
+    found = ClipCollector()
     for number, line in enumerate(prompts.read_text(encoding="utf-8").splitlines(), start=1):
         match = _PROMPT.fullmatch(line.strip())
         if match is None:
             raise CorpusError(f'{prompts}:{number}: expected `( id "text" )`, found {line!r}; unpack the package again')
         name, prompt = match.groups()
-        spoken = normalize_text(prompt, "ru")
-        if spoken.why_not:
-            textless.setdefault(spoken.why_not, []).append(name)
-        clips.append(
-            Clip(
-                source=tree / _VOICE / f"wav/{name}.wav",
-                path=f"audio/{name}.wav",
-                text=spoken.text,
-                speaker="msu_ru_nsh",
-                language="ru",
-            )
-        )
-    return Findings(clips=tuple(clips), textless=textless)
+        source = tree / _VOICE / f"wav/{name}.wav"
+        if not source.is_file():
+            raise CorpusError(f"{source}: not found, but {prompts}:{number} names it; unpack the package again")
+        found.add(source, f"audio/{name}.wav", normalize_text(prompt, "ru"), speaker="msu_ru_nsh", language="ru")
+    return found.findings()
 
 
 def read_phone_labels(tree: Path) -> dict[str, str]:

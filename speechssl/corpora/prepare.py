@@ -11,17 +11,23 @@ from pathlib import Path
 from shutil import rmtree
 
 from speechssl.corpora.asterisk import ASTERISK
+from speechssl.corpora.common_voice import COMMON_VOICE
 from speechssl.corpora.corpus import Clip, Corpus, Findings, without_repeated_audio
 from speechssl.corpora.debian import package_versions, unpacked_packages
 from speechssl.corpora.decode import Progress, decode_clips, read_utterances
 from speechssl.corpora.festvox import FESTVOX_RU
-from speechssl.corpora.splits import listed_splits, lists_digest, ruled_splits
+from speechssl.corpora.fillets import FILLETS
+from speechssl.corpora.librispeech import LIBRI_LIGHT, LIBRISPEECH
+from speechssl.corpora.pocketsphinx import POCKETSPHINX
+from speechssl.corpora.splits import listed_splits, lists_digest, published_splits, ruled_splits
+from speechssl.corpora.tuxpaint import TUXPAINT
 from speechssl.data.manifest import Utterance, write_atomically, write_manifest
 from speechssl.errors import CorpusError
 
 __all__ = ["CORPORA", "describe_corpora", "prepare_corpus"]
 
-CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in (FESTVOX_RU, *ASTERISK)}
+_ALL = (FESTVOX_RU, *ASTERISK, *FILLETS, TUXPAINT, POCKETSPHINX, LIBRISPEECH, LIBRI_LIGHT, COMMON_VOICE)
+CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}
 
 _FORMAT = 1  # of a prepared folder; raised when folders made earlier have to be made again
 
@@ -74,13 +80,14 @@ def prepare_corpus(
     (out / "corpus.json").unlink(missing_ok=True)
     scratch = out / ".packages"
     if corpus.stays_in_place:
-        tree, findings = _linked_source(corpus, out, source)
+        tree, findings = source, corpus.find(source)
+        _link(out / "audio", source)
     else:
         tree = unpacked_packages(corpus.packages, scratch, source)
         findings = without_repeated_audio(corpus.find(tree), _digest)
-        _refuse_shared_ids(findings.clips)
         decode_clips(findings.clips, out, progress)
-    utterances = read_utterances(findings.clips, out)
+    _refuse_shared_ids(findings.clips)
+    utterances = read_utterances(findings.clips, out, progress)
     chosen = _split(utterances, corpus, findings, splits)
     manifests = {split: out / f"{split}.tsv" for split in chosen}
     for split, path in manifests.items():
@@ -104,15 +111,12 @@ def _finished(out: Path, request: Mapping[str, object]) -> dict[str, Path] | Non
     return manifests if same and manifests and all(path.is_file() for path in manifests.values()) else None
 
 
-def _linked_source(corpus: Corpus, out: Path, source: Path) -> tuple[Path, Findings]:
-    link = out / "audio"
-    findings = corpus.find(source)
+def _link(link: Path, source: Path) -> None:
     if link.is_symlink():
         link.unlink()
     elif link.exists():
         raise CorpusError(f"{link}: exists, expected to put a link to {source} there; prepare into an empty folder")
     link.symlink_to(source.resolve(), target_is_directory=True)
-    return source, findings
 
 
 def _split(
@@ -120,6 +124,8 @@ def _split(
 ) -> dict[str, list[Utterance]]:
     if lists is not None:
         return listed_splits(utterances, lists)
+    if findings.published_splits is not None:
+        return published_splits(utterances, findings.published_splits)
     return ruled_splits(utterances, corpus.rule)
 
 

@@ -7,14 +7,14 @@ and dealt out, first split first, until a split has its minutes. Nothing depends
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.errors import CorpusError
 
-__all__ = ["SplitRule", "listed_splits", "lists_digest", "ruled_splits"]
+__all__ = ["SplitRule", "listed_splits", "lists_digest", "published_splits", "ruled_splits"]
 
 _HELD_OUT = ("dev", "test")
 
@@ -42,6 +42,14 @@ def ruled_splits(utterances: Sequence[Utterance], rule: SplitRule | None) -> dic
     splits = {name: [u for u in utterances if split_of.get(u.id) == name] for name in names}
     splits["pool"] = [u for u in utterances if split_of.get(u.id) not in _HELD_OUT]
     return {name: [dataclasses.replace(u, split=name) for u in rows] for name, rows in splits.items()}
+
+
+def published_splits(
+    utterances: Iterable[Utterance], members: Mapping[str, Sequence[str]]
+) -> dict[str, list[Utterance]]:
+    """Split as the corpus itself does, given the ids of each split; one id may be in several."""
+    found = {u.id: u for u in utterances}
+    return {split: [dataclasses.replace(found[key], split=split) for key in ids] for split, ids in members.items()}
 
 
 def listed_splits(utterances: Iterable[Utterance], folder: Path) -> dict[str, list[Utterance]]:
