@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.data.manifest import Utterance, read_manifest, write_manifest
 from speechssl.errors import CorpusError
 
-__all__ = ["SplitRule", "listed_splits", "lists_digest", "published_splits", "ruled_splits"]
+__all__ = ["SplitRule", "listed_splits", "lists_digest", "published_splits", "ruled_splits", "write_lists"]
 
 _HELD_OUT = ("dev", "test")
 
@@ -71,6 +71,19 @@ def listed_splits(utterances: Iterable[Utterance], folder: Path) -> dict[str, li
             )
         splits[path.stem] = [dataclasses.replace(found[u.id], split=path.stem) for u in listed]
     return splits
+
+
+def write_lists(manifests: Mapping[str, Path], folder: Path) -> None:
+    """Write the split lists of a prepared corpus, fit to be published: no texts, no speakers.
+
+    Args:
+        manifests: split -> manifest, as `prepare_corpus` returns them.
+        folder: where the lists go, `<split>.tsv` each.
+    """
+    for split, path in manifests.items():
+        rows = read_manifest(path).utterances
+        bare = [dataclasses.replace(u, text=None, speaker=None, language=None, split=None) for u in rows]
+        write_manifest(folder / f"{split}.tsv", bare)
 
 
 def lists_digest(folder: Path) -> str:

@@ -13,11 +13,13 @@ __all__ = ["TUXPAINT", "find_tuxpaint"]
 _STAMPS = Path("usr/share/tuxpaint/stamps")
 _LANGUAGES = ("be", "bg", "ca", "da", "el", "es", "fr", "ro", "ru")  # those with enough recordings
 _RECORDING = re.compile(r"(?P<stamp>.+)_desc(?:_(?P<language>[a-z]{2}(?:_[A-Z]{2})?))?")
+_NO_TEXT = "no text in its language"
+_UNCHECKED = (_NO_TEXT, "digits in the text")  # nothing to compare the recording with
 _CHARACTERS_PER_SECOND = (3, 26)  # outside, the text is not what was recorded
 
 
 def find_tuxpaint(tree: Path) -> Findings:
-    """List the descriptions below the unpacked package whose text can be what is said.
+    """List the descriptions below the unpacked package, without those whose text cannot be what is said.
 
     Raises:
         CorpusError: there are no recordings.
@@ -34,9 +36,9 @@ def find_tuxpaint(tree: Path) -> Findings:
             found.drop("another language, with few recordings", name)
             continue
         spoken = _text(source.with_name(f"{match['stamp']}.txt"), language)
-        if spoken.text is None:
-            found.drop(spoken.why_not or "no text", name)
-        elif not _is_plausible(spoken.text, source):
+        if spoken.why_not in _UNCHECKED:
+            found.drop(spoken.why_not, name)
+        elif spoken.text is not None and not _is_plausible(spoken.text, source):
             found.drop("fewer than 3 or more than 26 characters a second", name)
         else:
             place = source.parent.relative_to(tree / _STAMPS).as_posix()
@@ -51,7 +53,7 @@ def _text(path: Path, language: str) -> Spoken:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith(prefix):
                 return normalize_text(line.removeprefix(prefix), language)
-    return Spoken(None, "no text in its language")
+    return Spoken(None, _NO_TEXT)
 
 
 def _is_plausible(text: str, source: Path) -> bool:

@@ -83,8 +83,13 @@ def load_batches(
     while True:
         batches = sampler.epoch(epoch)[position:]
         loader: DataLoader[Batch] = DataLoader(
-            dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, prefetch_factor=4 if workers else None
-        )  # type: ignore[arg-type]
+            dataset,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=collate,
+            prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
+        )
         for index, batch in enumerate(loader, start=position):
             yield epoch, index, batch
         epoch, position = epoch + 1, 0

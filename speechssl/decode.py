@@ -1,0 +1,29 @@
+"""CTC logits to token ids: the best token of each frame, repeats merged, blanks removed."""
+
+from torch import Tensor
+
+from speechssl.data.vocabulary import BLANK
+
+__all__ = ["greedy_decode"]
+
+
+def greedy_decode(logits: Tensor, counts: Tensor) -> list[list[int]]:
+    """Decode a batch.
+
+    Args:
+        logits: (batch, frames, vocab), or log-probabilities.
+        counts: (batch,) int64, valid frames of each row.
+
+    Returns:
+        For each row its token ids.
+
+    Examples:
+        >>> import torch
+        >>> best = torch.tensor([[2, 2, 0, 2, 3, 3]])
+        >>> greedy_decode(torch.nn.functional.one_hot(best), torch.tensor([5]))
+        [[2, 2, 3]]
+    """
+    rows = []
+    for best, count in zip(logits.argmax(-1).cpu(), counts.tolist(), strict=True):
+        rows.append([token for token in best[:count].unique_consecutive().tolist() if token != BLANK])
+    return rows

@@ -1,0 +1,60 @@
+"""Ranks of a torchrun job, or the single process without one: who we are, on which device, and the sums we need."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+__all__ = ["Ranks", "pick_device", "start_ranks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among the others."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes logs and checkpoints."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum over ranks of a tensor, which is left as it is."""
+        total = value.detach().clone()
+        if self.world_size > 1:
+            distributed.all_reduce(total)
+        return total
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return the module whose gradients are averaged over ranks."""
+        if self.world_size == 1:
+            return model
+        return DistributedDataParallel(model, find_unused_parameters=True)  # layer drop leaves some without gradient
+
+    def wait(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+
+def pick_device() -> torch.device:
+    """Return this process's accelerator, or the CPU where there is none."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def start_ranks() -> Ranks:
+    """Join the job that torchrun started, if it did."""
+    device = pick_device()
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size > 1 and not distributed.is_initialized():
+        distributed.init_process_group("gloo" if device.type == "cpu" else None)
+    return Ranks(rank=int(os.environ.get("RANK", "0")), world_size=world_size, device=device)

@@ -1,0 +1,165 @@
+"""Stage `cluster`: audio -> features -> k-means -> frame labels. Features are never on disk."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechssl.config import configuration
+from speechssl.data.audio import SAMPLE_RATE, read_audio
+from speechssl.data.batching import seeded_generator
+from speechssl.data.labels import FrameLabels, LabelSource, write_labels
+from speechssl.data.manifest import Manifest, Utterance, write_atomically
+from speechssl.errors import AudioError, ConfigError, LabelError
+from speechssl.parallel import pick_device
+from speechssl.score.clusters import measure_units, read_phones
+from speechssl.stages.data import DataConfig, read_data
+from speechssl.stages.pretrain import load_encoder
+from speechssl.train.checkpoint import claim_run_folder
+from speechssl.train.runlog import progress_bar
+from speechssl.units.features import MFCC_HOP, MFCC_WINDOW, mfcc
+from speechssl.units.kmeans import KMeans, fit_kmeans
+
+__all__ = ["ClusterConfig", "cluster"]
+
+
+@configuration
+class ClusterConfig:
+    """Hidden units for masked prediction: iteration 1 takes MFCC, later ones a layer of the model before."""
+
+    out: Path  # gets kmeans.safetensors, labels.tsv and, with phones, quality.json
+    data: DataConfig
+    features: Literal["mfcc", "layer"] = "mfcc"
+    checkpoint: Path | None = None  # of the pretraining run, for features=layer
+    layer: int = 6  # counted from 1
+    clusters: int = 100
+    iterations: int = 100
+    standardise: bool = False
+    fit_hours: float = 10.0  # audio the centroids are fitted on, whole utterances drawn at random
+    phones: Path | None = None  # alignments to measure the units against
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.features == "layer" and self.checkpoint is None:
+            raise ConfigError("features=layer needs checkpoint: name the folder of a pretraining run")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureSource:
+    """A function from waveform to features, and its frame geometry."""
+
+    name: str
+    hop: int
+    window: int
+    extract: Callable[[Tensor], Tensor]  # (time,) to (frames, dim)
+
+
+def cluster(config: ClusterConfig) -> Path:
+    """Fit k-means and label every utterance; return the label file. A finished run is not done again."""
+    claim_run_folder(config.out, config)
+    path = config.out / "labels.tsv"
+    if path.exists():
+        return path
+    manifest = read_data(config.data)
+    source = feature_source(config)
+    kmeans = _fit(config, manifest, source)
+    labels = _label(config, manifest, source, kmeans)
+    if config.phones is not None:
+        quality = measure_units(labels, read_phones(config.phones))
+        write_atomically(config.out / "quality.json", json.dumps(dataclasses.asdict(quality), indent=1) + "\n")
+    write_labels(path, labels)
+    return path
+
+
+def feature_source(config: ClusterConfig) -> FeatureSource:
+    """Build what `config.features` names.
+
+    Raises:
+        LabelError: the checkpoint has fewer layers than asked for.
+    """
+    if config.features == "mfcc" or config.checkpoint is None:
+        return FeatureSource(name="mfcc", hop=MFCC_HOP, window=MFCC_WINDOW, extract=mfcc)
+    encoder, name = load_encoder(config.checkpoint)
+    if not 1 <= config.layer <= len(encoder.transformer.layers):
+        raise LabelError(f"layer={config.layer}: {name} has layers 1 to {len(encoder.transformer.layers)}")
+    device = pick_device()
+    encoder.to(device)
+
+    @torch.no_grad()
+    def extract(waveform: Tensor) -> Tensor:
+        num_samples = torch.tensor([len(waveform)], device=device)
+        return encoder(waveform[None].to(device), num_samples, num_layers=config.layer).last[0]
+
+    return FeatureSource(
+        name=f"{name} layer {config.layer}", hop=encoder.config.hop, window=encoder.config.window, extract=extract
+    )
+
+
+def _fit(config: ClusterConfig, manifest: Manifest, source: FeatureSource) -> KMeans:
+    path = config.out / "kmeans.safetensors"
+    if path.exists():
+        return KMeans.load(path)
+    order = torch.randperm(len(manifest.utterances), generator=seeded_generator(config.seed, "kmeans sample")).tolist()
+    chosen, hours = [], 0.0
+    for index in order:
+        if hours < config.fit_hours:
+            chosen.append(manifest.utterances[index])
+            hours += chosen[-1].duration_s / 3600
+    frames = torch.cat([features for _, features in _extract(config, manifest, chosen, source, "features to fit")])
+    with progress_bar(f"k-means {config.clusters}", config.iterations) as (bar, task):
+        kmeans = fit_kmeans(
+            frames.to(pick_device()),
+            config.clusters,
+            generator=seeded_generator(config.seed, "kmeans seeding"),
+            iterations=config.iterations,
+            standardise=config.standardise,
+            source=source.name,
+            progress=lambda steps, _: bar.track(steps, task_id=task),
+        )
+    kmeans.save(path)
+    return kmeans
+
+
+def _label(config: ClusterConfig, manifest: Manifest, source: FeatureSource, kmeans: KMeans) -> FrameLabels:
+    kind = np.int16 if config.clusters < 2**15 else np.int32
+    units = {
+        row.id: kmeans.predict(features.cpu()).numpy().astype(kind)
+        for row, features in _extract(config, manifest, manifest.utterances, source, "labels")
+    }
+    return FrameLabels(
+        source=LabelSource(
+            clusters=config.clusters,
+            hop=source.hop,
+            window=source.window,
+            features=source.name,
+            kmeans=kmeans.fingerprint,
+        ),
+        units=units,
+    )
+
+
+def _extract(
+    config: ClusterConfig, manifest: Manifest, rows: list[Utterance] | tuple[Utterance, ...], source: FeatureSource, title: str
+) -> Iterator[tuple[Utterance, Tensor]]:
+    """Yield the features of each utterance; bad audio stops, or is named and passed over, as configured."""
+    with progress_bar(title, len(rows)) as (bar, task):
+        for row in bar.track(rows, task_id=task):
+            path = manifest.audio_path(row)
+            try:
+                waveform = read_audio(path, config.data.audio, expected_samples=row.num_samples)
+                if len(waveform) < source.window:
+                    raise AudioError(
+                        f"{path}: {len(waveform)} samples at {SAMPLE_RATE} Hz, expected at least {source.window} "
+                        "(one feature frame); remove the utterance"
+                    )
+            except AudioError as error:
+                if config.data.bad_audio == "stop":
+                    raise
+                bar.console.print(f"skipped: {error}", highlight=False)
+                continue
+            yield row, source.extract(waveform)

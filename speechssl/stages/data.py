@@ -1,0 +1,42 @@
+"""The part of every stage's configuration that says what to read, and how it becomes one manifest."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from speechssl.config import configuration
+from speechssl.data.audio import AudioConfig
+from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.errors import ManifestError
+
+__all__ = ["DataConfig", "read_data"]
+
+
+@configuration
+class DataConfig:
+    """Which utterances, and what to do with audio that is not as expected."""
+
+    manifests: tuple[Path, ...]
+    root: Path | None = None  # of the audio; None for the folder of each manifest
+    audio: AudioConfig = AudioConfig()
+    bad_audio: Literal["stop", "skip"] = "stop"  # skip: count and report each bad file, and go on
+
+
+def read_data(config: DataConfig) -> Manifest:
+    """Read the manifests and join them.
+
+    Raises:
+        ManifestError: none is named, one cannot be read, or two hold the same utterance id.
+    """
+    if not config.manifests:
+        raise ManifestError("data.manifests is empty; name at least one manifest")
+    manifests = [read_manifest(path, root=config.root) for path in config.manifests]
+    if len(manifests) == 1:
+        return manifests[0]
+    joined = {}
+    for path, manifest in zip(config.manifests, manifests, strict=True):
+        for row in manifest.utterances:
+            if row.id in joined:
+                raise ManifestError(f"{path}: the id {row.id!r} is also in an earlier manifest; rename one of them")
+            joined[row.id] = dataclasses.replace(row, path=str(manifest.audio_path(row).resolve()))
+    return Manifest(root=Path("/"), utterances=tuple(joined.values()))

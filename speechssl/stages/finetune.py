@@ -1,0 +1,189 @@
+"""Stage `finetune`: pretrained trunk + transcripts -> CTC model, watched by CER on a development set."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from speechssl.config import configuration, from_dict
+from speechssl.data.batching import BatchConfig, BatchSampler
+from speechssl.data.dataset import SpeechDataset, load_batches, load_in_order
+from speechssl.data.manifest import Manifest
+from speechssl.data.vocabulary import Vocabulary
+from speechssl.decode import greedy_decode
+from speechssl.errors import CheckpointError, ManifestError, VocabularyError
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.ctc import CTCConfig, CTCModel
+from speechssl.parallel import start_ranks
+from speechssl.score.wer import score_texts
+from speechssl.stages.data import DataConfig, read_data
+from speechssl.stages.pretrain import PretrainConfig, load_encoder
+from speechssl.train.checkpoint import claim_run_folder, last_checkpoint, load_model, read_config, read_state
+from speechssl.train.loop import TrainConfig, fit
+from speechssl.train.optim import OptimConfig
+
+__all__ = ["FinetuneConfig", "finetune", "load_recogniser", "transcribe_manifest"]
+
+
+@configuration
+class FinetuneConfig:
+    """A CTC fine-tuning run."""
+
+    out: Path
+    checkpoint: Path  # folder of a pretraining run
+    random_weights: bool = False  # take the architecture of the checkpoint only: the control experiment
+    data: DataConfig
+    dev: DataConfig | None = None  # picks the best step; without it the last step counts
+    too_short: str = "stop"  # "skip": leave out, and count, utterances with fewer frames than their text needs
+    ctc: CTCConfig = CTCConfig()
+    dropout: float | None = None  # in the Transformer; None keeps that of pretraining
+    layer_drop: float | None = None
+    batch: BatchConfig = BatchConfig(seconds=200.0, max_crop_s=None, min_s=0.1)
+    optim: OptimConfig = OptimConfig(
+        lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup=0.1, hold=0.4
+    )
+    train: TrainConfig = TrainConfig(steps=20_000)
+    seed: int = 0
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """Fine-tune, or continue to, and return the folder of the last checkpoint."""
+    ranks = start_ranks()
+    if ranks.is_first:
+        claim_run_folder(config.out, config)
+    ranks.wait()
+    manifest = read_data(config.data)
+    texts = _texts(manifest)
+    vocabulary = Vocabulary.from_texts(texts.values())
+    if ranks.is_first:
+        vocabulary.save(config.out / "vocabulary.json")
+    torch.manual_seed(config.seed)
+    encoder = _build_encoder(config)
+    tokens = {key: vocabulary.encode(text, where=key) for key, text in texts.items()}
+    manifest = _with_enough_frames(manifest, tokens, encoder.config, config.too_short)
+    dataset = _dataset(manifest, config.data, encoder.config, tokens)
+    sampler = BatchSampler(
+        manifest.utterances, config.batch, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size
+    )
+    evaluate = None
+    if config.dev is not None:
+        dev = read_data(config.dev)
+        evaluate = partial(_evaluate, dev, _dataset(dev, config.dev, encoder.config), vocabulary)
+    return fit(
+        CTCModel(encoder, config.ctc, len(vocabulary)),
+        lambda epoch, position: load_batches(
+            dataset, sampler, epoch=epoch, position=position, workers=config.train.workers
+        ),
+        out=config.out,
+        seed=config.seed,
+        optim=config.optim,
+        config=config.train,
+        ranks=ranks,
+        title="finetune from random weights" if config.random_weights else "finetune",
+        evaluate=evaluate,
+    )
+
+
+def load_recogniser(run: Path) -> tuple[CTCModel, Vocabulary, FinetuneConfig]:
+    """Load a fine-tuned model, its best step by the development set, or its last without one.
+
+    Raises:
+        CheckpointError: the folder holds no fine-tuning run, or no checkpoint.
+    """
+    config = from_dict(read_config(run), FinetuneConfig, where=str(run / "config.json"))
+    checkpoint = last_checkpoint(run)
+    if checkpoint is None:
+        raise CheckpointError(f"{run}: holds no checkpoint; name the folder of a fine-tuning run")
+    best = read_state(checkpoint).best_step
+    vocabulary = Vocabulary.load(run / "vocabulary.json")
+    pretraining = from_dict(read_config(_run_of(config.checkpoint)), PretrainConfig, where=str(config.checkpoint))
+    model = CTCModel(SpeechEncoder(_encoder_config(pretraining.encoder, config)), config.ctc, len(vocabulary))
+    load_model(checkpoint if best is None else run / f"step_{best:08d}", model)
+    return model.eval(), vocabulary, config
+
+
+@torch.no_grad()
+def transcribe_manifest(
+    model: CTCModel, vocabulary: Vocabulary, dataset: SpeechDataset, *, seconds: float = 120.0
+) -> dict[str, str]:
+    """Return the greedy text of every utterance by id; `seconds` of audio, padding counted, make a batch."""
+    device = next(model.parameters()).device
+    texts = {}
+    for batch in load_in_order(dataset, seconds=seconds):
+        logits, counts = model.logits(batch.to(device))
+        decoded = greedy_decode(logits, counts)
+        texts |= {key: vocabulary.decode(ids) for key, ids in zip(batch.ids, decoded, strict=True)}
+    return texts
+
+
+def _run_of(path: Path) -> Path:
+    return path.parent if path.name.startswith("step_") else path
+
+
+def _build_encoder(config: FinetuneConfig) -> SpeechEncoder:
+    pretrained, _ = load_encoder(config.checkpoint)
+    encoder = SpeechEncoder(_encoder_config(pretrained.config, config))
+    if not config.random_weights:
+        encoder.load_state_dict(pretrained.state_dict())
+    return encoder
+
+
+def _encoder_config(pretraining: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
+    changes = {"dropout": config.dropout, "layer_drop": config.layer_drop}
+    transformer = dataclasses.replace(
+        pretraining.transformer, **{name: value for name, value in changes.items() if value is not None}
+    )
+    return dataclasses.replace(pretraining, transformer=transformer, conv_grad_scale=1.0)
+
+
+def _texts(manifest: Manifest) -> dict[str, str]:
+    missing = [row.id for row in manifest.utterances if not row.text]
+    if missing:
+        raise ManifestError(
+            f"{len(missing)} utterances have no text: {', '.join(missing[:3])}; fill the manifest's text column"
+        )
+    return {row.id: row.text or "" for row in manifest.utterances}
+
+
+def _with_enough_frames(
+    manifest: Manifest, tokens: dict[str, list[int]], encoder: EncoderConfig, too_short: str
+) -> Manifest:
+    """Refuse, or leave out, utterances whose text needs more frames than their audio makes."""
+    short = []
+    for row in manifest.utterances:
+        ids = tokens[row.id]
+        required = len(ids) + sum(left == right for left, right in zip(ids, ids[1:], strict=False))
+        frames = max(0, (row.num_samples_16k - encoder.window) // encoder.hop + 1)
+        if frames < required:
+            short.append(f"{row.id} (text needs {required} frames, audio makes {frames})")
+    if short and too_short == "stop":
+        raise VocabularyError(
+            f"{len(short)} utterances are too short for their text: {', '.join(short[:3])}; "
+            "correct the transcripts, or set too_short=skip to leave them out"
+        )
+    print(*(f"left out, too short for its text: {reason}" for reason in short), sep="\n", end="\n" if short else "")
+    left_out = {reason.split(" ")[0] for reason in short}
+    return dataclasses.replace(
+        manifest, utterances=tuple(row for row in manifest.utterances if row.id not in left_out)
+    )
+
+
+def _dataset(
+    manifest: Manifest, data: DataConfig, encoder: EncoderConfig, tokens: dict[str, list[int]] | None = None
+) -> SpeechDataset:
+    return SpeechDataset(
+        manifest,
+        data.audio,
+        hop=encoder.hop,
+        window=encoder.window,
+        tokens=tokens,
+        skip_bad_audio=data.bad_audio == "skip",
+    )
+
+
+def _evaluate(dev: Manifest, dataset: SpeechDataset, vocabulary: Vocabulary, model: nn.Module) -> dict[str, float]:
+    assert isinstance(model, CTCModel)
+    scores = score_texts(_texts(dev), transcribe_manifest(model, vocabulary, dataset))
+    return {"dev_cer": scores.cer, "dev_wer": scores.wer}

@@ -1,0 +1,114 @@
+"""Stage `pretrain`: manifest -> batches -> trunk + objective -> checkpoints."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from speechssl.config import configuration, from_dict
+from speechssl.data.batching import BatchConfig, BatchSampler
+from speechssl.data.dataset import SpeechDataset, load_batches
+from speechssl.data.labels import read_labels
+from speechssl.errors import CheckpointError
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
+from speechssl.parallel import start_ranks
+from speechssl.stages.data import DataConfig, read_data
+from speechssl.train.checkpoint import claim_run_folder, last_checkpoint, load_model, read_config, read_state
+from speechssl.train.loop import TrainConfig, fit
+from speechssl.train.optim import OptimConfig
+
+__all__ = ["PretrainConfig", "load_encoder", "pretrain"]
+
+
+@configuration
+class PretrainConfig:
+    """A pretraining run with either method."""
+
+    out: Path
+    data: DataConfig
+    labels: tuple[Path, ...] = ()  # one file a stream, from `speechssl cluster`
+    encoder: EncoderConfig = EncoderConfig()
+    objective: ObjectiveConfig = MaskedPredictionConfig()
+    batch: BatchConfig = BatchConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    seed: int = 0
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Pretrain an encoder, or continue to, and return the folder of the last checkpoint."""
+    ranks = start_ranks()
+    if ranks.is_first:
+        claim_run_folder(config.out, config)
+    ranks.wait()
+    manifest = read_data(config.data)
+    labels = [read_labels(path) for path in config.labels]
+    for path, stream in zip(config.labels, labels, strict=True):
+        stream.check(manifest, where=str(path))
+    encoder = config.encoder
+    sampler = BatchSampler(
+        manifest.utterances,
+        config.batch,
+        seed=config.seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        hop=encoder.hop,
+    )
+    dataset = SpeechDataset(
+        manifest,
+        config.data.audio,
+        hop=encoder.hop,
+        window=encoder.window,
+        labels=labels,
+        skip_bad_audio=config.data.bad_audio == "skip",
+    )
+    torch.manual_seed(config.seed)
+    objective = build_objective(
+        config.objective,
+        dim=encoder.transformer.dim,
+        conv_dim=encoder.conv[-1][0],
+        clusters=tuple(stream.source.clusters for stream in labels),
+    )
+    return fit(
+        PretrainModel(SpeechEncoder(encoder), objective),
+        partial(_batches, dataset, sampler, config.train.workers),
+        out=config.out,
+        seed=config.seed,
+        optim=config.optim,
+        config=config.train,
+        ranks=ranks,
+        title=f"pretrain {config.objective.kind}",
+    )
+
+
+def load_encoder(run: Path) -> tuple[SpeechEncoder, str]:
+    """Load the trunk of a pretraining run.
+
+    Args:
+        run: folder of the run, or of one of its checkpoints.
+
+    Returns:
+        The encoder, in evaluation mode, and the name of the checkpoint it came from.
+
+    Raises:
+        CheckpointError: no run, no checkpoint, or one that does not fit its own configuration.
+    """
+    folder, checkpoint = (run.parent, run) if run.name.startswith("step_") else (run, last_checkpoint(run))
+    if checkpoint is None:
+        raise CheckpointError(f"{run}: holds no checkpoint; name the folder of a pretraining run")
+    config = from_dict(read_config(folder), PretrainConfig, where=str(folder / "config.json"))
+    encoder = SpeechEncoder(config.encoder)
+    load_model(checkpoint, encoder, prefix="encoder.")
+    return encoder.eval(), f"{folder.name}/{checkpoint.name}"
+
+
+def is_finished(out: Path) -> bool:
+    """Return whether the run in a folder has made its last step."""
+    checkpoint = last_checkpoint(out)
+    return checkpoint is not None and read_state(checkpoint).is_finished
+
+
+def _batches(dataset: SpeechDataset, sampler: BatchSampler, workers: int, epoch: int, position: int):  # type: ignore[no-untyped-def]
+    return load_batches(dataset, sampler, epoch=epoch, position=position, workers=workers)

@@ -1,0 +1,197 @@
+"""The one training loop: pretraining with either method and CTC fine-tuning run through `fit`."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from speechssl.config import configuration
+from speechssl.data.batching import Batch
+from speechssl.errors import TrainingError
+from speechssl.objective.loss import LossSum
+from speechssl.parallel import Ranks
+from speechssl.train.checkpoint import TrainState, last_checkpoint, load_training, save_checkpoint
+from speechssl.train.optim import OptimConfig, build_optimizer, learning_rate
+from speechssl.train.runlog import RunLog
+
+__all__ = ["TrainConfig", "fit"]
+
+Evaluate = Callable[[nn.Module], dict[str, float]]  # scores by name; the first, lower is better, picks the best step
+
+
+@configuration
+class TrainConfig:
+    """Length of a run and what it leaves behind."""
+
+    steps: int = 400_000
+    accumulate: int = 1  # batches summed into one step on each rank (fairseq: update_freq)
+    log_every: int = 100
+    save_every: int = 1000
+    eval_every: int = 0  # steps between evaluations; 0 for none
+    keep: int = 1  # newest checkpoints kept, next to the best
+    bfloat16: bool = False  # autocast, where the device has it
+    workers: int = 0  # processes that read audio, on each rank
+
+
+def fit(
+    model: nn.Module,
+    batches_from: Callable[[int, int], Iterator[tuple[int, int, Batch]]],
+    *,
+    out: Path,
+    seed: int,
+    optim: OptimConfig,
+    config: TrainConfig,
+    ranks: Ranks,
+    title: str,
+    evaluate: Evaluate | None = None,
+) -> Path:
+    """Train until `config.steps`, from the newest checkpoint in `out` if there is one.
+
+    Args:
+        model: called as `model(batch, step=..., generator=...)`, returns a `LossSum`.
+        batches_from: gives the batches from an (epoch, position) on, as (epoch, position, batch).
+        out: run folder.
+        seed: of masks and distractors; each rank draws its own.
+        optim: optimiser and schedule.
+        config: length and reports.
+        ranks: this process among the others.
+        title: of the progress bar.
+        evaluate: called every `config.eval_every` steps and after the last, on the first rank.
+
+    Returns:
+        The folder of the last checkpoint.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite, or no batch has usable audio.
+    """
+    model.to(ranks.device)
+    optimizer = build_optimizer(model, optim)
+    generator = torch.Generator(ranks.device).manual_seed(seed * 1_000_003 + ranks.rank)
+    state = TrainState()
+    if (checkpoint := last_checkpoint(out)) is not None:
+        state = load_training(checkpoint, model, optimizer, generator)
+    wrapped = ranks.wrap(model)
+    batches = batches_from(state.epoch, state.position)
+    meter = Meter()
+    with RunLog(out, title, steps=config.steps, done=state.step, enabled=ranks.is_first) as log:
+        while state.step < config.steps:
+            model.train()
+            started = time.perf_counter()
+            rate = learning_rate(state.step, config.steps, optim)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            losses = _accumulate(wrapped, batches, state, generator, config, ranks, log)
+            count = ranks.sum(losses.count)  # over all ranks and accumulated batches: the only right divisor
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(ranks.world_size / count)  # x world_size because DDP averages gradients
+            norm = clip_grad_norm_(model.parameters(), optim.max_grad_norm or math.inf)
+            _stop_if_not_finite(losses, norm, state.step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            state.wall_seconds += time.perf_counter() - started
+            state.is_finished = state.step == config.steps
+            meter.add(losses, norm)
+            if state.step % config.log_every == 0 or state.is_finished:
+                log.write(state.step, meter.report() | _progress(state, rate))
+            log.advance(state.step, f"{state.audio_seconds / max(state.wall_seconds, 1e-9):.0f} audio-s/s")
+            if evaluate and (state.is_finished or (config.eval_every and state.step % config.eval_every == 0)):
+                _evaluate(evaluate, model, state, ranks, log)
+            if ranks.is_first and (state.step % config.save_every == 0 or state.is_finished):
+                save_checkpoint(out, model, optimizer, state, generator, keep=config.keep)
+        ranks.wait()
+    return out / f"step_{state.step:08d}"
+
+
+class Meter:
+    """Averages over the steps since the last report."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+        self.steps = 0
+
+    def add(self, losses: LossSum, norm: Tensor) -> None:
+        """Count one step."""
+        values = {"loss": losses.value.detach() / losses.count.clamp(min=1), **losses.parts, "grad_norm": norm}
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, torch.zeros(())) + value.detach().float().cpu()
+        self.steps += 1
+
+    def report(self) -> dict[str, float]:
+        """Return the averages and start anew."""
+        means = {name: float(total) / self.steps for name, total in self.totals.items()}
+        self.totals, self.steps = {}, 0
+        return means
+
+
+def _accumulate(
+    model: nn.Module,
+    batches: Iterator[tuple[int, int, Batch]],
+    state: TrainState,
+    generator: torch.Generator,
+    config: TrainConfig,
+    ranks: Ranks,
+    log: RunLog,
+) -> LossSum:
+    """Add up the gradients of `config.accumulate` batches; batches whose audio is all bad are passed over."""
+    value = torch.zeros((), device=ranks.device)
+    count = torch.zeros((), dtype=torch.long, device=ranks.device)
+    parts: dict[str, Tensor] = {}
+    done = empty = 0
+    while done < config.accumulate:
+        state.epoch, state.position, batch = next(batches)
+        state.position += 1
+        for reason in batch.skipped:
+            state.skipped += 1
+            log.say(f"skipped: {reason}")
+        if not batch.ids:
+            empty += 1
+            if empty == 100:
+                raise TrainingError("100 batches in a row hold no usable audio; see the reasons above")
+            continue
+        batch = batch.to(ranks.device)
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.bfloat16):
+            loss = model(batch, step=state.step, generator=generator)
+        loss.value.backward()
+        value, count = value + loss.value.detach(), count + loss.count
+        for name, part in loss.parts.items():
+            parts[name] = parts.get(name, 0) + part.detach() / config.accumulate
+        state.audio_seconds += batch.duration_s * ranks.world_size
+        done += 1
+    return LossSum(value=value, count=count, parts=parts)
+
+
+def _stop_if_not_finite(losses: LossSum, norm: Tensor, step: int) -> None:
+    if not (bool(torch.isfinite(losses.value)) and bool(torch.isfinite(norm))):
+        raise TrainingError(
+            f"step {step}: loss {float(losses.value)}, gradient norm {float(norm)}: not finite, nothing was updated; "
+            "lower optim.lr, set optim.max_grad_norm, or look for bad audio; the last checkpoint is kept"
+        )
+
+
+def _progress(state: TrainState, rate: float) -> dict[str, float]:
+    return {
+        "lr": rate,
+        "hours_seen": state.audio_seconds / 3600,
+        "audio_s_per_s": state.audio_seconds / max(state.wall_seconds, 1e-9),
+        "epoch": state.epoch,
+        "skipped": state.skipped,
+    }
+
+
+def _evaluate(evaluate: Evaluate, model: nn.Module, state: TrainState, ranks: Ranks, log: RunLog) -> None:
+    if not ranks.is_first:
+        return
+    model.eval()
+    with torch.no_grad():
+        scores = evaluate(model)
+    state.scores = scores
+    log.write(state.step, scores)
+    score = next(iter(scores.values()))
+    if state.best_score is None or score < state.best_score:
+        state.best_score, state.best_step = score, state.step

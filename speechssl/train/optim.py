@@ -1,0 +1,63 @@
+"""Optimiser and learning-rate schedules, as the reference recipes use them."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from speechssl.config import configuration
+from speechssl.errors import ConfigError
+
+__all__ = ["OptimConfig", "build_optimizer", "learning_rate"]
+
+
+@configuration
+class OptimConfig:
+    """AdamW and its schedule; the defaults are the pretraining recipe of both methods."""
+
+    lr: float = 5e-4  # at its peak
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.01  # decoupled, as in fairseq's Adam
+    schedule: Literal["polynomial", "tri_stage"] = "polynomial"
+    warmup: float = 0.08  # share of all steps (fairseq: 32,000 of 400,000)
+    hold: float = 0.0  # share of all steps at the peak, tri_stage only
+    init_scale: float = 0.01  # of the peak at step 0, tri_stage only
+    final_scale: float = 0.05  # of the peak at the last step, tri_stage only
+    max_grad_norm: float | None = None  # None leaves gradients as they are (fairseq: clip_norm = 0)
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.warmup <= 1 and 0 <= self.hold <= 1 - self.warmup):
+            raise ConfigError(f"optim.warmup and optim.hold are shares of all steps, found {self.warmup}, {self.hold}")
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Build AdamW over the parameters that learn; all of them decay, as in the reference."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, foreach=True
+    )
+
+
+def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
+    """Return the learning rate of one step.
+
+    polynomial: linear up, then linear down to 0. tri_stage: linear up from `init_scale`, constant, then exponential
+    down to `final_scale`.
+
+    Args:
+        step: from 0.
+        steps: of the whole run.
+        config: the schedule.
+    """
+    warmup, hold = config.warmup * steps, config.hold * steps
+    if config.schedule == "polynomial":
+        if step < warmup:
+            return config.lr * (step + 1) / warmup if warmup >= 1 else config.lr
+        return config.lr * max(0.0, (steps - step) / max(steps - warmup, 1))
+    if step < warmup:
+        return config.lr * (config.init_scale + (1 - config.init_scale) * step / warmup)
+    if step < warmup + hold:
+        return config.lr
+    progress = min(1.0, (step - warmup - hold) / max(steps - warmup - hold, 1))
+    return config.lr * config.final_scale**progress
