@@ -67,12 +67,12 @@ def _run(command: Sequence[str], *, cwd: Path, cure: str) -> None:
     try:
         subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, errors="replace")
     except FileNotFoundError as error:
-        raise CorpusError(f"{command[0]}: not found on this machine, it comes with Debian and Ubuntu; {cure}") from error
+        raise CorpusError(
+            f"{command[0]}: not found on this machine, it comes with Debian and Ubuntu; {cure}"
+        ) from error
     except subprocess.CalledProcessError as error:
         said = (error.stderr or "").strip().splitlines() or ["no message"]
-        raise CorpusError(
-            f"`{' '.join(command)}` failed with status {error.returncode}: {said[-1]}; {cure}"
-        ) from error
+        raise CorpusError(f"`{' '.join(command)}` failed with status {error.returncode}: {said[-1]}; {cure}") from error
 
 
 def _archive(folder: Path, package: str) -> Path | None:

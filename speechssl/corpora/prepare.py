@@ -76,8 +76,8 @@ def prepare_corpus(
     finished = _finished(out, request)
     if finished is not None:
         return finished
+    _forget(out, name)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "corpus.json").unlink(missing_ok=True)
     scratch = out / ".packages"
     if corpus.stays_in_place:
         tree, findings = source, corpus.find(source)
@@ -96,19 +96,33 @@ def prepare_corpus(
         rows = [f"{key}\t{phones}" for key, phones in sorted(corpus.alignments(tree).items())]
         write_atomically(out / "phones.tsv", "\n".join(["id\tphones", *rows]) + "\n")
     record = request | {"licence": corpus.licence, "packages": package_versions(corpus.packages, tree)}
-    write_atomically(out / "corpus.json", _to_json(record | _account(chosen, findings)))
     rmtree(scratch, ignore_errors=True)
+    write_atomically(out / "corpus.json", _to_json(record | _account(chosen, findings)))
     return manifests
 
 
-def _finished(out: Path, request: Mapping[str, object]) -> dict[str, Path] | None:
+def _read_record(out: Path) -> dict:
     try:
         record = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _finished(out: Path, request: Mapping[str, object]) -> dict[str, Path] | None:
+    record = _read_record(out)
     manifests = {split: out / f"{split}.tsv" for split in record.get("splits", {})}
     same = all(record.get(key) == value for key, value in request.items())
     return manifests if same and manifests and all(path.is_file() for path in manifests.values()) else None
+
+
+def _forget(out: Path, name: str) -> None:
+    record = _read_record(out)
+    if record.get("name", name) != name:
+        raise CorpusError(f"{out}: holds the corpus {record['name']}; prepare {name} into a folder of its own")
+    (out / "corpus.json").unlink(missing_ok=True)
+    for split in record.get("splits", {}):  # another split list may have other splits
+        (out / f"{split}.tsv").unlink(missing_ok=True)
 
 
 def _link(link: Path, source: Path) -> None:
