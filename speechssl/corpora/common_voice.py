@@ -34,9 +34,8 @@ def find_common_voice(source: Path) -> Findings:
     tables |= {name: list(_read_table(source / f"{name}.tsv")) for name in extra}
     held_out = {row["client_id"] for name in ("dev", "test") for row in tables[name]}
     members = {name: [_stem(row) for row in tables[name]] for name in _SPLITS}
-    pool = {
-        _stem(row): row for name in _POOL_TABLES for row in tables.get(name, ()) if row["client_id"] not in held_out
-    }
+    candidates = [row for name in _POOL_TABLES for row in tables.get(name, ())]
+    pool = {_stem(row): row for row in candidates if row["client_id"] not in held_out}
     rows = pool | {_stem(row): row for name in _SPLITS for row in tables[name]}
     there = {path.stem for path in (source / "clips").glob("*.mp3")}
     absent = sorted(rows.keys() - there)

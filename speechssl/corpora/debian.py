@@ -35,7 +35,8 @@ def unpacked_packages(packages: Sequence[str], scratch: Path, source: Path | Non
     if missing:
         raise CorpusError(
             f"{source}: expected the .deb files of {', '.join(packages)}, or their unpacked usr/share; "
-            f"found no {missing[0]}_*.deb{_and_more(missing)}; download them with `apt-get download {' '.join(missing)}`"
+            f"found no {missing[0]}_*.deb{_and_more(missing)}; "
+            f"download them with `apt-get download {' '.join(missing)}`"
         )
     partial = scratch / "tree.partial"
     rmtree(partial, ignore_errors=True)
@@ -67,9 +68,7 @@ def _run(command: Sequence[str], *, cwd: Path, cure: str) -> None:
     try:
         subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, errors="replace")
     except FileNotFoundError as error:
-        raise CorpusError(
-            f"{command[0]}: not found on this machine, it comes with Debian and Ubuntu; {cure}"
-        ) from error
+        raise CorpusError(f"{command[0]}: not found, it is part of Debian and Ubuntu; {cure}") from error
     except subprocess.CalledProcessError as error:
         said = (error.stderr or "").strip().splitlines() or ["no message"]
         raise CorpusError(f"`{' '.join(command)}` failed with status {error.returncode}: {said[-1]}; {cure}") from error

@@ -77,9 +77,9 @@ def ffmpeg_program() -> str:
         CorpusError: neither is there.
     """
     try:
-        import imageio_ffmpeg  # noqa: PLC0415 - optional, and only needed for two codings
+        import imageio_ffmpeg  # optional, and needed for two codings only
 
-        return imageio_ffmpeg.get_ffmpeg_exe()
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError):
         program = shutil.which("ffmpeg")
     if program is None:

@@ -41,12 +41,9 @@ def find_librispeech(source: Path) -> Findings:
     found = ClipCollector()
     splits: dict[str, list[str]] = {}
     for subset in _SUBSETS:
-        if (root / subset).is_dir():
-            splits[subset] = _add_chapters(found, source, sorted((root / subset).glob("*/*")))
+        splits[subset] = _add_chapters(found, source, sorted((root / subset).glob("*/*")))
     if not any(splits.values()):
-        raise CorpusError(
-            f"{root}: expected some of {', '.join(_SUBSETS)}, found none; name the folder that holds them"
-        )
+        raise CorpusError(f"{root}: expected some of {', '.join(_SUBSETS)}, found none; name their folder")
     return found.findings(splits)
 
 
@@ -110,9 +107,7 @@ def _add_chapters(found: ClipCollector, source: Path, chapters: list[Path]) -> l
 
 def _read_transcript(path: Path) -> dict[str, str]:
     if not path.is_file():
-        raise CorpusError(
-            f"{path}: not found, expected the texts of the chapter's recordings; unpack the archive again"
-        )
+        raise CorpusError(f"{path}: not found, expected the chapter's texts; unpack the archive again")
     rows = (line.partition(" ") for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     return {name: text for name, _, text in rows}
 

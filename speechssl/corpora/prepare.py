@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 
 from speechssl.corpora.asterisk import ASTERISK
 from speechssl.corpora.common_voice import COMMON_VOICE
@@ -29,6 +30,7 @@ __all__ = ["CORPORA", "describe_corpora", "prepare_corpus"]
 _ALL = (FESTVOX_RU, *ASTERISK, *FILLETS, TUXPAINT, POCKETSPHINX, LIBRISPEECH, LIBRI_LIGHT, COMMON_VOICE)
 CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}
 
+_SCRATCH = ".packages"  # downloads and unpacked packages, while a corpus is unfinished
 _FORMAT = 1  # of a prepared folder; raised when folders made earlier have to be made again
 
 
@@ -46,7 +48,7 @@ def prepare_corpus(
     splits: Path | None = None,
     progress: Progress = lambda batches, _: batches,
 ) -> dict[str, Path]:
-    """Leave a corpus in `out`, ready for training, and return the manifest of each split.
+    """Leave a corpus in `out`, ready for training, and return the manifest of each split that is not empty.
 
     Args:
         name: one of `CORPORA`.
@@ -78,17 +80,9 @@ def prepare_corpus(
         return finished
     _forget(out, name)
     out.mkdir(parents=True, exist_ok=True)
-    scratch = out / ".packages"
-    if corpus.stays_in_place:
-        tree, findings = source, corpus.find(source)
-        _link(out / "audio", source)
-    else:
-        tree = unpacked_packages(corpus.packages, scratch, source)
-        findings = without_repeated_audio(corpus.find(tree), _digest)
-        decode_clips(findings.clips, out, progress)
-    _refuse_shared_ids(findings.clips)
+    tree, findings = _lay_out(corpus, out, source, progress)
     utterances = read_utterances(findings.clips, out, progress)
-    chosen = _split(utterances, corpus, findings, splits)
+    chosen = {split: rows for split, rows in _split(utterances, corpus, findings, splits).items() if rows}
     manifests = {split: out / f"{split}.tsv" for split in chosen}
     for split, path in manifests.items():
         write_manifest(path, chosen[split])
@@ -96,12 +90,26 @@ def prepare_corpus(
         rows = [f"{key}\t{phones}" for key, phones in sorted(corpus.alignments(tree).items())]
         write_atomically(out / "phones.tsv", "\n".join(["id\tphones", *rows]) + "\n")
     record = request | {"licence": corpus.licence, "packages": package_versions(corpus.packages, tree)}
-    rmtree(scratch, ignore_errors=True)
+    rmtree(out / _SCRATCH, ignore_errors=True)
     write_atomically(out / "corpus.json", _to_json(record | _account(chosen, findings)))
     return manifests
 
 
-def _read_record(out: Path) -> dict:
+def _lay_out(corpus: Corpus, out: Path, source: Path | None, progress: Progress) -> tuple[Path, Findings]:
+    if corpus.stays_in_place:
+        assert source is not None  # refused before
+        tree, findings = source, corpus.find(source)
+        _refuse_shared_ids(findings.clips)
+        _link(out / "audio", source)
+    else:
+        tree = unpacked_packages(corpus.packages, out / _SCRATCH, source)
+        findings = without_repeated_audio(corpus.find(tree), _digest)
+        _refuse_shared_ids(findings.clips)
+        decode_clips(findings.clips, out, progress)
+    return tree, findings
+
+
+def _read_record(out: Path) -> dict[str, Any]:
     try:
         record = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

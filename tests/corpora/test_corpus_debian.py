@@ -30,7 +30,7 @@ def test_without_apt_get_the_error_says_what_to_do_instead(tmp_path: Path, monke
         raise FileNotFoundError(command[0])
 
     monkeypatch.setattr(subprocess, "run", not_found)
-    with pytest.raises(CorpusError, match=r"apt-get: not found .* by hand and pass the folder as --source"):
+    with pytest.raises(CorpusError, match=r"apt-get: not found, .* by hand and pass the folder as --source"):
         unpacked_packages(["festvox-ru"], tmp_path, None)
 
 

@@ -81,7 +81,7 @@ def test_asterisk_is_decoded_to_16_khz_and_keeps_equal_texts_together(
     empty.write_bytes(b"")
     alone = prepare_corpus("asterisk-en", tmp_path / "en", source=tree)
     union = prepare_corpus("asterisk", tmp_path / "all", source=tree)
-    labelled = [read_manifest(alone[name]).utterances for name in ("train",)][0]
+    labelled = read_manifest(alone["train"]).utterances
     assert {row.sample_rate for row in labelled} == {16_000}
     assert {row.num_samples for row in labelled} == {2 * 64 * 32}  # two samples a byte
     assert alone["train"].read_text() == union["train"].read_text()

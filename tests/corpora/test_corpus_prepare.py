@@ -107,7 +107,7 @@ def test_a_list_of_another_version_stops_the_preparation(festvox_tree: Callable[
     write_lists(prepare_corpus("festvox-ru", tmp_path / "one", source=festvox_tree(TEXTS)), lists)
     shutil.rmtree(tmp_path / "festvox")
     fewer = festvox_tree({name: TEXTS[name] for name in list(TEXTS)[:3]})
-    with pytest.raises(CorpusError, match="not in the prepared corpus: .*missing"):
+    with pytest.raises(CorpusError, match=r"not in the prepared corpus: .*missing"):
         prepare_corpus("festvox-ru", tmp_path / "two", source=fewer, splits=lists)
     assert not (tmp_path / "two/corpus.json").exists()
 

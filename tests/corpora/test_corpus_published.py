@@ -78,7 +78,7 @@ def test_a_librispeech_chapter_has_to_fit_its_transcript(add_chapter: Callable[.
 
 
 def test_a_folder_without_librispeech_says_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="expected some of dev-clean, .*name the folder that holds them"):
+    with pytest.raises(CorpusError, match=r"expected some of dev-clean, .*name their folder"):
         prepare_corpus("librispeech", tmp_path / "out", source=tmp_path)
 
 
