@@ -1,1 +1,208 @@
-"""placeholder."""
+"""Command line: `speechssl <stage> RECIPE.yaml [key=value ...]` for what a recipe configures, plain arguments for tools.
+
+Stages are their configuration: there is no second set of flags to keep in step. What the user can mend is printed in
+one line and ends with status 2.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from speechssl.config import describe, load
+from speechssl.corpora import CORPORA, describe_corpora, prepare_corpus
+from speechssl.data.manifest import (
+    build_manifest,
+    read_manifest,
+    read_side_file,
+    write_atomically,
+    write_fairseq_manifest,
+    write_manifest,
+)
+from speechssl.errors import ManifestError, SpeechSSLError
+from speechssl.plot import plot_units
+from speechssl.report import report_run
+from speechssl.score.wer import Scores, score_texts
+from speechssl.stages.cluster import ClusterConfig, cluster
+from speechssl.stages.finetune import FinetuneConfig, finetune
+from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.stages.transcribe import transcribe
+from speechssl.train.runlog import progress_bar
+
+__all__ = ["STAGES", "main"]
+
+STAGES: dict[str, tuple[type, Callable[[Any], Path], str]] = {
+    "cluster": (ClusterConfig, cluster, "Fit k-means on features of unlabelled speech and label every frame."),
+    "pretrain": (PretrainConfig, pretrain, "Pretrain an encoder, with HuBERT's or wav2vec 2.0's objective."),
+    "finetune": (FinetuneConfig, finetune, "Fine-tune a pretrained encoder with CTC on transcribed speech."),
+}
+
+app = typer.Typer(
+    name="speechssl",
+    help="Speech self-supervised representation learning: manifests, pretraining, CTC fine-tuning, WER.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Recipe = Annotated[Path, typer.Argument(help="YAML file with what differs from the defaults.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value pairs, the key dotted: train.steps=100.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop; * is no default.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the audio; the manifest's own if not given.")]
+
+
+def _add_stage(name: str) -> None:
+    config_type, run, summary = STAGES[name]
+
+    def stage(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+        config = load(recipe, config_type, overrides or ())
+        print(*(describe(config) if dry_run else [run(config)]), sep="\n")
+
+    app.command(name, help=summary)(stage)
+
+
+for _name in STAGES:
+    _add_stage(_name)
+
+
+@app.command("corpus")
+def corpus_command(
+    name: Annotated[str | None, typer.Argument(help="Which one; without it, the corpora are listed.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to fill.")] = None,
+    source: Annotated[Path | None, typer.Option(help="Folder with the packages or the published layout.")] = None,
+    splits: Annotated[Path | None, typer.Option(help="Folder of split lists to follow, as in manifests/.")] = None,
+) -> None:
+    """Prepare a real corpus: audio at 16 kHz, a manifest for each split."""
+    if name is None:
+        print(*describe_corpora(), sep="\n")
+        return
+    if out is None and name in CORPORA:
+        raise click.UsageError("name the folder to fill with --out")
+    manifests = prepare_corpus(name, out or Path(), source=source, splits=splits, progress=_bar(f"corpus {name}"))
+    for path in manifests.values():
+        manifest = read_manifest(path)
+        print(f"{path}  {len(manifest.utterances)} utterances, {manifest.duration_s / 60:.1f} min")
+
+
+@app.command("manifest")
+def manifest_command(
+    folder: Annotated[Path, typer.Argument(help="Folder tree of audio, or an existing manifest to convert.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")],
+    side_file: Annotated[Path | None, typer.Option(help="Table with id or path, and text, speaker, ...")] = None,
+    skip_bad: Annotated[bool, typer.Option(help="List and count unreadable files instead of stopping.")] = False,
+    fairseq: Annotated[bool, typer.Option(help="Write fairseq's tsv: root line, then path and samples.")] = False,
+    root: Root = None,
+) -> None:
+    """List the audio below a folder in a manifest, or convert one; reads headers in parallel."""
+    if folder.is_file():
+        manifest, errors = read_manifest(folder, root=root), []
+    else:
+        manifest, errors = build_manifest(
+            folder, side_file=side_file, skip_bad=skip_bad, progress=_bar("headers")
+        )
+    if fairseq:
+        write_fairseq_manifest(out, manifest)
+    else:
+        write_manifest(out, manifest.utterances)
+    for error in errors:
+        print(f"skipped: {error}", file=sys.stderr)
+    hours = manifest.duration_s / 3600
+    print(f"{out}: {len(manifest.utterances)} utterances, {hours:.2f} h, {len(errors)} files skipped")
+    if not fairseq and not folder.is_file() and out.parent.resolve() != folder.resolve():
+        print(f"paths are relative to {folder}: pass data.root={folder}, or --root, where the manifest is used")
+
+
+@app.command("transcribe")
+def transcribe_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run.")],
+    manifest: Annotated[Path, typer.Argument(help="What to transcribe.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Table of id and text to write.")],
+    root: Root = None,
+    skip_bad: Annotated[bool, typer.Option(help="List and count unusable audio instead of stopping.")] = False,
+) -> None:
+    """Transcribe the utterances of a manifest, greedily."""
+    texts, skipped = transcribe(run, read_manifest(manifest, root=root), skip_bad_audio=skip_bad)
+    write_atomically(out, "\n".join(["id\ttext", *(f"{key}\t{text}" for key, text in sorted(texts.items()))]) + "\n")
+    for reason in skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    print(f"{out}: {len(texts)} utterances, {len(skipped)} skipped")
+
+
+@app.command("score")
+def score_command(
+    references: Annotated[Path, typer.Argument(help="Manifest with a text column.")],
+    hypotheses: Annotated[Path, typer.Argument(help="Table of id and text, from transcribe.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None,
+) -> None:
+    """Score transcripts: CER and WER with substitutions, deletions and insertions, joined by utterance id."""
+    rows = read_manifest(references).utterances
+    untranscribed = [row.id for row in rows if not row.text]
+    if untranscribed:
+        raise ManifestError(f"{references}: {len(untranscribed)} utterances have no text: {untranscribed[0]}, ...")
+    found = {key: columns["text"] for key, columns in read_side_file(hypotheses).items()}
+    scores = score_texts({row.id: row.text or "" for row in rows}, found)
+    if out is not None:
+        write_atomically(out, json.dumps(_plain(scores), indent=1) + "\n")
+    for name, rate in (("CER", scores.characters), ("WER", scores.words)):
+        print(
+            f"{name} {100 * rate.rate:6.2f} %  substitutions {rate.substitutions}  deletions {rate.deletions}  "
+            f"insertions {rate.insertions}  of {rate.reference}"
+        )
+
+
+@app.command("plot")
+def plot_command(
+    labels: Annotated[list[Path], typer.Argument(help="Label files from cluster.")],
+    manifest: Annotated[Path, typer.Option(help="Where the utterance is listed.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
+    utterance: Annotated[str | None, typer.Option(help="Its id; the first of the manifest if not given.")] = None,
+    root: Root = None,
+) -> None:
+    """Draw an utterance's spectrogram with its hidden units under it."""
+    plot_units(labels, read_manifest(manifest, root=root), out, utterance_id=utterance)
+    print(out)
+
+
+@app.command("report")
+def report_command(run: Annotated[Path, typer.Argument(help="Folder that a recipe filled.")]) -> None:
+    """Print what a recipe measured as one table, and keep it as report.md."""
+    text = report_run(run)
+    write_atomically(run / "report.md", text + "\n")
+    print(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    try:
+        return app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False) or 0
+    except (SpeechSSLError, OSError) as error:  # the user can mend it: one line, no traceback
+        print(f"speechssl: {error}", file=sys.stderr)
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("speechssl: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+
+
+def _bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
+    def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
+        with progress_bar(title, total) as (bar, task):
+            yield from bar.track(items, task_id=task)
+
+    return wrap
+
+
+def _plain(scores: Scores) -> dict[str, Any]:
+    return {"cer": scores.cer, "wer": scores.wer, **dataclasses.asdict(scores)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

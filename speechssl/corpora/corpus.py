@@ -110,10 +110,12 @@ def without_repeated_audio(findings: Findings, digest: Callable[[Path], bytes]) 
             contradicted.append(first.id)
             first = dataclasses.replace(first, text=None)
         kept.append(first)
+    gone = set(repeated)
+    textless = {reason: [name for name in names if name not in gone] for reason, names in findings.textless.items()}
     return Findings(
         clips=tuple(sorted(kept, key=lambda clip: clip.path)),
         dropped=_with_reason(findings.dropped, "same audio as another clip", repeated),
-        textless=_with_reason(findings.textless, "copies of the same audio carry different texts", contradicted),
+        textless=_with_reason(textless, "copies of the same audio carry different texts", contradicted),
         published_splits=findings.published_splits,
     )
 

@@ -106,12 +106,29 @@ def load_recogniser(run: Path) -> tuple[CTCModel, Vocabulary, FinetuneConfig]:
 
 @torch.no_grad()
 def transcribe_manifest(
-    model: CTCModel, vocabulary: Vocabulary, dataset: SpeechDataset, *, seconds: float = 120.0
+    model: CTCModel,
+    vocabulary: Vocabulary,
+    dataset: SpeechDataset,
+    *,
+    seconds: float = 120.0,
+    skipped: list[str] | None = None,
 ) -> dict[str, str]:
-    """Return the greedy text of every utterance by id; `seconds` of audio, padding counted, make a batch."""
+    """Return the greedy text of every utterance by id.
+
+    Args:
+        model: in evaluation mode.
+        vocabulary: of the model.
+        dataset: of the utterances.
+        seconds: of audio in a batch, padding counted.
+        skipped: gets the reasons why utterances were left out, where the dataset allows that.
+    """
     device = next(model.parameters()).device
-    texts = {}
+    texts: dict[str, str] = {}
     for batch in load_in_order(dataset, seconds=seconds):
+        if skipped is not None:
+            skipped.extend(batch.skipped)
+        if not batch.ids:
+            continue
         logits, counts = model.logits(batch.to(device))
         decoded = greedy_decode(logits, counts)
         texts |= {key: vocabulary.decode(ids) for key, ids in zip(batch.ids, decoded, strict=True)}

@@ -1,0 +1,80 @@
+"""Pictures: the spectrogram of an utterance with its hidden units under it. librosa draws the spectrogram."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import librosa
+import librosa.display
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.data.labels import read_labels
+from speechssl.data.manifest import Manifest
+from speechssl.errors import LabelError, ManifestError
+
+__all__ = ["plot_units"]
+
+_LONGEST_S = 6.0  # what a picture shows of a longer utterance
+
+
+def plot_units(label_files: Sequence[Path], manifest: Manifest, out: Path, *, utterance_id: str | None = None) -> None:
+    """Write a PNG: log-mel spectrogram above, one strip of unit numbers for each label file below.
+
+    Args:
+        label_files: from `speechssl cluster`.
+        manifest: lists the utterance.
+        out: the PNG.
+        utterance_id: which utterance; None for the first.
+
+    Raises:
+        ManifestError: the manifest does not list the utterance.
+        LabelError: a label file has no labels for it.
+    """
+    rows = {row.id: row for row in manifest.utterances}
+    row = rows.get(utterance_id or next(iter(rows)))
+    if row is None:
+        raise ManifestError(f"the manifest lists no utterance {utterance_id!r}; take an id from its first column")
+    waveform = read_audio(manifest.audio_path(row), AudioConfig())[: int(_LONGEST_S * SAMPLE_RATE)].numpy()
+    duration_s = len(waveform) / SAMPLE_RATE
+    figure = Figure(figsize=(14, 4 + 1.1 * len(label_files)), layout="constrained")
+    FigureCanvasAgg(figure)
+    heights = [4.0, *[1.0] * len(label_files)]
+    axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights}, squeeze=False)[:, 0]
+    mel = librosa.feature.melspectrogram(y=waveform, sr=SAMPLE_RATE, n_fft=400, hop_length=160, n_mels=80)
+    decibels = librosa.power_to_db(mel, ref=np.max)
+    librosa.display.specshow(
+        decibels, sr=SAMPLE_RATE, hop_length=160, x_axis="time", y_axis="mel", ax=axes[0], cmap="magma"
+    )
+    axes[0].set_title(f"{row.id}  {row.text or ''}"[:150])
+    axes[0].set_xlabel("")
+    for axis, path in zip(axes[1:], label_files, strict=True):
+        labels = read_labels(path)
+        if row.id not in labels.units:
+            raise LabelError(f"{path}: has no labels for {row.id}; name an utterance it was made from")
+        _draw_strip(axis, labels.units[row.id], labels.source.hop / SAMPLE_RATE, labels.source.clusters, duration_s)
+        axis.set_ylabel(labels.source.features, rotation=0, ha="right", va="center", fontsize=8)
+    axes[-1].set_xlabel("seconds")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=90)
+
+
+def _draw_strip(axis, units: np.ndarray, hop_s: float, clusters: int, duration_s: float) -> None:  # type: ignore[no-untyped-def]
+    """Draw runs of equal units as coloured boxes with their number."""
+    starts = np.flatnonzero(np.r_[True, units[1:] != units[:-1]])
+    ends = np.r_[starts[1:], len(units)]
+    colours = np.random.default_rng(0).permutation(clusters) / clusters  # neighbours in number differ in colour
+    for start, end in zip(starts * hop_s, ends * hop_s, strict=True):
+        if start >= duration_s:
+            break
+        unit = int(units[round(start / hop_s)])
+        axis.axvspan(start, min(end, duration_s), color=_colour(colours[unit]), lw=0)
+        if end - start >= 0.04:
+            axis.text((start + end) / 2, 0.5, str(unit), ha="center", va="center", fontsize=6)
+    axis.set_yticks([])
+    axis.set_ylim(0, 1)
+
+
+def _colour(hue: float) -> tuple[float, float, float]:
+    return tuple(0.65 + 0.3 * np.cos(2 * np.pi * (hue + np.array([0, 1 / 3, 2 / 3]))))  # type: ignore[return-value]

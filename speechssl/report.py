@@ -1,0 +1,96 @@
+"""What a recipe measured, as one Markdown table: read from the files its stages left, nothing computed anew.
+
+A recipe's folder holds any of `units*/quality.json`, `pretrain/`, and for each recogniser a folder with a fine-tuning
+run and `test.json` from `speechssl score`.
+"""
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from speechssl.errors import CheckpointError
+from speechssl.train.checkpoint import last_checkpoint, read_config, read_state
+
+__all__ = ["report_run"]
+
+
+def report_run(run: Path) -> str:
+    """Return the tables of one run folder.
+
+    Raises:
+        CheckpointError: the folder holds no scored recogniser.
+    """
+    scored = sorted(run.glob("*/test.json"))
+    if not scored:
+        raise CheckpointError(f"{run}: holds no */test.json; let the recipe finish first")
+    lines = [
+        "| recogniser | test CER | test WER | dev CER | best step | learning rate | fine-tuning | audio seen |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_recogniser_row(path) for path in scored]
+    lines += _comparison(run)
+    lines += _pretraining(run)
+    lines += _units(run)
+    lines.append(f"\n{_machine()}")
+    return "\n".join(lines)
+
+
+def _recogniser_row(path: Path) -> str:
+    scores, folder = json.loads(path.read_text(encoding="utf-8")), path.parent
+    checkpoint = last_checkpoint(folder)
+    assert checkpoint is not None
+    state, config = read_state(checkpoint), read_config(folder)
+    dev = "" if state.best_score is None else f"{100 * state.best_score:.1f} %"
+    return (
+        f"| {folder.name} | {100 * scores['cer']:.1f} % | {100 * scores['wer']:.1f} % | {dev} | {state.best_step} "
+        f"| {config['optim']['lr']:g} | {state.wall_seconds:.0f} s | {state.audio_seconds / 3600:.2f} h |"
+    )
+
+
+def _comparison(run: Path) -> list[str]:
+    try:
+        pretrained, scratch = (
+            json.loads((run / name / "test.json").read_text(encoding="utf-8"))["cer"] for name in ("pretrained", "scratch")
+        )
+    except OSError:
+        return []
+    return [f"\nPretraining changes test CER by {100 * (pretrained / scratch - 1):+.1f} % relative to scratch."]
+
+
+def _pretraining(run: Path) -> list[str]:
+    checkpoint = last_checkpoint(run / "pretrain")
+    if checkpoint is None:
+        return []
+    state, config = read_state(checkpoint), read_config(run / "pretrain")
+    last = json.loads((run / "pretrain" / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    shown = ("masked_accuracy", "unmasked_accuracy", "accuracy", "code_perplexity", "soft_perplexity")
+    figures = ", ".join(f"{name} {last[name]:.3g}" for name in shown if name in last)
+    return [
+        f"\nPretraining ({config['objective']['kind']}): {state.step} steps, {state.audio_seconds / 3600:.1f} h of audio "
+        f"seen, {state.wall_seconds:.0f} s, {state.audio_seconds / state.wall_seconds:.0f} audio-seconds a second; {figures}."
+    ]
+
+
+def _units(run: Path) -> list[str]:
+    rows = []
+    for path in sorted(run.glob("units*/quality.json")):
+        quality = json.loads(path.read_text(encoding="utf-8"))
+        rows.append(
+            f"| {path.parent.name} | {quality['pnmi']:.3f} | {quality['phone_purity']:.3f} "
+            f"| {quality['cluster_purity']:.3f} | {quality['used']} |"
+        )
+    return ["\n| units | PNMI | phone purity | cluster purity | used |", "|---|---|---|---|---|", *rows] if rows else []
+
+
+def _machine() -> str:
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    device = torch.accelerator.current_accelerator(check_available=True) or "CPU"
+    return f"Commit {commit}, torch {torch.__version__}, {torch.get_num_threads()} threads, {device}, {platform.machine()}."
