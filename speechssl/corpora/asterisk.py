@@ -157,7 +157,7 @@ ASTERISK = (
     Corpus(
         name="asterisk-prompts",
         summary="Italian, French, Spanish, 3 voices, 50 min, no texts, NARROWBAND (8 kHz)",
-        licence="see the packages' copyright files",
+        licence="CC-BY-SA-3.0 (it; names the makers visibly), BSD-like (fr), GPL-2 (es)",
         packages=("asterisk-prompt-it-menardi-wav", "asterisk-prompt-fr-armelle", "asterisk-prompt-es-co"),
         find=find_asterisk_prompts,
     ),
