@@ -1,0 +1,178 @@
+"""The convolutional feature extractor: speechssl.model.conv."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speechssl.model.conv import (
+    BASE_STACK,
+    ConvFeatureExtractor,
+    ShiftedProducts,
+    TimeNorm,
+    frame_count,
+    hop_size,
+    receptive_field,
+    strided_conv,
+    within,
+)
+from tests.model.tiny import TINY_STACK, noise, randomise
+from tests.oracles.trunk import oracle_extract
+
+KERNELS = [(10, 5), (3, 2), (2, 2), (4, 2), (4, 4), (3, 3), (1, 1), (5, 1), (7, 3), (2, 3), (1, 4)]  # (kernel, stride)
+STACKS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 4)), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(("kernel", "stride"), KERNELS)
+def test_strided_convolution_equals_conv1d_with_zeros_after_the_end(kernel: int, stride: int, has_bias: bool) -> None:
+    steps = 6 * stride
+    ours = [noise(steps, 3).requires_grad_(), noise(4, 3, kernel, seed=1).requires_grad_()]
+    if has_bias:
+        ours.append(noise(4, seed=2).requires_grad_())
+    theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
+    cotangent = noise(6, 4, seed=3)
+
+    found = strided_conv(ours[0], ours[1], ours[2] if has_bias else None, stride)
+    found.backward(cotangent)
+    padded = functional.pad(theirs[0].T[None], (0, max(kernel - stride, 0)))
+    expected = functional.conv1d(padded, theirs[1], theirs[2] if has_bias else None, stride)[0].T
+    expected.backward(cotangent)
+
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "blocks"), [(5, 1), (5, 2), (5, 3), (2, 3), (1, 2)])
+def test_shifted_products_pass_the_numerical_gradient_check(steps: int, blocks: int) -> None:
+    rows = noise(steps, 3).double().requires_grad_()
+    taps = noise(blocks, 3, 2, seed=1).double().requires_grad_()
+    assert torch.autograd.gradcheck(ShiftedProducts.apply, (rows, taps))
+
+
+def test_shifted_products_give_no_gradient_to_rows_that_need_none() -> None:
+    rows, taps = noise(5, 3), noise(2, 3, 2, seed=1).requires_grad_()
+    ShiftedProducts.apply(rows, taps).sum().backward()
+    assert rows.grad is None
+    assert taps.grad is not None
+
+
+def test_strided_convolution_computes_in_bfloat16_under_autocast() -> None:
+    x, weight = noise(20, 3), noise(4, 3, 3, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = strided_conv(x, weight, None, 2)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), strided_conv(x, weight, None, 2), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("time", [30, 31, 149, 150, 163])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("stack", [TINY_STACK, ((4, 5, 4), (6, 2, 3)), ((4, 7, 2), (6, 1, 1), (8, 3, 3))])
+def test_extractor_equals_a_stack_of_conv1d(stack: tuple, norm: str, bias: bool, time: int) -> None:
+    extractor = ConvFeatureExtractor(stack, norm, bias)
+    randomise(extractor)
+    waveforms = noise(2, time)
+
+    found = extractor(waveforms, torch.tensor([time, time]))
+    expected = torch.stack([oracle_extract(extractor, waveform) for waveform in waveforms])
+    cotangent = noise(*expected.shape, seed=1)
+    parameters = list(extractor.parameters())
+
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for one, other in zip(
+        torch.autograd.grad(found, parameters, cotangent),
+        torch.autograd.grad(expected, parameters, cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_extractor_gives_the_same_gradient_to_the_waveform_as_conv1d(norm: str) -> None:
+    extractor = ConvFeatureExtractor(TINY_STACK, norm, True)
+    randomise(extractor)
+    ours, theirs = noise(163).requires_grad_(), noise(163).requires_grad_()
+    found = extractor(ours[None], torch.tensor([163]))[0]
+    cotangent = noise(*found.shape, seed=1)
+    found.backward(cotangent)
+    oracle_extract(extractor, theirs).backward(cotangent)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("lengths", [(163, 30, 77), (30, 163, 164), (29, 100, 60)])
+def test_valid_frames_of_a_padded_batch_equal_each_utterance_alone(norm: str, lengths: tuple[int, ...]) -> None:
+    extractor = ConvFeatureExtractor(TINY_STACK, norm, True)
+    randomise(extractor)
+    waveforms, num_samples = noise(len(lengths), max(lengths)), torch.tensor(lengths)
+    found = extractor(waveforms, num_samples)
+    for row, length, count in zip(range(len(lengths)), lengths, frame_count(num_samples, TINY_STACK), strict=True):
+        if count:
+            expected = oracle_extract(extractor, waveforms[row, :length])
+            torch.testing.assert_close(found[row, :count], expected, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(stack=STACKS, num_samples=st.integers(0, 300))
+def test_frame_count_is_the_output_length_of_the_convolutions(stack: list[tuple[int, int]], num_samples: int) -> None:
+    length = num_samples
+    for kernel, stride in stack:
+        if length >= kernel:
+            length = functional.conv1d(torch.zeros(1, 1, length), torch.zeros(1, 1, kernel), stride=stride).shape[2]
+        else:
+            length = 0
+    assert frame_count(torch.tensor([num_samples]), [(1, *layer) for layer in stack]).tolist() == [length]
+
+
+@settings(max_examples=60, deadline=None)
+@given(stack=STACKS)
+def test_receptive_field_makes_the_first_frame_and_each_hop_one_more(stack: list[tuple[int, int]]) -> None:
+    layers = [(1, *layer) for layer in stack]
+    field, hop = receptive_field(layers), hop_size(layers)
+    lengths = torch.tensor([field - 1, field, field + hop - 1, field + hop, field + 7 * hop])
+    assert frame_count(lengths, layers).tolist() == [0, 1, 1, 2, 8]
+
+
+def test_base_looks_at_400_samples_every_320() -> None:
+    assert (receptive_field(BASE_STACK), hop_size(BASE_STACK)) == (400, 320)
+
+
+@pytest.mark.parametrize("time", [0, 5, 29, 30, 49, 50, 163])
+def test_extractor_makes_as_many_frames_as_are_counted(time: int) -> None:
+    extractor = ConvFeatureExtractor(TINY_STACK, "group", False)
+    frames = extractor(noise(2, time), torch.tensor([time, time])).shape[1]
+    assert frames == int(frame_count(torch.tensor(time), TINY_STACK))
+
+
+def _norms() -> tuple[TimeNorm, nn.GroupNorm]:
+    ours, theirs = TimeNorm(6), nn.GroupNorm(6, 6)
+    randomise(ours)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def test_time_norm_equals_group_norm_without_padding() -> None:
+    ours, theirs = _norms()
+    x = noise(3, 20, 6) * 5 + 2
+    torch.testing.assert_close(ours(x, torch.full((3,), 20)), theirs(x.transpose(1, 2)).transpose(1, 2))
+
+
+@pytest.mark.parametrize("count", [2, 3, 19])
+def test_time_norm_takes_its_statistics_over_the_valid_steps(count: int) -> None:
+    ours, theirs = _norms()
+    x = noise(2, 20, 6) * 5 + 2
+    expected: Tensor = theirs(x[:1, :count].transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(ours(x, torch.tensor([count, 20]))[:1, :count], expected)
+
+
+def test_time_norm_of_a_row_without_steps_is_finite() -> None:
+    ours, _ = _norms()
+    assert torch.isfinite(ours(noise(2, 20, 6), torch.tensor([0, 20]))).all()
+
+
+def test_within_is_true_before_each_count() -> None:
+    assert within(torch.tensor([0, 2, 3]), 3).tolist() == [[False] * 3, [True, True, False], [True] * 3]
