@@ -192,6 +192,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def console() -> None:
+    """Entry point of the `speechssl` script."""
+    sys.exit(main())
+
+
 def _bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
     def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
         with progress_bar(title, total) as (bar, task):
@@ -205,4 +210,4 @@ def _plain(scores: Scores) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

@@ -54,9 +54,11 @@ def load(path: Path, config_type: type[Config], overrides: Sequence[str] = ()) -
 def from_dict(values: Mapping[str, Any], config_type: type[Config], *, where: str) -> Config:
     """Build a configuration from nested mappings; `where` names their origin in errors."""
     try:
-        return TypeAdapter(config_type).validate_python(values)
+        return TypeAdapter(config_type).validate_python(_filled(values, config_type))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(item, config_type, where) for item in error.errors())) from error
+    except ConfigError as error:  # raised by a __post_init__, which knows no file
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def to_dict(config: object) -> dict[str, Any]:
@@ -86,6 +88,31 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
 
 
+def _filled(values: Mapping[str, Any], holder: Any) -> dict[str, Any]:
+    """Complete the sections given in part: the defaults of `holder` (class or object) count, not of the section's class."""
+    filled = dict(values)
+    for field in dataclasses.fields(holder):
+        given = values.get(field.name)
+        if not isinstance(given, Mapping):
+            continue
+        default = _default(field) if isinstance(holder, type) else getattr(holder, field.name)
+        if dataclasses.is_dataclass(default) and given.get("kind", _kind(default)) == _kind(default):
+            filled[field.name] = vars(default) | _filled(given, default)
+        else:
+            for section in _dataclasses_in(field.type):
+                if given.get("kind") == _kind(section):
+                    filled[field.name] = _filled(given, section)
+    return filled
+
+
+def _kind(section: object) -> str | None:
+    return getattr(section, "kind", None)
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
+
+
 def _explain(item: Any, config_type: type, where: str) -> str:
     key = ".".join(str(part) for part in item["loc"] if not _is_union_tag(part, item["loc"], config_type))
     match item["type"]:
@@ -97,8 +124,6 @@ def _explain(item: Any, config_type: type, where: str) -> str:
             return f"{where}: {key} is required and has no default; add it"
         case "union_tag_not_found" | "union_tag_invalid":
             return f"{where}: {key}: {item['msg']}"
-        case _ if "error" in item.get("ctx", {}):  # raised by a __post_init__: it speaks for itself
-            return f"{where}: {item['ctx']['error']}"
         case _:
             return f"{where}: {key}: {item['msg']}, found {item['input']!r}"
 
@@ -132,11 +157,11 @@ def _dataclasses_in(annotation: Any) -> list[type]:
     return [found for part in getattr(annotation, "__args__", ()) for found in _dataclasses_in(part)]
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, object, bool]]:
+def _leaves(config: Any, prefix: str = "", defaults: Any = None) -> Iterator[tuple[str, object, bool]]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        default = _default(field) if type(defaults) is not type(config) else getattr(defaults, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{field.name}.")
+            yield from _leaves(value, f"{prefix}{field.name}.", default)
         else:
-            default = field.default_factory() if callable(field.default_factory) else field.default
             yield prefix + field.name, value, value == default

@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -36,7 +37,7 @@ class FinetuneConfig:
     random_weights: bool = False  # take the architecture of the checkpoint only: the control experiment
     data: DataConfig
     dev: DataConfig | None = None  # picks the best step; without it the last step counts
-    too_short: str = "stop"  # "skip": leave out, and count, utterances with fewer frames than their text needs
+    too_short: Literal["stop", "skip"] = "stop"  # utterances with fewer frames than their text needs; skip: leave out
     ctc: CTCConfig = CTCConfig()
     dropout: float | None = None  # in the Transformer; None keeps that of pretraining
     layer_drop: float | None = None
@@ -168,23 +169,20 @@ def _with_enough_frames(
     manifest: Manifest, tokens: dict[str, list[int]], encoder: EncoderConfig, too_short: str
 ) -> Manifest:
     """Refuse, or leave out, utterances whose text needs more frames than their audio makes."""
-    short = []
+    short: dict[str, str] = {}  # reason by id
     for row in manifest.utterances:
         ids = tokens[row.id]
         required = len(ids) + sum(left == right for left, right in zip(ids, ids[1:], strict=False))
         frames = max(0, (row.num_samples_16k - encoder.window) // encoder.hop + 1)
         if frames < required:
-            short.append(f"{row.id} (text needs {required} frames, audio makes {frames})")
+            short[row.id] = f"{row.id} (text needs {required} frames, audio makes {frames})"
     if short and too_short == "stop":
         raise VocabularyError(
-            f"{len(short)} utterances are too short for their text: {', '.join(short[:3])}; "
+            f"{len(short)} utterances are too short for their text: {', '.join([*short.values()][:3])}; "
             "correct the transcripts, or set too_short=skip to leave them out"
         )
-    print(*(f"left out, too short for its text: {reason}" for reason in short), sep="\n", end="\n" if short else "")
-    left_out = {reason.split(" ")[0] for reason in short}
-    return dataclasses.replace(
-        manifest, utterances=tuple(row for row in manifest.utterances if row.id not in left_out)
-    )
+    print(*(f"left out, too short for its text: {reason}" for reason in short.values()), sep="\n", end="\n" if short else "")
+    return dataclasses.replace(manifest, utterances=tuple(row for row in manifest.utterances if row.id not in short))
 
 
 def _dataset(

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The whole main job on real speech, on two CPU cores, in less than half an hour: `make demo`.
+#
+# Corpus: festvox-ru (Russian, one speaker: 80 min without text, of which 10 min are transcribed) or asterisk
+# (five languages without text, 10 min of English transcribed). Each step is passed over when it is finished already.
+# Expect: the measured table in recipes/README.md. Needs: 2 cores, 4 GB of memory, 1 GB of disk.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+corpus=${CORPUS:-festvox-ru} method=${METHOD:-hubert} seed=${SEED:-0}
+recipe=recipes/demo
+data=runs/demo/$corpus
+run=${RUN:-runs/demo/$corpus-$method-seed$seed}
+lists="[$data/pool.tsv]"
+phones=null
+[ "$corpus" != festvox-ru ] || phones=$data/phones.tsv
+
+speechssl corpus "$corpus" --out "$data" --splits "manifests/$corpus"
+if [ "$method" = hubert ]; then
+    speechssl cluster $recipe/units.yaml "out=$run/units-mfcc" "data.manifests=$lists" "phones=$phones" "seed=$seed"
+    set -- "labels=[$run/units-mfcc/labels.tsv]"
+fi
+speechssl pretrain "$recipe/$method.yaml" "out=$run/pretrain" "data.manifests=$lists" "seed=$seed" "$@"
+speechssl cluster $recipe/units_of_layer.yaml "out=$run/units-pretrained" "checkpoint=$run/pretrain" \
+    "data.manifests=$lists" "phones=$phones" "seed=$seed"
+for recogniser in pretrained scratch; do
+    speechssl finetune "$recipe/$recogniser.yaml" "out=$run/$recogniser" "checkpoint=$run/pretrain" \
+        "data.manifests=[$data/train.tsv]" "dev.manifests=[$data/dev.tsv]" "seed=$seed"
+    speechssl transcribe "$run/$recogniser" "$data/test.tsv" --out "$run/$recogniser/test.tsv"
+    speechssl score "$data/test.tsv" "$run/$recogniser/test.tsv" --out "$run/$recogniser/test.json"
+done
+speechssl plot "$run"/units-*/labels.tsv --manifest "$data/pool.tsv" --out "$run/units.png"
+speechssl report "$run"

@@ -1,0 +1,45 @@
+"""Package metadata; tool settings are in pyproject.toml, exact versions for development in .ci/requirements.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="speechssl",
+    version="0.1.0",
+    description="Speech self-supervised representation learning: wav2vec 2.0 and HuBERT on one trunk, CTC, WER",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["speechssl", "speechssl.*"]),
+    package_data={"speechssl": ["py.typed"]},
+    install_requires=[
+        "torch>=2.9",
+        "torchaudio>=2.9",
+        "imageio-ffmpeg>=0.5",
+        "jiwer>=4.0",
+        "librosa>=0.11",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "pydantic>=2.7",
+        "pyyaml>=6.0",
+        "rich>=13.0",
+        "safetensors>=0.4.5",
+        "soundfile>=0.13",
+        "tensorboard>=2.16",
+        "typer>=0.15",
+    ],
+    extras_require={
+        "interop": ["transformers>=4.57,<5"],  # the references that parity is tested against
+        "fairseq2": ["fairseq2==0.8.1"],  # pins torch 2.9.1; needs Debian's libsndfile1
+        "dev": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],
+    },
+    entry_points={"console_scripts": ["speechssl = speechssl.__main__:console"]},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
