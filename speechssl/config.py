@@ -89,7 +89,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _filled(values: Mapping[str, Any], holder: Any) -> dict[str, Any]:
-    """Complete the sections given in part: the defaults of `holder` (class or object) count, not of the section's class."""
+    """Complete the sections given in part: the defaults of `holder`, class or object, count, not their own class's."""
     filled = dict(values)
     for field in dataclasses.fields(holder):
         given = values.get(field.name)
