@@ -37,9 +37,9 @@ from speechssl.train.runlog import progress_bar
 __all__ = ["STAGES", "main"]
 
 STAGES: dict[str, tuple[type, Callable[[Any], Path], str]] = {
-    "cluster": (ClusterConfig, cluster, "Fit k-means on features of unlabelled speech and label every frame."),
-    "pretrain": (PretrainConfig, pretrain, "Pretrain an encoder, with HuBERT's or wav2vec 2.0's objective."),
-    "finetune": (FinetuneConfig, finetune, "Fine-tune a pretrained encoder with CTC on transcribed speech."),
+    "cluster": (ClusterConfig, cluster, "Fit k-means and label every frame of speech."),
+    "pretrain": (PretrainConfig, pretrain, "Pretrain an encoder, with either method."),
+    "finetune": (FinetuneConfig, finetune, "Fine-tune a pretrained encoder with CTC."),
 }
 
 app = typer.Typer(
@@ -78,7 +78,7 @@ def corpus_command(
     source: Annotated[Path | None, typer.Option(help="Folder with the packages or the published layout.")] = None,
     splits: Annotated[Path | None, typer.Option(help="Folder of split lists to follow, as in manifests/.")] = None,
 ) -> None:
-    """Prepare a real corpus: audio at 16 kHz, a manifest for each split."""
+    """Prepare a real corpus and its splits."""
     if name is None:
         print(*describe_corpora(), sep="\n")
         return
@@ -99,13 +99,11 @@ def manifest_command(
     fairseq: Annotated[bool, typer.Option(help="Write fairseq's tsv: root line, then path and samples.")] = False,
     root: Root = None,
 ) -> None:
-    """List the audio below a folder in a manifest, or convert one; reads headers in parallel."""
+    """List the audio below a folder in a manifest, or convert one."""
     if folder.is_file():
         manifest, errors = read_manifest(folder, root=root), []
     else:
-        manifest, errors = build_manifest(
-            folder, side_file=side_file, skip_bad=skip_bad, progress=_bar("headers")
-        )
+        manifest, errors = build_manifest(folder, side_file=side_file, skip_bad=skip_bad, progress=_bar("headers"))
     if fairseq:
         write_fairseq_manifest(out, manifest)
     else:
@@ -126,7 +124,7 @@ def transcribe_command(
     root: Root = None,
     skip_bad: Annotated[bool, typer.Option(help="List and count unusable audio instead of stopping.")] = False,
 ) -> None:
-    """Transcribe the utterances of a manifest, greedily."""
+    """Transcribe the utterances of a manifest."""
     texts, skipped = transcribe(run, read_manifest(manifest, root=root), skip_bad_audio=skip_bad)
     write_atomically(out, "\n".join(["id\ttext", *(f"{key}\t{text}" for key, text in sorted(texts.items()))]) + "\n")
     for reason in skipped:
@@ -140,7 +138,7 @@ def score_command(
     hypotheses: Annotated[Path, typer.Argument(help="Table of id and text, from transcribe.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None,
 ) -> None:
-    """Score transcripts: CER and WER with substitutions, deletions and insertions, joined by utterance id."""
+    """Score transcripts by utterance id: CER and WER."""
     rows = read_manifest(references).utterances
     untranscribed = [row.id for row in rows if not row.text]
     if untranscribed:
@@ -164,14 +162,14 @@ def plot_command(
     utterance: Annotated[str | None, typer.Option(help="Its id; the first of the manifest if not given.")] = None,
     root: Root = None,
 ) -> None:
-    """Draw an utterance's spectrogram with its hidden units under it."""
+    """Draw an utterance with its hidden units."""
     plot_units(labels, read_manifest(manifest, root=root), out, utterance_id=utterance)
     print(out)
 
 
 @app.command("report")
 def report_command(run: Annotated[Path, typer.Argument(help="Folder that a recipe filled.")]) -> None:
-    """Print what a recipe measured as one table, and keep it as report.md."""
+    """Print what a recipe measured, as tables."""
     text = report_run(run)
     write_atomically(run / "report.md", text + "\n")
     print(text)

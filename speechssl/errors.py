@@ -1,14 +1,14 @@
 """The exceptions a user can act on. A wrong argument from our own code is a plain `ValueError`, not one of these.
 
-    SpeechSSLError
-    |-- ConfigError       a recipe or an override
-    |-- ManifestError     a manifest, a split list, a transcript
-    |-- AudioError        one audio file
-    |-- LabelError        frame labels, or the k-means they come from
-    |-- VocabularyError   a text and a vocabulary that do not fit, a target too long for its audio
-    |-- CheckpointError   a checkpoint or a run folder
-    |-- TrainingError     a run that cannot go on
-    `-- CorpusError       a corpus that cannot be fetched or laid out
+SpeechSSLError
+|-- ConfigError       a recipe or an override
+|-- ManifestError     a manifest, a split list, a transcript
+|-- AudioError        one audio file
+|-- LabelError        frame labels, or the k-means they come from
+|-- VocabularyError   a text and a vocabulary that do not fit, a target too long for its audio
+|-- CheckpointError   a checkpoint or a run folder
+|-- TrainingError     a run that cannot go on
+`-- CorpusError       a corpus that cannot be fetched or laid out
 """
 
 __all__ = [

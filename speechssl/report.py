@@ -53,7 +53,8 @@ def _recogniser_row(path: Path) -> str:
 def _comparison(run: Path) -> list[str]:
     try:
         pretrained, scratch = (
-            json.loads((run / name / "test.json").read_text(encoding="utf-8"))["cer"] for name in ("pretrained", "scratch")
+            json.loads((run / name / "test.json").read_text(encoding="utf-8"))["cer"]
+            for name in ("pretrained", "scratch")
         )
     except OSError:
         return []
@@ -88,7 +89,11 @@ def _units(run: Path) -> list[str]:
 def _machine() -> str:
     try:
         commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"

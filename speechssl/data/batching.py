@@ -166,7 +166,9 @@ class BatchSampler:
         longest = 0
         for crop in crops:
             longest = max(longest, crop.num_samples)
-            if batches[-1] and (longest * (len(batches[-1]) + 1) > limit or len(batches[-1]) >= self.config.max_utterances):
+            if batches[-1] and (
+                longest * (len(batches[-1]) + 1) > limit or len(batches[-1]) >= self.config.max_utterances
+            ):
                 batches.append([])
                 longest = crop.num_samples
             batches[-1].append(crop)

@@ -276,9 +276,7 @@ def _with_side_columns(utterances: list[Utterance], side_file: Path) -> list[Utt
             f"{side_file}: {len(unknown)} rows name no audio file: {', '.join(unknown[:3])}; "
             "correct the ids (relative path without suffix, - for /), or remove the rows"
         )
-    return [
-        dataclasses.replace(row, **(table.get(row.id) or table.get(row.path) or {})) for row in utterances
-    ]
+    return [dataclasses.replace(row, **(table.get(row.id) or table.get(row.path) or {})) for row in utterances]
 
 
 def _read_lines(path: Path) -> list[str]:

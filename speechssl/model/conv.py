@@ -106,6 +106,7 @@ class ConvFeatureExtractor(nn.Module):
         batch, time = waveforms.shape
         frames = int(frame_count(torch.tensor(time), self.stack))
         hop = hop_size(self.stack)
+        waveforms = waveforms.masked_fill(~within(num_samples, time), 0)  # zero weights do not stop infinities and NaN
         x = functional.pad(waveforms, (0, -time % hop)).reshape(-1, 1)  # (batch * time, 1), rows end on whole hops
         for index, conv in enumerate(self.convs):
             x = strided_conv(x, conv.weight, conv.bias, conv.stride[0])  # (batch * steps, channels)

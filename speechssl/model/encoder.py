@@ -182,4 +182,3 @@ class ScaleGradient(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         """Return the scaled gradient."""
         return gradient * ctx.scale, None
-

@@ -72,5 +72,6 @@ def _free_one_position(is_masked: Tensor, counts: Tensor, generator: torch.Gener
     is_whole = (is_masked.sum(1) == counts) & (counts > 0)
     draw = torch.rand(counts.shape, device=counts.device, generator=generator)
     freed = (draw * counts).long()
-    is_freed = functional.one_hot(freed, is_masked.shape[1]).bool() & is_whole[:, None]
+    positions = torch.arange(is_masked.shape[1], device=counts.device)
+    is_freed = (positions == freed[:, None]) & is_whole[:, None]
     return is_masked & ~is_freed

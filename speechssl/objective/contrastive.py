@@ -90,9 +90,7 @@ class ContrastiveObjective(nn.Module):
         }
         return LossSum(value=value, count=count, parts=parts)
 
-    def score(
-        self, context: Tensor, targets: Tensor, codes: Tensor, utterance: Tensor, distractors: Tensor
-    ) -> Tensor:
+    def score(self, context: Tensor, targets: Tensor, codes: Tensor, utterance: Tensor, distractors: Tensor) -> Tensor:
         """Compare each masked frame with its target and its distractors.
 
         Similarities are taken block by block, all masked frames of an utterance against each other, and then picked:

@@ -67,9 +67,7 @@ class CTCModel(nn.Module):
         }
         return LossSum(value=losses.sum(), count=torch.tensor(len(losses), device=logits.device), parts=parts)
 
-    def logits(
-        self, batch: Batch, *, step: int = 0, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def logits(self, batch: Batch, *, step: int = 0, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return (batch, frames, vocab) logits and the (batch,) int64 number of valid frames."""
         counts = frame_count(batch.num_samples, self.encoder.config.conv)
         is_masked = is_channel_masked = None

@@ -144,7 +144,11 @@ def _label(config: ClusterConfig, manifest: Manifest, source: FeatureSource, kme
 
 
 def _extract(
-    config: ClusterConfig, manifest: Manifest, rows: list[Utterance] | tuple[Utterance, ...], source: FeatureSource, title: str
+    config: ClusterConfig,
+    manifest: Manifest,
+    rows: list[Utterance] | tuple[Utterance, ...],
+    source: FeatureSource,
+    title: str,
 ) -> Iterator[tuple[Utterance, Tensor]]:
     """Yield the features of each utterance; bad audio stops, or is named and passed over, as configured."""
     with progress_bar(title, len(rows)) as (bar, task):

@@ -42,9 +42,7 @@ class FinetuneConfig:
     dropout: float | None = None  # in the Transformer; None keeps that of pretraining
     layer_drop: float | None = None
     batch: BatchConfig = BatchConfig(seconds=200.0, max_crop_s=None, min_s=0.1)
-    optim: OptimConfig = OptimConfig(
-        lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup=0.1, hold=0.4
-    )
+    optim: OptimConfig = OptimConfig(lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup=0.1, hold=0.4)
     train: TrainConfig = TrainConfig(steps=20_000)
     seed: int = 0
 
@@ -181,7 +179,11 @@ def _with_enough_frames(
             f"{len(short)} utterances are too short for their text: {', '.join([*short.values()][:3])}; "
             "correct the transcripts, or set too_short=skip to leave them out"
         )
-    print(*(f"left out, too short for its text: {reason}" for reason in short.values()), sep="\n", end="\n" if short else "")
+    print(
+        *(f"left out, too short for its text: {reason}" for reason in short.values()),
+        sep="\n",
+        end="\n" if short else "",
+    )
     return dataclasses.replace(manifest, utterances=tuple(row for row in manifest.utterances if row.id not in short))
 
 

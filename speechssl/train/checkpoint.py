@@ -1,10 +1,10 @@
 """Checkpoints: a folder a step, safetensors and JSON, written to a temporary name and renamed. Never a pickle.
 
-    out/step_00001000/model.safetensors      parameters
-                      optimizer.safetensors  Adam's moments, by parameter name
-                      random.safetensors     states of the random generators
-                      state.json             step, position in the data, scores, hours of audio seen
-    out/config.json                          the configuration of the run, written at its start
+out/step_00001000/model.safetensors      parameters
+                  optimizer.safetensors  Adam's moments, by parameter name
+                  random.safetensors     states of the random generators
+                  state.json             step, position in the data, scores, hours of audio seen
+out/config.json                          the configuration of the run, written at its start
 """
 
 import dataclasses
@@ -62,9 +62,13 @@ def claim_run_folder(out: Path, config: object) -> None:
     mine = to_dict(config)
     if path.exists():
         theirs = read_config(out)
-        different = sorted(key for key in {*_flat(mine), *_flat(theirs)} if _flat(mine).get(key) != _flat(theirs).get(key))
+        different = sorted(
+            key for key in {*_flat(mine), *_flat(theirs)} if _flat(mine).get(key) != _flat(theirs).get(key)
+        )
         if different:
-            changes = ", ".join(f"{key} was {_flat(theirs).get(key)!r}, is {_flat(mine).get(key)!r}" for key in different[:3])
+            changes = ", ".join(
+                f"{key} was {_flat(theirs).get(key)!r}, is {_flat(mine).get(key)!r}" for key in different[:3]
+            )
             raise CheckpointError(
                 f"{out}: holds a run of another configuration ({changes}); name another out, or remove the folder"
             )
@@ -78,7 +82,13 @@ def last_checkpoint(out: Path) -> Path | None:
 
 
 def save_checkpoint(
-    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, generator: torch.Generator, *, keep: int
+    out: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: TrainState,
+    generator: torch.Generator,
+    *,
+    keep: int,
 ) -> Path:
     """Write a checkpoint and remove all but the last `keep`; the best by score is always kept."""
     final = out / f"step_{state.step:08d}"
@@ -180,7 +190,9 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); remove this checkpoint and use the one before") from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); remove this checkpoint and use the one before"
+        ) from error
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -98,7 +98,9 @@ def fit_kmeans(
     """
     features = features.float()
     if not bool(torch.isfinite(features).all()):
-        raise LabelError("the features to cluster hold NaN or infinite values; check the audio with `speechssl manifest`")
+        raise LabelError(
+            "the features to cluster hold NaN or infinite values; check the audio with `speechssl manifest`"
+        )
     mean, scale = torch.zeros(features.shape[1]), torch.ones(features.shape[1])
     if standardise:
         mean, scale = features.mean(0), 1 / features.std(0).clamp(min=1e-6)
@@ -164,7 +166,9 @@ def _seed(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
 def _update(points: Tensor, labels: Tensor, distances: Tensor, centroids: Tensor) -> Tensor:
     """Move each centroid to the mean of its points; an empty one goes to the point farthest from its own."""
     counts = torch.bincount(labels, minlength=len(centroids))
-    sums = torch.zeros(centroids.shape, dtype=torch.float64, device=points.device).index_add_(0, labels, points.double())
+    sums = torch.zeros(centroids.shape, dtype=torch.float64, device=points.device).index_add_(
+        0, labels, points.double()
+    )
     moved = (sums / counts.clamp(min=1)[:, None]).to(points.dtype)
     empty = (counts == 0).nonzero()[:, 0]
     if len(empty):
