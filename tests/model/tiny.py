@@ -30,12 +30,13 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
     """Draw every parameter anew, large enough that nothing is close to the identity, to zero or to a default."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
                 parameter.copy_(0.3 * noise)
             else:
-                parameter.add_(0.2 * noise)
+                is_norm_weight = name.endswith("weight")
+                parameter.copy_(0.2 * noise + is_norm_weight)
 
 
 def tiny_encoder(config: EncoderConfig = BASE_LIKE, seed: int = 0) -> SpeechEncoder:

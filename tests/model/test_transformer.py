@@ -1,0 +1,120 @@
+"""Transformer layers over frames: speechssl.model.transformer."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from speechssl.errors import ConfigError
+from speechssl.model.transformer import Layer, PositionalConv, SelfAttention, Transformer, TransformerConfig
+from tests.model.tiny import TINY_TRANSFORMER, noise, randomise
+from tests.oracles.trunk import oracle_attention, oracle_grouped_conv
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("valid", [7, 4])
+def test_attention_equals_the_softmax_of_its_definition(valid: int) -> None:
+    attention = SelfAttention(32, 4, dropout=0.0)
+    randomise(attention)
+    x = noise(7, 32)
+    is_attended = (torch.arange(7) < valid)[None, None, None] if valid < 7 else None
+
+    found = attention(x[None], is_attended)[0, :valid]
+
+    query, key, value = attention.project_in(x[:valid]).chunk(3, dim=-1)
+    expected = attention.project_out(oracle_attention(query, key, value, 4))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [5, 6])
+def test_positions_are_a_weight_normed_convolution_centred_on_each_frame(kernel: int) -> None:
+    positions = PositionalConv(8, kernel, groups=2)
+    randomise(positions)
+    x = noise(9, 8)
+    magnitude, direction = (
+        positions.conv.parametrizations.weight.original0,
+        positions.conv.parametrizations.weight.original1,
+    )
+    weight = magnitude * direction / direction.square().sum((0, 1), keepdim=True).sqrt()  # one norm for each tap
+    expected = torch.nn.functional.gelu(oracle_grouped_conv(x, weight, positions.conv.bias, groups=2))
+    torch.testing.assert_close(positions(x[None])[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_post_norm_layer_normalises_each_sum() -> None:
+    layer = Layer(TINY_TRANSFORMER)
+    randomise(layer)
+    x = noise(2, 7, 32)
+    middle = layer.attention_norm(x + layer.attention(x, None))
+    feed_forward = layer.contract(torch.nn.functional.gelu(layer.expand(middle)))
+    torch.testing.assert_close(layer(x, None), layer.ffn_norm(middle + feed_forward))
+
+
+def test_pre_norm_layer_normalises_what_enters_each_branch() -> None:
+    layer = Layer(dataclasses.replace(TINY_TRANSFORMER, norm="pre"))
+    randomise(layer)
+    x = noise(2, 7, 32)
+    middle = x + layer.attention(layer.attention_norm(x), None)
+    feed_forward = layer.contract(torch.nn.functional.gelu(layer.expand(layer.ffn_norm(middle))))
+    torch.testing.assert_close(layer(x, None), middle + feed_forward)
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_stopping_early_returns_the_first_layers_before_the_final_norm(norm: str) -> None:
+    transformer = Transformer(dataclasses.replace(TINY_TRANSFORMER, norm=norm, num_layers=3))
+    randomise(transformer)
+    x, is_valid = noise(2, 7, 32), torch.ones(2, 7, dtype=torch.bool)
+    complete, early = transformer(x, is_valid), transformer(x, is_valid, num_layers=2)
+    assert (len(complete), len(early)) == (3, 2)
+    torch.testing.assert_close(early, complete[:2])
+
+
+def test_pre_norm_passes_only_the_last_layer_through_the_final_norm() -> None:
+    transformer = Transformer(dataclasses.replace(TINY_TRANSFORMER, norm="pre"))
+    randomise(transformer)
+    x, is_valid = noise(2, 7, 32), torch.ones(2, 7, dtype=torch.bool)
+    first, last = transformer(x, is_valid)
+    torch.testing.assert_close(last, transformer.norm(transformer.layers[1](first, None)))
+
+
+def test_stopping_early_does_not_run_the_layers_above() -> None:
+    transformer = Transformer(TINY_TRANSFORMER)
+    calls: list[int] = []
+    for index, layer in enumerate(transformer.layers):
+        layer.register_forward_hook(lambda *_, index=index: calls.append(index))
+    transformer(noise(1, 7, 32), torch.ones(1, 7, dtype=torch.bool), num_layers=1)
+    assert calls == [0]
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
+def test_layer_drop_skips_that_share_of_the_layers_and_keeps_their_number(chance: float) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY_TRANSFORMER, num_layers=100, layer_drop=chance, ffn_dim=4)
+    transformer = Transformer(config)
+    outputs = transformer(noise(1, 3, 32), torch.ones(1, 3, dtype=torch.bool))
+    skipped = sum(torch.equal(one, other) for one, other in itertools.pairwise(outputs))
+    assert len(outputs) == 100
+    assert abs(skipped / 99 - chance) < 0.12
+
+
+def test_evaluation_drops_no_layer() -> None:
+    transformer = Transformer(dataclasses.replace(TINY_TRANSFORMER, layer_drop=1.0)).eval()
+    first, last = transformer(noise(1, 3, 32), torch.ones(1, 3, dtype=torch.bool))
+    assert not torch.equal(first, last)
+
+
+@pytest.mark.parametrize("site", ["dropout", "attention_dropout", "activation_dropout"])
+def test_each_dropout_acts_in_training_only(site: str) -> None:
+    transformer = Transformer(dataclasses.replace(TINY_TRANSFORMER, **{site: 0.5}))
+    randomise(transformer)
+    x, is_valid = noise(1, 7, 32), torch.ones(1, 7, dtype=torch.bool)
+    torch.manual_seed(0)
+    assert not torch.equal(transformer(x, is_valid)[-1], transformer(x, is_valid)[-1])
+    transformer.eval()
+    assert torch.equal(transformer(x, is_valid)[-1], transformer(x, is_valid)[-1])
+
+
+@pytest.mark.parametrize("change", [{"num_heads": 5}, {"position_groups": 5}])
+def test_dim_must_be_a_multiple_of_heads_and_groups(change: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"transformer\.dim is 768, expected a multiple of num_heads"):
+        TransformerConfig(**change)
