@@ -1,4 +1,4 @@
-"""Command line: `speechssl <stage> RECIPE.yaml [key=value ...]` for what a recipe configures, plain arguments for tools.
+"""Command line: `speechssl <stage> RECIPE.yaml [key=value ...]` for what a recipe configures, arguments for tools.
 
 Stages are their configuration: there is no second set of flags to keep in step. What the user can mend is printed in
 one line and ends with status 2.
@@ -24,7 +24,7 @@ from speechssl.data.manifest import (
     write_fairseq_manifest,
     write_manifest,
 )
-from speechssl.errors import ManifestError, SpeechSSLError
+from speechssl.errors import AudioError, ManifestError, SpeechSSLError
 from speechssl.plot import plot_units
 from speechssl.report import report_run
 from speechssl.score.wer import Scores, score_texts
@@ -61,7 +61,7 @@ def _add_stage(name: str) -> None:
     config_type, run, summary = STAGES[name]
 
     def stage(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-        config = load(recipe, config_type, overrides or ())
+        config: Any = load(recipe, config_type, overrides or ())
         print(*(describe(config) if dry_run else [run(config)]), sep="\n")
 
     app.command(name, help=summary)(stage)
@@ -101,7 +101,7 @@ def manifest_command(
 ) -> None:
     """List the audio below a folder in a manifest, or convert one."""
     if folder.is_file():
-        manifest, errors = read_manifest(folder, root=root), []
+        manifest, errors = read_manifest(folder, root=root), list[AudioError]()
     else:
         manifest, errors = build_manifest(folder, side_file=side_file, skip_bad=skip_bad, progress=_bar("headers"))
     if fairseq:

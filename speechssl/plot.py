@@ -77,4 +77,4 @@ def _draw_strip(axis, units: np.ndarray, hop_s: float, clusters: int, duration_s
 
 
 def _colour(hue: float) -> tuple[float, float, float]:
-    return tuple(0.65 + 0.3 * np.cos(2 * np.pi * (hue + np.array([0, 1 / 3, 2 / 3]))))  # type: ignore[return-value]
+    return tuple(0.65 + 0.3 * np.cos(2 * np.pi * (hue + np.array([0, 1 / 3, 2 / 3]))))

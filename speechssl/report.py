@@ -69,9 +69,10 @@ def _pretraining(run: Path) -> list[str]:
     last = json.loads((run / "pretrain" / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     shown = ("masked_accuracy", "unmasked_accuracy", "accuracy", "code_perplexity", "soft_perplexity")
     figures = ", ".join(f"{name} {last[name]:.3g}" for name in shown if name in last)
+    rate = state.audio_seconds / state.wall_seconds
     return [
-        f"\nPretraining ({config['objective']['kind']}): {state.step} steps, {state.audio_seconds / 3600:.1f} h of audio "
-        f"seen, {state.wall_seconds:.0f} s, {state.audio_seconds / state.wall_seconds:.0f} audio-seconds a second; {figures}."
+        f"\nPretraining ({config['objective']['kind']}): {state.step} steps, {state.audio_seconds / 3600:.1f} h of "
+        f"audio seen, {state.wall_seconds:.0f} s, {rate:.0f} audio-seconds a second; {figures}."
     ]
 
 
@@ -98,4 +99,5 @@ def _machine() -> str:
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     device = torch.accelerator.current_accelerator(check_available=True) or "CPU"
-    return f"Commit {commit}, torch {torch.__version__}, {torch.get_num_threads()} threads, {device}, {platform.machine()}."
+    threads = torch.get_num_threads()
+    return f"Commit {commit}, torch {torch.__version__}, {threads} threads, {device}, {platform.machine()}."

@@ -6,7 +6,7 @@ nothing depends on the number of workers.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -74,11 +74,14 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device."""
-        moved = {
-            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in vars(self).items()
-        }
-        return Batch(**moved)
+        return replace(
+            self,
+            waveforms=self.waveforms.to(device, non_blocking=True),
+            num_samples=self.num_samples.to(device, non_blocking=True),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+            targets=None if self.targets is None else self.targets.to(device, non_blocking=True),
+            target_lengths=None if self.target_lengths is None else self.target_lengths.to(device, non_blocking=True),
+        )
 
 
 def seeded_generator(*key: int | str) -> torch.Generator:

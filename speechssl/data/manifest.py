@@ -184,6 +184,8 @@ def read_fairseq_manifest(path: Path, *, root: Path | None = None) -> Manifest:
                 channels=1,
             )
         )
+    if not utterances:
+        raise ManifestError(f"{path}: lists no utterances; build it again from a folder that holds audio")
     _refuse_duplicate_ids(utterances, where=str(path))
     return Manifest(root=root or Path(lines[0]), utterances=tuple(utterances))
 
@@ -210,9 +212,10 @@ def read_side_file(path: Path) -> dict[str, dict[str, str]]:
         ManifestError: no `id` or `path` column, an unknown column, or a key that occurs twice.
     """
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    rows = list(csv.DictReader(_read_lines(path), delimiter=delimiter, quoting=quoting))
-    columns = list(rows[0]) if rows else []
+    reader = csv.DictReader(
+        _read_lines(path), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    )
+    columns, rows = list(reader.fieldnames or ()), list(reader)
     key = next((name for name in ("id", "path") if name in columns), None)
     unknown = [name for name in columns if name not in ("id", "path", *_OPTIONAL)]
     if key is None or unknown:
@@ -221,9 +224,11 @@ def read_side_file(path: Path) -> dict[str, dict[str, str]]:
         )
     table: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise ManifestError(f"{path}:{number}: expected {len(columns)} columns, as many as the first line names")
         if row[key] in table:
             raise ManifestError(f"{path}:{number}: {row[key]} occurs twice; keep one of its rows")
-        table[row[key]] = {name: row[name] or "" for name in _OPTIONAL if name in columns}
+        table[row[key]] = {name: row[name] for name in _OPTIONAL if name in columns}
     return table
 
 
@@ -276,7 +281,10 @@ def _with_side_columns(utterances: list[Utterance], side_file: Path) -> list[Utt
             f"{side_file}: {len(unknown)} rows name no audio file: {', '.join(unknown[:3])}; "
             "correct the ids (relative path without suffix, - for /), or remove the rows"
         )
-    return [dataclasses.replace(row, **(table.get(row.id) or table.get(row.path) or {})) for row in utterances]
+    return [
+        dataclasses.replace(row, **(table.get(row.id) or table.get(row.path) or {}))  # type: ignore[arg-type]
+        for row in utterances
+    ]
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -317,8 +325,11 @@ def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
 def _refuse_duplicate_ids(utterances: Iterable[Utterance], *, where: str) -> None:
     seen: dict[str, str] = {}
     for utterance in utterances:
-        other = seen.setdefault(utterance.id, utterance.path)
-        if other != utterance.path or not utterance.id:
+        if not utterance.id:
+            raise ManifestError(f"{where}: {utterance.path} has the id ''; name it")
+        if utterance.id in seen:
             raise ManifestError(
-                f"{where}: the id {utterance.id!r} belongs to {other} and to {utterance.path}; rename one of them"
+                f"{where}: the id {utterance.id!r} belongs to {seen[utterance.id]} and to {utterance.path}; "
+                "rename one of them, or remove a row listed twice"
             )
+        seen[utterance.id] = utterance.path

@@ -71,8 +71,9 @@ class Vocabulary:
             VocabularyError: the text is empty or holds letters outside the vocabulary.
         """
         ids = {token: index for index, token in enumerate(self.tokens)}
-        letters = WORD_BOUNDARY.join(_normalise(text).split())
-        unknown = sorted({letter for letter in letters if letter not in ids})
+        words = _normalise(text).split()
+        letters = WORD_BOUNDARY.join(words)
+        unknown = sorted({letter for letter in "".join(words) if letter not in ids or letter == WORD_BOUNDARY})
         if unknown:
             raise VocabularyError(
                 f"{where}: the text holds {' '.join(map(repr, unknown))}, which the vocabulary lacks; "

@@ -84,7 +84,9 @@ class ConvFeatureExtractor(nn.Module):
         self.norms = nn.ModuleList()
         in_channels = 1
         for index, (channels, kernel, stride) in enumerate(self.stack):
-            conv = nn.Conv1d(in_channels, channels, kernel, stride, bias=bias)
+            conv = nn.Conv1d(
+                in_channels, channels, kernel, stride, bias=bias
+            )  # holds the parameters, by their usual names
             nn.init.kaiming_normal_(conv.weight)
             self.convs.append(conv)
             if norm == "layer":
@@ -108,8 +110,9 @@ class ConvFeatureExtractor(nn.Module):
         hop = hop_size(self.stack)
         waveforms = waveforms.masked_fill(~within(num_samples, time), 0)  # zero weights do not stop infinities and NaN
         x = functional.pad(waveforms, (0, -time % hop)).reshape(-1, 1)  # (batch * time, 1), rows end on whole hops
-        for index, conv in enumerate(self.convs):
-            x = strided_conv(x, conv.weight, conv.bias, conv.stride[0])  # (batch * steps, channels)
+        for index, (conv, (_, _, stride)) in enumerate(zip(self.convs, self.stack, strict=True)):
+            assert isinstance(conv, nn.Conv1d)
+            x = strided_conv(x, conv.weight, conv.bias, stride)  # (batch * steps, channels)
             if self.norm == "layer":
                 x = self.norms[index](x)
             elif index == 0:

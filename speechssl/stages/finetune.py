@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -147,9 +148,10 @@ def _build_encoder(config: FinetuneConfig) -> SpeechEncoder:
 
 
 def _encoder_config(pretraining: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
-    changes = {"dropout": config.dropout, "layer_drop": config.layer_drop}
     transformer = dataclasses.replace(
-        pretraining.transformer, **{name: value for name, value in changes.items() if value is not None}
+        pretraining.transformer,
+        dropout=pretraining.transformer.dropout if config.dropout is None else config.dropout,
+        layer_drop=pretraining.transformer.layer_drop if config.layer_drop is None else config.layer_drop,
     )
     return dataclasses.replace(pretraining, transformer=transformer, conv_grad_scale=1.0)
 
@@ -164,13 +166,13 @@ def _texts(manifest: Manifest) -> dict[str, str]:
 
 
 def _with_enough_frames(
-    manifest: Manifest, tokens: dict[str, list[int]], encoder: EncoderConfig, too_short: str
+    manifest: Manifest, tokens: dict[str, list[int]], encoder: EncoderConfig, too_short: Literal["stop", "skip"]
 ) -> Manifest:
     """Refuse, or leave out, utterances whose text needs more frames than their audio makes."""
     short: dict[str, str] = {}  # reason by id
     for row in manifest.utterances:
         ids = tokens[row.id]
-        required = len(ids) + sum(left == right for left, right in zip(ids, ids[1:], strict=False))
+        required = len(ids) + sum(left == right for left, right in pairwise(ids))
         frames = max(0, (row.num_samples_16k - encoder.window) // encoder.hop + 1)
         if frames < required:
             short[row.id] = f"{row.id} (text needs {required} frames, audio makes {frames})"
