@@ -1,0 +1,258 @@
+"""wav2vec 2.0's objective: speechssl.objective.contrastive."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from speechssl.model.encoder import Encoded
+from speechssl.objective.contrastive import ContrastiveConfig, ContrastiveObjective, draw_distractors
+from speechssl.objective.loss import LossSum
+from speechssl.objective.quantizer import QuantizerConfig
+from tests.model.tiny import noise, randomise
+from tests.oracles.contrastive import oracle_contrastive_logits, oracle_cross_entropy
+
+TINY = ContrastiveConfig(
+    dim=8, distractors=6, feature_dropout=0.0, quantizer=QuantizerConfig(groups=2, entries=5, dim=12)
+)
+IS_MASKED = torch.tensor([[1, 1, 0, 1, 1, 0], [0, 1, 1, 1, 0, 0]]).bool()  # 7 frames
+SIZES = st.lists(st.integers(0, 6), min_size=1, max_size=5).filter(any)  # masked frames of each utterance
+
+
+def _objective(config: ContrastiveConfig = TINY) -> ContrastiveObjective:
+    objective = ContrastiveObjective(config, dim=32, conv_dim=16)
+    randomise(objective)
+    return objective.eval()
+
+
+def _encoded(frames: int = 6, batch: int = 2) -> Encoded:
+    conv = noise(batch, frames, 16)
+    is_valid = torch.ones(batch, frames, dtype=torch.bool)
+    return Encoded(conv=conv, features=conv * 2, layers=[noise(batch, frames, 32, seed=1)], is_valid=is_valid)
+
+
+def _forward(objective: ContrastiveObjective, encoded: Encoded, is_masked: Tensor, seed: int = 0) -> LossSum:
+    return objective(encoded, is_masked, step=0, generator=torch.Generator().manual_seed(seed))
+
+
+def _utterances(sizes: list[int]) -> Tensor:
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+
+
+@settings(max_examples=80, deadline=None)
+@given(sizes=SIZES, seed=st.integers(0, 1000))
+def test_own_distractors_are_other_masked_frames_of_the_same_utterance(sizes: list[int], seed: int) -> None:
+    utterance = _utterances(sizes)
+    drawn = draw_distractors(utterance, 9, 0, torch.Generator().manual_seed(seed))
+    assert drawn.shape == (sum(sizes), 9)
+    for position, row in enumerate(drawn.tolist()):
+        if sizes[int(utterance[position])] == 1:
+            assert row == [-1] * 9
+        else:
+            assert position not in row
+            assert {int(utterance[other]) for other in row} == {int(utterance[position])}
+
+
+@settings(max_examples=80, deadline=None)
+@given(sizes=SIZES, seed=st.integers(0, 1000))
+def test_cross_distractors_are_other_masked_frames_of_the_batch(sizes: list[int], seed: int) -> None:
+    drawn = draw_distractors(_utterances(sizes), 2, 9, torch.Generator().manual_seed(seed))
+    assert drawn.shape == (sum(sizes), 11)
+    for position, row in enumerate(drawn[:, 2:].tolist()):
+        if sum(sizes) == 1:
+            assert row == [-1] * 9
+        else:
+            assert position not in row
+            assert all(0 <= other < sum(sizes) for other in row)
+
+
+@pytest.mark.parametrize(("own", "cross", "others"), [(3000, 0, range(3, 8)), (0, 3000, range(8))])
+def test_distractors_are_uniform(own: int, cross: int, others: range) -> None:
+    drawn = draw_distractors(_utterances([3, 5]), own, cross, torch.Generator().manual_seed(0))
+    for position in range(3, 8):
+        counts = torch.bincount(drawn[position], minlength=8)
+        expected = torch.tensor([3000 / (len(others) - 1) if k in others and k != position else 0.0 for k in range(8)])
+        possible = expected > 0
+        assert (counts[~possible] == 0).all()
+        chi_square = ((counts - expected)[possible].square() / expected[possible]).sum()
+        assert float(chi_square) < 28  # at most 6 degrees of freedom: exceeded once in 10,000 trials
+
+
+def test_distractors_follow_the_generator_and_nothing_else() -> None:
+    draws = []
+    for global_seed, seed in ((0, 1), (1, 1), (1, 2)):
+        torch.manual_seed(global_seed)
+        draws.append(draw_distractors(_utterances([4, 7]), 20, 0, torch.Generator().manual_seed(seed)))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[1], draws[2])
+
+
+@pytest.mark.parametrize("cross", [0, 4])
+@pytest.mark.parametrize("sizes", [[5, 3], [1, 6], [7], [4, 1, 1, 2]])
+def test_logits_equal_cosines_taken_pair_by_pair(sizes: list[int], cross: int) -> None:
+    objective = _objective(dataclasses.replace(TINY, cross_distractors=cross))
+    utterance = _utterances(sizes)
+    masked = len(utterance)
+    context, targets = noise(masked, 8), noise(masked, 8, seed=1)
+    codes = torch.randint(2, (masked, 2), generator=torch.Generator().manual_seed(0))  # many are equal
+    distractors = draw_distractors(utterance, 6, cross, torch.Generator().manual_seed(1))
+
+    found = objective.score(context, targets, codes, utterance, distractors)
+
+    expected = oracle_contrastive_logits(
+        context.tolist(), targets.tolist(), codes.tolist(), distractors.tolist(), TINY.temperature
+    )
+    assert torch.isinf(found).any()
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_utterances_without_a_masked_frame_do_not_shift_the_others() -> None:
+    objective, context, targets = _objective(), noise(5, 8), noise(5, 8, seed=1)
+    codes = torch.arange(5)[:, None].expand(-1, 2)
+    gap, dense = torch.tensor([1, 1, 4, 4, 4]), torch.tensor([0, 0, 1, 1, 1])
+    distractors = draw_distractors(gap, 6, 0, torch.Generator().manual_seed(1))
+    assert torch.equal(distractors, draw_distractors(dense, 6, 0, torch.Generator().manual_seed(1)))
+    assert torch.equal(
+        objective.score(context, targets, codes, gap, distractors),
+        objective.score(context, targets, codes, dense, distractors),
+    )
+
+
+@pytest.mark.parametrize("cross", [0, 3])
+def test_contrastive_loss_is_the_cross_entropy_of_the_target(cross: int) -> None:
+    objective = _objective(dataclasses.replace(TINY, cross_distractors=cross))
+    encoded = _encoded()
+    loss = _forward(objective, encoded, IS_MASKED, seed=4)
+
+    generator = torch.Generator().manual_seed(4)
+    quantized = objective.quantizer(encoded.features[IS_MASKED], temperature=2.0, generator=generator)
+    distractors = draw_distractors(IS_MASKED.nonzero()[:, 0], 6, cross, generator)
+    rows = oracle_contrastive_logits(
+        objective.project_context(encoded.last[IS_MASKED]).tolist(),
+        objective.project_quantized(quantized.vectors).tolist(),
+        quantized.codes.tolist(),
+        distractors.tolist(),
+        TINY.temperature,
+    )
+    expected = sum(oracle_cross_entropy(row, 0) for row in rows)
+    assert int(loss.count) == 7
+    assert float(loss.parts["contrastive_loss"]) == pytest.approx(expected / 7, rel=1e-4)
+
+
+def test_additional_losses_are_multiplied_by_the_number_of_masked_frames() -> None:
+    config = dataclasses.replace(TINY, diversity_weight=0.3, feature_penalty=7.0)
+    loss = _forward(_objective(config), _encoded(), IS_MASKED)
+    parts = {name: float(value) for name, value in loss.parts.items()}
+    expected = 7 * (parts["contrastive_loss"] + 0.3 * parts["diversity_loss"] + 7.0 * parts["feature_penalty"])
+    assert loss.value.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_default_weights_are_those_of_the_paper_and_the_released_code() -> None:
+    config = ContrastiveConfig()
+    assert (config.diversity_weight, config.feature_penalty, config.temperature, config.distractors) == (
+        0.1,
+        10,
+        0.1,
+        100,
+    )
+
+
+def test_diversity_is_the_share_of_entries_the_perplexity_does_not_reach() -> None:
+    parts = _forward(_objective(), _encoded(), IS_MASKED).parts
+    assert float(parts["diversity_loss"]) == pytest.approx((10 - float(parts["soft_perplexity"])) / 10, rel=1e-5)
+
+
+def test_feature_penalty_is_the_mean_square_over_valid_frames() -> None:
+    encoded = _encoded()
+    encoded.is_valid[1, 4:] = False
+    loss = _forward(_objective(), encoded, IS_MASKED)
+    valid = torch.cat([encoded.conv[0], encoded.conv[1, :4]])
+    assert float(loss.parts["feature_penalty"]) == pytest.approx(float(valid.square().mean()), rel=1e-5)
+
+
+def test_masked_positions_in_the_padding_are_not_scored() -> None:
+    encoded = _encoded()
+    encoded.is_valid[1, 4:] = False
+    padded = IS_MASKED.clone()
+    padded[1, 4:] = True
+    expected, found = (_forward(_objective(), encoded, is_masked) for is_masked in (IS_MASKED, padded))
+    assert int(found.count) == int(expected.count) == 7
+    assert found.value.item() == pytest.approx(expected.value.item(), rel=1e-6)
+
+
+def test_single_masked_frame_of_an_utterance_adds_nothing_to_the_contrastive_loss() -> None:
+    is_masked = IS_MASKED.clone()
+    is_masked[1] = torch.tensor([0, 0, 1, 0, 0, 0])
+    encoded = _encoded()
+    encoded.last.requires_grad_()
+    loss = _forward(_objective(), encoded, is_masked)
+    first = is_masked.clone()
+    first[1] = False
+    alone = _forward(_objective(), encoded, first)
+    loss.value.backward()
+    assert int(loss.count) == 5
+    assert float(loss.parts["contrastive_loss"]) * 5 == pytest.approx(
+        float(alone.parts["contrastive_loss"]) * 4, rel=1e-5
+    )
+    assert torch.isfinite(encoded.last.grad).all()
+    assert (encoded.last.grad[1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("logits", "accuracy"),
+    [
+        ([[2.0, 1.0, 0.0], [1.0, 0.5, -1.0]], 1.0),
+        ([[2.0, 1.0, 0.0], [1.0, 3.0, 0.0]], 0.5),
+        ([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]], 0.0),
+        ([[1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]], 0.5),
+        ([[1.0, 2.0, -torch.inf], [3.0, 2.0, -torch.inf]], 0.5),
+    ],
+)
+def test_accuracy_counts_the_frames_whose_target_wins_and_never_a_tie_of_all(
+    monkeypatch: pytest.MonkeyPatch, logits: list[list[float]], accuracy: float
+) -> None:
+    objective = _objective()
+    monkeypatch.setattr(objective, "score", lambda *_: torch.tensor(logits))
+    is_masked = torch.zeros(2, 6, dtype=torch.bool)
+    is_masked[0, :2] = True
+    assert float(_forward(objective, _encoded(), is_masked).parts["accuracy"]) == accuracy
+
+
+def test_collapsed_codebooks_leave_no_distractor() -> None:
+    objective = _objective()
+    with torch.no_grad():
+        objective.quantizer.score.bias[[0, 5]] = 1000.0  # every frame takes the first entry of both groups
+    parts = _forward(objective, _encoded(), IS_MASKED).parts
+    assert float(parts["contrastive_loss"]) == 0.0
+    assert float(parts["code_perplexity"]) == pytest.approx(2, abs=1e-3)
+
+
+def test_temperature_of_the_step_is_reported() -> None:
+    loss = _objective()(_encoded(), IS_MASKED, step=200_000, generator=torch.Generator())
+    assert float(loss.parts["temperature"]) == pytest.approx(TINY.quantizer.temperature(200_000))
+
+
+@pytest.mark.parametrize("name", ["contrastive_loss", "diversity_loss", "feature_penalty", "soft_perplexity"])
+def test_reported_parts_are_detached(name: str) -> None:
+    assert not _forward(_objective().train(), _encoded(), IS_MASKED).parts[name].requires_grad
+
+
+def _disturb_context(encoded: Encoded) -> None:
+    encoded.last[~IS_MASKED] += 5
+
+
+def _disturb_features(encoded: Encoded) -> None:
+    encoded.features[~IS_MASKED] += 5
+
+
+@pytest.mark.parametrize("disturb", [_disturb_context, _disturb_features])
+def test_unmasked_frames_do_not_matter(disturb: Callable[[Encoded], None]) -> None:
+    plain, disturbed = _encoded(), _encoded()
+    disturb(disturbed)
+    assert torch.equal(
+        _forward(_objective(), plain, IS_MASKED).value, _forward(_objective(), disturbed, IS_MASKED).value
+    )
