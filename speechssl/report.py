@@ -51,14 +51,16 @@ def _recogniser_row(path: Path) -> str:
 
 
 def _comparison(run: Path) -> list[str]:
-    try:
-        pretrained, scratch = (
-            json.loads((run / name / "test.json").read_text(encoding="utf-8"))["cer"]
-            for name in ("pretrained", "scratch")
-        )
-    except OSError:
-        return []
-    return [f"\nPretraining changes test CER by {100 * (pretrained / scratch - 1):+.1f} % relative to scratch."]
+    """Compare each `NAMEpretrained` with its control `NAMEscratch`."""
+    lines = []
+    for control in sorted(run.glob("*scratch/test.json")):
+        name = control.parent.name.removesuffix("scratch")
+        pretrained = run / f"{name}pretrained" / "test.json"
+        if pretrained.exists():
+            before, after = (json.loads(path.read_text(encoding="utf-8"))["cer"] for path in (control, pretrained))
+            of = f" on {name.rstrip('-')}" if name else ""
+            lines.append(f"\nPretraining changes test CER{of} by {100 * (after / before - 1):+.1f} % relative to scratch.")
+    return lines
 
 
 def _pretraining(run: Path) -> list[str]:

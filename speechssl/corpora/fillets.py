@@ -43,7 +43,7 @@ def find_fillets(tree: Path, *, language: str) -> Findings:
                 continue
             font, text = dialogs.get(source.stem, ("unknown", None))
             spoken = Spoken(None, "not in the scripts") if text is None else normalize_text(text, language)
-            path = f"audio/{folder.name}/{source.stem}.wav"
+            path = f"audio/{language}/{folder.name}/{source.stem}.wav"  # both languages name their clips alike
             speaker = f"{language}-{font.removeprefix('font_')}"
             found.add(source, path, spoken, speaker=speaker, language=language)
     return found.findings()

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Ten languages without text, about nine hours, pretrain one encoder; ten labelled minutes of each of three corpora
+# fine-tune it: Russian (festvox-ru), English (asterisk-en) and Dutch (fillets-nl), against random weights.
+#
+# Two hours of CPU for each method (METHOD=hubert or wav2vec2), resumable. Measured: recipes/README.md.
+# Needs: 2 cores, 4 GB of memory, 3 GB of disk, Debian's packages.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+method=${METHOD:-hubert} seed=${SEED:-0}
+recipe=recipes/registry_pool
+data=runs/registry_pool/corpora
+run=${RUN:-runs/registry_pool/$method-seed$seed}
+
+pools=""
+for corpus in festvox-ru asterisk fillets-nl fillets-cs tuxpaint; do
+    speechssl corpus "$corpus" --out "$data/$corpus" --splits "manifests/$corpus"
+    pools="$pools${pools:+,}$data/$corpus/pool.tsv"
+done
+if [ "$method" = hubert ]; then
+    speechssl cluster $recipe/units.yaml "out=$run/units-mfcc" "data.manifests=[$pools]" "seed=$seed" \
+        "phones=$data/festvox-ru/phones.tsv"
+    set -- "labels=[$run/units-mfcc/labels.tsv]"
+fi
+speechssl pretrain "$recipe/$method.yaml" "out=$run/pretrain" "data.manifests=[$pools]" "seed=$seed" "$@"
+for corpus in festvox-ru asterisk fillets-nl; do
+    for weights in pretrained scratch; do
+        asr=$run/$corpus-$weights
+        speechssl finetune "$recipe/$weights.yaml" "out=$asr" "checkpoint=$run/pretrain" "seed=$seed" \
+            "data.manifests=[$data/$corpus/train.tsv]" "dev.manifests=[$data/$corpus/dev.tsv]"
+        speechssl transcribe "$asr" "$data/$corpus/test.tsv" --out "$asr/test.tsv"
+        speechssl score "$data/$corpus/test.tsv" "$asr/test.tsv" --out "$asr/test.json"
+    done
+done
+speechssl report "$run"
