@@ -145,7 +145,7 @@ class BatchSampler:
             jittered = sorted(order, key=lambda k: crops[k].num_samples)
         batches = self._fill([crops[k] for k in jittered])
         order = torch.randperm(len(batches), generator=generator).tolist()
-        order += order[: -len(order) % self.world_size]
+        order += (order * self.world_size)[: -len(order) % self.world_size]
         return [batches[k] for k in order[self.rank :: self.world_size]]
 
     def starting_at(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[Crop]]]:

@@ -96,7 +96,7 @@ def read_labels(path: Path) -> FrameLabels:
         LabelError: missing, without its header, or with units outside the clusters it declares.
     """
     try:
-        header, *rows = path.read_text(encoding="utf-8").splitlines()
+        header, *rows = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # ids may hold U+2028
         source = LabelSource(**json.loads(header))
     except OSError as error:
         raise LabelError(f"{path}: cannot read labels ({error.strerror}); run `speechssl cluster`") from error
