@@ -35,9 +35,12 @@ def read_phones(path: Path) -> dict[str, list[tuple[float, str]]]:
     except OSError as error:
         raise LabelError(f"{path}: cannot read the phone alignments ({error.strerror})") from error
     for number, row in enumerate(rows[1:], start=2):
-        key, _, text = row.partition("\t")
+        key, found, text = row.partition("\t")
+        cells = [cell.partition(":") for cell in text.split()]
         try:
-            alignments[key] = [(float(end), phone) for end, _, phone in (cell.partition(":") for cell in text.split())]
+            if not found or not all(phone for _, _, phone in cells):
+                raise ValueError("no tab, or an end without a phone")
+            alignments[key] = [(float(end), phone) for end, _, phone in cells]
         except ValueError as error:
             raise LabelError(f"{path}:{number}: expected `id<TAB>end:phone ...`, found {row[:60]!r}") from error
     return alignments
