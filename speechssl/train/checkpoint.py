@@ -93,7 +93,8 @@ def save_checkpoint(
     """Write a checkpoint and remove all but the last `keep`; the best by score is always kept."""
     final = out / f"step_{state.step:08d}"
     temporary = out / f".{final.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left_behind in out.glob(".step_*.tmp"):  # by a process that was killed while saving
+        shutil.rmtree(left_behind)
     temporary.mkdir(parents=True)
     save_file(_parameters(model), temporary / "model.safetensors")
     save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")

@@ -102,7 +102,8 @@ def fit(
             log.advance(state.step, f"{state.audio_seconds / max(state.wall_seconds, 1e-9):.0f} audio-s/s")
             if evaluate and (state.is_finished or (config.eval_every and state.step % config.eval_every == 0)):
                 _evaluate(evaluate, model, state, ranks, log)
-            if ranks.is_first and (state.step % config.save_every == 0 or state.is_finished):
+            is_best = state.best_step == state.step
+            if ranks.is_first and (is_best or state.is_finished or state.step % config.save_every == 0):
                 save_checkpoint(out, model, optimizer, state, generator, keep=config.keep)
         ranks.wait()
     return out / f"step_{state.step:08d}"

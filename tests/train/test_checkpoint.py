@@ -1,0 +1,320 @@
+"""Checkpoints: whole or not at all, strict, and never a pickle."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from speechssl.data.batching import BatchConfig
+from speechssl.errors import CheckpointError
+from speechssl.stages.data import DataConfig
+from speechssl.stages.pretrain import PretrainConfig
+from speechssl.train import checkpoint as checkpoint_module
+from speechssl.train.checkpoint import (
+    TrainState,
+    claim_run_folder,
+    last_checkpoint,
+    load_model,
+    load_training,
+    read_config,
+    read_state,
+    save_checkpoint,
+)
+from speechssl.train.optim import OptimConfig, build_optimizer
+
+
+class Run:
+    """A model that has made some steps."""
+
+    def __init__(self, out: Path, *, seed: int = 0, frozen: bool = False) -> None:
+        torch.manual_seed(seed)
+        self.out = out
+        self.model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        self.model[0].requires_grad_(not frozen)
+        self.optimizer = build_optimizer(self.model, OptimConfig())
+        self.generator = torch.Generator().manual_seed(seed)
+        self.state = TrainState()
+
+    def step(self) -> None:
+        inputs = torch.randn(5, 3) + torch.rand(5, 3, generator=self.generator)
+        self.optimizer.zero_grad()
+        self.model(inputs).square().sum().backward()
+        self.optimizer.step()
+        self.state.step += 1
+
+    def save(self, keep: int = 10) -> Path:
+        return save_checkpoint(self.out, self.model, self.optimizer, self.state, self.generator, keep=keep)
+
+    def load(self, checkpoint: Path) -> None:
+        self.state = load_training(checkpoint, self.model, self.optimizer, self.generator)
+
+    def weights(self) -> list[float]:
+        return torch.cat([tensor.double().flatten() for tensor in self.model.state_dict().values()]).tolist()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_loaded_run_goes_on_bit_for_bit(tmp_path, frozen):
+    run = Run(tmp_path, frozen=frozen)
+    run.step()
+    run.step()
+    run.state.best_score, run.state.scores = 0.5, {"dev_cer": 0.5}
+    checkpoint = run.save()
+    other = Run(tmp_path, seed=99, frozen=frozen)
+    other.load(checkpoint)
+    assert other.state == run.state
+    torch.manual_seed(5)  # load_training has to bring its own state back
+    other.load(checkpoint)
+    other.step()
+    expected = other.weights()
+    run.load(checkpoint)
+    run.step()
+    assert run.weights() == expected
+
+
+def test_a_checkpoint_before_the_first_step_is_loaded(tmp_path):
+    run, other = Run(tmp_path), Run(tmp_path, seed=1)
+    other.load(run.save())
+    assert other.weights() == run.weights()
+
+
+def test_a_checkpoint_holds_safetensors_and_json_alone(tmp_path):
+    run = Run(tmp_path)
+    run.step()
+    assert {path.name for path in run.save().iterdir()} == {
+        "model.safetensors",
+        "optimizer.safetensors",
+        "random.safetensors",
+        "state.json",
+    }
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_crash_while_saving_leaves_no_half_checkpoint(tmp_path, monkeypatch, failing):
+    run = Run(tmp_path)
+    run.step()
+    before = run.save()
+    run.step()
+    calls, save_file = [], checkpoint_module.save_file
+
+    def crash(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        calls.append(path)
+        if len(calls) == failing:
+            path.write_bytes(b"half")
+            raise OSError("No space left on device")
+        save_file(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, "save_file", crash)
+        with pytest.raises(OSError, match="No space left"):
+            run.save()
+    assert last_checkpoint(tmp_path) == before
+    after = run.save()
+    assert last_checkpoint(tmp_path) == after
+    Run(tmp_path).load(after)
+
+
+def test_a_crash_before_the_renaming_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    run.step()
+
+    def crash(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", crash)
+        with pytest.raises(KeyboardInterrupt):
+            run.save()
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_files_are_on_disk_before_the_checkpoint_has_its_name(tmp_path, monkeypatch):
+    run, events = Run(tmp_path), []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("rename"), rename(self, to))[1])
+    run.save()
+    assert events == ["fsync"] * 4 + ["rename"]
+
+
+def test_what_a_killed_process_left_behind_is_no_checkpoint_and_is_cleared_away(tmp_path):
+    left = tmp_path / ".step_00000009.123.tmp"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    assert last_checkpoint(tmp_path) is None
+    saved = Run(tmp_path).save()
+    assert list(tmp_path.iterdir()) == [saved]
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_highest_step(tmp_path):
+    run = Run(tmp_path)
+    for step in (9, 10, 100_000_000):
+        run.state.step = step
+        newest = run.save()
+    assert last_checkpoint(tmp_path) == newest
+
+
+def test_a_folder_without_checkpoints_has_none(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_only_the_newest_are_kept(tmp_path, keep):
+    run = Run(tmp_path)
+    for _ in range(5):
+        run.step()
+        run.save(keep)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{i:08d}" for i in range(6 - keep, 6)]
+
+
+def test_the_best_is_kept_beside_the_newest_until_a_better_one_comes(tmp_path):
+    run = Run(tmp_path)
+    kept = []
+    for best in (1, 2, 2, 2, 5):
+        run.step()
+        run.state.best_step = best
+        run.save(keep=1)
+        kept.append(sorted(int(path.name[5:]) for path in tmp_path.iterdir()))
+    assert kept == [[1], [2], [2, 3], [2, 4], [5]]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    run = Run(tmp_path)
+    run.save()
+    with torch.no_grad():
+        run.model[0].weight.fill_(7)
+    Run(tmp_path).load(path := run.save())
+    model = Run(tmp_path, seed=4).model
+    load_model(path, model)
+    assert model[0].weight.unique().tolist() == [7]
+
+
+def test_a_part_of_a_model_is_loaded_by_its_prefix(tmp_path):
+    run = Run(tmp_path)
+    part = nn.Linear(3, 4)
+    load_model(run.save(), part, prefix="0.")
+    assert torch.equal(part.weight, run.model[0].weight)
+
+
+def torch_pickle(path: Path) -> None:
+    torch.save({"0.weight": torch.zeros(4, 3)}, path)
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [torch_pickle, cut_in_half, Path.unlink, lambda path: path.write_bytes(b""), lambda path: path.write_text("x")],
+)
+def test_a_broken_or_foreign_model_file_is_refused_with_its_name(tmp_path, spoil):
+    checkpoint = Run(tmp_path).save()
+    spoil(checkpoint / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors: cannot be read \(.*\); remove this checkpoint and use"
+    ):
+        load_model(checkpoint, Run(tmp_path).model)
+
+
+def test_a_pickle_with_code_inside_is_never_run(tmp_path):
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "exploded",)
+
+    checkpoint = Run(tmp_path).save()
+    torch.save({"0.weight": Bomb()}, checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError):
+        load_model(checkpoint, Run(tmp_path).model)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "random.safetensors"])
+def test_a_broken_part_of_the_training_state_is_refused(tmp_path, name):
+    run = Run(tmp_path)
+    run.step()
+    checkpoint = run.save()
+    cut_in_half(checkpoint / name)
+    with pytest.raises(CheckpointError, match=f"{name}: cannot be read"):
+        run.load(checkpoint)
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"steps": 3}', "[1]"])
+def test_a_broken_state_is_refused(tmp_path, text):
+    checkpoint = Run(tmp_path).save()
+    (checkpoint / "state.json").unlink()
+    if text is not None:
+        (checkpoint / "state.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"state\.json cannot be read \(.*\); remove this checkpoint"):
+        read_state(checkpoint)
+
+
+def other_width() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+def more_layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.Linear(2, 2))
+
+
+def fewer_layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+@pytest.mark.parametrize(
+    ("build", "wrong"),
+    [
+        (other_width, r"2 parameters do not fit this model: 2\.weight, 2\.bias|2\.bias, 2\.weight"),
+        (more_layers, r"2 parameters do not fit this model: 3\.bias, 3\.weight"),
+        (fewer_layers, r"2 parameters do not fit this model: 2\.bias, 2\.weight"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused_with_the_parameters(tmp_path, build, wrong):
+    checkpoint = Run(tmp_path).save()
+    with pytest.raises(CheckpointError, match=wrong):
+        load_model(checkpoint, build())
+
+
+CONFIG = PretrainConfig(out=Path("run"), data=DataConfig(manifests=(Path("a.tsv"),)))
+
+
+def test_a_new_run_folder_takes_the_configuration(tmp_path):
+    claim_run_folder(tmp_path / "run", CONFIG)
+    assert read_config(tmp_path / "run")["data"]["manifests"] == ["a.tsv"]
+
+
+def test_the_same_configuration_finds_its_folder_again(tmp_path):
+    claim_run_folder(tmp_path / "run", CONFIG)
+    before = (tmp_path / "run/config.json").read_bytes()
+    claim_run_folder(tmp_path / "run", CONFIG)
+    assert (tmp_path / "run/config.json").read_bytes() == before
+
+
+def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path):
+    claim_run_folder(tmp_path / "run", CONFIG)
+    other = dataclasses.replace(CONFIG, seed=3, batch=BatchConfig(seconds=50.0))
+    message = (
+        r"run: holds a run of another configuration \(batch\.seconds was 87\.5, is 50\.0, seed was 0, is 3\); name"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        claim_run_folder(tmp_path / "run", other)
+
+
+def test_a_key_that_one_of_two_configurations_lacks_is_a_difference(tmp_path):
+    claim_run_folder(tmp_path / "run", CONFIG)
+    path = tmp_path / "run/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "extra": 1}))
+    with pytest.raises(CheckpointError, match="extra was 1, is None"):
+        claim_run_folder(tmp_path / "run", CONFIG)
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_a_folder_without_a_readable_configuration_is_no_run(tmp_path, text):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"holds no readable config\.json .*; name the folder of a run"):
+        read_config(tmp_path)
