@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from speechssl.config import describe, load
@@ -83,7 +82,7 @@ def corpus_command(
         print(*describe_corpora(), sep="\n")
         return
     if out is None and name in CORPORA:
-        raise click.UsageError("name the folder to fill with --out")
+        raise typer.BadParameter("name the folder to fill with --out")
     manifests = prepare_corpus(name, out or Path(), source=source, splits=splits, progress=_bar(f"corpus {name}"))
     for path in manifests.values():
         manifest = read_manifest(path)
@@ -178,16 +177,13 @@ def report_command(run: Annotated[Path, typer.Argument(help="Folder that a recip
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     try:
-        return app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False) or 0
+        app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="speechssl")
     except (SpeechSSLError, OSError) as error:  # the user can mend it: one line, no traceback
         print(f"speechssl: {error}", file=sys.stderr)
         return 2
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        print("speechssl: interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
+    except SystemExit as end:  # how typer returns
+        return int(end.code or 0)
+    return 0
 
 
 def console() -> None:
