@@ -11,7 +11,13 @@ from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-STAGE_OF = {"units": ClusterConfig, "hubert": PretrainConfig, "wav2vec2": PretrainConfig, "iteration": PretrainConfig}
+STAGE_OF = {
+    "units": ClusterConfig,
+    "hubert": PretrainConfig,
+    "wav2vec2": PretrainConfig,
+    "iteration": PretrainConfig,
+    "pretrain.": PretrainConfig,
+}
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -26,3 +32,17 @@ def test_a_recipe_is_read_by_its_stage(path):
 def test_a_script_parses_and_names_recipes_that_exist(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
     assert path.stat().st_mode & 0o111, "not executable"
+
+
+def test_a_recipe_that_sets_one_key_keeps_the_stages_other_defaults(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("out: x\ncheckpoint: x\ndata: {manifests: [a]}\noptim: {lr: 0.5}\nctc: {mask: {span: 3}}\n")
+    config = load(path, FinetuneConfig)
+    assert (config.optim.lr, config.optim.schedule, config.optim.eps) == (0.5, "tri_stage", 1e-8)
+    assert (config.ctc.mask.span, config.ctc.mask.start_prob) == (3, 0.065)
+    path.write_text("out: x\ndata: {manifests: [a]}\nobjective: {kind: contrastive, mask: {span: 3}}\n")
+    objective = load(path, PretrainConfig).objective
+    assert (objective.kind, objective.mask.span, objective.mask.start_prob) == ("contrastive", 3, 0.065)
+    path.write_text("out: x\ndata: {manifests: [a]}\nobjective: {mask: {span: 3}}\n")
+    objective = load(path, PretrainConfig).objective
+    assert (objective.kind, objective.mask.span, objective.mask.start_prob) == ("masked_prediction", 3, 0.08)
