@@ -18,7 +18,7 @@ from speechssl.data.manifest import Manifest, Utterance, write_atomically
 from speechssl.errors import AudioError, ConfigError, LabelError
 from speechssl.parallel import pick_device
 from speechssl.score.clusters import measure_units, read_phones
-from speechssl.stages.data import DataConfig, read_data
+from speechssl.stages.data import DataConfig, read_data, tell_left_out
 from speechssl.stages.pretrain import load_encoder
 from speechssl.train.checkpoint import claim_run_folder
 from speechssl.train.runlog import progress_bar
@@ -69,6 +69,7 @@ def cluster(config: ClusterConfig) -> Path:
     source = feature_source(config)
     kmeans = _fit(config, manifest, source)
     labels = _label(config, manifest, source, kmeans)
+    tell_left_out([row.id for row in manifest.utterances if row.id not in labels.units], "bad audio")
     if config.phones is not None:
         quality = measure_units(labels, read_phones(config.phones))
         write_atomically(config.out / "quality.json", json.dumps(dataclasses.asdict(quality), indent=1) + "\n")
@@ -164,6 +165,6 @@ def _extract(
             except AudioError as error:
                 if config.data.bad_audio == "stop":
                     raise
-                bar.console.print(f"skipped: {error}", highlight=False)
+                bar.console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
                 continue
             yield row, source.extract(waveform)

@@ -1,6 +1,8 @@
 """The part of every stage's configuration that says what to read, and how it becomes one manifest."""
 
 import dataclasses
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +11,7 @@ from speechssl.data.audio import AudioConfig
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.errors import ManifestError
 
-__all__ = ["DataConfig", "read_data"]
+__all__ = ["DataConfig", "read_data", "tell_left_out"]
 
 
 @configuration
@@ -40,3 +42,10 @@ def read_data(config: DataConfig) -> Manifest:
                 raise ManifestError(f"{path}: the id {row.id!r} is also in an earlier manifest; rename one of them")
             joined[row.id] = dataclasses.replace(row, path=str(manifest.audio_path(row).resolve()))
     return Manifest(root=Path("/"), utterances=tuple(joined.values()))
+
+
+def tell_left_out(utterances: Sequence[str], reason: str) -> None:
+    """Say on standard error how many utterances are not used, and name the first three."""
+    if utterances:
+        named = ", ".join(utterances[:3]) + (", ..." if len(utterances) > 3 else "")
+        print(f"left out, {reason}: {len(utterances)} utterances: {named}", file=sys.stderr)

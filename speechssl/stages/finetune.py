@@ -20,7 +20,7 @@ from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.parallel import start_ranks
 from speechssl.score.wer import score_texts
-from speechssl.stages.data import DataConfig, read_data
+from speechssl.stages.data import DataConfig, read_data, tell_left_out
 from speechssl.stages.pretrain import PretrainConfig, load_encoder
 from speechssl.train.checkpoint import claim_run_folder, last_checkpoint, load_model, read_config, read_state
 from speechssl.train.loop import TrainConfig, fit
@@ -67,10 +67,11 @@ def finetune(config: FinetuneConfig) -> Path:
     sampler = BatchSampler(
         manifest.utterances, config.batch, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size
     )
+    tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
     evaluate = None
     if config.dev is not None:
         dev = read_data(config.dev)
-        evaluate = partial(_evaluate, dev, _dataset(dev, config.dev, encoder.config), vocabulary)
+        evaluate = partial(_evaluate, _texts(dev), _dataset(dev, config.dev, encoder.config), vocabulary)
     return fit(
         CTCModel(encoder, config.ctc, len(vocabulary)),
         lambda epoch, position: load_batches(
@@ -181,11 +182,7 @@ def _with_enough_frames(
             f"{len(short)} utterances are too short for their text: {', '.join([*short.values()][:3])}; "
             "correct the transcripts, or set too_short=skip to leave them out"
         )
-    print(
-        *(f"left out, too short for its text: {reason}" for reason in short.values()),
-        sep="\n",
-        end="\n" if short else "",
-    )
+    tell_left_out([*short.values()], "too short for its text")
     return dataclasses.replace(manifest, utterances=tuple(row for row in manifest.utterances if row.id not in short))
 
 
@@ -202,7 +199,11 @@ def _dataset(
     )
 
 
-def _evaluate(dev: Manifest, dataset: SpeechDataset, vocabulary: Vocabulary, model: nn.Module) -> dict[str, float]:
+def _evaluate(
+    texts: dict[str, str], dataset: SpeechDataset, vocabulary: Vocabulary, model: nn.Module
+) -> dict[str, float]:
     assert isinstance(model, CTCModel)
-    scores = score_texts(_texts(dev), transcribe_manifest(model, vocabulary, dataset))
-    return {"dev_cer": scores.cer, "dev_wer": scores.wer}
+    skipped: list[str] = []
+    hypotheses = transcribe_manifest(model, vocabulary, dataset, skipped=skipped)
+    scores = score_texts({key: texts[key] for key in hypotheses}, hypotheses)
+    return {"dev_cer": scores.cer, "dev_wer": scores.wer, "dev_skipped": len(skipped)}

@@ -1,5 +1,7 @@
 """Stage `pretrain`: manifest -> batches -> trunk + objective -> checkpoints."""
 
+import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -8,13 +10,14 @@ import torch
 from speechssl.config import configuration, from_dict
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset, load_batches
-from speechssl.data.labels import read_labels
+from speechssl.data.labels import FrameLabels, read_labels
+from speechssl.data.manifest import Manifest
 from speechssl.errors import CheckpointError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
 from speechssl.parallel import start_ranks
-from speechssl.stages.data import DataConfig, read_data
+from speechssl.stages.data import DataConfig, read_data, tell_left_out
 from speechssl.train.checkpoint import claim_run_folder, last_checkpoint, load_model, read_config, read_state
 from speechssl.train.loop import TrainConfig, fit
 from speechssl.train.optim import OptimConfig
@@ -45,6 +48,8 @@ def pretrain(config: PretrainConfig) -> Path:
     ranks.wait()
     manifest = read_data(config.data)
     labels = [read_labels(path) for path in config.labels]
+    if config.data.bad_audio == "skip":
+        manifest = _with_labels(manifest, labels)
     for path, stream in zip(config.labels, labels, strict=True):
         stream.check(manifest, where=str(path))
     encoder = config.encoder
@@ -56,6 +61,7 @@ def pretrain(config: PretrainConfig) -> Path:
         world_size=ranks.world_size,
         hop=encoder.hop,
     )
+    tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
     dataset = SpeechDataset(
         manifest,
         config.data.audio,
@@ -81,6 +87,15 @@ def pretrain(config: PretrainConfig) -> Path:
         ranks=ranks,
         title=f"pretrain {config.objective.kind}",
     )
+
+
+def _with_labels(manifest: Manifest, labels: Sequence[FrameLabels]) -> Manifest:
+    """Leave out what stage `cluster` skipped as bad audio; labels of another corpus are left for `check` to refuse."""
+    missing = {row.id: None for row in manifest.utterances if any(row.id not in stream.units for stream in labels)}
+    if len(missing) == len(manifest.utterances):
+        return manifest
+    tell_left_out([*missing], "without labels")
+    return dataclasses.replace(manifest, utterances=tuple(row for row in manifest.utterances if row.id not in missing))
 
 
 def load_encoder(run: Path) -> tuple[SpeechEncoder, str]:

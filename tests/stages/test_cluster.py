@@ -1,0 +1,145 @@
+"""Stage cluster: audio to k-means to frame labels."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from speechssl.data.audio import AudioConfig
+from speechssl.data.labels import read_labels
+from speechssl.data.manifest import read_manifest
+from speechssl.errors import AudioError, CheckpointError, LabelError
+from speechssl.stages import cluster as stage
+from speechssl.stages.cluster import cluster
+from speechssl.stages.data import DataConfig
+from speechssl.units.kmeans import KMeans
+
+
+def test_every_utterance_gets_a_unit_for_each_mfcc_frame(units, corpus):
+    labels = read_labels(units)
+    labels.check(read_manifest(corpus), where="units")
+    assert (labels.source.clusters, labels.source.hop, labels.source.window) == (5, 160, 400)
+    assert labels.source.features == "mfcc"
+    assert {int(unit) for row in labels.units.values() for unit in row} == {0, 1, 2, 3, 4}
+
+
+def test_the_labels_name_the_k_means_beside_them(units):
+    assert read_labels(units).source.kmeans == KMeans.load(units.parent / "kmeans.safetensors").fingerprint
+
+
+def test_a_second_run_elsewhere_gives_the_same_file(units, cluster_config, tmp_path):
+    assert cluster(cluster_config(tmp_path / "run")).read_bytes() == units.read_bytes()
+
+
+def test_a_layer_of_a_checkpoint_gives_a_unit_for_each_of_its_frames(cluster_config, pretrained, corpus, tmp_path):
+    labels = read_labels(
+        cluster(cluster_config(tmp_path / "run", features="layer", checkpoint=pretrained, layer=2, clusters=4))
+    )
+    labels.check(read_manifest(corpus), where="units")
+    assert (labels.source.hop, labels.source.window) == (320, 325)
+    assert labels.source.features == "run/step_00000003 layer 2"
+
+
+def test_layers_differ(cluster_config, pretrained, tmp_path):
+    paths = [
+        cluster(cluster_config(tmp_path / f"{layer}", features="layer", checkpoint=pretrained, layer=layer))
+        for layer in (1, 2)
+    ]
+    first, second = (read_labels(path).source.kmeans for path in paths)
+    assert first != second
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_a_layer_that_the_checkpoint_lacks_is_refused(cluster_config, pretrained, tmp_path, layer):
+    config = cluster_config(tmp_path / "run", features="layer", checkpoint=pretrained, layer=layer)
+    with pytest.raises(LabelError, match=f"layer={layer}: run/step_00000003 has layers 1 to 2"):
+        cluster(config)
+
+
+def test_a_finished_run_is_not_done_again(units, cluster_config, monkeypatch):
+    monkeypatch.setattr(stage, "read_data", lambda _: pytest.fail("read the corpus again"))
+    assert cluster(cluster_config(units.parent)) == units
+
+
+def test_a_run_interrupted_after_k_means_keeps_the_centroids(units, cluster_config, tmp_path, monkeypatch):
+    path = cluster(cluster_config(tmp_path / "run"))
+    path.unlink()
+    monkeypatch.setattr(stage, "fit_kmeans", lambda *_, **__: pytest.fail("fitted again"))
+    assert cluster(cluster_config(tmp_path / "run")).read_bytes() == units.read_bytes()
+
+
+def test_another_number_of_units_does_not_overwrite_a_run(units, cluster_config):
+    with pytest.raises(CheckpointError, match=r"another configuration \(clusters was 5, is 6\)"):
+        cluster(cluster_config(units.parent, clusters=6))
+
+
+def test_too_little_audio_for_the_clusters_is_refused(cluster_config, tmp_path):
+    with pytest.raises(LabelError, match="frames cannot make 100000 clusters; give more audio or fewer clusters"):
+        cluster(cluster_config(tmp_path / "run", clusters=100_000))
+
+
+def test_centroids_are_fitted_on_so_many_hours_only(cluster_config, tmp_path, monkeypatch, corpus):
+    frames = []
+    fit = stage.fit_kmeans
+    monkeypatch.setattr(
+        stage,
+        "fit_kmeans",
+        lambda features, *args, **kwargs: (frames.append(len(features)), fit(features, *args, **kwargs))[1],
+    )
+    cluster(cluster_config(tmp_path / "all"))
+    cluster(cluster_config(tmp_path / "some", fit_hours=2.0 / 3600))
+    whole = sum((row.num_samples - 400) // 160 + 1 for row in read_manifest(corpus).utterances)
+    assert frames[0] == whole
+    assert 190 <= frames[1] <= 300  # whole utterances of less than a second, until two seconds are full
+
+
+@pytest.fixture
+def spoilt(tmp_path, make_corpus) -> Path:
+    """Give the manifest of a corpus with an empty file, a silent one and one too short for a frame."""
+    manifest = make_corpus(tmp_path / "spoilt", [8000, 9000, 10_000, 11_000, 12_000, 300])
+    (manifest.parent / "u0001.wav").write_bytes(b"")
+    silent = (manifest.parent / "u0003.wav").read_bytes()
+    (manifest.parent / "u0003.wav").write_bytes(silent[:44] + bytes(len(silent) - 44))
+    return manifest
+
+
+def test_bad_audio_stops_by_default_and_is_named(cluster_config, spoilt, tmp_path):
+    with pytest.raises(AudioError, match=r"u0001\.wav: the file is empty|u0003\.wav: silent|u0005\.wav: 300 samples"):
+        cluster(cluster_config(tmp_path / "run", data=DataConfig(manifests=(spoilt,))))
+    assert not (tmp_path / "run/labels.tsv").exists()
+
+
+def test_bad_audio_is_skipped_counted_and_listed_when_asked_for(cluster_config, spoilt, tmp_path, capfd):
+    path = cluster(cluster_config(tmp_path / "run", data=DataConfig(manifests=(spoilt,), bad_audio="skip")))
+    assert sorted(read_labels(path).units) == ["u0000", "u0002", "u0004"]
+    said = capfd.readouterr()
+    for reason in ("u0001.wav: the file is empty", "u0003.wav: silent", "u0005.wav: 300 samples"):
+        assert reason in "".join((said.out + said.err).split("\n"))
+    assert "left out, bad audio: 3 utterances: u0001, u0003, u0005" in said.err
+
+
+def test_audio_is_read_under_the_rules_of_the_recipe(cluster_config, corpus, tmp_path):
+    data = DataConfig(manifests=(corpus,), audio=AudioConfig(max_duration_s=0.55))
+    with pytest.raises(AudioError, match=r"lasts 1 s, expected at most 1; .*max_duration_s"):
+        cluster(cluster_config(tmp_path / "run", data=data))
+
+
+def test_units_are_measured_against_phones(cluster_config, corpus, tmp_path):
+    rows = read_manifest(corpus).utterances
+    phones = tmp_path / "phones.tsv"
+    phones.write_text("id\tphones\n" + "".join(f"{row.id}\t0.2:a {row.duration_s}:b\n" for row in rows))
+    cluster(cluster_config(tmp_path / "run", phones=phones))
+    quality = json.loads((tmp_path / "run/quality.json").read_text())
+    assert 0 <= quality["pnmi"] <= 1
+    assert quality["used"] == 5
+    assert quality["frames"] == sum(len(row) for row in read_labels(tmp_path / "run/labels.tsv").units.values())
+
+
+def test_a_bigger_corpus_of_several_manifests_is_labelled_together(cluster_config, corpus, tmp_path, make_corpus):
+    other = make_corpus(tmp_path / "other", [8000, 8100])
+    text = other.read_text().replace("u000", "v000").replace("v0000.wav", "u0000.wav").replace("v0001.wav", "u0001.wav")
+    other.write_text(text)
+    config = cluster_config(tmp_path / "run")
+    config = dataclasses.replace(config, data=DataConfig(manifests=(corpus, other)))
+    assert set(read_labels(cluster(config)).units) == {*(f"u{i:04d}" for i in range(8)), "v0000", "v0001"}

@@ -1,0 +1,200 @@
+"""Stage pretrain: manifest and labels to checkpoints, with either method."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechssl.data.batching import BatchConfig
+from speechssl.data.labels import read_labels, write_labels
+from speechssl.errors import AudioError, CheckpointError, LabelError, ManifestError
+from speechssl.stages.cluster import cluster
+from speechssl.stages.data import DataConfig
+from speechssl.stages.pretrain import is_finished, load_encoder, pretrain
+from speechssl.train.checkpoint import read_state
+from speechssl.train.loop import TrainConfig
+
+METHODS = ["masked_prediction", "contrastive"]
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_run_leaves_a_checkpoint_its_configuration_and_a_finite_loss_for_each_step(pretrain_config, tmp_path, kind):
+    checkpoint = pretrain(pretrain_config(tmp_path / "run", kind))
+    assert checkpoint == tmp_path / "run/step_00000003"
+    assert is_finished(tmp_path / "run")
+    assert len(losses(tmp_path / "run")) == 3
+    assert all(math.isfinite(loss) for loss in losses(tmp_path / "run"))
+    assert json.loads((tmp_path / "run/config.json").read_text())["objective"]["kind"] == kind
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_the_same_recipe_gives_the_same_losses_and_another_seed_others(pretrain_config, tmp_path, kind):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.rand(len(name) + seed)
+        pretrain(pretrain_config(tmp_path / name, kind, seed=seed))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
+def test_masked_prediction_learns_a_tiny_corpus(pretrain_config, tmp_path):
+    train = TrainConfig(steps=40, log_every=10)
+    config = pretrain_config(tmp_path / "run", train=train)
+    pretrain(dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=5e-3)))
+    found = losses(tmp_path / "run")
+    assert found[-1] < 0.8 * found[0]
+
+
+def test_a_finished_run_trains_no_further(pretrain_config, pretrained, monkeypatch):
+    monkeypatch.setattr("speechssl.data.dataset.read_audio", lambda *_, **__: pytest.fail("read audio again"))
+    before = (pretrained / "log.jsonl").read_bytes()
+    assert pretrain(pretrain_config(pretrained)) == pretrained / "step_00000003"
+    assert (pretrained / "log.jsonl").read_bytes() == before
+
+
+def test_a_run_without_checkpoint_is_not_finished(tmp_path):
+    assert not is_finished(tmp_path)
+
+
+def test_a_folder_of_another_configuration_is_left_alone(pretrain_config, pretrained):
+    config = pretrain_config(pretrained, train=TrainConfig(steps=9, log_every=1))
+    with pytest.raises(CheckpointError, match=r"another configuration \(train\.steps was 3, is 9\); name another out"):
+        pretrain(config)
+
+
+def test_the_encoder_of_a_run_is_loaded_for_use(pretrained, tiny_encoder):
+    encoder, name = load_encoder(pretrained)
+    assert name == "run/step_00000003"
+    assert encoder.config == tiny_encoder
+    assert not encoder.training
+    again, _ = load_encoder(pretrained / "step_00000003")
+    assert all(
+        torch.equal(a, b) for a, b in zip(encoder.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [("step_00000003", "holds no checkpoint; name the folder of a pretraining run"), (".", "holds no checkpoint")],
+)
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path, remove, message):
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(tmp_path)
+
+
+def test_masked_prediction_without_labels_is_refused(pretrain_config, tmp_path):
+    with pytest.raises(LabelError, match=r"masked_prediction needs labels; make them with `speechssl cluster`"):
+        pretrain(pretrain_config(tmp_path / "run", labels=()))
+
+
+def test_labels_for_the_contrastive_method_are_refused(pretrain_config, units, tmp_path):
+    with pytest.raises(LabelError, match=r"objective\.kind=contrastive takes no labels"):
+        pretrain(pretrain_config(tmp_path / "run", "contrastive", labels=(units,)))
+
+
+def test_labels_of_other_audio_are_refused_before_the_first_step(pretrain_config, make_corpus, tmp_path):
+    other = make_corpus(tmp_path / "other", [8000, 20_000])
+    config = pretrain_config(tmp_path / "run", data=DataConfig(manifests=(other,)))
+    with pytest.raises(LabelError, match=r"u0001 has 54 labels, its audio of 20000 samples makes 123; .*other audio"):
+        pretrain(config)
+    assert not (tmp_path / "run/log.jsonl").exists()
+
+
+def test_labels_that_lack_utterances_are_refused(pretrain_config, make_corpus, tmp_path):
+    more = make_corpus(tmp_path / "more", [*range(8_000, 16_000, 1_000), 8000, 8000])
+    config = pretrain_config(tmp_path / "run", data=DataConfig(manifests=(more,)))
+    with pytest.raises(LabelError, match=r"labels\.tsv: 2 utterances of the manifest have no labels: u0008, u0009"):
+        pretrain(config)
+
+
+def test_labels_with_units_outside_their_number_are_refused(pretrain_config, units, tmp_path):
+    labels = read_labels(units)
+    write_labels(tmp_path / "l.tsv", dataclasses.replace(labels, source=dataclasses.replace(labels.source, clusters=3)))
+    with pytest.raises(LabelError, match=r"l\.tsv:\d+: u000\d has units \d to [34], expected 0 to 2"):
+        pretrain(pretrain_config(tmp_path / "run", labels=(tmp_path / "l.tsv",)))
+
+
+def test_a_run_is_not_continued_with_another_number_of_units(pretrain_config, cluster_config, tmp_path):
+    config = pretrain_config(tmp_path / "run", train=TrainConfig(steps=4, save_every=2))
+    pretrain(config)
+    (tmp_path / "run/step_00000004/state.json").write_text(
+        json.dumps({**vars(read_state(tmp_path / "run/step_00000004")), "step": 2})
+    )
+    labels = config.labels[0]
+    kept = labels.read_text()
+    try:
+        labels.write_text(cluster(cluster_config(tmp_path / "units", clusters=7)).read_text())
+        with pytest.raises(CheckpointError, match=r"parameters do not fit this model: objective\.embeddings\.0"):
+            pretrain(config)
+    finally:
+        labels.write_text(kept)
+
+
+def test_several_label_streams_are_learned_at_once(pretrain_config, cluster_config, units, tmp_path):
+    more = cluster(cluster_config(tmp_path / "units", clusters=3))
+    pretrain(pretrain_config(tmp_path / "run", labels=(units, more)))
+    report = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
+    assert {"masked_loss_0", "masked_loss_1"} <= set(report)
+
+
+@pytest.fixture
+def spoilt(tmp_path, make_corpus) -> Path:
+    """Give the manifest of a corpus in which two files are broken."""
+    manifest = make_corpus(tmp_path / "spoilt")
+    (manifest.parent / "u0002.wav").write_bytes(b"")
+    (manifest.parent / "u0005.wav").unlink()
+    return manifest
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_bad_audio_stops_a_run_and_is_named(pretrain_config, spoilt, tmp_path, kind):
+    config = pretrain_config(tmp_path / "run", kind, data=DataConfig(manifests=(spoilt,)))
+    with pytest.raises(AudioError, match=r"u0002\.wav: the file is empty|u0005\.wav: no such file"):
+        pretrain(dataclasses.replace(config, train=TrainConfig(steps=10)))
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_bad_audio_is_skipped_counted_and_listed_when_asked_for(pretrain_config, spoilt, tmp_path, kind, capfd):
+    config = pretrain_config(tmp_path / "run", kind, data=DataConfig(manifests=(spoilt,), bad_audio="skip"))
+    batch = BatchConfig(seconds=20.0, max_crop_s=0.6, min_s=0.1)  # an epoch a step
+    state = read_state(pretrain(dataclasses.replace(config, batch=batch)))
+    assert state.skipped == 6
+    said = capfd.readouterr().err
+    assert said.count("u0002.wav: the file is empty") == said.count("u0005.wav: no such file") == 3
+    assert json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])["skipped"] == 6
+
+
+def test_what_clustering_skipped_is_left_out_of_pretraining_too(
+    pretrain_config, cluster_config, spoilt, tmp_path, capfd
+):
+    data = DataConfig(manifests=(spoilt,), bad_audio="skip")
+    labels = cluster(cluster_config(tmp_path / "units", data=data))
+    state = read_state(pretrain(pretrain_config(tmp_path / "run", data=data, labels=(labels,))))
+    assert state.is_finished
+    assert "left out, without labels: 2 utterances: u0002, u0005" in capfd.readouterr().err
+
+
+def test_labels_of_another_corpus_are_refused_even_where_bad_audio_is_skipped(pretrain_config, make_corpus, tmp_path):
+    other = make_corpus(tmp_path / "other", [8000])
+    other.write_text(other.read_text().replace("u0000\t", "else\t"))
+    with pytest.raises(LabelError, match="1 utterances of the manifest have no labels: else"):
+        pretrain(pretrain_config(tmp_path / "run", data=DataConfig(manifests=(other,), bad_audio="skip")))
+
+
+def test_utterances_that_are_too_short_are_counted_and_listed(pretrain_config, tmp_path, capfd):
+    config = pretrain_config(tmp_path / "run", batch=BatchConfig(seconds=3.0, max_crop_s=0.6, min_s=0.76))
+    pretrain(config)
+    expected = r"left out, shorter than batch.min_s=0.76: 5 utterances: u0000, u0001, u0002"
+    assert expected in capfd.readouterr().err
+
+
+def test_a_corpus_of_short_utterances_alone_is_refused(pretrain_config, tmp_path):
+    config = pretrain_config(tmp_path / "run", batch=BatchConfig(seconds=3.0, max_crop_s=2.0, min_s=2.0))
+    with pytest.raises(ManifestError, match=r"no utterance is at least batch\.min_s=2\.0 s long; lower it"):
+        pretrain(config)
