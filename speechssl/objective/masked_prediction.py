@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.config import configuration
-from speechssl.errors import LabelError
+from speechssl.errors import ConfigError, LabelError
 from speechssl.model.encoder import Encoded
 from speechssl.model.masking import MaskConfig
 from speechssl.objective.loss import LossSum
@@ -31,6 +31,13 @@ class MaskedPredictionConfig:
     unmasked_weight: float = 0.0
     feature_penalty: float = 10.0  # on the extractor's squared output (fairseq: loss_weights)
     mask: MaskConfig = MaskConfig(start_prob=0.08)
+
+    def __post_init__(self) -> None:
+        if min(self.masked_weight, self.unmasked_weight) < 0 or max(self.masked_weight, self.unmasked_weight) == 0:
+            raise ConfigError(
+                "objective.masked_weight and objective.unmasked_weight must not be negative, and one of them above 0; "
+                f"found {self.masked_weight} and {self.unmasked_weight}"
+            )
 
 
 class MaskedPredictionObjective(nn.Module):

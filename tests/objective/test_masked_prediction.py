@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechssl.errors import LabelError
+from speechssl.errors import ConfigError, LabelError
 from speechssl.model.encoder import Encoded
 from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
 from tests.model.tiny import noise, randomise
@@ -144,3 +144,9 @@ def test_default_weights_are_those_of_hubert_base() -> None:
     config = MaskedPredictionConfig()
     assert (config.masked_weight, config.unmasked_weight, config.feature_penalty, config.temperature) == (1, 0, 10, 0.1)
     assert (config.mask.start_prob, config.mask.span) == (0.08, 10)
+
+
+@pytest.mark.parametrize(("masked", "unmasked"), [(0.0, 0.0), (-1.0, 1.0)])
+def test_weights_that_leave_nothing_to_learn_are_refused(masked: float, unmasked: float) -> None:
+    with pytest.raises(ConfigError, match=rf"one of them above 0; found {masked} and {unmasked}"):
+        MaskedPredictionConfig(masked_weight=masked, unmasked_weight=unmasked)

@@ -64,7 +64,9 @@ def test_a_single_phone_has_no_information_to_share() -> None:
     assert measure_units(*_aligned([("a", 0), ("a", 1)])).pnmi == 0
 
 
-@pytest.mark.parametrize(("end", "phones"), [(0.0124, "bbb"), (0.0126, "abb"), (0.0226, "aab"), (0.0324, "aab")])
+@pytest.mark.parametrize(
+    ("end", "phones"), [(0.0124, "bbb"), (0.0125, "bbb"), (0.0126, "abb"), (0.0226, "aab"), (0.0324, "aab")]
+)
 def test_frame_takes_the_phone_at_its_centre(end: float, phones: str) -> None:
     labels = _labels({"u": [0, 1, 2]})  # centres at 12.5, 22.5 and 32.5 ms
     quality = measure_units(labels, {"u": [(end, "a"), (1.0, "b")]})
