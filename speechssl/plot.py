@@ -47,7 +47,7 @@ def plot_units(label_files: Sequence[Path], manifest: Manifest, out: Path, *, ut
     librosa.display.specshow(
         decibels, sr=SAMPLE_RATE, hop_length=160, x_axis="time", y_axis="mel", ax=axes[0], cmap="magma"
     )
-    axes[0].set_title(f"{row.id}  {row.text or ''}"[:150])
+    axes[0].set_title(f"{row.id}  {row.text or ''}"[:100])
     axes[0].set_xlabel("")
     for axis, path in zip(axes[1:], label_files, strict=True):
         labels = read_labels(path)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.config import configuration
+from speechssl.errors import TrainingError
 from speechssl.model.encoder import Encoded
 from speechssl.model.masking import MaskConfig
 from speechssl.objective.loss import LossSum
@@ -59,8 +60,15 @@ class ContrastiveObjective(nn.Module):
             The loss summed over masked frames, with their number; divide by the global number, not the local. The
             additional losses are multiplied by the same number. Utterances with a single masked frame have no
             distractor of their own; without `cross_distractors` such a frame adds nothing.
+
+        Raises:
+            TrainingError: no frame is masked.
         """
         is_masked = is_masked & encoded.is_valid
+        if not bool(is_masked.any()):
+            raise TrainingError(
+                "no frame of the batch is masked, expected at least one; raise objective.mask.min_spans or batch.min_s"
+            )
         temperature = self.config.quantizer.temperature(step)
         features = self.dropout(encoded.features[is_masked])  # (masked, conv channels)
         quantized = self.quantizer(features, temperature=temperature, generator=generator)
@@ -78,7 +86,8 @@ class ContrastiveObjective(nn.Module):
         diversity = (entries - quantized.soft_perplexity) / entries
         penalty = encoded.conv[encoded.is_valid].float().square().mean()
         value = loss + count * (self.config.diversity_weight * diversity + self.config.feature_penalty * penalty)
-        is_right = (logits.argmax(-1) == 0) & (logits[:, 1:] < logits[:, :1]).any(1)  # all equal is not right
+        is_contest = torch.isfinite(logits[:, 1:]).any(1)  # not where every distractor is the target's equal
+        is_right = is_contest & (logits.argmax(-1) == 0) & (logits[:, 1:] < logits[:, :1]).any(1)  # nor a tie of all
         parts = {
             "contrastive_loss": loss.detach() / frames,
             "accuracy": is_right.sum() / frames,

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from speechssl.errors import TrainingError
 from speechssl.model.encoder import Encoded
 from speechssl.objective.contrastive import ContrastiveConfig, ContrastiveObjective, draw_distractors
 from speechssl.objective.loss import LossSum
@@ -256,3 +257,9 @@ def test_unmasked_frames_do_not_matter(disturb: Callable[[Encoded], None]) -> No
     assert torch.equal(
         _forward(_objective(), plain, IS_MASKED).value, _forward(_objective(), disturbed, IS_MASKED).value
     )
+
+
+def test_batch_without_a_masked_frame_is_refused() -> None:
+    nothing = torch.zeros((2, 6), dtype=torch.bool)
+    with pytest.raises(TrainingError, match=r"no frame of the batch is masked.*objective\.mask\.min_spans"):
+        _forward(_objective(), _encoded(), nothing)
