@@ -2,7 +2,6 @@
 
 out/step_00001000/model.safetensors      parameters
                   optimizer.safetensors  Adam's moments, by parameter name
-                  random.safetensors     states of the random generators
                   state.json             step, position in the data, scores, hours of audio seen
 out/config.json                          the configuration of the run, written at its start
 """
@@ -82,13 +81,7 @@ def last_checkpoint(out: Path) -> Path | None:
 
 
 def save_checkpoint(
-    out: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: TrainState,
-    generator: torch.Generator,
-    *,
-    keep: int,
+    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, *, keep: int
 ) -> Path:
     """Write a checkpoint and remove all but the last `keep`; the best by score is always kept."""
     final = out / f"step_{state.step:08d}"
@@ -98,7 +91,6 @@ def save_checkpoint(
     temporary.mkdir(parents=True)
     save_file(_parameters(model), temporary / "model.safetensors")
     save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
-    save_file({"global": torch.get_rng_state(), "masks": generator.get_state()}, temporary / "random.safetensors")
     (temporary / "state.json").write_text(json.dumps(dataclasses.asdict(state)), encoding="utf-8")
     for path in temporary.iterdir():
         with path.open("rb") as file:
@@ -112,9 +104,7 @@ def save_checkpoint(
     return final
 
 
-def load_training(
-    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> TrainState:
+def load_training(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
     """Continue from a checkpoint: load everything that `save_checkpoint` wrote, in place."""
     load_model(checkpoint, model)
     tensors = _load(checkpoint / "optimizer.safetensors")
@@ -125,9 +115,6 @@ def load_training(
     }
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": {i: entry for i, entry in entries.items() if entry}, "param_groups": groups})
-    random = _load(checkpoint / "random.safetensors")
-    torch.set_rng_state(random["global"])
-    generator.set_state(random["masks"])
     return read_state(checkpoint)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from speechssl.config import configuration
-from speechssl.data.batching import Batch
+from speechssl.data.batching import Batch, seeded_generator
 from speechssl.errors import TrainingError
 from speechssl.objective.loss import LossSum
 from speechssl.parallel import Ranks
@@ -55,7 +55,7 @@ def fit(
         model: called as `model(batch, step=..., generator=...)`, returns a `LossSum`.
         batches_from: gives the batches from an (epoch, position) on, as (epoch, position, batch).
         out: run folder.
-        seed: of masks and distractors; each rank draws its own.
+        seed: of masks, distractors and dropout; each rank draws its own.
         optim: optimiser and schedule.
         config: length and reports.
         ranks: this process among the others.
@@ -70,10 +70,10 @@ def fit(
     """
     model.to(ranks.device)
     optimizer = build_optimizer(model, optim)
-    generator = torch.Generator(ranks.device).manual_seed(seed * 1_000_003 + ranks.rank)
+    generator = torch.Generator(ranks.device)
     state = TrainState()
     if (checkpoint := last_checkpoint(out)) is not None:
-        state = load_training(checkpoint, model, optimizer, generator)
+        state = load_training(checkpoint, model, optimizer)
     wrapped = ranks.wrap(model)
     batches = batches_from(state.epoch, state.position)
     meter = Meter()
@@ -81,6 +81,7 @@ def fit(
         while state.step < config.steps:
             model.train()
             started = time.perf_counter()
+            _seed_step(seed, state.step, ranks.rank, generator)
             rate = learning_rate(state.step, config.steps, optim)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -104,9 +105,15 @@ def fit(
                 _evaluate(evaluate, model, state, ranks, log)
             is_best = state.best_step == state.step
             if ranks.is_first and (is_best or state.is_finished or state.step % config.save_every == 0):
-                save_checkpoint(out, model, optimizer, state, generator, keep=config.keep)
+                save_checkpoint(out, model, optimizer, state, keep=config.keep)
         ranks.wait()
     return out / f"step_{state.step:08d}"
+
+
+def _seed_step(seed: int, step: int, rank: int, generator: torch.Generator) -> None:
+    """Make what a step draws depend on (seed, step, rank) alone: a resumed run draws the same, on any device."""
+    torch.manual_seed(seeded_generator(seed, "dropout", step, rank).initial_seed())
+    generator.manual_seed(seeded_generator(seed, "masks", step, rank).initial_seed())
 
 
 class Meter:

@@ -36,21 +36,20 @@ class Run:
         self.model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
         self.model[0].requires_grad_(not frozen)
         self.optimizer = build_optimizer(self.model, OptimConfig())
-        self.generator = torch.Generator().manual_seed(seed)
         self.state = TrainState()
 
     def step(self) -> None:
-        inputs = torch.randn(5, 3) + torch.rand(5, 3, generator=self.generator)
+        inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(self.state.step))
         self.optimizer.zero_grad()
         self.model(inputs).square().sum().backward()
         self.optimizer.step()
         self.state.step += 1
 
     def save(self, keep: int = 10) -> Path:
-        return save_checkpoint(self.out, self.model, self.optimizer, self.state, self.generator, keep=keep)
+        return save_checkpoint(self.out, self.model, self.optimizer, self.state, keep=keep)
 
     def load(self, checkpoint: Path) -> None:
-        self.state = load_training(checkpoint, self.model, self.optimizer, self.generator)
+        self.state = load_training(checkpoint, self.model, self.optimizer)
 
     def weights(self) -> list[float]:
         return torch.cat([tensor.double().flatten() for tensor in self.model.state_dict().values()]).tolist()
@@ -66,8 +65,6 @@ def test_a_loaded_run_goes_on_bit_for_bit(tmp_path, frozen):
     other = Run(tmp_path, seed=99, frozen=frozen)
     other.load(checkpoint)
     assert other.state == run.state
-    torch.manual_seed(5)  # load_training has to bring its own state back
-    other.load(checkpoint)
     other.step()
     expected = other.weights()
     run.load(checkpoint)
@@ -87,12 +84,11 @@ def test_a_checkpoint_holds_safetensors_and_json_alone(tmp_path):
     assert {path.name for path in run.save().iterdir()} == {
         "model.safetensors",
         "optimizer.safetensors",
-        "random.safetensors",
         "state.json",
     }
 
 
-@pytest.mark.parametrize("failing", [1, 2, 3])
+@pytest.mark.parametrize("failing", [1, 2])
 def test_a_crash_while_saving_leaves_no_half_checkpoint(tmp_path, monkeypatch, failing):
     run = Run(tmp_path)
     run.step()
@@ -137,7 +133,7 @@ def test_files_are_on_disk_before_the_checkpoint_has_its_name(tmp_path, monkeypa
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])
     monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("rename"), rename(self, to))[1])
     run.save()
-    assert events == ["fsync"] * 4 + ["rename"]
+    assert events == ["fsync"] * 3 + ["rename"]
 
 
 def test_what_a_killed_process_left_behind_is_no_checkpoint_and_is_cleared_away(tmp_path):
@@ -233,13 +229,12 @@ def test_a_pickle_with_code_inside_is_never_run(tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("name", ["optimizer.safetensors", "random.safetensors"])
-def test_a_broken_part_of_the_training_state_is_refused(tmp_path, name):
+def test_a_broken_optimizer_is_refused(tmp_path):
     run = Run(tmp_path)
     run.step()
     checkpoint = run.save()
-    cut_in_half(checkpoint / name)
-    with pytest.raises(CheckpointError, match=f"{name}: cannot be read"):
+    cut_in_half(checkpoint / "optimizer.safetensors")
+    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors: cannot be read"):
         run.load(checkpoint)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.data.audio import AudioConfig
-from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Example, collate
+from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Example, collate, seeded_generator
 from speechssl.data.dataset import SpeechDataset, load_batches
 from speechssl.data.manifest import read_manifest
 from speechssl.data.vocabulary import Vocabulary
@@ -157,7 +157,7 @@ def test_accumulated_pretraining_batches_have_the_gradient_of_their_union(make_t
 def test_the_divisor_of_pretraining_is_the_number_of_masked_frames(make_task, tmp_path, descend):
     model, batches_from, seed = make_task(MaskedPredictionConfig(mask=MASK, dim=8, feature_penalty=0.0), dropout=0.0)
     _, _, batch = next(batches_from(0, 0))
-    generator = torch.Generator().manual_seed(seed * 1_000_003)
+    generator = seeded_generator(seed, "masks", 0, 0)
     counts = frame_count(batch.num_samples, model.encoder.config.conv)
     is_masked = draw_spans(counts, int(counts.max()), MASK, generator.clone_state())
     value = model(batch, step=0, generator=generator).value
