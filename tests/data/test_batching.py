@@ -12,7 +12,7 @@ from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Crop, Exam
 from speechssl.data.manifest import Utterance
 from speechssl.errors import ConfigError, ManifestError
 
-MIXED = [random.Random(0).randrange(8_000, 320_000) for _ in range(300)]
+MIXED = random.Random(0).choices(range(8_000, 320_000), k=300)
 SMALL = BatchConfig(seconds=40.0, max_crop_s=10.0, min_s=1.0)
 WHOLE = BatchConfig(seconds=40.0, max_crop_s=None, min_s=1.0)
 
