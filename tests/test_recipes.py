@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.config import load
+from speechssl.config import load, to_dict
+from speechssl.model.encoder import EncoderConfig
 from speechssl.stages.cluster import ClusterConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
@@ -46,3 +47,22 @@ def test_a_recipe_that_sets_one_key_keeps_the_stages_other_defaults(tmp_path):
     path.write_text("out: x\ndata: {manifests: [a]}\nobjective: {mask: {span: 3}}\n")
     objective = load(path, PretrainConfig).objective
     assert (objective.kind, objective.mask.span, objective.mask.start_prob) == ("masked_prediction", 3, 0.08)
+
+
+@pytest.mark.parametrize("name", ["hubert", "wav2vec2"])
+def test_the_demo_trains_the_small_encoder(name):
+    config = load(RECIPES / "demo" / f"{name}.yaml", PretrainConfig)
+    assert config.encoder == EncoderConfig.small()
+
+
+def test_the_control_differs_from_fine_tuning_only_where_it_must():
+    overrides = ["out=x", "checkpoint=x", "data.manifests=[a]", "dev.manifests=[a]"]
+    pretrained, scratch = (
+        to_dict(load(RECIPES / "demo" / f"{name}.yaml", FinetuneConfig, overrides)) for name in ("pretrained", "scratch")
+    )
+    assert (pretrained["random_weights"], scratch["random_weights"]) == (False, True)
+    assert {key for key in pretrained if pretrained[key] != scratch[key]} <= {"random_weights", "ctc", "optim"}
+    assert pretrained["batch"] == scratch["batch"]
+    assert pretrained["train"] == scratch["train"]
+    assert {key for key in pretrained["optim"] if pretrained["optim"][key] != scratch["optim"][key]} <= {"lr"}
+    assert {key for key in pretrained["ctc"] if pretrained["ctc"][key] != scratch["ctc"][key]} == {"freeze_conv"}

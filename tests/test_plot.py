@@ -1,0 +1,43 @@
+"""The picture of an utterance and its units."""
+
+import numpy as np
+import pytest
+
+from speechssl.data.labels import FrameLabels, LabelSource, write_labels
+from speechssl.data.manifest import read_manifest
+from speechssl.errors import LabelError, ManifestError
+from speechssl.plot import plot_units
+
+
+@pytest.fixture
+def corpus(write_wav, make_utterances, tmp_path):
+    from speechssl.data.manifest import write_manifest
+
+    rows = make_utterances([16_000])
+    write_wav(tmp_path / rows[0].path, 16_000)
+    write_manifest(tmp_path / "all.tsv", rows)
+    source = LabelSource(clusters=5, hop=160, window=400, features="mfcc", kmeans="0")
+    units = np.arange(98, dtype=np.int16) // 10 % 5
+    write_labels(tmp_path / "labels.tsv", FrameLabels(source=source, units={rows[0].id: units}))
+    return tmp_path
+
+
+def test_a_png_is_written_with_a_strip_for_each_label_file(corpus):
+    manifest = read_manifest(corpus / "all.tsv")
+    plot_units([corpus / "labels.tsv"], manifest, corpus / "one.png")
+    plot_units([corpus / "labels.tsv"] * 2, manifest, corpus / "two.png")
+    heights = [int.from_bytes((corpus / name).read_bytes()[20:24], "big") for name in ("one.png", "two.png")]
+    assert (corpus / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert heights[1] > heights[0]
+
+
+def test_an_utterance_that_is_not_listed_is_refused(corpus):
+    with pytest.raises(ManifestError, match="lists no utterance 'nobody'"):
+        plot_units([corpus / "labels.tsv"], read_manifest(corpus / "all.tsv"), corpus / "x.png", utterance_id="nobody")
+
+
+def test_an_utterance_without_labels_is_refused(corpus):
+    source = LabelSource(clusters=5, hop=160, window=400, features="mfcc", kmeans="0")
+    write_labels(corpus / "other.tsv", FrameLabels(source=source, units={"z": np.zeros(3, dtype=np.int16)}))
+    with pytest.raises(LabelError, match=r"other\.tsv: has no labels for u0000"):
+        plot_units([corpus / "other.tsv"], read_manifest(corpus / "all.tsv"), corpus / "x.png")
