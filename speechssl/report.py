@@ -59,7 +59,9 @@ def _comparison(run: Path) -> list[str]:
         if pretrained.exists():
             before, after = (json.loads(path.read_text(encoding="utf-8"))["cer"] for path in (control, pretrained))
             of = f" on {name.rstrip('-')}" if name else ""
-            lines.append(f"\nPretraining changes test CER{of} by {100 * (after / before - 1):+.1f} % relative to scratch.")
+            lines.append(
+                f"\nPretraining changes test CER{of} by {100 * (after / before - 1):+.1f} % relative to scratch."
+            )
     return lines
 
 

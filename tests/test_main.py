@@ -1,6 +1,7 @@
 """The command line as its user runs it, in this process."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_bad_files_stop_the_manifest_or_are_listed(write_wav, tmp_path, capsys):
 
 
 def test_scores_are_joined_by_id_and_written_as_json(make_utterances, tmp_path, capsys):
-    rows = [row.__class__(**{**vars(row), "text": text}) for row, text in zip(make_utterances([9, 9]), ["a b", "c"])]
+    rows = [replace(row, text=text) for row, text in zip(make_utterances([9, 9]), ["a b", "c"], strict=True)]
     write_manifest(tmp_path / "ref.tsv", rows)
     (tmp_path / "hyp.tsv").write_text("id\ttext\nu0001\tc\nu0000\ta x\n", encoding="utf-8")
     out = tmp_path / "score.json"
@@ -73,7 +74,7 @@ def test_scores_are_joined_by_id_and_written_as_json(make_utterances, tmp_path, 
 
 
 def test_a_missing_hypothesis_is_named(make_utterances, tmp_path, capsys):
-    rows = [row.__class__(**{**vars(row), "text": "a"}) for row in make_utterances([9, 9])]
+    rows = [replace(row, text="a") for row in make_utterances([9, 9])]
     write_manifest(tmp_path / "ref.tsv", rows)
     (tmp_path / "hyp.tsv").write_text("id\ttext\nu0001\ta\n", encoding="utf-8")
     assert main(["score", str(tmp_path / "ref.tsv"), str(tmp_path / "hyp.tsv")]) == 2
