@@ -44,7 +44,7 @@ def unpacked_packages(packages: Sequence[str], scratch: Path, source: Path | Non
     for archive in archives.values():
         _run(
             ["dpkg-deb", "-x", str(archive), str(partial)],
-            cwd=scratch,
+            cwd=Path.cwd(),
             cure=f"download {archive} again, or unpack it by hand and pass the folder that holds usr/ as --source",
         )
     partial.rename(tree)

@@ -70,3 +70,12 @@ def test_a_broken_archive_is_an_error_and_leaves_no_tree(tmp_path: Path) -> None
 def test_an_unpacked_tree_is_used_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "usr/share").mkdir(parents=True)
     assert unpacked_packages(["one"], tmp_path / "scratch", tmp_path) == tmp_path
+
+
+@needs_dpkg
+def test_folders_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    make_package("one", tmp_path / "source")
+    monkeypatch.chdir(tmp_path)
+    tree = unpacked_packages(["one"], Path("scratch"), Path("source"))
+    assert (tree / "usr/share/one/file").read_text() == "content"
