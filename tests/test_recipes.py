@@ -1,5 +1,6 @@
 """Every recipe can be read by the stage it is for, and its script is sound."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -33,6 +34,9 @@ def test_a_recipe_is_read_by_its_stage(path):
 def test_a_script_parses_and_names_recipes_that_exist(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
     assert path.stat().st_mode & 0o111, "not executable"
+    names = set(re.findall(r"\$recipe/(\w+)\.yaml", path.read_text(encoding="utf-8")))
+    names |= {"hubert", "wav2vec2", "pretrained", "scratch"}  # $method and the recognisers
+    assert all((path.parent / f"{name}.yaml").exists() for name in names)
 
 
 def test_a_recipe_that_sets_one_key_keeps_the_stages_other_defaults(tmp_path):
