@@ -72,5 +72,7 @@ def test_the_control_has_the_budget_and_the_data_of_fine_tuning():
         "dropout",
         "optim",
     }
-    assert {key for key in pretrained["optim"] if pretrained["optim"][key] != scratch["optim"][key]} <= {"lr"}
+    assert pretrained["batch"] == scratch["batch"]
+    assert pretrained["train"] == scratch["train"]
+    assert {key for key in pretrained["optim"] if pretrained["optim"][key] != scratch["optim"][key]} <= {"lr", "warmup"}
     assert (pretrained["ctc"]["freeze_conv"], scratch["ctc"]["freeze_conv"]) == (True, False)
