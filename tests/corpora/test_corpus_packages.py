@@ -135,9 +135,9 @@ def test_fillets_dialogs_are_read_from_the_level_scripts(tmp_path: Path, write_a
     (game / "sound/city/nl/broken.ogg").write_bytes(b"")
     found = find_fillets(tmp_path, language="nl")
     assert [(clip.id, clip.text, clip.speaker) for clip in found.clips] == [
-        ("city-m-one", "wat is dit voor raar schip", "nl-small"),
-        ("city-other", None, "nl-unknown"),
-        ("city-v-two", None, "nl-big"),
+        ("nl-city-m-one", "wat is dit voor raar schip", "nl-small"),
+        ("nl-city-other", None, "nl-unknown"),
+        ("nl-city-v-two", None, "nl-big"),
     ]
     assert found.dropped == {"holds no audio": ["city/broken"]}
 
@@ -148,7 +148,7 @@ def test_fillets_sounds_are_resampled(tmp_path: Path, write_audio: Callable[...,
     write_audio(game / "sound/city/cs/one.ogg", seconds=1, rate=22_050)
     pool = prepare_corpus("fillets-cs", tmp_path / "out", source=tmp_path / "tree")["pool"]
     (row,) = read_manifest(pool).utterances
-    assert (row.sample_rate, row.num_samples, row.path) == (16_000, 16_000, "audio/city/one.wav")
+    assert (row.sample_rate, row.num_samples, row.path) == (16_000, 16_000, "audio/cs/city/one.wav")
 
 
 def test_tuxpaint_keeps_one_copy_of_descriptions_that_can_be_true(
