@@ -5,6 +5,7 @@ run and `test.json` from `speechssl score`.
 """
 
 import json
+import math
 import platform
 import subprocess
 from pathlib import Path
@@ -51,18 +52,26 @@ def _recogniser_row(path: Path) -> str:
 
 
 def _comparison(run: Path) -> list[str]:
-    """Compare each `NAMEpretrained` with its control `NAMEscratch`."""
+    """Compare each `NAMEpretrained` with the best on dev of its controls, `NAMEscratch` and `NAMEscratch-VARIANT`."""
     lines = []
-    for control in sorted(run.glob("*scratch/test.json")):
-        name = control.parent.name.removesuffix("scratch")
-        pretrained = run / f"{name}pretrained" / "test.json"
-        if pretrained.exists():
-            before, after = (json.loads(path.read_text(encoding="utf-8"))["cer"] for path in (control, pretrained))
+    for path in sorted(run.glob("*pretrained/test.json")):
+        name = path.parent.name.removesuffix("pretrained")
+        controls = sorted(run.glob(f"{name}scratch*/test.json"), key=_dev_score)
+        if controls:
+            after, before = (json.loads(found.read_text(encoding="utf-8"))["cer"] for found in (path, controls[0]))
             of = f" on {name.rstrip('-')}" if name else ""
             lines.append(
-                f"\nPretraining changes test CER{of} by {100 * (after / before - 1):+.1f} % relative to scratch."
+                f"\nPretraining changes test CER{of} by {100 * (after / before - 1):+.1f} % relative to "
+                f"{controls[0].parent.name}, the best control on dev."
             )
     return lines
+
+
+def _dev_score(scores: Path) -> float:
+    """Return the development score of the run beside a `test.json`; the worst where it was not evaluated."""
+    checkpoint = last_checkpoint(scores.parent)
+    score = None if checkpoint is None else read_state(checkpoint).best_score
+    return math.inf if score is None else score
 
 
 def _pretraining(run: Path) -> list[str]:

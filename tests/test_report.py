@@ -1,6 +1,7 @@
 """The table of a recipe says what its stages measured."""
 
 import json
+import shutil
 
 import pytest
 
@@ -27,13 +28,21 @@ def test_each_recogniser_has_a_row_of_what_was_measured(run):
 
 
 def test_the_change_is_relative_to_the_control(run):
-    assert "Pretraining changes test CER by -50.0 % relative to scratch." in report_run(run)
+    assert "Pretraining changes test CER by -50.0 % relative to scratch" in report_run(run)
+
+
+def test_of_several_controls_the_best_on_dev_counts_not_the_best_on_test(run):
+    shutil.copytree(run / "scratch", run / "scratch-slow")
+    state = run / "scratch-slow" / "step_00000010" / "state.json"
+    state.write_text(state.read_text().replace('"best_score": 0.3', '"best_score": 0.29'))
+    (run / "scratch-slow" / "test.json").write_text(json.dumps({"cer": 0.75, "wer": 0.9}))
+    assert "by -60.0 % relative to scratch-slow, the best control on dev" in report_run(run)
 
 
 def test_pairs_of_several_corpora_are_compared_each(run):
     for name in ("pretrained", "scratch"):
         (run / name).rename(run / f"dutch-{name}")
-    assert "changes test CER on dutch by -50.0 %" in report_run(run)
+    assert "changes test CER on dutch by -50.0 % relative to dutch-scratch" in report_run(run)
 
 
 def test_units_are_listed_where_they_were_measured(run):

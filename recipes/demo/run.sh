@@ -22,11 +22,16 @@ fi
 speechssl pretrain "$recipe/$method.yaml" "out=$run/pretrain" "data.manifests=$lists" "seed=$seed" "$@"
 speechssl cluster $recipe/units_of_layer.yaml "out=$run/units-pretrained" "checkpoint=$run/pretrain" \
     "data.manifests=$lists" "phones=$phones" "seed=$seed"
-for recogniser in pretrained scratch; do
-    speechssl finetune "$recipe/$recogniser.yaml" "out=$run/$recogniser" "checkpoint=$run/pretrain" \
-        "data.manifests=[$data/train.tsv]" "dev.manifests=[$data/dev.tsv]" "seed=$seed"
-    speechssl transcribe "$run/$recogniser" "$data/test.tsv" --out "$run/$recogniser/test.tsv"
-    speechssl score "$data/test.tsv" "$run/$recogniser/test.tsv" --out "$run/$recogniser/test.json"
-done
+recognise() {  # folder, recipe, overrides
+    asr=$run/$1 yaml=$recipe/$2.yaml
+    shift 2
+    speechssl finetune "$yaml" "out=$asr" "checkpoint=$run/pretrain" \
+        "data.manifests=[$data/train.tsv]" "dev.manifests=[$data/dev.tsv]" "seed=$seed" "$@"
+    speechssl transcribe "$asr" "$data/test.tsv" --out "$asr/test.tsv"
+    speechssl score "$data/test.tsv" "$asr/test.tsv" --out "$asr/test.json"
+}
+recognise pretrained pretrained
+recognise scratch scratch  # the rate at which it does best, when it leaves the blank plateau at all
+recognise scratch-slow scratch optim.lr=0.001  # and one at which it always does; dev says which counts
 speechssl plot "$run"/units-*/labels.tsv --manifest "$data/pool.tsv" --out "$run/units.png"
 speechssl report "$run"
