@@ -139,8 +139,9 @@ class BatchSampler:
         generator = seeded_generator(self.seed, "order", epoch)
         draws = torch.rand((len(self.lengths), 2), generator=generator, dtype=torch.float64).tolist()
         crops = [self._crop(i, n, draw[0]) for (i, n), draw in zip(self.lengths.items(), draws, strict=True)]
-        jittered = sorted(range(len(crops)), key=lambda k: crops[k].num_samples * (1 + 0.1 * draws[k][1]))
-        if self.config.max_crop_s is not None:  # many share the full length: keep their company random
+        if self.config.max_crop_s is None:
+            jittered = sorted(range(len(crops)), key=lambda k: crops[k].num_samples * (1 + 0.1 * draws[k][1]))
+        else:  # many share the full length: keep their company random
             order = torch.randperm(len(crops), generator=generator).tolist()
             jittered = sorted(order, key=lambda k: crops[k].num_samples)
         batches = self._fill([crops[k] for k in jittered])

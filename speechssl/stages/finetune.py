@@ -22,7 +22,14 @@ from speechssl.parallel import start_ranks
 from speechssl.score.wer import score_texts
 from speechssl.stages.data import DataConfig, read_data, tell_left_out
 from speechssl.stages.pretrain import PretrainConfig, load_encoder
-from speechssl.train.checkpoint import claim_run_folder, last_checkpoint, load_model, read_config, read_state
+from speechssl.train.checkpoint import (
+    claim_run_folder,
+    last_checkpoint,
+    load_model,
+    read_config,
+    read_state,
+    run_folder,
+)
 from speechssl.train.loop import TrainConfig, fit
 from speechssl.train.optim import OptimConfig
 
@@ -99,7 +106,7 @@ def load_recogniser(run: Path) -> tuple[CTCModel, Vocabulary, FinetuneConfig]:
         raise CheckpointError(f"{run}: holds no checkpoint; name the folder of a fine-tuning run")
     best = read_state(checkpoint).best_step
     vocabulary = Vocabulary.load(run / "vocabulary.json")
-    pretraining = from_dict(read_config(_run_of(config.checkpoint)), PretrainConfig, where=str(config.checkpoint))
+    pretraining = from_dict(read_config(run_folder(config.checkpoint)), PretrainConfig, where=str(config.checkpoint))
     model = CTCModel(SpeechEncoder(_encoder_config(pretraining.encoder, config)), config.ctc, len(vocabulary))
     load_model(checkpoint if best is None else run / f"step_{best:08d}", model)
     return model.eval(), vocabulary, config
@@ -134,10 +141,6 @@ def transcribe_manifest(
         decoded = greedy_decode(logits, counts)
         texts |= {key: vocabulary.decode(ids) for key, ids in zip(batch.ids, decoded, strict=True)}
     return texts
-
-
-def _run_of(path: Path) -> Path:
-    return path.parent if path.name.startswith("step_") else path
 
 
 def _build_encoder(config: FinetuneConfig) -> SpeechEncoder:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +17,14 @@ from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
 from speechssl.parallel import start_ranks
 from speechssl.stages.data import DataConfig, read_data, tell_left_out
-from speechssl.train.checkpoint import claim_run_folder, last_checkpoint, load_model, read_config, read_state
+from speechssl.train.checkpoint import (
+    claim_run_folder,
+    last_checkpoint,
+    load_model,
+    read_config,
+    read_state,
+    run_folder,
+)
 from speechssl.train.loop import TrainConfig, fit
 from speechssl.train.optim import OptimConfig
 
@@ -79,7 +85,9 @@ def pretrain(config: PretrainConfig) -> Path:
     )
     return fit(
         PretrainModel(SpeechEncoder(encoder), objective),
-        partial(_batches, dataset, sampler, config.train.workers),
+        lambda epoch, position: load_batches(
+            dataset, sampler, epoch=epoch, position=position, workers=config.train.workers
+        ),
         out=config.out,
         seed=config.seed,
         optim=config.optim,
@@ -110,7 +118,8 @@ def load_encoder(run: Path) -> tuple[SpeechEncoder, str]:
     Raises:
         CheckpointError: no run, no checkpoint, or one that does not fit its own configuration.
     """
-    folder, checkpoint = (run.parent, run) if run.name.startswith("step_") else (run, last_checkpoint(run))
+    folder = run_folder(run)
+    checkpoint = last_checkpoint(run) if folder == run else run
     if checkpoint is None:
         raise CheckpointError(f"{run}: holds no checkpoint; name the folder of a pretraining run")
     config = from_dict(read_config(folder), PretrainConfig, where=str(folder / "config.json"))
@@ -123,7 +132,3 @@ def is_finished(out: Path) -> bool:
     """Return whether the run in a folder has made its last step."""
     checkpoint = last_checkpoint(out)
     return checkpoint is not None and read_state(checkpoint).is_finished
-
-
-def _batches(dataset: SpeechDataset, sampler: BatchSampler, workers: int, epoch: int, position: int):  # type: ignore[no-untyped-def]
-    return load_batches(dataset, sampler, epoch=epoch, position=position, workers=workers)

@@ -31,6 +31,7 @@ __all__ = [
     "load_training",
     "read_config",
     "read_state",
+    "run_folder",
     "save_checkpoint",
 ]
 
@@ -142,6 +143,11 @@ def load_model(checkpoint: Path, model: nn.Module, *, prefix: str = "") -> None:
             "the checkpoint belongs to another configuration"
         )
     model.load_state_dict(tensors)
+
+
+def run_folder(path: Path) -> Path:
+    """Return the folder of the run that `path` names, itself or by one of its checkpoints."""
+    return path.parent if path.name.startswith("step_") else path
 
 
 def read_config(out: Path) -> dict[str, Any]:
