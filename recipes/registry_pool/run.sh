@@ -22,13 +22,17 @@ if [ "$method" = hubert ]; then
     set -- "labels=[$run/units-mfcc/labels.tsv]"
 fi
 speechssl pretrain "$recipe/$method.yaml" "out=$run/pretrain" "data.manifests=[$pools]" "seed=$seed" "$@"
+recognise() {  # corpus, folder, recipe, overrides
+    corpus=$1 asr=$run/$1-$2 yaml=$recipe/$3.yaml
+    shift 3
+    speechssl finetune "$yaml" "out=$asr" "checkpoint=$run/pretrain" "seed=$seed" \
+        "data.manifests=[$data/$corpus/train.tsv]" "dev.manifests=[$data/$corpus/dev.tsv]" "$@"
+    speechssl transcribe "$asr" "$data/$corpus/test.tsv" --out "$asr/test.tsv"
+    speechssl score "$data/$corpus/test.tsv" "$asr/test.tsv" --out "$asr/test.json"
+}
 for corpus in festvox-ru asterisk fillets-nl; do
-    for weights in pretrained scratch; do
-        asr=$run/$corpus-$weights
-        speechssl finetune "$recipe/$weights.yaml" "out=$asr" "checkpoint=$run/pretrain" "seed=$seed" \
-            "data.manifests=[$data/$corpus/train.tsv]" "dev.manifests=[$data/$corpus/dev.tsv]"
-        speechssl transcribe "$asr" "$data/$corpus/test.tsv" --out "$asr/test.tsv"
-        speechssl score "$data/$corpus/test.tsv" "$asr/test.tsv" --out "$asr/test.json"
-    done
+    recognise $corpus pretrained pretrained
+    recognise $corpus scratch scratch  # the rate at which it does best, when it leaves the blank plateau at all
+    recognise $corpus scratch-slow scratch optim.lr=0.001  # and one at which it always does; dev says which counts
 done
 speechssl report "$run"
