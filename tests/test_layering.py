@@ -17,8 +17,10 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"parallel", "data", "model"},
     {"objective", "corpora", "decode", "units"},
     {"score", "train"},
+    {"saved"},
+    {"interop"},
     {"stages"},
-    {"report", "plot", "interop"},
+    {"report", "plot"},
     {"__main__"},
 )
 SEPARATE = [

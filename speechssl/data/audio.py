@@ -38,7 +38,7 @@ class AudioConfig:
     resample: bool = True  # False: any rate but 16 kHz is an error
     min_sample_rate: int = SAMPLE_RATE  # Hz; lower rates are an error
     channels: Literal["mean", "first", "refuse"] = "mean"
-    normalize: bool = False  # zero mean, unit variance for each utterance (fairseq: task.normalize; LARGE needs it)
+    normalize: bool | None = None  # zero mean, unit variance (fairseq: task.normalize); None: as the model was trained
     max_duration_s: float = 3600.0  # a longer file is an error where it would have to be read whole
 
 

@@ -3,14 +3,11 @@
 Token 0 is the CTC blank, token 1 the word boundary `|`, the letters follow in code-point order.
 """
 
-import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
-from speechssl.data.manifest import write_atomically
 from speechssl.errors import VocabularyError
 
 __all__ = ["BLANK", "WORD_BOUNDARY", "Vocabulary"]
@@ -46,19 +43,6 @@ class Vocabulary:
         if WORD_BOUNDARY in letters:
             raise VocabularyError(f"a training text holds {WORD_BOUNDARY!r}, which marks word boundaries; remove it")
         return cls(("<blank>", WORD_BOUNDARY, *letters))
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a vocabulary written by `save`."""
-        try:
-            tokens = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise VocabularyError(f"{path}: cannot read the vocabulary ({error}); fine-tune again") from error
-        return cls(tuple(tokens))
-
-    def save(self, path: Path) -> None:
-        """Write the tokens as a JSON list, atomically."""
-        write_atomically(path, json.dumps(self.tokens, ensure_ascii=False) + "\n")
 
     def __len__(self) -> int:
         """Return the number of tokens, blank and word boundary included."""

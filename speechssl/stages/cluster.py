@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from speechssl.config import configuration
-from speechssl.data.audio import SAMPLE_RATE, read_audio
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import seeded_generator
 from speechssl.data.labels import FrameLabels, LabelSource, write_labels
 from speechssl.data.manifest import Manifest, Utterance, write_atomically
 from speechssl.errors import AudioError, ConfigError, LabelError
 from speechssl.parallel import pick_device
+from speechssl.saved import SavedModel
 from speechssl.score.clusters import measure_units, read_phones
-from speechssl.stages.data import DataConfig, read_data, tell_left_out
-from speechssl.stages.pretrain import load_encoder
+from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.train.checkpoint import claim_run_folder
 from speechssl.train.runlog import progress_bar
 from speechssl.units.features import MFCC_HOP, MFCC_WINDOW, mfcc
@@ -35,7 +35,7 @@ class ClusterConfig:
     out: Path  # gets kmeans.safetensors, labels.tsv and, with phones, quality.json
     data: DataConfig
     features: Literal["mfcc", "layer"] = "mfcc"
-    checkpoint: Path | None = None  # of the pretraining run, for features=layer
+    checkpoint: Path | None = None  # of a run or a converted model, for features=layer
     layer: int = 6  # counted from 1
     clusters: int = 100
     iterations: int = 100
@@ -51,9 +51,10 @@ class ClusterConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureSource:
-    """A function from waveform to features, and its frame geometry."""
+    """A function from waveform to features, its frame geometry and the waveforms it wants."""
 
     name: str
+    audio: AudioConfig
     hop: int
     window: int
     extract: Callable[[Tensor], Tensor]  # (time,) to (frames, dim)
@@ -84,8 +85,9 @@ def feature_source(config: ClusterConfig) -> FeatureSource:
         LabelError: the checkpoint has fewer layers than asked for.
     """
     if config.features == "mfcc" or config.checkpoint is None:
-        return FeatureSource(name="mfcc", hop=MFCC_HOP, window=MFCC_WINDOW, extract=mfcc)
-    encoder, name = load_encoder(config.checkpoint)
+        return FeatureSource(name="mfcc", audio=config.data.audio, hop=MFCC_HOP, window=MFCC_WINDOW, extract=mfcc)
+    saved = SavedModel.read(config.checkpoint)
+    encoder, name = saved.encoder(), saved.name
     if not 1 <= config.layer <= len(encoder.transformer.layers):
         raise LabelError(f"layer={config.layer}: {name} has layers 1 to {len(encoder.transformer.layers)}")
     device = pick_device()
@@ -97,7 +99,11 @@ def feature_source(config: ClusterConfig) -> FeatureSource:
         return encoder(waveform[None].to(device), num_samples, num_layers=config.layer).last[0]
 
     return FeatureSource(
-        name=f"{name} layer {config.layer}", hop=encoder.config.hop, window=encoder.config.window, extract=extract
+        name=f"{name} layer {config.layer}",
+        audio=like_training(config.data, saved.description.audio, where=name).audio,
+        hop=encoder.config.hop,
+        window=encoder.config.window,
+        extract=extract,
     )
 
 
@@ -156,7 +162,7 @@ def _extract(
         for row in bar.track(rows, task_id=task):
             path = manifest.audio_path(row)
             try:
-                waveform = read_audio(path, config.data.audio, expected_samples=row.num_samples)
+                waveform = read_audio(path, source.audio, expected_samples=row.num_samples)
                 if len(waveform) < source.window:
                     raise AudioError(
                         f"{path}: {len(waveform)} samples at {SAMPLE_RATE} Hz, expected at least {source.window} "

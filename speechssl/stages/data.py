@@ -9,9 +9,9 @@ from typing import Literal
 from speechssl.config import configuration
 from speechssl.data.audio import AudioConfig
 from speechssl.data.manifest import Manifest, read_manifest
-from speechssl.errors import ManifestError
+from speechssl.errors import ConfigError, ManifestError
 
-__all__ = ["DataConfig", "read_data", "tell_left_out"]
+__all__ = ["DataConfig", "like_training", "read_data", "tell_left_out"]
 
 
 @configuration
@@ -42,6 +42,26 @@ def read_data(config: DataConfig) -> Manifest:
                 raise ManifestError(f"{path}: the id {row.id!r} is also in an earlier manifest; rename one of them")
             joined[row.id] = dataclasses.replace(row, path=str(manifest.audio_path(row).resolve()))
     return Manifest(root=Path("/"), utterances=tuple(joined.values()))
+
+
+def like_training(config: DataConfig, trained: AudioConfig, *, where: str) -> DataConfig:
+    """Settle whether waveforms are normalised: as those that the model was trained on.
+
+    Args:
+        config: what the recipe says.
+        trained: how the model's audio was read.
+        where: the model comes from, for errors.
+
+    Raises:
+        ConfigError: the recipe asks for the other way.
+    """
+    is_normalized = bool(trained.normalize)
+    if config.audio.normalize not in (None, is_normalized):
+        raise ConfigError(
+            f"data.audio.normalize={str(config.audio.normalize).lower()}, but {where} was trained with "
+            f"{str(is_normalized).lower()}, and would not recognise its input; leave the key out"
+        )
+    return dataclasses.replace(config, audio=dataclasses.replace(config.audio, normalize=is_normalized))
 
 
 def tell_left_out(utterances: Sequence[str], reason: str) -> None:

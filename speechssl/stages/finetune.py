@@ -9,31 +9,24 @@ from typing import Literal
 import torch
 from torch import nn
 
-from speechssl.config import configuration, from_dict
+from speechssl.config import configuration
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset, load_batches, load_in_order
 from speechssl.data.manifest import Manifest
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.decode import greedy_decode
-from speechssl.errors import CheckpointError, ManifestError, VocabularyError
+from speechssl.errors import ManifestError, VocabularyError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.parallel import start_ranks
+from speechssl.saved import Description, SavedModel, describe_model
 from speechssl.score.wer import score_texts
-from speechssl.stages.data import DataConfig, read_data, tell_left_out
-from speechssl.stages.pretrain import PretrainConfig, load_encoder
-from speechssl.train.checkpoint import (
-    claim_run_folder,
-    last_checkpoint,
-    load_model,
-    read_config,
-    read_state,
-    run_folder,
-)
+from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
+from speechssl.train.checkpoint import claim_run_folder, fill
 from speechssl.train.loop import TrainConfig, fit
 from speechssl.train.optim import OptimConfig
 
-__all__ = ["FinetuneConfig", "finetune", "load_recogniser", "transcribe_manifest"]
+__all__ = ["FinetuneConfig", "finetune", "transcribe_manifest"]
 
 
 @configuration
@@ -41,7 +34,7 @@ class FinetuneConfig:
     """A CTC fine-tuning run."""
 
     out: Path
-    checkpoint: Path  # folder of a pretraining run
+    checkpoint: Path  # folder of a run, or of a converted model
     random_weights: bool = False  # take the architecture of the checkpoint only: the control experiment
     data: DataConfig
     dev: DataConfig | None = None  # picks the best step; without it the last step counts
@@ -64,13 +57,16 @@ def finetune(config: FinetuneConfig) -> Path:
     manifest = read_data(config.data)
     texts = _texts(manifest)
     vocabulary = Vocabulary.from_texts(texts.values())
-    if ranks.is_first:
-        vocabulary.save(config.out / "vocabulary.json")
+    start = SavedModel.read(config.checkpoint)
+    data = like_training(config.data, start.description.audio, where=start.name)
     torch.manual_seed(config.seed)
-    encoder = _build_encoder(config)
+    encoder = _build_encoder(config, start)
+    if ranks.is_first:
+        described = Description(encoder=encoder.config, ctc=config.ctc, vocabulary=vocabulary.tokens, audio=data.audio)
+        describe_model(config.out, described)
     tokens = {key: vocabulary.encode(text, where=key) for key, text in texts.items()}
     manifest = _with_enough_frames(manifest, tokens, encoder.config, config.too_short)
-    dataset = _dataset(manifest, config.data, encoder.config, tokens)
+    dataset = _dataset(manifest, data, encoder.config, tokens)
     sampler = BatchSampler(
         manifest.utterances, config.batch, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size
     )
@@ -78,7 +74,8 @@ def finetune(config: FinetuneConfig) -> Path:
     evaluate = None
     if config.dev is not None:
         dev = read_data(config.dev)
-        evaluate = partial(_evaluate, _texts(dev), _dataset(dev, config.dev, encoder.config), vocabulary)
+        dev_data = like_training(config.dev, start.description.audio, where=start.name)
+        evaluate = partial(_evaluate, _texts(dev), _dataset(dev, dev_data, encoder.config), vocabulary)
     return fit(
         CTCModel(encoder, config.ctc, len(vocabulary)),
         lambda epoch, position: load_batches(
@@ -92,24 +89,6 @@ def finetune(config: FinetuneConfig) -> Path:
         title="finetune from random weights" if config.random_weights else "finetune",
         evaluate=evaluate,
     )
-
-
-def load_recogniser(run: Path) -> tuple[CTCModel, Vocabulary, FinetuneConfig]:
-    """Load a fine-tuned model, its best step by the development set, or its last without one.
-
-    Raises:
-        CheckpointError: the folder holds no fine-tuning run, or no checkpoint.
-    """
-    config = from_dict(read_config(run), FinetuneConfig, where=str(run / "config.json"))
-    checkpoint = last_checkpoint(run)
-    if checkpoint is None:
-        raise CheckpointError(f"{run}: holds no checkpoint; name the folder of a fine-tuning run")
-    best = read_state(checkpoint).best_step
-    vocabulary = Vocabulary.load(run / "vocabulary.json")
-    pretraining = from_dict(read_config(run_folder(config.checkpoint)), PretrainConfig, where=str(config.checkpoint))
-    model = CTCModel(SpeechEncoder(_encoder_config(pretraining.encoder, config)), config.ctc, len(vocabulary))
-    load_model(checkpoint if best is None else run / f"step_{best:08d}", model)
-    return model.eval(), vocabulary, config
 
 
 @torch.no_grad()
@@ -143,11 +122,10 @@ def transcribe_manifest(
     return texts
 
 
-def _build_encoder(config: FinetuneConfig) -> SpeechEncoder:
-    pretrained, _ = load_encoder(config.checkpoint)
-    encoder = SpeechEncoder(_encoder_config(pretrained.config, config))
+def _build_encoder(config: FinetuneConfig, start: SavedModel) -> SpeechEncoder:
+    encoder = SpeechEncoder(_encoder_config(start.description.encoder, config))
     if not config.random_weights:
-        encoder.load_state_dict(pretrained.state_dict())
+        fill(encoder, start.tensors, prefix="encoder.", where=start.name)
     return encoder
 
 

@@ -6,29 +6,23 @@ from pathlib import Path
 
 import torch
 
-from speechssl.config import configuration, from_dict
+from speechssl.config import configuration
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset, load_batches
 from speechssl.data.labels import FrameLabels, read_labels
 from speechssl.data.manifest import Manifest
-from speechssl.errors import CheckpointError
+from speechssl.errors import CheckpointError, ConfigError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
 from speechssl.parallel import start_ranks
-from speechssl.stages.data import DataConfig, read_data, tell_left_out
-from speechssl.train.checkpoint import (
-    claim_run_folder,
-    last_checkpoint,
-    load_model,
-    read_config,
-    read_state,
-    run_folder,
-)
+from speechssl.saved import Description, SavedModel, describe_model
+from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
+from speechssl.train.checkpoint import claim_run_folder, fill
 from speechssl.train.loop import TrainConfig, fit
 from speechssl.train.optim import OptimConfig
 
-__all__ = ["PretrainConfig", "load_encoder", "pretrain"]
+__all__ = ["PretrainConfig", "pretrain"]
 
 
 @configuration
@@ -38,12 +32,18 @@ class PretrainConfig:
     out: Path
     data: DataConfig
     labels: tuple[Path, ...] = ()  # one file a stream, from `speechssl cluster`
-    encoder: EncoderConfig = EncoderConfig()
+    checkpoint: Path | None = None  # model to go on from, with this run's own schedule; None: random weights
+    fresh_head: bool = False  # start quantizer or label head anew; only the trunk of the checkpoint is kept
+    encoder: EncoderConfig | None = None  # None: that of the checkpoint, or BASE without one
     objective: ObjectiveConfig = MaskedPredictionConfig()
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and self.encoder is not None:
+            raise ConfigError("encoder comes from the checkpoint; remove one of the two keys")
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -58,7 +58,10 @@ def pretrain(config: PretrainConfig) -> Path:
         manifest = _with_labels(manifest, labels)
     for path, stream in zip(config.labels, labels, strict=True):
         stream.check(manifest, where=str(path))
-    encoder = config.encoder
+    start = None if config.checkpoint is None else SavedModel.read(config.checkpoint)
+    data = like_training(config.data, start.description.audio, where=start.name) if start else config.data
+    description = _describe(config, data, start, labels)
+    encoder = description.encoder
     sampler = BatchSampler(
         manifest.utterances,
         config.batch,
@@ -70,21 +73,18 @@ def pretrain(config: PretrainConfig) -> Path:
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
     dataset = SpeechDataset(
         manifest,
-        config.data.audio,
+        data.audio,
         hop=encoder.hop,
         window=encoder.window,
         labels=labels,
-        skip_bad_audio=config.data.bad_audio == "skip",
+        skip_bad_audio=data.bad_audio == "skip",
     )
     torch.manual_seed(config.seed)
-    objective = build_objective(
-        config.objective,
-        dim=encoder.transformer.dim,
-        conv_dim=encoder.conv[-1][0],
-        clusters=tuple(stream.source.clusters for stream in labels),
-    )
+    model = _build(description, start, fresh_head=config.fresh_head)
+    if ranks.is_first:
+        describe_model(config.out, description)
     return fit(
-        PretrainModel(SpeechEncoder(encoder), objective),
+        model,
         lambda epoch, position: load_batches(
             dataset, sampler, epoch=epoch, position=position, workers=config.train.workers
         ),
@@ -106,29 +106,39 @@ def _with_labels(manifest: Manifest, labels: Sequence[FrameLabels]) -> Manifest:
     return dataclasses.replace(manifest, utterances=tuple(row for row in manifest.utterances if row.id not in missing))
 
 
-def load_encoder(run: Path) -> tuple[SpeechEncoder, str]:
-    """Load the trunk of a pretraining run.
+def _describe(
+    config: PretrainConfig, data: DataConfig, start: SavedModel | None, labels: Sequence[FrameLabels]
+) -> Description:
+    """Say what the run makes: the trunk of the checkpoint or of the recipe, and the recipe's objective."""
+    trunk = config.encoder or EncoderConfig()
+    return Description(
+        encoder=trunk if start is None else start.description.encoder,
+        objective=config.objective,
+        clusters=tuple(stream.source.clusters for stream in labels),
+        audio=dataclasses.replace(data.audio, normalize=bool(data.audio.normalize)),
+    )
 
-    Args:
-        run: folder of the run, or of one of its checkpoints.
 
-    Returns:
-        The encoder, in evaluation mode, and the name of the checkpoint it came from.
+def _build(description: Description, start: SavedModel | None, *, fresh_head: bool) -> PretrainModel:
+    """Build the model with random weights, or with those of the checkpoint.
 
     Raises:
-        CheckpointError: no run, no checkpoint, or one that does not fit its own configuration.
+        CheckpointError: the checkpoint's head is of another objective or size, and `fresh_head` is off.
     """
-    folder = run_folder(run)
-    checkpoint = last_checkpoint(run) if folder == run else run
-    if checkpoint is None:
-        raise CheckpointError(f"{run}: holds no checkpoint; name the folder of a pretraining run")
-    config = from_dict(read_config(folder), PretrainConfig, where=str(folder / "config.json"))
-    encoder = SpeechEncoder(config.encoder)
-    load_model(checkpoint, encoder, prefix="encoder.")
-    return encoder.eval(), f"{folder.name}/{checkpoint.name}"
-
-
-def is_finished(out: Path) -> bool:
-    """Return whether the run in a folder has made its last step."""
-    checkpoint = last_checkpoint(out)
-    return checkpoint is not None and read_state(checkpoint).is_finished
+    assert description.objective is not None
+    objective = build_objective(
+        description.objective,
+        dim=description.encoder.transformer.dim,
+        conv_dim=description.encoder.conv[-1][0],
+        clusters=description.clusters,
+    )
+    model = PretrainModel(SpeechEncoder(description.encoder), objective)
+    if start is None:
+        return model
+    fill(model.encoder, start.tensors, prefix="encoder.", where=start.name)
+    if not fresh_head:
+        try:
+            fill(model.objective, start.tensors, prefix="objective.", where=start.name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; its head cannot be kept: set fresh_head=true") from error
+    return model

@@ -26,8 +26,9 @@ from speechssl.errors import CheckpointError
 __all__ = [
     "TrainState",
     "claim_run_folder",
+    "fill",
     "last_checkpoint",
-    "load_model",
+    "load_tensors",
     "load_training",
     "read_config",
     "read_state",
@@ -107,8 +108,8 @@ def save_checkpoint(
 
 def load_training(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
     """Continue from a checkpoint: load everything that `save_checkpoint` wrote, in place."""
-    load_model(checkpoint, model)
-    tensors = _load(checkpoint / "optimizer.safetensors")
+    fill(model, load_tensors(checkpoint / "model.safetensors"), where=str(checkpoint))
+    tensors = load_tensors(checkpoint / "optimizer.safetensors")
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     entries = {
         index: {key.rpartition("/")[2]: value for key, value in tensors.items() if key.rpartition("/")[0] == name}
@@ -119,30 +120,41 @@ def load_training(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Opt
     return read_state(checkpoint)
 
 
-def load_model(checkpoint: Path, model: nn.Module, *, prefix: str = "") -> None:
-    """Load parameters, strictly.
-
-    Args:
-        checkpoint: folder of one step.
-        model: to be filled.
-        prefix: load only the keys that start with it, and take it off: `encoder.` gives the trunk alone.
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, whole.
 
     Raises:
-        CheckpointError: the file is missing or broken, or its keys or shapes are not the model's.
+        CheckpointError: it is missing or broken.
     """
-    tensors = {
-        key.removeprefix(prefix): value
-        for key, value in _load(checkpoint / "model.safetensors").items()
-        if key.startswith(prefix)
-    }
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); remove this checkpoint and use the one before"
+        ) from error
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], *, where: str, prefix: str = "") -> None:
+    """Load parameters into a model, strictly.
+
+    Args:
+        model: to be filled.
+        tensors: by the model's names.
+        where: they come from, for errors.
+        prefix: load only the names that start with it, and take it off: `encoder.` gives the trunk alone.
+
+    Raises:
+        CheckpointError: names or shapes are not the model's.
+    """
+    chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     own = _parameters(model)
-    wrong = sorted({*tensors} ^ {*own}) + [k for k in tensors if k in own and tensors[k].shape != own[k].shape]
+    wrong = sorted({*chosen} ^ {*own}) + [k for k in chosen if k in own and chosen[k].shape != own[k].shape]
     if wrong:
         raise CheckpointError(
-            f"{checkpoint}: {len(wrong)} parameters do not fit this model: {', '.join(wrong[:3])}; "
+            f"{where}: {len(wrong)} parameters do not fit this model: {', '.join(wrong[:3])}; "
             "the checkpoint belongs to another configuration"
         )
-    model.load_state_dict(tensors)
+    model.load_state_dict(chosen)
 
 
 def run_folder(path: Path) -> Path:
@@ -178,15 +190,6 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
         for index, entry in state.items()
         for key, value in entry.items()
     }
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error}); remove this checkpoint and use the one before"
-        ) from error
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -101,18 +101,3 @@ def test_the_sign_of_the_word_boundary_is_refused_in_training_texts():
 def test_the_sign_of_the_word_boundary_is_an_unknown_letter_in_other_texts():
     with pytest.raises(VocabularyError, match=r"u17: the text holds '\|'"):
         Vocabulary.from_texts(["ab"]).encode("a|b", where="u17")
-
-
-def test_a_vocabulary_survives_being_written_and_read(tmp_path):
-    vocabulary = Vocabulary.from_texts(["привет नमस्ते"])
-    vocabulary.save(tmp_path / "vocabulary.json")
-    assert Vocabulary.load(tmp_path / "vocabulary.json") == vocabulary
-
-
-@pytest.mark.parametrize("content", [None, "", "[", b"\xff\xfe"])
-def test_a_vocabulary_that_cannot_be_read_is_named(tmp_path, content):
-    path = tmp_path / "vocabulary.json"
-    if content is not None:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(VocabularyError, match=r"vocabulary\.json: cannot read the vocabulary \(.*\); fine-tune again"):
-        Vocabulary.load(path)

@@ -9,17 +9,18 @@ import pytest
 import soundfile
 import torch
 
+from speechssl.data.audio import AudioConfig
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.manifest import read_manifest, write_manifest
-from speechssl.data.vocabulary import Vocabulary
-from speechssl.errors import AudioError, CheckpointError, ManifestError, VocabularyError
+from speechssl.errors import AudioError, CheckpointError, ConfigError, ManifestError, VocabularyError
 from speechssl.model.masking import MaskConfig
 from speechssl.objective.ctc import CTCConfig
+from speechssl.saved import SavedModel
 from speechssl.score.wer import score_texts
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
-from speechssl.stages.finetune import finetune, load_recogniser, transcribe_manifest
-from speechssl.stages.pretrain import load_encoder, pretrain
+from speechssl.stages.finetune import finetune, transcribe_manifest
+from speechssl.stages.pretrain import pretrain
 from speechssl.stages.transcribe import transcribe
 from speechssl.train.checkpoint import read_state
 from speechssl.train.loop import TrainConfig
@@ -31,7 +32,7 @@ def reports(run: Path) -> list[dict[str, float]]:
 
 def test_a_run_leaves_a_checkpoint_and_its_vocabulary(finetuned):
     assert (finetuned / "step_00000003/model.safetensors").exists()
-    tokens = Vocabulary.load(finetuned / "vocabulary.json").tokens
+    tokens = SavedModel.read(finetuned).description.vocabulary
     assert tokens == ("<blank>", "|", *sorted(set("onetwosixten")))
 
 
@@ -79,9 +80,9 @@ def test_texts_are_learned_and_written_down(finetune_config, spelled, tmp_path):
 
 
 def test_texts_do_not_depend_on_the_company_in_a_batch(finetuned, corpus):
-    model, vocabulary, config = load_recogniser(finetuned)
+    model, vocabulary = SavedModel.read(finetuned).recogniser()
     encoder = model.encoder.config
-    dataset = SpeechDataset(read_manifest(corpus), config.data.audio, hop=encoder.hop, window=encoder.window)
+    dataset = SpeechDataset(read_manifest(corpus), AudioConfig(), hop=encoder.hop, window=encoder.window)
     alone = transcribe_manifest(model, vocabulary, dataset, seconds=0.1)
     together = transcribe_manifest(model, vocabulary, dataset, seconds=100.0)
     assert alone == together
@@ -114,24 +115,24 @@ def test_a_finished_run_trains_no_further(finetuned, finetune_config, monkeypatc
 def test_the_trunk_starts_from_the_checkpoint(finetune_config, pretrained, tmp_path):
     config = finetune_config(tmp_path / "run", train=TrainConfig(steps=1))  # frozen in its first step
     finetune(dataclasses.replace(config, optim=dataclasses.replace(config.optim, weight_decay=0.0)))
-    model, _, _ = load_recogniser(tmp_path / "run")
-    encoder, _ = load_encoder(pretrained)
+    model, _ = SavedModel.read(tmp_path / "run").recogniser()
+    encoder = SavedModel.read(pretrained).encoder()
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(model.encoder.state_dict()[name], tensor), name
 
 
 def test_the_control_with_random_weights_takes_the_architecture_alone(finetune_config, pretrained, tmp_path):
     finetune(finetune_config(tmp_path / "run", random_weights=True, train=TrainConfig(steps=1)))
-    model, _, _ = load_recogniser(tmp_path / "run")
-    encoder, _ = load_encoder(pretrained)
+    model, _ = SavedModel.read(tmp_path / "run").recogniser()
+    encoder = SavedModel.read(pretrained).encoder()
     assert model.encoder.config.transformer == encoder.config.transformer
     assert not torch.allclose(model.encoder.project.weight, encoder.project.weight, atol=1e-2)
 
 
 def test_dropout_of_pretraining_is_kept_unless_the_recipe_changes_it(finetune_config, tmp_path, pretrained):
     finetune(finetune_config(tmp_path / "run", dropout=0.3, train=TrainConfig(steps=1)))
-    model, _, _ = load_recogniser(tmp_path / "run")
-    encoder, _ = load_encoder(pretrained)
+    model, _ = SavedModel.read(tmp_path / "run").recogniser()
+    encoder = SavedModel.read(pretrained).encoder()
     assert model.encoder.config.transformer == dataclasses.replace(encoder.config.transformer, dropout=0.3)
 
 
@@ -209,7 +210,7 @@ def test_the_best_step_on_the_development_set_is_the_one_used(finetune_config, c
     )
     last = finetune(config)
     assert read_state(last).best_step == 2
-    used = load_recogniser(tmp_path / "run")[0].head.weight
+    used = SavedModel.read(tmp_path / "run").tensors["head.weight"]
     assert not torch.equal(used, load_state(last)["head.weight"])
     assert torch.equal(used, load_state(tmp_path / "run/step_00000002")["head.weight"])
 
@@ -237,13 +238,40 @@ def test_bad_audio_in_the_development_set_is_left_out_and_counted_when_asked_for
 
 
 def test_a_checkpoint_of_another_kind_is_refused(finetune_config, tmp_path):
-    with pytest.raises(CheckpointError, match="holds no checkpoint; name the folder of a pretraining run"):
+    with pytest.raises(CheckpointError, match=r"holds no model\.json; name the folder of a run"):
         finetune(finetune_config(tmp_path / "run", checkpoint=tmp_path))
 
 
-def test_a_folder_without_a_fine_tuning_run_cannot_transcribe(pretrained, tmp_path, finetuned):
-    with pytest.raises(CheckpointError, match=r"holds no readable config\.json"):
-        load_recogniser(tmp_path)
-    shutil.copy(finetuned / "config.json", tmp_path)
-    with pytest.raises(CheckpointError, match="holds no checkpoint; name the folder of a fine-tuning run"):
-        load_recogniser(tmp_path)
+def test_a_folder_without_a_fine_tuned_model_cannot_transcribe(pretrained, tmp_path, corpus):
+    with pytest.raises(CheckpointError, match="is of kind hubert, expected a fine-tuned one"):
+        transcribe(pretrained, read_manifest(corpus))
+    with pytest.raises(CheckpointError, match=r"holds no model\.json; name the folder of a run, or convert"):
+        transcribe(tmp_path, read_manifest(corpus))
+
+
+def test_a_fine_tuned_run_needs_no_other_folder_to_transcribe(finetuned, tmp_path, corpus):
+    moved = shutil.copytree(finetuned, tmp_path / "elsewhere")
+    (moved / "config.json").unlink()  # which names the run of pretraining
+    assert transcribe(moved, read_manifest(corpus)) == transcribe(finetuned, read_manifest(corpus))
+
+
+def test_waveforms_are_normalized_as_in_pretraining_and_a_recipe_cannot_differ(
+    pretrain_config, finetune_config, corpus, tmp_path
+):
+    normalized = DataConfig(manifests=(corpus,), audio=AudioConfig(normalize=True))
+    pretrain(pretrain_config(tmp_path / "pretrain", data=normalized))
+    config = finetune_config(tmp_path / "run", checkpoint=tmp_path / "pretrain", train=TrainConfig(steps=1))
+    finetune(config)
+    assert SavedModel.read(tmp_path / "run").description.audio.normalize is True
+    other = DataConfig(manifests=(corpus,), audio=AudioConfig(normalize=False))
+    with pytest.raises(ConfigError, match=r"normalize=false, but pretrain/step_00000003 was trained with true"):
+        finetune(dataclasses.replace(config, out=tmp_path / "other", data=other))
+
+
+def test_a_run_is_not_continued_with_another_vocabulary(finetune_config, rewritten, tmp_path):
+    data = DataConfig(manifests=(rewritten(),))
+    config = finetune_config(tmp_path / "run", data=data, train=TrainConfig(steps=1))
+    finetune(config)
+    rewritten(u0000="three")
+    with pytest.raises(CheckpointError, match=r"model\.json: describes another model"):
+        finetune(config)

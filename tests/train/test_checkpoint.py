@@ -17,8 +17,9 @@ from speechssl.train import checkpoint as checkpoint_module
 from speechssl.train.checkpoint import (
     TrainState,
     claim_run_folder,
+    fill,
     last_checkpoint,
-    load_model,
+    load_tensors,
     load_training,
     read_config,
     read_state,
@@ -185,14 +186,14 @@ def test_saving_a_step_again_replaces_it(tmp_path):
         run.model[0].weight.fill_(7)
     Run(tmp_path).load(path := run.save())
     model = Run(tmp_path, seed=4).model
-    load_model(path, model)
+    fill(model, load_tensors(path / "model.safetensors"), where="run")
     assert model[0].weight.unique().tolist() == [7]
 
 
 def test_a_part_of_a_model_is_loaded_by_its_prefix(tmp_path):
     run = Run(tmp_path)
     part = nn.Linear(3, 4)
-    load_model(run.save(), part, prefix="0.")
+    fill(part, load_tensors(run.save() / "model.safetensors"), prefix="0.", where="run")
     assert torch.equal(part.weight, run.model[0].weight)
 
 
@@ -214,7 +215,7 @@ def test_a_broken_or_foreign_model_file_is_refused_with_its_name(tmp_path, spoil
     with pytest.raises(
         CheckpointError, match=r"model\.safetensors: cannot be read \(.*\); remove this checkpoint and use"
     ):
-        load_model(checkpoint, Run(tmp_path).model)
+        fill(Run(tmp_path).model, load_tensors(checkpoint / "model.safetensors"), where=str(checkpoint))
 
 
 def test_a_pickle_with_code_inside_is_never_run(tmp_path):
@@ -225,7 +226,7 @@ def test_a_pickle_with_code_inside_is_never_run(tmp_path):
     checkpoint = Run(tmp_path).save()
     torch.save({"0.weight": Bomb()}, checkpoint / "model.safetensors")
     with pytest.raises(CheckpointError):
-        load_model(checkpoint, Run(tmp_path).model)
+        fill(Run(tmp_path).model, load_tensors(checkpoint / "model.safetensors"), where=str(checkpoint))
     assert not (tmp_path / "exploded").exists()
 
 
@@ -271,7 +272,7 @@ def fewer_layers() -> nn.Module:
 def test_a_checkpoint_of_another_model_is_refused_with_the_parameters(tmp_path, build, wrong):
     checkpoint = Run(tmp_path).save()
     with pytest.raises(CheckpointError, match=wrong):
-        load_model(checkpoint, build())
+        fill(build(), load_tensors(checkpoint / "model.safetensors"), where=str(checkpoint))
 
 
 CONFIG = PretrainConfig(out=Path("run"), data=DataConfig(manifests=(Path("a.tsv"),)))

@@ -1,0 +1,182 @@
+"""A model on disk: what it is (`model.json`) and its parameters (safetensors). Never a pickle.
+
+    folder/model.json                        a `Description`
+    folder/model.safetensors                 parameters of a converted model, or
+    folder/step_00001000/model.safetensors   those of a training run, see `train.checkpoint`
+
+A run folder is a model folder: what reads one reads the other, and needs no other file to do so.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from speechssl.config import configuration, from_dict, to_dict
+from speechssl.data.audio import AudioConfig
+from speechssl.data.manifest import write_atomically
+from speechssl.data.vocabulary import Vocabulary
+from speechssl.errors import CheckpointError
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.ctc import CTCConfig, CTCModel
+from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
+from speechssl.train.checkpoint import fill, last_checkpoint, load_tensors, read_state, run_folder
+
+__all__ = ["Description", "SavedModel", "describe_model"]
+
+DESCRIPTION = "model.json"
+PARAMETERS = "model.safetensors"
+
+
+@configuration
+class Description:
+    """What a model is: enough to build it, and to feed it what it was trained on."""
+
+    encoder: EncoderConfig
+    objective: ObjectiveConfig | None = None  # of a pretrained model that kept its head
+    clusters: tuple[int, ...] = ()  # units of each label stream, of masked prediction
+    ctc: CTCConfig | None = None  # of a fine-tuned model
+    vocabulary: tuple[str, ...] = ()  # of its CTC head, by id
+    audio: AudioConfig = AudioConfig()  # how its audio was read; inference reads alike
+    origin: str = "speechssl"  # or the format and file it was converted from
+
+    def __post_init__(self) -> None:
+        if (self.ctc is None) != (not self.vocabulary) or (self.ctc is not None and self.objective is not None):
+            raise CheckpointError("expected an objective, or ctc with its vocabulary, or neither")
+
+    @property
+    def method(self) -> str:
+        """One of encoder, wav2vec2, hubert and ctc."""
+        if self.objective is not None:
+            return {"contrastive": "wav2vec2", "masked_prediction": "hubert"}[self.objective.kind]
+        return "encoder" if self.ctc is None else "ctc"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModel:
+    """A model as it lies on disk: no module is built until asked for."""
+
+    description: Description
+    tensors: dict[str, Tensor]  # by the names of PretrainModel or CTCModel; those of the trunk begin with `encoder.`
+    name: str  # folder and checkpoint, for messages
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a model folder, a run folder (its best step, or its last) or one of its steps.
+
+        Raises:
+            CheckpointError: no model is there, or a file of it is broken.
+        """
+        folder = run_folder(path)
+        if not (folder / DESCRIPTION).exists():
+            raise CheckpointError(
+                f"{path}: holds no {DESCRIPTION}; name the folder of a run, or convert a model of another toolkit "
+                "with `speechssl convert`"
+            )
+        checkpoint = path if folder != path or (path / PARAMETERS).exists() else _best_step(path)
+        name = folder.name if checkpoint == folder else f"{folder.name}/{checkpoint.name}"
+        return cls(
+            description=_read_description(folder / DESCRIPTION),
+            tensors=load_tensors(checkpoint / PARAMETERS),
+            name=name,
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write a model folder; the description comes last, so that a half-written folder is none.
+
+        Raises:
+            CheckpointError: the folder holds a model or a run already.
+        """
+        if (folder / DESCRIPTION).exists() or any(folder.glob("step_*")):
+            raise CheckpointError(f"{folder}: holds a model already; name another folder, or remove it")
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{PARAMETERS}.tmp"
+        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, temporary)
+        temporary.replace(folder / PARAMETERS)
+        describe_model(folder, self.description)
+
+    def encoder(self) -> SpeechEncoder:
+        """Build the trunk, in evaluation mode.
+
+        Raises:
+            CheckpointError: the parameters do not fit the description.
+        """
+        encoder = SpeechEncoder(self.description.encoder)
+        fill(encoder, self.tensors, prefix="encoder.", where=self.name)
+        return encoder.eval()
+
+    def pretraining(self) -> PretrainModel:
+        """Build trunk and objective, in evaluation mode.
+
+        Raises:
+            CheckpointError: the model has no objective, or parameters that do not fit the description.
+        """
+        described = self.description
+        if described.objective is None:
+            raise CheckpointError(f"{self.name}: is of kind {described.method}, expected one with its objective")
+        objective = build_objective(
+            described.objective,
+            dim=described.encoder.transformer.dim,
+            conv_dim=described.encoder.conv[-1][0],
+            clusters=described.clusters,
+        )
+        model = PretrainModel(SpeechEncoder(described.encoder), objective)
+        fill(model, self.tensors, where=self.name)
+        return model.eval()
+
+    def recogniser(self) -> tuple[CTCModel, Vocabulary]:
+        """Build trunk and CTC head, in evaluation mode, with the vocabulary.
+
+        Raises:
+            CheckpointError: the model is not fine-tuned, or its parameters do not fit the description.
+        """
+        described = self.description
+        if described.ctc is None:
+            raise CheckpointError(f"{self.name}: is of kind {described.method}, expected a fine-tuned one")
+        model = CTCModel(SpeechEncoder(described.encoder), described.ctc, len(described.vocabulary))
+        fill(model, self.tensors, where=self.name)
+        return model.eval(), Vocabulary(described.vocabulary)
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits of the SHA-256 of names, shapes and values."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(-1).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def describe_model(folder: Path, description: Description) -> None:
+    """Write `model.json`, or compare it with the one that is there.
+
+    Raises:
+        CheckpointError: another model is described there.
+    """
+    path = folder / DESCRIPTION
+    if not path.exists():
+        write_atomically(path, json.dumps(to_dict(description), indent=1, ensure_ascii=False) + "\n")
+    elif _read_description(path) != description:
+        raise CheckpointError(
+            f"{path}: describes another model (its vocabulary, units or architecture differ); "
+            "the data of this run have changed: name another out, or remove the folder"
+        )
+
+
+def _read_description(path: Path) -> Description:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return from_dict(values, Description, where=str(path))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); convert or train the model again") from error
+
+
+def _best_step(run: Path) -> Path:
+    checkpoint = last_checkpoint(run)
+    if checkpoint is None:
+        raise CheckpointError(f"{run}: holds no checkpoint yet; let the run write its first, or name another folder")
+    best = read_state(checkpoint).best_step
+    return checkpoint if best is None else run / f"step_{best:08d}"
