@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechssl.config import configuration, from_dict, to_dict
 from speechssl.data.audio import AudioConfig
@@ -26,7 +26,7 @@ from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
 from speechssl.train.checkpoint import fill, last_checkpoint, load_tensors, read_state, run_folder
 
-__all__ = ["Description", "SavedModel", "describe_model"]
+__all__ = ["Description", "SavedModel", "build_model", "describe_model"]
 
 DESCRIPTION = "model.json"
 PARAMETERS = "model.safetensors"
@@ -115,16 +115,9 @@ class SavedModel:
         Raises:
             CheckpointError: the model has no objective, or parameters that do not fit the description.
         """
-        described = self.description
-        if described.objective is None:
-            raise CheckpointError(f"{self.name}: is of kind {described.method}, expected one with its objective")
-        objective = build_objective(
-            described.objective,
-            dim=described.encoder.transformer.dim,
-            conv_dim=described.encoder.conv[-1][0],
-            clusters=described.clusters,
-        )
-        model = PretrainModel(SpeechEncoder(described.encoder), objective)
+        model = build_model(self.description)
+        if not isinstance(model, PretrainModel):
+            raise CheckpointError(f"{self.name}: is of kind {self.description.method}, expected one with its objective")
         fill(model, self.tensors, where=self.name)
         return model.eval()
 
@@ -134,12 +127,11 @@ class SavedModel:
         Raises:
             CheckpointError: the model is not fine-tuned, or its parameters do not fit the description.
         """
-        described = self.description
-        if described.ctc is None:
-            raise CheckpointError(f"{self.name}: is of kind {described.method}, expected a fine-tuned one")
-        model = CTCModel(SpeechEncoder(described.encoder), described.ctc, len(described.vocabulary))
+        model = build_model(self.description)
+        if not isinstance(model, CTCModel):
+            raise CheckpointError(f"{self.name}: is of kind {self.description.method}, expected a fine-tuned one")
         fill(model, self.tensors, where=self.name)
-        return model.eval(), Vocabulary(described.vocabulary)
+        return model.eval(), Vocabulary(self.description.vocabulary)
 
     def fingerprint(self) -> str:
         """Return 16 hex digits of the SHA-256 of names, shapes and values."""
@@ -148,6 +140,22 @@ class SavedModel:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(-1).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def build_model(description: Description) -> nn.Module:
+    """Build a `PretrainModel`, a `CTCModel` or, without a head, a `ModuleDict` of `encoder`, with random weights."""
+    encoder = SpeechEncoder(description.encoder)
+    if description.ctc is not None:
+        return CTCModel(encoder, description.ctc, len(description.vocabulary))
+    if description.objective is None:
+        return nn.ModuleDict({"encoder": encoder})
+    objective = build_objective(
+        description.objective,
+        dim=description.encoder.transformer.dim,
+        conv_dim=description.encoder.conv[-1][0],
+        clusters=description.clusters,
+    )
+    return PretrainModel(encoder, objective)
 
 
 def describe_model(folder: Path, description: Description) -> None:

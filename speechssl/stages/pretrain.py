@@ -12,11 +12,11 @@ from speechssl.data.dataset import SpeechDataset, load_batches
 from speechssl.data.labels import FrameLabels, read_labels
 from speechssl.data.manifest import Manifest
 from speechssl.errors import CheckpointError, ConfigError
-from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
+from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel
 from speechssl.parallel import start_ranks
-from speechssl.saved import Description, SavedModel, describe_model
+from speechssl.saved import Description, SavedModel, build_model, describe_model
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.train.checkpoint import claim_run_folder, fill
 from speechssl.train.loop import TrainConfig, fit
@@ -125,14 +125,8 @@ def _build(description: Description, start: SavedModel | None, *, fresh_head: bo
     Raises:
         CheckpointError: the checkpoint's head is of another objective or size, and `fresh_head` is off.
     """
-    assert description.objective is not None
-    objective = build_objective(
-        description.objective,
-        dim=description.encoder.transformer.dim,
-        conv_dim=description.encoder.conv[-1][0],
-        clusters=description.clusters,
-    )
-    model = PretrainModel(SpeechEncoder(description.encoder), objective)
+    model = build_model(description)
+    assert isinstance(model, PretrainModel)
     if start is None:
         return model
     fill(model.encoder, start.tensors, prefix="encoder.", where=start.name)

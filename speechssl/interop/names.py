@@ -1,0 +1,237 @@
+"""One table: a row per parameter, a column per toolkit; and the strict renaming of tensors by it.
+
+Beside names, three things differ: our query, key and value projections are one matrix, others have three; others keep
+the codebook as (1, groups * entries, dim), we as (groups, entries, dim); fairseq keeps the label embeddings of all
+streams in one matrix, which `interop.fairseq` splits into the numbered ones of this table.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from speechssl.errors import CheckpointError
+from speechssl.model.encoder import EncoderConfig
+from speechssl.saved import Description, SavedModel, build_model
+
+__all__ = ["Conversion", "NameTable", "Row", "Toolkit", "name_table", "rename_from", "rename_to"]
+
+Toolkit = Literal["fairseq", "transformers", "torchaudio", "fairseq2"]
+CODEBOOK = "objective.quantizer.codebook"
+
+
+class Row(NamedTuple):
+    """Names of one module, or of one parameter, without our prefix `encoder.` and without their prefixes.
+
+    `{i}` is an index, `{qkv}` stands for the three projections that we keep as one.
+    """
+
+    ours: str
+    fairseq: str | None
+    transformers: str | None
+    torchaudio: str | None
+    fairseq2: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """A model that was read from another toolkit's file, and what did not fit."""
+
+    model: SavedModel
+    dropped: dict[str, str] = field(default_factory=dict)  # reason by their name
+    added: dict[str, str] = field(default_factory=dict)  # reason by our name: what their file lacks
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameTable:
+    """The table's rows, written out for one model and one toolkit."""
+
+    names: dict[str, tuple[str, ...]]  # by our name, their name, or those of query, key and value
+    shapes: dict[str, torch.Size]  # of every parameter of ours
+
+    @property
+    def without(self) -> list[str]:
+        """Our parameters that have no counterpart."""
+        return [name for name in self.shapes if name not in self.names]
+
+
+def name_table(description: Description, toolkit: Toolkit, *, trunk: str = "", head: str = "") -> NameTable:
+    """Find the counterpart of each parameter of a model.
+
+    Args:
+        description: of the model.
+        toolkit: the column wanted.
+        trunk: prefix of their trunk's parameters.
+        head: prefix of their head's.
+    """
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in build_model(description).state_dict().items()}
+    rows = [(row._replace(ours=f"encoder.{row.ours}"), trunk) for row in _trunk_rows(description.encoder)]
+    rows += [(row, head) for row in _HEADS[description.method]]
+    names = {}
+    for row, prefix in rows:
+        pattern = re.compile(re.escape(row.ours).replace(r"\{i\}", r"(?P<index>\d+)") + r"(?P<suffix>\.weight|\.bias)?")
+        theirs = getattr(row, toolkit)
+        for name in shapes if theirs is not None else ():
+            if match := pattern.fullmatch(name):
+                parts = match.groupdict(default="")
+                full = prefix + theirs.replace("{i}", parts.get("index", "")) + parts["suffix"]
+                names[name] = tuple(full.replace("{qkv}", part) for part in "qkv") if "{qkv}" in full else (full,)
+    return NameTable(names=names, shapes=shapes)
+
+
+def rename_to(tensors: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
+    """Rename our tensors to theirs; those without a counterpart are left out, see `NameTable.without`."""
+    theirs: dict[str, Tensor] = {}
+    for name, found in table.names.items():
+        tensor = tensors[name]
+        if name == CODEBOOK:
+            tensor = tensor.flatten(0, 1)[None]
+        theirs |= {key: part.contiguous() for key, part in zip(found, tensor.chunk(len(found)), strict=True)}
+    return theirs
+
+
+def rename_from(theirs: Mapping[str, Tensor], table: NameTable, *, where: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename their tensors to ours, strictly.
+
+    Args:
+        theirs: tensors by their name.
+        table: from `name_table`.
+        where: the tensors come from, for errors.
+
+    Returns:
+        Tensors by our name, in float32, and their names that no parameter of ours takes.
+
+    Raises:
+        CheckpointError: a tensor is missing or has another shape.
+    """
+    missing = [key for found in table.names.values() for key in found if key not in theirs]
+    if missing:
+        raise CheckpointError(
+            f"{where}: lacks {len(missing)} parameters of its architecture: {', '.join(missing[:3])}; "
+            "the file is incomplete, or its configuration belongs to another model"
+        )
+    ours = {}
+    for name, found in table.names.items():
+        parts, shape = [theirs[key] for key in found], table.shapes[name]
+        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if name == CODEBOOK and tensor.numel() == shape.numel():
+            tensor = tensor.reshape(shape)
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{where}: {found[0]} has shape {tuple(parts[0].shape)}, which does not fit the {tuple(shape)} "
+                "that its configuration asks for; the configuration belongs to another model"
+            )
+        ours[name] = tensor.detach().float().contiguous()
+    taken = {key for found in table.names.values() for key in found}
+    return ours, [key for key in theirs if key not in taken]
+
+
+_LAYER = "transformer.layers.{i}."
+_FAIRSEQ_LAYER = "encoder.layers.{i}."
+_TORCHAUDIO_LAYER = "encoder.transformer.layers.{i}."
+
+
+def _trunk_rows(config: EncoderConfig) -> list[Row]:
+    """Return the rows of the trunk, with the two norms whose place depends on the form of the model."""
+    conv_norm = (
+        Row(
+            "conv.norms.0",
+            "feature_extractor.conv_layers.0.2",
+            "feature_extractor.conv_layers.0.layer_norm",
+            "feature_extractor.conv_layers.0.layer_norm",
+            "encoder_frontend.feature_extractor.layers.0.group_norm",
+        )
+        if config.conv_norm == "group"
+        else Row(
+            "conv.norms.{i}",
+            "feature_extractor.conv_layers.{i}.2.1",
+            "feature_extractor.conv_layers.{i}.layer_norm",
+            "feature_extractor.conv_layers.{i}.layer_norm",
+            "encoder_frontend.feature_extractor.layers.{i}.layer_norm",
+        )
+    )
+    last_norm = Row(
+        "transformer.norm",
+        "encoder.layer_norm",
+        "encoder.layer_norm",
+        "encoder.transformer.layer_norm",
+        "encoder_frontend.layer_norm" if config.transformer.norm == "post" else "encoder.layer_norm",
+    )
+    return [*_TRUNK, conv_norm, last_norm]
+
+
+def _layer_row(ours: str, fairseq: str, transformers: str, fairseq2: str) -> Row:
+    """Return a row of one module of a layer; torchaudio's names are those of transformers under another prefix."""
+    return Row(
+        _LAYER + ours,
+        _FAIRSEQ_LAYER + fairseq,
+        _FAIRSEQ_LAYER + transformers,
+        _TORCHAUDIO_LAYER + transformers,
+        _FAIRSEQ_LAYER + fairseq2,
+    )
+
+
+def _position_row(ours: str, old: str, new: str) -> Row:
+    """Return a row of the convolution of positions; `old` and `new` are torch's two names under weight norm."""
+    return Row(
+        f"transformer.positions.conv.{ours}",
+        f"encoder.pos_conv.0.{old}",
+        f"encoder.pos_conv_embed.conv.{new}",
+        f"encoder.transformer.pos_conv_embed.conv.{new}",
+        f"encoder_frontend.pos_encoder.conv.{old}",
+    )
+
+
+_TRUNK = [
+    Row(
+        "conv.convs.{i}",
+        "feature_extractor.conv_layers.{i}.0",
+        "feature_extractor.conv_layers.{i}.conv",
+        "feature_extractor.conv_layers.{i}.conv",
+        "encoder_frontend.feature_extractor.layers.{i}.conv",
+    ),
+    Row(
+        "norm",
+        "layer_norm",
+        "feature_projection.layer_norm",
+        "encoder.feature_projection.layer_norm",
+        "encoder_frontend.post_extract_layer_norm",
+    ),
+    Row(
+        "project",
+        "post_extract_proj",
+        "feature_projection.projection",
+        "encoder.feature_projection.projection",
+        "encoder_frontend.model_dim_proj",
+    ),
+    Row("mask_vector", "mask_emb", "masked_spec_embed", None, "masker.temporal_mask_embed"),
+    _position_row("bias", "bias", "bias"),
+    _position_row("parametrizations.weight.original0", "weight_g", "parametrizations.weight.original0"),
+    _position_row("parametrizations.weight.original1", "weight_v", "parametrizations.weight.original1"),
+    _layer_row("attention.project_in", "self_attn.{qkv}_proj", "attention.{qkv}_proj", "self_attn.{qkv}_proj"),
+    _layer_row("attention.project_out", "self_attn.out_proj", "attention.out_proj", "self_attn.output_proj"),
+    _layer_row("attention_norm", "self_attn_layer_norm", "layer_norm", "self_attn_layer_norm"),
+    _layer_row("expand", "fc1", "feed_forward.intermediate_dense", "ffn.inner_proj"),
+    _layer_row("contract", "fc2", "feed_forward.output_dense", "ffn.output_proj"),
+    _layer_row("ffn_norm", "final_layer_norm", "final_layer_norm", "ffn_layer_norm"),
+]
+_CONTRASTIVE = [
+    Row("objective.quantizer.score", "quantizer.weight_proj", "quantizer.weight_proj", None, "quantizer.entry_proj"),
+    Row(CODEBOOK, "quantizer.vars", "quantizer.codevectors", None, "quantizer.entries"),
+    Row("objective.project_quantized", "project_q", "project_q", None, "final_target_proj"),
+    Row("objective.project_context", "final_proj", "project_hid", None, "final_proj"),
+]
+_MASKED_PREDICTION = [
+    Row("objective.project", "final_proj", None, "logit_generator.final_proj", None),
+    Row("objective.embeddings.{i}", "label_embs_concat.{i}", None, "logit_generator.label_embeddings", None),
+]
+_HEADS = {
+    "encoder": [],
+    "wav2vec2": _CONTRASTIVE,
+    "hubert": _MASKED_PREDICTION,
+    "ctc": [Row("head", "proj", "lm_head", "aux", "final_proj")],
+}
