@@ -2,7 +2,7 @@
 
 Section 2 of wav2vec 2.0 (arXiv:2006.11477); HuBERT (arXiv:2106.07447) uses the same stack. Knows nothing about
 masking or objectives. Padding never leaks: each convolution looks only at real samples for every valid frame, and the
-statistics of the group norm are taken over valid frames alone.
+statistics of the group norm are taken over valid frames alone, unless asked for otherwise.
 """
 
 from collections.abc import Sequence
@@ -76,10 +76,22 @@ class ConvFeatureExtractor(nn.Module):
     layer is, over its channels. The whole batch runs as one sequence of rows (steps, channels), see `strided_conv`.
     """
 
-    def __init__(self, stack: Stack, norm: Literal["group", "layer"], bias: bool) -> None:
+    def __init__(
+        self, stack: Stack, norm: Literal["group", "layer"], bias: bool, *, padding_in_norm: bool = False
+    ) -> None:
+        """Build the stack.
+
+        Args:
+            stack: the convolutions, first to last.
+            norm: over time in layer 0, or over channels in every layer.
+            bias: of the convolutions.
+            padding_in_norm: take the statistics of the group norm over the zeros of the padding too, as the reference
+                implementations do; an utterance's frames then depend on the length of its batch.
+        """
         super().__init__()
         self.stack = tuple(stack)
         self.norm = norm
+        self.padding_in_norm = padding_in_norm
         self.convs = nn.ModuleList()
         self.norms = nn.ModuleList()
         in_channels = 1
@@ -116,7 +128,8 @@ class ConvFeatureExtractor(nn.Module):
             if self.norm == "layer":
                 x = self.norms[index](x)
             elif index == 0:
-                x = self.norms[0](x.view(batch, -1, x.shape[1]), frame_count(num_samples, self.stack[:1])).flatten(0, 1)
+                counted = torch.full_like(num_samples, time) if self.padding_in_norm else num_samples
+                x = self.norms[0](x.view(batch, -1, x.shape[1]), frame_count(counted, self.stack[:1])).flatten(0, 1)
             x = functional.gelu(x)
         return x.view(batch, -1, x.shape[1])[:, :frames]  # (batch, frames, channels)
 
@@ -182,7 +195,8 @@ class TimeNorm(nn.Module):
     """Group norm with one channel a group, over the valid steps only.
 
     Equal to `nn.GroupNorm(channels, channels)` on a row without padding. The reference implementations include the
-    padding in mean and variance, which makes an utterance's features depend on the batch it came in.
+    padding in mean and variance, which makes an utterance's features depend on the batch it came in;
+    `EncoderConfig.padding_in_norm` does the same.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:

@@ -26,6 +26,7 @@ class EncoderConfig:
     conv: tuple[tuple[int, int, int], ...] = BASE_STACK  # (channels, kernel, stride)
     conv_norm: Literal["group", "layer"] = "group"  # fairseq: extractor_mode default or layer_norm
     conv_bias: bool = False
+    padding_in_norm: bool = False  # statistics of the group norm over the padding too, as in the reference code
     conv_grad_scale: float = 0.1  # gradient multiplier on the extractor (fairseq: feature_grad_mult); 0 freezes it
     feature_dropout: float = 0.1  # on the projected features (fairseq: dropout_input)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
@@ -117,7 +118,9 @@ class SpeechEncoder(nn.Module):
         super().__init__()
         self.config = config
         channels, dim = config.conv[-1][0], config.transformer.dim
-        self.conv = ConvFeatureExtractor(config.conv, config.conv_norm, config.conv_bias)
+        self.conv = ConvFeatureExtractor(
+            config.conv, config.conv_norm, config.conv_bias, padding_in_norm=config.padding_in_norm
+        )
         self.norm = nn.LayerNorm(channels)
         self.project = nn.Linear(channels, dim)
         self.dropout = nn.Dropout(config.feature_dropout)
@@ -142,7 +145,8 @@ class SpeechEncoder(nn.Module):
             num_layers: stop after so many Transformer layers.
 
         Returns:
-            Every stage of the computation; a valid frame's values do not depend on the padding.
+            Every stage of the computation; a valid frame's values do not depend on the padding, but for its length
+            with `padding_in_norm`.
         """
         conv = self.extract(waveforms, num_samples)  # (batch, frames, channels)
         is_valid = within(frame_count(num_samples, self.config.conv), conv.shape[1])  # (batch, frames)

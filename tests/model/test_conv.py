@@ -116,6 +116,28 @@ def test_valid_frames_of_a_padded_batch_equal_each_utterance_alone(norm: str, le
             torch.testing.assert_close(found[row, :count], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("time", [160, 163, 164])  # a whole number of hops, and not
+@pytest.mark.parametrize("bias", [True, False])
+def test_padding_in_norm_gives_the_frames_of_the_zero_filled_batch(bias: bool, time: int) -> None:
+    extractor = ConvFeatureExtractor(TINY_STACK, "group", bias, padding_in_norm=True)
+    randomise(extractor)
+    num_samples = torch.tensor([time, 30, 77])
+    waveforms = noise(3, time)
+    found = extractor(waveforms, num_samples)
+    zero_filled = waveforms * within(num_samples, time)
+    for row, count in enumerate(frame_count(num_samples, TINY_STACK)):
+        expected = oracle_extract(extractor, zero_filled[row])[:count]
+        torch.testing.assert_close(found[row, :count], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_in_norm_changes_nothing_without_padding_or_without_group_norm() -> None:
+    for norm, num_samples in [("group", torch.tensor([163, 163])), ("layer", torch.tensor([163, 77]))]:
+        plain, switched = (ConvFeatureExtractor(TINY_STACK, norm, True, padding_in_norm=on) for on in (False, True))
+        randomise(plain)
+        switched.load_state_dict(plain.state_dict())
+        assert torch.equal(plain(noise(2, 163), num_samples), switched(noise(2, 163), num_samples))
+
+
 @settings(max_examples=60, deadline=None)
 @given(stack=STACKS, num_samples=st.integers(0, 300))
 def test_frame_count_is_the_output_length_of_the_convolutions(stack: list[tuple[int, int]], num_samples: int) -> None:

@@ -91,6 +91,17 @@ def test_padding_may_hold_anything(config: EncoderConfig, garbage: float) -> Non
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
 
 
+def test_padding_in_norm_makes_a_batch_equal_its_zero_filled_waveforms() -> None:
+    config = dataclasses.replace(BASE_LIKE, padding_in_norm=True)
+    num_samples = torch.tensor(LENGTHS)
+    waveforms = noise(len(LENGTHS), max(LENGTHS)) * (torch.arange(max(LENGTHS)) < num_samples[:, None])
+    padded = tiny_encoder(config)(waveforms, num_samples)
+    whole = tiny_encoder(BASE_LIKE)(waveforms, torch.full_like(num_samples, max(LENGTHS)))
+    torch.testing.assert_close(padded.conv[padded.is_valid], whole.conv[padded.is_valid], rtol=0, atol=0)
+    plain = tiny_encoder(BASE_LIKE)(waveforms, num_samples)
+    assert not torch.allclose(padded.conv[padded.is_valid], plain.conv[padded.is_valid], atol=1e-2)
+
+
 def test_utterance_without_frames_leaves_the_others_alone() -> None:
     encoder = tiny_encoder()
     waveforms = noise(2, 163)
