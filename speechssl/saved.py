@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from speechssl.data.manifest import write_atomically
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.errors import CheckpointError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
+from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
 from speechssl.train.checkpoint import fill, last_checkpoint, load_tensors, read_state, run_folder
 
@@ -42,6 +44,7 @@ class Description:
     ctc: CTCConfig | None = None  # of a fine-tuned model
     vocabulary: tuple[str, ...] = ()  # of its CTC head, by id
     audio: AudioConfig = AudioConfig()  # how its audio was read; inference reads alike
+    family: Literal["wav2vec2", "hubert"] | None = None  # what pretrained a trunk without its objective
     origin: str = "speechssl"  # or the format and file it was converted from
 
     def __post_init__(self) -> None:
@@ -49,11 +52,20 @@ class Description:
             raise CheckpointError("expected an objective, or ctc with its vocabulary, or neither")
 
     @property
-    def method(self) -> str:
-        """One of encoder, wav2vec2, hubert and ctc."""
-        if self.objective is not None:
-            return {"contrastive": "wav2vec2", "masked_prediction": "hubert"}[self.objective.kind]
-        return "encoder" if self.ctc is None else "ctc"
+    def method(self) -> Literal["encoder", "wav2vec2", "hubert", "ctc"]:
+        """What the parameters are: a trunk alone, with either objective, or with a CTC head."""
+        match self.objective:
+            case ContrastiveConfig():
+                return "wav2vec2"
+            case MaskedPredictionConfig():
+                return "hubert"
+            case None:
+                return "encoder" if self.ctc is None else "ctc"
+
+    @property
+    def pretrained_by(self) -> Literal["wav2vec2", "hubert"] | None:
+        """The method that pretrained the trunk, where it is known."""
+        return self.family if self.method in ("encoder", "ctc") else self.method  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,13 @@ def finetune(config: FinetuneConfig) -> Path:
     torch.manual_seed(config.seed)
     encoder = _build_encoder(config, start)
     if ranks.is_first:
-        described = Description(encoder=encoder.config, ctc=config.ctc, vocabulary=vocabulary.tokens, audio=data.audio)
+        described = Description(
+            encoder=encoder.config,
+            ctc=config.ctc,
+            vocabulary=vocabulary.tokens,
+            audio=data.audio,
+            family=None if config.random_weights else start.description.pretrained_by,
+        )
         describe_model(config.out, described)
     tokens = {key: vocabulary.encode(text, where=key) for key, text in texts.items()}
     manifest = _with_enough_frames(manifest, tokens, encoder.config, config.too_short)

@@ -1,0 +1,384 @@
+"""Folders of Hugging Face transformers: wav2vec2 and hubert, bare, for pretraining (wav2vec2 only) and for CTC.
+
+    config.json               architecture             preprocessor_config.json   sample rate, normalisation
+    model.safetensors         parameters               vocab.json, tokenizer_config.json   of a CTC model
+
+Reading and writing need no transformers; `run_transformers` does. What their configuration cannot say is taken from the
+papers: the gradient of a group-norm extractor is scaled by 0.1. Their group norm looks at padding: give their BASE
+models one utterance at a time, or set `padding_in_norm` here to get their numbers.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig
+from speechssl.data.vocabulary import WORD_BOUNDARY
+from speechssl.errors import CheckpointError
+from speechssl.interop.names import Conversion, name_table, rename_from, rename_to
+from speechssl.model.encoder import EncoderConfig
+from speechssl.model.masking import MaskConfig
+from speechssl.model.transformer import TransformerConfig
+from speechssl.objective.contrastive import ContrastiveConfig
+from speechssl.objective.ctc import CTCConfig
+from speechssl.objective.quantizer import QuantizerConfig
+from speechssl.saved import Description, SavedModel
+from speechssl.train.checkpoint import load_tensors
+
+__all__ = ["is_transformers", "read_transformers", "run_transformers", "write_transformers"]
+
+_CLASSES = {  # by method, for either model_type
+    "encoder": {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel"},
+    "hubert": {"hubert": "HubertModel"},
+    "wav2vec2": {"wav2vec2": "Wav2Vec2ForPreTraining"},
+    "ctc": {"wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC"},
+}
+_ONLY = {  # settings that we have one form of: what a configuration may say, and what it means when it says nothing
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "layer_norm_eps": 1e-5,
+    "add_adapter": False,
+    "adapter_attn_dim": None,
+    "conv_pos_batch_norm": False,
+    "feat_proj_layer_norm": True,
+}
+
+
+def is_transformers(path: Path) -> bool:
+    """Whether a folder looks like one of transformers."""
+    config = path / "config.json"
+    return config.is_file() and "model_type" in _json(config)
+
+
+def read_transformers(path: Path) -> Conversion:
+    """Read a model folder.
+
+    Args:
+        path: with config.json, and model.safetensors or pytorch_model.bin (read as tensors only, never unpickled).
+
+    Raises:
+        CheckpointError: another architecture, or a file that is missing, broken or does not fit the others.
+    """
+    config = _json(path / "config.json")
+    theirs = _modern_names(_parameters(path))
+    _check_supported(config, path)
+    method = "ctc" if "lm_head.weight" in theirs else "wav2vec2" if "project_hid.weight" in theirs else "encoder"
+    added, audio = _audio(path, config)
+    order: list[int] = []
+    vocabulary: tuple[str, ...] = ()
+    if method == "ctc":
+        vocabulary, order = _vocabulary(path, config)
+    description = Description(
+        encoder=_encoder(config),
+        objective=_contrastive(config) if method == "wav2vec2" else None,
+        ctc=_ctc(config) if method == "ctc" else None,
+        vocabulary=vocabulary,
+        audio=audio,
+        family=config["model_type"] if method != "wav2vec2" else None,
+        origin=f"transformers {path.name}",
+    )
+    prefix = f"{config['model_type']}."
+    table = name_table(description, "transformers", trunk=prefix if any(k.startswith(prefix) for k in theirs) else "")
+    (mask_name,) = table.names["encoder.mask_vector"]
+    if mask_name not in theirs:  # they make it only where they would mask
+        theirs[mask_name] = torch.zeros(table.shapes["encoder.mask_vector"])
+        added["encoder.mask_vector"] = "the model was saved without masking; starts from zero"
+    tensors, left = rename_from(theirs, table, where=str(path))
+    if left:
+        raise CheckpointError(
+            f"{path}: {len(left)} parameters have no place in this architecture: {', '.join(left[:3])}"
+        )
+    for name in ("head.weight", "head.bias") if order else ():
+        tensors[name] = tensors[name][order]
+    return Conversion(model=SavedModel(description=description, tensors=tensors, name=str(path)), added=added)
+
+
+def write_transformers(model: SavedModel, target: Path) -> dict[str, str]:
+    """Write a folder that transformers loads.
+
+    Returns:
+        What was dropped, reason by our name: the label head of HuBERT, for which transformers has no class.
+
+    Raises:
+        CheckpointError: the target exists, or the model has settings that transformers lacks.
+    """
+    if target.exists():
+        raise CheckpointError(f"{target}: exists already; name another folder, or remove it")
+    described = model.description
+    family = described.pretrained_by or "wav2vec2"
+    is_bare = described.method in ("encoder", "hubert")
+    table = name_table(described, "transformers", trunk="" if is_bare else f"{family}.")
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(rename_to(model.tensors, table), temporary / "model.safetensors", metadata={"format": "pt"})
+    files = {"config.json": _their_config(described, family), "preprocessor_config.json": _their_audio(described)}
+    if described.vocabulary:
+        files |= {
+            "vocab.json": {token: index for index, token in enumerate(described.vocabulary)},
+            "tokenizer_config.json": _their_tokenizer(described),
+        }
+    for name, content in files.items():
+        (temporary / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.rename(target)
+    return dict.fromkeys(table.without, "transformers has no class for HuBERT's pretraining")
+
+
+@torch.no_grad()
+def run_transformers(path: Path, waveform: Tensor) -> Tensor:
+    """Run transformers' own model on one utterance.
+
+    Args:
+        path: model folder.
+        waveform: (time,) at 16 kHz, normalised if the model wants it.
+
+    Returns:
+        (frames, vocab) logits of a CTC model, else (frames, dim) of the last layer.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise CheckpointError("transformers is not installed; pip install speechssl[interop]") from error
+    config = _json(path / "config.json")
+    (architecture,) = config["architectures"]
+    model = getattr(transformers, architecture).from_pretrained(path).eval()
+    if hasattr(model, "lm_head"):
+        return model(waveform[None]).logits[0]
+    return getattr(model, config["model_type"], model)(waveform[None]).last_hidden_state[0]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); copy the model folder again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected keys and values, found {type(content).__name__}")
+    return content
+
+
+def _parameters(path: Path) -> dict[str, Tensor]:
+    """Read the parameters, in one file or in several."""
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        shards = sorted({str(name) for name in _json(index).get("weight_map", {}).values()})
+        return {name: tensor for shard in shards for name, tensor in load_tensors(path / Path(shard).name).items()}
+    if (path / "model.safetensors").exists() or not (path / "pytorch_model.bin").exists():
+        return load_tensors(path / "model.safetensors")
+    try:
+        return dict(torch.load(path / "pytorch_model.bin", map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many kinds; none of them ran code of the file
+        raise CheckpointError(
+            f"{path}/pytorch_model.bin: cannot be read as tensors only ({str(error).splitlines()[0]}); "
+            "nothing of it was executed: save the model again with safetensors"
+        ) from error
+
+
+def _modern_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename what older versions of torch called the two parts of a weight norm."""
+    parts = {"conv.weight_g": "conv.parametrizations.weight.original0"}
+    parts["conv.weight_v"] = "conv.parametrizations.weight.original1"
+    renamed = {}
+    for name, tensor in theirs.items():
+        old = next((old for old in parts if name.endswith(f"pos_conv_embed.{old}")), None)
+        renamed[name if old is None else name.removesuffix(old) + parts[old]] = tensor
+    return renamed
+
+
+def _check_supported(config: Mapping[str, Any], path: Path) -> None:
+    if config.get("model_type") not in ("wav2vec2", "hubert"):
+        raise CheckpointError(
+            f"{path}: is a model of type {config.get('model_type')!r}, expected wav2vec2 or hubert, "
+            "which are the architectures this toolkit has"
+        )
+    for key, only in _ONLY.items():
+        if config.get(key, only) != only:
+            raise CheckpointError(f"{path}: config.json has {key}={config[key]!r}, supported is only {only!r}")
+
+
+def _encoder(config: Mapping[str, Any]) -> EncoderConfig:
+    try:
+        return EncoderConfig(
+            conv=tuple(zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True)),
+            conv_norm=config["feat_extract_norm"],
+            conv_bias=config["conv_bias"],
+            conv_grad_scale=0.1 if config["feat_extract_norm"] == "group" else 1.0,
+            feature_dropout=config.get("feat_proj_dropout", 0.0),
+            transformer=TransformerConfig(
+                dim=config["hidden_size"],
+                num_layers=config["num_hidden_layers"],
+                num_heads=config["num_attention_heads"],
+                ffn_dim=config["intermediate_size"],
+                norm="pre" if config["do_stable_layer_norm"] else "post",
+                position_kernel=config["num_conv_pos_embeddings"],
+                position_groups=config["num_conv_pos_embedding_groups"],
+                dropout=config.get("hidden_dropout", 0.1),
+                attention_dropout=config.get("attention_dropout", 0.1),
+                activation_dropout=config.get("activation_dropout", 0.1),
+                layer_drop=config.get("layerdrop", 0.1),
+            ),
+        )
+    except KeyError as error:
+        raise CheckpointError(f"config.json lacks {error}; save the model again with transformers") from error
+
+
+def _contrastive(config: Mapping[str, Any]) -> ContrastiveConfig:
+    return ContrastiveConfig(
+        dim=config["proj_codevector_dim"],
+        temperature=config["contrastive_logits_temperature"],
+        distractors=config["num_negatives"],
+        diversity_weight=config["diversity_loss_weight"],
+        feature_penalty=10.0 if config["feat_extract_norm"] == "group" else 0.0,
+        feature_dropout=config.get("feat_quantizer_dropout", 0.0),
+        quantizer=QuantizerConfig(
+            groups=config["num_codevector_groups"],
+            entries=config["num_codevectors_per_group"],
+            dim=config["codevector_dim"],
+        ),
+        mask=_mask(config, "time"),
+    )
+
+
+def _ctc(config: Mapping[str, Any]) -> CTCConfig:
+    return CTCConfig(
+        dropout=config.get("final_dropout", 0.1), mask=_mask(config, "time"), channel_mask=_mask(config, "feature")
+    )
+
+
+def _mask(config: Mapping[str, Any], axis: str) -> MaskConfig:
+    span = config.get(f"mask_{axis}_length", 10)
+    prob = config.get(f"mask_{axis}_prob", 0.0) if config.get("apply_spec_augment", True) else 0.0
+    return MaskConfig(
+        start_prob=prob / span, span=span, min_spans=config.get(f"mask_{axis}_min_masks", 0) if prob else 0
+    )
+
+
+def _audio(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, str], AudioConfig]:
+    """Return what was assumed, and how the model's audio is read."""
+    file = path / "preprocessor_config.json"
+    if not file.exists():
+        is_large = config["feat_extract_norm"] == "layer"
+        reason = "no preprocessor_config.json: normalised, as published models with layer norm are, unlike BASE"
+        return {"audio.normalize": reason}, AudioConfig(normalize=is_large)
+    content = _json(file)
+    if content.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
+        raise CheckpointError(f"{file}: sampling_rate is {content['sampling_rate']}, expected {SAMPLE_RATE}")
+    return {}, AudioConfig(normalize=content.get("do_normalize", True))
+
+
+def _vocabulary(path: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], list[int]]:
+    """Return the tokens, the blank first, and the rows of their head in that order."""
+    ids = _json(path / "vocab.json")
+    added = path / "added_tokens.json"
+    ids |= _json(added) if added.exists() else {}
+    settings = _json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").exists() else {}
+    if not all(isinstance(index, int) for index in ids.values()):
+        raise CheckpointError(f"{path}/vocab.json: expected one vocabulary, found one for each of {len(ids)} languages")
+    tokens = {index: token for token, index in ids.items()}
+    size, blank = config["vocab_size"], config["pad_token_id"]
+    missing = [index for index in range(size) if index not in tokens]
+    if missing or blank not in tokens:
+        raise CheckpointError(
+            f"{path}/vocab.json: has no token for id {[*missing, blank][0]}, expected ids 0 to {size - 1} as in "
+            "config.json; the vocabulary belongs to another model"
+        )
+    tokens = {index: _our_token(token, settings) for index, token in tokens.items()}
+    order = [blank, *(index for index in range(size) if index != blank)]
+    return tuple(tokens[index] for index in order), order
+
+
+def _our_token(token: str, settings: Mapping[str, Any]) -> str:
+    return WORD_BOUNDARY if token == settings.get("word_delimiter_token", WORD_BOUNDARY) else token
+
+
+def _their_config(described: Description, family: str) -> dict[str, Any]:
+    encoder, transformer = described.encoder, described.encoder.transformer
+    config = {
+        "architectures": [_CLASSES[described.method][family]],
+        "model_type": family,
+        "dtype": "float32",
+        "conv_dim": [channels for channels, _, _ in encoder.conv],
+        "conv_kernel": [kernel for _, kernel, _ in encoder.conv],
+        "conv_stride": [stride for _, _, stride in encoder.conv],
+        "num_feat_extract_layers": len(encoder.conv),
+        "feat_extract_norm": encoder.conv_norm,
+        "conv_bias": encoder.conv_bias,
+        "feat_proj_dropout": encoder.feature_dropout,
+        "hidden_size": transformer.dim,
+        "num_hidden_layers": transformer.num_layers,
+        "num_attention_heads": transformer.num_heads,
+        "intermediate_size": transformer.ffn_dim,
+        "do_stable_layer_norm": transformer.norm == "pre",
+        "num_conv_pos_embeddings": transformer.position_kernel,
+        "num_conv_pos_embedding_groups": transformer.position_groups,
+        "hidden_dropout": transformer.dropout,
+        "attention_dropout": transformer.attention_dropout,
+        "activation_dropout": transformer.activation_dropout,
+        "layerdrop": transformer.layer_drop,
+        "pad_token_id": 0,
+        **{key: value for key, value in _ONLY.items() if key != "feat_proj_layer_norm" or family == "hubert"},
+    }
+    if isinstance(described.objective, ContrastiveConfig):
+        config |= _their_contrastive(described.objective)
+    if described.ctc is not None:
+        config |= {
+            "vocab_size": len(described.vocabulary),
+            "final_dropout": described.ctc.dropout,
+            "ctc_loss_reduction": "sum",
+            "ctc_zero_infinity": True,
+            **_their_mask("time", described.ctc.mask),
+            **_their_mask("feature", described.ctc.channel_mask),
+        }
+    elif described.objective is not None:
+        config |= _their_mask("time", described.objective.mask)
+    return config
+
+
+def _their_contrastive(objective: ContrastiveConfig) -> dict[str, Any]:
+    return {
+        "proj_codevector_dim": objective.dim,
+        "contrastive_logits_temperature": objective.temperature,
+        "num_negatives": objective.distractors,
+        "diversity_loss_weight": objective.diversity_weight,
+        "feat_quantizer_dropout": objective.feature_dropout,
+        "num_codevector_groups": objective.quantizer.groups,
+        "num_codevectors_per_group": objective.quantizer.entries,
+        "codevector_dim": objective.quantizer.dim,
+    }
+
+
+def _their_mask(axis: str, mask: MaskConfig) -> dict[str, Any]:
+    return {
+        f"mask_{axis}_prob": mask.start_prob * mask.span,
+        f"mask_{axis}_length": mask.span,
+        f"mask_{axis}_min_masks": mask.min_spans,
+    }
+
+
+def _their_audio(described: Description) -> dict[str, Any]:
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": SAMPLE_RATE,
+        "padding_value": 0.0,
+        "do_normalize": bool(described.audio.normalize),
+        "return_attention_mask": described.encoder.conv_norm == "layer",  # as theirs: not for BASE
+    }
+
+
+def _their_tokenizer(described: Description) -> dict[str, Any]:
+    specials = {f"{name}_token": None for name in ("bos", "eos", "unk")}
+    return {
+        "tokenizer_class": "Wav2Vec2CTCTokenizer",
+        **specials,
+        "pad_token": described.vocabulary[0],
+        "word_delimiter_token": WORD_BOUNDARY,
+        "do_lower_case": False,
+        "clean_up_tokenization_spaces": False,
+    }
