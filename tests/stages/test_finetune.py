@@ -122,7 +122,7 @@ def test_the_trunk_starts_from_the_checkpoint(finetune_config, pretrained, tmp_p
 
 
 def test_the_control_with_random_weights_takes_the_architecture_alone(finetune_config, pretrained, tmp_path):
-    finetune(finetune_config(tmp_path / "run", random_weights=True, train=TrainConfig(steps=1)))
+    finetune(finetune_config(tmp_path / "run", random_weights=True, seed=1, train=TrainConfig(steps=1)))
     model, _ = SavedModel.read(tmp_path / "run").recogniser()
     encoder = SavedModel.read(pretrained).encoder()
     assert model.encoder.config.transformer == encoder.config.transformer

@@ -10,12 +10,14 @@ import torch
 
 from speechssl.data.batching import BatchConfig
 from speechssl.data.labels import read_labels, write_labels
-from speechssl.errors import AudioError, CheckpointError, LabelError, ManifestError
+from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError, ManifestError
+from speechssl.saved import SavedModel
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
-from speechssl.stages.pretrain import pretrain
+from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.train.checkpoint import read_state
 from speechssl.train.loop import TrainConfig
+from speechssl.train.optim import OptimConfig
 
 METHODS = ["masked_prediction", "contrastive"]
 
@@ -174,3 +176,48 @@ def test_a_corpus_of_short_utterances_alone_is_refused(pretrain_config, tmp_path
     config = pretrain_config(tmp_path / "run", batch=BatchConfig(seconds=3.0, max_crop_s=2.0, min_s=2.0))
     with pytest.raises(ManifestError, match=r"no utterance is at least batch\.min_s=2\.0 s long; lower it"):
         pretrain(config)
+
+
+def parameters_of(run: Path) -> dict[str, torch.Tensor]:
+    return SavedModel.read(run).tensors
+
+
+@pytest.fixture
+def untouched(pretrain_config):
+    """Give a function that makes a configuration which leaves its parameters as they start."""
+
+    def make(out: Path, kind: str = "masked_prediction", **changes: object) -> PretrainConfig:
+        config = pretrain_config(out, kind, encoder=None, train=TrainConfig(steps=1, log_every=1))
+        return dataclasses.replace(config, optim=OptimConfig(lr=0.0), **changes)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_pretraining_goes_on_from_a_model_with_its_head(pretrain_config, untouched, tmp_path, kind):
+    pretrain(pretrain_config(tmp_path / "first", kind))
+    pretrain(untouched(tmp_path / "second", kind, checkpoint=tmp_path / "first"))
+    first, second = parameters_of(tmp_path / "first"), parameters_of(tmp_path / "second")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_fresh_head_is_drawn_anew_and_the_trunk_kept(pretrain_config, untouched, tmp_path, kind):
+    pretrain(pretrain_config(tmp_path / "first", kind))
+    pretrain(untouched(tmp_path / "second", kind, checkpoint=tmp_path / "first", fresh_head=True))
+    first, second = parameters_of(tmp_path / "first"), parameters_of(tmp_path / "second")
+    changed = {name for name in first if not torch.equal(first[name], second[name])}
+    assert changed
+    assert all(name.startswith("objective.") for name in changed)
+
+
+def test_a_head_of_the_other_method_cannot_be_kept(untouched, pretrained, tmp_path):
+    with pytest.raises(CheckpointError, match="its head cannot be kept: set fresh_head=true"):
+        pretrain(untouched(tmp_path / "run", "contrastive", checkpoint=pretrained))
+    pretrain(untouched(tmp_path / "again", "contrastive", checkpoint=pretrained, fresh_head=True))
+
+
+def test_the_architecture_comes_from_the_checkpoint_or_from_the_recipe_not_from_both(pretrain_config, pretrained):
+    with pytest.raises(ConfigError, match="encoder comes from the checkpoint; remove one of the two keys"):
+        pretrain_config(pretrained / "other", checkpoint=pretrained)
