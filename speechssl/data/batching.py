@@ -5,7 +5,7 @@ nothing depends on the number of workers.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -148,14 +148,6 @@ class BatchSampler:
         order = torch.randperm(len(batches), generator=generator).tolist()
         order += (order * self.world_size)[: -len(order) % self.world_size]
         return [batches[k] for k in order[self.rank :: self.world_size]]
-
-    def starting_at(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[Crop]]]:
-        """Yield (epoch, position in it, batch) without end, from any place."""
-        while True:
-            batches = self.epoch(epoch)
-            for index in range(position, len(batches)):
-                yield epoch, index, batches[index]
-            epoch, position = epoch + 1, 0
 
     def _crop(self, index: int, length: int, draw: float) -> Crop:
         limit = length if self.config.max_crop_s is None else int(self.config.max_crop_s * SAMPLE_RATE)

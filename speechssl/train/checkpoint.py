@@ -62,14 +62,10 @@ def claim_run_folder(out: Path, config: object) -> None:
     path = out / "config.json"
     mine = to_dict(config)
     if path.exists():
-        theirs = read_config(out)
-        different = sorted(
-            key for key in {*_flat(mine), *_flat(theirs)} if _flat(mine).get(key) != _flat(theirs).get(key)
-        )
+        old, new = (_flat(values) | {"out": None} for values in (read_config(out), mine))  # a run may be moved
+        different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if different:
-            changes = ", ".join(
-                f"{key} was {_flat(theirs).get(key)!r}, is {_flat(mine).get(key)!r}" for key in different[:3]
-            )
+            changes = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
             raise CheckpointError(
                 f"{out}: holds a run of another configuration ({changes}); name another out, or remove the folder"
             )

@@ -1,7 +1,6 @@
 """Which crops make up a batch, and how they are put together."""
 
 import random
-from itertools import islice
 
 import pytest
 import torch
@@ -152,14 +151,6 @@ def test_little_is_lost_to_padding_though_lengths_are_mixed(sampler, config):
 def test_the_company_in_a_batch_changes_from_epoch_to_epoch(sampler, config):
     companies = [{frozenset(crop.index for crop in batch) for batch in sampler(config=config).epoch(e)} for e in (0, 1)]
     assert len(companies[0] & companies[1]) < len(companies[0]) / 2
-
-
-@pytest.mark.parametrize(("epoch", "position"), [(0, 0), (0, 7), (2, 3)])
-def test_starting_in_the_middle_gives_the_tail_of_the_whole_sequence(sampler, epoch, position):
-    length = len(sampler().epoch(0))
-    full = [item for item in islice(sampler().starting_at(0, 0), 5 * length) if item[:2] >= (epoch, position)]
-    assert list(islice(sampler().starting_at(epoch, position), length + 5)) == full[: length + 5]
-    assert full[0][:2] == (epoch, position)
 
 
 def test_examples_are_padded_to_the_longest():

@@ -290,6 +290,12 @@ def test_the_same_configuration_finds_its_folder_again(tmp_path):
     assert (tmp_path / "run/config.json").read_bytes() == before
 
 
+def test_a_run_folder_that_was_moved_is_still_the_same_run(tmp_path):
+    claim_run_folder(tmp_path / "run", CONFIG)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    claim_run_folder(tmp_path / "moved", dataclasses.replace(CONFIG, out=tmp_path / "moved"))
+
+
 def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path):
     claim_run_folder(tmp_path / "run", CONFIG)
     other = dataclasses.replace(CONFIG, seed=3, batch=BatchConfig(seconds=50.0))
