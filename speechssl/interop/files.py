@@ -1,0 +1,126 @@
+"""Files of other toolkits: pickled tensors read without running code, and files written whole or not at all."""
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from speechssl.errors import CheckpointError
+
+__all__ = ["Record", "load_pickled", "pickled_bytes", "plain", "tensors_only", "write_files"]
+
+_LARGEST_PICKLE = 2**24  # bytes of a file's pickle that are looked at to tell whose it is
+
+
+class Record:
+    """Stands in for any class of another toolkit: keeps an object's attributes, and runs none of its code."""
+
+    def __new__(cls, *_: object) -> Self:
+        """Make an empty record, whatever the arguments."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Keep the attributes, if that is what was saved."""
+        if isinstance(state, dict):
+            vars(self).update(state)
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Forget an entry: no mapping of another toolkit holds anything of ours."""
+
+
+def load_pickled(path: Path, stand_ins: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a torch file, new or old layout, as tensors and plain containers only; no code of the file runs.
+
+    Args:
+        path: of the file.
+        stand_ins: full names of classes that become a `Record`; a file that names any other class is refused.
+
+    Raises:
+        CheckpointError: the file is missing, broken, no dictionary, or names a class that is not allowed.
+    """
+    try:
+        with torch.serialization.safe_globals([(Record, name) for name in stand_ins]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken or hostile file makes torch raise nearly anything
+        if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{path}: names {refused[1]}, which such files are not known to hold; nothing of it was executed. "
+                "If you trust its source, load it there and save its tensors and settings as plain dictionaries"
+            ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: cannot be read ({reason}); it is truncated, or no checkpoint") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a dictionary, found {type(content).__name__}; it is no checkpoint")
+    return content
+
+
+def tensors_only(values: object, *, where: str) -> dict[str, Tensor]:
+    """Return `values` if it is a dictionary of tensors by name.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    if not isinstance(values, Mapping) or not values:
+        raise CheckpointError(f"{where}: expected tensors by their name, found {type(values).__name__}")
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{where}: {name} is a {type(value).__name__}, expected a tensor; no such checkpoint")
+    return dict(values)
+
+
+def pickled_bytes(path: Path) -> bytes:
+    """Return the pickle of a torch file, not unpickled, to look for names in; nothing if it is no such file."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                name = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
+                return b"" if name is None else archive.open(name).read(_LARGEST_PICKLE)
+        with path.open("rb") as file:
+            return file.read(_LARGEST_PICKLE)
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):  # the last two: compressed or encrypted
+        return b""
+
+
+def plain(value: Any) -> Any:
+    """Turn records into dictionaries of their attributes, and those of omegaconf into what they contain."""
+    if isinstance(value, Record):
+        attributes = vars(value)
+        inner = next((attributes[key] for key in ("_content", "_val") if key in attributes), attributes)
+        return plain(inner)
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def write_files(files: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write files that belong together: all or none, in the end under their names in the order given.
+
+    Args:
+        files: what writes each, given a temporary path in the same folder.
+
+    Raises:
+        CheckpointError: one of them exists already; nothing is written then.
+    """
+    for path in files:
+        if path.exists():
+            raise CheckpointError(f"{path}: exists already; name another target, or remove it")
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    try:
+        for path, write in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary[path])
+        for path in files:
+            temporary[path].rename(path)
+    except BaseException:
+        for path in files:
+            if not temporary[path].exists():  # it has its name already, or was never written
+                path.unlink(missing_ok=True)
+        raise
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
