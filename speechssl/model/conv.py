@@ -6,7 +6,7 @@ statistics of the group norm are taken over valid frames alone, unless asked for
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +19,30 @@ Stack = Sequence[tuple[int, int, int]]  # (channels, kernel, stride) of each con
 BASE_STACK: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
 
 
-def frame_count(num_samples: Tensor, stack: Stack) -> Tensor:
+@overload
+def frame_count(num_samples: int, stack: Stack) -> int: ...
+@overload
+def frame_count(num_samples: Tensor, stack: Stack) -> Tensor: ...
+def frame_count(num_samples: int | Tensor, stack: Stack) -> int | Tensor:
     """Count the frames that `stack` makes from waveforms of the given lengths.
 
     Args:
-        num_samples: (batch,) int64, real samples in each waveform at 16 kHz.
+        num_samples: (batch,) int64, real samples in each waveform at 16 kHz; or those of one waveform.
         stack: the convolutions, first to last.
 
     Returns:
-        (batch,) int64; 0 for a waveform shorter than the receptive field (400 samples for `BASE_STACK`).
+        (batch,) int64, or one number; 0 for a waveform shorter than the receptive field (400 samples for
+        `BASE_STACK`).
 
     Examples:
         >>> frame_count(torch.tensor([16_000, 400, 399]), BASE_STACK)
         tensor([49,  1,  0])
+        >>> frame_count(16_000, BASE_STACK)
+        49
     """
     for _, kernel, stride in stack:
-        num_samples = torch.div(num_samples - kernel, stride, rounding_mode="floor") + 1
-    return num_samples.clamp(min=0)
+        num_samples = (num_samples - kernel) // stride + 1
+    return num_samples.clamp(min=0) if isinstance(num_samples, Tensor) else max(num_samples, 0)
 
 
 def hop_size(stack: Stack) -> int:
@@ -118,20 +125,32 @@ class ConvFeatureExtractor(nn.Module):
             (batch, frames, channels); frames past `frame_count(num_samples, stack)` hold garbage.
         """
         batch, time = waveforms.shape
-        frames = int(frame_count(torch.tensor(time), self.stack))
-        hop = hop_size(self.stack)
         waveforms = waveforms.masked_fill(~within(num_samples, time), 0)  # zero weights do not stop infinities and NaN
+        counted = torch.full_like(num_samples, time) if self.padding_in_norm else num_samples
+        if torch.compiler.is_exporting():
+            return self._forward_by_rows(waveforms, counted)
+        hop = hop_size(self.stack)
         x = functional.pad(waveforms, (0, -time % hop)).reshape(-1, 1)  # (batch * time, 1), rows end on whole hops
         for index, (conv, (_, _, stride)) in enumerate(zip(self.convs, self.stack, strict=True)):
             assert isinstance(conv, nn.Conv1d)
             x = strided_conv(x, conv.weight, conv.bias, stride)  # (batch * steps, channels)
-            if self.norm == "layer":
-                x = self.norms[index](x)
-            elif index == 0:
-                counted = torch.full_like(num_samples, time) if self.padding_in_norm else num_samples
-                x = self.norms[0](x.view(batch, -1, x.shape[1]), frame_count(counted, self.stack[:1])).flatten(0, 1)
-            x = functional.gelu(x)
-        return x.view(batch, -1, x.shape[1])[:, :frames]  # (batch, frames, channels)
+            x = self._activate(x.view(batch, -1, x.shape[1]), index, counted).flatten(0, 1)
+        return x.view(batch, -1, x.shape[1])[:, : frame_count(time, self.stack)]  # (batch, frames, channels)
+
+    def _forward_by_rows(self, waveforms: Tensor, counted: Tensor) -> Tensor:
+        """Convolve each row for itself: for exported graphs, which have no operator for `ShiftedProducts`."""
+        x = waveforms[..., None]  # (batch, time, 1)
+        for index, conv in enumerate(self.convs):
+            x = self._activate(conv(x.transpose(1, 2)).transpose(1, 2), index, counted)  # (batch, steps, channels)
+        return x
+
+    def _activate(self, x: Tensor, index: int, counted: Tensor) -> Tensor:
+        """Normalise the output of one convolution, (batch, steps, channels), as its place asks for, and apply GELU."""
+        if self.norm == "layer":
+            x = self.norms[index](x)
+        elif index == 0:
+            x = self.norms[0](x, frame_count(counted, self.stack[:1]))
+        return functional.gelu(x)
 
 
 def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:

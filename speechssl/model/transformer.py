@@ -67,7 +67,7 @@ class Transformer(nn.Module):
             num_layers x (batch, frames, dim). A layer dropped in training repeats its input. In pre-norm form the
             last of all layers has passed the final norm, the others have not.
         """
-        has_padding = not bool(is_valid.all())
+        has_padding = torch.compiler.is_exporting() or not bool(is_valid.all())  # a graph holds no branch on values
         if has_padding:
             x = x.masked_fill(~is_valid[..., None], 0)  # padding must not reach valid frames through the convolution
         is_attended = is_valid[:, None, None, :] if has_padding else None

@@ -72,7 +72,7 @@ class CTCModel(nn.Module):
         counts = frame_count(batch.num_samples, self.encoder.config.conv)
         is_masked = is_channel_masked = None
         if self.training and generator is not None:
-            size = int(frame_count(torch.tensor(batch.waveforms.shape[1]), self.encoder.config.conv))
+            size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
             dim = self.encoder.config.transformer.dim
             is_masked = draw_spans(counts, size, self.config.mask, generator)
             is_channel_masked = draw_spans(torch.full_like(counts, dim), dim, self.config.channel_mask, generator)
