@@ -6,18 +6,19 @@ streams in one matrix, which `interop.fairseq` splits into the numbered ones of 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from speechssl.config import to_dict
 from speechssl.errors import CheckpointError
 from speechssl.model.encoder import EncoderConfig
 from speechssl.saved import Description, SavedModel, build_model
 
-__all__ = ["Conversion", "NameTable", "Row", "Toolkit", "name_table", "rename_from", "rename_to"]
+__all__ = ["Conversion", "NameTable", "Row", "Toolkit", "lost_settings", "name_table", "rename_from", "rename_to"]
 
 Toolkit = Literal["fairseq", "transformers", "torchaudio", "fairseq2"]
 CODEBOOK = "objective.quantizer.codebook"
@@ -130,6 +131,30 @@ def rename_from(theirs: Mapping[str, Tensor], table: NameTable, *, where: str) -
     return ours, [key for key in theirs if key not in taken]
 
 
+def lost_settings(ours: Description, again: Description, toolkit: str) -> dict[str, str]:
+    """Return the settings of a model that do not survive in another toolkit's files, with the reason.
+
+    Args:
+        ours: what was written.
+        again: what reading it gives.
+        toolkit: whose files they are.
+    """
+    kept = dict(_leaves(to_dict(again)))
+    return {
+        key: f"{toolkit} does not hold it; {kept[key]} instead of {value} when read back"
+        for key, value in _leaves(to_dict(ours))
+        if key in kept and kept[key] != value and key.partition(".")[0] not in ("audio", "origin", "family")
+    }
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 _LAYER = "transformer.layers.{i}."
 _FAIRSEQ_LAYER = "encoder.layers.{i}."
 _TORCHAUDIO_LAYER = "encoder.transformer.layers.{i}."
@@ -228,6 +253,7 @@ _CONTRASTIVE = [
 _MASKED_PREDICTION = [
     Row("objective.project", "final_proj", None, "logit_generator.final_proj", None),
     Row("objective.embeddings.{i}", "label_embs_concat.{i}", None, "logit_generator.label_embeddings", None),
+    Row("encoder.mask_vector", None, None, "mask_generator.mask_embedding", None),  # torchaudio's trunk alone has none
 ]
 _HEADS = {
     "encoder": [],
