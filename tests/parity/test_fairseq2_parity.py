@@ -1,8 +1,9 @@
-"""The trunk and the contrastive objective against fairseq2's wav2vec 2.0, with the same weights.
+"""The trunk, the contrastive objective and CTC against fairseq2's wav2vec 2.0, with the same weights.
 
-Where they differ by design: fairseq2 takes the group norm's statistics and the feature penalty over the padding too,
-so padded batches are compared with layer norm only; it scales the extractor's gradient in training only, ours always;
-it has room for a single number of masked frames in every row of a batch, so the masks here have that.
+Where they differ by design: fairseq2 takes the group norm's statistics over the padding too, which
+`EncoderConfig.padding_in_norm` does as well, and the feature penalty, for which there is no switch; it scales the
+extractor's gradient in training only, ours always; it has no projection where the extractor is as wide as the
+Transformer, ours is then the identity.
 """
 
 import dataclasses
@@ -10,40 +11,38 @@ import dataclasses
 import pytest
 import torch
 from fairseq2.models.transformer import TransformerNormOrder
-from fairseq2.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2EncoderConfig, Wav2Vec2Model, create_wav2vec2_model
+from fairseq2.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2EncoderConfig, Wav2Vec2Loss, create_wav2vec2_model
+from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig, Wav2Vec2AsrModel, create_wav2vec2_asr_model
+from fairseq2.models.wav2vec2.model import Wav2Vec2Model, Wav2Vec2Output
 from fairseq2.nn import BatchLayout
-from torch import Tensor, nn
+from torch import Tensor
 
-from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.model.transformer import PositionalConv
-from speechssl.objective.contrastive import ContrastiveConfig, ContrastiveObjective
-from speechssl.objective.quantizer import QuantizerConfig
-from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, randomise
-from tests.parity.weights import copy_into, copy_module
+from speechssl.model.encoder import EncoderConfig
+from tests.model.tiny import BASE_LIKE, LARGE_LIKE, TINY_STACK
+from tests.parity.cases import CASES, VOCABULARY, Case, Draws, Speech
+from tests.parity.stages import Stages, channels_last, first, our_stages, watch
+from tests.parity.training import SEED, Duo, gumbel_softmax_of, our_contrastive, our_ctc, our_score
+from tests.parity.weights import fairseq2_names, inside
 
 pytestmark = [
     pytest.mark.parity,
     pytest.mark.filterwarnings("ignore:`hg_exporter` is deprecated:DeprecationWarning"),  # fairseq2's use of its own
 ]
 
-FORMS = pytest.mark.parametrize("config", [BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
-QUANTIZER = QuantizerConfig(groups=2, entries=5, dim=12)
-CONTRASTIVE = ContrastiveConfig(dim=8, distractors=6, feature_dropout=0.0, quantizer=QUANTIZER)
-WAVEFORMS = noise(3, 430)
-WHOLE = torch.full((3,), 430)
-IS_MASKED = noise(3, 21, seed=1).argsort(1) < 8
+PADDED = pytest.mark.parametrize("is_padded", [False, True], ids=["whole", "padded"])
+GRADIENT_SCALE = 0.1
 
 
-def _theirs(config: EncoderConfig) -> Wav2Vec2Model:
-    transformer = config.transformer
-    encoder = Wav2Vec2EncoderConfig(
+def _settings(case: Case) -> Wav2Vec2EncoderConfig:
+    config, transformer = case.config, case.config.transformer
+    return Wav2Vec2EncoderConfig(
         model_dim=transformer.dim,
         feature_dim=config.conv[-1][0],
         layer_norm_features=transformer.norm == "post",
         feature_extractor_layer_descs=list(config.conv),
         feature_extractor_bias=config.conv_bias,
         feature_extractor_layer_norm_convs=config.conv_norm == "layer",
-        feature_grad_scale=0.1,
+        feature_grad_scale=GRADIENT_SCALE,
         pos_conv_kernel_size=transformer.position_kernel,
         num_pos_conv_groups=transformer.position_groups,
         num_encoder_layers=transformer.num_layers,
@@ -54,177 +53,228 @@ def _theirs(config: EncoderConfig) -> Wav2Vec2Model:
         layer_drop_p=0.0,
         norm_order={"post": TransformerNormOrder.POST, "pre": TransformerNormOrder.PRE}[transformer.norm],
     )
-    model = create_wav2vec2_model(
+
+
+def _scaled(case: Case) -> Case:
+    return dataclasses.replace(case, config=dataclasses.replace(case.config, conv_grad_scale=GRADIENT_SCALE))
+
+
+def _pretraining_duo(case: Case) -> Duo:
+    contrastive, quantizer = case.contrastive, case.contrastive.quantizer
+    theirs = create_wav2vec2_model(
         Wav2Vec2Config(
-            encoder_config=encoder,
-            final_dim=CONTRASTIVE.dim,
-            quantized_dim=QUANTIZER.dim,
-            num_codebooks=QUANTIZER.groups,
-            num_codebook_entries=QUANTIZER.entries,
-            num_distractors=CONTRASTIVE.distractors,
-            logit_temp=CONTRASTIVE.temperature,
+            encoder_config=_settings(case),
+            final_dim=contrastive.dim,
+            quantized_dim=quantizer.dim,
+            num_codebooks=quantizer.groups,
+            num_codebook_entries=quantizer.entries,
+            num_distractors=contrastive.distractors,
+            logit_temp=contrastive.temperature,
         )
     )
-    model.masker.mask_factory = lambda **_: IS_MASKED
-    randomise(model)
-    return model.eval()
+    names = {
+        **inside(fairseq2_names(case.config), "encoder.", ""),
+        r"objective\.quantizer\.score\.": ("quantizer.entry_proj.",),
+        r"objective\.quantizer\.codebook": ("quantizer.entries",),
+        r"objective\.project_quantized\.": ("final_target_proj.",),
+        r"objective\.project_context\.": ("final_proj.",),
+    }
+    return Duo.of("fairseq2", case, our_contrastive(_scaled(case)), theirs, names)
 
 
-def _copy_positions(target: PositionalConv, source: nn.Conv1d) -> None:
-    """Copy the convolution of positions; fairseq2 has torch's older weight norm."""
-    copy_into(target.conv.bias, source.bias)
-    copy_into(target.conv.parametrizations.weight.original0, source.weight_g)
-    copy_into(target.conv.parametrizations.weight.original1, source.weight_v)
+def _ctc_duo(case: Case) -> Duo:
+    config = Wav2Vec2AsrConfig(encoder_config=_settings(case), target_vocab_size=VOCABULARY, use_masking=False)
+    trunk = {**fairseq2_names(case.config), "mask_vector": ()}
+    names = {**inside(trunk, "encoder.", ""), r"head\.": ("final_proj.",)}
+    return Duo.of("fairseq2", case, our_ctc(_scaled(case)), create_wav2vec2_asr_model(config), names)
 
 
-def _copy_encoder(target: SpeechEncoder, source: Wav2Vec2Model) -> None:
-    frontend = source.encoder_frontend
-    for index, block in enumerate(frontend.feature_extractor.layers):
-        copy_module(target.conv.convs[index], block.conv)
-        norm = block.group_norm or block.layer_norm
-        if norm is not None:
-            copy_module(target.conv.norms[index], norm)
-    copy_module(target.norm, frontend.post_extract_layer_norm)
-    copy_module(target.project, frontend.model_dim_proj)
-    copy_into(target.mask_vector, source.masker.temporal_mask_embed)
-    _copy_positions(target.transformer.positions, frontend.pos_encoder.conv)
-    for ours, theirs in zip(target.transformer.layers, source.encoder.layers, strict=True):
-        heads = (theirs.self_attn.q_proj, theirs.self_attn.k_proj, theirs.self_attn.v_proj)
-        copy_into(ours.attention.project_in.weight, torch.cat([head.weight for head in heads]))
-        copy_into(ours.attention.project_in.bias, torch.cat([head.bias for head in heads]))
-        copy_module(ours.attention.project_out, theirs.self_attn.output_proj)
-        copy_module(ours.attention_norm, theirs.self_attn_layer_norm)
-        copy_module(ours.expand, theirs.ffn.inner_proj)
-        copy_module(ours.contract, theirs.ffn.output_proj)
-        copy_module(ours.ffn_norm, theirs.ffn_layer_norm)
-    copy_module(
-        target.transformer.norm, frontend.layer_norm or source.encoder.layer_norm
-    )  # after post-norm's positions
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def pretraining(request: pytest.FixtureRequest) -> Duo:
+    return _pretraining_duo(request.param)
 
 
-def _copy_objective(target: ContrastiveObjective, source: Wav2Vec2Model) -> None:
-    copy_module(target.quantizer.score, source.quantizer.entry_proj)
-    copy_into(target.quantizer.codebook, source.quantizer.entries.view_as(target.quantizer.codebook))
-    copy_module(target.project_quantized, source.final_target_proj)
-    copy_module(target.project_context, source.final_proj)
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def ctc(request: pytest.FixtureRequest) -> Duo:
+    return _ctc_duo(request.param)
 
 
-def _trio(config: EncoderConfig) -> tuple[SpeechEncoder, ContrastiveObjective, Wav2Vec2Model]:
-    encoder, objective = SpeechEncoder(config), ContrastiveObjective(CONTRASTIVE, dim=32, conv_dim=16)
-    for parameter in (*encoder.parameters(), *objective.parameters()):
-        nn.init.constant_(parameter, torch.nan)  # shows what is not copied
-    theirs = _theirs(config)
-    _copy_encoder(encoder, theirs)
-    _copy_objective(objective, theirs)
-    return encoder.eval(), objective.eval(), theirs
+def _layout(speech: Speech, *, is_padded: bool) -> BatchLayout:
+    return BatchLayout.of(speech.waveforms, speech.num_samples.tolist() if is_padded else None)
 
 
-def _assert_gradients_equal(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    for ours, other in pairs:
-        difference = (ours.grad - other.grad).abs().max() / other.grad.abs().max()
-        assert difference.item() < 1e-4
+def _stages(model: Wav2Vec2Model | Wav2Vec2AsrModel) -> Stages:
+    frontend = model.encoder_frontend
+    stages: Stages = {
+        "extractor": (frontend.feature_extractor, first),
+        "features": (frontend.post_extract_layer_norm, first),
+        "projection": (frontend.model_dim_proj, first),
+        "positions": (frontend.pos_encoder.activation, channels_last),
+        **{f"layer {index}": (layer, first) for index, layer in enumerate(model.encoder.layers)},
+        "final": (model.encoder, first),
+    }
+    return {name: stage for name, stage in stages.items() if stage[0] is not None}
 
 
-def _encoder_pairs(encoder: SpeechEncoder, theirs: Wav2Vec2Model) -> list[tuple[Tensor, Tensor]]:
-    blocks = theirs.encoder_frontend.feature_extractor.layers
-    return [
-        *((conv.weight, block.conv.weight) for conv, block in zip(encoder.conv.convs, blocks, strict=True)),
-        (encoder.project.weight, theirs.encoder_frontend.model_dim_proj.weight),
-        (encoder.mask_vector, theirs.masker.temporal_mask_embed),
-        (encoder.transformer.layers[0].expand.weight, theirs.encoder.layers[0].ffn.inner_proj.weight),
-    ]
+def _assert_stages_equal(duo: Duo, *, is_padded: bool) -> None:
+    """Compare what leaves each stage, and the mask where the model has one."""
+    duo.train(False)
+    encoder = duo.ours.encoder
+    speech = Speech.of(duo.case, is_padded=is_padded).to(encoder.mask_vector.dtype)
+    layout = _layout(speech, is_padded=is_padded)
+    if isinstance(duo.theirs, Wav2Vec2Model):
+        duo.theirs.masker.mask_factory = lambda **_: speech.is_masked
+        masks = (speech.is_masked,)
+        expected = watch(_stages(duo.theirs), lambda: duo.theirs.extract_features(speech.waveforms, layout))
+    else:
+        masks = ()
+        expected = watch(_stages(duo.theirs), lambda: duo.theirs(speech.waveforms, layout))
+    found = watch(our_stages(encoder), lambda: encoder(speech.waveforms, speech.num_samples, *masks))
+    for name, output in expected.items():
+        duo.assert_close(found[name][speech.is_valid], output[speech.is_valid], f"stage: {name}")
 
 
-@FORMS
-def test_every_parameter_of_fairseq2_has_a_place(config: EncoderConfig) -> None:
-    encoder, objective, theirs = _trio(config)
-    ours = [*encoder.parameters(), *objective.parameters()]
-    assert not any(bool(parameter.isnan().any()) for parameter in ours)
-    assert sum(parameter.numel() for parameter in ours) == sum(parameter.numel() for parameter in theirs.parameters())
+@PADDED
+def test_every_stage_of_masked_speech_equals_the_pretraining_models(pretraining: Duo, is_padded: bool) -> None:
+    _assert_stages_equal(pretraining, is_padded=is_padded)
 
 
-@FORMS
-def test_features_equal_fairseq2s(config: EncoderConfig) -> None:
-    encoder, _, theirs = _trio(config)
-    found = encoder(WAVEFORMS, WHOLE)
-    normed, _, raw = theirs.encoder_frontend.extract_features(WAVEFORMS, BatchLayout.of(WAVEFORMS))
-    torch.testing.assert_close(found.conv, raw, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found.features, normed, rtol=1e-5, atol=1e-5)
+@PADDED
+def test_every_stage_equals_the_asr_models(ctc: Duo, is_padded: bool) -> None:
+    _assert_stages_equal(ctc, is_padded=is_padded)
 
 
-@FORMS
-def test_every_layer_equals_fairseq2s(config: EncoderConfig) -> None:
-    encoder, _, theirs = _trio(config)
-    expected: list[Tensor] = []
-    theirs.encoder.register_layer_hook(lambda _index, output, *_: expected.append(output) or True)
-    last = theirs.encoder(*theirs.encoder_frontend(WAVEFORMS, BatchLayout.of(WAVEFORMS)))
-    found = encoder(WAVEFORMS, WHOLE).layers
-    for layer, other in zip(found, [*expected[:-1], last], strict=True):  # the hook sees no final norm
-        torch.testing.assert_close(layer, other, rtol=1e-5, atol=1e-5)
+def _their_output(
+    duo: Duo, speech: Speech, monkeypatch: pytest.MonkeyPatch, *, step: int = 0, penalty: float = 10.0
+) -> tuple[Wav2Vec2Loss, Wav2Vec2Output]:
+    """Score a batch with the masks, the noise, the distractors and the temperature that ours has."""
+    drawn = Draws.of(duo.case, speech, SEED + step, is_training=duo.theirs.training)
+    noise = gumbel_softmax_of(drawn.gumbel.flatten(0, 1))
+    monkeypatch.setattr("fairseq2.models.wav2vec2.vector_quantizer.gumbel_softmax", noise)
+    duo.theirs.quantizer.num_updates.fill_(step)
+    duo.theirs.masker.mask_factory = lambda **_: speech.is_masked
 
+    def sample(targets: Tensor) -> Tensor:
+        batch, masked, dim = targets.shape
+        return targets.flatten(0, 1)[drawn.distractors].view(batch, masked, -1, dim)
 
-@FORMS
-def test_masked_output_equals_fairseq2s(config: EncoderConfig) -> None:
-    encoder, _, theirs = _trio(config)
-    found = encoder(WAVEFORMS, WHOLE, IS_MASKED).last
-    expected = theirs.extract_features(WAVEFORMS, BatchLayout.of(WAVEFORMS)).seqs
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_padded_batch_equals_fairseq2s_with_layer_norm() -> None:
-    encoder, _, theirs = _trio(LARGE_LIKE)
-    lengths = torch.tensor([430, 610, 820])
-    waveforms = noise(3, 820) * (torch.arange(820) < lengths[:, None])
-    found = encoder(waveforms, lengths)
-    seqs, layout = theirs.encoder_frontend(waveforms, BatchLayout.of(waveforms, lengths.tolist()))
-    assert found.is_valid.sum(1).tolist() == list(layout.seq_lens)
-    expected = theirs.encoder(seqs, layout)
-    torch.testing.assert_close(found.last[found.is_valid], expected[found.is_valid], rtol=1e-5, atol=2e-5)
-
-
-@FORMS
-def test_loss_and_its_gradient_equal_fairseq2s(config: EncoderConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder, objective, theirs = _trio(config)
-    torch.manual_seed(7)
-    positions = theirs._sample_distractors(torch.arange(24).view(3, 8, 1)).view(
-        24, 6
-    )  # it draws among what it is given
-    monkeypatch.setattr("speechssl.objective.contrastive.draw_distractors", lambda *_: positions)
-    found = objective(encoder(WAVEFORMS, WHOLE, IS_MASKED), IS_MASKED, step=0, generator=torch.Generator())
-    torch.manual_seed(7)
+    duo.theirs._sample_distractors = sample
+    layout = _layout(speech, is_padded=int(speech.num_samples.min()) < speech.waveforms.shape[1])
     with torch.compiler.set_stance("force_eager"):  # its quantizer compiles a sum
-        loss, output = theirs(WAVEFORMS, BatchLayout.of(WAVEFORMS))
+        return duo.theirs(speech.waveforms, layout, features_penalty_weight=penalty)
 
-    assert int(found.count) == output.num_targets == 24
+
+def _without_penalty_if(is_padded: bool, duo: Duo) -> float:
+    """Take theirs over the padding out of the comparison; return its weight."""
+    objective = duo.ours.objective
+    weight = 0.0 if is_padded else duo.case.contrastive.feature_penalty
+    objective.config = dataclasses.replace(objective.config, feature_penalty=weight)
+    return weight
+
+
+@PADDED
+@pytest.mark.parametrize("is_training", [False, True], ids=["evaluation", "training"])
+def test_losses_and_logits_equal_theirs(
+    pretraining: Duo, is_training: bool, is_padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretraining.train(is_training)
+    penalty = _without_penalty_if(is_padded, pretraining)
+    speech = Speech.of(pretraining.case, is_padded=is_padded)
+    with torch.no_grad():
+        found = our_score(pretraining.ours, speech)
+        loss, output = _their_output(pretraining, speech, monkeypatch, penalty=penalty)
+    count = int(speech.is_masked.sum())
+    assert int(found.count) == output.num_targets == count
     expected = {
-        "contrastive_loss": loss.contrastive / 24,
-        "diversity_loss": loss.diversity / 24,
-        "feature_penalty": loss.features_penalty / 24,
+        "contrastive_loss": loss.contrastive / count,
+        "diversity_loss": loss.diversity / count,
         "soft_perplexity": output.quantizer_output.prob_perplexity,
         "code_perplexity": output.quantizer_output.code_perplexity,
     }
-    assert {name: found.parts[name].item() for name in expected} == pytest.approx(
-        {name: value.item() for name, value in expected.items()}, rel=1e-5
+    if not is_padded:
+        expected["feature_penalty"] = loss.features_penalty / count
+    for name, value in expected.items():
+        pretraining.assert_close(found.parts[name], value, f"loss: {name}")
+    pretraining.assert_close(found.value, loss.aggregate, "loss: total")
+
+
+@PADDED
+def test_gradients_equal_theirs(pretraining: Duo, is_padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretraining.train()
+    penalty = _without_penalty_if(is_padded, pretraining)
+    speech = Speech.of(pretraining.case, is_padded=is_padded)
+    found = our_score(pretraining.ours, speech).value
+    pretraining.assert_gradients_close(
+        found, _their_output(pretraining, speech, monkeypatch, penalty=penalty)[0].aggregate
     )
-    assert found.value.item() == pytest.approx(loss.aggregate.item(), rel=1e-5)
 
-    found.value.backward()
-    loss.aggregate.backward()
-    _assert_gradients_equal(
-        [
-            *_encoder_pairs(encoder, theirs),
-            (objective.project_quantized.weight, theirs.final_target_proj.weight),
-            (objective.project_context.weight, theirs.final_proj.weight),
-            (objective.quantizer.score.weight, theirs.quantizer.entry_proj.weight),
-        ]
+
+@pytest.mark.parametrize("pretraining", CASES[:-1], indirect=True, ids=lambda case: case.name)
+def test_gradients_and_a_step_equal_theirs_in_double_precision(
+    pretraining: Duo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretraining.train()
+    _without_penalty_if(False, pretraining)
+    speech = Speech.of(pretraining.case, is_padded=False).to(torch.float64)
+    with pretraining.in_double_precision():
+        found = our_score(pretraining.ours, speech).value
+        pretraining.assert_step_equal(found, _their_output(pretraining, speech, monkeypatch)[0].aggregate)
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[1]], ids=lambda case: case.name)
+def test_training_equals_theirs(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    duo = _pretraining_duo(case)
+    speech = Speech.of(case, is_padded=False)
+    count = int(speech.is_masked.sum())
+    duo.assert_training_equal(
+        lambda step: our_score(duo.ours, speech, step).value / count,
+        lambda step: _their_output(duo, speech, monkeypatch, step=step)[0].aggregate / count,
     )
 
 
-@FORMS
-def test_scaled_gradient_of_the_extractor_equals_fairseq2s_in_training(config: EncoderConfig) -> None:
-    encoder, _, theirs = _trio(config)
-    encoder.config = dataclasses.replace(config, conv_grad_scale=0.1)
-    direction = noise(3, 21, 32, seed=2)
-    (encoder.train()(WAVEFORMS, WHOLE, IS_MASKED).last * direction).sum().backward()
-    (theirs.train().extract_features(WAVEFORMS, BatchLayout.of(WAVEFORMS)).seqs * direction).sum().backward()
-    _assert_gradients_equal(_encoder_pairs(encoder, theirs))
+@pytest.mark.parametrize("config", [BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
+def test_extractor_as_wide_as_the_transformer_has_the_identity_for_a_projection(config: EncoderConfig) -> None:
+    wide = (*TINY_STACK[:-1], (config.transformer.dim, *TINY_STACK[-1][1:]))
+    config = dataclasses.replace(config, conv=wide, padding_in_norm=True)
+    duo = _ctc_duo(dataclasses.replace(CASES[0], config=config))
+    assert duo.theirs.encoder_frontend.model_dim_proj is None
+    for is_padded in (False, True):
+        _assert_ctc_equal(duo, is_padded=is_padded)
+        with duo.in_double_precision():
+            _assert_stages_equal(duo, is_padded=is_padded)
+
+
+def _their_ctc(duo: Duo, speech: Speech, *, is_padded: bool) -> tuple[Tensor, Tensor]:
+    """Return loss and logits."""
+    targets = BatchLayout.of(speech.targets, speech.target_lengths.tolist())
+    layout = _layout(speech, is_padded=is_padded)
+    loss, logits, found = duo.theirs(speech.waveforms, layout, speech.targets, targets, return_logits=True)
+    assert list(found.seq_lens) == speech.counts.tolist()
+    return loss, logits
+
+
+def _assert_ctc_equal(duo: Duo, *, is_padded: bool) -> None:
+    duo.train()  # it has no masks
+    speech = Speech.of(duo.case, is_padded=is_padded)
+    encoded = duo.ours.encoder(speech.waveforms, speech.num_samples)
+    logits = duo.ours.head(encoded.last)
+    found = duo.ours(speech.batch, step=0, generator=torch.Generator()).value
+    expected, their_logits = _their_ctc(duo, speech, is_padded=is_padded)
+    duo.assert_close(logits[speech.is_valid], their_logits[speech.is_valid], "loss: CTC logits")
+    duo.assert_close(found, expected, "loss: CTC")
+    duo.assert_gradients_close(found, expected)
+
+
+@PADDED
+def test_ctc_loss_logits_and_gradients_equal_the_asr_models(ctc: Duo, is_padded: bool) -> None:
+    _assert_ctc_equal(ctc, is_padded=is_padded)
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[1]], ids=lambda case: case.name)
+def test_ctc_training_equals_the_asr_models(case: Case) -> None:
+    duo = _ctc_duo(case)
+    speech = Speech.of(case, is_padded=True)
+    duo.assert_training_equal(
+        lambda _: duo.ours(speech.batch, step=0, generator=torch.Generator()).value / 3,
+        lambda _: _their_ctc(duo, speech, is_padded=True)[0] / 3,
+    )

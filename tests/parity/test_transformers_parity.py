@@ -1,230 +1,321 @@
 """The trunk, the contrastive objective and CTC against transformers, with the same weights.
 
-Where they differ by design: transformers takes the group norm's statistics over the padding too, so padded batches
-are compared with layer norm only; it takes the perplexity of the chosen entries instead of the softmax when not in
-training; it has no feature penalty.
+Where they differ by design: transformers takes the group norm's statistics over the padding too, which
+`EncoderConfig.padding_in_norm` does as well; it takes the perplexity of the chosen entries instead of the softmax when
+not in training, so the losses are compared in training; it has no feature penalty and no scale of the extractor's
+gradient.
 """
 
 import dataclasses
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining, Wav2Vec2Model
+from torch import Tensor, nn
+from transformers import (
+    HubertConfig,
+    HubertForCTC,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+    Wav2Vec2ForPreTraining,
+    Wav2Vec2Model,
+)
+from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 
-from speechssl.data.batching import Batch
-from speechssl.model.conv import frame_count
-from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig, ContrastiveObjective, draw_distractors
-from speechssl.objective.ctc import CTCConfig, CTCModel
-from speechssl.objective.quantizer import QuantizerConfig
-from tests.model.tiny import BASE_LIKE, LARGE_LIKE, TINY_STACK, noise, randomise, tiny_encoder
-from tests.parity.weights import copy_into, copy_module, copy_trunk
+from speechssl.model.conv import frame_count, within
+from speechssl.model.encoder import SpeechEncoder
+from tests.model.tiny import TINY_STACK, noise
+from tests.parity.cases import CASES, VOCABULARY, Case, Draws, Speech
+from tests.parity.stages import Stages, channels_last, first, our_stages, watch
+from tests.parity.training import SEED, Duo, draws, gumbel_softmax_of, our_contrastive, our_ctc, our_score
+from tests.parity.weights import inside, transformers_names
 
 pytestmark = pytest.mark.parity
 
-FORMS = pytest.mark.parametrize("config", [BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
-QUANTIZER = QuantizerConfig(groups=2, entries=5, dim=12)
-CONTRASTIVE = ContrastiveConfig(dim=8, distractors=6, feature_dropout=0.0, feature_penalty=0.0, quantizer=QUANTIZER)
-LENGTHS = torch.tensor([430, 610, 820])
+HEADS = {
+    r"objective\.quantizer\.score\.": ("quantizer.weight_proj.",),
+    r"objective\.quantizer\.codebook": ("quantizer.codevectors",),
+    r"objective\.project_quantized\.": ("project_q.",),
+    r"objective\.project_context\.": ("project_hid.",),
+}
+PADDED = pytest.mark.parametrize("is_padded", [False, True], ids=["whole", "padded"])
 
 
-def _their_config(config: EncoderConfig) -> Wav2Vec2Config:
-    transformer = config.transformer
-    return Wav2Vec2Config(
-        conv_dim=[channels for channels, _, _ in config.conv],
-        conv_kernel=[kernel for _, kernel, _ in config.conv],
-        conv_stride=[stride for _, _, stride in config.conv],
-        num_feat_extract_layers=len(config.conv),
-        feat_extract_norm=config.conv_norm,
-        conv_bias=config.conv_bias,
-        do_stable_layer_norm=transformer.norm == "pre",
-        hidden_size=transformer.dim,
-        num_hidden_layers=transformer.num_layers,
-        num_attention_heads=transformer.num_heads,
-        intermediate_size=transformer.ffn_dim,
-        num_conv_pos_embeddings=transformer.position_kernel,
-        num_conv_pos_embedding_groups=transformer.position_groups,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        activation_dropout=0.0,
-        feat_proj_dropout=0.0,
+def _settings(case: Case) -> dict[str, object]:
+    config, transformer = case.config, case.config.transformer
+    return {
+        "conv_dim": [channels for channels, _, _ in config.conv],
+        "conv_kernel": [kernel for _, kernel, _ in config.conv],
+        "conv_stride": [stride for _, _, stride in config.conv],
+        "num_feat_extract_layers": len(config.conv),
+        "feat_extract_norm": config.conv_norm,
+        "conv_bias": config.conv_bias,
+        "do_stable_layer_norm": transformer.norm == "pre",
+        "hidden_size": transformer.dim,
+        "num_hidden_layers": transformer.num_layers,
+        "num_attention_heads": transformer.num_heads,
+        "intermediate_size": transformer.ffn_dim,
+        "num_conv_pos_embeddings": transformer.position_kernel,
+        "num_conv_pos_embedding_groups": transformer.position_groups,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "feat_proj_dropout": 0.0,
+        "final_dropout": 0.0,
+        "layerdrop": 0.0,
+        "vocab_size": VOCABULARY,
+        "pad_token_id": 0,
+        "ctc_loss_reduction": "sum",
+        "ctc_zero_infinity": True,
+    }
+
+
+def _pretraining_duo(case: Case) -> Duo:
+    contrastive, quantizer = case.contrastive, case.contrastive.quantizer
+    config = Wav2Vec2Config(
+        **_settings(case),
         feat_quantizer_dropout=0.0,
-        final_dropout=0.0,
-        layerdrop=0.0,
-        num_codevector_groups=QUANTIZER.groups,
-        num_codevectors_per_group=QUANTIZER.entries,
-        codevector_dim=QUANTIZER.dim,
-        proj_codevector_dim=CONTRASTIVE.dim,
-        contrastive_logits_temperature=CONTRASTIVE.temperature,
-        diversity_loss_weight=CONTRASTIVE.diversity_weight,
-        vocab_size=4,
-        pad_token_id=0,
-        ctc_loss_reduction="sum",
-        ctc_zero_infinity=True,
+        num_codevector_groups=quantizer.groups,
+        num_codevectors_per_group=quantizer.entries,
+        codevector_dim=quantizer.dim,
+        proj_codevector_dim=contrastive.dim,
+        contrastive_logits_temperature=contrastive.temperature,
+        diversity_loss_weight=contrastive.diversity_weight,
     )
+    names = {**inside(transformers_names(), "encoder.", "wav2vec2."), **HEADS}
+    ours = our_contrastive(case, feature_penalty=0.0)
+    return Duo.of("transformers", case, ours, Wav2Vec2ForPreTraining(config), names)
 
 
-def _copy_encoder(model: Wav2Vec2Model, encoder: SpeechEncoder) -> None:
-    for index, block in enumerate(model.feature_extractor.conv_layers):
-        copy_module(block.conv, encoder.conv.convs[index])
-        if index < len(encoder.conv.norms):
-            copy_module(block.layer_norm, encoder.conv.norms[index])
-    copy_module(model.feature_projection.layer_norm, encoder.norm)
-    copy_module(model.feature_projection.projection, encoder.project)
-    copy_into(model.masked_spec_embed, encoder.mask_vector)
-    copy_trunk(model.encoder, encoder)
+def _ctc_duo(case: Case, family: str) -> Duo:
+    match family:
+        case "wav2vec2":
+            theirs: nn.Module = Wav2Vec2ForCTC(Wav2Vec2Config(**_settings(case), mask_time_prob=0.001))
+        case "hubert":
+            theirs = HubertForCTC(HubertConfig(**_settings(case), mask_time_prob=0.001))
+    names = {**inside(transformers_names(), "encoder.", f"{family}."), r"head\.": ("lm_head.",)}
+    return Duo.of("transformers", case, our_ctc(case), theirs, names)
 
 
-def _pair(config: EncoderConfig) -> tuple[SpeechEncoder, Wav2Vec2Model]:
-    ours, theirs = tiny_encoder(config), Wav2Vec2Model(_their_config(config)).eval()
-    _copy_encoder(theirs, ours)
-    return ours, theirs
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def pretraining(request: pytest.FixtureRequest) -> Duo:
+    return _pretraining_duo(request.param)
 
 
-def _is_real(lengths: Tensor) -> Tensor:
-    return (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def hubert(request: pytest.FixtureRequest) -> Duo:
+    return _ctc_duo(request.param, "hubert")
 
 
-@FORMS
-def test_every_layer_equals_transformers(config: EncoderConfig) -> None:
-    ours, theirs = _pair(config)
-    waveforms, is_masked = noise(2, 430), noise(2, 21, seed=1) > 0
-    found = ours(waveforms, torch.tensor([430, 430]), is_masked)
-    expected = theirs(waveforms, mask_time_indices=is_masked, output_hidden_states=True)
-    torch.testing.assert_close(found.features, expected.extract_features, rtol=1e-5, atol=1e-5)
-    assert len(found.layers) == len(expected.hidden_states) - 1  # theirs begin with the input
-    for layer, other in zip(found.layers, expected.hidden_states[1:], strict=True):
-        torch.testing.assert_close(layer, other, rtol=1e-5, atol=1e-5)
+def _stages(trunk: Wav2Vec2Model | HubertModel) -> Stages:
+    return {
+        "extractor": (trunk.feature_extractor, channels_last),
+        "features": (trunk.feature_projection.layer_norm, first),
+        "projection": (trunk.feature_projection.projection, first),
+        "positions": (trunk.encoder.pos_conv_embed, first),
+        **{f"layer {index}": (layer, first) for index, layer in enumerate(trunk.encoder.layers)},
+        "final": (trunk.encoder, lambda output: output.last_hidden_state),
+    }
 
 
-def test_padded_batch_equals_transformers_with_layer_norm() -> None:
-    ours, theirs = _pair(LARGE_LIKE)
-    waveforms = noise(3, 820) * _is_real(LENGTHS)
-    found = ours(waveforms, LENGTHS)
-    expected = theirs(waveforms, attention_mask=_is_real(LENGTHS))
-    torch.testing.assert_close(
-        found.last[found.is_valid], expected.last_hidden_state[found.is_valid], rtol=1e-5, atol=2e-5
+def _assert_stages_equal(duo: Duo, trunk: Wav2Vec2Model | HubertModel, *, is_padded: bool) -> None:
+    duo.train(False)
+    encoder = duo.ours.encoder
+    speech = Speech.of(duo.case, is_padded=is_padded)
+    attention_mask = speech.is_real.long() if is_padded else None
+    stages = our_stages(encoder)
+    found = watch(stages, lambda: encoder(speech.waveforms, speech.num_samples, speech.is_masked))
+    expected = watch(
+        _stages(trunk),
+        lambda: trunk(speech.waveforms, attention_mask=attention_mask, mask_time_indices=speech.is_masked),
     )
+    for name, output in found.items():
+        duo.assert_close(output[speech.is_valid], expected[name][speech.is_valid], f"stage: {name}")
 
 
-def test_padding_changes_the_group_norm_of_transformers_but_not_ours() -> None:
-    ours, theirs = _pair(BASE_LIKE)
-    waveforms = noise(1, 430)
-    padded = torch.nn.functional.pad(waveforms, (0, 390))
-    alone, together = (ours(x, torch.tensor([430])).last[:, :21] for x in (waveforms, padded))
-    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
-    mask = _is_real(torch.tensor([430]))
-    alone = theirs(waveforms, attention_mask=mask).last_hidden_state
-    together = theirs(padded, attention_mask=torch.nn.functional.pad(mask, (0, 390))).last_hidden_state[:, :21]
-    assert (alone - together).abs().max() > 0.01
+@PADDED
+def test_every_stage_equals_wav2vec2_models(pretraining: Duo, is_padded: bool) -> None:
+    trunk = pretraining.theirs.wav2vec2
+    assert isinstance(trunk, Wav2Vec2Model)
+    _assert_stages_equal(pretraining, trunk, is_padded=is_padded)
 
 
-def _objective_pair(config: EncoderConfig) -> tuple[SpeechEncoder, ContrastiveObjective, Wav2Vec2ForPreTraining]:
-    encoder, theirs = tiny_encoder(config), Wav2Vec2ForPreTraining(_their_config(config)).eval()
-    objective = ContrastiveObjective(CONTRASTIVE, dim=32, conv_dim=16)
-    randomise(objective)
-    _copy_encoder(theirs.wav2vec2, encoder)
-    copy_module(theirs.quantizer.weight_proj, objective.quantizer.score)
-    copy_into(theirs.quantizer.codevectors, objective.quantizer.codebook.flatten(0, 1)[None])
-    copy_module(theirs.project_q, objective.project_quantized)
-    copy_module(theirs.project_hid, objective.project_context)
-    return encoder, objective.eval(), theirs
+@PADDED
+def test_every_stage_equals_hubert_models(hubert: Duo, is_padded: bool) -> None:
+    trunk = hubert.theirs.hubert
+    assert isinstance(trunk, HubertModel)
+    _assert_stages_equal(hubert, trunk, is_padded=is_padded)
 
 
-def _their_negatives(is_masked: Tensor, distractors: Tensor) -> Tensor:
-    """Turn positions among the masked frames into positions in the flattened batch."""
-    negatives = torch.zeros(*is_masked.shape, distractors.shape[1], dtype=torch.long)
-    negatives[is_masked] = is_masked.flatten().nonzero()[:, 0][distractors]
+def test_hidden_states_begin_with_the_input_of_the_first_layer(pretraining: Duo) -> None:
+    pretraining.train(False)
+    speech = Speech.of(pretraining.case, is_padded=False)
+    with torch.no_grad():
+        found = pretraining.ours.encoder(speech.waveforms, speech.num_samples).layers
+        expected = pretraining.theirs.wav2vec2(speech.waveforms, output_hidden_states=True).hidden_states
+    assert len(found) == len(expected) - 1
+    for index, (layer, other) in enumerate(zip(found, expected[1:], strict=True)):
+        pretraining.assert_close(layer, other, f"stage: hidden state {index + 1}")
+
+
+@pytest.mark.parametrize("case", [CASES[0]], ids=["tiny base"])
+def test_padding_changes_the_group_norm_of_transformers_and_ours_only_when_asked(case: Case) -> None:
+    duo = _ctc_duo(case, "wav2vec2")
+    duo.train(False)
+    speech = Speech.of(case, is_padded=True)
+    shortest, count = int(speech.num_samples[0]), int(speech.counts[0])
+    invariant = SpeechEncoder(dataclasses.replace(case.config, padding_in_norm=False)).eval()
+    invariant.load_state_dict(duo.ours.encoder.state_dict())
+    with torch.no_grad():
+        runs = {
+            name: (
+                run(speech.waveforms[:1, :shortest], speech.num_samples[:1]),
+                run(speech.waveforms, speech.num_samples),
+            )
+            for name, run in {
+                "default": lambda x, lengths: invariant(x, lengths).last,
+                "switched": lambda x, lengths: duo.ours.encoder(x, lengths).last,
+                "theirs": lambda x, lengths: (
+                    duo.theirs.wav2vec2(x, attention_mask=within(lengths, x.shape[1]).long()).last_hidden_state
+                ),
+            }.items()
+        }
+    moved = {name: float((alone[0] - together[0, :count]).abs().max()) for name, (alone, together) in runs.items()}
+    assert moved["default"] < 1e-5
+    assert min(moved["switched"], moved["theirs"]) > 0.01
+
+
+def _negatives(speech: Speech, draws: Draws) -> Tensor:
+    """Turn positions among the masked frames into positions in the flattened batch: (batch, frames, negatives)."""
+    negatives = torch.zeros(*speech.is_masked.shape, draws.distractors.shape[1], dtype=torch.long)
+    negatives[speech.is_masked] = speech.is_masked.flatten().nonzero()[:, 0][draws.distractors]
     return negatives
 
 
-@FORMS
-def test_contrastive_loss_equals_transformers(config: EncoderConfig) -> None:
-    encoder, objective, theirs = _objective_pair(config)
-    waveforms, is_masked = noise(3, 430), noise(3, 21, seed=1) > 0
-    distractors = draw_distractors(is_masked.nonzero()[:, 0], 6, 0, torch.Generator().manual_seed(7))
-
-    encoded = encoder(waveforms, torch.full((3,), 430), is_masked)
-    found = objective(encoded, is_masked, step=0, generator=torch.Generator().manual_seed(7))
-    expected = theirs(
-        waveforms, mask_time_indices=is_masked, sampled_negative_indices=_their_negatives(is_masked, distractors)
+def _their_contrastive(duo: Duo, speech: Speech, monkeypatch: pytest.MonkeyPatch, step: int = 0) -> ModelOutput:
+    """Score a batch with the masks, the noise, the distractors and the temperature that ours has."""
+    drawn = draws(duo.case, speech, step)
+    noise = torch.zeros(*speech.is_masked.shape, *drawn.gumbel.shape[1:])  # theirs quantizes all frames
+    noise[speech.is_masked] = drawn.gumbel
+    monkeypatch.setattr(nn.functional, "gumbel_softmax", gumbel_softmax_of(noise.flatten(0, 2)))
+    duo.theirs.set_gumbel_temperature(duo.case.contrastive.quantizer.temperature(step))
+    return duo.theirs(
+        speech.waveforms,
+        attention_mask=speech.is_real.long(),
+        mask_time_indices=speech.is_masked,
+        sampled_negative_indices=_negatives(speech, drawn),
     )
 
-    count = int(is_masked.sum())
+
+@PADDED
+def test_contrastive_loss_its_parts_and_gradients_equal_wav2vec2_for_pretrainings(
+    pretraining: Duo, is_padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretraining.train()
+    speech = Speech.of(pretraining.case, is_padded=is_padded)
+    found = our_score(pretraining.ours, speech)
+    expected = _their_contrastive(pretraining, speech, monkeypatch)
+    count = int(speech.is_masked.sum())
     assert int(found.count) == count
-    loss = found.parts["contrastive_loss"].item() * count
-    assert loss == pytest.approx(expected.contrastive_loss.item(), rel=1e-5)
-    assert found.parts["code_perplexity"].item() == pytest.approx(expected.codevector_perplexity.item(), rel=1e-5)
+    pretraining.assert_close(found.parts["contrastive_loss"] * count, expected.contrastive_loss, "loss: contrastive")
+    pretraining.assert_close(found.parts["diversity_loss"] * count, expected.diversity_loss, "loss: diversity")
+    pretraining.assert_close(found.parts["soft_perplexity"], expected.codevector_perplexity, "loss: soft perplexity")
+    pretraining.assert_close(found.value, expected.loss, "loss: total")
+    pretraining.assert_gradients_close(found.value, expected.loss)
 
 
-@FORMS
-def test_gradient_of_the_contrastive_loss_equals_transformers(config: EncoderConfig) -> None:
-    encoder, objective, theirs = _objective_pair(config)
-    waveforms, is_masked = noise(3, 430), noise(3, 21, seed=1) > 0
-    distractors = draw_distractors(is_masked.nonzero()[:, 0], 6, 0, torch.Generator().manual_seed(7))
-    objective.config = dataclasses.replace(CONTRASTIVE, diversity_weight=0.0)  # theirs has no gradient in evaluation
-
-    encoded = encoder(waveforms, torch.full((3,), 430), is_masked)
-    objective(encoded, is_masked, step=0, generator=torch.Generator().manual_seed(7)).value.backward()
-    negatives = _their_negatives(is_masked, distractors)
-    theirs(waveforms, mask_time_indices=is_masked, sampled_negative_indices=negatives).contrastive_loss.backward()
-
-    blocks = theirs.wav2vec2.feature_extractor.conv_layers
-    pairs = [
-        *((ours.weight, block.conv.weight) for ours, block in zip(encoder.conv.convs, blocks, strict=True)),
-        (encoder.mask_vector, theirs.wav2vec2.masked_spec_embed),
-        (
-            encoder.transformer.layers[0].expand.weight,
-            theirs.wav2vec2.encoder.layers[0].feed_forward.intermediate_dense.weight,
-        ),
-        (objective.project_quantized.weight, theirs.project_q.weight),
-        (objective.project_context.weight, theirs.project_hid.weight),
-    ]
-    for ours, other in pairs:
-        difference = (ours.grad - other.grad).abs().max() / other.grad.abs().max()
-        assert difference.item() < 1e-4
+@pytest.mark.parametrize("pretraining", CASES[:-1], indirect=True, ids=lambda case: case.name)
+def test_gradients_and_a_step_equal_wav2vec2_for_pretrainings_in_double_precision(
+    pretraining: Duo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speech = Speech.of(pretraining.case, is_padded=True).to(torch.float64)
+    pretraining.train()
+    with pretraining.in_double_precision():
+        found = our_score(pretraining.ours, speech).value
+        expected = _their_contrastive(pretraining, speech, monkeypatch).loss
+        pretraining.assert_step_equal(found, expected)
 
 
-@FORMS
-def test_diversity_loss_equals_transformers_in_training(config: EncoderConfig) -> None:
-    encoder, objective, theirs = _objective_pair(config)
-    waveforms, is_masked = noise(3, 430), noise(3, 21, seed=1) > 0
-    distractors = draw_distractors(is_masked.nonzero()[:, 0], 6, 0, torch.Generator().manual_seed(7))
-    encoded = encoder.train()(waveforms, torch.full((3,), 430), is_masked)
-    found = objective.train()(encoded, is_masked, step=0, generator=torch.Generator())
-    negatives = _their_negatives(is_masked, distractors)
-    expected = theirs.train()(waveforms, mask_time_indices=is_masked, sampled_negative_indices=negatives)
-    diversity = found.parts["diversity_loss"].item() * int(is_masked.sum())
-    assert diversity == pytest.approx(expected.diversity_loss.item(), rel=1e-5)
-    assert found.parts["soft_perplexity"].item() == pytest.approx(expected.codevector_perplexity.item(), rel=1e-5)
+def test_perplexity_without_training_is_that_of_the_chosen_entries(pretraining: Duo) -> None:
+    pretraining.train(False)
+    speech = Speech.of(pretraining.case, is_padded=False)
+    with torch.no_grad():
+        found = our_score(pretraining.ours, speech)
+        their_draws = Draws.of(pretraining.case, speech, SEED, is_training=False)
+        expected = pretraining.theirs(
+            speech.waveforms,
+            mask_time_indices=speech.is_masked,
+            sampled_negative_indices=_negatives(speech, their_draws),
+        )
+    loss = found.parts["contrastive_loss"] * found.count
+    pretraining.assert_close(loss, expected.contrastive_loss, "loss: contrastive, evaluation")
+    pretraining.assert_close(found.parts["code_perplexity"], expected.codevector_perplexity, "loss: code perplexity")
 
 
-@pytest.mark.parametrize("is_padded", [False, True])
-def test_ctc_loss_equals_transformers(is_padded: bool) -> None:
-    no_mask = MaskConfig(start_prob=0, min_spans=0)
-    ours = CTCModel(tiny_encoder(LARGE_LIKE), CTCConfig(mask=no_mask, channel_mask=no_mask), vocabulary_size=4).eval()
-    randomise(ours.head)
-    theirs = Wav2Vec2ForCTC(_their_config(LARGE_LIKE)).eval()
-    _copy_encoder(theirs.wav2vec2, ours.encoder)
-    copy_module(theirs.lm_head, ours.head)
-    lengths = LENGTHS if is_padded else torch.full((3,), 820)
-    targets, target_lengths = torch.tensor([[1, 2, 2], [3, 1, 0], [2, 0, 0]]), torch.tensor([3, 2, 1])
-    is_target = torch.arange(3) < target_lengths[:, None]
-    batch = Batch(
-        ids=tuple("abc"),
-        waveforms=noise(3, 820) * _is_real(lengths),
-        num_samples=lengths,
-        targets=targets,
-        target_lengths=target_lengths,
+@pytest.mark.parametrize("case", CASES[:2], ids=lambda case: case.name)
+def test_contrastive_training_equals_wav2vec2_for_pretrainings(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    duo = _pretraining_duo(case)
+    speech = Speech.of(case, is_padded=True)
+    count = int(speech.is_masked.sum())
+    duo.assert_training_equal(
+        lambda step: our_score(duo.ours, speech, step).value / count,
+        lambda step: _their_contrastive(duo, speech, monkeypatch, step).loss / count,
     )
-    found = ours(batch, step=0, generator=torch.Generator())
-    expected = theirs(batch.waveforms, attention_mask=_is_real(lengths), labels=targets.masked_fill(~is_target, -100))
-    assert found.value.item() == pytest.approx(expected.loss.item(), rel=1e-5)
+
+
+def _their_ctc(duo: Duo, speech: Speech) -> CausalLMOutput:
+    is_target = within(speech.target_lengths, speech.targets.shape[1])
+    labels = speech.targets.masked_fill(~is_target, -100)
+    return duo.theirs(speech.waveforms, attention_mask=speech.is_real.long(), labels=labels)
+
+
+def _assert_ctc_equal(duo: Duo, *, is_padded: bool) -> None:
+    duo.train(False)  # there are no masks in evaluation
+    speech = Speech.of(duo.case, is_padded=is_padded)
+    logits, _ = duo.ours.logits(speech.batch)
+    found = duo.ours(speech.batch, step=0, generator=torch.Generator())
+    expected = _their_ctc(duo, speech)
+    duo.assert_close(logits[speech.is_valid], expected.logits[speech.is_valid], "loss: CTC logits")
+    duo.assert_close(found.value, expected.loss, "loss: CTC")
+    duo.assert_gradients_close(found.value, expected.loss)
+
+
+@PADDED
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_ctc_loss_logits_and_gradients_equal_wav2vec2_for_ctcs(case: Case, is_padded: bool) -> None:
+    if is_padded or case.size == "tiny":
+        _assert_ctc_equal(_ctc_duo(case, "wav2vec2"), is_padded=is_padded)
+
+
+@PADDED
+def test_ctc_loss_logits_and_gradients_equal_hubert_for_ctcs(hubert: Duo, is_padded: bool) -> None:
+    _assert_ctc_equal(hubert, is_padded=is_padded)
+
+
+@pytest.mark.parametrize("hubert", CASES[:-2], indirect=True, ids=lambda case: case.name)
+def test_gradients_and_a_step_equal_hubert_for_ctcs_in_double_precision(hubert: Duo) -> None:
+    speech = Speech.of(hubert.case, is_padded=True).to(torch.float64)
+    hubert.train(False)
+    with hubert.in_double_precision():
+        found, _ = hubert.ours.logits(speech.batch)
+        expected = _their_ctc(hubert, speech).logits  # their loss is in float32 whatever the model
+        direction = noise(*expected.shape).double() * speech.is_valid[..., None]
+        hubert.assert_step_equal((found * direction).sum(), (expected * direction).sum())
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert"])
+@pytest.mark.parametrize("case", CASES[:2], ids=lambda case: case.name)
+def test_ctc_training_equals_theirs(case: Case, family: str) -> None:
+    duo = _ctc_duo(case, family)
+    speech = Speech.of(case, is_padded=True)
+    duo.assert_training_equal(
+        lambda _: duo.ours(speech.batch, step=0, generator=torch.Generator()).value / 3,
+        lambda _: _their_ctc(duo, speech).loss / 3,
+        is_training=False,  # it would draw masks
+    )
 
 
 def test_frame_counts_equal_transformers() -> None:
     lengths = torch.arange(30, 1000)
-    expected = Wav2Vec2Model(_their_config(BASE_LIKE))._get_feat_extract_output_lengths(lengths)
+    expected = Wav2Vec2Model(Wav2Vec2Config(**_settings(CASES[0])))._get_feat_extract_output_lengths(lengths)
     assert torch.equal(frame_count(lengths, TINY_STACK), expected)
