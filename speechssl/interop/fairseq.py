@@ -36,7 +36,15 @@ from speechssl.interop.fairseq_settings import (
     unused,
 )
 from speechssl.interop.files import Record, load_pickled, pickled_bytes, tensors_only, write_files
-from speechssl.interop.names import Conversion, NameTable, name_table, rename_from, rename_to
+from speechssl.interop.names import (
+    Conversion,
+    NameTable,
+    check_projection,
+    identity_projection,
+    name_table,
+    rename_from,
+    rename_to,
+)
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.saved import Description, SavedModel
@@ -96,15 +104,11 @@ def read_fairseq(path: Path) -> Conversion:
         raise CheckpointError(f"{path}: its settings have masks of length 0; they are broken") from error
     tensors, left = rename_from(theirs, _table(description), where=str(path))
     dropped |= _left_over(left, path)
-    added = {}
-    if description.encoder.conv[-1][0] == description.encoder.transformer.dim:
-        dim = description.encoder.transformer.dim
-        tensors |= {"encoder.project.weight": torch.eye(dim), "encoder.project.bias": torch.zeros(dim)}
-        added["encoder.project"] = "the file has none, as its extractor has the channels of its layers; the identity"
+    identity = identity_projection(description)
     return Conversion(
-        model=SavedModel(description=description, tensors=tensors, name=str(path)),
+        model=SavedModel(description=description, tensors=tensors | identity, name=str(path)),
         dropped=dropped | unused(settings),
-        added=added,
+        added=dict.fromkeys(identity, "the file has no projection, as it needs none; the identity"),
     )
 
 
@@ -122,8 +126,8 @@ def write_fairseq(model: SavedModel, target: Path) -> dict[str, str]:
         CheckpointError: a file exists already, or fairseq has no form for the model.
     """
     described = model.description
+    check_projection(model, "fairseq")
     tensors = rename_to(model.tensors, _table(described))
-    _check_projection(model)
     dictionaries: dict[str, Sequence[str]] = {}
     match described.objective:
         case ContrastiveConfig() as objective:
@@ -171,12 +175,7 @@ def _describe(
 
 
 def _table(description: Description) -> NameTable:
-    """Return the names of a model; one whose extractor has the channels of its layers has no projection."""
-    table = name_table(description, "fairseq", **(_TUNED if description.ctc is not None else {}))
-    if description.encoder.conv[-1][0] != description.encoder.transformer.dim:
-        return table
-    names = {name: theirs for name, theirs in table.names.items() if not name.startswith("encoder.project.")}
-    return dataclasses.replace(table, names=names)
+    return name_table(description, "fairseq", **(_TUNED if description.ctc is not None else {}))
 
 
 def _without_average(parameters: Any) -> Any:
@@ -304,18 +303,6 @@ def _spread_head(tensors: dict[str, Tensor], missing: int) -> None:
         tensor = tensors[f"w2v_encoder.proj.{name}"]
         empty = tensor.new_full((missing, *tensor.shape[1:]), value)
         tensors[f"w2v_encoder.proj.{name}"] = torch.cat([tensor[:1], empty, tensor[1:]])
-
-
-def _check_projection(model: SavedModel) -> None:
-    config = model.description.encoder
-    if config.conv[-1][0] != config.transformer.dim:
-        return
-    weight, bias = model.tensors["encoder.project.weight"], model.tensors["encoder.project.bias"]
-    if not torch.equal(weight, torch.eye(len(weight), dtype=weight.dtype)) or bool(bias.any()):
-        raise CheckpointError(
-            f"{model.name}: projects {len(weight)} channels to as many, which fairseq has no place for; "
-            "use an extractor with another number of channels"
-        )
 
 
 def _streams(described: Description) -> list[str]:

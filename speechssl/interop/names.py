@@ -2,7 +2,8 @@
 
 Beside names, three things differ: our query, key and value projections are one matrix, others have three; others keep
 the codebook as (1, groups * entries, dim), we as (groups, entries, dim); fairseq keeps the label embeddings of all
-streams in one matrix, which `interop.fairseq` splits into the numbered ones of this table.
+streams in one matrix, which `interop.fairseq` splits into the numbered ones of this table. Where the extractor has as
+many channels as the layers, fairseq and fairseq2 have no projection between them.
 """
 
 import re
@@ -18,7 +19,18 @@ from speechssl.errors import CheckpointError
 from speechssl.model.encoder import EncoderConfig
 from speechssl.saved import Description, SavedModel, build_model
 
-__all__ = ["Conversion", "NameTable", "Row", "Toolkit", "lost_settings", "name_table", "rename_from", "rename_to"]
+__all__ = [
+    "Conversion",
+    "NameTable",
+    "Row",
+    "Toolkit",
+    "check_projection",
+    "identity_projection",
+    "lost_settings",
+    "name_table",
+    "rename_from",
+    "rename_to",
+]
 
 Toolkit = Literal["fairseq", "transformers", "torchaudio", "fairseq2"]
 CODEBOOK = "objective.quantizer.codebook"
@@ -72,6 +84,8 @@ def name_table(description: Description, toolkit: Toolkit, *, trunk: str = "", h
         shapes = {name: tensor.shape for name, tensor in build_model(description).state_dict().items()}
     rows = [(row._replace(ours=f"encoder.{row.ours}"), trunk) for row in _trunk_rows(description.encoder)]
     rows += [(row, head) for row in _HEADS[description.method]]
+    if toolkit in ("fairseq", "fairseq2") and _is_square(description.encoder):
+        rows = [(row, prefix) for row, prefix in rows if row.ours != "encoder.project"]
     names = {}
     for row, prefix in rows:
         pattern = re.compile(re.escape(row.ours).replace(r"\{i\}", r"(?P<index>\d+)") + r"(?P<suffix>\.weight|\.bias)?")
@@ -129,6 +143,32 @@ def rename_from(theirs: Mapping[str, Tensor], table: NameTable, *, where: str) -
         ours[name] = tensor.detach().float().contiguous()
     taken = {key for found in table.names.values() for key in found}
     return ours, [key for key in theirs if key not in taken]
+
+
+def identity_projection(description: Description) -> dict[str, Tensor]:
+    """Return the projection that fairseq and fairseq2 leave out where the extractor has the channels of the layers."""
+    dim = description.encoder.transformer.dim
+    if not _is_square(description.encoder):
+        return {}
+    return {"encoder.project.weight": torch.eye(dim), "encoder.project.bias": torch.zeros(dim)}
+
+
+def check_projection(model: SavedModel, toolkit: str) -> None:
+    """Check that a projection that the toolkit leaves out does nothing.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    for name, expected in identity_projection(model.description).items():
+        if not torch.equal(model.tensors[name].float(), expected):
+            raise CheckpointError(
+                f"{model.name}: projects {len(expected)} channels to as many, for which {toolkit} has no place; "
+                "train with an extractor of another number of channels"
+            )
+
+
+def _is_square(config: EncoderConfig) -> bool:
+    return config.conv[-1][0] == config.transformer.dim
 
 
 def lost_settings(ours: Description, again: Description, toolkit: str) -> dict[str, str]:
