@@ -142,6 +142,7 @@ def run_fairseq2(path: Path, waveform: Tensor) -> Tensor:
         (frames, vocab) logits of a CTC model, else (frames, dim) of the last layer.
     """
     try:
+        from fairseq2.assets import AssetCard as TheirCard
         from fairseq2.assets import StandardAssetStore
         from fairseq2.assets.metadata_provider import FileAssetMetadataLoader
         from fairseq2.models.wav2vec2 import get_wav2vec2_model_hub
@@ -153,6 +154,8 @@ def run_fairseq2(path: Path, waveform: Tensor) -> Tensor:
     card_path = _card_path(path).resolve()
     provider = get_dependency_resolver().resolve(FileAssetMetadataLoader).load(card_path)  # type: ignore[type-abstract]
     card = StandardAssetStore([provider]).retrieve_card(load(card_path, AssetCard).name)
+    checkpoint = card_path.parent / card.field("checkpoint").as_(str).removeprefix("file://")
+    card = TheirCard(card.name, {**card.metadata, "checkpoint": f"file://{checkpoint}"})  # theirs finds no spaces
     batch, device = waveform[None], torch.device("cpu")
     layout = BatchLayout.of(batch)
     if card.field("model_family").as_(str) == TUNED:

@@ -29,9 +29,10 @@ METHODS = pytest.mark.parametrize("method", ["wav2vec2", "ctc"])
 @METHODS
 def test_what_we_write_their_hub_loads_with_the_same_output(tmp_path, config, method):
     model = model_of(method, config)
-    write_fairseq2(model, tmp_path / "theirs")
-    assert is_fairseq2(tmp_path / "theirs")
-    torch.testing.assert_close(run_fairseq2(tmp_path / "theirs", WAVEFORM), our_output(model), rtol=1e-5, atol=1e-5)
+    folder = tmp_path / "a space, п and #"  # which their reading of relative paths would not find
+    write_fairseq2(model, folder)
+    assert is_fairseq2(folder)
+    torch.testing.assert_close(run_fairseq2(folder, WAVEFORM), our_output(model), rtol=1e-5, atol=1e-5)
 
 
 @FORMS
@@ -134,7 +135,7 @@ def test_a_fine_tuned_hubert_remembers_what_pretrained_it(tmp_path):
 
 @pytest.mark.parametrize("method", ["encoder", "hubert"])
 def test_a_model_without_a_family_is_refused(tmp_path, method):
-    with pytest.raises(CheckpointError, match=r"for which fairseq2 has no model; it takes wav2vec 2\.0 with its object"):
+    with pytest.raises(CheckpointError, match="for which fairseq2 has no model; it takes"):
         write_fairseq2(model_of(method), tmp_path / "theirs")
     assert not [*tmp_path.iterdir()]
 
