@@ -68,6 +68,7 @@ _CLASSES = (  # what such files hold beside tensors and plain containers; read a
     "omegaconf.base.Metadata",
     *(f"omegaconf.nodes.{name}" for name in _NODES),
     "typing.Any",
+    "collections.defaultdict",
     *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str")),  # types that omegaconf notes
     *(f"numpy.{module}.multiarray.scalar" for module in ("core", "_core")),  # scores
     "numpy.dtype",

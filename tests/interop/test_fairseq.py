@@ -197,22 +197,42 @@ def dictionary_of(units: list[str]) -> Dictionary:
     return dictionary
 
 
-class fairseq_classes:  # noqa: N801
-    """Lets the classes above be pickled under the names they have in fairseq."""
+class DictConfig:
+    """As omegaconf's, with what its state holds."""
 
-    places = ((Dictionary, "fairseq.data.dictionary"), (AverageMeter, "fairseq.meters"))
+    def __init__(self, values: dict[str, object]) -> None:
+        self._metadata, self._parent = None, self
+        self._content = {key: DictConfig(v) if isinstance(v, dict) else AnyNode(v) for key, v in values.items()}
+
+
+class AnyNode:
+    """As omegaconf's."""
+
+    def __init__(self, value: object) -> None:
+        self._val = value
+
+
+class fairseq_classes:  # noqa: N801
+    """Lets the classes above be pickled under the names they have in fairseq and omegaconf."""
+
+    places = (
+        (Dictionary, "fairseq.data.dictionary"),
+        (AverageMeter, "fairseq.meters"),
+        (DictConfig, "omegaconf.dictconfig"),
+        (AnyNode, "omegaconf.nodes"),
+    )
 
     def __enter__(self) -> None:
-        sys.modules["fairseq"] = ModuleType("fairseq")
         for kind, module in self.places:
-            sys.modules[module] = ModuleType(module)
+            for name in (module.partition(".")[0], module):
+                sys.modules[name] = ModuleType(name)
             setattr(sys.modules[module], kind.__name__, kind)
             kind.__module__ = module
 
     def __exit__(self, *_: object) -> None:
-        del sys.modules["fairseq"]
         for kind, module in self.places:
-            del sys.modules[module]
+            for name in (module.partition(".")[0], module):
+                sys.modules.pop(name, None)
             kind.__module__ = __name__
 
 
@@ -245,6 +265,16 @@ def test_the_layout_of_2020_is_read(tmp_path, method, is_zip):
     assert is_fairseq(in_old_layout(path, is_zip=is_zip))
     old = read_fairseq(path).model
     assert (old.description, old.fingerprint()) == (new, model.fingerprint())
+
+
+@METHODS
+def test_settings_kept_in_containers_of_omegaconf_are_read(tmp_path, method):
+    model = model_of(method)
+    path = written(tmp_path, model)
+    plain = read_fairseq(path).model.description
+    with fairseq_classes():
+        rewritten(path, cfg=DictConfig(state_of(path)["cfg"]))
+    assert read_fairseq(path).model.description == plain
 
 
 def test_defaults_hold_where_a_file_says_nothing(tmp_path):
