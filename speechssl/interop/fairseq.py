@@ -74,6 +74,16 @@ _CLASSES = (  # what such files hold beside tensors and plain containers; read a
     "numpy.dtype",
     "_codecs.encode",
 )
+_NONSENSE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 _TUNED = {"trunk": "w2v_encoder.w2v_model.", "head": "w2v_encoder."}
 _OF_PRETRAINING = re.compile(r".*\.(quantizer|input_quantizer|project_q|target_glu|final_proj|label_embs_concat)\b.*")
 
@@ -99,10 +109,8 @@ def read_fairseq(path: Path) -> Conversion:
         description = from_dict(values, Description, where=str(path))
     except ConfigError as error:
         raise CheckpointError(f"{error}; the settings of the file are broken") from error
-    except (AttributeError, IndexError, KeyError, RecursionError, SyntaxError, TypeError, ValueError) as error:
+    except _NONSENSE as error:
         raise CheckpointError(f"{path}: its settings cannot be understood ({error!r}); they are broken") from error
-    except ZeroDivisionError as error:
-        raise CheckpointError(f"{path}: its settings have masks of length 0; they are broken") from error
     tensors, left = rename_from(theirs, _table(description), where=str(path))
     dropped |= _left_over(left, path)
     identity = identity_projection(description)

@@ -113,6 +113,7 @@ _ONLY = {  # of the architecture: what we have one form of
     "activation_fn": "gelu",
     "layer_type": "transformer",
     "pos_conv_depth": 1,
+    "conv_pos_batch_norm": False,
     "crop_seq_to_multiple": 1,
     "quantize_input": False,
     "target_glu": False,
