@@ -32,6 +32,8 @@ setup(
     ],
     extras_require={
         "interop": ["transformers>=4.57,<5"],  # the references that parity is tested against
+        "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],  # to write ONNX and to run it
+        "s3prl": ["s3prl>=0.4.18", "omegaconf>=2.1"],  # does not import with torchaudio 2.9 as it is: interop/s3prl.py
         "fairseq2": ["fairseq2==0.8.1"],  # pins torch 2.9.1; needs Debian's libsndfile1
         "dev": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],
     },

@@ -28,6 +28,8 @@ from speechssl.plot import plot_units
 from speechssl.report import report_run
 from speechssl.score.wer import Scores, score_texts
 from speechssl.stages.cluster import ClusterConfig, cluster
+from speechssl.stages.convert import FORMATS, convert
+from speechssl.stages.convert import describe as describe_model
 from speechssl.stages.finetune import FinetuneConfig, finetune
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.transcribe import transcribe
@@ -151,6 +153,31 @@ def score_command(
             f"{name} {100 * rate.rate:6.2f} %  substitutions {rate.substitutions}  deletions {rate.deletions}  "
             f"insertions {rate.insertions}  of {rate.reference}"
         )
+
+
+@app.command("convert")
+def convert_command(
+    source: Annotated[Path, typer.Argument(help="Model of any of these formats but onnx; it is recognised.")],
+    target: Annotated[Path, typer.Argument(help="File or folder to write.")],
+    to: Annotated[str, typer.Option(help=f"Format to write: {', '.join(FORMATS)}.")],
+    probe: Annotated[Path | None, typer.Option(help="Recording to compare on; made up if not given.")] = None,
+) -> None:
+    """Convert a model to another toolkit's format, and check the result by running it."""
+    converted = convert(source, target, to, probe=probe)
+    for name, reason in converted.added.items():
+        print(f"added    {name}: {reason}")
+    for name, reason in converted.dropped.items():
+        print(f"dropped  {name}: {reason}")
+    for who, difference in converted.differences.items():
+        print(f"checked  run by {who}: largest difference {difference:.1e} of the largest output")
+    print(f"{target}: {to}, from {converted.source_format}, {converted.model.description.method}")
+
+
+@app.command("info")
+def info_command(model: Annotated[Path, typer.Argument(help="Model of any format that can be read.")]) -> None:
+    """Say what a model is: method, size, layers, units, vocabulary, origin, fingerprint."""
+    for name, value in describe_model(model):
+        print(f"{name:<14} {value}")
 
 
 @app.command("plot")

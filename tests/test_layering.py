@@ -115,9 +115,11 @@ def test_only_the_configuration_reads_yaml():
 def test_nothing_unpickles():
     for path in MODULES:
         assert not {"pickle", "joblib", "dill"} & set(imported(path)), name_of(path)
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        assert not {"torch.load", "np.load", "numpy.load"} & calls, name_of(path)
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        assert not {"np.load", "numpy.load"} & {ast.unparse(call.func) for call in calls}, name_of(path)
+        for call in calls:
+            if ast.unparse(call.func) == "torch.load":
+                assert "weights_only=True" in map(ast.unparse, call.keywords), name_of(path)
 
 
 IMPORT_ALL = """
@@ -137,7 +139,7 @@ assert torch.cuda.is_initialized() is False
 
 def test_every_module_imports_quietly_without_optional_packages():
     modules = [name_of(path) for path in MODULES if path.name != "__main__.py"]
-    blocked = ["fairseq2", "transformers", "fairseq", "kenlm", "hypothesis", "pytest"]
+    blocked = ["fairseq2", "transformers", "fairseq", "onnx", "onnxscript", "onnxruntime", "s3prl", "pytest"]
     code = IMPORT_ALL.format(blocked=blocked, modules=[*modules, "speechssl.__main__"])
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

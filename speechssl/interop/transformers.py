@@ -21,6 +21,7 @@ from torch import Tensor
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.vocabulary import WORD_BOUNDARY
 from speechssl.errors import CheckpointError
+from speechssl.interop.files import load_pickled, tensors_only
 from speechssl.interop.names import Conversion, name_table, rename_from, rename_to
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
@@ -171,13 +172,8 @@ def _parameters(path: Path) -> dict[str, Tensor]:
         return {name: tensor for shard in shards for name, tensor in load_tensors(path / Path(shard).name).items()}
     if (path / "model.safetensors").exists() or not (path / "pytorch_model.bin").exists():
         return load_tensors(path / "model.safetensors")
-    try:
-        return dict(torch.load(path / "pytorch_model.bin", map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds; none of them ran code of the file
-        raise CheckpointError(
-            f"{path}/pytorch_model.bin: cannot be read as tensors only ({str(error).splitlines()[0]}); "
-            "nothing of it was executed: save the model again with safetensors"
-        ) from error
+    binary = path / "pytorch_model.bin"
+    return tensors_only(load_pickled(binary), where=str(binary))
 
 
 def _modern_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ class PretrainModel(nn.Module):
     def forward(self, batch: Batch, *, step: int, generator: torch.Generator) -> LossSum:
         """Mask, encode and score one batch; `generator` draws on the batch's device."""
         counts = frame_count(batch.num_samples, self.encoder.config.conv)
-        size = int(frame_count(torch.tensor(batch.waveforms.shape[1]), self.encoder.config.conv))
+        size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
         is_masked = draw_spans(counts, size, self.objective.config.mask, generator)
         encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked)
         match self.objective:

@@ -249,7 +249,7 @@ def test_a_pickle_that_would_run_code_runs_none(tmp_path):
     write_transformers(model_of("encoder"), tmp_path / "theirs")
     (tmp_path / "theirs/model.safetensors").unlink()
     torch.save({"harm": Malicious(tmp_path / "harm")}, tmp_path / "theirs/pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: cannot be read as tensors only .* nothing of it"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: names .*; nothing of it was executed"):
         read_transformers(tmp_path / "theirs")
     assert not (tmp_path / "harm").exists()
 

@@ -1,0 +1,239 @@
+"""Convert a model between toolkits and check the result by running it; say what a model file is."""
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from speechssl.data.audio import read_audio
+from speechssl.errors import CheckpointError, ConfigError
+from speechssl.interop.fairseq import is_fairseq, read_fairseq, write_fairseq
+from speechssl.interop.fairseq2 import is_fairseq2, read_fairseq2, run_fairseq2, write_fairseq2
+from speechssl.interop.names import Conversion
+from speechssl.interop.onnx import run_onnx, write_onnx
+from speechssl.interop.torchaudio import is_torchaudio, read_torchaudio, run_torchaudio, write_torchaudio
+from speechssl.interop.transformers import is_transformers, read_transformers, run_transformers, write_transformers
+from speechssl.saved import SavedModel
+from speechssl.train.checkpoint import last_checkpoint, read_state, run_folder
+
+__all__ = ["FORMATS", "Converted", "Format", "convert", "describe", "read_model"]
+
+TOLERANCE = 1e-4  # of outputs run by another toolkit, relative to the largest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How models of one toolkit are recognised, read, written and run."""
+
+    is_one: Callable[[Path], bool] | None  # None where it can only be written
+    read: Callable[[Path], Conversion] | None
+    write: Callable[[SavedModel, Path], dict[str, str]]  # returns what was dropped, with reasons
+    run: Callable[[Path, Tensor], Tensor] | None  # by the toolkit's own code; None where it cannot be installed
+    package: str = ""  # that `run` needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What a conversion did."""
+
+    model: SavedModel
+    source_format: str
+    dropped: dict[str, str]  # reason by name, of what the source or the target has no place for
+    added: dict[str, str]  # reason by our name, of what the source lacks
+    differences: dict[str, float]  # largest on the probe, relative, by who ran the result
+
+
+def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -> Converted:
+    """Convert a model, read the result back, run both on a probe and compare, and only then give it its name.
+
+    Args:
+        source: a model of any format that can be read.
+        target: file or folder to write; must not exist.
+        to: key of `FORMATS`.
+        probe: recording to compare on; None for two seconds of synthetic sound.
+
+    Raises:
+        CheckpointError: source or target cannot be used, or the result computes something else.
+        ConfigError: no such format.
+    """
+    if to not in FORMATS:
+        raise ConfigError(f"{to}: is no format that can be written; expected one of {', '.join(FORMATS)}")
+    if target.exists():
+        raise CheckpointError(f"{target}: exists already; name another target, or remove it")
+    read, source_format = read_model(source)
+    waveform = _probe(read.model, probe)
+    unchecked = target.with_name(f".unchecked-{target.name}")
+    shutil.rmtree(unchecked, ignore_errors=True)
+    try:
+        unchecked.mkdir(parents=True)
+        dropped = FORMATS[to].write(read.model, unchecked / target.name)
+        differences = _compare(read.model, unchecked / target.name, to, waveform, dropped)
+        _move(unchecked, target)
+    finally:
+        shutil.rmtree(unchecked, ignore_errors=True)
+    return Converted(
+        model=read.model,
+        source_format=source_format,
+        dropped=read.dropped | dropped,
+        added=read.added,
+        differences=differences,
+    )
+
+
+def read_model(source: Path) -> tuple[Conversion, str]:
+    """Read a model of any format; return it with the name of its format.
+
+    Raises:
+        CheckpointError: no format recognises it, or the one that does refuses it.
+    """
+    if not source.exists():
+        raise CheckpointError(f"{source}: no such file or folder; name a model")
+    for name, format_ in FORMATS.items():
+        if format_.is_one is not None and format_.read is not None and format_.is_one(source):
+            return format_.read(source), name
+    readable = ", ".join(name for name, format_ in FORMATS.items() if format_.read)
+    raise CheckpointError(f"{source}: is no model that this toolkit reads; expected one of {readable}")
+
+
+def describe(source: Path) -> list[tuple[str, str]]:
+    """Say what a model is, in rows of a name and a value."""
+    read, format_ = read_model(source)
+    model, described = read.model, read.model.description
+    encoder, transformer = described.encoder, described.encoder.transformer
+    parameters = sum(tensor.numel() for tensor in model.tensors.values())
+    rows = [
+        ("format", format_),
+        ("holds", described.method),
+        ("pretrained by", described.pretrained_by or "not recorded"),
+        ("parameters", f"{parameters:,}"),
+        ("extractor", f"{len(encoder.conv)} convolutions, {encoder.conv_norm} norm, {encoder.conv[-1][0]} channels"),
+        ("frames", f"{encoder.frames_per_second:g} a second, each of {encoder.window / 16:g} ms"),
+        ("transformer", f"{transformer.num_layers} layers of {transformer.dim}, {transformer.norm}-norm"),
+        ("waveforms", "normalised" if described.audio.normalize else "as they are"),
+        ("units", ", ".join(map(str, described.clusters)) or "none"),
+        ("vocabulary", f"{len(described.vocabulary)}: {' '.join(described.vocabulary)}"[:200]),
+        ("origin", described.origin),
+        ("fingerprint", model.fingerprint()),
+    ]
+    checkpoint = last_checkpoint(source) if source.is_dir() else None
+    if checkpoint is not None:
+        state = read_state(checkpoint)
+        rows.append(("trained", f"{state.step} steps, {state.audio_seconds / 3600:.2f} h of audio seen"))
+        if state.best_step is not None:
+            rows.append(("best step", f"{state.best_step}, score {state.best_score:.4f}"))
+    rows += [(f"not there: {name}", reason) for name, reason in read.added.items()]
+    rows += [(f"not used: {name}", reason) for name, reason in read.dropped.items()]
+    return rows
+
+
+@torch.no_grad()
+def outputs(model: SavedModel, waveform: Tensor) -> Tensor:
+    """Run a model on one utterance: logits of a CTC model, else the last layer.
+
+    Args:
+        model: of any method.
+        waveform: (time,) at 16 kHz.
+
+    Returns:
+        (frames, vocab) or (frames, dim).
+    """
+    encoded = model.encoder()(waveform[None], torch.tensor([len(waveform)]))
+    return encoded.last[0] if model.description.ctc is None else model.recogniser()[0].head(encoded.last)[0]
+
+
+def _probe(model: SavedModel, path: Path | None) -> Tensor:
+    """Return (time,), read or made, normalised if the model wants it."""
+    if path is not None:
+        return read_audio(path, model.description.audio)
+    time = torch.arange(32_000) / 16_000
+    hum = sum(torch.sin(2 * torch.pi * 110 * k * time) / k for k in range(1, 12))
+    hiss = torch.randn(len(time), generator=torch.Generator().manual_seed(0))
+    waveform = 0.05 * torch.sin(torch.pi * 3 * time).square() * hum + 0.01 * hiss
+    if model.description.audio.normalize:
+        waveform = (waveform - waveform.mean()) / waveform.std()
+    return waveform
+
+
+def _compare(
+    model: SavedModel, written: Path, to: str, waveform: Tensor, dropped: Mapping[str, str]
+) -> dict[str, float]:
+    """Read back what was written, let the toolkit itself run it where it is installed, and compare with the model.
+
+    Raises:
+        CheckpointError: a parameter that was not dropped came back changed, or an output differs.
+    """
+    format_, expected, found = FORMATS[to], outputs(model, waveform), {}
+    if format_.read is not None:
+        again = format_.read(written).model
+        changed = [
+            name
+            for name, tensor in model.tensors.items()
+            if name not in dropped and not (name in again.tensors and torch.equal(again.tensors[name], tensor))
+        ]
+        if changed:
+            raise CheckpointError(
+                f"{len(changed)} parameters came back from {to} changed: {', '.join(changed[:3])}; "
+                "nothing was written: please report this"
+            )
+        found["speechssl"] = outputs(again, waveform)
+    if format_.run is not None and importlib.util.find_spec(format_.package) is not None:
+        found[to] = format_.run(written, waveform)
+    return {who: _difference(output, expected, who) for who, output in found.items()}
+
+
+def _difference(found: Tensor, expected: Tensor, who: str) -> float:
+    """Return the largest difference, relative to the largest output expected, if it is small."""
+    same_shape = found.shape == expected.shape
+    difference = ((found - expected).abs().max() / expected.abs().max()).item() if same_shape else float("inf")
+    if not difference <= TOLERANCE:
+        raise CheckpointError(
+            f"the result, run by {who} differs by {difference:.1e} of the largest output, expected at most "
+            f"{TOLERANCE:.0e} (shapes {tuple(found.shape)} and {tuple(expected.shape)}); nothing was written: "
+            "please report this"
+        )
+    return difference
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Give what was written its place: files that belong beside the target first, the target last."""
+    beside = [path for path in folder.iterdir() if path.name != target.name]
+    for path in beside:
+        if target.with_name(path.name).exists():
+            raise CheckpointError(f"{target.with_name(path.name)}: exists already; convert into an empty folder")
+    for path in [*beside, folder / target.name]:
+        path.rename(target.with_name(path.name))
+
+
+def _is_ours(path: Path) -> bool:
+    return (run_folder(path) / "model.json").exists()
+
+
+def _write_ours(model: SavedModel, target: Path) -> dict[str, str]:
+    model.write(target)
+    return {}
+
+
+FORMATS = {  # asked in this order whether a file is theirs
+    "speechssl": Format(
+        is_one=_is_ours, read=lambda path: Conversion(model=SavedModel.read(path)), write=_write_ours, run=None
+    ),
+    "transformers": Format(
+        is_one=is_transformers,
+        read=read_transformers,
+        write=write_transformers,
+        run=run_transformers,
+        package="transformers",
+    ),
+    "fairseq2": Format(
+        is_one=is_fairseq2, read=read_fairseq2, write=write_fairseq2, run=run_fairseq2, package="fairseq2"
+    ),
+    "torchaudio": Format(
+        is_one=is_torchaudio, read=read_torchaudio, write=write_torchaudio, run=run_torchaudio, package="torchaudio"
+    ),
+    "fairseq": Format(is_one=is_fairseq, read=read_fairseq, write=write_fairseq, run=None),
+    "onnx": Format(is_one=None, read=None, write=write_onnx, run=run_onnx, package="onnxruntime"),
+}

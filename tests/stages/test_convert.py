@@ -1,0 +1,145 @@
+"""Conversion: every format recognised, nothing reported that was not run and compared, nothing half-written."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechssl.__main__ import main
+from speechssl.data.manifest import read_manifest
+from speechssl.errors import CheckpointError
+from speechssl.saved import SavedModel
+from speechssl.stages import convert as module
+from speechssl.stages.convert import FORMATS, convert, read_model
+from speechssl.stages.transcribe import transcribe
+
+TARGETS = {"fairseq": "model.pt", "torchaudio": "model.pt", "onnx": "model.onnx"}
+READABLE = [name for name, format_ in FORMATS.items() if format_.read]
+
+
+def target_of(folder: Path, format_: str) -> Path:
+    return folder / TARGETS.get(format_, "model")
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_fine_tuned_run_is_converted_and_checked(finetuned, tmp_path, to):
+    done = convert(finetuned, target_of(tmp_path, to), to)
+    assert target_of(tmp_path, to).exists()
+    assert done.source_format == "speechssl"
+    assert done.differences
+    assert max(done.differences.values()) < 1e-4
+    assert not [*tmp_path.glob(".*")]
+
+
+@pytest.mark.parametrize("to", [name for name in READABLE if name != "speechssl"])
+def test_a_converted_model_comes_back_and_transcribes_alike(finetuned, corpus, tmp_path, to):
+    convert(finetuned, target_of(tmp_path / "theirs", to), to)
+    found, format_ = read_model(target_of(tmp_path / "theirs", to))
+    assert format_ == to
+    for name, tensor in SavedModel.read(finetuned).tensors.items():
+        assert torch.equal(found.model.tensors[name], tensor) or name in found.added
+    convert(target_of(tmp_path / "theirs", to), tmp_path / "back", "speechssl")
+    assert transcribe(tmp_path / "back", read_manifest(corpus)) == transcribe(finetuned, read_manifest(corpus))
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_pretrained_run_is_converted_or_clearly_refused(pretrained, tmp_path, to):
+    if to == "fairseq2":
+        with pytest.raises(CheckpointError, match="fairseq2"):
+            convert(pretrained, target_of(tmp_path, to), to)
+        assert not [*tmp_path.iterdir()]
+    else:
+        assert max(convert(pretrained, target_of(tmp_path, to), to).differences.values()) < 1e-4
+
+
+def test_a_writer_that_loses_something_is_caught_and_nothing_is_left(finetuned, tmp_path, monkeypatch):
+    def careless(model: SavedModel, target: Path) -> dict[str, str]:
+        tensors = model.tensors | {"encoder.norm.weight": model.tensors["encoder.norm.weight"] * 1.01}
+        dataclasses.replace(model, tensors=tensors).write(target)
+        return {}
+
+    monkeypatch.setitem(module.FORMATS, "speechssl", dataclasses.replace(FORMATS["speechssl"], write=careless))
+    with pytest.raises(CheckpointError, match=r"encoder\.norm\.weight|differs by"):
+        convert(finetuned, tmp_path / "model", "speechssl")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_toolkit_that_computes_something_else_is_caught(finetuned, tmp_path, monkeypatch):
+    run = FORMATS["transformers"].run
+    wrong = dataclasses.replace(FORMATS["transformers"], run=lambda path, waveform: run(path, waveform) * 1.001)
+    monkeypatch.setitem(module.FORMATS, "transformers", wrong)
+    with pytest.raises(CheckpointError, match=r"run by transformers differs by .* nothing was written"):
+        convert(finetuned, tmp_path / "model", "transformers")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_without_the_toolkit_the_result_is_read_back_only(finetuned, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        module.FORMATS, "transformers", dataclasses.replace(FORMATS["transformers"], package="not_installed_anywhere")
+    )
+    assert [*convert(finetuned, tmp_path / "model", "transformers").differences] == ["speechssl"]
+
+
+def test_an_existing_target_is_left_alone(finetuned, tmp_path):
+    (tmp_path / "model.pt").write_text("precious")
+    with pytest.raises(CheckpointError, match="exists already; name another target"):
+        convert(finetuned, tmp_path / "model.pt", "torchaudio")
+    assert (tmp_path / "model.pt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file or folder"),
+        (b"", "is no model that"),
+        (b"hello", "is no model that"),
+        ("dir", "is no model"),
+    ],
+)
+def test_what_is_no_model_is_named(tmp_path, content, message):
+    path = tmp_path / "thing.pt"
+    if content == "dir":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_model(path)
+
+
+def test_the_probe_may_be_a_recording(finetuned, corpus, tmp_path):
+    recording = next(corpus.parent.rglob("*.wav"))
+    assert convert(finetuned, tmp_path / "model", "transformers", probe=recording).differences
+
+
+def test_the_command_says_what_was_dropped_and_how_it_was_checked(pretrained, tmp_path, capsys):
+    assert main(["convert", str(pretrained), str(tmp_path / "model"), "--to", "transformers"]) == 0
+    printed = capsys.readouterr().out
+    assert "dropped  objective.project.weight: transformers has no class for HuBERT" in printed
+    assert "checked  run by transformers: largest difference" in printed
+    assert main(["convert", str(pretrained), str(tmp_path / "model"), "--to", "transformers"]) == 2
+    assert main(["convert", str(pretrained), str(tmp_path / "other"), "--to", "tensorflow"]) == 2
+
+
+def test_info_says_what_a_model_is(finetuned, pretrained, tmp_path, capsys):
+    assert main(["info", str(finetuned)]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["format"] == "speechssl"
+    assert rows["holds"] == "ctc"
+    assert rows["vocabulary"].startswith("10: <blank> |")
+    assert rows["fingerprint"] == SavedModel.read(finetuned).fingerprint()
+    assert rows["trained"].startswith("3 steps")
+    convert(pretrained, tmp_path / "theirs", "transformers")
+    assert main(["info", str(tmp_path / "theirs")]) == 0
+    printed = capsys.readouterr().out
+    assert "transformers" in printed and "pretrained by  hubert" in printed
+    assert json.loads((tmp_path / "theirs/config.json").read_text())["architectures"] == ["HubertModel"]
+
+
+def test_a_probe_of_noise_and_silence_tells_models_apart(finetuned):
+    model = SavedModel.read(finetuned)
+    waveform = module._probe(model, None)
+    assert waveform.std() > 0.01
+    assert module.outputs(model, waveform).std(0).max() > 1e-3
+    assert torch.equal(waveform, module._probe(model, None))
