@@ -115,19 +115,21 @@ def write_transformers(model: SavedModel, target: Path) -> dict[str, str]:
     family = described.pretrained_by or "wav2vec2"
     is_bare = described.method in ("encoder", "hubert")
     table = name_table(described, "transformers", trunk="" if is_bare else f"{family}.")
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(rename_to(model.tensors, table), temporary / "model.safetensors", metadata={"format": "pt"})
     files = {"config.json": _their_config(described, family), "preprocessor_config.json": _their_audio(described)}
     if described.vocabulary:
         files |= {
             "vocab.json": {token: index for index, token in enumerate(described.vocabulary)},
             "tokenizer_config.json": _their_tokenizer(described),
         }
-    for name, content in files.items():
-        (temporary / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.rename(target)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        save_file(rename_to(model.tensors, table), temporary / "model.safetensors", metadata={"format": "pt"})
+        for name, content in files.items():
+            (temporary / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return dict.fromkeys(table.without, "transformers has no class for HuBERT's pretraining")
 
 

@@ -126,7 +126,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error}); remove this checkpoint and use the one before"
+            f"{path}: cannot be read ({error}); copy it again, or remove this checkpoint and use the one before"
         ) from error
 
 
