@@ -14,7 +14,7 @@ from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.quantizer import QuantizerConfig
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise
 
-__all__ = ["CASES", "CLUSTERS", "VOCABULARY", "Case", "Draws", "Speech", "randomise_at_width"]
+__all__ = ["CASES", "CLUSTERS", "TINY", "TRAINED", "VOCABULARY", "Case", "Draws", "Speech", "randomise_at_width"]
 
 CLUSTERS = 7
 VOCABULARY = 6
@@ -35,10 +35,10 @@ class Case:
         return self.name.split()[0]
 
 
-def _at_full_width(config: EncoderConfig) -> EncoderConfig:
-    """Return the published trunk with two layers and without what is random or scales gradients."""
+def _at_full_width(config: EncoderConfig, num_layers: int = 2) -> EncoderConfig:
+    """Return the published trunk with few layers and without what is random or scales gradients."""
     transformer = dataclasses.replace(
-        config.transformer, num_layers=2, dropout=0.0, attention_dropout=0.0, layer_drop=0.0
+        config.transformer, num_layers=num_layers, dropout=0.0, attention_dropout=0.0, layer_drop=0.0
     )
     return dataclasses.replace(config, feature_dropout=0.0, conv_grad_scale=1.0, transformer=transformer)
 
@@ -61,9 +61,11 @@ CASES = [
     _case("tiny large", LARGE_LIKE, (430, 610, 820)),
     _case("tiny group norm, pre-norm", dataclasses.replace(BASE_LIKE, transformer=_PRE), (430, 610, 820)),
     _case("tiny layer norm, post-norm", dataclasses.replace(BASE_LIKE, conv_norm="layer"), (430, 610, 820)),
-    _case("BASE", _at_full_width(EncoderConfig.base()), (4000, 5123, 6000)),
-    _case("LARGE", _at_full_width(EncoderConfig.large()), (4000, 5123, 6000)),
+    _case("BASE", _at_full_width(EncoderConfig.base()), (2400, 3123, 4000)),
+    _case("LARGE", _at_full_width(EncoderConfig.large()), (2400, 3123, 4000)),
 ]
+TINY = CASES[:-2]
+TRAINED = [*TINY[:2], _case("BASE of one layer", _at_full_width(EncoderConfig.base(), 1), (1500, 1800, 2000))]
 
 
 @dataclass(frozen=True)

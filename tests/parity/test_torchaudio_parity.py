@@ -15,7 +15,7 @@ from torch.nn import functional
 from torchaudio.models import HuBERTPretrainModel, Wav2Vec2Model, hubert_pretrain_model, wav2vec2_model
 
 from speechssl.objective.masked_prediction import MaskedPredictionObjective
-from tests.parity.cases import CASES, CLUSTERS, VOCABULARY, Case, Speech
+from tests.parity.cases import CASES, CLUSTERS, TINY, TRAINED, VOCABULARY, Case, Speech
 from tests.parity.stages import Stages, first, our_stages, watch
 from tests.parity.training import Duo, our_ctc, our_masked_prediction, our_score
 from tests.parity.weights import inside, torchaudio_names
@@ -232,7 +232,7 @@ def test_gradients_and_a_step_equal_hubert_pretrain_models_in_double_precision(h
         hubert.assert_step_equal(our_score(hubert.ours, speech).value, _their_loss(hubert, speech))
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[1]], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", TRAINED, ids=lambda case: case.name)
 def test_training_equals_hubert_pretrain_models(case: Case) -> None:
     duo = _hubert_duo(case)
     speech = Speech.of(case, is_padded=False)
@@ -266,10 +266,9 @@ def _their_ctc(duo: Duo, speech: Speech) -> tuple[Tensor, Tensor]:
     return logits, loss
 
 
-@PADDED
-def test_ctc_loss_logits_and_gradients_equal_those_of_wav2vec2_model_with_a_head(ctc: Duo, is_padded: bool) -> None:
+def test_ctc_loss_logits_and_gradients_equal_those_of_wav2vec2_model_with_a_head(ctc: Duo) -> None:
     ctc.train()
-    speech = Speech.of(ctc.case, is_padded=is_padded)
+    speech = Speech.of(ctc.case, is_padded=True)
     logits, counts = ctc.ours.logits(speech.batch)
     assert torch.equal(counts, speech.counts)
     found = ctc.ours(speech.batch, step=0, generator=torch.Generator()).value
@@ -279,7 +278,7 @@ def test_ctc_loss_logits_and_gradients_equal_those_of_wav2vec2_model_with_a_head
     ctc.assert_gradients_close(found, expected)
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[1]], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", TINY[:2], ids=lambda case: case.name)
 def test_ctc_training_equals_that_of_wav2vec2_model_with_a_head(case: Case) -> None:
     duo = _ctc_duo(case)
     speech = Speech.of(case, is_padded=True)

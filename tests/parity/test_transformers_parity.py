@@ -25,7 +25,7 @@ from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import SpeechEncoder
 from tests.model.tiny import TINY_STACK, noise
-from tests.parity.cases import CASES, VOCABULARY, Case, Draws, Speech
+from tests.parity.cases import CASES, TINY, VOCABULARY, Case, Draws, Speech
 from tests.parity.stages import Stages, channels_last, first, our_stages, watch
 from tests.parity.training import SEED, Duo, draws, gumbel_softmax_of, our_contrastive, our_ctc, our_score
 from tests.parity.weights import inside, transformers_names
@@ -252,7 +252,7 @@ def test_perplexity_without_training_is_that_of_the_chosen_entries(pretraining: 
     pretraining.assert_close(found.parts["code_perplexity"], expected.codevector_perplexity, "loss: code perplexity")
 
 
-@pytest.mark.parametrize("case", CASES[:2], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", TINY[:2], ids=lambda case: case.name)
 def test_contrastive_training_equals_wav2vec2_for_pretrainings(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     duo = _pretraining_duo(case)
     speech = Speech.of(case, is_padded=True)
@@ -269,9 +269,9 @@ def _their_ctc(duo: Duo, speech: Speech) -> CausalLMOutput:
     return duo.theirs(speech.waveforms, attention_mask=speech.is_real.long(), labels=labels)
 
 
-def _assert_ctc_equal(duo: Duo, *, is_padded: bool) -> None:
-    duo.train(False)  # there are no masks in evaluation
-    speech = Speech.of(duo.case, is_padded=is_padded)
+def _assert_ctc_equal(duo: Duo) -> None:
+    duo.train(False)  # theirs would draw masks
+    speech = Speech.of(duo.case, is_padded=True)
     logits, _ = duo.ours.logits(speech.batch)
     found = duo.ours(speech.batch, step=0, generator=torch.Generator())
     expected = _their_ctc(duo, speech)
@@ -280,19 +280,16 @@ def _assert_ctc_equal(duo: Duo, *, is_padded: bool) -> None:
     duo.assert_gradients_close(found.value, expected.loss)
 
 
-@PADDED
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_ctc_loss_logits_and_gradients_equal_wav2vec2_for_ctcs(case: Case, is_padded: bool) -> None:
-    if is_padded or case.size == "tiny":
-        _assert_ctc_equal(_ctc_duo(case, "wav2vec2"), is_padded=is_padded)
+def test_ctc_loss_logits_and_gradients_equal_wav2vec2_for_ctcs(case: Case) -> None:
+    _assert_ctc_equal(_ctc_duo(case, "wav2vec2"))
 
 
-@PADDED
-def test_ctc_loss_logits_and_gradients_equal_hubert_for_ctcs(hubert: Duo, is_padded: bool) -> None:
-    _assert_ctc_equal(hubert, is_padded=is_padded)
+def test_ctc_loss_logits_and_gradients_equal_hubert_for_ctcs(hubert: Duo) -> None:
+    _assert_ctc_equal(hubert)
 
 
-@pytest.mark.parametrize("hubert", CASES[:-2], indirect=True, ids=lambda case: case.name)
+@pytest.mark.parametrize("hubert", TINY, indirect=True, ids=lambda case: case.name)
 def test_gradients_and_a_step_equal_hubert_for_ctcs_in_double_precision(hubert: Duo) -> None:
     speech = Speech.of(hubert.case, is_padded=True).to(torch.float64)
     hubert.train(False)
@@ -304,7 +301,7 @@ def test_gradients_and_a_step_equal_hubert_for_ctcs_in_double_precision(hubert: 
 
 
 @pytest.mark.parametrize("family", ["wav2vec2", "hubert"])
-@pytest.mark.parametrize("case", CASES[:2], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", TINY[:2], ids=lambda case: case.name)
 def test_ctc_training_equals_theirs(case: Case, family: str) -> None:
     duo = _ctc_duo(case, family)
     speech = Speech.of(case, is_padded=True)
