@@ -24,7 +24,7 @@ from speechssl.data.manifest import (
     write_manifest,
 )
 from speechssl.errors import AudioError, ManifestError, SpeechSSLError
-from speechssl.plot import plot_units
+from speechssl.plot import plot_sweep, plot_units
 from speechssl.report import report_run
 from speechssl.score.wer import Scores, score_texts
 from speechssl.stages.cluster import ClusterConfig, cluster
@@ -32,15 +32,24 @@ from speechssl.stages.convert import FORMATS, convert
 from speechssl.stages.convert import describe as describe_model
 from speechssl.stages.finetune import FinetuneConfig, finetune
 from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.stages.sweep import SweepConfig, sweep
 from speechssl.stages.transcribe import transcribe
 from speechssl.train.runlog import progress_bar
 
 __all__ = ["STAGES", "main"]
 
+
+def _sweep(config: SweepConfig) -> Path:
+    table = sweep(config)
+    plot_sweep(config.out / "sweep.json", config.out / "sweep.png")
+    return table
+
+
 STAGES: dict[str, tuple[type, Callable[[Any], Path], str]] = {
     "cluster": (ClusterConfig, cluster, "Fit k-means and label every frame of speech."),
     "pretrain": (PretrainConfig, pretrain, "Pretrain an encoder, with either method."),
     "finetune": (FinetuneConfig, finetune, "Fine-tune a pretrained encoder with CTC."),
+    "sweep": (SweepConfig, _sweep, "Measure every layer and number of units against phones."),
 }
 
 app = typer.Typer(

@@ -1,11 +1,13 @@
-"""Pictures: the spectrogram of an utterance with its hidden units under it. librosa draws the spectrogram."""
+"""Pictures: an utterance's spectrogram with its hidden units under it (librosa draws the former), and PNMI by layer."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import librosa
 import librosa.display
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -14,7 +16,7 @@ from speechssl.data.labels import read_labels
 from speechssl.data.manifest import Manifest
 from speechssl.errors import LabelError, ManifestError
 
-__all__ = ["plot_units"]
+__all__ = ["plot_sweep", "plot_units"]
 
 _LONGEST_S = 6.0  # what a picture shows of a longer utterance
 
@@ -56,6 +58,44 @@ def plot_units(label_files: Sequence[Path], manifest: Manifest, out: Path, *, ut
         _draw_strip(axis, labels.units[row.id], labels.source.hop / SAMPLE_RATE, labels.source.clusters, duration_s)
         axis.set_ylabel(labels.source.features, rotation=0, ha="right", va="center", fontsize=8)
     axes[-1].set_xlabel("seconds")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=90)
+
+
+def plot_sweep(figures: Path, out: Path) -> None:
+    """Write a PNG: PNMI by layer, a line for each K; the same untrained dotted, baselines as dashed levels.
+
+    Args:
+        figures: `sweep.json` from `speechssl sweep`.
+        out: the PNG.
+
+    Raises:
+        LabelError: no such file, or none of a sweep.
+    """
+    try:
+        rows = json.loads(figures.read_text(encoding="utf-8"))["rows"]
+        points = [(r["kind"], r["source"], r["layer"], r["clusters"], r["quality"]["pnmi"]) for r in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LabelError(f"{figures}: expected the figures of a sweep ({error!r}); run `speechssl sweep`") from error
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    layers = sorted({layer for _, _, layer, _, _ in points if layer}) or [0, 1]
+    sizes = sorted({clusters for *_, clusters, _ in points})
+    colours = dict(zip(sizes, colormaps["viridis"](np.linspace(0, 0.85, len(sizes))), strict=True))
+    lines: dict[tuple[str, str, int], list[tuple[int, float]]] = {}
+    for kind, source, layer, clusters, pnmi in points:
+        where = layers if kind == "baseline" else [layer]  # a baseline has no layers: a level over all of them
+        lines.setdefault((kind, source, clusters), []).extend((x, pnmi) for x in where)
+    styles = {"model": "o-", "random": "s:", "mfcc": "--", "log_mel": "-."}
+    for (kind, source, clusters), line in lines.items():
+        style = styles[source if kind == "baseline" else kind]
+        label = f"{clusters} units" + ("" if kind == "model" else f", {source}")
+        axes.plot(*zip(*sorted(line), strict=True), style, color=colours[clusters], label=label)
+    axes.set_xticks(layers)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("PNMI")
+    figure.legend(loc="outside right upper", fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=90)
 

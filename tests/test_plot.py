@@ -1,4 +1,6 @@
-"""The picture of an utterance and its units."""
+"""The pictures: an utterance with its units, and PNMI by layer."""
+
+import json
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import pytest
 from speechssl.data.labels import FrameLabels, LabelSource, write_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import LabelError, ManifestError
-from speechssl.plot import plot_units
+from speechssl.plot import plot_sweep, plot_units
 
 
 @pytest.fixture
@@ -41,3 +43,30 @@ def test_an_utterance_without_labels_is_refused(corpus):
     write_labels(corpus / "other.tsv", FrameLabels(source=source, units={"z": np.zeros(3, dtype=np.int16)}))
     with pytest.raises(LabelError, match=r"other\.tsv: has no labels for u0000"):
         plot_units([corpus / "other.tsv"], read_manifest(corpus / "all.tsv"), corpus / "x.png")
+
+
+def _figures(path, points):
+    rows = [
+        {"kind": kind, "source": source, "layer": layer, "clusters": clusters, "quality": {"pnmi": pnmi}}
+        for kind, source, layer, clusters, pnmi in points
+    ]
+    path.write_text(json.dumps({"rows": rows}))
+    return path
+
+
+BASELINES = [("baseline", "mfcc", 0, 50, 0.3), ("baseline", "mfcc", 0, 100, 0.4), ("baseline", "log_mel", 0, 50, 0.2)]
+LAYERS = [(kind, kind, layer, k, 0.1 * layer) for kind in ("model", "random") for layer in (1, 2) for k in (50, 100)]
+
+
+@pytest.mark.parametrize("points", [BASELINES[:2], LAYERS, BASELINES + LAYERS])
+def test_a_sweep_is_drawn_with_or_without_a_model_and_baselines(tmp_path, points):
+    plot_sweep(_figures(tmp_path / "sweep.json", points), tmp_path / "new/sweep.png")
+    assert (tmp_path / "new/sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}", '{"rows": [{}]}', "[]"])
+def test_what_is_no_sweep_is_not_drawn(tmp_path, text):
+    if text is not None:
+        (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(LabelError, match=r"sweep\.json: expected the figures of a sweep .*; run `speechssl sweep`"):
+        plot_sweep(tmp_path / "sweep.json", tmp_path / "sweep.png")

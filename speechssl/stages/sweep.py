@@ -1,0 +1,348 @@
+"""Stage `sweep`: which layer, and how many units? Every layer with every K against phones; features never on disk.
+
+For each source of features (a model, the same untrained, MFCC, log-mel) the audio is read twice: once for a sample of
+frames to fit k-means on, once to label and count. Memory, beside the model: the sample, `fit_frames` x 4 bytes x the
+dimensions of all layers together, three times the widest layer of it while k-means runs, and the features of one
+utterance. BASE has 12 x 768 dimensions: 3.7 GB for 100,000 frames; name `layers` or lower `fit_frames` where that is
+too much.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchaudio.compliance import kaldi
+
+from speechssl.config import configuration
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.data.batching import seeded_generator
+from speechssl.data.manifest import Manifest, Utterance, write_atomically
+from speechssl.errors import AudioError, ConfigError, LabelError
+from speechssl.model.encoder import SpeechEncoder
+from speechssl.parallel import pick_device
+from speechssl.saved import SavedModel
+from speechssl.score.alignments import Interval, read_phones
+from speechssl.score.clusters import FeatureSpread, UnitQuality, UnitTally
+from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
+from speechssl.train.checkpoint import claim_run_folder
+from speechssl.train.runlog import progress_bar
+from speechssl.units.features import MFCC_HOP, MFCC_WINDOW, mfcc
+from speechssl.units.kmeans import KMeans, fit_kmeans
+
+__all__ = ["SweepConfig", "SweepRow", "suggest", "sweep"]
+
+Phones = dict[str, list[Interval]]
+Kind = Literal["baseline", "random", "model"]
+
+
+@configuration
+class SweepConfig:
+    """Which features and numbers of units to compare, on the utterances that have phones."""
+
+    out: Path  # gets sweep.json and sweep.md, and from the command line sweep.png
+    data: DataConfig
+    phones: Path  # alignments: CTM, TextGrid, festival labels or phones.tsv; a file or a folder
+    tier: str = "phones"  # of a TextGrid
+    checkpoint: Path | None = None  # of a run or a converted model
+    layers: tuple[int, ...] = ()  # of its Transformer, counted from 1; empty for all
+    random_weights: bool = False  # measure the same architecture untrained, too
+    baselines: tuple[Literal["mfcc", "log_mel"], ...] = ("mfcc",)
+    clusters: tuple[int, ...] = (50, 100, 200, 500)
+    iterations: int = 100
+    standardise: bool = False
+    fit_frames: int = 100_000  # drawn at random from all, of each layer
+    max_hours: float = 10.0  # audio looked at, whole utterances drawn at random
+    tolerance: float = 0.01  # PNMI that fewer units may cost
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.clusters or min(self.clusters) < 2:
+            raise ConfigError(f"clusters must list numbers from 2 up, found {list(self.clusters)}")
+        if self.checkpoint is None and (self.random_weights or self.layers or not self.baselines):
+            raise ConfigError("without checkpoint there are only baselines; name the folder of a run or a model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """One layer with one number of units."""
+
+    source: str  # "mfcc", "log_mel", "random weights", or the model
+    kind: Kind
+    layer: int  # counted from 1; 0 for a baseline
+    clusters: int
+    dim: int
+    effective_rank: float  # of the features
+    quality: UnitQuality
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """A function from waveform to the features of several layers, and the waveforms it wants."""
+
+    name: str
+    kind: Kind
+    layers: tuple[int, ...]
+    audio: AudioConfig
+    hop: int
+    window: int
+    extract: Callable[[Tensor], list[Tensor]]  # (time,) to layers x (frames, dim)
+
+    def title(self, layer: int) -> str:
+        """Name a layer for people."""
+        return f"{self.name} layer {layer}" if layer else self.name
+
+
+def sweep(config: SweepConfig) -> Path:
+    """Measure every layer with every K; return the table. A finished sweep is not done again, nor a finished source.
+
+    Raises:
+        LabelError: no utterance has phones, the model lacks a layer, or too few frames for the units.
+    """
+    claim_run_folder(config.out, config)
+    table = config.out / "sweep.md"
+    if table.exists():
+        return table
+    phones = read_phones(config.phones, tier=config.tier)
+    manifest = _with_phones(config, read_data(config.data), phones)
+    rows: list[SweepRow] = []
+    for number, source in enumerate(_sources(config)):
+        done = config.out / f"source-{number}.json"
+        if not done.exists():
+            write_atomically(done, _to_json(_measure(config, manifest, phones, source)))
+        rows += _from_json(done.read_text(encoding="utf-8"))
+    suggestion = suggest(rows, tolerance=config.tolerance)
+    figures = {"suggestion": suggestion, "hours": manifest.duration_s / 3600, "rows": json.loads(_to_json(rows))}
+    write_atomically(config.out / "sweep.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(table, _table(rows, suggestion, manifest))
+    return table
+
+
+def suggest(rows: Sequence[SweepRow], *, tolerance: float) -> str:
+    """Say in plain words which layer and K to take: the fewest units whose PNMI is close to the highest.
+
+    Layers of the model count, or the baselines where there is no model.
+    """
+    models = [row for row in rows if row.kind == "model"]
+    candidates = models or [row for row in rows if row.kind == "baseline"]
+    best = max(candidates, key=lambda row: row.quality.pnmi)
+    close = [row for row in candidates if row.quality.pnmi >= best.quality.pnmi - tolerance]
+    chosen = min(close, key=lambda row: (row.clusters, -row.quality.pnmi))
+    words = f"Take {_name(chosen)} with {chosen.clusters} units: PNMI {chosen.quality.pnmi:.3f}"
+    if chosen is best:
+        words += ", the highest"
+    else:
+        words += f", the fewest units within {tolerance:g} of the highest ({best.quality.pnmi:.3f}, {_name(best)} with "
+        words += f"{best.clusters})"
+    others = [row for row in rows if row.kind != chosen.kind and row.clusters == chosen.clusters]
+    if others:
+        rival = max(others, key=lambda row: row.quality.pnmi)
+        is_better = rival.quality.pnmi >= chosen.quality.pnmi
+        words += f"; {_name(rival)} has {rival.quality.pnmi:.3f} with as many units"
+        words += ", so this model is no better than what needs no training" if is_better else ""
+    if chosen.clusters == max(row.clusters for row in rows):
+        words += "; more units were not tried"
+    return words + "."
+
+
+def _with_phones(config: SweepConfig, manifest: Manifest, phones: Phones) -> Manifest:
+    """Keep utterances that have phones, drawn at random until there are enough hours."""
+    rows = [row for row in manifest.utterances if phones.get(row.id)]
+    if not rows:
+        raise LabelError(
+            f"{config.phones}: aligns no utterance of the manifest; expected ids like {manifest.utterances[0].id!r}, "
+            f"found {', '.join(map(repr, sorted(phones)[:3])) or 'none'}"
+        )
+    tell_left_out([row.id for row in manifest.utterances if not phones.get(row.id)], "no phones")
+    order = torch.randperm(len(rows), generator=seeded_generator(config.seed, "sweep utterances")).tolist()
+    chosen, hours = [], 0.0
+    for row in (rows[index] for index in order):
+        if hours < config.max_hours:
+            chosen.append(row)
+            hours += row.duration_s / 3600
+    return dataclasses.replace(manifest, utterances=tuple(chosen))
+
+
+def _sources(config: SweepConfig) -> Iterator[_Source]:
+    """Yield what is to be compared, one at a time, so that only one model is in memory."""
+    for name in config.baselines:
+        extract = mfcc if name == "mfcc" else _log_mel
+        yield _Source(
+            name=name,
+            kind="baseline",
+            layers=(0,),
+            audio=config.data.audio,
+            hop=MFCC_HOP,
+            window=MFCC_WINDOW,
+            extract=lambda waveform, extract=extract: [extract(waveform)],  # type: ignore[misc]
+        )
+    if config.checkpoint is None:
+        return
+    saved = SavedModel.read(config.checkpoint)
+    layers = _known_layers(config, saved)
+    audio = like_training(config.data, saved.description.audio, where=saved.name).audio
+    if config.random_weights:
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            untrained = SpeechEncoder(saved.description.encoder).eval()
+        yield _trunk("random weights", "random", untrained, layers, audio)
+    yield _trunk(saved.name, "model", saved.encoder(), layers, audio)
+
+
+def _known_layers(config: SweepConfig, saved: SavedModel) -> tuple[int, ...]:
+    there = range(1, saved.description.encoder.transformer.num_layers + 1)
+    unknown = sorted(set(config.layers) - set(there))
+    if unknown:
+        raise LabelError(
+            f"layers={list(config.layers)}: {saved.name} has layers 1 to {len(there)}; leave out {unknown}"
+        )
+    return tuple(sorted(set(config.layers))) or tuple(there)
+
+
+def _trunk(
+    name: str,
+    kind: Kind,
+    encoder: SpeechEncoder,
+    layers: tuple[int, ...],
+    audio: AudioConfig,
+) -> _Source:
+    device = pick_device()
+    encoder.to(device)
+
+    @torch.no_grad()
+    def extract(waveform: Tensor) -> list[Tensor]:
+        num_samples = torch.tensor([len(waveform)], device=device)
+        outputs = encoder(waveform[None].to(device), num_samples, num_layers=max(layers)).layers
+        return [outputs[layer - 1][0] for layer in layers]
+
+    hop, window = encoder.config.hop, encoder.config.window
+    return _Source(name=name, kind=kind, layers=layers, audio=audio, hop=hop, window=window, extract=extract)
+
+
+def _log_mel(waveform: Tensor) -> Tensor:
+    """Compute (frames, 80) logarithmic mel energies, a frame every 10 ms; no dither, as for MFCC."""
+    return kaldi.fbank(waveform[None], num_mel_bins=80, sample_frequency=SAMPLE_RATE)
+
+
+def _measure(config: SweepConfig, manifest: Manifest, phones: Phones, source: _Source) -> list[SweepRow]:
+    """Fit and count all layers and Ks of one source."""
+    samples, spreads = _sample(config, manifest, source)
+    fitted: dict[tuple[int, int], KMeans] = {}  # by index of the layer, and K
+    for index, layer in enumerate(source.layers):
+        frames = torch.cat(samples[index]).to(pick_device())
+        samples[index].clear()
+        for clusters in config.clusters:
+            fitted[index, clusters] = _fit(config, frames, clusters, source.title(layer))
+    names = {interval.phone for row in manifest.utterances for interval in phones[row.id]}
+    tallies = {key: UnitTally(names, key[1], hop=source.hop, window=source.window) for key in fitted}
+    labelled = set()
+    for row, layers in _features(config, manifest, source, f"{source.name}: labels"):
+        labelled.add(row.id)
+        for (index, clusters), kmeans in fitted.items():
+            tallies[index, clusters].add(kmeans.predict(layers[index]).numpy(), phones[row.id])
+    tell_left_out([row.id for row in manifest.utterances if row.id not in labelled], "bad audio")
+    return [
+        SweepRow(
+            source=source.name,
+            kind=source.kind,
+            layer=source.layers[index],
+            clusters=clusters,
+            dim=fitted[index, clusters].centroids.shape[1],
+            effective_rank=spreads[index].effective_rank(),
+            quality=tally.quality(),
+        )
+        for (index, clusters), tally in tallies.items()
+    ]
+
+
+def _sample(config: SweepConfig, manifest: Manifest, source: _Source) -> tuple[list[list[Tensor]], list[FeatureSpread]]:
+    """Draw the same frames of every layer, each frame by itself, and gather the spread of all frames."""
+    counts = (max(0, (row.num_samples_16k - source.window) // source.hop + 1) for row in manifest.utterances)
+    share = config.fit_frames / max(1, sum(counts))
+    samples: list[list[Tensor]] = [[] for _ in source.layers]
+    spreads: list[FeatureSpread] = []
+    for row, layers in _features(config, manifest, source, f"{source.name}: frames to fit"):
+        draws = torch.rand(len(layers[0]), generator=seeded_generator(config.seed, "sweep frames", row.id))
+        spreads = spreads or [FeatureSpread(layer.shape[1]) for layer in layers]
+        for layer, sample, spread in zip(layers, samples, spreads, strict=True):
+            sample.append(layer[draws < share])
+            spread.add(layer.numpy())
+    if not spreads:
+        raise LabelError(f"{source.name}: no utterance with phones has usable audio; see the reasons above")
+    return samples, spreads
+
+
+def _fit(config: SweepConfig, frames: Tensor, clusters: int, title: str) -> KMeans:
+    with progress_bar(f"{title}: k-means {clusters}", config.iterations) as (bar, task):
+        return fit_kmeans(
+            frames,
+            clusters,
+            generator=seeded_generator(config.seed, "sweep k-means", clusters),
+            iterations=config.iterations,
+            standardise=config.standardise,
+            source=title,
+            progress=lambda steps, _: bar.track(steps, task_id=task),
+        )
+
+
+def _features(
+    config: SweepConfig, manifest: Manifest, source: _Source, title: str
+) -> Iterator[tuple[Utterance, list[Tensor]]]:
+    """Yield all layers of each utterance, on the CPU; bad audio stops, or is named and passed over, as configured."""
+    with progress_bar(title, len(manifest.utterances)) as (bar, task):
+        for row in bar.track(manifest.utterances, task_id=task):
+            path = manifest.audio_path(row)
+            try:
+                waveform = read_audio(path, source.audio, expected_samples=row.num_samples)
+                if len(waveform) < source.window:
+                    raise AudioError(
+                        f"{path}: {len(waveform)} samples at {SAMPLE_RATE} Hz, expected at least {source.window} "
+                        "(one feature frame); remove the utterance"
+                    )
+            except AudioError as error:
+                if config.data.bad_audio == "stop":
+                    raise
+                bar.console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
+                continue
+            yield row, [layer.cpu() for layer in source.extract(waveform)]
+
+
+def _name(row: SweepRow) -> str:
+    if row.kind == "model":
+        return f"layer {row.layer}"
+    return f"layer {row.layer} of {row.source}" if row.layer else row.source
+
+
+def _to_json(rows: Sequence[SweepRow]) -> str:
+    return json.dumps([dataclasses.asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n"
+
+
+def _from_json(text: str) -> list[SweepRow]:
+    return [SweepRow(**row | {"quality": UnitQuality(**row["quality"])}) for row in json.loads(text)]
+
+
+def _table(rows: Sequence[SweepRow], suggestion: str, manifest: Manifest) -> str:
+    """Write the rows as Markdown, the suggestion above."""
+    names = ["features", "layer", "K", "PNMI", "phone purity", "cluster purity", "units used", "perplexity"]
+    names += ["unit, ms", "effective rank"]
+    lines = [suggestion, "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in rows:
+        quality = row.quality
+        shares = f"{quality.pnmi:.3f} | {quality.phone_purity:.3f} | {quality.cluster_purity:.3f}"
+        lines.append(
+            f"| {row.source} | {row.layer or '-'} | {row.clusters} | {shares} | {100 * quality.coverage:.0f} % "
+            f"| {quality.perplexity:.0f} | {1000 * quality.unit_segment_s:.0f} "
+            f"| {row.effective_rank:.1f} of {row.dim} |"
+        )
+    phone_ms = 1000 * np.mean([row.quality.phone_segment_s for row in rows])
+    minutes = manifest.duration_s / 60
+    lines += [
+        "",
+        f"{len(manifest.utterances)} utterances, {minutes:.1f} min; a phone lasts {phone_ms:.0f} ms on average.",
+    ]
+    return "\n".join(lines) + "\n"
