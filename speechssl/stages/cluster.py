@@ -1,6 +1,7 @@
 """Stage `cluster`: audio -> features -> k-means -> frame labels. Features are never on disk."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +23,8 @@ from speechssl.score.clusters import measure_units, read_phones
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.train.checkpoint import claim_run_folder
 from speechssl.train.runlog import progress_bar
-from speechssl.units.features import MFCC_HOP, MFCC_WINDOW, mfcc
-from speechssl.units.kmeans import KMeans, fit_kmeans
+from speechssl.units.features import MFCC_DIM, MFCC_HOP, MFCC_WINDOW, mfcc
+from speechssl.units.kmeans import KMeans, Provenance
 
 __all__ = ["ClusterConfig", "cluster"]
 
@@ -58,6 +59,7 @@ class FeatureSource:
     hop: int
     window: int
     extract: Callable[[Tensor], Tensor]  # (time,) to (frames, dim)
+    settings: dict[str, str | int]  # of the front end, or the checkpoint's hash and the layer
 
 
 def cluster(config: ClusterConfig) -> Path:
@@ -85,7 +87,15 @@ def feature_source(config: ClusterConfig) -> FeatureSource:
         LabelError: the checkpoint has fewer layers than asked for.
     """
     if config.features == "mfcc" or config.checkpoint is None:
-        return FeatureSource(name="mfcc", audio=config.data.audio, hop=MFCC_HOP, window=MFCC_WINDOW, extract=mfcc)
+        settings: dict[str, str | int] = {"dim": MFCC_DIM, "hop": MFCC_HOP, "window": MFCC_WINDOW}
+        return FeatureSource(
+            name="mfcc",
+            audio=config.data.audio,
+            hop=MFCC_HOP,
+            window=MFCC_WINDOW,
+            extract=mfcc,
+            settings=settings,
+        )
     saved = SavedModel.read(config.checkpoint)
     encoder, name = saved.encoder(), saved.name
     if not 1 <= config.layer <= len(encoder.transformer.layers):
@@ -104,6 +114,7 @@ def feature_source(config: ClusterConfig) -> FeatureSource:
         hop=encoder.config.hop,
         window=encoder.config.window,
         extract=extract,
+        settings={"checkpoint": saved.fingerprint(), "layer": config.layer},
     )
 
 
@@ -118,18 +129,29 @@ def _fit(config: ClusterConfig, manifest: Manifest, source: FeatureSource) -> KM
             chosen.append(manifest.utterances[index])
             hours += chosen[-1].duration_s / 3600
     frames = torch.cat([features for _, features in _extract(config, manifest, chosen, source, "features to fit")])
-    with progress_bar(f"k-means {config.clusters}", config.iterations) as (bar, task):
-        kmeans = fit_kmeans(
-            frames.to(pick_device()),
-            config.clusters,
-            generator=seeded_generator(config.seed, "kmeans seeding"),
-            iterations=config.iterations,
-            standardise=config.standardise,
-            source=source.name,
-            progress=lambda steps, _: bar.track(steps, task_id=task),
-        )
+    kmeans = fit_kmeans(frames.to(pick_device()), config, _provenance(source, chosen))
     kmeans.save(path)
     return kmeans
+
+
+def fit_kmeans(frames: Tensor, config: ClusterConfig, provenance: Provenance) -> KMeans:
+    """Fit centroids to (frames, dim) features, with a bar of the iterations."""
+    kmeans = KMeans(
+        n_clusters=config.clusters, max_iter=config.iterations, standardise=config.standardise, seed=config.seed
+    )
+    with progress_bar(f"k-means {config.clusters}", config.iterations) as (bar, task):
+        return kmeans.fit(frames, provenance=provenance, report=lambda step: bar.update(task, completed=step.iteration))
+
+
+def _provenance(source: FeatureSource, chosen: list[Utterance]) -> Provenance:
+    ids = hashlib.blake2b("\n".join(row.id for row in chosen).encode(), digest_size=8).hexdigest()
+    hours = sum(row.duration_s for row in chosen) / 3600
+    return Provenance(
+        source=source.name,
+        settings=dict(source.settings),
+        frames_per_second=SAMPLE_RATE / source.hop,
+        audio={"utterances": len(chosen), "hours": round(hours, 4), "ids": ids},
+    )
 
 
 def _label(config: ClusterConfig, manifest: Manifest, source: FeatureSource, kmeans: KMeans) -> FrameLabels:

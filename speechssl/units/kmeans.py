@@ -1,58 +1,202 @@
-"""k-means on torch, on whichever device the data are: k-means++ seeding, Lloyd iterations, empty clusters refilled.
+"""k-means with scikit-learn's contract, on torch: the same code on CPU and GPU, in memory, streamed or from files.
 
-Everything is held in memory. Centroids are saved as safetensors with the settings that made them.
+`fit` puts together what the other modules do: a sample of the points (`points`, `shards`), seeds (`seeding`), Lloyd
+iterations (`lloyd`). The file it saves says what it was fitted on. Labels know a k-means by its fingerprint.
 """
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from speechssl.data.batching import seeded_generator
 from speechssl.errors import LabelError
+from speechssl.parallel import Ranks
+from speechssl.units.assignment import Nearest, Precision
+from speechssl.units.lloyd import Algorithm, LloydConfig, Problem, Step, first_size, run_lloyd
+from speechssl.units.points import Batches, Points, as_points, check_finite
+from speechssl.units.sampling import Standard, draw_sample, measure_standard
+from speechssl.units.seeding import Seeding, choose_seeds
 
-__all__ = ["KMeans", "fit_kmeans"]
+__all__ = ["VERSION", "KMeans", "Provenance"]
 
-_CHUNK = 16_384  # rows whose distances are held at once
+VERSION = 1  # of the file
+
+Features = Tensor | np.ndarray | Batches | Points
 
 
 @dataclass(frozen=True, kw_only=True)
-class KMeans:
-    """Fitted centroids.
+class Provenance:
+    """What a k-means was fitted on, as far as whoever fitted it said so."""
 
-    Features are standardised before distances are taken: `mean` and `scale` are zero and one unless asked otherwise.
+    source: str = ""  # of the features: "mfcc", or checkpoint and layer
+    settings: dict[str, Any] = field(default_factory=dict)  # of the front end, or hash of the checkpoint and layer
+    frames_per_second: float | None = None
+    audio: dict[str, Any] = field(default_factory=dict)  # the sample of it: utterances, hours, hash of their ids
+
+
+@dataclass(kw_only=True)
+class KMeans:
+    """k-means as an estimator: the fields are its parameters, what `fit` finds ends in an underscore.
+
+    Features are standardised before distances are taken if asked for; `cluster_centers_`, `inertia_`, `transform` and
+    `score` are then in standardised units.
     """
 
-    centroids: Tensor  # (clusters, dim) float32, in standardised units
-    mean: Tensor  # (dim,) float32
-    scale: Tensor  # (dim,) float32, a factor
-    inertia: float  # mean squared distance of the fitted frames to their centroid
-    source: str  # what the features are: "mfcc", or checkpoint and layer
+    n_clusters: int = 8
+    init: Seeding = "k-means++"
+    algorithm: Algorithm = "nested"
+    max_iter: int = 100
+    tol: float = 1e-4  # of the inertia, gained in an iteration over all points
+    standardise: bool = False  # give every dimension variance one before taking distances
+    precision: Precision = "float32"
+    seed: int = 0
+    sample_bytes: int = 2**28  # held of the features during a fit; more than they have: all of them
+    device: str | None = None  # where to work; None for where the features are
+
+    cluster_centers_: Tensor = field(init=False, repr=False)  # (clusters, dim) float32
+    mean_: Tensor = field(init=False, repr=False)  # (dim,) float32, zero unless standardised
+    scale_: Tensor = field(init=False, repr=False)  # (dim,) float32, a factor
+    counts_: Tensor = field(init=False, repr=False)  # (clusters,) float64, points that `partial_fit` has seen
+    inertia_: float = field(init=False, repr=False)  # sum of squared distances to the nearest centroid
+    num_points_: int = field(init=False, repr=False)
+    n_iter_: int = field(init=False, repr=False)
+    provenance_: Provenance = field(init=False, repr=False)
+
+    def fit(
+        self,
+        features: Features,
+        y: None = None,
+        *,
+        ranks: Ranks | None = None,
+        provenance: Provenance | None = None,
+        report: Callable[[Step], None] = lambda _: None,
+    ) -> Self:
+        """Fit centroids.
+
+        Args:
+            features: (points, dim) float tensor or array; a function that opens a stream of such batches; or `Points`.
+            y: nothing, for scikit-learn.
+            ranks: the processes that share the work, each with points of its own; the result is the same on all.
+            provenance: what the features are, saved with the centroids.
+            report: called after every iteration.
+
+        Raises:
+            LabelError: fewer distinct points than clusters, or features that are not finite.
+        """
+        points = as_points(features)
+        ranks = ranks or Ranks(rank=0, world_size=1, device=torch.device("cpu"))
+        problem, standard = self._problem(points, ranks)
+        size = first_size(problem, self.n_clusters, self._lloyd())
+        seeding = problem.sample[: min(size, len(problem.sample))]
+        chosen = choose_seeds(seeding, self.n_clusters, self.init, seeded_generator(self.seed, "kmeans seeding"))
+        start = Step(
+            iteration=0, size=size, centroids=problem.sample[chosen.to(problem.sample.device)], inertia=0.0, gain=0.0
+        )
+        last = run_lloyd(problem, start, self._lloyd(), report)
+        sums = problem.add_up(problem.num_points, Nearest(last.centroids, self.precision))
+        self._set(last.centroids, standard, inertia=float(sums.inertia), num_points=problem.num_points)
+        self.n_iter_, self.counts_ = last.iteration, sums.counts.cpu()
+        self.provenance_ = provenance or Provenance()
+        return self
+
+    def partial_fit(self, features: Tensor | np.ndarray, y: None = None) -> Self:
+        """Move the centroids to the running mean of the points assigned to them; the first batch gives the seeds.
+
+        Raises:
+            LabelError: the first batch has fewer distinct points than clusters, a later one another dimension,
+                or features are not finite.
+        """
+        if not hasattr(self, "cluster_centers_"):
+            self._start_online(features)
+        batch = self._checked(features)
+        labels, distances = self._nearest()(batch)
+        labels = labels.cpu()
+        sums = torch.zeros(self.cluster_centers_.shape, dtype=torch.float64)
+        sums.index_add_(0, labels, batch.cpu().double())
+        sums += self.cluster_centers_.double() * self.counts_[:, None]
+        self.counts_ += torch.bincount(labels, minlength=self.n_clusters)
+        seen = self.counts_ > 0
+        self.cluster_centers_[seen] = (sums[seen] / self.counts_[seen, None]).float()
+        self.inertia_, self.num_points_ = float(distances.double().sum()), len(batch)
+        self.n_iter_ += 1
+        return self
+
+    def predict(self, features: Tensor | np.ndarray) -> Tensor:
+        """Return the (points,) int64 nearest centroid of (points, dim) features."""
+        return self._nearest()(self._checked(features))[0]
+
+    def fit_predict(self, features: Tensor | np.ndarray, y: None = None) -> Tensor:
+        """Fit, and return the (points,) int64 nearest centroid of the same features."""
+        return self.fit(features).predict(features)
+
+    def transform(self, features: Tensor | np.ndarray) -> Tensor:
+        """Return the (points, clusters) float32 distances of (points, dim) features to all centroids."""
+        points, nearest = self._checked(features), self._nearest()
+        distances = torch.empty(len(points), self.n_clusters, device=nearest.device)
+        for start in range(0, len(points), nearest.tile):
+            part = points[start : start + nearest.tile].to(nearest.device) - nearest.centre
+            squared = nearest.partial(part) + part.square().sum(1, keepdim=True)
+            distances[start : start + nearest.tile] = squared.clamp(min=0).sqrt()
+        return distances
+
+    def fit_transform(self, features: Tensor | np.ndarray, y: None = None) -> Tensor:
+        """Fit, and return the (points, clusters) float32 distances of the same features."""
+        return self.fit(features).transform(features)
+
+    def score(self, features: Tensor | np.ndarray, y: None = None) -> float:
+        """Return minus the sum of squared distances of (points, dim) features to their nearest centroid."""
+        return -float(self._nearest()(self._checked(features))[1].double().sum())
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, for scikit-learn."""
+        return {
+            parameter.name: getattr(self, parameter.name) for parameter in dataclasses.fields(self) if parameter.init
+        }
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Change parameters, for scikit-learn.
+
+        Raises:
+            ValueError: there is no such parameter.
+        """
+        for name, value in parameters.items():
+            if name not in self.get_params():
+                raise ValueError(f"KMeans has no parameter {name}; it has {', '.join(self.get_params())}")
+            setattr(self, name, value)
+        return self
+
+    @property
+    def inertia(self) -> float:
+        """Mean squared distance of the fitted points to their centroid."""
+        return self.inertia_ / self.num_points_
 
     @property
     def fingerprint(self) -> str:
         """Hash of the centroids and the standardisation; labels carry it."""
         digest = hashlib.blake2b(digest_size=8)
-        for tensor in (self.centroids, self.mean, self.scale):
+        for tensor in (self.cluster_centers_, self.mean_, self.scale_):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def predict(self, features: Tensor) -> Tensor:
-        """Return the (frames,) int64 nearest centroid of (frames, dim) features."""
-        return assign((features - self.mean) * self.scale, self.centroids)[0]
-
     def save(self, path: Path) -> None:
-        """Write centroids and settings to a safetensors file, atomically."""
+        """Write centroids, parameters and provenance to a safetensors file, atomically."""
+        found = {name: getattr(self, f"{name}_") for name in ("inertia", "num_points", "n_iter")}
+        about = {"version": VERSION, "parameters": self.get_params(), "found": found}
+        about["provenance"] = dataclasses.asdict(self.provenance_)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        tensors = {name: getattr(self, name).contiguous() for name in ("centroids", "mean", "scale")}
-        save_file(tensors, temporary, {"speechssl": json.dumps({"inertia": self.inertia, "source": self.source})})
+        tensors = {name: getattr(self, f"{name}_").cpu().contiguous() for name in _TENSORS}
+        save_file(tensors, temporary, {"speechssl": json.dumps(about)})
         temporary.replace(path)
 
     @classmethod
@@ -60,117 +204,84 @@ class KMeans:
         """Read a file written by `save`.
 
         Raises:
-            LabelError: missing, or not a k-means of ours.
+            LabelError: missing, not a k-means of ours, or of another version.
         """
         try:
             with safe_open(path, framework="pt") as file:
-                settings = json.loads(file.metadata()["speechssl"])
-                return cls(**{name: file.get_tensor(name) for name in ("centroids", "mean", "scale")}, **settings)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                about = json.loads(file.metadata()["speechssl"])
+                if about.get("version") != VERSION:
+                    raise LabelError(
+                        f"{path}: a k-means file of version {about.get('version', 0)}, expected version {VERSION}; "
+                        "run `speechssl cluster` again, or use the speechssl that wrote it"
+                    )
+                kmeans = cls(**about["parameters"])
+                for name in _TENSORS:
+                    setattr(kmeans, f"{name}_", file.get_tensor(name))
+                for name in ("inertia", "num_points", "n_iter"):
+                    setattr(kmeans, f"{name}_", about["found"][name])
+                kmeans.provenance_ = Provenance(**about["provenance"])
+                return kmeans
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise LabelError(f"{path}: cannot read the k-means ({error}); run `speechssl cluster` again") from error
 
-
-def fit_kmeans(
-    features: Tensor,
-    clusters: int,
-    *,
-    generator: torch.Generator,
-    iterations: int = 100,
-    tolerance: float = 1e-4,
-    standardise: bool = False,
-    source: str = "",
-    progress: Callable[[Iterable[int], int], Iterable[int]] = lambda steps, _: steps,
-) -> KMeans:
-    """Fit centroids.
-
-    Args:
-        features: (frames, dim) float, on the device that shall do the work.
-        clusters: number of centroids, at most the number of distinct frames.
-        generator: source of the seeding, on the CPU.
-        iterations: Lloyd iterations at most.
-        tolerance: stop when the mean squared distance falls by less than this share.
-        standardise: give every dimension variance one before taking distances.
-        source: what the features are, kept with the centroids.
-        progress: wraps the iterations, given their number.
-
-    Raises:
-        LabelError: fewer distinct frames than clusters, or features that are not finite.
-    """
-    features = features.float()
-    if not bool(torch.isfinite(features).all()):
-        raise LabelError(
-            "the features to cluster hold NaN or infinite values; check the audio with `speechssl manifest`"
+    def _problem(self, points: Points, ranks: Ranks) -> tuple[Problem, Standard]:
+        """Draw the sample, and standardise it if asked for."""
+        sample, num_points = draw_sample(
+            points,
+            at_most=max(self.n_clusters, self.sample_bytes // (4 * points.dim)),
+            generator=seeded_generator(self.seed, "kmeans sample"),
+            ranks=ranks,
         )
-    mean, scale = torch.zeros(features.shape[1]), torch.ones(features.shape[1])
-    if standardise:
-        mean, scale = features.mean(0), 1 / features.std(0).clamp(min=1e-6)
-    points = (features - mean.to(features)) * scale.to(features)
-    centroids = _seed(points, clusters, generator)
-    previous = float("inf")
-    for _ in progress(range(iterations), iterations):
-        labels, distances = assign(points, centroids)
-        inertia = float(distances.double().mean())
-        centroids = _update(points, labels, distances, centroids)
-        if previous - inertia <= tolerance * previous and previous < float("inf"):
-            break
-        previous = inertia
-    inertia = float(assign(points, centroids)[1].double().mean())
-    return KMeans(centroids=centroids.cpu(), mean=mean.cpu(), scale=scale.cpu(), inertia=inertia, source=source)
-
-
-def assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the nearest centroid.
-
-    Args:
-        points: (frames, dim).
-        centroids: (clusters, dim).
-
-    Returns:
-        (frames,) int64 index and (frames,) squared distance.
-    """
-    norms = centroids.square().sum(1)
-    labels = torch.empty(len(points), dtype=torch.long, device=points.device)
-    distances = torch.empty(len(points), dtype=points.dtype, device=points.device)
-    for start in range(0, len(points), _CHUNK):
-        part = points[start : start + _CHUNK]
-        partial = torch.addmm(norms, part, centroids.T, alpha=-2)  # squared distance, less the point's own norm
-        nearest = partial.min(1)
-        labels[start : start + _CHUNK] = nearest.indices
-        distances[start : start + _CHUNK] = (nearest.values + part.square().sum(1)).clamp(min=0)
-    return labels, distances
-
-
-def _seed(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Choose centroids by k-means++ (Arthur and Vassilvitskii 2007), the best of a few candidates each time."""
-    if len(points) < clusters:
-        raise LabelError(f"{len(points)} frames cannot make {clusters} clusters; give more audio or fewer clusters")
-    candidates = 2 + int(torch.tensor(float(clusters)).log())
-    chosen = [int(torch.randint(len(points), (), generator=generator))]
-    closest = (points - points[chosen[0]]).square().sum(1)
-    for _ in range(1, clusters):
-        total = closest.double().cumsum(0)
-        if float(total[-1]) <= 0:
+        if num_points < self.n_clusters:
             raise LabelError(
-                f"only {len(chosen)} distinct frames for {clusters} clusters; give more audio or fewer clusters"
+                f"{num_points} frames cannot make {self.n_clusters} clusters; give more audio or fewer clusters"
             )
-        draws = torch.rand(candidates, generator=generator, dtype=torch.float64).to(points.device) * total[-1]
-        picks = torch.searchsorted(total, draws).clamp(max=len(points) - 1)
-        distances = torch.stack([(points - points[pick]).square().sum(1) for pick in picks])  # (candidates, frames)
-        distances = torch.minimum(distances, closest)
-        best = int(distances.sum(1).argmin())
-        closest = distances[best]
-        chosen.append(int(picks[best]))
-    return points[chosen].clone()
+        check_finite(sample)
+        sample = sample.to(self.device) if self.device else sample
+        standard = Standard.none(points.dim)
+        if self.standardise:
+            standard = measure_standard(points, ranks)
+        standard = standard.to(sample.device)
+        problem = Problem(
+            points=points, num_points=num_points, sample=standard.apply(sample), scaled=standard.apply, ranks=ranks
+        )
+        return problem, standard
+
+    def _lloyd(self) -> LloydConfig:
+        return LloydConfig(algorithm=self.algorithm, max_iter=self.max_iter, tol=self.tol, precision=self.precision)
+
+    def _start_online(self, features: Tensor | np.ndarray) -> None:
+        """Take the seeds for `partial_fit` from its first batch."""
+        if self.standardise:
+            raise ValueError("partial_fit cannot standardise: the variance of features to come is not known")
+        once = dataclasses.replace(self, max_iter=0)
+        once.fit(features)
+        self._set(once.cluster_centers_, Standard.none(once.cluster_centers_.shape[1]), inertia=0.0, num_points=0)
+        self.counts_ = torch.zeros(self.n_clusters, dtype=torch.float64)
+        self.n_iter_, self.provenance_ = 0, Provenance()
+
+    def _set(self, centroids: Tensor, standard: Standard, *, inertia: float, num_points: int) -> None:
+        self.cluster_centers_, self.mean_, self.scale_ = centroids.cpu(), standard.mean.cpu(), standard.scale.cpu()
+        self.inertia_, self.num_points_ = inertia, num_points
+
+    def _nearest(self) -> Nearest:
+        return Nearest(self.cluster_centers_.to(self.device or "cpu"), self.precision)
+
+    def _checked(self, features: Tensor | np.ndarray) -> Tensor:
+        """Standardise features after checking that they fit.
+
+        Raises:
+            LabelError: another dimension, or not finite.
+        """
+        features = torch.from_numpy(features) if isinstance(features, np.ndarray) else features
+        if features.ndim != 2 or features.shape[1] != self.cluster_centers_.shape[1]:
+            raise LabelError(
+                f"features have shape {tuple(features.shape)}, expected {self.cluster_centers_.shape[1]} dimensions "
+                "as the k-means was fitted on; use the front end that it names"
+            )
+        check_finite(features)
+        features = features.to(self.device or "cpu")
+        return Standard(mean=self.mean_, scale=self.scale_).to(features.device).apply(features)
 
 
-def _update(points: Tensor, labels: Tensor, distances: Tensor, centroids: Tensor) -> Tensor:
-    """Move each centroid to the mean of its points; an empty one goes to the point farthest from its own."""
-    counts = torch.bincount(labels, minlength=len(centroids))
-    sums = torch.zeros(centroids.shape, dtype=torch.float64, device=points.device).index_add_(
-        0, labels, points.double()
-    )
-    moved = (sums / counts.clamp(min=1)[:, None]).to(points.dtype)
-    empty = (counts == 0).nonzero()[:, 0]
-    if len(empty):
-        moved[empty] = points[distances.topk(len(empty)).indices]
-    return moved
+_TENSORS = ("cluster_centers", "mean", "scale", "counts")

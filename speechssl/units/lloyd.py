@@ -1,0 +1,146 @@
+"""Lloyd iterations over growing samples, then over all points. Knows no files and no estimator.
+
+A sample of m points places K centroids with an error that costs about K/m of the inertia. While an iteration gains
+more than that, more points would be wasted; once it gains less, the sample is doubled. So most iterations are cheap,
+and the last ones see everything. The idea of nested samples is Newling and Fleuret's (arXiv:1602.02934); the measure
+here is one for all clusters together.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from speechssl.parallel import Ranks
+from speechssl.units.assignment import ClusterSums, Nearest, Precision, sum_clusters
+from speechssl.units.points import BLOCK, Points, check_finite
+
+__all__ = ["Algorithm", "LloydConfig", "Problem", "Step", "run_lloyd"]
+
+Algorithm = Literal["nested", "lloyd"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LloydConfig:
+    """When to look at more points, and when to stop."""
+
+    algorithm: Algorithm = "nested"  # lloyd: every iteration over all points
+    max_iter: int = 100  # iterations at most, over all points if lloyd, in all if nested
+    tol: float = 1e-4  # stop when an iteration over all points gains less than this share of the inertia
+    first_points: int = 16  # points a cluster in the first sample
+    grow: float = 1.0  # double when an iteration gains less than this times the error of the sample
+    precision: Precision = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One iteration; what a fit needs to go on."""
+
+    iteration: int  # counted from 1; 0 are the seeds
+    size: int  # points that it looked at, or that the next one will after growing
+    centroids: Tensor  # (clusters, dim) float32, after it
+    inertia: float  # mean squared distance of those points, before it
+    gain: float  # by which the mean squared distance fell at least
+    is_last: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The points of all ranks, and what is held of them in memory."""
+
+    points: Points  # of this rank
+    num_points: int  # of all ranks
+    sample: Tensor  # (sample, dim) float32 in random order, the same on every rank; all points if they fit
+    scaled: Callable[[Tensor], Tensor]  # takes a block to the units of the sample
+    ranks: Ranks
+
+    def blocks(self, size: int) -> Iterable[Tensor]:
+        """Yield this rank's part of the first `size` points of the sample, or of all points."""
+        if size > len(self.sample):
+            return map(self._checked, self.points.blocks())
+        first, last = (size * (self.ranks.rank + i) // self.ranks.world_size for i in (0, 1))
+        return self.sample[first:last].split(BLOCK)
+
+    def add_up(self, size: int, nearest: Nearest) -> ClusterSums:
+        """Assign `size` points and add them up over all ranks."""
+        own = sum_clusters(self.blocks(size), nearest)
+        total = self.ranks.sum
+        return ClusterSums(sums=total(own.sums), counts=total(own.counts), inertia=total(own.inertia))
+
+    def _checked(self, block: Tensor) -> Tensor:
+        check_finite(block)
+        return self.scaled(block.to(self.sample.device))
+
+
+def run_lloyd(problem: Problem, start: Step, config: LloydConfig, report: Callable[[Step], None]) -> Step:
+    """Iterate from `start` until it does not pay any more.
+
+    Args:
+        problem: the points.
+        start: seeds, or any step that `report` was given: the run goes on as if it had not been interrupted.
+        config: when to grow and to stop.
+        report: called with every step.
+
+    Returns:
+        The last step.
+    """
+    step = start
+    while step.iteration < config.max_iter and not step.is_last:
+        step = _iterate(problem, step, config)
+        report(step)
+    return step
+
+
+def first_size(problem: Problem, clusters: int, config: LloydConfig) -> int:
+    """Count the points of the first iteration."""
+    if config.algorithm == "lloyd":
+        return problem.num_points
+    return min(problem.num_points, len(problem.sample), config.first_points * clusters)
+
+
+def _iterate(problem: Problem, step: Step, config: LloydConfig) -> Step:
+    sums = problem.add_up(step.size, Nearest(step.centroids, config.precision))
+    moved = sums.means(otherwise=step.centroids)
+    gain = float((sums.counts * (moved - step.centroids).double().square().sum(1)).sum()) / step.size
+    inertia = float(sums.inertia) / step.size
+    empty = (sums.counts == 0).nonzero()[:, 0]
+    if len(empty):
+        moved = refill(problem.sample, moved, empty)
+    size, is_last = step.size, False
+    if not len(empty):
+        if size < problem.num_points:
+            noise = inertia * len(moved) / size
+            if gain < config.grow * noise:
+                size = _grown(problem, size)
+        else:
+            is_last = gain <= config.tol * inertia
+    return Step(iteration=step.iteration + 1, size=size, centroids=moved, inertia=inertia, gain=gain, is_last=is_last)
+
+
+def _grown(problem: Problem, size: int) -> int:
+    if size < len(problem.sample):
+        return min(2 * size, len(problem.sample))
+    return problem.num_points
+
+
+def refill(sample: Tensor, centroids: Tensor, empty: Tensor) -> Tensor:
+    """Move centroids without points onto the points of the sample that are farthest from all centroids, in turn.
+
+    Args:
+        sample: (points, dim) float32.
+        centroids: (clusters, dim) float32.
+        empty: (empty,) int64, which to move.
+
+    Returns:
+        (clusters, dim) float32.
+    """
+    centroids = centroids.clone()
+    keep = torch.ones(len(centroids), dtype=torch.bool, device=centroids.device)
+    keep[empty] = False
+    distances = Nearest(centroids[keep])(sample)[1]
+    for index in empty.tolist():
+        centroids[index] = sample[distances.argmax()]
+        distances = torch.minimum(distances, (sample - centroids[index]).square().sum(1))
+    return centroids
