@@ -124,6 +124,7 @@ class FeatureSpread:
 
     def __init__(self, dim: int) -> None:
         """Have seen nothing yet of `dim` dimensions."""
+        self.dim = dim
         self.count = 0
         self._mean = np.zeros(dim)
         self._scatter = np.zeros((dim, dim))

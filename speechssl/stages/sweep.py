@@ -33,7 +33,7 @@ from speechssl.stages.data import DataConfig, like_training, read_data, tell_lef
 from speechssl.train.checkpoint import claim_run_folder
 from speechssl.train.runlog import progress_bar
 from speechssl.units.features import MFCC_HOP, MFCC_WINDOW, mfcc
-from speechssl.units.kmeans import KMeans, fit_kmeans
+from speechssl.units.kmeans import KMeans, Provenance
 
 __all__ = ["SweepConfig", "SweepRow", "suggest", "sweep"]
 
@@ -79,6 +79,7 @@ class SweepRow:
     dim: int
     effective_rank: float  # of the features
     quality: UnitQuality
+    chance: float  # PNMI of the same units moved by half their utterance: what K and few frames give by themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,12 +240,16 @@ def _measure(config: SweepConfig, manifest: Manifest, phones: Phones, source: _S
         for clusters in config.clusters:
             fitted[index, clusters] = _fit(config, frames, clusters, source.title(layer))
     names = {interval.phone for row in manifest.utterances for interval in phones[row.id]}
-    tallies = {key: UnitTally(names, key[1], hop=source.hop, window=source.window) for key in fitted}
+    tallies, moved = (
+        {key: UnitTally(names, key[1], hop=source.hop, window=source.window) for key in fitted} for _ in range(2)
+    )
     labelled = set()
     for row, layers in _features(config, manifest, source, f"{source.name}: labels"):
         labelled.add(row.id)
         for (index, clusters), kmeans in fitted.items():
-            tallies[index, clusters].add(kmeans.predict(layers[index]).numpy(), phones[row.id])
+            units = kmeans.predict(layers[index]).cpu().numpy()
+            tallies[index, clusters].add(units, phones[row.id])
+            moved[index, clusters].add(np.roll(units, len(units) // 2), phones[row.id])
     tell_left_out([row.id for row in manifest.utterances if row.id not in labelled], "bad audio")
     return [
         SweepRow(
@@ -252,9 +257,10 @@ def _measure(config: SweepConfig, manifest: Manifest, phones: Phones, source: _S
             kind=source.kind,
             layer=source.layers[index],
             clusters=clusters,
-            dim=fitted[index, clusters].centroids.shape[1],
+            dim=spreads[index].dim,
             effective_rank=spreads[index].effective_rank(),
             quality=tally.quality(),
+            chance=moved[index, clusters].quality().pnmi,
         )
         for (index, clusters), tally in tallies.items()
     ]
@@ -278,15 +284,16 @@ def _sample(config: SweepConfig, manifest: Manifest, source: _Source) -> tuple[l
 
 
 def _fit(config: SweepConfig, frames: Tensor, clusters: int, title: str) -> KMeans:
+    kmeans = KMeans(
+        n_clusters=clusters,
+        max_iter=config.iterations,
+        standardise=config.standardise,
+        seed=config.seed,
+        sample_bytes=frames.nbytes,
+    )
     with progress_bar(f"{title}: k-means {clusters}", config.iterations) as (bar, task):
-        return fit_kmeans(
-            frames,
-            clusters,
-            generator=seeded_generator(config.seed, "sweep k-means", clusters),
-            iterations=config.iterations,
-            standardise=config.standardise,
-            source=title,
-            progress=lambda steps, _: bar.track(steps, task_id=task),
+        return kmeans.fit(
+            frames, provenance=Provenance(source=title), report=lambda step: bar.update(task, completed=step.iteration)
         )
 
 
@@ -328,12 +335,22 @@ def _from_json(text: str) -> list[SweepRow]:
 
 def _table(rows: Sequence[SweepRow], suggestion: str, manifest: Manifest) -> str:
     """Write the rows as Markdown, the suggestion above."""
-    names = ["features", "layer", "K", "PNMI", "phone purity", "cluster purity", "units used", "perplexity"]
+    names = [
+        "features",
+        "layer",
+        "K",
+        "PNMI",
+        "by chance",
+        "phone purity",
+        "cluster purity",
+        "units used",
+        "perplexity",
+    ]
     names += ["unit, ms", "effective rank"]
     lines = [suggestion, "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in rows:
         quality = row.quality
-        shares = f"{quality.pnmi:.3f} | {quality.phone_purity:.3f} | {quality.cluster_purity:.3f}"
+        shares = f"{quality.pnmi:.3f} | {row.chance:.3f} | {quality.phone_purity:.3f} | {quality.cluster_purity:.3f}"
         lines.append(
             f"| {row.source} | {row.layer or '-'} | {row.clusters} | {shares} | {100 * quality.coverage:.0f} % "
             f"| {quality.perplexity:.0f} | {1000 * quality.unit_segment_s:.0f} "
@@ -343,6 +360,7 @@ def _table(rows: Sequence[SweepRow], suggestion: str, manifest: Manifest) -> str
     minutes = manifest.duration_s / 60
     lines += [
         "",
-        f"{len(manifest.utterances)} utterances, {minutes:.1f} min; a phone lasts {phone_ms:.0f} ms on average.",
+        f"{len(manifest.utterances)} utterances, {minutes:.1f} min; a phone lasts {phone_ms:.0f} ms on average. "
+        "By chance: PNMI of the same units moved by half their utterance.",
     ]
     return "\n".join(lines) + "\n"

@@ -5,11 +5,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from speechssl.data.audio import AudioConfig, read_audio
-from speechssl.data.manifest import read_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError
 from speechssl.saved import SavedModel
 from speechssl.score.clusters import UnitQuality
@@ -101,6 +103,20 @@ def test_the_table_has_a_row_for_each_and_the_suggestion_above(swept):
     assert lines[-1].startswith("8 utterances, 0.1 min; a phone lasts ")
 
 
+def test_units_moved_in_time_say_what_is_chance(sweep_config, make_utterances, tmp_path):
+    rows = make_utterances([16_000] * 4)
+    for row in rows:
+        tones = [np.sin(np.arange(count) * pitch) for count, pitch in ((4_000, 0.1), (12_000, 1.0))]
+        soundfile.write(str(tmp_path / row.path), np.concatenate(tones) / 2, 16_000)
+    write_manifest(tmp_path / "tones.tsv", rows)
+    (tmp_path / "tones.ctm").write_text("".join(f"{row.id} 1 0 0.25 low\n{row.id} 1 0.25 0.75 high\n" for row in rows))
+    data = DataConfig(manifests=(tmp_path / "tones.tsv",))
+    changes = {"phones": tmp_path / "tones.ctm", "checkpoint": None, "random_weights": False, "clusters": (3,)}
+    sweep(sweep_config(tmp_path / "run", data=data, **changes))
+    (found,) = _rows(tmp_path / "run")
+    assert found["chance"] < 0.3 < 0.9 < found["quality"]["pnmi"]
+
+
 def test_a_second_sweep_elsewhere_finds_the_same(swept, sweep_config, tmp_path):
     assert sweep(sweep_config(tmp_path / "run")).read_bytes() == (swept / "sweep.md").read_bytes()
 
@@ -143,13 +159,13 @@ def test_without_a_model_the_baselines_are_compared(sweep_config, tmp_path):
 
 def test_k_means_is_fitted_on_a_seeded_share_of_the_frames(sweep_config, tmp_path, monkeypatch):
     sizes = []
-    fit = stage.fit_kmeans
+    fit = stage._fit
 
-    def spy(frames, *args, **kwargs):
+    def spy(config, frames, *args):
         sizes.append(len(frames))
-        return fit(frames, *args, **kwargs)
+        return fit(config, frames, *args)
 
-    monkeypatch.setattr(stage, "fit_kmeans", spy)
+    monkeypatch.setattr(stage, "_fit", spy)
     sweep(sweep_config(tmp_path / "run", clusters=(3,), fit_frames=200))
     assert all(150 < size < 250 for size in sizes)
     assert len(set(sizes[1:])) == 1  # both layers of both models: the same frames
@@ -216,7 +232,9 @@ def _row(kind: str, layer: int, clusters: int, pnmi: float) -> SweepRow:
     figures = dict.fromkeys((field.name for field in dataclasses.fields(UnitQuality)), 0)
     source = {"baseline": "mfcc", "random": "random weights", "model": "hubert"}[kind]
     quality = UnitQuality(**figures | {"pnmi": pnmi})
-    return SweepRow(source=source, kind=kind, layer=layer, clusters=clusters, dim=1, effective_rank=1, quality=quality)
+    return SweepRow(
+        source=source, kind=kind, layer=layer, clusters=clusters, dim=1, effective_rank=1, quality=quality, chance=0
+    )
 
 
 MODEL = [_row("model", 1, 50, 0.5), _row("model", 1, 100, 0.595), _row("model", 2, 100, 0.59)]
