@@ -22,10 +22,18 @@ if [ "$method" = hubert ]; then
     set -- "labels=[$run/units-mfcc/labels.tsv]"
 fi
 speechssl pretrain "$recipe/$method.yaml" "out=$run/pretrain" "data.manifests=[$pools]" "seed=$seed" "$@"
+last=$run/pretrain
+if [ "$method" = hubert ]; then  # second iteration: finer units of the model itself, which goes on from where it is
+    speechssl cluster $recipe/units_of_layer.yaml "out=$run/units-pretrained" "checkpoint=$run/pretrain" \
+        "data.manifests=[$pools]" "seed=$seed" "phones=$data/festvox-ru/phones.tsv"
+    speechssl pretrain $recipe/iteration2.yaml "out=$run/pretrain2" "checkpoint=$run/pretrain" \
+        "data.manifests=[$pools]" "seed=$seed" "labels=[$run/units-pretrained/labels.tsv]"
+    last=$run/pretrain2
+fi
 recognise() {  # corpus, folder, recipe, overrides
     corpus=$1 asr=$run/$1-$2 yaml=$recipe/$3.yaml
     shift 3
-    speechssl finetune "$yaml" "out=$asr" "checkpoint=$run/pretrain" "seed=$seed" \
+    speechssl finetune "$yaml" "out=$asr" "checkpoint=$last" "seed=$seed" \
         "data.manifests=[$data/$corpus/train.tsv]" "dev.manifests=[$data/$corpus/dev.tsv]" "$@"
     speechssl transcribe "$asr" "$data/$corpus/test.tsv" --out "$asr/test.tsv"
     speechssl score "$data/$corpus/test.tsv" "$asr/test.tsv" --out "$asr/test.json"
