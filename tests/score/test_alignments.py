@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from speechssl.corpora.festvox import read_phone_labels
 from speechssl.errors import LabelError
 from speechssl.score.alignments import Interval, read_phones
 
@@ -214,6 +215,15 @@ def test_a_folder_is_read_whole_and_named_by_its_files(tmp_path: Path) -> None:
         _written(tmp_path, name, SHORT)
     _written(tmp_path, "84/README.txt", "not this")
     assert read_phones(tmp_path) == dict.fromkeys(["84-1", "84-2", "90-1"], PHONES)
+
+
+def test_the_table_of_a_prepared_corpus_tells_what_its_label_files_do(tmp_path: Path) -> None:
+    labels = tmp_path / "usr/share/festival/voices/russian/msu_ru_nsh_clunits/lab"
+    _written(labels, "ru_1.lab", "#\n0.51200 125 pau\n0.60200 125 e\n123.45600 125 gg\n")
+    _written(labels, "ru_2.lab", "#\n0.30000 125 pau\n")
+    rows = [f"{key}\t{phones}" for key, phones in read_phone_labels(tmp_path).items()]
+    table = _written(tmp_path, "phones.tsv", "\n".join(["id\tphones", *rows]) + "\n")
+    assert read_phones(table) == read_phones(labels)
 
 
 def test_files_that_share_a_name_are_named_with_their_folders(tmp_path: Path) -> None:
