@@ -24,6 +24,7 @@ from speechssl.parallel import Ranks
 from speechssl.units.assignment import Nearest, Precision
 from speechssl.units.lloyd import Algorithm, LloydConfig, Problem, Step, first_size, run_lloyd
 from speechssl.units.points import Batches, Points, as_points, check_finite
+from speechssl.units.resume import FitFile
 from speechssl.units.sampling import Standard, draw_sample, measure_standard
 from speechssl.units.seeding import Seeding, choose_seeds
 
@@ -79,6 +80,7 @@ class KMeans:
         *,
         ranks: Ranks | None = None,
         provenance: Provenance | None = None,
+        unfinished: Path | None = None,
         report: Callable[[Step], None] = lambda _: None,
     ) -> Self:
         """Fit centroids.
@@ -88,6 +90,8 @@ class KMeans:
             y: nothing, for scikit-learn.
             ranks: the processes that share the work, each with points of its own; the result is the same on all.
             provenance: what the features are, saved with the centroids.
+            unfinished: file that keeps the last iteration while the fit runs, for an interrupted one to go on from;
+                removed at the end.
             report: called after every iteration.
 
         Raises:
@@ -96,17 +100,22 @@ class KMeans:
         points = as_points(features)
         ranks = ranks or Ranks(rank=0, world_size=1, device=torch.device("cpu"))
         problem, standard = self._problem(points, ranks)
-        size = first_size(problem, self.n_clusters, self._lloyd())
-        seeding = problem.sample[: min(size, len(problem.sample))]
-        chosen = choose_seeds(seeding, self.n_clusters, self.init, seeded_generator(self.seed, "kmeans seeding"))
-        start = Step(
-            iteration=0, size=size, centroids=problem.sample[chosen.to(problem.sample.device)], inertia=0.0, gain=0.0
-        )
-        last = run_lloyd(problem, start, self._lloyd(), report)
+        file = FitFile.of(unfinished, self.get_params(), problem.num_points, problem.sample) if unfinished else None
+
+        def keep(step: Step) -> None:
+            if file is not None and ranks.is_first:
+                file.save(step)
+            report(step)
+
+        start = file.load(problem.sample) if file is not None else None
+        ranks.wait()  # before the first rank writes the file that the others read
+        last = run_lloyd(problem, start or self._seeds(problem), self._lloyd(), keep)
         sums = problem.add_up(problem.num_points, Nearest(last.centroids, self.precision))
         self._set(last.centroids, standard, inertia=float(sums.inertia), num_points=problem.num_points)
         self.n_iter_, self.counts_ = last.iteration, sums.counts.cpu()
         self.provenance_ = provenance or Provenance()
+        if unfinished is not None and ranks.is_first:
+            unfinished.unlink(missing_ok=True)
         return self
 
     def partial_fit(self, features: Tensor | np.ndarray, y: None = None) -> Self:
@@ -246,6 +255,15 @@ class KMeans:
             points=points, num_points=num_points, sample=standard.apply(sample), scaled=standard.apply, ranks=ranks
         )
         return problem, standard
+
+    def _seeds(self, problem: Problem) -> Step:
+        """Choose the seeds among the points of the first iteration that are held in memory."""
+        size = first_size(problem, self.n_clusters, self._lloyd())
+        chosen = choose_seeds(
+            problem.sample[:size], self.n_clusters, self.init, seeded_generator(self.seed, "kmeans seeding")
+        )
+        seeds = problem.sample[chosen.to(problem.sample.device)]
+        return Step(iteration=0, size=size, centroids=seeds, inertia=0.0, gain=0.0)
 
     def _lloyd(self) -> LloydConfig:
         return LloydConfig(algorithm=self.algorithm, max_iter=self.max_iter, tol=self.tol, precision=self.precision)

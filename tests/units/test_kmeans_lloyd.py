@@ -1,0 +1,155 @@
+"""Lloyd iterations and seeds against the definition: speechssl.units.lloyd, assignment and seeding."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from speechssl.errors import LabelError
+from speechssl.units.assignment import Nearest, sum_clusters
+from speechssl.units.kmeans import KMeans
+from speechssl.units.lloyd import refill
+from speechssl.units.seeding import choose_seeds, kmeans_plus_plus
+from tests.oracles.kmeans import oracle_inertia, oracle_lloyd, oracle_nearest
+
+
+def drawn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+shapes = st.tuples(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 12), st.integers(1, 6))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, st.integers(1, 9), st.sampled_from([0.0, 100.0]))
+def test_assignment_and_sums_match_the_oracle(shape, tile, offset):
+    seed, num_points, clusters, dim = shape
+    points, centroids = drawn(seed, num_points, dim) + offset, drawn(seed + 1, clusters, dim) + offset
+    nearest = Nearest(centroids)
+    nearest.tile = tile
+    labels, distances = nearest(points)
+    expected = [oracle_nearest(point, centroids.tolist()) for point in points.tolist()]
+    for label, distance, point, (_, smallest) in zip(labels, distances, points, expected, strict=True):
+        assert float((point.double() - centroids[label].double()).square().sum()) == pytest.approx(smallest, abs=1e-3)
+        assert float(distance) == pytest.approx(smallest, abs=1e-3)
+    sums = sum_clusters(points.split(7), nearest)
+    assert sums.counts.tolist() == torch.bincount(labels, minlength=clusters).tolist()
+    assert float(sums.inertia) == pytest.approx(oracle_inertia(points.tolist(), centroids.tolist()), abs=1e-2)
+    moved = torch.tensor(oracle_lloyd(points.tolist(), centroids.tolist(), 1))
+    torch.testing.assert_close(sums.means(centroids), moved, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_full_iterations_are_lloyds(seed):
+    points, steps = drawn(seed, 80, 3), []
+    kmeans = KMeans(n_clusters=5, algorithm="lloyd", seed=seed, tol=0.0)
+    kmeans.fit(points, report=steps.append)
+    for before, after in itertools.pairwise(steps):
+        expected = oracle_lloyd(points.tolist(), before.centroids.tolist(), 1)
+        torch.testing.assert_close(after.centroids, torch.tensor(expected), rtol=1e-4, atol=1e-4)
+        assert after.inertia * 80 == pytest.approx(oracle_inertia(points.tolist(), before.centroids.tolist()), rel=1e-4)
+
+
+@pytest.mark.parametrize("init", ["k-means++", "k-means||"])
+def test_seeds_are_different_points_that_spread(init):
+    points = drawn(0, 20, 1, 3).mul(100).add(drawn(1, 20, 50, 3)).flatten(0, 1)  # 20 groups, far apart
+    chosen = choose_seeds(points, 20, init, torch.Generator().manual_seed(0))
+    assert len(chosen.unique()) == 20
+    assert len((chosen // 50).unique()) >= 19
+
+
+def test_seeds_are_drawn_by_weight_too():
+    points, weights = drawn(0, 30, 2), torch.zeros(30)
+    weights[[3, 8, 11]] = 1.0
+    chosen = kmeans_plus_plus(points, 3, torch.Generator().manual_seed(0), weights)
+    assert sorted(chosen.tolist()) == [3, 8, 11]
+
+
+@pytest.mark.parametrize("init", ["k-means++", "k-means||"])
+def test_equal_points_are_taken_once(init):
+    values = drawn(0, 6, 4)
+    points = values.repeat(50, 1)
+    for seed in range(5):
+        chosen = choose_seeds(points, 6, init, torch.Generator().manual_seed(seed))
+        assert len(points[chosen].unique(dim=0)) == 6
+    with pytest.raises(LabelError, match="only 6 distinct frames for 7 clusters"):
+        choose_seeds(points, 7, init, torch.Generator())
+
+
+def test_empty_clusters_move_to_the_farthest_points_in_turn():
+    sample = torch.tensor([[0.0], [1.0], [50.0], [48.0], [90.0]])
+    centroids = torch.tensor([[0.5], [-900.0], [-900.0]])
+    assert refill(sample, centroids, torch.tensor([1, 2])).tolist() == [[0.5], [90.0], [48.0]]
+
+
+@pytest.mark.parametrize("algorithm", ["nested", "lloyd"])
+def test_no_cluster_ends_up_empty(monkeypatch, algorithm):
+    points = drawn(0, 4, 1, 4).mul(10).add(0.1 * drawn(1, 4, 100, 4)).flatten(0, 1)
+    monkeypatch.setattr("speechssl.units.kmeans.choose_seeds", lambda *_: torch.zeros(4, dtype=torch.long))
+    kmeans = KMeans(n_clusters=4, algorithm=algorithm).fit(points)
+    assert kmeans.counts_.min() > 0
+    again = KMeans(n_clusters=4, algorithm=algorithm).fit(points)
+    assert kmeans.fingerprint == again.fingerprint
+
+
+def test_samples_grow_and_the_last_iterations_see_all_points():
+    points, steps = drawn(0, 5000, 2), []
+    KMeans(n_clusters=10).fit(points, report=steps.append)
+    sizes = [step.size for step in steps]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (160, 5000)
+
+
+class InterruptionError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("algorithm", ["nested", "lloyd"])
+@pytest.mark.parametrize("after", [1, 3, 8])
+def test_an_interrupted_fit_ends_as_if_it_had_not_been(tmp_path, algorithm, after):
+    points, steps = drawn(0, 3000, 3), []
+    kmeans = KMeans(n_clusters=10, algorithm=algorithm, sample_bytes=1000 * 12)
+    whole = kmeans.fit(points, report=steps.append).fingerprint
+    assert len(steps) > 9
+
+    def stop(step: object) -> None:
+        if step.iteration == after:
+            raise InterruptionError
+
+    with pytest.raises(InterruptionError):
+        kmeans.fit(points, unfinished=tmp_path / "fit.safetensors", report=stop)
+    resumed: list = []
+    kmeans.fit(points, unfinished=tmp_path / "fit.safetensors", report=resumed.append)
+    assert resumed[0].iteration == after + 1
+    assert (kmeans.fingerprint, kmeans.n_iter_) == (whole, len(steps))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "points", "message"),
+    [
+        ({"seed": 1}, drawn(0, 300, 3), "seed was 0, is 1"),
+        ({}, drawn(1, 300, 3), "points was"),
+        ({}, drawn(0, 299, 3), "num_points was 300, is 299"),
+    ],
+    ids=["parameter", "other points", "fewer points"],
+)
+def test_a_fit_of_something_else_is_not_gone_on_with(tmp_path, changes, points, message):
+    path = tmp_path / "fit.safetensors"
+    with pytest.raises(InterruptionError):
+        KMeans(n_clusters=4).fit(drawn(0, 300, 3), unfinished=path, report=raise_interrupted)
+    with pytest.raises(LabelError, match=rf"fit\.safetensors: holds another unfinished k-means \(.*{message}"):
+        KMeans(n_clusters=4, **changes).fit(points, unfinished=path)
+
+
+def test_a_broken_unfinished_fit_is_named(tmp_path):
+    (tmp_path / "fit.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    with pytest.raises(LabelError, match=r"fit\.safetensors: cannot read the unfinished k-means"):
+        KMeans(n_clusters=4).fit(drawn(0, 300, 3), unfinished=tmp_path / "fit.safetensors")
+
+
+def raise_interrupted(_: object) -> None:
+    raise InterruptionError
