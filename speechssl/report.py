@@ -75,18 +75,26 @@ def _dev_score(scores: Path) -> float:
 
 
 def _pretraining(run: Path) -> list[str]:
-    checkpoint = last_checkpoint(run / "pretrain")
-    if checkpoint is None:
-        return []
-    state, config = read_state(checkpoint), read_config(run / "pretrain")
-    last = json.loads((run / "pretrain" / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    """Return a line for each pretraining run, `pretrain` and those of later iterations."""
+    return [_pretrained(checkpoint) for folder in sorted(run.glob("pretrain*")) if (checkpoint := _trained(folder))]
+
+
+def _trained(folder: Path) -> Path | None:
+    """Return the last checkpoint of a pretraining run; recognisers, whose folders hold scores, are none."""
+    return None if (folder / "test.json").exists() else last_checkpoint(folder)
+
+
+def _pretrained(checkpoint: Path) -> str:
+    state, config = read_state(checkpoint), read_config(checkpoint.parent)
+    last = json.loads((checkpoint.parent / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     shown = ("masked_accuracy", "unmasked_accuracy", "accuracy", "code_perplexity", "soft_perplexity")
     figures = ", ".join(f"{name} {last[name]:.3g}" for name in shown if name in last)
     rate = state.audio_seconds / state.wall_seconds
-    return [
-        f"\nPretraining ({config['objective']['kind']}): {state.step} steps, {state.audio_seconds / 3600:.1f} h of "
-        f"audio seen, {state.wall_seconds:.0f} s, {rate:.0f} audio-seconds a second; {figures}."
-    ]
+    return (
+        f"\n{checkpoint.parent.name} ({config['objective']['kind']}): {state.step} steps, "
+        f"{state.audio_seconds / 3600:.1f} h of audio seen, {state.wall_seconds:.0f} s, {rate:.0f} audio-seconds a "
+        f"second; {figures}."
+    )
 
 
 def _units(run: Path) -> list[str]:

@@ -52,6 +52,19 @@ def test_units_are_listed_where_they_were_measured(run):
     assert "| units-mfcc | 0.483 | 0.400 | 0.200 | 99 |" in report_run(run)
 
 
+def test_every_iteration_of_pretraining_has_a_line(run):
+    for name, steps in (("pretrain", 900), ("pretrain2", 300)):
+        (run / name / "step_00000900").mkdir(parents=True)
+        state = {"step": steps, "wall_seconds": 100.0, "audio_seconds": 7200.0}
+        (run / name / "step_00000900" / "state.json").write_text(json.dumps(state))
+        (run / name / "config.json").write_text(json.dumps({"objective": {"kind": "masked_prediction"}}))
+        (run / name / "log.jsonl").write_text('{"masked_accuracy": 0.1}\n{"masked_accuracy": 0.25}\n')
+    table = report_run(run)
+    assert "pretrain (masked_prediction): 900 steps, 2.0 h of audio seen, 100 s, 72 audio-seconds a second" in table
+    assert "pretrain2 (masked_prediction): 300 steps" in table and "masked_accuracy 0.25" in table
+    assert "pretrained (" not in table
+
+
 def test_a_folder_without_scores_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no \*/test\.json; let the recipe finish"):
         report_run(tmp_path)
