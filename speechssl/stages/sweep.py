@@ -135,6 +135,7 @@ def suggest(rows: Sequence[SweepRow], *, tolerance: float) -> str:
     close = [row for row in candidates if row.quality.pnmi >= best.quality.pnmi - tolerance]
     chosen = min(close, key=lambda row: (row.clusters, -row.quality.pnmi))
     words = f"Take {_name(chosen)} with {chosen.clusters} units: PNMI {chosen.quality.pnmi:.3f}"
+    words += f" where chance gives {chosen.chance:.3f}"
     if chosen is best:
         words += ", the highest"
     else:

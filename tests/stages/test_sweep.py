@@ -232,9 +232,8 @@ def _row(kind: str, layer: int, clusters: int, pnmi: float) -> SweepRow:
     figures = dict.fromkeys((field.name for field in dataclasses.fields(UnitQuality)), 0)
     source = {"baseline": "mfcc", "random": "random weights", "model": "hubert"}[kind]
     quality = UnitQuality(**figures | {"pnmi": pnmi})
-    return SweepRow(
-        source=source, kind=kind, layer=layer, clusters=clusters, dim=1, effective_rank=1, quality=quality, chance=0
-    )
+    figures = {"effective_rank": 1, "quality": quality, "chance": 0.03}
+    return SweepRow(source=source, kind=kind, layer=layer, clusters=clusters, dim=1, **figures)
 
 
 MODEL = [_row("model", 1, 50, 0.5), _row("model", 1, 100, 0.595), _row("model", 2, 100, 0.59)]
@@ -246,22 +245,23 @@ MODEL += [_row("model", 1, 200, 0.60), _row("model", 2, 500, 0.58)]
     [
         (
             MODEL,
-            "Take layer 1 with 100 units: PNMI 0.595, the fewest units within 0.01 of the highest (0.600, layer 1 "
-            "with 200).",
+            "Take layer 1 with 100 units: PNMI 0.595 where chance gives 0.030, the fewest units within 0.01 of "
+            "the highest (0.600, layer 1 with 200).",
         ),
         (
             [*MODEL, _row("baseline", 0, 100, 0.4), _row("random", 2, 100, 0.3), _row("baseline", 0, 50, 0.9)],
-            "Take layer 1 with 100 units: PNMI 0.595, the fewest units within 0.01 of the highest (0.600, layer 1 "
-            "with 200); mfcc has 0.400 with as many units.",
+            "Take layer 1 with 100 units: PNMI 0.595 where chance gives 0.030, the fewest units within 0.01 of "
+            "the highest (0.600, layer 1 with 200); mfcc has 0.400 with as many units.",
         ),
         (
             [*MODEL[:2], _row("random", 2, 100, 0.61)],
-            "Take layer 1 with 100 units: PNMI 0.595, the highest; layer 2 of random weights has 0.610 with as many "
-            "units, so this model is no better than what needs no training; more units were not tried.",
+            "Take layer 1 with 100 units: PNMI 0.595 where chance gives 0.030, the highest; layer 2 of random "
+            "weights has 0.610 with as many units, so this model is no better than what needs no "
+            "training; more units were not tried.",
         ),
         (
             [_row("baseline", 0, 50, 0.2), _row("baseline", 0, 100, 0.3)],
-            "Take mfcc with 100 units: PNMI 0.300, the highest; more units were not tried.",
+            "Take mfcc with 100 units: PNMI 0.300 where chance gives 0.030, the highest; more units were not tried.",
         ),
     ],
 )
