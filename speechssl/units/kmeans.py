@@ -24,6 +24,7 @@ from speechssl.parallel import Ranks
 from speechssl.units.assignment import Nearest, Precision
 from speechssl.units.lloyd import Algorithm, LloydConfig, Problem, Step, first_size, run_lloyd
 from speechssl.units.points import Batches, Points, as_points, check_finite
+from speechssl.units.projection import lifted, principal_directions
 from speechssl.units.resume import FitFile
 from speechssl.units.sampling import Standard, draw_sample, measure_standard
 from speechssl.units.seeding import Seeding, choose_seeds
@@ -31,6 +32,7 @@ from speechssl.units.seeding import Seeding, choose_seeds
 __all__ = ["VERSION", "KMeans", "Provenance"]
 
 VERSION = 1  # of the file
+_WIDE = 128  # dimensions from which the first iterations are done in fewer
 
 Features = Tensor | np.ndarray | Batches | Points
 
@@ -61,7 +63,8 @@ class KMeans:
     standardise: bool = False  # give every dimension variance one before taking distances
     precision: Precision = "float32"
     seed: int = 0
-    sample_bytes: int = 2**28  # held of the features during a fit; more than they have: all of them
+    sample_bytes: int = 2**28  # held of the features during a fit, at most
+    sample_points: int = 256  # held of them, a cluster, at most; all if there are no more
     device: str | None = None  # where to work; None for where the features are
 
     cluster_centers_: Tensor = field(init=False, repr=False)  # (clusters, dim) float32
@@ -109,7 +112,7 @@ class KMeans:
 
         start = file.load(problem.sample) if file is not None else None
         ranks.wait()  # before the first rank writes the file that the others read
-        last = run_lloyd(problem, start or self._seeds(problem), self._lloyd(), keep)
+        last = self._search(problem, start, keep)
         sums = problem.add_up(problem.num_points, Nearest(last.centroids, self.precision))
         self._set(last.centroids, standard, inertia=float(sums.inertia), num_points=problem.num_points)
         self.n_iter_, self.counts_ = last.iteration, sums.counts.cpu()
@@ -237,7 +240,9 @@ class KMeans:
         """Draw the sample, and standardise it if asked for."""
         sample, num_points = draw_sample(
             points,
-            at_most=max(self.n_clusters, self.sample_bytes // (4 * points.dim)),
+            at_most=max(
+                self.n_clusters, min(self.sample_bytes // (4 * points.dim), self.sample_points * self.n_clusters)
+            ),
             generator=seeded_generator(self.seed, "kmeans sample"),
             ranks=ranks,
         )
@@ -256,12 +261,42 @@ class KMeans:
         )
         return problem, standard
 
-    def _seeds(self, problem: Problem) -> Step:
-        """Choose the seeds among the points of the first iteration that are held in memory."""
+    def _search(self, problem: Problem, start: Step | None, report: Callable[[Step], None]) -> Step:
+        """Iterate from `start`, or from seeds: first among the principal directions of the sample, if that pays."""
+        config, sample = self._lloyd(), problem.sample
+        is_wide = self.algorithm == "nested" and sample.shape[1] >= _WIDE
+        directions = principal_directions(sample, problem.ranks) if is_wide else None
+        if directions is not None and (start is None or start.centroids.shape[1] == directions.shape[1]):
+            narrow = problem.projected(directions)
+            enough = config.grow * self.n_clusters / len(sample)  # to gain less is to fit the sample's accidents
+            settled = dataclasses.replace(config, tol=max(config.tol, enough / 4))
+            last = run_lloyd(narrow, start or self._seeds(narrow, sample), settled, report)
+            centroids = lifted(sample, narrow.sample, last.centroids)
+            start = Step(
+                iteration=last.iteration + 1,
+                size=len(sample),
+                centroids=centroids,
+                inertia=last.inertia,
+                gain=last.gain,
+            )
+            report(start)
+        return run_lloyd(problem, start or self._seeds(problem, sample), config, report)
+
+    def _seeds(self, problem: Problem, wide: Tensor) -> Step:
+        """Choose seeds among the points of the first iteration that are held in memory.
+
+        Args:
+            problem: may be of fewer dimensions, where rounding makes points differ that are equal.
+            wide: (sample, dim) float32, its sample in all dimensions.
+
+        Raises:
+            LabelError: fewer distinct points than clusters.
+        """
         size = first_size(problem, self.n_clusters, self._lloyd())
-        chosen = choose_seeds(
-            problem.sample[:size], self.n_clusters, self.init, seeded_generator(self.seed, "kmeans seeding")
-        )
+        generator = seeded_generator(self.seed, "kmeans seeding")
+        chosen = choose_seeds(problem.sample[:size], self.n_clusters, self.init, generator)
+        if len(wide[chosen.to(wide.device)].unique(dim=0)) < self.n_clusters:
+            chosen = choose_seeds(wide[:size], self.n_clusters, self.init, generator)
         seeds = problem.sample[chosen.to(problem.sample.device)]
         return Step(iteration=0, size=size, centroids=seeds, inertia=0.0, gain=0.0)
 

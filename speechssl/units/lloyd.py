@@ -6,6 +6,7 @@ and the last ones see everything. The idea of nested samples is Newling and Fleu
 here is one for all clusters together.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +16,9 @@ from torch import Tensor
 
 from speechssl.parallel import Ranks
 from speechssl.units.assignment import ClusterSums, Nearest, Precision, sum_clusters
-from speechssl.units.points import BLOCK, Points, check_finite
+from speechssl.units.points import BLOCK, Points, TensorPoints, check_finite
 
-__all__ = ["Algorithm", "LloydConfig", "Problem", "Step", "run_lloyd"]
+__all__ = ["Algorithm", "LloydConfig", "Problem", "Step", "first_size", "run_lloyd"]
 
 Algorithm = Literal["nested", "lloyd"]
 
@@ -62,6 +63,11 @@ class Problem:
             return map(self._checked, self.points.blocks())
         first, last = (size * (self.ranks.rank + i) // self.ranks.world_size for i in (0, 1))
         return self.sample[first:last].split(BLOCK)
+
+    def projected(self, directions: Tensor) -> "Problem":
+        """Return the problem of the sample alone, along (dim, directions) directions."""
+        sample = self.sample @ directions
+        return dataclasses.replace(self, points=TensorPoints(sample), num_points=len(sample), sample=sample)
 
     def add_up(self, size: int, nearest: Nearest) -> ClusterSums:
         """Assign `size` points and add them up over all ranks."""

@@ -103,15 +103,35 @@ def test_samples_grow_and_the_last_iterations_see_all_points():
     assert (sizes[0], sizes[-1]) == (160, 5000)
 
 
+def test_wide_features_are_first_clustered_along_few_directions(monkeypatch):
+    points = drawn(0, 20, 1, 6).mul(10).add(drawn(1, 20, 100, 6)).flatten(0, 1) @ drawn(2, 6, 192)
+    points += 0.1 * drawn(3, 2000, 192)
+    steps: list = []
+    kmeans = KMeans(n_clusters=20).fit(points, report=steps.append)
+    widths = [step.centroids.shape[1] for step in steps]
+    assert widths == sorted(widths)
+    assert (widths[0], widths[-1]) == (16, 192)
+    monkeypatch.setattr("speechssl.units.kmeans._WIDE", 193)
+    assert kmeans.inertia_ == pytest.approx(KMeans(n_clusters=20).fit(points).inertia_, rel=1e-2)
+    expected = oracle_inertia(points.tolist(), kmeans.cluster_centers_.tolist())
+    assert kmeans.inertia_ == pytest.approx(expected, rel=1e-4)
+
+
+def test_features_without_leading_directions_are_clustered_as_they_are():
+    steps: list = []
+    KMeans(n_clusters=5).fit(drawn(0, 2000, 192), report=steps.append)
+    assert {step.centroids.shape[1] for step in steps} == {192}
+
+
 class InterruptionError(Exception):
     pass
 
 
-@pytest.mark.parametrize("algorithm", ["nested", "lloyd"])
+@pytest.mark.parametrize(("algorithm", "dim"), [("nested", 3), ("nested", 128), ("lloyd", 3)])
 @pytest.mark.parametrize("after", [1, 3, 8])
-def test_an_interrupted_fit_ends_as_if_it_had_not_been(tmp_path, algorithm, after):
-    points, steps = drawn(0, 3000, 3), []
-    kmeans = KMeans(n_clusters=10, algorithm=algorithm, sample_bytes=1000 * 12)
+def test_an_interrupted_fit_ends_as_if_it_had_not_been(tmp_path, algorithm, dim, after):
+    points, steps = drawn(0, 3000, 3) @ torch.eye(3, dim), []
+    kmeans = KMeans(n_clusters=10, algorithm=algorithm, sample_bytes=1000 * 4 * dim, tol=0.0)
     whole = kmeans.fit(points, report=steps.append).fingerprint
     assert len(steps) > 9
 
