@@ -74,9 +74,7 @@ def test_a_description_with_a_head_but_no_vocabulary_is_refused():
 def test_parameters_that_do_not_fit_the_description_are_named():
     model = fine_tuned()
     other = dataclasses.replace(model, description=dataclasses.replace(model.description, vocabulary=("<blank>", "|")))
-    with pytest.raises(
-        CheckpointError, match=r"made here: 2 parameters do not fit this model: head\.weight"
-    ):
+    with pytest.raises(CheckpointError, match=r"made here: 2 parameters do not fit this model: head\.weight"):
         other.recogniser()
 
 

@@ -212,9 +212,7 @@ def cut_in_half(path: Path) -> None:
 def test_a_broken_or_foreign_model_file_is_refused_with_its_name(tmp_path, spoil):
     checkpoint = Run(tmp_path).save()
     spoil(checkpoint / "model.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"model\.safetensors: cannot be read \(.*\); copy it again, or remove"
-    ):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read \(.*\); copy it again, or remove"):
         fill(Run(tmp_path).model, load_tensors(checkpoint / "model.safetensors"), where=str(checkpoint))
 
 
