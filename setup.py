@@ -35,6 +35,7 @@ setup(
         "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],  # to write ONNX and to run it
         "s3prl": ["s3prl>=0.4.18", "omegaconf>=2.1"],  # does not import with torchaudio 2.9 as it is: interop/s3prl.py
         "fairseq2": ["fairseq2==0.8.1"],  # pins torch 2.9.1; needs Debian's libsndfile1
+        "bench": ["faiss-cpu", "superkmeans", "fastkmeans", "scikit-learn"],  # peers of recipes/benchmarks
         "dev": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["speechssl = speechssl.__main__:console"]},
