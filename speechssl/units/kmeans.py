@@ -64,7 +64,7 @@ class KMeans:
     precision: Precision = "float32"
     seed: int = 0
     sample_bytes: int = 2**28  # held of the features during a fit, at most
-    sample_points: int = 256  # held of them, a cluster, at most; all if there are no more
+    sample_points: int = 512  # held of them, a cluster, at most; all if there are no more
     device: str | None = None  # where to work; None for where the features are
 
     cluster_centers_: Tensor = field(init=False, repr=False)  # (clusters, dim) float32
@@ -269,7 +269,7 @@ class KMeans:
         if directions is not None and (start is None or start.centroids.shape[1] == directions.shape[1]):
             narrow = problem.projected(directions)
             enough = config.grow * self.n_clusters / len(sample)  # to gain less is to fit the sample's accidents
-            settled = dataclasses.replace(config, tol=max(config.tol, enough / 4))
+            settled = dataclasses.replace(config, tol=max(config.tol, enough / 2))
             last = run_lloyd(narrow, start or self._seeds(narrow, sample), settled, report)
             centroids = lifted(sample, narrow.sample, last.centroids)
             start = Step(

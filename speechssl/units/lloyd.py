@@ -31,7 +31,7 @@ class LloydConfig:
     max_iter: int = 100  # iterations at most, over all points if lloyd, in all if nested
     tol: float = 1e-4  # stop when an iteration over all points gains less than this share of the inertia
     first_points: int = 16  # points a cluster in the first sample
-    grow: float = 1.0  # double when an iteration gains less than this times the error of the sample
+    grow: float = 0.5  # double when an iteration gains less than this times the error of the sample
     precision: Precision = "float32"
 
 
