@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from speechssl.config import configuration
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.batching import seeded_generator
 from speechssl.data.labels import FrameLabels, LabelSource, write_labels
 from speechssl.data.manifest import Manifest, Utterance, write_atomically
-from speechssl.errors import AudioError, ConfigError, LabelError
+from speechssl.errors import ConfigError, LabelError
 from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
 from speechssl.score.clusters import measure_units, read_phones
-from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
+from speechssl.stages.data import DataConfig, like_training, read_data, read_waveforms, tell_left_out
 from speechssl.train.checkpoint import claim_run_folder
 from speechssl.train.runlog import progress_bar
 from speechssl.units.features import MFCC_DIM, MFCC_HOP, MFCC_WINDOW, mfcc
@@ -180,19 +180,5 @@ def _extract(
     title: str,
 ) -> Iterator[tuple[Utterance, Tensor]]:
     """Yield the features of each utterance; bad audio stops, or is named and passed over, as configured."""
-    with progress_bar(title, len(rows)) as (bar, task):
-        for row in bar.track(rows, task_id=task):
-            path = manifest.audio_path(row)
-            try:
-                waveform = read_audio(path, source.audio, expected_samples=row.num_samples)
-                if len(waveform) < source.window:
-                    raise AudioError(
-                        f"{path}: {len(waveform)} samples at {SAMPLE_RATE} Hz, expected at least {source.window} "
-                        "(one feature frame); remove the utterance"
-                    )
-            except AudioError as error:
-                if config.data.bad_audio == "stop":
-                    raise
-                bar.console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
-                continue
-            yield row, source.extract(waveform)
+    read = read_waveforms(config.data, manifest, rows, audio=source.audio, window=source.window, title=title)
+    return ((row, source.extract(waveform)) for row, waveform in read)

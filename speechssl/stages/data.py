@@ -2,16 +2,19 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from speechssl.config import configuration
-from speechssl.data.audio import AudioConfig
-from speechssl.data.manifest import Manifest, read_manifest
-from speechssl.errors import ConfigError, ManifestError
+from torch import Tensor
 
-__all__ = ["DataConfig", "like_training", "read_data", "tell_left_out"]
+from speechssl.config import configuration
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.train.runlog import progress_bar
+
+__all__ = ["DataConfig", "like_training", "read_data", "read_waveforms", "tell_left_out"]
 
 
 @configuration
@@ -62,6 +65,40 @@ def like_training(config: DataConfig, trained: AudioConfig, *, where: str) -> Da
             f"{str(is_normalized).lower()}, and would not recognise its input; leave the key out"
         )
     return dataclasses.replace(config, audio=dataclasses.replace(config.audio, normalize=is_normalized))
+
+
+def read_waveforms(
+    config: DataConfig, manifest: Manifest, rows: Sequence[Utterance], *, audio: AudioConfig, window: int, title: str
+) -> Iterator[tuple[Utterance, Tensor]]:
+    """Yield utterances with their (time,) waveforms, behind a progress bar.
+
+    Args:
+        config: stops at bad audio, or names it and passes over it.
+        manifest: where the rows are listed.
+        rows: to be read, in this order.
+        audio: how they are read.
+        window: samples that one feature frame looks at; shorter audio is bad.
+        title: of the bar.
+
+    Raises:
+        AudioError: a file cannot be used, and `bad_audio` says to stop.
+    """
+    with progress_bar(title, len(rows)) as (bar, task):
+        for row in bar.track(rows, task_id=task):
+            path = manifest.audio_path(row)
+            try:
+                waveform = read_audio(path, audio, expected_samples=row.num_samples)
+                if len(waveform) < window:
+                    raise AudioError(
+                        f"{path}: {len(waveform)} samples at {SAMPLE_RATE} Hz, expected at least {window} "
+                        "(one feature frame); remove the utterance"
+                    )
+            except AudioError as error:
+                if config.bad_audio == "stop":
+                    raise
+                bar.console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
+                continue
+            yield row, waveform
 
 
 def tell_left_out(utterances: Sequence[str], reason: str) -> None:

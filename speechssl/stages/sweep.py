@@ -20,16 +20,16 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 
 from speechssl.config import configuration
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.batching import seeded_generator
 from speechssl.data.manifest import Manifest, Utterance, write_atomically
-from speechssl.errors import AudioError, ConfigError, LabelError
+from speechssl.errors import ConfigError, LabelError
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
 from speechssl.score.alignments import Interval, read_phones
 from speechssl.score.clusters import FeatureSpread, UnitQuality, UnitTally
-from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
+from speechssl.stages.data import DataConfig, like_training, read_data, read_waveforms, tell_left_out
 from speechssl.train.checkpoint import claim_run_folder
 from speechssl.train.runlog import progress_bar
 from speechssl.units.features import MFCC_HOP, MFCC_WINDOW, mfcc
@@ -302,22 +302,9 @@ def _features(
     config: SweepConfig, manifest: Manifest, source: _Source, title: str
 ) -> Iterator[tuple[Utterance, list[Tensor]]]:
     """Yield all layers of each utterance, on the CPU; bad audio stops, or is named and passed over, as configured."""
-    with progress_bar(title, len(manifest.utterances)) as (bar, task):
-        for row in bar.track(manifest.utterances, task_id=task):
-            path = manifest.audio_path(row)
-            try:
-                waveform = read_audio(path, source.audio, expected_samples=row.num_samples)
-                if len(waveform) < source.window:
-                    raise AudioError(
-                        f"{path}: {len(waveform)} samples at {SAMPLE_RATE} Hz, expected at least {source.window} "
-                        "(one feature frame); remove the utterance"
-                    )
-            except AudioError as error:
-                if config.data.bad_audio == "stop":
-                    raise
-                bar.console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
-                continue
-            yield row, [layer.cpu() for layer in source.extract(waveform)]
+    rows = manifest.utterances
+    read = read_waveforms(config.data, manifest, rows, audio=source.audio, window=source.window, title=title)
+    return ((row, [layer.cpu() for layer in source.extract(waveform)]) for row, waveform in read)
 
 
 def _name(row: SweepRow) -> str:
