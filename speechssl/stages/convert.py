@@ -141,8 +141,11 @@ def outputs(model: SavedModel, waveform: Tensor) -> Tensor:
     Returns:
         (frames, vocab) or (frames, dim).
     """
-    encoded = model.encoder()(waveform[None], torch.tensor([len(waveform)]))
-    return encoded.last[0] if model.description.ctc is None else model.recogniser()[0].head(encoded.last)[0]
+    batch, num_samples = waveform[None], torch.tensor([len(waveform)])
+    if model.description.ctc is None:
+        return model.encoder()(batch, num_samples).last[0]
+    recogniser, _ = model.recogniser()
+    return recogniser.head(recogniser.encoder(batch, num_samples).last)[0]
 
 
 def _probe(model: SavedModel, path: Path | None) -> Tensor:
