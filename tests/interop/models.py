@@ -43,6 +43,20 @@ def our_output(model: SavedModel, waveform: Tensor = WAVEFORM) -> Tensor:
     return encoded.last[0] if model.description.ctc is None else model.recogniser()[0].head(encoded.last)[0]
 
 
+def batch_of(lengths: list[int], hop: int) -> tuple[Tensor, Tensor]:
+    """Return waveforms of so many hops and a few samples, with noise in the padding too, and their lengths."""
+    num_samples = torch.tensor(lengths) * hop + 7
+    return noise(len(lengths), int(num_samples.max())), num_samples
+
+
+@torch.no_grad()
+def run_eagerly(model: SavedModel, waveforms: Tensor, num_samples: Tensor) -> list[Tensor]:
+    """Return (frames, dim or vocab) of each row, without its padding."""
+    encoded = model.encoder()(waveforms, num_samples)
+    output = model.recogniser()[0].head(encoded.last) if model.description.ctc else encoded.last
+    return [row[valid] for row, valid in zip(output, encoded.is_valid, strict=True)]
+
+
 class Malicious:
     """Creates a file when it is unpickled."""
 

@@ -12,7 +12,8 @@ from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.ctc import CTCConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.saved import Description, SavedModel, build_model
-from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, randomise
+from tests.interop.models import batch_of, run_eagerly
+from tests.model.tiny import BASE_LIKE, LARGE_LIKE, randomise
 
 CTC = {"ctc": CTCConfig(), "vocabulary": ("<blank>", "|", "a", "б")}
 HUBERT = {"objective": MaskedPredictionConfig(dim=8), "clusters": (5,)}
@@ -28,20 +29,6 @@ def model_of(config: EncoderConfig, head: dict[str, object]) -> SavedModel:
     if config != EncoderConfig.base():  # whose 12 layers would magnify rounding, with weights this large
         randomise(model)
     return SavedModel(description=description, tensors=model.state_dict(), name="made here")
-
-
-def batch_of(lengths: list[int], hop: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return waveforms of so many hops and a few samples, with noise in the padding too, and their lengths."""
-    num_samples = torch.tensor(lengths) * hop + 7
-    return noise(len(lengths), int(num_samples.max())), num_samples
-
-
-@torch.no_grad()
-def run_eagerly(model: SavedModel, waveforms: torch.Tensor, num_samples: torch.Tensor) -> list[torch.Tensor]:
-    """Return (frames, dim or vocab) of each row, without its padding."""
-    encoded = model.encoder()(waveforms, num_samples)
-    output = model.recogniser()[0].head(encoded.last) if model.description.ctc else encoded.last
-    return [row[valid] for row, valid in zip(output, encoded.is_valid, strict=True)]
 
 
 @pytest.fixture(

@@ -27,40 +27,8 @@ from speechssl.decode import greedy_decode
 from speechssl.errors import CheckpointError
 from speechssl.interop.transformers import is_transformers, read_transformers, run_transformers, write_transformers
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.quantizer import QuantizerConfig
-from speechssl.saved import Description, SavedModel, build_model
+from tests.interop.models import FORMS, WAVEFORM, Malicious, model_of, our_output
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, randomise
-
-FORMS = pytest.mark.parametrize("config", [BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
-CONTRASTIVE = ContrastiveConfig(dim=8, quantizer=QuantizerConfig(groups=2, entries=5, dim=12))
-VOCABULARY = ("<blank>", "|", "a", "б", "न")
-WAVEFORM = noise(1, 4300)[0]
-
-
-def model_of(method: str, config: EncoderConfig = BASE_LIKE, **described: object) -> SavedModel:
-    description = Description(
-        encoder=config,
-        **{
-            "encoder": {},
-            "wav2vec2": {"objective": CONTRASTIVE},
-            "hubert": {"objective": MaskedPredictionConfig(dim=8), "clusters": (5,)},
-            "ctc": {"ctc": CTCConfig(), "vocabulary": VOCABULARY},
-        }[method],
-        **described,
-    )
-    model = build_model(description)
-    randomise(model)
-    return SavedModel(description=description, tensors=model.state_dict(), name="made here")
-
-
-def our_output(model: SavedModel, waveform: torch.Tensor = WAVEFORM) -> torch.Tensor:
-    waveforms, lengths = waveform[None], torch.tensor([len(waveform)])
-    with torch.no_grad():
-        encoded = model.encoder()(waveforms, lengths)
-        return encoded.last[0] if model.description.ctc is None else model.recogniser()[0].head(encoded.last)[0]
 
 
 @FORMS
@@ -233,16 +201,6 @@ def test_a_model_in_several_files_is_read(tmp_path):
     model.save_pretrained(folder, max_shard_size="20KB")
     assert len([*folder.glob("*.safetensors")]) > 1
     assert read_transformers(folder).model.fingerprint() == whole
-
-
-class Malicious:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (Path.touch, (self.path,))
 
 
 def test_a_pickle_that_would_run_code_runs_none(tmp_path):
