@@ -6,7 +6,7 @@ The file is text: a JSON line that says where the labels come from, then `id<TAB
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ class LabelSource:
     window: int  # samples one label's feature looks at
     features: str  # "mfcc", or the checkpoint and layer
     kmeans: str  # hash of the centroids
+    settings: Mapping[str, str | int] = field(default_factory=dict)  # of the front end, or hash and layer
 
     def count(self, num_samples: int) -> int:
         """Return the number of labels of a waveform of so many samples at 16 kHz."""

@@ -23,7 +23,7 @@ from speechssl.score.clusters import measure_units, read_phones
 from speechssl.stages.data import DataConfig, like_training, read_data, read_waveforms, tell_left_out
 from speechssl.train.checkpoint import claim_run_folder
 from speechssl.train.runlog import progress_bar
-from speechssl.units.features import MFCC_DIM, MFCC_HOP, MFCC_WINDOW, mfcc
+from speechssl.units.features import MFCC_DIM, MFCC_HOP, MFCC_WINDOW, centred, mfcc
 from speechssl.units.kmeans import KMeans, Provenance
 
 __all__ = ["ClusterConfig", "cluster"]
@@ -38,6 +38,7 @@ class ClusterConfig:
     features: Literal["mfcc", "layer"] = "mfcc"
     checkpoint: Path | None = None  # of a run or a converted model, for features=layer
     layer: int = 6  # counted from 1
+    cmn: bool = False  # take the utterance's mean off its MFCC: for pools of many recordings
     clusters: int = 100
     iterations: int = 100
     standardise: bool = False
@@ -48,6 +49,8 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         if self.features == "layer" and self.checkpoint is None:
             raise ConfigError("features=layer needs checkpoint: name the folder of a pretraining run")
+        if self.features == "layer" and self.cmn:
+            raise ConfigError("cmn=true is for mfcc, a layer normalises by itself; leave the key out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,12 +91,14 @@ def feature_source(config: ClusterConfig) -> FeatureSource:
     """
     if config.features == "mfcc" or config.checkpoint is None:
         settings: dict[str, str | int] = {"dim": MFCC_DIM, "hop": MFCC_HOP, "window": MFCC_WINDOW}
+        if config.cmn:
+            settings["cmn"] = True
         return FeatureSource(
-            name="mfcc",
+            name="mfcc, cmn" if config.cmn else "mfcc",
             audio=config.data.audio,
             hop=MFCC_HOP,
             window=MFCC_WINDOW,
-            extract=mfcc,
+            extract=(lambda waveform: centred(mfcc(waveform))) if config.cmn else mfcc,
             settings=settings,
         )
     saved = SavedModel.read(config.checkpoint)
@@ -167,6 +172,7 @@ def _label(config: ClusterConfig, manifest: Manifest, source: FeatureSource, kme
             window=source.window,
             features=source.name,
             kmeans=kmeans.fingerprint,
+            settings=dict(source.settings),
         ),
         units=units,
     )
