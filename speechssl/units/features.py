@@ -7,7 +7,7 @@ from torchaudio.functional import compute_deltas
 
 from speechssl.data.audio import SAMPLE_RATE
 
-__all__ = ["MFCC_DIM", "MFCC_HOP", "MFCC_WINDOW", "mfcc"]
+__all__ = ["MFCC_DIM", "MFCC_HOP", "MFCC_WINDOW", "centred", "mfcc"]
 
 MFCC_HOP = 160  # samples, 100 frames a second
 MFCC_WINDOW = 400  # samples, 25 ms
@@ -29,3 +29,11 @@ def mfcc(waveform: Tensor) -> Tensor:
     static = cepstra.T  # (13, frames)
     deltas = compute_deltas(static)
     return torch.cat([static, deltas, compute_deltas(deltas)]).T.contiguous()
+
+
+def centred(features: Tensor) -> Tensor:
+    """Take the utterance's mean off every dimension of (frames, dim) features: cepstral mean normalisation.
+
+    It removes what microphone and room add to every frame, so that units of many recordings are of the speech.
+    """
+    return features - features.mean(0)

@@ -9,7 +9,7 @@ import pytest
 from speechssl.data.audio import AudioConfig
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest
-from speechssl.errors import AudioError, CheckpointError, LabelError
+from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError
 from speechssl.stages import cluster as stage
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
@@ -39,6 +39,22 @@ def test_a_layer_of_a_checkpoint_gives_a_unit_for_each_of_its_frames(cluster_con
     labels.check(read_manifest(corpus), where="units")
     assert (labels.source.hop, labels.source.window) == (320, 325)
     assert labels.source.features == "run/step_00000003 layer 2"
+
+
+def test_units_of_centred_mfcc_say_so_and_differ(units, cluster_config, tmp_path):
+    labels = read_labels(cluster(cluster_config(tmp_path / "run", cmn=True)))
+    kmeans = KMeans.load(tmp_path / "run/kmeans.safetensors")
+    assert (labels.source.features, kmeans.provenance_.source) == ("mfcc, cmn", "mfcc, cmn")
+    assert kmeans.provenance_.settings == {"dim": 39, "hop": 160, "window": 400, "cmn": True}
+    assert (
+        kmeans.cluster_centers_.mean(0).abs().max()
+        < KMeans.load(units.parent / "kmeans.safetensors").cluster_centers_.mean(0).abs().max()
+    )
+
+
+def test_a_layer_is_not_centred(cluster_config, pretrained, tmp_path):
+    with pytest.raises(ConfigError, match="cmn=true is for mfcc"):
+        cluster_config(tmp_path / "run", features="layer", checkpoint=pretrained, cmn=True)
 
 
 def test_layers_differ(cluster_config, pretrained, tmp_path):

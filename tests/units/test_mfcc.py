@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechssl.data.labels import LabelSource
-from speechssl.units.features import MFCC_DIM, MFCC_HOP, MFCC_WINDOW, mfcc
+from speechssl.units.features import MFCC_DIM, MFCC_HOP, MFCC_WINDOW, centred, mfcc
 from tests.model.tiny import noise
 
 
@@ -63,3 +63,12 @@ def test_frames_depend_on_their_own_window() -> None:
     one, other = mfcc(waveform)[:, :13], mfcc(changed)[:, :13]
     assert torch.equal(one[:11], other[:11])  # frame 10 ends at sample 2000
     assert not torch.equal(one[11], other[11])
+
+
+def test_the_mean_off_leaves_speech_that_is_only_louder_as_it_was() -> None:
+    waveform = 0.1 * noise(4000)
+    found = centred(mfcc(waveform))
+    torch.testing.assert_close(centred(mfcc(4 * waveform)), found, rtol=0, atol=0.05)
+    assert (mfcc(4 * waveform) - mfcc(waveform)).abs().max() > 1
+    torch.testing.assert_close(found.mean(0), torch.zeros(39), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.diff(dim=0), mfcc(waveform).diff(dim=0), rtol=0, atol=1e-4)
