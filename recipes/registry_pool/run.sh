@@ -16,24 +16,18 @@ for corpus in festvox-ru asterisk fillets-nl fillets-cs tuxpaint; do
     speechssl corpus "$corpus" --out "$data/$corpus" --splits "manifests/$corpus"
     pools="$pools${pools:+,}$data/$corpus/pool.tsv"
 done
-if [ "$method" = hubert ]; then
-    speechssl cluster $recipe/units.yaml "out=$run/units-mfcc" "data.manifests=[$pools]" "seed=$seed" \
-        "phones=$data/festvox-ru/phones.tsv"
-    set -- "labels=[$run/units-mfcc/labels.tsv]"
+if [ "$method" = hubert ]; then  # two streams of labels, coarse and fine, each with a head of its own
+    for clusters in 100 500; do
+        speechssl cluster $recipe/units.yaml "out=$run/units-$clusters" "clusters=$clusters" "data.manifests=[$pools]" \
+            "seed=$seed" "phones=$data/festvox-ru/phones.tsv"
+    done
+    set -- "labels=[$run/units-100/labels.tsv,$run/units-500/labels.tsv]"
 fi
 speechssl pretrain "$recipe/$method.yaml" "out=$run/pretrain" "data.manifests=[$pools]" "seed=$seed" "$@"
-last=$run/pretrain
-if [ "$method" = hubert ]; then  # second iteration: finer units of the model itself, which goes on from where it is
-    speechssl cluster $recipe/units_of_layer.yaml "out=$run/units-pretrained" "checkpoint=$run/pretrain" \
-        "data.manifests=[$pools]" "seed=$seed" "phones=$data/festvox-ru/phones.tsv"
-    speechssl pretrain $recipe/iteration2.yaml "out=$run/pretrain2" "checkpoint=$run/pretrain" \
-        "data.manifests=[$pools]" "seed=$seed" "labels=[$run/units-pretrained/labels.tsv]"
-    last=$run/pretrain2
-fi
 recognise() {  # corpus, folder, recipe, overrides
     corpus=$1 asr=$run/$1-$2 yaml=$recipe/$3.yaml
     shift 3
-    speechssl finetune "$yaml" "out=$asr" "checkpoint=$last" "seed=$seed" \
+    speechssl finetune "$yaml" "out=$asr" "checkpoint=$run/pretrain" "seed=$seed" \
         "data.manifests=[$data/$corpus/train.tsv]" "dev.manifests=[$data/$corpus/dev.tsv]" "$@"
     speechssl transcribe "$asr" "$data/$corpus/test.tsv" --out "$asr/test.tsv"
     speechssl score "$data/$corpus/test.tsv" "$asr/test.tsv" --out "$asr/test.json"
