@@ -1,30 +1,43 @@
-"""Stage `cluster`: audio -> features -> k-means -> frame labels. Features are never on disk."""
+"""Stage `cluster`: audio -> features -> k-means -> frame labels. Features are on disk only if `dump` asks for them.
+
+Centroids are fitted on a sample of frames that does not grow with the audio, then every utterance is labelled as its
+features come. Under torchrun each process labels its share of the utterances, and the files are those of one process.
+"""
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from speechssl.config import configuration
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig
-from speechssl.data.batching import seeded_generator
+from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.labels import FrameLabels, LabelSource, write_labels
-from speechssl.data.manifest import Manifest, Utterance, write_atomically
+from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import ConfigError, LabelError
-from speechssl.parallel import pick_device
+from speechssl.parallel import Ranks, pick_device, start_ranks
 from speechssl.saved import SavedModel
 from speechssl.score.clusters import measure_units, read_phones
-from speechssl.stages.data import DataConfig, like_training, read_data, read_waveforms, tell_left_out
+from speechssl.stages.data import DataConfig, read_data, tell_left_out
+from speechssl.stages.features import (
+    ExtractConfig,
+    FeatureSource,
+    Piece,
+    draw_hours,
+    extract,
+    fit_kmeans,
+    front_end,
+    known_layers,
+    provenance,
+    trunk,
+)
+from speechssl.stages.label_parts import LabelParts
 from speechssl.train.checkpoint import claim_run_folder
-from speechssl.train.runlog import progress_bar
-from speechssl.units.features import MFCC_DIM, MFCC_HOP, MFCC_WINDOW, centred, mfcc
-from speechssl.units.kmeans import KMeans, Provenance
+from speechssl.units.kmeans import KMeans
+from speechssl.units.reservoir import FrameSample
+from speechssl.units.shards import HEADER, write_shards
 
 __all__ = ["ClusterConfig", "cluster"]
 
@@ -35,14 +48,18 @@ class ClusterConfig:
 
     out: Path  # gets kmeans.safetensors, labels.tsv and, with phones, quality.json
     data: DataConfig
-    features: Literal["mfcc", "layer"] = "mfcc"
+    features: Literal["mfcc", "log_mel", "layer"] = "mfcc"
     checkpoint: Path | None = None  # of a run or a converted model, for features=layer
     layer: int = 6  # counted from 1
-    cmn: bool = False  # take the utterance's mean off its MFCC: for pools of many recordings
+    cmn: bool = False  # take the utterance's mean off its MFCC or log-mel: for pools of many recordings
+    extract: ExtractConfig = ExtractConfig()
+    kmeans: Path | None = None  # label with these centroids; what follows about the fit is then not looked at
     clusters: int = 100
     iterations: int = 100
     standardise: bool = False
     fit_hours: float = 10.0  # audio the centroids are fitted on, whole utterances drawn at random
+    fit_frames: int | None = None  # drawn from it and held in memory; None for 512 a cluster, what k-means looks at
+    dump: Literal["none", "float16", "float32"] = "none"  # write the features, too, reading the audio once more
     phones: Path | None = None  # alignments to measure the units against
     seed: int = 0
 
@@ -50,36 +67,40 @@ class ClusterConfig:
         if self.features == "layer" and self.checkpoint is None:
             raise ConfigError("features=layer needs checkpoint: name the folder of a pretraining run")
         if self.features == "layer" and self.cmn:
-            raise ConfigError("cmn=true is for mfcc, a layer normalises by itself; leave the key out")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureSource:
-    """A function from waveform to features, its frame geometry and the waveforms it wants."""
-
-    name: str
-    audio: AudioConfig
-    hop: int
-    window: int
-    extract: Callable[[Tensor], Tensor]  # (time,) to (frames, dim)
-    settings: dict[str, str | int]  # of the front end, or the checkpoint's hash and the layer
+            raise ConfigError("cmn=true is for mfcc and log_mel, a layer normalises by itself; leave the key out")
+        if self.fit_frames is not None and self.fit_frames < self.clusters:
+            raise ConfigError(
+                f"fit_frames={self.fit_frames} cannot make {self.clusters} clusters; raise it, or leave the key out"
+            )
 
 
 def cluster(config: ClusterConfig) -> Path:
-    """Fit k-means and label every utterance; return the label file. A finished run is not done again."""
-    claim_run_folder(config.out, config)
+    """Fit k-means and label every utterance; return the label file. A finished run is not done again.
+
+    An interrupted run goes on with its k-means and with the utterances that have no labels yet.
+
+    Raises:
+        LabelError: the checkpoint lacks the layer, too few frames for the clusters, or a k-means of other features.
+    """
+    ranks = start_ranks()
+    if ranks.is_first:
+        claim_run_folder(config.out, config)
+    ranks.wait()
     path = config.out / "labels.tsv"
     if path.exists():
         return path
     manifest = read_data(config.data)
     source = feature_source(config)
-    kmeans = _fit(config, manifest, source)
-    labels = _label(config, manifest, source, kmeans)
-    tell_left_out([row.id for row in manifest.utterances if row.id not in labels.units], "bad audio")
-    if config.phones is not None:
-        quality = measure_units(labels, read_phones(config.phones))
-        write_atomically(config.out / "quality.json", json.dumps(dataclasses.asdict(quality), indent=1) + "\n")
-    write_labels(path, labels)
+    kmeans = _centroids(config, manifest, source, ranks)
+    parts = _label(config, manifest, source, kmeans, ranks)
+    if config.dump != "none":
+        rows = manifest.utterances[ranks.rank :: ranks.world_size]
+        pieces = extract(source, config.data, manifest, rows, title="features to disk")
+        _dump(config.out / "features" / f"{ranks.rank:03d}", pieces, config.dump)
+    ranks.wait()
+    if ranks.is_first:
+        _finish(config, manifest, parts, path)
+    ranks.wait()
     return path
 
 
@@ -89,102 +110,110 @@ def feature_source(config: ClusterConfig) -> FeatureSource:
     Raises:
         LabelError: the checkpoint has fewer layers than asked for.
     """
-    if config.features == "mfcc" or config.checkpoint is None:
-        settings: dict[str, str | int] = {"dim": MFCC_DIM, "hop": MFCC_HOP, "window": MFCC_WINDOW}
-        if config.cmn:
-            settings["cmn"] = True
-        return FeatureSource(
-            name="mfcc, cmn" if config.cmn else "mfcc",
-            audio=config.data.audio,
-            hop=MFCC_HOP,
-            window=MFCC_WINDOW,
-            extract=(lambda waveform: centred(mfcc(waveform))) if config.cmn else mfcc,
-            settings=settings,
-        )
+    if config.features != "layer" or config.checkpoint is None:
+        return front_end("mfcc" if config.features == "layer" else config.features, config.data.audio, cmn=config.cmn)
     saved = SavedModel.read(config.checkpoint)
-    encoder, name = saved.encoder(), saved.name
-    if not 1 <= config.layer <= len(encoder.transformer.layers):
-        raise LabelError(f"layer={config.layer}: {name} has layers 1 to {len(encoder.transformer.layers)}")
-    device = pick_device()
-    encoder.to(device)
-
-    @torch.no_grad()
-    def extract(waveform: Tensor) -> Tensor:
-        num_samples = torch.tensor([len(waveform)], device=device)
-        return encoder(waveform[None].to(device), num_samples, num_layers=config.layer).last[0]
-
-    return FeatureSource(
-        name=f"{name} layer {config.layer}",
-        audio=like_training(config.data, saved.description.audio, where=name).audio,
-        hop=encoder.config.hop,
-        window=encoder.config.window,
-        extract=extract,
-        settings={"checkpoint": saved.fingerprint(), "layer": config.layer},
-    )
+    return trunk(saved, known_layers([config.layer], saved), config.data, config.extract)
 
 
-def _fit(config: ClusterConfig, manifest: Manifest, source: FeatureSource) -> KMeans:
+def _centroids(config: ClusterConfig, manifest: Manifest, source: FeatureSource, ranks: Ranks) -> KMeans:
+    """Return the k-means of this run: the one already there, the one that the recipe names, or a new one."""
     path = config.out / "kmeans.safetensors"
-    if path.exists():
-        return KMeans.load(path)
-    order = torch.randperm(len(manifest.utterances), generator=seeded_generator(config.seed, "kmeans sample")).tolist()
-    chosen, hours = [], 0.0
-    for index in order:
-        if hours < config.fit_hours:
-            chosen.append(manifest.utterances[index])
-            hours += chosen[-1].duration_s / 3600
-    frames = torch.cat([features for _, features in _extract(config, manifest, chosen, source, "features to fit")])
-    kmeans = fit_kmeans(frames.to(pick_device()), config, _provenance(source, chosen))
-    kmeans.save(path)
+    if not path.exists() and config.kmeans is None:
+        _fit(config, manifest, source, ranks, path)
+    elif not path.exists() and ranks.is_first:
+        given = KMeans.load(config.kmeans or path)
+        _check_features(given, source, where=config.kmeans or path)
+        given.save(path)
+    ranks.wait()
+    kmeans = KMeans.load(path)
+    _check_features(kmeans, source, where=path)
+    kmeans.device = str(pick_device())
     return kmeans
 
 
-def fit_kmeans(frames: Tensor, config: ClusterConfig, provenance: Provenance) -> KMeans:
-    """Fit centroids to (frames, dim) features, with a bar of the iterations."""
-    kmeans = KMeans(
-        n_clusters=config.clusters, max_iter=config.iterations, standardise=config.standardise, seed=config.seed
+def _fit(config: ClusterConfig, manifest: Manifest, source: FeatureSource, ranks: Ranks, path: Path) -> None:
+    """Draw a sample of frames, each process from its share of the audio; the first fits centroids to all of it."""
+    chosen = draw_hours(manifest.utterances, config.fit_hours, seed=config.seed, purpose="kmeans sample")
+    there = sum(source.count(row.num_samples_16k) for row in chosen)
+    wanted = config.fit_frames or 512 * config.clusters
+    sample = FrameSample(max(1, min(wanted, there)), source.dim, seed=config.seed)
+    share = chosen[ranks.rank :: ranks.world_size]
+    for piece in extract(source, config.data, manifest, share, title="features to fit"):
+        sample.add(piece.row.id, piece.layers, start=piece.start, num_frames=piece.num_frames)
+    (frames,) = sample.gather(ranks)
+    if ranks.is_first:
+        kmeans = KMeans(
+            n_clusters=config.clusters, max_iter=config.iterations, standardise=config.standardise, seed=config.seed
+        )
+        fit_kmeans(frames, kmeans, provenance(source, source.layers[0], chosen)).save(path)
+
+
+def _check_features(kmeans: KMeans, source: FeatureSource, *, where: Path) -> None:
+    """Compare what centroids were fitted on with what is to be labelled.
+
+    Raises:
+        LabelError: other features.
+    """
+    about, layer = kmeans.provenance_, source.layers[0]
+    found = {"dim": kmeans.cluster_centers_.shape[1], "frames a second": about.frames_per_second} | about.settings
+    expected = {"dim": source.dim, "frames a second": SAMPLE_RATE / source.hop} | source.about(layer)
+    differ = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
+    if differ:
+        changes = ", ".join(f"{name} was {found.get(name)!r}, is {expected.get(name)!r}" for name in differ)
+        raise LabelError(
+            f"{where}: fitted on {about.source or 'unknown features'}, this recipe makes {source.title(layer)} "
+            f"({changes}); use the features and the checkpoint it was fitted on, or fit anew in another out"
+        )
+
+
+def _label(
+    config: ClusterConfig, manifest: Manifest, source: FeatureSource, kmeans: KMeans, ranks: Ranks
+) -> LabelParts:
+    """Label this process's share of the utterances that have no labels yet."""
+    made_by = LabelSource(
+        clusters=kmeans.n_clusters,
+        hop=source.hop,
+        window=source.window,
+        features=source.title(source.layers[0]),
+        kmeans=kmeans.fingerprint,
+        settings=source.about(source.layers[0]),
     )
-    with progress_bar(f"k-means {config.clusters}", config.iterations) as (bar, task):
-        return kmeans.fit(frames, provenance=provenance, report=lambda step: bar.update(task, completed=step.iteration))
+    parts = LabelParts(config.out / "parts", made_by, rank=ranks.rank)
+    done = parts.read()
+    ranks.wait()  # before anybody writes parts that others would count as done
+    rows = [row for row in manifest.utterances if row.id not in done][ranks.rank :: ranks.world_size]
+    for piece in extract(source, config.data, manifest, rows, title="labels"):
+        parts.add(piece.row.id, kmeans.predict(piece.layers[0]), is_last=piece.is_last)
+    parts.flush()
+    return parts
 
 
-def _provenance(source: FeatureSource, chosen: list[Utterance]) -> Provenance:
-    ids = hashlib.blake2b("\n".join(row.id for row in chosen).encode(), digest_size=8).hexdigest()
-    hours = sum(row.duration_s for row in chosen) / 3600
-    return Provenance(
-        source=source.name,
-        settings=dict(source.settings),
-        frames_per_second=SAMPLE_RATE / source.hop,
-        audio={"utterances": len(chosen), "hours": round(hours, 4), "ids": ids},
+def _dump(folder: Path, pieces: Iterator[Piece], dtype: Literal["float16", "float32"]) -> None:
+    """Write features, and beside them whose they are: ids and numbers of frames, in the order of the rows."""
+    if (folder / HEADER).exists():
+        return
+    lines = ["id\tframes"]
+
+    def features() -> Iterator[Tensor]:
+        for piece in pieces:
+            if piece.is_last:
+                lines.append(f"{piece.row.id}\t{piece.num_frames}")
+            yield piece.layers[0]
+        write_atomically(folder / "utterances.tsv", "\n".join(lines) + "\n")
+
+    write_shards(folder, features(), dtype=dtype)
+
+
+def _finish(config: ClusterConfig, manifest: Manifest, parts: LabelParts, path: Path) -> None:
+    """Join the labels of all processes, measure them and write the label file."""
+    units = parts.read()
+    labels = FrameLabels(
+        source=parts.source, units={row.id: units[row.id] for row in manifest.utterances if row.id in units}
     )
-
-
-def _label(config: ClusterConfig, manifest: Manifest, source: FeatureSource, kmeans: KMeans) -> FrameLabels:
-    kind = np.int16 if config.clusters < 2**15 else np.int32
-    units = {
-        row.id: kmeans.predict(features.cpu()).numpy().astype(kind)
-        for row, features in _extract(config, manifest, manifest.utterances, source, "labels")
-    }
-    return FrameLabels(
-        source=LabelSource(
-            clusters=config.clusters,
-            hop=source.hop,
-            window=source.window,
-            features=source.name,
-            kmeans=kmeans.fingerprint,
-            settings=dict(source.settings),
-        ),
-        units=units,
-    )
-
-
-def _extract(
-    config: ClusterConfig,
-    manifest: Manifest,
-    rows: list[Utterance] | tuple[Utterance, ...],
-    source: FeatureSource,
-    title: str,
-) -> Iterator[tuple[Utterance, Tensor]]:
-    """Yield the features of each utterance; bad audio stops, or is named and passed over, as configured."""
-    read = read_waveforms(config.data, manifest, rows, audio=source.audio, window=source.window, title=title)
-    return ((row, source.extract(waveform)) for row, waveform in read)
+    tell_left_out([row.id for row in manifest.utterances if row.id not in units], "bad audio")
+    if config.phones is not None:
+        quality = measure_units(labels, read_phones(config.phones))
+        write_atomically(config.out / "quality.json", json.dumps(dataclasses.asdict(quality), indent=1) + "\n")
+    write_labels(path, labels)
+    parts.remove()

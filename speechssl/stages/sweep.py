@@ -9,31 +9,36 @@ too much.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
-from torchaudio.compliance import kaldi
 
 from speechssl.config import configuration
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig
-from speechssl.data.batching import seeded_generator
-from speechssl.data.manifest import Manifest, Utterance, write_atomically
+from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import ConfigError, LabelError
-from speechssl.model.encoder import SpeechEncoder
-from speechssl.parallel import pick_device
+from speechssl.parallel import Ranks, pick_device
 from speechssl.saved import SavedModel
 from speechssl.score.alignments import Interval, read_phones
 from speechssl.score.clusters import FeatureSpread, UnitQuality, UnitTally
-from speechssl.stages.data import DataConfig, like_training, read_data, read_waveforms, tell_left_out
+from speechssl.stages.data import DataConfig, read_data, tell_left_out
+from speechssl.stages.features import (
+    ExtractConfig,
+    FeatureSource,
+    draw_hours,
+    extract,
+    fit_kmeans,
+    front_end,
+    known_layers,
+    provenance,
+    trunk,
+)
 from speechssl.train.checkpoint import claim_run_folder
-from speechssl.train.runlog import progress_bar
-from speechssl.units.features import MFCC_HOP, MFCC_WINDOW, mfcc
-from speechssl.units.kmeans import KMeans, Provenance
+from speechssl.units.kmeans import KMeans
+from speechssl.units.reservoir import FrameSample
 
 __all__ = ["SweepConfig", "SweepRow", "suggest", "sweep"]
 
@@ -53,6 +58,8 @@ class SweepConfig:
     layers: tuple[int, ...] = ()  # of its Transformer, counted from 1; empty for all
     random_weights: bool = False  # measure the same architecture untrained, too
     baselines: tuple[Literal["mfcc", "log_mel"], ...] = ("mfcc",)
+    cmn: bool = False  # take the utterance's mean off the baselines: for pools of many recordings
+    extract: ExtractConfig = ExtractConfig()
     clusters: tuple[int, ...] = (50, 100, 200, 500)
     iterations: int = 100
     standardise: bool = False
@@ -64,6 +71,8 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if not self.clusters or min(self.clusters) < 2:
             raise ConfigError(f"clusters must list numbers from 2 up, found {list(self.clusters)}")
+        if self.fit_frames < max(self.clusters):
+            raise ConfigError(f"fit_frames={self.fit_frames} cannot make {max(self.clusters)} clusters; raise it")
         if self.checkpoint is None and (self.random_weights or self.layers or not self.baselines):
             raise ConfigError("without checkpoint there are only baselines; name the folder of a run or a model")
 
@@ -72,7 +81,7 @@ class SweepConfig:
 class SweepRow:
     """One layer with one number of units."""
 
-    source: str  # "mfcc", "log_mel", "random weights", or the model
+    source: str  # "mfcc", "log_mel, cmn", "random weights", or the model
     kind: Kind
     layer: int  # counted from 1; 0 for a baseline
     clusters: int
@@ -80,23 +89,6 @@ class SweepRow:
     effective_rank: float  # of the features
     quality: UnitQuality
     chance: float  # PNMI of the same units moved by half their utterance: what K and few frames give by themselves
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """A function from waveform to the features of several layers, and the waveforms it wants."""
-
-    name: str
-    kind: Kind
-    layers: tuple[int, ...]
-    audio: AudioConfig
-    hop: int
-    window: int
-    extract: Callable[[Tensor], list[Tensor]]  # (time,) to layers x (frames, dim)
-
-    def title(self, layer: int) -> str:
-        """Name a layer for people."""
-        return f"{self.name} layer {layer}" if layer else self.name
 
 
 def sweep(config: SweepConfig) -> Path:
@@ -112,10 +104,10 @@ def sweep(config: SweepConfig) -> Path:
     phones = read_phones(config.phones, tier=config.tier)
     manifest = _with_phones(config, read_data(config.data), phones)
     rows: list[SweepRow] = []
-    for number, source in enumerate(_sources(config)):
+    for number, (kind, source) in enumerate(_sources(config)):
         done = config.out / f"source-{number}.json"
         if not done.exists():
-            write_atomically(done, _to_json(_measure(config, manifest, phones, source)))
+            write_atomically(done, _to_json(_measure(config, manifest, phones, kind, source)))
         rows += _from_json(done.read_text(encoding="utf-8"))
     suggestion = suggest(rows, tolerance=config.tolerance)
     figures = {"suggestion": suggestion, "hours": manifest.duration_s / 3600, "rows": json.loads(_to_json(rows))}
@@ -161,101 +153,52 @@ def _with_phones(config: SweepConfig, manifest: Manifest, phones: Phones) -> Man
             f"found {', '.join(map(repr, sorted(phones)[:3])) or 'none'}"
         )
     tell_left_out([row.id for row in manifest.utterances if not phones.get(row.id)], "no phones")
-    order = torch.randperm(len(rows), generator=seeded_generator(config.seed, "sweep utterances")).tolist()
-    chosen, hours = [], 0.0
-    for row in (rows[index] for index in order):
-        if hours < config.max_hours:
-            chosen.append(row)
-            hours += row.duration_s / 3600
+    chosen = draw_hours(rows, config.max_hours, seed=config.seed, purpose="sweep utterances")
     return dataclasses.replace(manifest, utterances=tuple(chosen))
 
 
-def _sources(config: SweepConfig) -> Iterator[_Source]:
+def _sources(config: SweepConfig) -> Iterator[tuple[Kind, FeatureSource]]:
     """Yield what is to be compared, one at a time, so that only one model is in memory."""
     for name in config.baselines:
-        extract = mfcc if name == "mfcc" else _log_mel
-        yield _Source(
-            name=name,
-            kind="baseline",
-            layers=(0,),
-            audio=config.data.audio,
-            hop=MFCC_HOP,
-            window=MFCC_WINDOW,
-            extract=lambda waveform, extract=extract: [extract(waveform)],  # type: ignore[misc]
-        )
+        yield "baseline", front_end(name, config.data.audio, cmn=config.cmn)
     if config.checkpoint is None:
         return
     saved = SavedModel.read(config.checkpoint)
-    layers = _known_layers(config, saved)
-    audio = like_training(config.data, saved.description.audio, where=saved.name).audio
+    layers = known_layers(config.layers, saved)
     if config.random_weights:
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            untrained = SpeechEncoder(saved.description.encoder).eval()
-        yield _trunk("random weights", "random", untrained, layers, audio)
-    yield _trunk(saved.name, "model", saved.encoder(), layers, audio)
+        yield "random", trunk(saved, layers, config.data, config.extract, untrained_seed=config.seed)
+    yield "model", trunk(saved, layers, config.data, config.extract)
 
 
-def _known_layers(config: SweepConfig, saved: SavedModel) -> tuple[int, ...]:
-    there = range(1, saved.description.encoder.transformer.num_layers + 1)
-    unknown = sorted(set(config.layers) - set(there))
-    if unknown:
-        raise LabelError(
-            f"layers={list(config.layers)}: {saved.name} has layers 1 to {len(there)}; leave out {unknown}"
-        )
-    return tuple(sorted(set(config.layers))) or tuple(there)
-
-
-def _trunk(
-    name: str,
-    kind: Kind,
-    encoder: SpeechEncoder,
-    layers: tuple[int, ...],
-    audio: AudioConfig,
-) -> _Source:
-    device = pick_device()
-    encoder.to(device)
-
-    @torch.no_grad()
-    def extract(waveform: Tensor) -> list[Tensor]:
-        num_samples = torch.tensor([len(waveform)], device=device)
-        outputs = encoder(waveform[None].to(device), num_samples, num_layers=max(layers)).layers
-        return [outputs[layer - 1][0] for layer in layers]
-
-    hop, window = encoder.config.hop, encoder.config.window
-    return _Source(name=name, kind=kind, layers=layers, audio=audio, hop=hop, window=window, extract=extract)
-
-
-def _log_mel(waveform: Tensor) -> Tensor:
-    """Compute (frames, 80) logarithmic mel energies, a frame every 10 ms; no dither, as for MFCC."""
-    return kaldi.fbank(waveform[None], num_mel_bins=80, sample_frequency=SAMPLE_RATE)
-
-
-def _measure(config: SweepConfig, manifest: Manifest, phones: Phones, source: _Source) -> list[SweepRow]:
+def _measure(
+    config: SweepConfig, manifest: Manifest, phones: Phones, kind: Kind, source: FeatureSource
+) -> list[SweepRow]:
     """Fit and count all layers and Ks of one source."""
     samples, spreads = _sample(config, manifest, source)
     fitted: dict[tuple[int, int], KMeans] = {}  # by index of the layer, and K
     for index, layer in enumerate(source.layers):
-        frames = torch.cat(samples[index]).to(pick_device())
-        samples[index].clear()
+        frames = samples.pop(0).to(pick_device())
         for clusters in config.clusters:
-            fitted[index, clusters] = _fit(config, frames, clusters, source.title(layer))
+            kmeans = KMeans(
+                n_clusters=clusters, max_iter=config.iterations, standardise=config.standardise, seed=config.seed
+            )
+            fitted[index, clusters] = fit_kmeans(frames, kmeans, provenance(source, layer, manifest.utterances))
+            fitted[index, clusters].device = str(pick_device())
     names = {interval.phone for row in manifest.utterances for interval in phones[row.id]}
     tallies, moved = (
         {key: UnitTally(names, key[1], hop=source.hop, window=source.window) for key in fitted} for _ in range(2)
     )
     labelled = set()
-    for row, layers in _features(config, manifest, source, f"{source.name}: labels"):
-        labelled.add(row.id)
-        for (index, clusters), kmeans in fitted.items():
-            units = kmeans.predict(layers[index]).cpu().numpy()
-            tallies[index, clusters].add(units, phones[row.id])
-            moved[index, clusters].add(np.roll(units, len(units) // 2), phones[row.id])
+    for row_id, units in _units(config, manifest, source, fitted):
+        labelled.add(row_id)
+        for key, found in units.items():
+            tallies[key].add(found, phones[row_id])
+            moved[key].add(np.roll(found, len(found) // 2), phones[row_id])
     tell_left_out([row.id for row in manifest.utterances if row.id not in labelled], "bad audio")
     return [
         SweepRow(
             source=source.name,
-            kind=source.kind,
+            kind=kind,
             layer=source.layers[index],
             clusters=clusters,
             dim=spreads[index].dim,
@@ -267,44 +210,33 @@ def _measure(config: SweepConfig, manifest: Manifest, phones: Phones, source: _S
     ]
 
 
-def _sample(config: SweepConfig, manifest: Manifest, source: _Source) -> tuple[list[list[Tensor]], list[FeatureSpread]]:
+def _sample(config: SweepConfig, manifest: Manifest, source: FeatureSource) -> tuple[list[Tensor], list[FeatureSpread]]:
     """Draw the same frames of every layer, each frame by itself, and gather the spread of all frames."""
-    counts = (max(0, (row.num_samples_16k - source.window) // source.hop + 1) for row in manifest.utterances)
-    share = config.fit_frames / max(1, sum(counts))
-    samples: list[list[Tensor]] = [[] for _ in source.layers]
-    spreads: list[FeatureSpread] = []
-    for row, layers in _features(config, manifest, source, f"{source.name}: frames to fit"):
-        draws = torch.rand(len(layers[0]), generator=seeded_generator(config.seed, "sweep frames", row.id))
-        spreads = spreads or [FeatureSpread(layer.shape[1]) for layer in layers]
-        for layer, sample, spread in zip(layers, samples, spreads, strict=True):
-            sample.append(layer[draws < share])
-            spread.add(layer.numpy())
-    if not spreads:
+    there = sum(source.count(row.num_samples_16k) for row in manifest.utterances)
+    size = max(1, min(config.fit_frames, there))
+    sample = FrameSample(size, source.dim, num_layers=len(source.layers), seed=config.seed)
+    spreads = [FeatureSpread(source.dim) for _ in source.layers]
+    for piece in extract(source, config.data, manifest, manifest.utterances, title=f"{source.name}: frames to fit"):
+        sample.add(piece.row.id, piece.layers, start=piece.start, num_frames=piece.num_frames)
+        for layer, spread in zip(piece.layers, spreads, strict=True):
+            spread.add(layer.cpu().numpy())
+    frames = sample.gather(Ranks(rank=0, world_size=1, device=pick_device()))
+    if not len(frames[0]):
         raise LabelError(f"{source.name}: no utterance with phones has usable audio; see the reasons above")
-    return samples, spreads
+    return frames, spreads
 
 
-def _fit(config: SweepConfig, frames: Tensor, clusters: int, title: str) -> KMeans:
-    kmeans = KMeans(
-        n_clusters=clusters,
-        max_iter=config.iterations,
-        standardise=config.standardise,
-        seed=config.seed,
-        sample_bytes=frames.nbytes,
-    )
-    with progress_bar(f"{title}: k-means {clusters}", config.iterations) as (bar, task):
-        return kmeans.fit(
-            frames, provenance=Provenance(source=title), report=lambda step: bar.update(task, completed=step.iteration)
-        )
-
-
-def _features(
-    config: SweepConfig, manifest: Manifest, source: _Source, title: str
-) -> Iterator[tuple[Utterance, list[Tensor]]]:
-    """Yield all layers of each utterance, on the CPU; bad audio stops, or is named and passed over, as configured."""
-    rows = manifest.utterances
-    read = read_waveforms(config.data, manifest, rows, audio=source.audio, window=source.window, title=title)
-    return ((row, [layer.cpu() for layer in source.extract(waveform)]) for row, waveform in read)
+def _units(
+    config: SweepConfig, manifest: Manifest, source: FeatureSource, fitted: dict[tuple[int, int], KMeans]
+) -> Iterator[tuple[str, dict[tuple[int, int], np.ndarray]]]:
+    """Yield the (frames,) units of each utterance by index of the layer, and K."""
+    pieces: dict[tuple[int, int], list[np.ndarray]] = {key: [] for key in fitted}
+    for piece in extract(source, config.data, manifest, manifest.utterances, title=f"{source.name}: labels"):
+        for key, kmeans in fitted.items():
+            pieces[key].append(kmeans.predict(piece.layers[key[0]]).cpu().numpy())
+        if piece.is_last:
+            yield piece.row.id, {key: np.concatenate(found) for key, found in pieces.items()}
+            pieces = {key: [] for key in fitted}
 
 
 def _name(row: SweepRow) -> str:

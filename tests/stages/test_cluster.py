@@ -53,7 +53,7 @@ def test_units_of_centred_mfcc_say_so_and_differ(units, cluster_config, tmp_path
 
 
 def test_a_layer_is_not_centred(cluster_config, pretrained, tmp_path):
-    with pytest.raises(ConfigError, match="cmn=true is for mfcc"):
+    with pytest.raises(ConfigError, match="cmn=true is for mfcc and log_mel"):
         cluster_config(tmp_path / "run", features="layer", checkpoint=pretrained, cmn=True)
 
 
@@ -69,7 +69,7 @@ def test_layers_differ(cluster_config, pretrained, tmp_path):
 @pytest.mark.parametrize("layer", [0, 3])
 def test_a_layer_that_the_checkpoint_lacks_is_refused(cluster_config, pretrained, tmp_path, layer):
     config = cluster_config(tmp_path / "run", features="layer", checkpoint=pretrained, layer=layer)
-    with pytest.raises(LabelError, match=f"layer={layer}: run/step_00000003 has layers 1 to 2"):
+    with pytest.raises(LabelError, match=rf"run/step_00000003 has layers 1 to 2, the recipe asks for \[{layer}\]"):
         cluster(config)
 
 

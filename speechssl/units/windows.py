@@ -1,0 +1,118 @@
+"""Layers of a trunk for audio of any length: overlapping windows, of which the middles are kept.
+
+The convolutions are local but for the group norm, whose statistics are gathered over the whole waveform first, so that
+their frames are those of the whole. Attention is not local: a frame of a window misses what lies beyond it. How little
+that changes is measured in `recipes/README.md`.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from speechssl.model.conv import ConvFeatureExtractor, TimeNorm, frame_count, hop_size, strided_conv
+from speechssl.model.encoder import SpeechEncoder
+
+__all__ = ["Window", "encode_windows", "place_windows"]
+
+_AT_ONCE = 2**15  # outputs of the first convolution held while its statistics are gathered
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames that are computed together, and those of them that are kept."""
+
+    start: int
+    stop: int
+    keep_from: int
+    keep_to: int
+
+
+def place_windows(num_frames: int, size: int, overlap: int) -> list[Window]:
+    """Cover frames with windows of equal size, spread evenly; each frame is kept once, from the nearer middle.
+
+    Args:
+        num_frames: to be covered.
+        size: frames of a window.
+        overlap: frames that neighbours share, at least; less than `size`.
+
+    Examples:
+        >>> [(w.start, w.stop, w.keep_from, w.keep_to) for w in place_windows(100, 60, 10)]
+        [(0, 60, 0, 50), (40, 100, 50, 100)]
+        >>> place_windows(50, 60, 10)
+        [Window(start=0, stop=50, keep_from=0, keep_to=50)]
+    """
+    if num_frames <= size:
+        return [Window(0, num_frames, 0, num_frames)]
+    steps = -(-(num_frames - size) // (size - overlap))  # from the first window to the last
+    starts = [step * (num_frames - size) // steps for step in range(steps + 1)]
+    cuts = [0, *((start + size + after) // 2 for start, after in itertools.pairwise(starts)), num_frames]
+    return [Window(start, start + size, *cuts[i : i + 2]) for i, start in enumerate(starts)]
+
+
+@torch.no_grad()
+def encode_windows(
+    encoder: SpeechEncoder, waveform: Tensor, layers: Sequence[int], *, size: int, overlap: int
+) -> Iterator[list[Tensor]]:
+    """Encode one waveform, a window at a time.
+
+    Args:
+        encoder: the trunk, in evaluation mode.
+        waveform: (time,) float32 at 16 kHz, at least one frame, on any device.
+        layers: wanted, counted from 1.
+        size: frames of a window.
+        overlap: frames that neighbours share, at least.
+
+    Yields:
+        len(layers) x (frames, dim) on the encoder's device, one after the other: together as many frames as the whole.
+    """
+    config, device = encoder.config, encoder.mask_vector.device
+    norm = _whole_norm(encoder.conv, waveform, device)
+    for window in place_windows(frame_count(len(waveform), config.conv), size, overlap):
+        part = waveform[window.start * config.hop : (window.stop - 1) * config.hop + config.window]
+        conv = _convolve(encoder.conv, part.to(device), norm)[None]  # (1, frames, channels)
+        is_valid = torch.ones(conv.shape[:2], dtype=torch.bool, device=device)
+        outputs = encoder.transformer(encoder.project(encoder.norm(conv)), is_valid, max(layers))
+        kept = slice(window.keep_from - window.start, window.keep_to - window.start)
+        yield [outputs[layer - 1][0, kept] for layer in layers]
+
+
+def _whole_norm(conv: ConvFeatureExtractor, waveform: Tensor, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """Return shift and scale (channels,) of the group norm of a whole waveform; None with layer norm."""
+    if conv.norm == "layer":
+        return None
+    _, kernel, stride = conv.stack[0]
+    norm, steps = conv.norms[0], frame_count(len(waveform), conv.stack[:1])
+    assert isinstance(norm, TimeNorm)
+    moments = torch.zeros(2, len(norm.weight), dtype=torch.float64, device=device)
+    for start in range(0, steps, _AT_ONCE):
+        stop = min(start + _AT_ONCE, steps)
+        part = waveform[start * stride : (stop - 1) * stride + kernel].to(device)
+        x = _convolve_once(conv, 0, functional.pad(part, (0, -len(part) % stride))[:, None])[: stop - start].double()
+        moments += torch.stack([x.sum(0), x.square().sum(0)])
+    mean, square = moments / steps
+    scale = (square - mean.square()).clamp(min=0).add(norm.eps).rsqrt() * norm.weight
+    return (norm.bias - mean * scale).float(), scale.float()
+
+
+def _convolve(conv: ConvFeatureExtractor, waveform: Tensor, norm: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Extract (frames, channels) from a part of a waveform, with the group norm's shift and scale of the whole."""
+    x = functional.pad(waveform, (0, -len(waveform) % hop_size(conv.stack)))[:, None]  # (steps, 1), whole hops
+    for index in range(len(conv.stack)):
+        x = _convolve_once(conv, index, x)
+        if norm is None:
+            x = conv.norms[index](x)
+        elif index == 0:
+            x = torch.addcmul(norm[0], x, norm[1])
+        x = functional.gelu(x)
+    return x[: frame_count(len(waveform), conv.stack)]
+
+
+def _convolve_once(conv: ConvFeatureExtractor, index: int, x: Tensor) -> Tensor:
+    """Map (steps, channels) through one convolution, as `ConvFeatureExtractor` does."""
+    layer = conv.convs[index]
+    assert isinstance(layer, torch.nn.Conv1d)
+    return strided_conv(x, layer.weight, layer.bias, conv.stack[index][2])
