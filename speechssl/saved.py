@@ -7,9 +7,12 @@
 A run folder is a model folder: what reads one reads the other, and needs no other file to do so.
 """
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, Self
 
@@ -18,9 +21,10 @@ from torch import Tensor, nn
 
 from speechssl.config import configuration, from_dict, to_dict
 from speechssl.data.audio import AudioConfig
+from speechssl.data.labels import LabelSource
 from speechssl.data.manifest import write_atomically
 from speechssl.data.vocabulary import Vocabulary
-from speechssl.errors import CheckpointError
+from speechssl.errors import CheckpointError, LabelError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
@@ -28,7 +32,7 @@ from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
 from speechssl.train.checkpoint import fill, last_checkpoint, load_tensors, read_state, run_folder
 
-__all__ = ["Description", "SavedModel", "build_model", "describe_model"]
+__all__ = ["Description", "SavedModel", "build_model", "check_units", "describe_model"]
 
 DESCRIPTION = "model.json"
 PARAMETERS = "model.safetensors"
@@ -41,6 +45,7 @@ class Description:
     encoder: EncoderConfig
     objective: ObjectiveConfig | None = None  # of a pretrained model that kept its head
     clusters: tuple[int, ...] = ()  # units of each label stream, of masked prediction
+    labels: tuple[LabelSource, ...] = ()  # what made the labels of each stream, where that is known
     ctc: CTCConfig | None = None  # of a fine-tuned model
     vocabulary: tuple[str, ...] = ()  # of its CTC head, by id
     audio: AudioConfig = AudioConfig()  # how its audio was read; inference reads alike
@@ -50,6 +55,8 @@ class Description:
     def __post_init__(self) -> None:
         if (self.ctc is None) != (not self.vocabulary) or (self.ctc is not None and self.objective is not None):
             raise CheckpointError("expected an objective, or ctc with its vocabulary, or neither")
+        if self.labels and tuple(source.clusters for source in self.labels) != self.clusters:
+            raise CheckpointError(f"expected labels with {self.clusters} units, found {[*map(str, self.labels)]}")
 
     @property
     def method(self) -> Literal["encoder", "wav2vec2", "hubert", "ctc"]:
@@ -174,16 +181,40 @@ def describe_model(folder: Path, description: Description) -> None:
     """Write `model.json`, or compare it with the one that is there.
 
     Raises:
-        CheckpointError: another model is described there.
+        CheckpointError: another model is described there, or one that learned other units.
     """
     path = folder / DESCRIPTION
-    if not path.exists():
+    known = _read_description(path) if path.exists() else None
+    if known is not None:
+        if known.labels:
+            check_units(known.labels, description.labels, where=str(path))
+        if dataclasses.replace(known, labels=description.labels) != description:
+            raise CheckpointError(
+                f"{path}: describes another model (its vocabulary, units or architecture differ); "
+                "the data of this run have changed: name another out, or remove the folder"
+            )
+    if known is None or known.labels != description.labels:
         write_atomically(path, json.dumps(to_dict(description), indent=1, ensure_ascii=False) + "\n")
-    elif _read_description(path) != description:
-        raise CheckpointError(
-            f"{path}: describes another model (its vocabulary, units or architecture differ); "
-            "the data of this run have changed: name another out, or remove the folder"
-        )
+
+
+def check_units(known: Sequence[LabelSource], given: Sequence[LabelSource], *, where: str) -> None:
+    """Compare the k-means whose units a model predicts with those of the labels it is to learn from.
+
+    Args:
+        known: of the model, by stream.
+        given: of the labels, by stream.
+        where: the model comes from, for errors.
+
+    Raises:
+        LabelError: their number differs, or a stream comes from another k-means.
+    """
+    for stream, (ours, theirs) in enumerate(zip_longest(known, given)):
+        if ours != theirs:
+            raise LabelError(
+                f"{where}: the model learned {ours or 'nothing'} in label stream {stream}, the labels come from "
+                f"{theirs or 'nothing'}, and its head would take their units for others; name labels of the k-means "
+                "it began with"
+            )
 
 
 def _read_description(path: Path) -> Description:

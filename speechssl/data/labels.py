@@ -1,38 +1,62 @@
 """Frame labels: the hidden unit of every feature frame of every utterance, and how they line up with the encoder.
 
-The file is text: a JSON line that says where the labels come from, then `id<TAB>units` with units in decimal.
+The file is text. Its first line is JSON: the version, how many utterances follow, where the labels come from, and a
+hash of it all. Then `id<TAB>count<TAB>units` for each utterance, units in decimal with blanks between. A file that was
+cut, patched or joined by hand does not read.
 """
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.data.manifest import Manifest
 from speechssl.errors import LabelError
 
-__all__ = ["FrameLabels", "LabelSource", "read_labels", "write_labels"]
+__all__ = ["FrameLabels", "LabelSource", "join_labels", "read_labels", "write_labels"]
+
+VERSION = 2  # of the file; the first had none
+IMPORTED = "imported"  # `features` of labels that another toolkit made
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSource:
-    """What made the labels, enough to tell labels that do not belong together apart."""
+    """What made the labels. Two are equal if their labels may be mixed: names of the features do not count."""
 
     clusters: int
     hop: int  # samples from one label to the next
     window: int  # samples one label's feature looks at
-    features: str  # "mfcc", or the checkpoint and layer
     kmeans: str  # hash of the centroids
-    settings: Mapping[str, str | int] = field(default_factory=dict)  # of the front end, or hash and layer
+    features: str = field(compare=False)  # "mfcc", or the checkpoint and layer
+    settings: Mapping[str, str | int] = field(
+        default_factory=dict, compare=False
+    )  # of the front end, or hash and layer
 
     def count(self, num_samples: int) -> int:
         """Return the number of labels of a waveform of so many samples at 16 kHz."""
         return max(0, (num_samples - self.window) // self.hop + 1)
+
+    @property
+    def again(self) -> str:
+        """Say how such labels are made for other audio, for errors."""
+        if self.features == IMPORTED:
+            return "import them again with `speechssl labels`, for this manifest"
+        kind = f"layer layer={self.settings['layer']}" if "layer" in self.settings else self.features
+        return (
+            f"make them again: `speechssl cluster` with features={kind} clusters={self.clusters}, "
+            "this manifest in data.manifests, and another out"
+        )
+
+    def __str__(self) -> str:
+        return f"k-means {self.kmeans} of {self.features} ({self.clusters} units, one every {self.hop} samples)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +66,21 @@ class FrameLabels:
     source: LabelSource
     units: Mapping[str, np.ndarray]  # by utterance id, int16 or int32
 
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that change with the source, the utterances, their order or any label."""
+        digest = hashlib.blake2b(json.dumps(dataclasses.asdict(self.source), sort_keys=True).encode(), digest_size=8)
+        for key, units in self.units.items():
+            digest.update(f"\n{key}\t{len(units)}\t".encode())
+            digest.update(units.astype(_kind(self.source), copy=False).tobytes())
+        return digest.hexdigest()
+
     def at_frames(self, utterance_id: str, *, start: int, num_frames: int, hop: int, window: int) -> Tensor:
         """Return the label nearest to the centre of each frame of a crop.
 
-        For BASE's 20 ms frames and 10 ms MFCC labels this is every second label, as in the reference.
+        For BASE's 20 ms frames and 10 ms MFCC labels this is every second label, as in the reference. The reference
+        takes the label whose window starts with the frame, or last before it; where frames look at more samples than
+        labels do, the nearest centre is a later one. It also drops a last frame that has fewer labels than the ratio
+        of the rates; here the last label serves.
 
         Args:
             utterance_id: whose labels.
@@ -72,48 +107,128 @@ class FrameLabels:
         if missing:
             raise LabelError(
                 f"{where}: {len(missing)} utterances of the manifest have no labels: {', '.join(missing[:3])}; "
-                "make the labels again with `speechssl cluster` on this manifest"
+                f"{self.source.again}"
             )
         for row in manifest.utterances:
             expected, found = self.source.count(row.num_samples_16k), len(self.units[row.id])
             if expected != found or found == 0:
                 raise LabelError(
                     f"{where}: {row.id} has {found} labels, its audio of {row.num_samples_16k} samples makes "
-                    f"{expected}; the labels belong to other audio: make them again with `speechssl cluster`"
+                    f"{expected}; the labels belong to other audio: {self.source.again}"
                 )
+
+
+def join_labels(parts: Iterable[tuple[Path, FrameLabels]]) -> FrameLabels:
+    """Join the label files of one stream, of training and held-out audio or of several corpora.
+
+    Raises:
+        LabelError: two files come from different k-means, or label the same utterance.
+    """
+    (first_path, first), *others = parts
+    units = dict(first.units)
+    for path, labels in others:
+        if labels.source != first.source:
+            raise LabelError(
+                f"{path} comes from {labels.source}, {first_path} from {first.source}: their units mean different "
+                "things; label all audio of a stream with one k-means: `speechssl cluster` with every manifest in "
+                "data.manifests"
+            )
+        twice = [key for key in labels.units if key in units]
+        if twice:
+            raise LabelError(
+                f"{path}: {len(twice)} utterances are also in an earlier file of the stream: {', '.join(twice[:3])}; "
+                "name each label file once"
+            )
+        units |= labels.units
+    return FrameLabels(source=first.source, units=units)
 
 
 def write_labels(path: Path, labels: FrameLabels) -> None:
     """Write a label file, atomically."""
-    header = json.dumps(dataclasses.asdict(labels.source))
-    rows = (f"{key}\t{' '.join(map(str, units.tolist()))}" for key, units in labels.units.items())
-    write_atomically(path, "\n".join([header, *rows]) + "\n")
+    about = {"version": VERSION, "utterances": len(labels.units), **dataclasses.asdict(labels.source)}
+    names = [str(unit) for unit in range(labels.source.clusters)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(about | {"fingerprint": labels.fingerprint()}, ensure_ascii=False) + "\n")
+            for key, units in labels.units.items():
+                file.write(f"{key}\t{len(units)}\t{' '.join([names[unit] for unit in units.tolist()])}\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_labels(path: Path) -> FrameLabels:
     """Read a label file.
 
     Raises:
-        LabelError: missing, without its header, or with units outside the clusters it declares.
+        LabelError: missing, of another version, cut short, changed by hand, with an utterance that occurs twice or
+            with units outside the clusters it declares.
     """
     try:
-        header, *rows = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # ids may hold U+2028
-        source = LabelSource(**json.loads(header))
+        with path.open("rb") as file:
+            about = _read_header(path, file.readline())
+            fingerprint, count = about.pop("fingerprint"), about.pop("utterances")
+            source = LabelSource(**about)
+            units: dict[str, np.ndarray] = {}
+            for number, line in enumerate(file, start=2):
+                key, found = _parse_row(line, source, where=f"{path}:{number}")
+                if key in units:
+                    raise LabelError(f"{path}:{number}: {key} occurs twice; {source.again}")
+                units[key] = found
     except OSError as error:
         raise LabelError(f"{path}: cannot read labels ({error.strerror}); run `speechssl cluster`") from error
-    except (ValueError, TypeError) as error:
+    if len(units) != count:
+        raise LabelError(
+            f"{path}: holds {len(units)} utterances, its first line says {count}; the file was cut or joined: "
+            f"copy it again, or {source.again}"
+        )
+    labels = FrameLabels(source=source, units=units)
+    if labels.fingerprint() != fingerprint:
+        raise LabelError(f"{path}: was changed after it was written; copy it again, or {source.again}")
+    return labels
+
+
+def _kind(source: LabelSource) -> type[np.int16] | type[np.int32]:
+    return np.int16 if source.clusters < 2**15 else np.int32
+
+
+def _read_header(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        about = json.loads(line)
+        version = about.pop("version", 1)
+    except (ValueError, TypeError, AttributeError) as error:
         raise LabelError(f"{path}:1: expected a JSON header of a label file; run `speechssl cluster`") from error
-    kind = np.int16 if source.clusters < 2**15 else np.int32
-    units: dict[str, np.ndarray] = {}
-    for number, row in enumerate(rows, start=2):
-        key, _, text = row.partition("\t")
-        try:
-            found = np.array(text.split(), dtype=np.int64)
-        except ValueError as error:
-            raise LabelError(f"{path}:{number}: expected `id<TAB>units`, found {row[:60]!r}") from error
-        if len(found) and (found.min() < 0 or found.max() >= source.clusters):
-            raise LabelError(
-                f"{path}:{number}: {key} has units {found.min()} to {found.max()}, expected 0 to {source.clusters - 1}"
-            )
-        units[key] = found.astype(kind)
-    return FrameLabels(source=source, units=units)
+    if version != VERSION:
+        raise LabelError(
+            f"{path}:1: is a label file of version {version}, this speechssl reads version {VERSION}; "
+            "make the labels again with `speechssl cluster` and another out"
+        )
+    numbers, texts = ("utterances", "clusters", "hop", "window"), ("features", "kmeans", "fingerprint")
+    is_complete = {*about} == {*numbers, *texts, "settings"} and isinstance(about["settings"], dict)
+    if not is_complete or not all(type(about[name]) is int and about[name] > 0 for name in numbers):
+        raise LabelError(
+            f"{path}:1: expected {', '.join(numbers)} as whole numbers above 0, and {', '.join(texts)}, settings; "
+            "run `speechssl cluster`"
+        )
+    return about
+
+
+def _parse_row(line: bytes, source: LabelSource, *, where: str) -> tuple[str, np.ndarray]:
+    key, *fields = line.split(b"\t")
+    if len(fields) != 2 or not fields[0].isdigit() or fields[1].translate(None, b"0123456789 \n"):
+        raise LabelError(f"{where}: expected `id<TAB>count<TAB>units`, found {line[:60]!r}; {source.again}")
+    count, text = int(fields[0]), fields[1]
+    found = np.fromstring(text, dtype=np.int64, sep=" ") if count else np.zeros(0, dtype=np.int64)
+    if len(found) != count or not text.endswith(b"\n"):
+        raise LabelError(
+            f"{where}: the line announces {count} labels and ends after {len(found)}; the file was cut: "
+            f"copy it again, or {source.again}"
+        )
+    if count and found.max() >= source.clusters:
+        raise LabelError(
+            f"{where}: {key.decode(errors='replace')} has units up to {found.max()}, "
+            f"expected 0 to {source.clusters - 1}; {source.again}"
+        )
+    return key.decode(errors="replace"), found.astype(_kind(source))

@@ -1,22 +1,24 @@
 """Stage `pretrain`: manifest -> batches -> trunk + objective -> checkpoints."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from speechssl.config import configuration
-from speechssl.data.batching import BatchConfig, BatchSampler
-from speechssl.data.dataset import SpeechDataset, load_batches
-from speechssl.data.labels import FrameLabels, read_labels
+from speechssl.data.batching import BatchConfig, BatchSampler, seeded_generator
+from speechssl.data.dataset import SpeechDataset, load_batches, load_in_order
+from speechssl.data.labels import FrameLabels, join_labels, read_labels
 from speechssl.data.manifest import Manifest
-from speechssl.errors import CheckpointError, ConfigError
+from speechssl.errors import CheckpointError, ConfigError, LabelError, ManifestError
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel
 from speechssl.parallel import start_ranks
-from speechssl.saved import Description, SavedModel, build_model, describe_model
+from speechssl.saved import Description, SavedModel, build_model, check_units, describe_model
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.train.checkpoint import claim_run_folder, fill
 from speechssl.train.loop import TrainConfig, fit
@@ -31,7 +33,10 @@ class PretrainConfig:
 
     out: Path
     data: DataConfig
-    labels: tuple[Path, ...] = ()  # one file a stream, from `speechssl cluster`
+    labels: tuple[Path | tuple[Path, ...], ...] = ()  # from `speechssl cluster`: a file a stream, or a list of files
+    valid: DataConfig | None = (
+        None  # held-out utterances; scored every train.eval_every steps, labels in the same files
+    )
     checkpoint: Path | None = None  # model to go on from, with this run's own schedule; None: random weights
     fresh_head: bool = False  # start quantizer or label head anew; only the trunk of the checkpoint is kept
     encoder: EncoderConfig | None = None  # None: that of the checkpoint, or BASE without one
@@ -52,12 +57,9 @@ def pretrain(config: PretrainConfig) -> Path:
     if ranks.is_first:
         claim_run_folder(config.out, config)
     ranks.wait()
-    manifest = read_data(config.data)
-    labels = [read_labels(path) for path in config.labels]
-    if config.data.bad_audio == "skip":
-        manifest = _with_labels(manifest, labels)
-    for path, stream in zip(config.labels, labels, strict=True):
-        stream.check(manifest, where=str(path))
+    streams = read_streams(config.labels)
+    labels = [*streams.values()]
+    manifest = _labelled(config.data, streams)
     start = None if config.checkpoint is None else SavedModel.read(config.checkpoint)
     data = like_training(config.data, start.description.audio, where=start.name) if start else config.data
     description = _describe(config, data, start, labels)
@@ -71,14 +73,8 @@ def pretrain(config: PretrainConfig) -> Path:
         hop=encoder.hop,
     )
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
-    dataset = SpeechDataset(
-        manifest,
-        data.audio,
-        hop=encoder.hop,
-        window=encoder.window,
-        labels=labels,
-        skip_bad_audio=data.bad_audio == "skip",
-    )
+    dataset = _dataset(manifest, data, encoder, labels)
+    evaluate = _evaluation(config, data, manifest, encoder, streams)
     torch.manual_seed(config.seed)
     model = _build(description, start, fresh_head=config.fresh_head)
     if ranks.is_first:
@@ -94,7 +90,108 @@ def pretrain(config: PretrainConfig) -> Path:
         config=config.train,
         ranks=ranks,
         title=f"pretrain {config.objective.kind}",
+        evaluate=evaluate,
     )
+
+
+def read_streams(files: Sequence[Path | Sequence[Path]]) -> dict[str, FrameLabels]:
+    """Read the labels of each stream, by the names of their files.
+
+    Raises:
+        LabelError: a file cannot be read, or those of one stream do not belong together.
+    """
+    grouped = [(item,) if isinstance(item, Path) else item for item in files]
+    return {", ".join(map(str, paths)): join_labels((path, read_labels(path)) for path in paths) for paths in grouped}
+
+
+@torch.no_grad()
+def score_held_out(dataset: SpeechDataset, model: nn.Module, *, seconds: float, seed: int) -> dict[str, float]:
+    """Return loss and figures of held-out utterances, whole and in a fixed order, with the same masks each time.
+
+    Args:
+        dataset: of the utterances, with their labels.
+        model: a `PretrainModel` in evaluation mode.
+        seconds: of audio in a batch, padding counted.
+        seed: of the masks and distractors.
+
+    Returns:
+        The loss, an average over what it predicts, and what the objective logs, batches weighted by that number.
+
+    Raises:
+        ManifestError: none of the audio can be used.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator(device)
+    generator.manual_seed(seeded_generator(seed, "held-out masks").initial_seed())
+    totals: dict[str, float] = {}
+    count = skipped = 0
+    for batch in load_in_order(dataset, seconds=seconds):
+        skipped += len(batch.skipped)
+        if batch.ids:
+            loss = model(batch.to(device), step=0, generator=generator)
+            count += int(loss.count)
+            sums = {"loss": loss.value} | {name: part * loss.count for name, part in loss.parts.items()}
+            totals |= {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
+    if not count:
+        raise ManifestError("valid: no utterance has audio that can be used; correct valid.manifests")
+    return {f"valid_{name}": total / count for name, total in totals.items()} | {"valid_skipped": skipped}
+
+
+def _evaluation(
+    config: PretrainConfig,
+    data: DataConfig,
+    trained: Manifest,
+    encoder: EncoderConfig,
+    streams: Mapping[str, FrameLabels],
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """Give the function that scores `config.valid`, if there is one.
+
+    Raises:
+        ManifestError: held-out utterances are trained on, or all are shorter than `batch.min_s`.
+        LabelError: they lack labels.
+    """
+    if config.valid is None:
+        return None
+    manifest = _labelled(config.valid, streams)
+    seen = {row.id for row in trained.utterances} & {row.id for row in manifest.utterances}
+    if seen:
+        raise ManifestError(
+            f"valid: {len(seen)} utterances are trained on: {', '.join(sorted(seen)[:3])}; "
+            "take them out of data.manifests or of valid.manifests"
+        )
+    short = [row.id for row in manifest.utterances if row.duration_s < config.batch.min_s]
+    tell_left_out(short, f"held out but shorter than batch.min_s={config.batch.min_s}")
+    held_out = dataclasses.replace(manifest, utterances=tuple(r for r in manifest.utterances if r.id not in {*short}))
+    valid = like_training(config.valid, data.audio, where=str(config.out))
+    return partial(
+        score_held_out,
+        _dataset(held_out, valid, encoder, [*streams.values()]),
+        seconds=config.batch.seconds,
+        seed=config.seed,
+    )
+
+
+def _dataset(
+    manifest: Manifest, data: DataConfig, encoder: EncoderConfig, labels: Sequence[FrameLabels]
+) -> SpeechDataset:
+    return SpeechDataset(
+        manifest,
+        data.audio,
+        hop=encoder.hop,
+        window=encoder.window,
+        labels=labels,
+        skip_bad_audio=data.bad_audio == "skip",
+    )
+
+
+def _labelled(data: DataConfig, streams: Mapping[str, FrameLabels]) -> Manifest:
+    """Read the manifests and compare them with the labels; what clustering skipped as bad audio is left out."""
+    manifest = read_data(data)
+    if data.bad_audio == "skip":
+        manifest = _with_labels(manifest, [*streams.values()])
+    for where, stream in streams.items():
+        stream.check(manifest, where=where)
+    return manifest
 
 
 def _with_labels(manifest: Manifest, labels: Sequence[FrameLabels]) -> Manifest:
@@ -115,6 +212,7 @@ def _describe(
         encoder=trunk if start is None else start.description.encoder,
         objective=config.objective,
         clusters=tuple(stream.source.clusters for stream in labels),
+        labels=tuple(stream.source for stream in labels),
         audio=dataclasses.replace(data.audio, normalize=bool(data.audio.normalize)),
     )
 
@@ -124,6 +222,7 @@ def _build(description: Description, start: SavedModel | None, *, fresh_head: bo
 
     Raises:
         CheckpointError: the checkpoint's head is of another objective or size, and `fresh_head` is off.
+        LabelError: its head learned units of another k-means than the labels', and `fresh_head` is off.
     """
     model = build_model(description)
     assert isinstance(model, PretrainModel)
@@ -131,8 +230,26 @@ def _build(description: Description, start: SavedModel | None, *, fresh_head: bo
         return model
     fill(model.encoder, start.tensors, prefix="encoder.", where=start.name)
     if not fresh_head:
+        _check_head(description, start)
         try:
             fill(model.objective, start.tensors, prefix="objective.", where=start.name)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; its head cannot be kept: set fresh_head=true") from error
     return model
+
+
+def _check_head(description: Description, start: SavedModel) -> None:
+    theirs = start.description
+    if theirs.method != "hubert" or description.method != "hubert":
+        return
+    if theirs.labels:
+        try:
+            check_units(theirs.labels, description.labels, where=start.name)
+        except LabelError as error:
+            raise LabelError(f"{error}, or set fresh_head=true to learn new units") from error
+    elif theirs.clusters != description.clusters:
+        raise LabelError(
+            f"{start.name}: its head predicts {' and '.join(map(str, theirs.clusters))} units, the labels have "
+            f"{' and '.join(map(str, description.clusters))}; name labels of the k-means it was trained with, or set "
+            "fresh_head=true to learn new units"
+        )

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechssl.data.batching import BatchConfig
-from speechssl.data.labels import read_labels, write_labels
+from speechssl.data.audio import AudioConfig
+from speechssl.data.batching import BatchConfig, seeded_generator
+from speechssl.data.dataset import SpeechDataset, load_in_order
+from speechssl.data.labels import FrameLabels, read_labels, write_labels
+from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError, ManifestError
 from speechssl.saved import SavedModel
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
-from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.stages.pretrain import PretrainConfig, pretrain, score_held_out
 from speechssl.train.checkpoint import read_state
 from speechssl.train.loop import TrainConfig
 from speechssl.train.optim import OptimConfig
@@ -93,25 +96,197 @@ def test_labels_that_lack_utterances_are_refused(pretrain_config, make_corpus, t
 
 def test_labels_with_units_outside_their_number_are_refused(pretrain_config, units, tmp_path):
     labels = read_labels(units)
-    write_labels(tmp_path / "l.tsv", dataclasses.replace(labels, source=dataclasses.replace(labels.source, clusters=3)))
-    with pytest.raises(LabelError, match=r"l\.tsv:\d+: u000\d has units \d to [34], expected 0 to 2"):
+    write_labels(tmp_path / "l.tsv", labels)
+    text = (tmp_path / "l.tsv").read_text().replace('"clusters": 5', '"clusters": 3')
+    (tmp_path / "l.tsv").write_text(text)
+    with pytest.raises(LabelError, match=r"l\.tsv:\d+: u000\d has units up to [34], expected 0 to 2"):
         pretrain(pretrain_config(tmp_path / "run", labels=(tmp_path / "l.tsv",)))
 
 
-def test_a_run_is_not_continued_with_another_number_of_units(pretrain_config, cluster_config, tmp_path):
-    config = pretrain_config(tmp_path / "run", train=TrainConfig(steps=4, save_every=2))
+def relabelled(path: Path, target: Path, **changes: object) -> Path:
+    """Write the labels of a file as if another source had made them."""
+    labels = read_labels(path)
+    write_labels(target, dataclasses.replace(labels, source=dataclasses.replace(labels.source, **changes)))
+    return target
+
+
+def test_a_run_folder_says_what_made_its_labels(pretrained, units):
+    description = SavedModel.read(pretrained).description
+    assert dataclasses.asdict(description.labels[0]) == dataclasses.asdict(read_labels(units).source)
+    assert description.clusters == (5,)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"kmeans": "f00d"}, r"k-means f00d of mfcc \(5 units, one every 160 samples\)"),
+        ({"clusters": 7}, r"k-means \w+ of mfcc \(7 units, one every 160 samples\)"),
+    ],
+)
+def test_a_run_is_not_continued_with_other_units(pretrain_config, units, tmp_path, change, named):
+    labels = relabelled(units, tmp_path / "labels.tsv")
+    config = pretrain_config(tmp_path / "run", labels=(labels,))
     pretrain(config)
-    (tmp_path / "run/step_00000004/state.json").write_text(
-        json.dumps({**vars(read_state(tmp_path / "run/step_00000004")), "step": 2})
+    relabelled(units, labels, **change)
+    with pytest.raises(
+        LabelError, match=rf"model\.json: the model learned k-means \w+ of mfcc \(5 .* from {named}, .*"
+    ):
+        pretrain(config)
+
+
+def test_a_run_is_not_continued_with_labels_of_another_rate(pretrain_config, units, tmp_path):
+    labels = relabelled(units, tmp_path / "labels.tsv")
+    config = pretrain_config(tmp_path / "run", labels=(labels,))
+    pretrain(config)
+    found = read_labels(labels)
+    source = dataclasses.replace(found.source, hop=320)
+    halved = {key: row[::2][: source.count(8_000 + 1_000 * int(key[1:]))] for key, row in found.units.items()}
+    write_labels(labels, FrameLabels(source=source, units=halved))
+    with pytest.raises(
+        LabelError, match=r"one every 160 samples\).* one every 320 samples\).* name labels of the k-means"
+    ):
+        pretrain(config)
+
+
+def test_a_run_whose_k_means_is_not_known_goes_on_and_remembers_it(pretrain_config, tmp_path):
+    config = pretrain_config(tmp_path / "run")
+    pretrain(config)
+    path = tmp_path / "run/model.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in known.items() if key != "labels"}))
+    pretrain(config)
+    assert json.loads(path.read_text()) == known
+
+
+def test_a_description_whose_labels_have_other_units_than_its_head_is_refused(pretrained, tmp_path):
+    SavedModel.read(pretrained).write(tmp_path / "model")
+    path = tmp_path / "model/model.json"
+    path.write_text(path.read_text().replace('"clusters": 5', '"clusters": 6'))
+    with pytest.raises(CheckpointError, match=r"expected labels with \(5,\) units, found .*\(6 units"):
+        SavedModel.read(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "change", [{"kmeans": "f00d"}, {"clusters": 7}, {"kmeans": "f00d", "clusters": 7}], ids=["hash", "K", "both"]
+)
+def test_a_head_is_not_kept_for_units_of_another_k_means(untouched, pretrained, units, tmp_path, change):
+    other = relabelled(units, tmp_path / "labels.tsv", **change)
+    config = untouched(tmp_path / "run", checkpoint=pretrained, labels=(other,))
+    with pytest.raises(LabelError, match=r"run/step_00000003: the model learned k-means .*, or set fresh_head=true"):
+        pretrain(config)
+    pretrain(dataclasses.replace(config, out=tmp_path / "fresh", fresh_head=True))
+
+
+def test_a_head_of_unknown_k_means_is_kept_for_as_many_units(untouched, pretrained, units, cluster_config, tmp_path):
+    model = SavedModel.read(pretrained)
+    forgetful = dataclasses.replace(model, description=dataclasses.replace(model.description, labels=()))
+    forgetful.write(tmp_path / "model")
+    pretrain(untouched(tmp_path / "run", checkpoint=tmp_path / "model"))
+    more = relabelled(units, tmp_path / "labels.tsv", clusters=7)
+    with pytest.raises(LabelError, match=r"its head predicts 5 units, the labels have 7; .* set fresh_head=true"):
+        pretrain(untouched(tmp_path / "other", checkpoint=tmp_path / "model", labels=(more,)))
+
+
+def divided(units: Path, folder: Path, **changes: object) -> tuple[Path, Path]:
+    """Write the labels of some utterances to one file and of the rest to another, the latter with another source."""
+    labels = read_labels(units)
+    paths = folder / "some.tsv", folder / "rest.tsv"
+    for path, is_rest in zip(paths, (False, True), strict=True):
+        chosen = {key: row for key, row in labels.units.items() if (key >= "u0005") == is_rest}
+        source = dataclasses.replace(labels.source, **(changes if is_rest else {}))
+        write_labels(path, FrameLabels(source=source, units=chosen))
+    return paths
+
+
+def test_a_stream_may_lie_in_several_files(pretrain_config, units, tmp_path):
+    pretrain(pretrain_config(tmp_path / "one"))
+    pretrain(pretrain_config(tmp_path / "two", labels=(divided(units, tmp_path),)))
+    assert losses(tmp_path / "one") == losses(tmp_path / "two")
+
+
+def test_files_of_a_stream_that_come_from_different_k_means_are_refused(pretrain_config, units, tmp_path):
+    paths = divided(units, tmp_path, kmeans="f00d")
+    with pytest.raises(LabelError, match=r"rest\.tsv comes from k-means f00d .* label all audio of a stream with one"):
+        pretrain(pretrain_config(tmp_path / "run", labels=(paths,)))
+
+
+@pytest.fixture
+def halves(corpus, tmp_path) -> tuple[DataConfig, DataConfig]:
+    """Give the corpus as five utterances to train on and three held out."""
+    header, *rows = corpus.read_text().splitlines()
+    for name, chosen in (("train", rows[:5]), ("valid", rows[5:])):
+        (tmp_path / f"{name}.tsv").write_text("\n".join([header, *chosen]) + "\n")
+    train, valid = (
+        DataConfig(manifests=(tmp_path / f"{name}.tsv",), root=corpus.parent) for name in ("train", "valid")
     )
-    labels = config.labels[0]
-    kept = labels.read_text()
-    try:
-        labels.write_text(cluster(cluster_config(tmp_path / "units", clusters=7)).read_text())
-        with pytest.raises(CheckpointError, match=r"model\.json: describes another model"):
-            pretrain(config)
-    finally:
-        labels.write_text(kept)
+    return train, valid
+
+
+def held_out_scores(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if "valid_loss" in row]
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_held_out_utterances_are_scored_as_often_as_asked_for(pretrain_config, halves, units, tmp_path, kind):
+    data, valid = halves
+    train = TrainConfig(steps=4, eval_every=2, save_every=100)
+    labels = {} if kind == "contrastive" else {"labels": (divided(units, tmp_path),)}
+    checkpoint = pretrain(pretrain_config(tmp_path / "run", kind, data=data, valid=valid, train=train, **labels))
+    scores = held_out_scores(tmp_path / "run")
+    assert len(scores) == 2
+    accuracy = "valid_accuracy" if kind == "contrastive" else "valid_masked_accuracy"
+    assert all(math.isfinite(row["valid_loss"]) and 0 <= row[accuracy] <= 1 for row in scores)
+    assert read_state(checkpoint).best_score == min(row["valid_loss"] for row in scores)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_held_out_scores_change_with_the_model_alone_and_leave_training_as_it_is(
+    pretrain_config, halves, tmp_path, kind
+):
+    data, valid = halves
+    train = TrainConfig(steps=4, eval_every=2, log_every=1)
+    with_valid = pretrain_config(tmp_path / "run", kind, data=data, valid=valid, train=train)
+    still = dataclasses.replace(with_valid, out=tmp_path / "still", optim=OptimConfig(lr=0.0))
+    pretrain(with_valid)
+    pretrain(still)
+    pretrain(dataclasses.replace(with_valid, out=tmp_path / "without", valid=None))
+    first, second = held_out_scores(tmp_path / "still")
+    assert {**first, "step": 0} == {**second, "step": 0}
+    assert held_out_scores(tmp_path / "run")[1]["valid_loss"] != second["valid_loss"]
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in rows if "loss" in row] == losses(tmp_path / "without")
+
+
+def test_the_held_out_loss_is_an_average_over_the_masked_frames_of_all_batches(pretrained, corpus, units, tiny_encoder):
+    model = SavedModel.read(pretrained).pretraining()
+    dataset = SpeechDataset(
+        read_manifest(corpus), AudioConfig(), hop=tiny_encoder.hop, window=tiny_encoder.window,
+        labels=[read_labels(units)],
+    )  # fmt: skip
+    found = score_held_out(dataset, model, seconds=2.0, seed=0)
+    generator = seeded_generator(0, "held-out masks")
+    with torch.no_grad():
+        sums = [model(batch, step=0, generator=generator) for batch in load_in_order(dataset, seconds=2.0)]
+    assert len(sums) > 1
+    count = sum(int(loss.count) for loss in sums)
+    assert found["valid_loss"] == pytest.approx(sum(float(loss.value) for loss in sums) / count)
+    hits = sum(float(loss.parts["masked_accuracy"]) * int(loss.count) for loss in sums)
+    assert found["valid_masked_accuracy"] == pytest.approx(hits / count)
+
+
+def test_held_out_utterances_that_are_trained_on_are_refused(pretrain_config, halves, tmp_path):
+    with pytest.raises(ManifestError, match="valid: 3 utterances are trained on: u0005, u0006, u0007; take them out"):
+        pretrain(pretrain_config(tmp_path / "run", valid=halves[1]))
+
+
+def test_held_out_utterances_need_labels_of_the_same_stream(pretrain_config, halves, units, tmp_path):
+    data, valid = halves
+    some, _ = divided(units, tmp_path)
+    with pytest.raises(
+        LabelError, match=r"some\.tsv: 3 utterances of the manifest have no labels: u0005, u0006, u0007"
+    ):
+        pretrain(pretrain_config(tmp_path / "run", data=data, valid=valid, labels=(some,)))
 
 
 def test_several_label_streams_are_learned_at_once(pretrain_config, cluster_config, units, tmp_path):
