@@ -31,6 +31,7 @@ from speechssl.stages.cluster import ClusterConfig, cluster
 from speechssl.stages.convert import FORMATS, convert
 from speechssl.stages.convert import describe as describe_model
 from speechssl.stages.finetune import FinetuneConfig, finetune
+from speechssl.stages.hubert import HubertConfig, hubert
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.sweep import SweepConfig, sweep
 from speechssl.stages.transcribe import transcribe
@@ -50,6 +51,7 @@ STAGES: dict[str, tuple[type, Callable[[Any], Path], str]] = {
     "pretrain": (PretrainConfig, pretrain, "Pretrain an encoder, with either method."),
     "finetune": (FinetuneConfig, finetune, "Fine-tune a pretrained encoder with CTC."),
     "sweep": (SweepConfig, _sweep, "Measure every layer and number of units against phones."),
+    "hubert": (HubertConfig, hubert, "Run all iterations of HuBERT: units, pretraining, sweep, units, ..."),
 }
 
 app = typer.Typer(

@@ -10,6 +10,7 @@ from speechssl.config import load, to_dict
 from speechssl.model.encoder import EncoderConfig
 from speechssl.stages.cluster import ClusterConfig
 from speechssl.stages.finetune import FinetuneConfig
+from speechssl.stages.hubert import HubertConfig
 from speechssl.stages.pretrain import PretrainConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -19,6 +20,8 @@ STAGE_OF = {
     "wav2vec2": PretrainConfig,
     "iteration": PretrainConfig,
     "pretrain.": PretrainConfig,
+    "small.": HubertConfig,
+    "base.": HubertConfig,
 }
 
 

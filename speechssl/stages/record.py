@@ -1,0 +1,274 @@
+"""Run record: which steps of a chain are done, from which inputs, with what outcome. `record.jsonl`, only appended to.
+
+A line says that a step started, finished, or was moved aside. The content of manifests, labels, alignments and models
+is hashed; audio is not, it would take as long as reading it: a recording that is replaced by another of the same
+length goes unnoticed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import speechssl
+from speechssl.config import to_dict
+from speechssl.errors import CheckpointError
+
+__all__ = ["Inputs", "RunRecord", "content_hash", "step_inputs"]
+
+Inputs = dict[str, Any]  # plain values by dotted key: the configuration, and the hashes of what is read
+
+
+class RunRecord:
+    """The steps below one folder."""
+
+    def __init__(self, out: Path, *, redo: bool = False) -> None:
+        """Read the record of a folder; nothing is written before a step starts.
+
+        Args:
+            out: holds `record.jsonl` and a folder for each step.
+            redo: move a step whose inputs have changed aside and do it again, instead of stopping.
+
+        Raises:
+            CheckpointError: a line of the record cannot be read.
+        """
+        self.out, self.redo = out, redo
+        self.path = out / "record.jsonl"
+        self.lines = _read(self.path)
+
+    def perform(
+        self, step: str, inputs: Inputs, run: Callable[[], object], outputs: Callable[[], dict[str, str]]
+    ) -> dict[str, str]:
+        """Do a step, or pass over it when it was done from the same inputs; go on with it when it was interrupted.
+
+        Args:
+            step: name of it and of its folder.
+            inputs: all that its outcome depends on.
+            run: does it; continues what is there.
+            outputs: gives the fingerprints of what it left, by path below `out`; called when it is done.
+
+        Returns:
+            The fingerprints of its outputs.
+
+        Raises:
+            CheckpointError: the folder was made from other inputs, or its outputs are not those it left; without
+                `redo`. Nothing is ever removed.
+        """
+        folder = self.out / step
+        last = self._last(step)
+        if folder.exists():
+            found = self._finished(last, inputs, outputs)
+            problem = _difference(last, inputs, found)
+            if problem and not self.redo:
+                raise CheckpointError(
+                    f"{folder}: {problem}; name another out, or set redo=true: the folder is then kept under another "
+                    "name, and the step is done again with those after it that depend on it"
+                )
+            if problem:
+                self._move_aside(step, problem)
+            elif found is not None:
+                _say(f"{step}: unchanged, passed over")
+                return found
+        return self._do(step, inputs, run, outputs)
+
+    def seconds(self, step: str) -> float:
+        """Return what the step took when it was last finished; time lost by interruptions is not in it."""
+        finished = [line["seconds"] for line in self.lines if line["step"] == step and line["event"] == "finished"]
+        return finished[-1] if finished else 0.0
+
+    def _do(
+        self, step: str, inputs: Inputs, run: Callable[[], object], outputs: Callable[[], dict[str, str]]
+    ) -> dict[str, str]:
+        started = _now()
+        self._append({"event": "started", "step": step, "hash": _digest(inputs), "inputs": inputs, "at": started})
+        _say(f"{step}: started")
+        clock = time.perf_counter()
+        run()
+        seconds = round(time.perf_counter() - clock, 3)
+        made = outputs()
+        line: dict[str, Any] = {"event": "finished", "step": step, "hash": _digest(inputs), "inputs": inputs}
+        line |= {"outputs": made, "seconds": seconds, "started": started, "finished": _now()}
+        self._append(line | _surroundings())
+        return made
+
+    def _last(self, step: str) -> dict[str, Any] | None:
+        """Return the newest line of a step since it was last moved aside."""
+        last = next((line for line in reversed(self.lines) if line["step"] == step), None)
+        return None if last is None or last["event"] == "moved" else last
+
+    def _finished(
+        self, last: dict[str, Any] | None, inputs: Inputs, outputs: Callable[[], dict[str, str]]
+    ) -> dict[str, str] | None:
+        """Return the fingerprints a finished step has now; None while it is unfinished, or a file of it is gone."""
+        if last is None or last["event"] != "finished" or last["hash"] != _digest(inputs):
+            return None
+        if not all((self.out / path).exists() for path in last["outputs"]):
+            return None
+        return outputs()
+
+    def _move_aside(self, step: str, problem: str) -> None:
+        number = 1
+        while (aside := self.out / f"{step}.old-{number}").exists():
+            number += 1
+        (self.out / step).rename(aside)
+        self._append({"event": "moved", "step": step, "to": aside.name, "because": problem, "at": _now()})
+        _say(f"{step}: {problem}; kept as {aside.name}")
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        whole = _whole_lines(self.path)
+        if self.path.exists() and len(whole) < self.path.stat().st_size:  # killed while writing: half a line is none
+            os.truncate(self.path, len(whole))
+        with self.path.open("ab") as file:
+            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.lines.append(line)
+
+
+def step_inputs(config: object, out: Path, *, model: str | None) -> Inputs:
+    """Return all that a step's outcome depends on, by dotted key.
+
+    Args:
+        config: of the step. What its paths name is hashed, but for `out` itself and the root of the audio.
+        out: folder of the chain; paths below it are given relative to it, so that the whole may be moved.
+        model: fingerprint of what the key `checkpoint` names, if it names anything.
+
+    Raises:
+        CheckpointError: a path cannot be read.
+    """
+    inputs: Inputs = {key: value for key, value in _flat(to_dict(config), f"{out}/") if key != "out"}
+    for key, path in _paths(config):
+        name = _relative(str(path), f"{out}/")
+        if key == "checkpoint":
+            inputs[f"model in {name}"] = model
+        elif key not in ("out", "root"):
+            inputs[f"content of {name}"] = content_hash(path)
+    return inputs
+
+
+def content_hash(path: Path) -> str:
+    """Return 16 hex digits of the SHA-256 of a file, or of the names and contents of all files below a folder.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file == path or file.is_file():
+                digest.update(f"{file.relative_to(path)}\0".encode())
+                with file.open("rb") as opened:
+                    digest.update(hashlib.file_digest(opened, "sha256").digest())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); name an existing file or folder") from error
+    return digest.hexdigest()[:16]
+
+
+def _paths(config: object, key: str = "") -> Iterator[tuple[str, Path]]:
+    """Yield every path in a configuration with the last part of its key."""
+    if isinstance(config, Path):
+        yield key, config
+    elif dataclasses.is_dataclass(config):
+        for field in dataclasses.fields(config):
+            yield from _paths(getattr(config, field.name), field.name)
+    elif isinstance(config, tuple):
+        for item in config:
+            yield from _paths(item, key)
+
+
+def _flat(values: Mapping[str, Any], root: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested plain values by dotted key."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, root, f"{prefix}{key}.")
+        else:
+            yield prefix + key, _relative(value, root)
+
+
+def _relative(value: Any, root: str) -> Any:
+    if isinstance(value, list):
+        return [_relative(item, root) for item in value]
+    return value.removeprefix(root) if isinstance(value, str) else value
+
+
+def _difference(last: dict[str, Any] | None, inputs: Inputs, found: dict[str, str] | None) -> str:
+    """Say what speaks against going on with a folder; nothing if it was made, or begun, from the same inputs."""
+    if last is None:
+        return "is not in record.jsonl, so what it was made from is unknown"
+    if last["hash"] != _digest(inputs):
+        return "was made from other inputs (" + _changes(last["inputs"], inputs) + ")"
+    if found is not None and found != last["outputs"]:
+        return "has changed since it was made (" + _changes(last["outputs"], found) + ")"
+    return ""
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    named = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
+    return named + (f", and {len(different) - 3} more" if len(different) > 3 else "")
+
+
+def _digest(inputs: Inputs) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _whole_lines(path: Path) -> bytes:
+    """Return the record up to its last line end: what follows was being written when the process was killed."""
+    written = path.read_bytes() if path.exists() else b""
+    return written[: written.rfind(b"\n") + 1]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    lines = []
+    for number, text in enumerate(_whole_lines(path).splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            lines.append(line | {"step": line["step"], "event": line["event"]})
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"{path}:{number}: expected a JSON line of a step, found {text[:60]!r}; restore the file, or name "
+                "another out"
+            ) from error
+    return lines
+
+
+def _surroundings() -> dict[str, Any]:
+    """Say what ran the step, and where."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return {
+        "speechssl": speechssl.__version__,
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "machine": platform.platform(),
+        "device": str(accelerator or "cpu"),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the sources, with a + where they differ from it; None where they are not in a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
