@@ -213,7 +213,7 @@ def check_units(known: Sequence[LabelSource], given: Sequence[LabelSource], *, w
             raise LabelError(
                 f"{where}: the model learned {ours or 'nothing'} in label stream {stream}, the labels come from "
                 f"{theirs or 'nothing'}, and its head would take their units for others; name labels of the k-means "
-                "it began with"
+                "it began with; other audio gets them by `speechssl cluster` with kmeans= its kmeans.safetensors"
             )
 
 

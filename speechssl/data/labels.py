@@ -21,7 +21,7 @@ from torch import Tensor
 from speechssl.data.manifest import Manifest
 from speechssl.errors import LabelError
 
-__all__ = ["FrameLabels", "LabelSource", "join_labels", "read_labels", "write_labels"]
+__all__ = ["IMPORTED", "FrameLabels", "LabelSource", "join_labels", "parse_units", "read_labels", "write_labels"]
 
 VERSION = 2  # of the file; the first had none
 IMPORTED = "imported"  # `features` of labels that another toolkit made
@@ -45,14 +45,20 @@ class LabelSource:
         return max(0, (num_samples - self.window) // self.hop + 1)
 
     @property
+    def dtype(self) -> type[np.int16] | type[np.int32]:
+        """The smallest type that holds the units."""
+        return np.int16 if self.clusters < 2**15 else np.int32
+
+    @property
     def again(self) -> str:
         """Say how such labels are made for other audio, for errors."""
         if self.features == IMPORTED:
             return "import them again with `speechssl labels`, for this manifest"
         kind = f"layer layer={self.settings['layer']}" if "layer" in self.settings else self.features
         return (
-            f"make them again: `speechssl cluster` with features={kind} clusters={self.clusters}, "
-            "this manifest in data.manifests, and another out"
+            f"make them again: `speechssl cluster` with features={kind.replace(', cmn', ' cmn=true')}, kmeans= the "
+            f"kmeans.safetensors of {self.kmeans} (or clusters={self.clusters} for new units), this manifest in "
+            "data.manifests, and another out"
         )
 
     def __str__(self) -> str:
@@ -71,7 +77,7 @@ class FrameLabels:
         digest = hashlib.blake2b(json.dumps(dataclasses.asdict(self.source), sort_keys=True).encode(), digest_size=8)
         for key, units in self.units.items():
             digest.update(f"\n{key}\t{len(units)}\t".encode())
-            digest.update(units.astype(_kind(self.source), copy=False).tobytes())
+            digest.update(units.astype(self.source.dtype, copy=False).tobytes())
         return digest.hexdigest()
 
     def at_frames(self, utterance_id: str, *, start: int, num_frames: int, hop: int, window: int) -> Tensor:
@@ -130,8 +136,8 @@ def join_labels(parts: Iterable[tuple[Path, FrameLabels]]) -> FrameLabels:
         if labels.source != first.source:
             raise LabelError(
                 f"{path} comes from {labels.source}, {first_path} from {first.source}: their units mean different "
-                "things; label all audio of a stream with one k-means: `speechssl cluster` with every manifest in "
-                "data.manifests"
+                f"things; label the audio of the former with kmeans= the kmeans.safetensors of {first.source.kmeans}, "
+                "or all of it anew in one `speechssl cluster`"
             )
         twice = [key for key in labels.units if key in units]
         if twice:
@@ -190,8 +196,11 @@ def read_labels(path: Path) -> FrameLabels:
     return labels
 
 
-def _kind(source: LabelSource) -> type[np.int16] | type[np.int32]:
-    return np.int16 if source.clusters < 2**15 else np.int32
+def parse_units(text: bytes) -> np.ndarray | None:
+    """Return the int64 numbers of a line, in decimal with blanks between, or None if anything else is on it."""
+    if text.translate(None, b"0123456789 \r\n"):
+        return None
+    return np.fromstring(text, dtype=np.int64, sep=" ") if text.strip() else np.zeros(0, dtype=np.int64)
 
 
 def _read_header(path: Path, line: bytes) -> dict[str, Any]:
@@ -217,11 +226,11 @@ def _read_header(path: Path, line: bytes) -> dict[str, Any]:
 
 def _parse_row(line: bytes, source: LabelSource, *, where: str) -> tuple[str, np.ndarray]:
     key, *fields = line.split(b"\t")
-    if len(fields) != 2 or not fields[0].isdigit() or fields[1].translate(None, b"0123456789 \n"):
+    found = parse_units(fields[1]) if len(fields) == 2 and fields[0].isdigit() else None
+    if found is None:
         raise LabelError(f"{where}: expected `id<TAB>count<TAB>units`, found {line[:60]!r}; {source.again}")
-    count, text = int(fields[0]), fields[1]
-    found = np.fromstring(text, dtype=np.int64, sep=" ") if count else np.zeros(0, dtype=np.int64)
-    if len(found) != count or not text.endswith(b"\n"):
+    count = int(fields[0])
+    if len(found) != count or not line.endswith(b"\n"):
         raise LabelError(
             f"{where}: the line announces {count} labels and ends after {len(found)}; the file was cut: "
             f"copy it again, or {source.again}"
@@ -231,4 +240,4 @@ def _parse_row(line: bytes, source: LabelSource, *, where: str) -> tuple[str, np
             f"{where}: {key.decode(errors='replace')} has units up to {found.max()}, "
             f"expected 0 to {source.clusters - 1}; {source.again}"
         )
-    return key.decode(errors="replace"), found.astype(_kind(source))
+    return key.decode(errors="replace"), found.astype(source.dtype)

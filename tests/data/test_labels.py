@@ -181,7 +181,7 @@ HEADER = (
     '{"version": 2, "utterances": 2, "clusters": 100, "hop": 160, "window": 400, "kmeans": "abc", "features": "mfcc", '
     '"settings": {}, "fingerprint": "0"}'
 )
-AGAIN = r"make them again: `speechssl cluster` with features=mfcc clusters=100, this manifest in data\.manifests"
+AGAIN = r"make them again: `speechssl cluster` with features=mfcc, kmeans= the kmeans\.safetensors of abc"
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_label_files_of_different_k_means_are_not_joined(change):
     other = FrameLabels(source=dataclasses.replace(MFCC, **change), units={"b": np.array([1])})
     message = (
         r"^other comes from k-means \w+ of mfcc \(\d+ units, one every \d+ samples\), one from k-means abc of mfcc "
-        r"\(100 units, one every 160 samples\): .*`speechssl cluster` with every manifest in data\.manifests"
+        r"\(100 units, one every 160 samples\): .* with kmeans= the kmeans\.safetensors of abc, or all of it anew"
     )
     with pytest.raises(LabelError, match=message):
         join_labels([(Path("one"), one), (Path("other"), other)])
@@ -259,8 +259,15 @@ def test_an_utterance_in_two_files_of_a_stream_is_refused():
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        (MFCC, "`speechssl cluster` with features=mfcc clusters=100, this manifest"),
-        (LAYER, "`speechssl cluster` with features=layer layer=6 clusters=500, this manifest"),
+        (
+            MFCC,
+            "features=mfcc, kmeans= the kmeans.safetensors of abc (or clusters=100 for new units), this manifest in",
+        ),
+        (dataclasses.replace(MFCC, features="mfcc, cmn"), "`speechssl cluster` with features=mfcc cmn=true, kmeans="),
+        (
+            LAYER,
+            "`speechssl cluster` with features=layer layer=6, kmeans= the kmeans.safetensors of def (or clusters=5",
+        ),
         (dataclasses.replace(MFCC, features="imported"), "import them again with `speechssl labels`"),
     ],
 )

@@ -206,7 +206,9 @@ def test_a_stream_may_lie_in_several_files(pretrain_config, units, tmp_path):
 
 def test_files_of_a_stream_that_come_from_different_k_means_are_refused(pretrain_config, units, tmp_path):
     paths = divided(units, tmp_path, kmeans="f00d")
-    with pytest.raises(LabelError, match=r"rest\.tsv comes from k-means f00d .* label all audio of a stream with one"):
+    with pytest.raises(
+        LabelError, match=r"rest\.tsv comes from k-means f00d .* label the audio of the former with kmeans="
+    ):
         pretrain(pretrain_config(tmp_path / "run", labels=(paths,)))
 
 
