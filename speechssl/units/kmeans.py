@@ -156,7 +156,7 @@ class KMeans:
         points, nearest = self._checked(features), self._nearest()
         distances = torch.empty(len(points), self.n_clusters, device=nearest.device)
         for start in range(0, len(points), nearest.tile):
-            part = points[start : start + nearest.tile].to(nearest.device) - nearest.centre
+            part = nearest.relative(points[start : start + nearest.tile])
             squared = nearest.partial(part) + part.square().sum(1, keepdim=True)
             distances[start : start + nearest.tile] = squared.clamp(min=0).sqrt()
         return distances

@@ -60,7 +60,7 @@ class TensorPoints:
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return rows as float32."""
-        return self.features[rows.to(self.features.device)].float()
+        return self.features.index_select(0, rows.to(self.features.device)).float()  # faster than by brackets
 
 
 class StreamPoints:

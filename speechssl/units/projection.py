@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from speechssl.parallel import Ranks
-from speechssl.units.assignment import Nearest
+from speechssl.units.assignment import Nearest, cluster_sums
 from speechssl.units.points import BLOCK
 
 __all__ = ["lifted", "principal_directions"]
@@ -49,8 +49,7 @@ def lifted(sample: Tensor, projected: Tensor, centroids: Tensor) -> Tensor:
     """
     labels = torch.cat([nearest_labels for nearest_labels, _ in map(Nearest(centroids), projected.split(BLOCK))])
     counts = torch.bincount(labels, minlength=len(centroids))
-    sums = torch.zeros(len(centroids), sample.shape[1], device=sample.device).index_add_(0, labels, sample)
-    means = sums / counts.clamp(min=1)[:, None]
+    means = cluster_sums(sample, labels, counts) / counts.clamp(min=1)[:, None]
     empty = (counts == 0).nonzero()[:, 0]
     if len(empty):
         means[empty] = sample[torch.cdist(centroids[empty], projected).argmin(1)]

@@ -60,7 +60,7 @@ def draw_sample(points: Points, *, at_most: int, generator: torch.Generator, ran
     own = points.gather(rows[begin:end] - first)
     order = torch.randperm(size, generator=generator).to(own.device)
     if ranks.world_size == 1:
-        return own[order], num_points
+        return own.index_select(0, order), num_points
     sample = torch.zeros(size, points.dim, device=ranks.device)
     sample[begin:end] = own.to(ranks.device)
     return ranks.sum(sample)[order.to(ranks.device)], num_points
