@@ -1,6 +1,7 @@
 """Stage `pretrain`: manifest -> batches -> trunk + objective -> checkpoints."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -252,4 +253,8 @@ def _check_head(description: Description, start: SavedModel) -> None:
             f"{start.name}: its head predicts {' and '.join(map(str, theirs.clusters))} units, the labels have "
             f"{' and '.join(map(str, description.clusters))}; name labels of the k-means it was trained with, or set "
             "fresh_head=true to learn new units"
+        )
+    else:
+        print(
+            f"{start.name} does not say which k-means made its units; they are taken for the labels'", file=sys.stderr
         )

@@ -177,11 +177,12 @@ def test_a_head_is_not_kept_for_units_of_another_k_means(untouched, pretrained, 
     pretrain(dataclasses.replace(config, out=tmp_path / "fresh", fresh_head=True))
 
 
-def test_a_head_of_unknown_k_means_is_kept_for_as_many_units(untouched, pretrained, units, cluster_config, tmp_path):
+def test_a_head_of_unknown_k_means_is_kept_for_as_many_units(untouched, pretrained, units, tmp_path, capfd):
     model = SavedModel.read(pretrained)
     forgetful = dataclasses.replace(model, description=dataclasses.replace(model.description, labels=()))
     forgetful.write(tmp_path / "model")
     pretrain(untouched(tmp_path / "run", checkpoint=tmp_path / "model"))
+    assert "model does not say which k-means made its units; they are taken for the labels'" in capfd.readouterr().err
     more = relabelled(units, tmp_path / "labels.tsv", clusters=7)
     with pytest.raises(LabelError, match=r"its head predicts 5 units, the labels have 7; .* set fresh_head=true"):
         pretrain(untouched(tmp_path / "other", checkpoint=tmp_path / "model", labels=(more,)))
