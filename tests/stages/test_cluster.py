@@ -2,18 +2,26 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file, save_file
 
-from speechssl.data.audio import AudioConfig
+from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError
 from speechssl.stages import cluster as stage
+from speechssl.stages import label_parts
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
+from speechssl.units.features import mfcc
 from speechssl.units.kmeans import KMeans
+from speechssl.units.shards import ShardPoints
 
 
 def test_every_utterance_gets_a_unit_for_each_mfcc_frame(units, corpus):
@@ -159,3 +167,108 @@ def test_a_bigger_corpus_of_several_manifests_is_labelled_together(cluster_confi
     config = cluster_config(tmp_path / "run")
     config = dataclasses.replace(config, data=DataConfig(manifests=(corpus, other)))
     assert set(read_labels(cluster(config)).units) == {*(f"u{i:04d}" for i in range(8)), "v0000", "v0001"}
+
+
+def test_existing_centroids_label_other_audio_with_the_same_units(units, cluster_config, tmp_path, make_corpus):
+    other = DataConfig(manifests=(make_corpus(tmp_path / "other", [8000, 8100]),))
+    config = cluster_config(tmp_path / "run", data=other, kmeans=units.parent / "kmeans.safetensors", clusters=100)
+    found = read_labels(cluster(config))
+    assert found.source == read_labels(units).source
+    assert sorted(found.units) == ["u0000", "u0001"]
+    assert found.units["u0000"].tolist() == read_labels(units).units["u0000"].tolist()  # the same audio
+    assert (tmp_path / "run/kmeans.safetensors").exists()
+
+
+def test_centroids_of_other_features_are_refused(units, cluster_config, pretrained, tmp_path):
+    kmeans = units.parent / "kmeans.safetensors"
+    with pytest.raises(LabelError, match=r"fitted on mfcc, this recipe makes mfcc, cmn \(cmn was None, is True\)"):
+        cluster(cluster_config(tmp_path / "cmn", kmeans=kmeans, cmn=True))
+    with pytest.raises(LabelError, match=r"dim was 39, is 80"):
+        cluster(cluster_config(tmp_path / "log_mel", kmeans=kmeans, features="log_mel"))
+    with pytest.raises(LabelError, match=r"makes run/step_00000003 layer 1 \(dim was 39, is 32, frames a second was"):
+        cluster(cluster_config(tmp_path / "layer", kmeans=kmeans, features="layer", checkpoint=pretrained, layer=1))
+    layer = cluster(cluster_config(tmp_path / "one", features="layer", checkpoint=pretrained, layer=1))
+    again = {"features": "layer", "checkpoint": pretrained, "kmeans": layer.parent / "kmeans.safetensors"}
+    with pytest.raises(LabelError, match=r"layer was 1, is 2.*use the features and the checkpoint it was fitted on"):
+        cluster(cluster_config(tmp_path / "two", layer=2, **again))
+
+
+def test_a_missing_k_means_is_named(cluster_config, tmp_path):
+    with pytest.raises(LabelError, match=r"missing\.safetensors: cannot read the k-means"):
+        cluster(cluster_config(tmp_path / "run", kmeans=tmp_path / "missing.safetensors"))
+
+
+def test_a_missing_model_is_named(cluster_config, tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere: holds no model\.json"):
+        cluster(cluster_config(tmp_path / "run", features="layer", checkpoint=tmp_path / "nowhere", layer=1))
+
+
+def test_audio_that_is_not_a_number_is_named(cluster_config, tmp_path, make_corpus):
+    manifest = make_corpus(tmp_path / "spoilt", [8000] * 3)
+    samples = np.full(8000, 0.1, dtype=np.float32)
+    samples[5] = np.nan
+    soundfile.write(str(manifest.parent / "u0001.wav"), samples, 16_000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"u0001\.wav: holds NaN or infinite samples"):
+        cluster(cluster_config(tmp_path / "run", data=DataConfig(manifests=(manifest,))))
+
+
+def test_a_sample_of_frames_is_fitted_on(cluster_config, tmp_path, monkeypatch):
+    frames = []
+    fit = stage.fit_kmeans
+    monkeypatch.setattr(stage, "fit_kmeans", lambda sample, *args: (frames.append(sample), fit(sample, *args))[1])
+    cluster(cluster_config(tmp_path / "some", fit_frames=50))
+    cluster(cluster_config(tmp_path / "more", fit_frames=60))
+    assert [sample.shape for sample in frames] == [(50, 39), (60, 39)]
+    assert frames[0].tolist() == frames[1][:50].tolist()
+    with pytest.raises(ConfigError, match="fit_frames=4 cannot make 5 clusters"):
+        cluster_config(tmp_path / "few", fit_frames=4)
+
+
+def test_an_interrupted_run_keeps_the_labels_it_has(units, cluster_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(label_parts, "_LABELS_A_PART", 100)
+    extract, labelled = stage.extract, []
+
+    def until_the_fourth(*args, title, **kwargs):
+        for piece in extract(*args, title=title, **kwargs):
+            if title == "labels":
+                labelled.append(piece.row.id)
+                if len(labelled) == 4:
+                    raise KeyboardInterrupt
+            yield piece
+
+    monkeypatch.setattr(stage, "extract", until_the_fourth)
+    config = cluster_config(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        cluster(config)
+    assert cluster(config).read_bytes() == units.read_bytes()
+    assert labelled == [f"u{i:04d}" for i in (0, 1, 2, 3, 2, 3, 4, 5, 6, 7)]  # two fill a part
+    assert not (tmp_path / "run/parts").exists()
+
+
+def test_a_checkpoint_that_changed_under_an_interrupted_run_is_refused(cluster_config, pretrained, tmp_path):
+    shutil.copytree(pretrained, tmp_path / "model")
+    config = cluster_config(tmp_path / "run", features="layer", checkpoint=tmp_path / "model", layer=1)
+    cluster(config).unlink()
+    path = next((tmp_path / "model").glob("step_*/model.safetensors"))
+    save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(LabelError, match=r"checkpoint was '.*', is '.*'.*or fit anew in another out"):
+        cluster(config)
+
+
+@pytest.mark.parametrize(("dump", "tolerance"), [("float16", 0.01), ("float32", 0.0)])
+def test_features_are_dumped_when_asked_for_with_whose_they_are(cluster_config, tmp_path, corpus, dump, tolerance):
+    cluster(cluster_config(tmp_path / "run", dump=dump))
+    folder = tmp_path / "run/features/000"
+    header, *lines = (folder / "utterances.tsv").read_text().splitlines()
+    assert header == "id\tframes"
+    manifest = read_manifest(corpus)
+    assert [line.split("\t")[0] for line in lines] == [row.id for row in manifest.utterances]
+    first = mfcc(read_audio(manifest.audio_path(manifest.utterances[0]), AudioConfig()))
+    assert lines[0] == f"u0000\t{len(first)}"
+    points = ShardPoints(folder)
+    assert len(points) == sum(int(line.split("\t")[1]) for line in lines)
+    torch.testing.assert_close(points.gather(torch.arange(len(first))), first, rtol=tolerance, atol=tolerance)
+
+
+def test_nothing_is_dumped_unasked(units):
+    assert sorted(path.name for path in units.parent.iterdir()) == ["config.json", "kmeans.safetensors", "labels.tsv"]

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torchaudio.compliance import kaldi
 
 from speechssl.data.labels import LabelSource
-from speechssl.units.features import MFCC_DIM, MFCC_HOP, MFCC_WINDOW, centred, mfcc
+from speechssl.units import features as module
+from speechssl.units.features import MFCC_DIM, MFCC_HOP, MFCC_WINDOW, centred, log_mel, mfcc
 from tests.model.tiny import noise
 
 
@@ -72,3 +74,19 @@ def test_the_mean_off_leaves_speech_that_is_only_louder_as_it_was() -> None:
     assert (mfcc(4 * waveform) - mfcc(waveform)).abs().max() > 1
     torch.testing.assert_close(found.mean(0), torch.zeros(39), rtol=0, atol=1e-4)
     torch.testing.assert_close(found.diff(dim=0), mfcc(waveform).diff(dim=0), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("front_end", [mfcc, log_mel])
+@pytest.mark.parametrize("num_samples", [400, 16_000, 16_123])
+def test_a_long_waveform_a_part_at_a_time_is_the_whole(front_end, num_samples, monkeypatch) -> None:
+    waveform = 0.1 * noise(num_samples)
+    whole = front_end(waveform)
+    monkeypatch.setattr(module, "_AT_ONCE", 7)
+    torch.testing.assert_close(front_end(waveform), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_mel_energies_are_those_of_kaldi() -> None:
+    waveform = 0.1 * noise(4000)
+    expected = kaldi.fbank(waveform[None], num_mel_bins=80, sample_frequency=16_000.0, dither=0.0)
+    assert torch.equal(log_mel(waveform), expected)
+    assert expected.shape == (23, 80)
