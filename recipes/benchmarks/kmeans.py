@@ -1,15 +1,16 @@
-"""How soon our k-means reaches the inertia of others, and what features on disk cost. Prints one table.
+"""How soon our k-means reaches the inertia of others, and what files and labelling cost. Prints one table.
 
     kmeans.py features OUT --manifest POOL.tsv ... [--model FOLDER]   MFCC, or all layers of a model, side by side
     kmeans.py speed FEATURES --clusters 100 500 2000                  against the peers, in turn, in this process
     kmeans.py disk FEATURES --gib 20                                  from files, against memory
+    kmeans.py label --manifest POOL.tsv ... [--model FOLDER]          forward pass with labels, against without
 
 Inertia is over all points, by one function for everybody. See README.md beside it.
 """
 
 import argparse
+import itertools
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.saved import SavedModel
 from speechssl.units.assignment import Nearest, sum_clusters
 from speechssl.units.features import MFCC_WINDOW, mfcc
@@ -66,13 +68,18 @@ def ours(features: np.ndarray, clusters: int, seed: int) -> Fit:
     return fit
 
 
-def with_faiss(features: np.ndarray, clusters: int, seed: int) -> Fit:
-    """Run faiss for 20 iterations, at its other defaults."""
+def with_faiss(features: np.ndarray, clusters: int, seed: int, most: int = 256) -> Fit:
+    """Run faiss for 20 iterations, at its other defaults: it draws 256 points a cluster and looks at no others."""
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
-    kmeans = faiss.Kmeans(features.shape[1], clusters, niter=20, seed=seed + 1)
+    kmeans = faiss.Kmeans(features.shape[1], clusters, niter=20, seed=seed + 1, max_points_per_centroid=most)
     return timed(lambda: (kmeans.train(features), kmeans.centroids)[1])
+
+
+def with_faiss_on_all(features: np.ndarray, clusters: int, seed: int) -> Fit:
+    """Run faiss for 20 iterations over all points."""
+    return with_faiss(features, clusters, seed, most=len(features))
 
 
 def with_sklearn(features: np.ndarray, clusters: int, seed: int) -> Fit:
@@ -112,6 +119,7 @@ def with_fastkmeans(features: np.ndarray, clusters: int, seed: int) -> Fit:
 CONTENDERS: dict[str, Contender] = {
     "speechssl": ours,
     "faiss": with_faiss,
+    "faiss-all": with_faiss_on_all,
     "superkmeans": with_superkmeans,
     "fastkmeans": with_fastkmeans,
     "sklearn": with_sklearn,
@@ -167,8 +175,10 @@ def speed(options: argparse.Namespace) -> None:
     """Print the table of peers."""
     features = in_memory(options.features, options.points)
     print(f"{len(features):,} x {features.shape[1]} of {options.features.name}, {torch.get_num_threads()} threads")
-    print("| clusters | system | inertia | wall s | CPU s | until faiss's inertia: CPU s | of faiss's CPU time |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| clusters | system | inertia | wall s | CPU s | ours until that inertia: wall s | CPU s | of its CPU time |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for clusters in options.clusters:
         runs: dict[str, list[Fit]] = {name: [] for name in options.systems}
         for seed in range(options.repeats):
@@ -177,27 +187,34 @@ def speed(options: argparse.Namespace) -> None:
         print_rows(features, clusters, runs)
         product, assignment = product_bound(features, clusters)
         print(
-            f"| {clusters} | assignment of all points | | | {assignment:.2f} | | product alone {product:.2f} s, "
-            f"{product / assignment:.0%} |"
+            f"| {clusters} | assignment of all points | | | {assignment:.2f} | | product alone: {product:.2f} | "
+            f"{product / assignment:.0%} |",
+            flush=True,
         )
 
 
 def print_rows(features: np.ndarray, clusters: int, runs: dict[str, list[Fit]]) -> None:
-    """Print medians over the repeats; times to faiss's inertia are repeat against repeat."""
-    inertias = {name: [mean_inertia(features, fit.centroids) for fit in fits] for name, fits in runs.items()}
+    """Print medians over the repeats; how soon ours reaches an inertia is measured repeat against repeat."""
     for name, fits in runs.items():
-        until, share = "", ""
-        if name == "speechssl" and "faiss" in runs:
-            found = [first_to_reach(fit, features, target) for fit, target in zip(fits, inertias["faiss"], strict=True)]
-            reached = [at[1] for at in found if at is not None]
-            until = f"{statistics.median(reached):.2f}" if len(reached) == len(fits) else f"{len(reached)} runs did"
-            ratios = [at[1] / other.cpu for at, other in zip(found, runs["faiss"], strict=True) if at is not None]
-            share = f"{statistics.median(ratios):.2f}" if len(reached) == len(fits) else ""
-        elif "faiss" in runs:
-            share = f"{statistics.median(a.cpu / b.cpu for a, b in zip(fits, runs['faiss'], strict=True)):.2f} in all"
+        inertias = [mean_inertia(features, fit.centroids) for fit in fits]
         wall, cpu = (statistics.median(getattr(fit, clock) for fit in fits) for clock in ("wall", "cpu"))
-        inertia = statistics.median(inertias[name])
-        print(f"| {clusters} | {name} | {inertia:.5g} | {wall:.2f} | {cpu:.2f} | {until} | {share} |", flush=True)
+        until = ""
+        if name != "speechssl" and "speechssl" in runs:
+            own = [first_to_reach(fit, features, most) for fit, most in zip(runs["speechssl"], inertias, strict=True)]
+            until = " | ".join(reached(own, fits))
+        print(
+            f"| {clusters} | {name} | {statistics.median(inertias):.5g} | {wall:.2f} | {cpu:.2f} | {until or '| |'} |",
+            flush=True,
+        )
+
+
+def reached(own: list[tuple[float, float] | None], fits: list[Fit]) -> tuple[str, str, str]:
+    """Return what to print of when our fits were as good as another's: wall, processor time, share of the other's."""
+    found = [(at, fit) for at, fit in zip(own, fits, strict=True) if at is not None]
+    if len(found) < len(fits):
+        return "", f"{len(found)} of {len(fits)} runs did", ""
+    medians = [statistics.median(at[clock] for at, _ in found) for clock in (0, 1)]
+    return f"{medians[0]:.3f}", f"{medians[1]:.3f}", f"{statistics.median(at[1] / fit.cpu for at, fit in found):.3f}"
 
 
 def disk(options: argparse.Namespace) -> None:
@@ -215,15 +232,55 @@ def disk(options: argparse.Namespace) -> None:
         return (time.process_time() - cpu) / len(points)
 
     memory = statistics.median(iterate(TensorPoints(torch.from_numpy(small).half())) for _ in range(3))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident(most=False)
+    Path("/proc/self/clear_refs").write_text("5")  # the most resident memory is counted anew
     files = iterate(ShardPoints(folder))
-    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    more = (resident(most=True) - before) / 2**20
     size = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
     print("| features | clusters | CPU us a point, memory | files | ratio | most resident memory more |")
     print("|---|---|---|---|---|---|")
     print(
         f"| {size:.1f} GiB float16 | {clusters} | {memory * 1e6:.2f} | {files * 1e6:.2f} | {files / memory:.2f} | "
         f"{more:.2f} GiB |"
+    )
+
+
+def resident(*, most: bool) -> int:
+    """Return KiB of this process in memory, mapped files among them: now, or the most there were."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["VmHWM" if most else "VmRSS"].split()[0])
+
+
+@torch.no_grad()
+def label(options: argparse.Namespace) -> None:
+    """Print what labels cost over the forward pass that they are made from."""
+    encoder = SavedModel.read(options.model).encoder() if options.model else SpeechEncoder(EncoderConfig.base()).eval()
+    waveforms = list(itertools.islice(read_waveforms(options, encoder.config.window), options.utterances))
+
+    def forward(waveform: Tensor) -> Tensor:
+        return encoder(waveform[None], torch.tensor([len(waveform)])).layers[options.layer - 1][0]
+
+    clusters = options.clusters[0]
+    kmeans = KMeans(n_clusters=clusters, max_iter=1).fit(torch.cat([forward(waveform) for waveform in waveforms]))
+    works = {"without": forward, "with": lambda waveform: kmeans.predict(forward(waveform))}
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(options.repeats):
+        total = dict.fromkeys(works, 0.0)
+        for waveform in waveforms:
+            for name, work in works.items():
+                start = time.process_time()
+                work(waveform)
+                total[name] += time.process_time() - start
+        for name, spent in total.items():
+            times[name].append(spent)
+    without, labelled = (statistics.median(times[name]) for name in ("without", "with"))
+    seconds = sum(map(len, waveforms)) / SAMPLE_RATE
+    name = options.model.name if options.model else "BASE, random"
+    print("| model | utterances | audio s | clusters | forward CPU s | with labels CPU s | more |")
+    print("|---|---|---|---|---|---|---|")
+    print(
+        f"| {name} | {len(waveforms)} | {seconds:.0f} | {clusters} | {without:.3f} | {labelled:.3f} | "
+        f"{labelled / without - 1:.1%} |"
     )
 
 
@@ -237,20 +294,29 @@ def make_features(options: argparse.Namespace) -> None:
 @torch.no_grad()
 def extract(options: argparse.Namespace) -> Iterator[Tensor]:
     """Yield the features of one utterance after the other, in random order, until there are enough."""
-    rows = [(each.audio_path(row), row) for each in map(read_manifest, options.manifest) for row in each.utterances]
     encoder = SavedModel.read(options.model).encoder() if options.model else None
-    window, left = (encoder.config.window if encoder else MFCC_WINDOW), options.points
+    left = options.points
+    for waveform in read_waveforms(options, encoder.config.window if encoder else MFCC_WINDOW):
+        if encoder is None:
+            found = mfcc(waveform)
+        else:
+            found = torch.cat(encoder(waveform[None], torch.tensor([len(waveform)])).layers, 2)[0]
+        yield found[:left]
+        left -= len(found[:left])
+        if not left:
+            return
+
+
+def read_waveforms(options: argparse.Namespace, shortest: int) -> Iterator[Tensor]:
+    """Yield (time,) waveforms of the manifests in random order, none of fewer samples than `shortest`."""
+    rows = [(each.audio_path(row), row) for each in map(read_manifest, options.manifest) for row in each.utterances]
     for index in torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist():
         try:
             waveform = read_audio(rows[index][0], AudioConfig(resample=True))
         except AudioError:
             continue
-        if left and len(waveform) >= window:
-            found = mfcc(waveform)
-            if encoder is not None:
-                found = torch.cat(encoder(waveform[None], torch.tensor([len(waveform)])).layers, 2)[0]
-            yield found[:left]
-            left -= len(found[:left])
+        if len(waveform) >= shortest:
+            yield waveform
 
 
 def in_memory(folder: Path, num_points: int) -> np.ndarray:
@@ -263,10 +329,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     stages = parser.add_subparsers(required=True)
-    for name, run in (("features", make_features), ("speed", speed), ("disk", disk)):
+    for name, run in (("features", make_features), ("speed", speed), ("disk", disk), ("label", label)):
         stage = stages.add_parser(name)
         stage.set_defaults(run=run)
-        stage.add_argument("out" if run is make_features else "features", type=Path)
+        if run is not label:
+            stage.add_argument("out" if run is make_features else "features", type=Path)
         stage.add_argument("--points", type=int, default=1_000_000)
         stage.add_argument("--manifest", type=Path, nargs="+", default=[])
         stage.add_argument("--model", type=Path)
@@ -275,6 +342,8 @@ def main() -> None:
         stage.add_argument("--systems", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
         stage.add_argument("--gib", type=float, default=20.0)
         stage.add_argument("--iterations", type=int, default=2)
+        stage.add_argument("--layer", type=int, default=3)
+        stage.add_argument("--utterances", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.run(options)

@@ -33,7 +33,7 @@ class LloydConfig:
     algorithm: Algorithm = "nested"  # lloyd: every iteration over all points
     max_iter: int = 100  # iterations at most, over all points if lloyd, in all if nested
     tol: float = 1e-4  # stop when an iteration over all points gains less than this share of the inertia
-    first_points: int = 16  # points a cluster in the first sample
+    first_points: int = 32  # points a cluster in the first sample
     grow: float = 0.5  # take more points when an iteration gains less than this times the error of the sample
     growth: int = 3  # as many times as many
     stride: float = 1.5  # of the way to the means, in one iteration; 1 if lloyd

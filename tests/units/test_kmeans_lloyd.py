@@ -100,7 +100,7 @@ def test_samples_grow_and_the_last_iterations_see_all_points():
     KMeans(n_clusters=10).fit(points, report=steps.append)
     sizes = [step.size for step in steps]
     assert sizes == sorted(sizes)
-    assert (sizes[0], sizes[-1]) == (160, 5000)
+    assert (sizes[0], sizes[-1]) == (320, 5000)
 
 
 def test_wide_features_are_first_clustered_along_few_directions(monkeypatch):
