@@ -13,10 +13,11 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -26,7 +27,23 @@ from speechssl.errors import CheckpointError
 
 __all__ = ["Inputs", "RunRecord", "content_hash", "step_inputs"]
 
-Inputs = dict[str, Any]  # plain values by dotted key: the configuration, and the hashes of what is read
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """All that a step's outcome depends on."""
+
+    values: Mapping[str, Any]  # plain, by dotted key: the configuration, and the hashes of what is read
+    defaults: frozenset[str] = frozenset()  # keys at their default: a record from before there were such keys agrees
+
+    def also(self, key: str, value: object, *, default: object) -> Self:
+        """Add a key that is not of the step's own configuration."""
+        at_default = {key} if value == default else set()
+        return replace(self, values={**self.values, key: value}, defaults=self.defaults | at_default)
+
+    def differ(self, recorded: Mapping[str, Any]) -> list[str]:
+        """Return the keys whose value is not the recorded one."""
+        keys = [*recorded, *(key for key in self.values if key not in recorded and key not in self.defaults)]
+        return [key for key in keys if recorded.get(key) != self.values.get(key)]
 
 
 class RunRecord:
@@ -90,15 +107,15 @@ class RunRecord:
         self, step: str, inputs: Inputs, run: Callable[[], object], outputs: Callable[[], dict[str, str]]
     ) -> dict[str, str]:
         started = _now()
-        self._append({"event": "started", "step": step, "hash": _digest(inputs), "inputs": inputs, "at": started})
+        read: dict[str, Any] = {"hash": _digest(inputs), "inputs": dict(inputs.values)}
+        self._append({"event": "started", "step": step, **read, "at": started})
         _say(f"{step}: started")
         clock = time.perf_counter()
         run()
         seconds = round(time.perf_counter() - clock, 3)
         made = outputs()
-        line: dict[str, Any] = {"event": "finished", "step": step, "hash": _digest(inputs), "inputs": inputs}
-        line |= {"outputs": made, "seconds": seconds, "started": started, "finished": _now()}
-        self._append(line | _surroundings())
+        line = {"event": "finished", "step": step, **read, "outputs": made, "seconds": seconds}
+        self._append(line | {"started": started, "finished": _now()} | _surroundings())
         return made
 
     def _last(self, step: str) -> dict[str, Any] | None:
@@ -110,7 +127,7 @@ class RunRecord:
         self, last: dict[str, Any] | None, inputs: Inputs, outputs: Callable[[], dict[str, str]]
     ) -> dict[str, str] | None:
         """Return the fingerprints a finished step has now; None while it is unfinished, or a file of it is gone."""
-        if last is None or last["event"] != "finished" or last["hash"] != _digest(inputs):
+        if last is None or last["event"] != "finished" or inputs.differ(last["inputs"]):
             return None
         if not all((self.out / path).exists() for path in last["outputs"]):
             return None
@@ -130,14 +147,14 @@ class RunRecord:
         if self.path.exists() and len(whole) < self.path.stat().st_size:  # killed while writing: half a line is none
             os.truncate(self.path, len(whole))
         with self.path.open("ab") as file:
-            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+            file.write((json.dumps(line) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
         self.lines.append(line)
 
 
 def step_inputs(config: object, out: Path, *, model: str | None) -> Inputs:
-    """Return all that a step's outcome depends on, by dotted key.
+    """Return what a step's outcome depends on: its configuration, and the content of what that names.
 
     Args:
         config: of the step. What its paths name is hashed, but for `out` itself and the root of the audio.
@@ -147,14 +164,14 @@ def step_inputs(config: object, out: Path, *, model: str | None) -> Inputs:
     Raises:
         CheckpointError: a path cannot be read.
     """
-    inputs: Inputs = {key: value for key, value in _flat(to_dict(config), f"{out}/") if key != "out"}
+    values = {key: value for key, value in _flat(to_dict(config), f"{out}/") if key != "out"}
     for key, path in _paths(config):
         name = _relative(str(path), f"{out}/")
         if key == "checkpoint":
-            inputs[f"model in {name}"] = model
+            values[f"model in {name}"] = model
         elif key not in ("out", "root"):
-            inputs[f"content of {name}"] = content_hash(path)
-    return inputs
+            values[f"content of {name}"] = content_hash(path)
+    return Inputs(values=values, defaults=frozenset(_at_default(config)))
 
 
 def content_hash(path: Path) -> str:
@@ -167,7 +184,7 @@ def content_hash(path: Path) -> str:
     try:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file == path or file.is_file():
-                digest.update(f"{file.relative_to(path)}\0".encode())
+                digest.update(os.fsencode(file.relative_to(path)) + b"\0")
                 with file.open("rb") as opened:
                     digest.update(hashlib.file_digest(opened, "sha256").digest())
     except OSError as error:
@@ -185,6 +202,17 @@ def _paths(config: object, key: str = "") -> Iterator[tuple[str, Path]]:
     elif isinstance(config, tuple):
         for item in config:
             yield from _paths(item, key)
+
+
+def _at_default(config: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys that hold their class's default."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if dataclasses.is_dataclass(value):
+            yield from _at_default(value, f"{prefix}{field.name}.")
+        elif value == default:
+            yield prefix + field.name
 
 
 def _flat(values: Mapping[str, Any], root: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -206,21 +234,20 @@ def _difference(last: dict[str, Any] | None, inputs: Inputs, found: dict[str, st
     """Say what speaks against going on with a folder; nothing if it was made, or begun, from the same inputs."""
     if last is None:
         return "is not in record.jsonl, so what it was made from is unknown"
-    if last["hash"] != _digest(inputs):
-        return "was made from other inputs (" + _changes(last["inputs"], inputs) + ")"
-    if found is not None and found != last["outputs"]:
-        return "has changed since it was made (" + _changes(last["outputs"], found) + ")"
+    if different := inputs.differ(last["inputs"]):
+        return f"was made from other inputs ({_changes(different, last['inputs'], inputs.values)})"
+    if found is not None and (different := Inputs(values=found).differ(last["outputs"])):
+        return f"has changed since it was made ({_changes(different, last['outputs'], found)})"
     return ""
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+def _changes(different: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     named = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
     return named + (f", and {len(different) - 3} more" if len(different) > 3 else "")
 
 
 def _digest(inputs: Inputs) -> str:
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(inputs.values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _whole_lines(path: Path) -> bytes:

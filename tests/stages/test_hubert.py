@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from speechssl.config import describe, load, to_dict
+from speechssl.config import load, to_dict
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest
-from speechssl.errors import CheckpointError, ConfigError, LabelError
+from speechssl.errors import CheckpointError, ConfigError, LabelError, TrainingError
 from speechssl.saved import SavedModel
 from speechssl.score.clusters import UnitQuality
 from speechssl.stages import hubert as stage
-from speechssl.stages.cluster import ClusterConfig
-from speechssl.stages.hubert import HubertConfig, choose_units, hubert, resolve
+from speechssl.stages.hubert import HubertConfig, choose_units, hubert
 from speechssl.stages.sweep import SweepRow, suggest
 from speechssl.train.checkpoint import last_checkpoint
 
@@ -276,6 +275,33 @@ def test_an_output_that_is_gone_is_made_again_and_the_same(done, make, performed
     assert path.read_bytes() == old
 
 
+def test_held_out_speech_is_labelled_by_the_same_centroids_and_scored(make, make_corpus, tmp_path, performed):
+    held_out = make_corpus(tmp_path / "held-out")
+    held_out.write_text(held_out.read_text().replace("\nu000", "\nv000").replace("\tu000", "\tu000"))
+    out = hubert(make(valid={"manifests": [str(held_out)]})).parent
+    assert performed == ["1-units", "1-valid-units", "1-pretrain", "2-units", "2-valid-units", "2-pretrain"]
+    trained, valid = (read_labels(out / name / "labels.tsv").source for name in ("2-units", "2-valid-units"))
+    assert trained.kmeans == valid.kmeans
+    scores = json.loads((out / "2-pretrain/log.jsonl").read_text().splitlines()[-1])
+    assert f" {scores['valid_masked_accuracy']:.3f} |" in (out / "report.md").read_text().splitlines()[3]
+
+
+def test_several_processes_train_and_are_part_of_what_a_model_is(make, second, monkeypatch):
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    out = hubert(make("processes=2", iterations=second()[:1])).parent
+    assert last_checkpoint(out / "1-pretrain").name == "step_00000003"
+    assert record_of(out)[-1]["inputs"]["processes"] == 2
+    with pytest.raises(CheckpointError, match=r"1-pretrain: was made from other inputs \(processes was 2, is 1\)"):
+        hubert(make(iterations=second()[:1]))
+
+
+def test_a_process_that_fails_is_reported(make, tmp_path, capfd):
+    (tmp_path / "empty.tsv").write_text("id\tpath\tsamples\trate\tchannels\n")
+    with pytest.raises(TrainingError, match=r"1-units: cluster in 2 processes ended with status 1; mend what"):
+        hubert(make("processes=2", data={"manifests": [str(tmp_path / "empty.tsv")]}))
+    assert f"speechssl: {tmp_path / 'empty.tsv'}" in capfd.readouterr().err
+
+
 def test_layer_and_number_of_units_are_what_the_sweep_found_best(make, phones, second, performed):
     config = make(
         f"phones={phones}", "sweep.clusters=[3, 4]", "sweep.iterations=5", "sweep.tolerance=0",
@@ -335,64 +361,7 @@ def test_a_choice_among_nothing_is_refused(tmp_path, cluster_config):
         choose_units([dataclasses.asdict(row) for row in ROWS], units, ("layer",), tolerance=0.0)
 
 
-def test_sections_are_laid_over_the_shared_ones(make, tiny_encoder):
-    first, second = resolve(make())
-    assert (first.pretrain.train.steps, second.pretrain.train.steps) == (3, 4)
-    assert second.pretrain.train.log_every == 1
-    assert first.pretrain.encoder == second.pretrain.encoder == tiny_encoder
-    assert (first.pretrain.objective.mask.span, first.pretrain.objective.feature_penalty) == (3, 10.0)
-    assert isinstance(first.units, ClusterConfig)
-    assert first.units.iterations == second.units.iterations == 5
-    assert (first.units.features, second.units.features) == ("mfcc", "layer")
-    assert first.sweep is None
-
-
-def test_the_whole_plan_is_shown_before_anything_runs(make, phones, second):
-    config = make(f"phones={phones}", "sweep.clusters=[4]", iterations=second(layer="auto"))
-    lines = {line.split()[0]: line.split()[1:] for line in describe(config)}
-    assert lines["plan.iteration_1.units.clusters"] == ["5", "*"]
-    assert lines["plan.iteration_2.units.layer"] == ["auto", "*"]
-    assert lines["plan.iteration_2.units.fit_hours"] == ["10.0"]
-    assert lines["plan.iteration_2.sweep.checkpoint"] == [str(config.out / "1-pretrain"), "*"]
-    assert lines["plan.iteration_2.pretrain.train.steps"] == ["4", "*"]
-    assert not config.out.exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"iterations": [{"unitz": {}}]}, r"unknown key iterations\.0\.unitz; did you mean iterations\.units"),
-        ({"iterations": [{"units": {"clustres": 3}}]}, r"iterations\.1\.units: unknown key clustres; did you mean clu"),
-        (
-            {"iterations": [{}, {"units": {"layer": 1}, "pretrain": {"train": {"stpes": 3}}}]},
-            r"iterations\.2\.pretrain: unknown key train\.stpes; did you mean train\.steps",
-        ),
-        ({"units": {"itrations": 3}}, "yaml: units: unknown key itrations; did you mean iterations"),
-        ({"sweep": {"cluster": [3]}}, "yaml: sweep: unknown key cluster; did you mean clusters"),
-        ({"iterations": []}, "iterations is empty; list at least one"),
-        ({"iterations": [{}, {}]}, r"iterations\.2\.units\.layer is missing; name one$"),
-        ({"iterations": [{"units": {"features": "layer", "layer": 1}}]}, r"iterations\.1\..* there is no model before"),
-        ({"iterations": [{"start": "continue"}]}, r"iterations\.1\.start=continue: there is no model before"),
-        ({"iterations": [{"units": {"clusters": "auto"}}]}, r"iterations\.1\.units\.clusters=auto needs phones"),
-        ({"iterations": [{"units": {"layer": "auto"}}], "phones": "p"}, r"layer=auto: mfcc has no layers"),
-        (
-            {"iterations": [{}, {"units": {"layer": "auto", "clusters": 7}}], "phones": "p"},
-            r"iterations\.2\.units\.layer=auto: the sweep measures \[50, 100, 200, 500\] units, expected 7 among them",
-        ),
-        ({"iterations": [{"units": {"seed": 3}}]}, r"iterations\.1\.units\.seed is set by the chain"),
-        (
-            {"pretrain": {"objective": {"kind": "contrastive"}}},
-            r"iterations\.1\.pretrain\.objective\.kind=contrastive: expected masked_prediction",
-        ),
-        ({"pretrain": {"labels": ["x"]}}, r"yaml: pretrain\.labels is set by the chain"),
-    ],
-)
-def test_a_recipe_that_cannot_be_run_is_refused_before_it_starts(make, changes, message):
-    with pytest.raises(ConfigError, match=message):
-        make(**changes)
-
-
-def test_it_runs_as_one_process(make, monkeypatch):
+def test_torchrun_does_not_start_it(make, monkeypatch):
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="hubert runs as one process; under torchrun run its steps one by one"):
+    with pytest.raises(ConfigError, match="hubert starts processes itself; run it without torchrun, with processes=N"):
         hubert(make())

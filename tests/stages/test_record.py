@@ -8,7 +8,7 @@ import pytest
 
 from speechssl.errors import CheckpointError
 from speechssl.stages.data import DataConfig
-from speechssl.stages.record import RunRecord, content_hash, step_inputs
+from speechssl.stages.record import Inputs, RunRecord, content_hash, step_inputs
 
 INPUTS = {"clusters": 5, "content of a.tsv": "0123"}
 
@@ -17,7 +17,7 @@ INPUTS = {"clusters": 5, "content of a.tsv": "0123"}
 def perform(tmp_path) -> Callable[..., list[str]]:
     """Give a function that performs step `one` with a fresh record, and returns what it did."""
 
-    def run(inputs: dict = INPUTS, *, redo: bool = False, text: str = "made") -> list[str]:
+    def run(values: dict = INPUTS, *, redo: bool = False, text: str = "made", defaults: tuple = ()) -> list[str]:
         did: list[str] = []
 
         def work() -> None:
@@ -26,6 +26,7 @@ def perform(tmp_path) -> Callable[..., list[str]]:
             (tmp_path / "one/result").write_text(text)
 
         record = RunRecord(tmp_path, redo=redo)
+        inputs = Inputs(values=values, defaults=frozenset(defaults))
         outputs = record.perform("one", inputs, work, lambda: {"one/result": (tmp_path / "one/result").read_text()})
         assert outputs == {"one/result": (tmp_path / "one/result").read_text()}
         return did
@@ -73,6 +74,15 @@ def test_other_inputs_stop_and_are_named_old_and_new(perform, tmp_path):
     with pytest.raises(CheckpointError, match=message):
         perform(changed)
     assert (tmp_path / "one/result").read_text() == "made"
+
+
+def test_a_key_that_a_later_version_brings_is_no_change_at_its_default(perform):
+    perform()
+    assert perform({**INPUTS, "cmn": False}, defaults=("cmn", "clusters")) == []
+    with pytest.raises(CheckpointError, match=r"\(cmn was None, is True\)"):
+        perform({**INPUTS, "cmn": True}, defaults=("clusters",))
+    with pytest.raises(CheckpointError, match=r"\(clusters was 5, is 100\)"):  # a known key at its default is one
+        perform({**INPUTS, "clusters": 100}, defaults=("clusters",))
 
 
 def test_redo_keeps_every_old_folder(perform, tmp_path):
@@ -138,7 +148,7 @@ def test_inputs_are_the_keys_and_what_the_paths_hold(tmp_path, cluster_config, c
     out = tmp_path / "run"
     data = DataConfig(manifests=(corpus,), root=corpus.parent)
     config = cluster_config(out / "2-units", data=data, features="layer", checkpoint=out / "1-pretrain")
-    inputs = step_inputs(config, out, model="89ab")
+    inputs = step_inputs(config, out, model="89ab").values
     assert inputs["model in 1-pretrain"] == "89ab"
     assert inputs["checkpoint"] == "1-pretrain"
     assert inputs[f"content of {corpus}"] == content_hash(corpus)
@@ -146,3 +156,6 @@ def test_inputs_are_the_keys_and_what_the_paths_hold(tmp_path, cluster_config, c
     assert "out" not in inputs
     assert f"content of {corpus.parent}" not in inputs
     assert json.loads(json.dumps(inputs)) == inputs
+    defaults = step_inputs(config, out, model="89ab").defaults
+    assert {"standardise", "data.audio.resample", "phones"} <= defaults
+    assert not {"clusters", "features", "data.root"} & defaults
