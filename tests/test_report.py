@@ -52,17 +52,28 @@ def test_units_are_listed_where_they_were_measured(run):
     assert "| units-mfcc | 0.483 | 0.400 | 0.200 | 99 |" in report_run(run)
 
 
+def write_pretraining(folder, log, *, steps=900, **config):
+    """Write what a pretraining run leaves for the report."""
+    (folder / "step_00000900").mkdir(parents=True)
+    state = {"step": steps, "wall_seconds": 100.0, "audio_seconds": 7200.0}
+    (folder / "step_00000900" / "state.json").write_text(json.dumps(state))
+    (folder / "config.json").write_text(json.dumps({"objective": {"kind": "masked_prediction"}} | config))
+    (folder / "log.jsonl").write_text(log)
+
+
 def test_every_iteration_of_pretraining_has_a_line(run):
     for name, steps in (("pretrain", 900), ("pretrain2", 300)):
-        (run / name / "step_00000900").mkdir(parents=True)
-        state = {"step": steps, "wall_seconds": 100.0, "audio_seconds": 7200.0}
-        (run / name / "step_00000900" / "state.json").write_text(json.dumps(state))
-        (run / name / "config.json").write_text(json.dumps({"objective": {"kind": "masked_prediction"}}))
-        (run / name / "log.jsonl").write_text('{"masked_accuracy": 0.1}\n{"masked_accuracy": 0.25}\n')
+        write_pretraining(run / name, '{"masked_accuracy": 0.1}\n{"masked_accuracy": 0.25}\n', steps=steps)
     table = report_run(run)
     assert "pretrain (masked_prediction): 900 steps, 2.0 h of audio seen, 100 s, 72 audio-seconds a second" in table
     assert "pretrain2 (masked_prediction): 300 steps" in table and "masked_accuracy 0.25" in table
     assert "pretrained (" not in table
+
+
+def test_streams_and_held_out_figures_are_named(run):
+    log = '{"masked_accuracy_1": 0.2}\n{"valid_masked_accuracy_0": 0.3}\n'
+    write_pretraining(run / "pretrain", log, labels=["a", "b"])
+    assert "; masked_accuracy_1 0.2, valid_masked_accuracy_0 0.3." in report_run(run)
 
 
 def test_a_folder_without_scores_is_refused(tmp_path):
