@@ -1,6 +1,7 @@
 """Lloyd iterations and seeds against the definition: speechssl.units.lloyd, assignment and seeding."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from speechssl.errors import LabelError
-from speechssl.units.assignment import Nearest, sum_clusters
+from speechssl.units.assignment import Nearest, cluster_sums, sum_clusters
 from speechssl.units.kmeans import KMeans
 from speechssl.units.lloyd import refill
 from speechssl.units.seeding import choose_seeds, kmeans_plus_plus
@@ -40,6 +41,46 @@ def test_assignment_and_sums_match_the_oracle(shape, tile, offset):
     assert float(sums.inertia) == pytest.approx(oracle_inertia(points.tolist(), centroids.tolist()), abs=1e-2)
     moved = torch.tensor(oracle_lloyd(points.tolist(), centroids.tolist(), 1))
     torch.testing.assert_close(sums.means(centroids), moved, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_of_equally_near_centroids_the_first_is_taken(offset):
+    corners = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]]) + offset
+    points = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 0.0], [-1.0, -1.0], [-3.0, 3.0]]) + offset
+    expected = [oracle_nearest(point, corners.tolist())[0] for point in points.tolist()]
+    assert Nearest(corners)(points)[0].tolist() == expected == [0, 0, 0, 3, 1]
+
+
+def test_bfloat16_rounds_the_factors_and_nothing_after_them():
+    points, centroids = drawn(0, 200, 64), drawn(1, 30, 64)
+    products = points.bfloat16().double() @ centroids.bfloat16().double().T
+    expected = centroids.bfloat16().double().square().sum(1) - 2 * products
+    found = Nearest(centroids, "bfloat16").partial(points).double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    assert not torch.allclose(found, expected.bfloat16().double(), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("clusters", [7, 2**15 + 1])
+def test_sums_of_clusters_are_those_of_their_points(clusters):
+    points = drawn(0, 500, 3)
+    labels = torch.randint(clusters, (500,), generator=torch.Generator().manual_seed(1))
+    labels[:2] = torch.tensor([clusters - 1, 0])
+    expected = torch.zeros(clusters, 3).index_add_(0, labels, points)
+    torch.testing.assert_close(cluster_sums(points, labels, torch.bincount(labels, minlength=clusters)), expected)
+
+
+def test_memory_does_not_grow_with_points_times_clusters():
+    points, nearest = drawn(0, 200_000, 4), Nearest(drawn(1, 2000, 4))
+    nearest(points[:5000])
+    before = resident_kib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the most is counted from here
+    nearest(points)
+    assert resident_kib("VmHWM") - before < 50 * 2**10  # all distances are 1.5 GiB
+
+
+def resident_kib(name: str) -> int:
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields[name].split()[0])
 
 
 @pytest.mark.parametrize("seed", range(5))
