@@ -58,7 +58,7 @@ class ClusterConfig:
     iterations: int = 100
     standardise: bool = False
     fit_hours: float = 10.0  # audio the centroids are fitted on, whole utterances drawn at random
-    fit_frames: int | None = None  # drawn from it and held in memory; None for 512 a cluster, what k-means looks at
+    fit_frames: int | None = None  # drawn from it and held in memory; None for 512 a cluster (HuBERT: all)
     dump: Literal["none", "float16", "float32"] = "none"  # write the features, too, reading the audio once more
     phones: Path | None = None  # alignments to measure the units against
     seed: int = 0

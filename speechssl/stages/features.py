@@ -53,7 +53,7 @@ class ExtractConfig:
     """
 
     window_s: float = 60.0  # longer utterances go through a model in windows of so many seconds
-    overlap_s: float = 10.0  # that neighbouring windows share; their middles are kept
+    overlap_s: float = 4.0  # that neighbouring windows share, their middles are kept; BASE's positions reach 1.3 s
     batch_s: float | None = None  # audio in a batch, padding counted; 0: one at a time; None: 0, on a device 200
 
     def __post_init__(self) -> None:

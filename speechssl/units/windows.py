@@ -1,8 +1,9 @@
 """Layers of a trunk for audio of any length: overlapping windows, of which the middles are kept.
 
 The convolutions are local but for the group norm, whose statistics are gathered over the whole waveform first, so that
-their frames are those of the whole. Attention is not local: a frame of a window misses what lies beyond it. How little
-that changes is measured in `recipes/README.md`.
+their frames are those of the whole. Attention is not local: a frame of a window misses what lies beyond it. With 60 s
+and a second of overlap or more a trained small model's features differ by 2.6 % of their spread and 1.4 % of 100 units;
+agreement with phones is the same (`recipes/README.md`).
 """
 
 import itertools
