@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from speechssl.config import to_dict
+from speechssl.config import from_dict, to_dict
 from speechssl.data.manifest import write_atomically
-from speechssl.errors import CheckpointError
+from speechssl.errors import CheckpointError, ConfigError
 
 __all__ = [
     "TrainState",
@@ -62,7 +62,8 @@ def claim_run_folder(out: Path, config: object) -> None:
     path = out / "config.json"
     mine = to_dict(config)
     if path.exists():
-        old, new = (_flat(values) | {"out": None} for values in (read_config(out), mine))  # a run may be moved
+        before = _with_later_keys(read_config(out), type(config))
+        old, new = (_flat(values) | {"out": None} for values in (before, mine))  # a run may be moved
         different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if different:
             changes = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
@@ -71,6 +72,14 @@ def claim_run_folder(out: Path, config: object) -> None:
             )
     else:
         write_atomically(path, json.dumps(mine, indent=1) + "\n")
+
+
+def _with_later_keys(values: dict[str, Any], config_type: type) -> dict[str, Any]:
+    """Give keys that came with a later version their defaults, which leave the run as it was."""
+    try:
+        return to_dict(from_dict(values, config_type, where="config.json"))
+    except ConfigError:  # has a key that is gone: it will be named as a difference
+        return values
 
 
 def last_checkpoint(out: Path) -> Path | None:

@@ -304,6 +304,20 @@ def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path):
         claim_run_folder(tmp_path / "run", other)
 
 
+@pytest.mark.parametrize(("seed", "is_same"), [(0, True), (3, False)])
+def test_a_run_from_before_there_was_a_key_had_its_default(tmp_path, seed, is_same):
+    claim_run_folder(tmp_path / "run", dataclasses.replace(CONFIG, seed=seed))
+    path = tmp_path / "run/config.json"
+    before = json.loads(path.read_text())
+    del before["seed"]
+    path.write_text(json.dumps(before))
+    if is_same:
+        claim_run_folder(tmp_path / "run", dataclasses.replace(CONFIG, seed=seed))
+        return
+    with pytest.raises(CheckpointError, match=r"seed was 0, is 3"):
+        claim_run_folder(tmp_path / "run", dataclasses.replace(CONFIG, seed=seed))
+
+
 def test_a_key_that_one_of_two_configurations_lacks_is_a_difference(tmp_path):
     claim_run_folder(tmp_path / "run", CONFIG)
     path = tmp_path / "run/config.json"
