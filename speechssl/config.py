@@ -33,7 +33,8 @@ def load(path: Path, config_type: type[Config], overrides: Sequence[str] = ()) -
     Args:
         path: a YAML file that holds only what differs from the defaults.
         config_type: a class made by `configuration`.
-        overrides: `key=value` pairs, the key dotted (`mask.span=5`), the value in YAML.
+        overrides: `key=value` pairs, the key dotted (`mask.span=5`, or `iterations.2.seed=5` for the second of a
+            list), the value in YAML.
 
     Raises:
         ConfigError: the file is missing or no mapping, a key is unknown, or a value is refused.
@@ -78,14 +79,32 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not found or not key:
         raise ConfigError(f"override {override!r}: expected key=value, for example train.steps=100")
     *parents, last = key.split(".")
+    section: Any = values
     for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"override {override!r}: {parent} is a single value, it has no keys of its own")
+        if isinstance(section, dict):
+            section.setdefault(parent, {})
+        section = section[_place(section, parent, override)]
     try:
-        values[last] = yaml.safe_load(value)
+        section[_place(section, last, override)] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+
+
+def _place(section: Any, key: str, override: str) -> str | int:
+    """Return where a key stands in a section, or a number, counted from 1, in a list."""
+    match section:
+        case dict():
+            return key
+        case list() if key.isdigit() and 1 <= int(key) <= len(section):
+            return int(key) - 1
+        case list():
+            raise ConfigError(
+                f"override {override!r}: expected a number from 1 to {len(section)} in the recipe's list, found {key}"
+            )
+        case _:
+            raise ConfigError(
+                f"override {override!r}: what {key} is to be set in is a single value, it has no keys of its own"
+            )
 
 
 def _filled(values: Mapping[str, Any], holder: Any) -> dict[str, Any]:
@@ -114,7 +133,8 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _explain(item: Any, config_type: type, where: str) -> str:
-    key = ".".join(str(part) for part in item["loc"] if not _is_union_tag(part, item["loc"], config_type))
+    counted = [part + 1 if isinstance(part, int) else part for part in item["loc"]]  # lists are counted from 1
+    key = ".".join(str(part) for part in counted if not _is_union_tag(part, config_type))
     match item["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             known = sorted(set(_known_keys(config_type)))
@@ -128,7 +148,7 @@ def _explain(item: Any, config_type: type, where: str) -> str:
             return f"{where}: {key}: {item['msg']}, found {item['input']!r}"
 
 
-def _is_union_tag(part: object, loc: tuple[object, ...], config_type: type) -> bool:
+def _is_union_tag(part: object, config_type: type) -> bool:
     """Tell the tags that pydantic puts between the keys from the keys; only tags follow a key they are no key of."""
     return part in _tags(config_type) and part not in {key.split(".")[-1] for key in _known_keys(config_type)}
 

@@ -86,7 +86,7 @@ def test_every_wrong_key_is_reported_at_once(recipe):
         ("train: 5", r"train: .*found 5"),
         ("optim: {schedule: cosine}", r"optim\.schedule: .*'polynomial' or 'tri_stage', found 'cosine'"),
         ("optim: {lr: .nan}", r"optim\.lr: .*finite"),
-        ("encoder: {conv: [[8, 10]]}", r"encoder\.conv\.0\.2 is required"),
+        ("encoder: {conv: [[8, 10]]}", r"encoder\.conv\.1\.3 is required"),
         ("objective: {kind: contrastive, distractors: few}", r"recipe\.yaml: objective\.distractors: .*found 'few'"),
     ],
 )
@@ -163,6 +163,11 @@ def test_an_override_sets_a_dotted_key_to_a_yaml_value(recipe, override, key, va
     assert getattr(config, key) == value
 
 
+def test_an_override_reaches_into_a_list_counted_from_one(recipe):
+    config = load(recipe("out: run\ndata: {manifests: [a.tsv, b.tsv]}"), PretrainConfig, ["data.manifests.2=c.tsv"])
+    assert config.data.manifests == (Path("a.tsv"), Path("c.tsv"))
+
+
 def test_the_last_override_of_a_key_wins_over_the_recipe_and_earlier_ones(recipe):
     config = load(recipe(PRETRAIN + "train: {steps: 1, keep: 4}"), PretrainConfig, ["train.steps=2", "train.steps=3"])
     assert config.train == TrainConfig(steps=3, keep=4)
@@ -173,8 +178,10 @@ def test_the_last_override_of_a_key_wins_over_the_recipe_and_earlier_ones(recipe
     [
         ("seed", r"override 'seed': expected key=value, for example train\.steps=100"),
         ("=3", "override '=3': expected key=value"),
-        ("seed.deep=1", r"override 'seed\.deep=1': seed is a single value"),
+        ("seed.deep=1", r"override 'seed\.deep=1': what deep is to be set in is a single value"),
         ("seed=[1", r"override 'seed=\[1': the value is not valid YAML"),
+        ("data.manifests.2=b.tsv", r"expected a number from 1 to 1 in the recipe's list, found 2"),
+        ("data.manifests.first=b.tsv", r"expected a number from 1 to 1 in the recipe's list, found first"),
         ("train.stepz=1", r"unknown key train\.stepz; did you mean train\.steps"),
     ],
 )

@@ -64,7 +64,7 @@ def test_the_whole_plan_is_shown_before_anything_runs(make):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"iterations": [{"unitz": {}}]}, r"unknown key iterations\.0\.unitz; did you mean iterations\.units"),
+        ({"iterations": [{"unitz": {}}]}, r"unknown key iterations\.1\.unitz; did you mean iterations\.units"),
         ({"iterations": [{"units": {"clustres": 3}}]}, r"iterations\.1\.units: unknown key clustres; did you mean clu"),
         (
             {"iterations": [{}, {"units": {"layer": 1}, "pretrain": {"train": {"stpes": 3}}}]},
