@@ -49,12 +49,20 @@ def _sweep(config: SweepConfig) -> Path:
     return table
 
 
+def _hubert(config: HubertConfig) -> Path:
+    report = hubert(config)
+    for figures in sorted(config.out.glob("*-sweep/sweep.json")):
+        if not figures.with_suffix(".png").exists():
+            plot_sweep(figures, figures.with_suffix(".png"))
+    return report
+
+
 STAGES: dict[str, tuple[type, Callable[[Any], Path], str]] = {
     "cluster": (ClusterConfig, cluster, "Fit k-means and label every frame of speech."),
     "pretrain": (PretrainConfig, pretrain, "Pretrain an encoder, with either method."),
     "finetune": (FinetuneConfig, finetune, "Fine-tune a pretrained encoder with CTC."),
     "sweep": (SweepConfig, _sweep, "Measure every layer and number of units against phones."),
-    "hubert": (HubertConfig, hubert, "Run all iterations of HuBERT: units, pretraining, sweep, units, ..."),
+    "hubert": (HubertConfig, _hubert, "Run all iterations of HuBERT: units, pretraining, sweep, units, ..."),
 }
 
 app = typer.Typer(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from speechssl.__main__ import STAGES
 from speechssl.config import load, to_dict
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest
@@ -307,8 +308,9 @@ def test_layer_and_number_of_units_are_what_the_sweep_found_best(make, phones, s
         f"phones={phones}", "sweep.clusters=[3, 4]", "sweep.iterations=5", "sweep.tolerance=0",
         iterations=second(layer="auto", clusters="auto"),
     )  # fmt: skip
-    out = hubert(config).parent
+    out = STAGES["hubert"][1](config).parent  # as the command line runs it
     assert performed == ["1-units", "1-pretrain", "2-sweep", "2-units", "2-pretrain"]
+    assert (out / "2-sweep/sweep.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((out / "2-sweep/sweep.json").read_text())
     assert {row["clusters"] for row in found["rows"]} == {3, 4}
     best = max((row for row in found["rows"] if row["kind"] == "model"), key=lambda row: row["quality"]["pnmi"])
