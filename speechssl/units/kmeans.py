@@ -113,7 +113,7 @@ class KMeans:
         start = file.load(problem.sample) if file is not None else None
         ranks.wait()  # before the first rank writes the file that the others read
         last = self._search(problem, start, keep)
-        sums = problem.add_up(problem.num_points, Nearest(last.centroids, self.precision))
+        sums = problem.add_up(problem.num_points, last.centroids, self.precision)
         self._set(last.centroids, standard, inertia=float(sums.inertia), num_points=problem.num_points)
         self.n_iter_, self.counts_ = last.iteration, sums.counts.cpu()
         self.provenance_ = provenance or Provenance()
@@ -256,16 +256,21 @@ class KMeans:
         if self.standardise:
             standard = measure_standard(points, ranks)
         standard = standard.to(sample.device)
+        sample = standard.apply(sample)
+        is_wide = self.algorithm == "nested" and points.dim >= _WIDE
         problem = Problem(
-            points=points, num_points=num_points, sample=standard.apply(sample), scaled=standard.apply, ranks=ranks
+            points=points,
+            num_points=num_points,
+            sample=sample,
+            scaled=standard.apply,
+            ranks=ranks,
+            directions=principal_directions(sample, ranks) if is_wide else None,
         )
         return problem, standard
 
     def _search(self, problem: Problem, start: Step | None, report: Callable[[Step], None]) -> Step:
         """Iterate from `start`, or from seeds: first among the principal directions of the sample, if that pays."""
-        config, sample = self._lloyd(), problem.sample
-        is_wide = self.algorithm == "nested" and sample.shape[1] >= _WIDE
-        directions = principal_directions(sample, problem.ranks) if is_wide else None
+        config, sample, directions = self._lloyd(), problem.sample, problem.directions
         if directions is not None and (start is None or start.centroids.shape[1] == directions.shape[1]):
             narrow = problem.projected(directions)
             enough = config.grow * self.n_clusters / len(sample)  # to gain less is to fit the sample's accidents

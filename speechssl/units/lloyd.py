@@ -20,6 +20,7 @@ from torch import Tensor
 from speechssl.parallel import Ranks
 from speechssl.units.assignment import ClusterSums, Nearest, Precision, sum_clusters
 from speechssl.units.points import BLOCK, Points, TensorPoints, check_finite
+from speechssl.units.shortcut import Shortcut
 
 __all__ = ["Algorithm", "LloydConfig", "Problem", "Step", "first_size", "run_lloyd"]
 
@@ -61,6 +62,7 @@ class Problem:
     sample: Tensor  # (sample, dim) float32 in random order, the same on every rank; all points if they fit
     scaled: Callable[[Tensor], Tensor]  # takes a block to the units of the sample
     ranks: Ranks
+    directions: Tensor | None = None  # (dim, directions) float32, in which most of the variance is, if in few
 
     def blocks(self, size: int) -> Iterable[Tensor]:
         """Yield this rank's part of the first `size` points of the sample, or of all points."""
@@ -72,13 +74,22 @@ class Problem:
     def projected(self, directions: Tensor) -> "Problem":
         """Return the problem of the sample alone, along (dim, directions) directions."""
         sample = self.sample @ directions
-        return dataclasses.replace(self, points=TensorPoints(sample), num_points=len(sample), sample=sample)
+        return dataclasses.replace(
+            self, points=TensorPoints(sample), num_points=len(sample), sample=sample, directions=None
+        )
 
-    def add_up(self, size: int, nearest: Nearest) -> ClusterSums:
-        """Assign `size` points and add them up over all ranks."""
-        own = sum_clusters(self.blocks(size), nearest)
+    def add_up(self, size: int, centroids: Tensor, precision: Precision) -> ClusterSums:
+        """Assign `size` points to the nearest centroids and add them up over all ranks."""
+        own = sum_clusters(self.blocks(size), self._nearest(centroids, precision))
         total = self.ranks.sum
         return ClusterSums(sums=total(own.sums), counts=total(own.counts), inertia=total(own.inertia))
+
+    def _nearest(self, centroids: Tensor, precision: Precision) -> Nearest:
+        """Choose how to assign: the shortcut pays on a CPU, for at least as many centroids as dimensions."""
+        pays = centroids.device.type == "cpu" and precision == "float32" and len(centroids) >= centroids.shape[1]
+        if self.directions is not None and pays:
+            return Shortcut(centroids, self.directions)
+        return Nearest(centroids, precision)
 
     def _checked(self, block: Tensor) -> Tensor:
         check_finite(block)
@@ -112,7 +123,7 @@ def first_size(problem: Problem, clusters: int, config: LloydConfig) -> int:
 
 
 def _iterate(problem: Problem, step: Step, config: LloydConfig) -> Step:
-    sums = problem.add_up(step.size, Nearest(step.centroids, config.precision))
+    sums = problem.add_up(step.size, step.centroids, config.precision)
     moved = sums.means(otherwise=step.centroids)
     gain = float((sums.counts * (moved - step.centroids).double().square().sum(1)).sum()) / step.size
     inertia = float(sums.inertia) / step.size

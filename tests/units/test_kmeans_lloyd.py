@@ -14,6 +14,7 @@ from speechssl.units.assignment import Nearest, cluster_sums, sum_clusters
 from speechssl.units.kmeans import KMeans
 from speechssl.units.lloyd import refill
 from speechssl.units.seeding import choose_seeds, kmeans_plus_plus
+from speechssl.units.shortcut import Shortcut
 from tests.oracles.kmeans import oracle_inertia, oracle_lloyd, oracle_nearest
 
 
@@ -76,6 +77,44 @@ def test_memory_does_not_grow_with_points_times_clusters():
     Path("/proc/self/clear_refs").write_text("5")  # the most is counted from here
     nearest(points)
     assert resident_kib("VmHWM") - before < 50 * 2**10  # all distances are 1.5 GiB
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 5))
+def test_the_shortcut_finds_what_the_plain_path_finds_ties_too(seed, clusters, count):
+    generator = torch.Generator().manual_seed(seed)
+    points, centroids = (torch.randint(-2, 3, (n, 6), generator=generator).float() for n in (100, clusters))
+    directions = torch.eye(6)[:, torch.randperm(6, generator=generator)[:count]]  # so that all is exact, and many tie
+    labels, distances = Shortcut(centroids, directions)(points)
+    expected = [oracle_nearest(point, centroids.tolist()) for point in points.tolist()]
+    assert labels.tolist() == Nearest(centroids)(points)[0].tolist() == [label for label, _ in expected]
+    torch.testing.assert_close(distances, torch.tensor([each for _, each in expected]), rtol=1e-3, atol=1e-3)
+
+
+def test_the_shortcut_proves_most_labels_and_works_out_the_rest(monkeypatch):
+    points = drawn(0, 1500, 96) * torch.cat([torch.full((8,), 5.0), torch.full((88,), 0.3)])
+    centroids, directions = points[::15].clone(), torch.eye(96)[:, :8]
+    shortcut, asked = Shortcut(centroids, directions), []
+    exact = shortcut.exact.__call__
+    monkeypatch.setattr(shortcut, "exact", lambda rows: (asked.append(len(rows)), exact(rows))[1])
+    labels, distances = shortcut(points)
+    assert 0 < sum(asked) < 750
+    expected = Nearest(centroids)(points)
+    assert torch.equal(labels, expected[0])
+    torch.testing.assert_close(distances, expected[1], rtol=1e-4, atol=1e-2)
+
+
+def test_a_fit_takes_the_shortcut_and_ends_where_it_would_without(monkeypatch):
+    points = drawn(0, 200, 1, 6).mul(10).add(drawn(1, 200, 20, 6)).flatten(0, 1) @ drawn(2, 6, 128)
+    taken: list = []
+    made = Shortcut.__init__
+    monkeypatch.setattr(Shortcut, "__init__", lambda self, *given: (taken.append(1), made(self, *given))[1])
+    short = KMeans(n_clusters=150).fit(points)
+    assert taken
+    monkeypatch.setattr("speechssl.units.lloyd.Shortcut", lambda centroids, _: Nearest(centroids))
+    plain = KMeans(n_clusters=150).fit(points)
+    torch.testing.assert_close(short.cluster_centers_, plain.cluster_centers_, rtol=1e-4, atol=1e-3)
+    assert short.inertia_ == pytest.approx(plain.inertia_, rel=1e-4)
 
 
 def resident_kib(name: str) -> int:
