@@ -32,9 +32,12 @@ recognise() {  # corpus, folder, recipe, overrides
     speechssl transcribe "$asr" "$data/$corpus/test.tsv" --out "$asr/test.tsv"
     speechssl score "$data/$corpus/test.tsv" "$asr/test.tsv" --out "$asr/test.json"
 }
-for corpus in festvox-ru asterisk fillets-nl; do
-    budget=train.steps=1200
-    [ $corpus != asterisk ] || budget="train.steps=750 batch.seconds=32"  # as much audio; one utterance lasts 31 s
+for corpus in festvox-ru asterisk fillets-nl; do  # 24,000 s of audio, in batches as small as the longest utterance allows
+    case $corpus in
+        festvox-ru) budget="train.steps=1200 batch.seconds=20" ;;
+        asterisk) budget="train.steps=750 batch.seconds=32" ;;
+        fillets-nl) budget="train.steps=2000 batch.seconds=12" ;;
+    esac
     recognise $corpus pretrained pretrained $budget
     # scratch: the rate at which it does best, when it leaves the blank plateau at all, and half of it; dev decides
     recognise $corpus scratch scratch $budget
