@@ -14,6 +14,7 @@ __all__ = ["Seeding", "choose_seeds", "kmeans_parallel", "kmeans_plus_plus"]
 Seeding = Literal["k-means++", "k-means||"]
 
 _ROUNDS = 5  # of k-means||; its authors find no gain in more
+_COPIED = 2**24  # numbers, 64 MiB, of which k-means++ holds a copy
 _OVERSAMPLING = 2.0  # candidates of a round, in clusters
 
 
@@ -62,7 +63,9 @@ def kmeans_plus_plus(
     chosen = torch.searchsorted(first.double().cumsum(0), draws[0, :1] * first.double().sum()).clamp(
         max=len(points) - 1
     )
-    norms, columns = points.square().sum(1), points.T.contiguous()  # whose product with few rows is the faster one
+    norms, columns = points.square().sum(1), points.T
+    if points.numel() <= _COPIED:
+        columns = columns.contiguous()  # makes the products with few rows faster
     closest = (points - points[chosen]).square().sum(1)
     for step in range(1, clusters):
         total = (closest if weights is None else closest * weights).cumsum(0, dtype=torch.float64)
