@@ -36,11 +36,12 @@ class Nearest:
         self.precision: Precision = precision
         self.device = centroids.device
         mean = centroids.mean(0)
-        spread = (centroids - mean).square().sum() / len(centroids)
-        self.is_far = bool(mean.square().sum() > _FAR**2 * spread)
+        distance = float(mean.square().sum())
+        spread = float(_squared_lengths(centroids).mean()) - distance
+        self.is_far = distance > _FAR**2 * spread
         self.centre = mean if self.is_far else torch.zeros_like(mean)
-        self.shifted = _rounded(centroids - self.centre, precision)  # (clusters, dim)
-        self.norms = self.shifted.float().square().sum(1)
+        self.shifted = _rounded(centroids - mean if self.is_far else centroids, precision)  # (clusters, dim)
+        self.norms = self.shifted.float().square().sum(1)  # without a root between, which would break ties
         elements = _CPU_TILE if self.device.type == "cpu" else _TILE
         self.tile = max(256, elements // len(centroids))
         self._products = torch.empty(0, device=self.device)
@@ -60,7 +61,7 @@ class Nearest:
             part = self.relative(points[start : start + self.tile])
             label, distance = labels[start : start + self.tile], distances[start : start + self.tile]
             _smallest(self.partial(part), label, distance)
-            distance.add_(torch.linalg.vector_norm(part, dim=1).square_()).clamp_(min=0)
+            distance.add_(_squared_lengths(part)).clamp_(min=0)
         return labels, distances
 
     def relative(self, points: Tensor) -> Tensor:
@@ -127,6 +128,11 @@ def cluster_sums(points: Tensor, labels: Tensor, members: Tensor) -> Tensor:
     short = np.int16 if len(members) < 2**15 else np.int64  # numpy sorts short integers by radix
     order = torch.from_numpy(np.argsort(labels.numpy().astype(short), kind="stable"))
     return embedding_bag(order, points, members.cumsum(0) - members, mode="sum")
+
+
+def _squared_lengths(rows: Tensor) -> Tensor:
+    """Return (rows,) float32 of (rows, dim) float32, without a copy of them."""
+    return torch.linalg.vector_norm(rows, dim=1).square_()
 
 
 def _smallest(values: Tensor, index: Tensor, smallest: Tensor) -> None:
