@@ -129,28 +129,30 @@ class ConvFeatureExtractor(nn.Module):
         counted = torch.full_like(num_samples, time) if self.padding_in_norm else num_samples
         if torch.compiler.is_exporting():
             return self._forward_by_rows(waveforms, counted)
-        hop = hop_size(self.stack)
-        x = functional.pad(waveforms, (0, -time % hop)).reshape(-1, 1)  # (batch * time, 1), rows end on whole hops
+        waveforms = functional.pad(waveforms, (0, -time % hop_size(self.stack)))  # rows end on whole hops
+        x = waveforms.reshape(-1, 1)  # (batch * time, 1)
         for index, (conv, (_, _, stride)) in enumerate(zip(self.convs, self.stack, strict=True)):
             assert isinstance(conv, nn.Conv1d)
-            x = strided_conv(x, conv.weight, conv.bias, stride)  # (batch * steps, channels)
-            x = self._activate(x.view(batch, -1, x.shape[1]), index, counted).flatten(0, 1)
+            if index == 0 and self.norm == "group":
+                counts = frame_count(counted, self.stack[:1])
+                x = normalised_conv(waveforms, counts, conv, self.norms[0], stride).flatten(0, 1)
+            else:
+                x = strided_conv(x, conv.weight, conv.bias, stride)  # (batch * steps, channels)
+                x = self.norms[index](x) if self.norm == "layer" else x
+            x = functional.gelu(x)
         return x.view(batch, -1, x.shape[1])[:, : frame_count(time, self.stack)]  # (batch, frames, channels)
 
     def _forward_by_rows(self, waveforms: Tensor, counted: Tensor) -> Tensor:
         """Convolve each row for itself: for exported graphs, which have no operator for `ShiftedProducts`."""
         x = waveforms[..., None]  # (batch, time, 1)
         for index, conv in enumerate(self.convs):
-            x = self._activate(conv(x.transpose(1, 2)).transpose(1, 2), index, counted)  # (batch, steps, channels)
+            x = conv(x.transpose(1, 2)).transpose(1, 2)  # (batch, steps, channels)
+            if self.norm == "layer":
+                x = self.norms[index](x)
+            elif index == 0:
+                x = self.norms[0](x, frame_count(counted, self.stack[:1]))
+            x = functional.gelu(x)
         return x
-
-    def _activate(self, x: Tensor, index: int, counted: Tensor) -> Tensor:
-        """Normalise the output of one convolution, (batch, steps, channels), as its place asks for, and apply GELU."""
-        if self.norm == "layer":
-            x = self.norms[index](x)
-        elif index == 0:
-            x = self.norms[0](x, frame_count(counted, self.stack[:1]))
-        return functional.gelu(x)
 
 
 def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -171,9 +173,7 @@ def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
         (steps / stride, out_channels); outputs whose kernel reaches past the last row lack its contribution.
     """
     out_channels, in_channels, kernel = weight.shape
-    blocks = -(-kernel // stride)
-    taps = functional.pad(weight, (0, blocks * stride - kernel)).permute(2, 1, 0)  # (blocks * stride, in, out)
-    taps = taps.reshape(blocks, stride * in_channels, out_channels)
+    taps = weight.permute(2, 1, 0).reshape(kernel * in_channels, out_channels)
     rows = x.reshape(-1, stride * in_channels)
     if torch.is_autocast_enabled(x.device.type):
         rows, taps = (tensor.to(torch.get_autocast_dtype(x.device.type)) for tensor in (rows, taps))
@@ -182,32 +182,66 @@ def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
 
 
 class ShiftedProducts(torch.autograd.Function):
-    """Sum over i of `rows[i:] @ taps[i]`, accumulated in place."""
+    """Sum over i of `rows[i:] @ taps[i * inner :][:inner]`, accumulated in place; the last taps may be fewer."""
 
     @staticmethod
     def forward(ctx, rows: Tensor, taps: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        """Map (steps, inner), (blocks, inner, out) to (steps, out)."""
+        """Map (steps, inner), (taps, out) to (steps, out)."""
         ctx.save_for_backward(rows, taps)
-        out = rows @ taps[0]
-        for shift in range(1, len(taps)):
-            out[:-shift].addmm_(rows[shift:], taps[shift])
+        inner = rows.shape[1]
+        first = taps[:inner]
+        out = rows[:, : len(first)] @ first
+        for shift, part in enumerate(taps[inner:].split(inner), 1):
+            out[:-shift].addmm_(rows[shift:, : len(part)], part)
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor]:  # type: ignore[no-untyped-def]
         """Return the gradients of both arguments."""
         rows, taps = ctx.saved_tensors
+        inner = rows.shape[1]
         gradient = gradient.contiguous()
         taps_gradient = torch.empty_like(taps)
-        torch.mm(rows.T, gradient, out=taps_gradient[0])
-        for shift in range(1, len(taps)):
-            torch.mm(rows[shift:].T, gradient[:-shift], out=taps_gradient[shift])
+        for shift, part in enumerate(taps_gradient.split(inner)):
+            torch.mm(rows[shift:, : len(part)].T, gradient[: len(gradient) - shift], out=part)
         if not ctx.needs_input_grad[0]:
             return None, taps_gradient
-        rows_gradient = gradient @ taps[0].T
-        for shift in range(1, len(taps)):
-            rows_gradient[shift:].addmm_(gradient[:-shift], taps[shift].T)
+        if len(taps) < inner:  # a stride longer than the kernel leaves samples out
+            rows_gradient = functional.pad(gradient @ taps.T, (0, inner - len(taps)))
+        else:
+            rows_gradient = gradient @ taps[:inner].T
+        for shift, part in enumerate(taps[inner:].split(inner), 1):
+            rows_gradient[shift:, : len(part)].addmm_(gradient[:-shift], part.T)
         return rows_gradient, taps_gradient
+
+
+def normalised_conv(waveforms: Tensor, counts: Tensor, conv: nn.Conv1d, norm: "TimeNorm", stride: int) -> Tensor:
+    """Convolve waveforms and normalise each channel over time, in one product.
+
+    Mean and variance of a channel follow from those of the windows that its kernel sees: with mean m and covariance C
+    of the windows, they are w m and w C w. So the norm becomes another kernel and another bias for each row of the
+    batch, and the widest output of the extractor is written once, and read by nothing but what follows.
+
+    Args:
+        waveforms: (batch, time), time a multiple of `stride`.
+        counts: (batch,) int64, steps of each row that the statistics are taken over.
+        conv: one channel in.
+        norm: of its output.
+        stride: samples from one window to the next.
+
+    Returns:
+        (batch, time / stride, channels), as `norm(conv(...), counts)`.
+    """
+    kernel = conv.kernel_size[0]
+    time = waveforms.shape[1]
+    surplus = max(kernel - stride, kernel - time, 0)
+    windows = functional.pad(waveforms, (0, surplus)).unfold(1, kernel, stride)[:, : time // stride]
+    with torch.autocast(waveforms.device.type, enabled=False):  # windows: (batch, steps, kernel)
+        taps = norm.into_kernel(windows, counts, conv.weight[:, 0].T, conv.bias)  # (batch, kernel + 1, channels)
+    windows = functional.pad(windows, (0, 1), value=1.0)  # the last tap is the bias
+    if torch.is_autocast_enabled(windows.device.type):
+        windows, taps = (tensor.to(torch.get_autocast_dtype(windows.device.type)) for tensor in (windows, taps))
+    return windows @ taps
 
 
 class TimeNorm(nn.Module):
@@ -233,3 +267,30 @@ class TimeNorm(nn.Module):
         variance = share.transpose(1, 2) @ (x - mean).square()
         scale = torch.rsqrt(variance + self.eps) * self.weight  # (batch, 1, channels)
         return torch.addcmul(self.bias - mean * scale, x, scale)
+
+    def into_kernel(self, windows: Tensor, counts: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the kernels, their biases last, that convolve and normalise at once.
+
+        In float64, for next to no time: a kernel that passes only what is weak in speech has a variance of a
+        millionth of the windows', which float32 would lose.
+
+        Args:
+            windows: (batch, steps, taps), what the kernel sees at each step.
+            counts: (batch,) int64, valid steps.
+            kernel: (taps, channels).
+            bias: (channels,) of the convolution, or None.
+
+        Returns:
+            (batch, taps + 1, channels) in the type of `kernel`.
+        """
+        precise, windows = kernel.double(), windows.double()
+        is_valid = within(counts, windows.shape[1])[..., None]  # (batch, steps, 1)
+        share = is_valid.to(windows.dtype) / counts.clamp(min=1)[:, None, None]  # averages over the valid steps
+        mean = share.transpose(1, 2) @ windows  # (batch, 1, taps)
+        centred = (windows - mean) * share.sqrt()
+        covariance = centred.transpose(1, 2) @ centred  # (batch, taps, taps)
+        variance = ((covariance @ precise) * precise).sum(1, keepdim=True)  # (batch, 1, channels)
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        mean = mean @ precise  # (batch, 1, channels); the bias is part of the output and of its mean
+        shift = self.bias - mean * scale if bias is None else self.bias + (bias - (mean + bias)) * scale
+        return torch.cat([precise * scale, shift], 1).to(kernel.dtype)
