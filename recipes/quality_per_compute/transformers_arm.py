@@ -17,6 +17,7 @@ with its masks, codebooks, dropouts, rate and crops, too; what is left is the li
 """
 
 import argparse
+import ctypes
 import json
 import shutil
 import time
@@ -40,6 +41,7 @@ from speechssl.train.checkpoint import last_checkpoint
 UTTERANCES = 8  # a batch
 WARMUP = 0.16  # of all updates
 LOG_EVERY = 50
+TRIM_S = 60.0  # of audio in a batch, padding counted; after more, what is free goes back to the system
 
 FORM: dict[str, Any] = {
     "feat_extract_norm": "layer",
@@ -139,6 +141,12 @@ def with_masks(batch: dict[str, Tensor], model: Wav2Vec2ForPreTraining) -> dict[
     return batch | drawn | {"sampled_negative_indices": torch.tensor(negatives, dtype=torch.long)}
 
 
+def give_back() -> None:
+    """Return free memory: run.sh tells glibc to keep it, and batches of very different sizes tear it to pieces."""
+    if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
+
+
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """Return the rate of one update, counted from 0: linear up from 0, linear down to 0."""
     warmup = max(1, int(WARMUP * steps))
@@ -177,6 +185,8 @@ def updates(
         norm = torch.nn.utils.get_total_norm(gradients)
         optimizer.step()
         optimizer.zero_grad()
+        if batch["input_values"].numel() > TRIM_S * SAMPLE_RATE:
+            give_back()
         state.step += 1
         state.audio_seconds += float(batch["attention_mask"].sum()) / SAMPLE_RATE
         state.wall_seconds += time.perf_counter() - wall
