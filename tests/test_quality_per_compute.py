@@ -1,0 +1,120 @@
+"""Scripts of recipes/quality_per_compute: what an arm costs, the peer's training, and what is drawn of both."""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from speechssl.train.checkpoint import load_tensors
+
+FOLDER = Path(__file__).parents[1] / "recipes" / "quality_per_compute"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+def test_a_budget_pays_for_updates_in_twelves_without_what_was_spent_before(script):
+    plan = script("cost").plan(1.0, (10, 7.0), (60, 32.0), 12.0)  # 0.5 s an update and 2 s to start
+    assert (plan["cpu_s_per_update"], plan["updates"]) == (0.5, 96)
+
+
+@pytest.mark.parametrize(("long", "before"), [((60, 6.0), 0.0), ((60, 32.0), 59.0)])
+def test_a_budget_that_pays_for_nothing_is_refused(script, long, before):
+    with pytest.raises(ValueError, match=r"measure again|do not pay"):
+        script("cost").plan(1.0, (10, 7.0), long, before)
+
+
+def test_a_command_that_fails_is_noted_with_its_time(script, tmp_path):
+    cost = script("cost")
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nraise SystemExit(3)"
+    assert cost.run(tmp_path / "cost.jsonl", "first", [sys.executable, "-c", burn]) == 3
+    assert cost.run(tmp_path / "cost.jsonl", "second", [sys.executable, "-c", ""]) == 0
+    assert 0.3 <= cost.spent(tmp_path / "cost.jsonl", "first")["cpu_s"] < cost.spent(tmp_path / "cost.jsonl")["cpu_s"]
+    assert cost.spent(tmp_path / "none.jsonl") == {"cpu_s": 0, "wall_s": 0}
+
+
+def test_the_number_of_updates_is_settled_once(script, tmp_path, monkeypatch, capsys):
+    cost = script("cost")
+    for name, seconds in (("short", 7.0), ("long", 32.0)):
+        (tmp_path / name).write_text(json.dumps({"name": "measure", "cpu_s": seconds, "wall_s": 9.0}) + "\n")
+    arguments = ["--short", "10", str(tmp_path / "short"), "--long", "60", str(tmp_path / "long")]
+    for minutes in ("1", "100"):
+        monkeypatch.setattr(sys, "argv", ["", "updates", str(tmp_path / "out.json"), "--minutes", minutes, *arguments])
+        assert cost.main() == 0
+        assert capsys.readouterr().out == "120\n"
+
+
+@pytest.mark.parity
+def test_the_peers_run_that_was_interrupted_equals_one_that_was_not(script, tmp_path, make_corpus, monkeypatch):
+    peer = script("transformers_arm")
+    size = {"conv_dim": [8, 8], "conv_kernel": [20, 4], "conv_stride": [20, 16], "hidden_size": 16}
+    size |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "num_conv_pos_embeddings": 4}
+    size |= {"num_conv_pos_embedding_groups": 2, "codevector_dim": 8, "proj_codevector_dim": 8}
+    arm = peer.Arm(settings=peer.FORM | size, min_s=0.5, max_s=0.8, lr=0.01)
+    manifest = (make_corpus(tmp_path / "corpus", range(7_000, 17_000, 1_000)),)
+    whole = peer.train(arm, manifest, tmp_path / "whole", steps=6, saves=2, seed=1)
+    assert 6 * 6 * 0.5 < whole.audio_seconds < 6 * 8 * 0.8
+    save, interrupted = peer.save, []
+
+    def stop_after_saving(out, model, optimizer, pool, state):
+        save(out, model, optimizer, pool, state)
+        interrupted.append(state.step)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(peer, "save", stop_after_saving)
+    with pytest.raises(KeyboardInterrupt):
+        peer.train(arm, manifest, tmp_path / "parts", steps=6, saves=2, seed=1)
+    monkeypatch.setattr(peer, "save", save)
+    peer.train(arm, manifest, tmp_path / "parts", steps=6, saves=2, seed=1)
+    one, other = (load_tensors(tmp_path / name / "step_00000006/model.safetensors") for name in ("whole", "parts"))
+    before = load_tensors(tmp_path / "parts/step_00000003/model.safetensors")
+    assert interrupted == [3]
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not all(torch.equal(one[name], before[name]) for name in one)
+    assert not (tmp_path / "parts/step_00000003/optimizer.pt").exists(), "kept for the newest alone"
+
+
+def test_the_peers_rate_goes_up_and_down_linearly(script):
+    peer = script("transformers_arm")
+    rates = [peer.learning_rate(step, 100, 1.0) for step in (0, 8, 16, 58, 100)]
+    assert rates == [0.0, 0.5, 1.0, 0.5, 0.0]
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    """Give what run.sh leaves of one arm: 12 updates, two fine-tunings of the last and one of half of the way."""
+    arm = tmp_path / "seed3" / "wav2vec2"
+    plan = {"updates": 12, "spent_before_s": 60.0, "spent_before_wall_s": 120.0}
+    files = {"pretrain.json": plan, "cost.jsonl": {"name": "pretrain", "cpu_s": 240.0, "wall_s": 480.0}}
+    files |= {f"pretrain/step_{step:08d}/state.json": {"audio_seconds": 600.0 * step} for step in (6, 12)}
+    for name, dev, test in (("full-frozen", 0.5, 0.3), ("full-trained", 0.4, 0.6), ("half-frozen", 0.7, 0.8)):
+        files[f"asr-{name}/step_00000001/state.json"] = {"best_score": dev}
+        files[f"asr-{name}/test.json"] = {"cer": test}
+    for name, content in files.items():
+        (arm / name).parent.mkdir(parents=True, exist_ok=True)
+        (arm / name).write_text(json.dumps(content) + "\n")
+    return tmp_path
+
+
+def test_the_table_takes_the_fine_tuning_that_dev_prefers_and_half_the_cost_half_way(script, top):
+    draw = script("draw")
+    full, half = draw.points(top)
+    assert (full.hours_seen, full.cpu_minutes, full.wall_minutes) == (2.0, 5.0, 10.0)
+    assert (half.hours_seen, half.cpu_minutes, half.wall_minutes) == (1.0, 3.0, 6.0)
+    rows = draw.table([half, full]).splitlines()[2:]
+    assert rows[0] == "| wav2vec2 | 3 | 12 | 2.00 | 5.0 | 10.0 | 60.0 % trained (30.0 % frozen) | 40.0 % |"
+    assert rows[1] == "| wav2vec2, half | 3 | 6 | 1.00 | 3.0 | 6.0 | 80.0 % frozen | 70.0 % |"
+
+
+def test_the_picture_is_a_png(script, top):
+    draw = script("draw")
+    draw.draw(list(draw.points(top)), top / "quality.png")
+    assert (top / "quality.png").read_bytes().startswith(b"\x89PNG")
