@@ -1,74 +1,70 @@
 """How soon a training step is done: ours against every peer at the same work, in turn, in one process.
 
-    pretraining.py                                        everything: both sizes, all tasks, equal and mixed lengths
+    pretraining.py                                        both sizes, all tasks, batches of equal length
+    pretraining.py --manifest */pool.tsv                  and batches of real lengths
     pretraining.py --size base --task hubert --repeats 5  a part of it
-    pretraining.py --short                                few repeats: the small size, and single steps of BASE
+    pretraining.py --short                                few repeats, and single steps of BASE
 
 Prints one table and writes one JSON file. See README.md beside it.
 """
 
 import argparse
-from collections.abc import Callable
-from functools import partial
+import dataclasses
+import sys
 from pathlib import Path
 
 import torch
-from learners import Learner, OurLearner, Runner, our_extractor, our_learner
-from measuring import OURS, Outcome, Row, about, interleave, table, write_report
-from peers import PEERS
-from plain import PLAIN
-from sizes import SIZES, Size, equal_batch
+from bound import bound_s, measure_rates, step_products
+from contenders import STYLES, TASKS, Contender, batches_of, contenders, turn
+from measuring import OURS, Row, about, interleave, table, write_report
+from memory import peak_mib
+from sizes import SIZES, Size
 
-from speechssl.data.batching import Batch
-
-TASKS = ("wav2vec2", "hubert", "ctc", "extract")
-Contender = Learner | OurLearner | Runner
+TOTAL_S = {False: 180.0, True: 60.0}  # of audio in the mixed batches of a turn; in the short form
 
 
-def contenders(size: Size, task: str) -> dict[str, Callable[[], Contender]]:
-    """List who is measured at a task, by name, each with what builds it."""
-    found: dict[str, Callable[[], Contender]] = {
-        OURS: lambda: our_extractor(size) if task == "extract" else our_learner(size, task)
-    }
-    if size.name == "base":
-        found |= {name: partial(build, size) for name, build in PEERS[task].items()}
-    else:
-        found["plain modules"] = lambda: PLAIN[task](size)
-    return found
-
-
-def turn(contender: Contender, batches: list[Batch], steps: int) -> Callable[[], Outcome]:
-    """Return what takes a contender through its batches so many times."""
-
-    def work() -> Outcome:
-        outcomes = [contender(batch) for _ in range(steps) for batch in batches]
-        return Outcome(
-            loss=outcomes[-1].loss,
-            predicted=outcomes[-1].predicted,
-            audio_s=sum(outcome.audio_s for outcome in outcomes),
-        )
-
-    return work
-
-
-def measure(size: Size, task: str, options: argparse.Namespace) -> list[Row]:
-    """Time all contenders of a task on equal batches."""
+def measure(size: Size, task: str, kind: str, options: argparse.Namespace) -> list[Row]:
+    """Time all contenders at one kind of work."""
+    torch.manual_seed(options.seed)
     repeats = options.repeats or (1 if options.short and size.name == "base" else 5)
-    batch = equal_batch(size, seed=options.seed)
-    built = {name: build() for name, build in contenders(size, task).items()}
-    turns = {name: turn(contender, [batch], size.turns) for name, contender in built.items()}
-    timings = interleave(turns, repeats)
-    return [
-        Row.of((size.name, task, "equal"), name, timings[name], sum(p.numel() for p in contender.model.parameters()))
-        for name, contender in built.items()
-    ]
+    total_s = TOTAL_S[options.short]
+    chosen = {name: build for name, build in contenders(size, task).items() if name in (*options.only, OURS)}
+    batches = {
+        name: batches_of(size, task, kind, name, manifests=options.manifest, total_s=total_s, seed=options.seed)
+        for name in chosen
+    }
+    built: dict[str, Contender] = {name: build() for name, build in chosen.items()}
+    steps = 1 if kind == "mixed" else size.turns
+    timings = interleave({name: turn(each, batches[name], steps) for name, each in built.items()}, repeats)
+    least = None
+    if kind != "mixed" and not options.short:
+        products = step_products(size, task, batches[OURS][0], timings[OURS][-1].outcome.predicted)
+        least = steps * sum(bound_s(products, measure_rates(products)).values())
+    rows = []
+    for name, contender in built.items():
+        parameters = sum(parameter.numel() for parameter in contender.model.parameters())
+        row = Row.of((size.name, task, kind), name, timings[name], parameters)
+        peak = None
+        if not options.short:
+            peak = peak_mib(size.name, task, kind, name, manifests=options.manifest, total_s=total_s, seed=options.seed)
+        rows.append(dataclasses.replace(row, peak_mib=peak, bound_share=None if least is None else least / row.wall_s))
+    return rows
+
+
+def kinds_of(task: str, options: argparse.Namespace) -> list[str]:
+    """List the kinds of batches of a task; feature extraction has a single utterance too."""
+    kinds = [kind for kind in options.batch if kind != "mixed" or options.manifest]
+    return ["single", *kinds] if task == "extract" else kinds
 
 
 def main() -> None:
     """Read the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--size", nargs="+", choices=SIZES, default=["base", "small"])
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--batch", nargs="+", choices=("equal", "mixed"), default=["equal", "mixed"])
+    parser.add_argument("--only", nargs="+", choices=list(STYLES), default=list(STYLES), help="beside ours")
+    parser.add_argument("--manifest", type=Path, nargs="+", default=[], help="of real speech, for mixed batches")
     parser.add_argument("--repeats", type=int, help="turns of each contender that are timed")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
@@ -79,11 +75,11 @@ def main() -> None:
     rows: list[Row] = []
     for name in options.size:
         for task in options.task:
-            torch.manual_seed(options.seed)
-            rows += measure(SIZES[name](), task, options)
-            print(table(rows[-1:]).splitlines()[-1], flush=True)
+            for kind in kinds_of(task, options):
+                rows += measure(SIZES[name](), task, kind, options)
+                print(f"measured: {name} {task} {kind}", file=sys.stderr, flush=True)
+                write_report(options.out, about(options.seed), rows)  # what was measured is kept if it stops here
     print(table(rows))
-    write_report(options.out, about(options.seed), rows)
 
 
 if __name__ == "__main__":
