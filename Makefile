@@ -1,9 +1,10 @@
 # Two commands set everything up: `make demo` and `make test`. Both build .venv when it is not there.
 
-.PHONY: demo test slow check environment
+.PHONY: demo test slow check bench environment
 METHOD ?= hubert
 CORPUS ?= festvox-ru
 SEED ?= 0
+BENCH_MANIFEST ?= runs/corpora/festvox-ru/pool.tsv
 
 demo: environment
 	PATH="$(CURDIR)/.venv/bin:$$PATH" METHOD=$(METHOD) CORPUS=$(CORPUS) SEED=$(SEED) recipes/demo/run.sh
@@ -13,6 +14,9 @@ test: environment
 
 slow: environment
 	.venv/bin/python -m pytest -m slow
+
+bench: environment
+	.venv/bin/python recipes/benchmarks/short.py --manifest $(BENCH_MANIFEST)
 
 check: environment
 	.venv/bin/python -m ruff format --check .

@@ -4,11 +4,13 @@
     kmeans.py speed FEATURES --clusters 100 500 2000                  against the peers, in turn, in this process
     kmeans.py disk FEATURES --gib 20                                  from files, against memory
     kmeans.py label --manifest POOL.tsv ... [--model FOLDER]          forward pass with labels, against without
+    kmeans.py short --manifest POOL.tsv ... [--out FILE]              few MFCC, against the peers that are installed
 
 Inertia is over all points, by one function for everybody. See README.md beside it.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import statistics
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -193,6 +196,29 @@ def speed(options: argparse.Namespace) -> None:
         )
 
 
+def short(options: argparse.Namespace) -> None:
+    """Print the table of peers on few MFCC, and write how many times as fast ours reaches the inertia of each."""
+    with TemporaryDirectory() as folder:
+        write_shards(Path(folder) / "mfcc", extract(options), dtype="float32")
+        features = in_memory(Path(folder) / "mfcc", options.points)
+    modules = {"speechssl": "speechssl", "faiss": "faiss", "superkmeans": "superkmeans", "sklearn": "sklearn"}
+    installed = [name for name in modules if importlib.util.find_spec(modules[name])]
+    clusters = options.clusters[0]
+    runs: dict[str, list[Fit]] = {name: [] for name in installed}
+    for seed in range(options.repeats):
+        for name in installed:
+            runs[name].append(CONTENDERS[name](features, clusters, seed))
+    print_rows(features, clusters, runs)
+    ratios = {}
+    for name in installed[1:]:
+        targets = [mean_inertia(features, fit.centroids) for fit in runs[name]]
+        own = [first_to_reach(fit, features, most) for fit, most in zip(runs["speechssl"], targets, strict=True)]
+        times = [fit.cpu / at[1] for at, fit in zip(own, runs[name], strict=True) if at is not None]
+        ratios[f"k-means mfcc {clusters}: {name}"] = statistics.median(times) if len(times) == len(own) else 0.0
+    if options.out:
+        options.out.write_text(json.dumps({"ratios": ratios}) + "\n", encoding="utf-8")
+
+
 def print_rows(features: np.ndarray, clusters: int, runs: dict[str, list[Fit]]) -> None:
     """Print medians over the repeats; how soon ours reaches an inertia is measured repeat against repeat."""
     for name, fits in runs.items():
@@ -334,12 +360,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     stages = parser.add_subparsers(required=True)
-    for name, run in (("features", make_features), ("speed", speed), ("disk", disk), ("label", label)):
+    for name, run in (
+        ("features", make_features),
+        ("speed", speed),
+        ("disk", disk),
+        ("label", label),
+        ("short", short),
+    ):
         stage = stages.add_parser(name)
         stage.set_defaults(run=run)
-        if run is not label:
+        if run is short:
+            stage.add_argument("--out", type=Path)
+        elif run is not label:
             stage.add_argument("out" if run is make_features else "features", type=Path)
-        stage.add_argument("--points", type=int, default=1_000_000)
+        stage.add_argument("--points", type=int, default=50_000 if run is short else 1_000_000)
         stage.add_argument("--manifest", type=Path, nargs="+", default=[])
         stage.add_argument("--model", type=Path)
         stage.add_argument("--clusters", type=int, nargs="+", default=[100])

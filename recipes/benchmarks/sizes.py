@@ -40,7 +40,6 @@ class Size:
     ctc_optim: OptimConfig
     utterances: int
     seconds: float
-    max_crop_s: float  # of longer utterances, in batches of mixed lengths
     turns: int  # steps in a turn, so that a turn lasts long enough to be timed
 
 
@@ -61,7 +60,6 @@ def _base() -> Size:
         ctc_optim=finetune.optim,
         utterances=4,
         seconds=5.0,
-        max_crop_s=15.0,
         turns=1,
     )
 
@@ -85,7 +83,6 @@ def _small() -> Size:
         ctc_optim=finetune.optim,
         utterances=8,
         seconds=4.0,
-        max_crop_s=4.0,
         turns=4,
     )
 
