@@ -236,9 +236,9 @@ def normalised_conv(waveforms: Tensor, counts: Tensor, conv: nn.Conv1d, norm: "T
     time = waveforms.shape[1]
     surplus = max(kernel - stride, kernel - time, 0)
     windows = functional.pad(waveforms, (0, surplus)).unfold(1, kernel, stride)[:, : time // stride]
-    with torch.autocast(waveforms.device.type, enabled=False):  # windows: (batch, steps, kernel)
+    windows = functional.pad(windows, (0, 1), value=1.0)  # (batch, steps, kernel + 1), the last tap is the bias
+    with torch.autocast(waveforms.device.type, enabled=False):
         taps = norm.into_kernel(windows, counts, conv.weight[:, 0].T, conv.bias)  # (batch, kernel + 1, channels)
-    windows = functional.pad(windows, (0, 1), value=1.0)  # the last tap is the bias
     if torch.is_autocast_enabled(windows.device.type):
         windows, taps = (tensor.to(torch.get_autocast_dtype(windows.device.type)) for tensor in (windows, taps))
     return windows @ taps
@@ -275,7 +275,7 @@ class TimeNorm(nn.Module):
         millionth of the windows', which float32 would lose.
 
         Args:
-            windows: (batch, steps, taps), what the kernel sees at each step.
+            windows: (batch, steps, taps + 1), what the kernel sees at each step, and 1.
             counts: (batch,) int64, valid steps.
             kernel: (taps, channels).
             bias: (channels,) of the convolution, or None.
@@ -283,12 +283,12 @@ class TimeNorm(nn.Module):
         Returns:
             (batch, taps + 1, channels) in the type of `kernel`.
         """
-        precise, windows = kernel.double(), windows.double()
+        precise = kernel.double()
         is_valid = within(counts, windows.shape[1])[..., None]  # (batch, steps, 1)
-        share = is_valid.to(windows.dtype) / counts.clamp(min=1)[:, None, None]  # averages over the valid steps
-        mean = share.transpose(1, 2) @ windows  # (batch, 1, taps)
-        centred = (windows - mean) * share.sqrt()
-        covariance = centred.transpose(1, 2) @ centred  # (batch, taps, taps)
+        valid = windows.double() * is_valid
+        moments = valid.transpose(1, 2) @ valid / counts.clamp(min=1)[:, None, None]  # (batch, taps + 1, taps + 1)
+        mean = moments[:, -1:, :-1]  # (batch, 1, taps)
+        covariance = moments[:, :-1, :-1] - mean.transpose(1, 2) * mean
         variance = ((covariance @ precise) * precise).sum(1, keepdim=True)  # (batch, 1, channels)
         scale = torch.rsqrt(variance + self.eps) * self.weight
         mean = mean @ precise  # (batch, 1, channels); the bias is part of the output and of its mean

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 from speechssl.model.conv import BASE_STACK, ConvFeatureExtractor, frame_count, hop_size, receptive_field, within
+from speechssl.model.dropout import Dropout
 from speechssl.model.transformer import Transformer, TransformerConfig
 
 __all__ = ["Encoded", "EncoderConfig", "SpeechEncoder"]
@@ -123,7 +124,7 @@ class SpeechEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(channels)
         self.project = nn.Linear(channels, dim)
-        self.dropout = nn.Dropout(config.feature_dropout)
+        self.dropout = Dropout(config.feature_dropout)
         self.mask_vector = nn.Parameter(torch.empty(dim).uniform_())
         self.transformer = Transformer(config.transformer)
 

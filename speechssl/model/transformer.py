@@ -8,10 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrizations import weight_norm
 
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
+from speechssl.model.attention import SelfAttention
+from speechssl.model.dropout import Dropout
+from speechssl.model.positions import PositionalConv
 
 __all__ = ["Transformer", "TransformerConfig"]
 
@@ -49,7 +51,7 @@ class Transformer(nn.Module):
         self.positions = PositionalConv(config.dim, config.position_kernel, config.position_groups)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):  # BERT's initialisation, as in the reference
                 nn.init.normal_(module.weight, std=0.02)
@@ -70,7 +72,7 @@ class Transformer(nn.Module):
         has_padding = torch.compiler.is_exporting() or not bool(is_valid.all())  # a graph holds no branch on values
         if has_padding:
             x = x.masked_fill(~is_valid[..., None], 0)  # padding must not reach valid frames through the convolution
-        is_attended = is_valid[:, None, None, :] if has_padding else None
+        is_attended = is_valid if has_padding else None
         x = x + self.positions(x)
         if self.config.norm == "post":
             x = self.norm(x)
@@ -85,23 +87,6 @@ class Transformer(nn.Module):
         return outputs
 
 
-class PositionalConv(nn.Module):
-    """Relative positions by a grouped convolution: wav2vec 2.0 section 2, weight-normed over its kernel."""
-
-    def __init__(self, dim: int, kernel: int, groups: int) -> None:
-        super().__init__()
-        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
-        nn.init.normal_(conv.weight, std=(4 / (kernel * dim)) ** 0.5)
-        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        self.conv = weight_norm(conv, dim=2)
-        self.surplus = 1 if kernel % 2 == 0 else 0  # an even kernel pads one frame too many
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (batch, frames, dim) to be added to `x` (batch, frames, dim)."""
-        positions = self.conv(x.transpose(1, 2))
-        return functional.gelu(positions[..., : x.shape[1]] if self.surplus else positions).transpose(1, 2)
-
-
 class Layer(nn.Module):
     """Self-attention and feed-forward, each with a residual connection."""
 
@@ -113,11 +98,11 @@ class Layer(nn.Module):
         self.expand = nn.Linear(config.dim, config.ffn_dim)
         self.contract = nn.Linear(config.ffn_dim, config.dim)
         self.ffn_norm = nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
-        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.dropout = Dropout(config.dropout)
+        self.activation_dropout = Dropout(config.activation_dropout)
 
     def forward(self, x: Tensor, is_attended: Tensor | None) -> Tensor:
-        """Map (batch, frames, dim) to the same shape; `is_attended` broadcasts to (batch, heads, frames, frames)."""
+        """Map (batch, frames, dim) to the same shape; `is_attended` is (batch, frames) bool, None for all True."""
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), is_attended))
             return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
@@ -127,24 +112,3 @@ class Layer(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         """Map (batch, frames, dim) through the wide middle."""
         return self.contract(self.activation_dropout(functional.gelu(self.expand(x))))
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention by `scaled_dot_product_attention`, with one projection for query, key and value."""
-
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.project_in = nn.Linear(dim, 3 * dim)
-        self.project_out = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, is_attended: Tensor | None) -> Tensor:
-        """Map (batch, frames, dim) to the same shape."""
-        batch, frames, dim = x.shape
-        merged = self.project_in(x).view(batch, frames, 3, self.num_heads, dim // self.num_heads)
-        query, key, value = merged.permute(2, 0, 3, 1, 4)  # each (batch, heads, frames, dim / heads)
-        attended = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=is_attended, dropout_p=self.dropout if self.training else 0.0
-        )
-        return self.project_out(attended.transpose(1, 2).reshape(batch, frames, dim))

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from speechssl.config import configuration
 from speechssl.errors import TrainingError
+from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import Encoded
 from speechssl.model.masking import MaskConfig
 from speechssl.objective.loss import LossSum
@@ -42,7 +43,7 @@ class ContrastiveObjective(nn.Module):
     def __init__(self, config: ContrastiveConfig, dim: int, conv_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.dropout = nn.Dropout(config.feature_dropout)
+        self.dropout = Dropout(config.feature_dropout)
         self.quantizer = Quantizer(config.quantizer, conv_dim)
         self.project_quantized = nn.Linear(config.quantizer.dim, config.dim)
         self.project_context = nn.Linear(dim, config.dim)

@@ -11,6 +11,7 @@ from speechssl.config import configuration
 from speechssl.data.batching import Batch
 from speechssl.data.vocabulary import BLANK
 from speechssl.model.conv import frame_count
+from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.masking import MaskConfig, draw_spans
 from speechssl.objective.loss import LossSum
@@ -36,7 +37,7 @@ class CTCModel(nn.Module):
         super().__init__()
         self.encoder = encoder.with_frozen_conv() if config.freeze_conv else encoder
         self.config = config
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(encoder.config.transformer.dim, vocabulary_size)
 
     def forward(self, batch: Batch, *, step: int, generator: torch.Generator) -> LossSum:

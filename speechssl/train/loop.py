@@ -1,13 +1,11 @@
 """The one training loop: pretraining with either method and CTC fine-tuning run through `fit`."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
 from speechssl.config import configuration
 from speechssl.data.batching import Batch, seeded_generator
@@ -15,7 +13,7 @@ from speechssl.errors import TrainingError
 from speechssl.objective.loss import LossSum
 from speechssl.parallel import Ranks
 from speechssl.train.checkpoint import TrainState, last_checkpoint, load_training, save_checkpoint
-from speechssl.train.optim import OptimConfig, build_optimizer, learning_rate
+from speechssl.train.optim import OptimConfig, build_optimizer, learning_rate, scale_gradients
 from speechssl.train.runlog import RunLog
 
 __all__ = ["TrainConfig", "fit"]
@@ -87,10 +85,7 @@ def fit(
                 group["lr"] = rate
             losses = _accumulate(wrapped, batches, state, generator, config, ranks, log)
             count = ranks.sum(losses.count)  # over all ranks and accumulated batches: the only right divisor
-            for parameter in model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(ranks.world_size / count)  # x world_size because DDP averages gradients
-            norm = clip_grad_norm_(model.parameters(), optim.max_grad_norm or math.inf)
+            norm = scale_gradients(model, ranks.world_size / count, optim.max_grad_norm)  # DDP averages gradients
             _stop_if_not_finite(losses, norm, state.step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -3,12 +3,13 @@
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 
-__all__ = ["OptimConfig", "build_optimizer", "learning_rate"]
+__all__ = ["OptimConfig", "build_optimizer", "learning_rate", "scale_gradients"]
 
 
 @configuration
@@ -35,8 +36,23 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Build AdamW over the parameters that learn; all of them decay, as in the reference."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(
-        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, foreach=True
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
     )
+
+
+def scale_gradients(model: nn.Module, factor: Tensor | float, max_norm: float | None) -> Tensor:
+    """Multiply all gradients by `factor`, and by less where their norm would then exceed `max_norm`.
+
+    Returns:
+        () the norm after `factor`, before the limit.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = get_total_norm(gradients) * factor
+    if max_norm is not None:
+        factor = factor * (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)  # one pass over them, for both
+    return norm
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:

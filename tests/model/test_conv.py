@@ -138,6 +138,20 @@ def test_padding_in_norm_changes_nothing_without_padding_or_without_group_norm()
         assert torch.equal(plain(noise(2, 163), num_samples), switched(noise(2, 163), num_samples))
 
 
+@torch.no_grad()
+def test_norm_within_the_first_kernel_survives_a_kernel_that_passes_little() -> None:
+    """A kernel of second differences on a slow wave far from zero: float32 moments would leave nothing right."""
+    torch.manual_seed(0)
+    wave = (20 + torch.sin(torch.arange(4000) / 200) + 1e-3 * torch.randn(4000)).repeat(2, 1)
+    extractor = ConvFeatureExtractor(((2, 3, 2),), "group", False)
+    with torch.no_grad():
+        extractor.convs[0].weight.copy_(torch.tensor([[[1.0, -2.0, 1.0]], [[0.5, 1.0, 0.5]]]))
+    expected = functional.conv1d(wave[:1, None].double(), extractor.convs[0].weight.double(), stride=2)
+    expected = functional.gelu(functional.group_norm(expected, 2))[0].T
+    found = extractor(wave, torch.tensor([4000, 4000]))[0]
+    assert float((found - expected).abs().max()) < 0.02  # of values around 1; float32 sees the wave in steps of 2e-6
+
+
 @settings(max_examples=60, deadline=None)
 @given(stack=STACKS, num_samples=st.integers(0, 300))
 def test_frame_count_is_the_output_length_of_the_convolutions(stack: list[tuple[int, int]], num_samples: int) -> None:

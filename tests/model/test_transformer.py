@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from speechssl.errors import ConfigError
-from speechssl.model.transformer import Layer, PositionalConv, SelfAttention, Transformer, TransformerConfig
+from speechssl.model.attention import SelfAttention
+from speechssl.model.positions import PositionalConv
+from speechssl.model.transformer import Layer, Transformer, TransformerConfig
 from tests.model.tiny import TINY_TRANSFORMER, noise, randomise
 from tests.oracles.trunk import oracle_attention, oracle_grouped_conv
 
@@ -18,7 +20,7 @@ def test_attention_equals_the_softmax_of_its_definition(valid: int) -> None:
     attention = SelfAttention(32, 4, dropout=0.0)
     randomise(attention)
     x = noise(7, 32)
-    is_attended = (torch.arange(7) < valid)[None, None, None] if valid < 7 else None
+    is_attended = (torch.arange(7) < valid)[None] if valid < 7 else None
 
     found = attention(x[None], is_attended)[0, :valid]
 

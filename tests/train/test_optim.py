@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from speechssl.errors import ConfigError
-from speechssl.train.optim import OptimConfig, build_optimizer, learning_rate
+from speechssl.train.optim import OptimConfig, build_optimizer, learning_rate, scale_gradients
 
 POLYNOMIAL = OptimConfig(lr=1.0, warmup=0.1)
 TRI_STAGE = OptimConfig(lr=1.0, schedule="tri_stage", warmup=0.1, hold=0.4, init_scale=0.01, final_scale=0.05)
@@ -88,3 +88,17 @@ def test_one_step_is_that_of_adam_with_decoupled_decay():
     model.weight.grad = torch.tensor([[3.0]])
     optimizer.step()
     assert model.weight.item() == pytest.approx(2.0 - 0.1 * 0.5 * 2.0 - 0.1 * 3.0 / (3.0 + 1.0))
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5, 1e6])
+def test_gradients_are_scaled_and_then_limited_in_one_go(max_norm):
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        one.grad = torch.randn_like(one)
+        other.grad = one.grad / 7
+    norm = scale_gradients(ours, 1 / torch.tensor(7), max_norm)
+    expected = nn.utils.clip_grad_norm_(theirs.parameters(), max_norm or float("inf"))
+    torch.testing.assert_close(norm, expected)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)

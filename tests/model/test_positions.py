@@ -1,0 +1,40 @@
+"""Convolutional positions by way of frequencies: speechssl.model.positions."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from speechssl.model.positions import PositionalConv, correlate
+from tests.model.tiny import noise
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", [1, 2, 5, 8])
+@pytest.mark.parametrize("frames", [1, 3, 8, 31, 32, 33, 100])  # one block, several, and ends that are no whole ones
+def test_correlation_equals_conv1d_with_its_gradients(frames: int, kernel: int, dtype: torch.dtype) -> None:
+    x, weight = noise(2, frames, 12).to(dtype).requires_grad_(), noise(12, 3, kernel, seed=1).to(dtype).requires_grad_()
+    found = correlate(x, weight, 4)
+    expected = functional.conv1d(x.mT, weight, padding=kernel // 2, groups=4).mT[:, :frames]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    cotangent = noise(*found.shape, seed=2).to(dtype)
+    for one, other in zip(
+        torch.autograd.grad(found, (x, weight), cotangent),
+        torch.autograd.grad(expected, (x, weight), cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+
+
+def test_base_is_within_float32_of_double_precision() -> None:
+    x, weight = noise(1, 780, 96), noise(96, 48, 128, seed=1)
+    exact = correlate(x.double(), weight.double(), 2)
+    error = (correlate(x, weight, 2) - exact).abs().max() / exact.abs().max()
+    assert float(error) < 3e-6
+
+
+def test_autocast_takes_the_convolution_and_agrees() -> None:
+    positions, x = PositionalConv(8, 6, 2), noise(2, 9, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = positions(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), positions(x), rtol=0.05, atol=0.05)
