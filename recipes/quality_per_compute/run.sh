@@ -7,7 +7,7 @@
 #
 # The number of updates comes from short runs at the start and is kept in updates.json. CURVE=1 fine-tunes a quarter
 # and half of the way, too. FINETUNE="train.steps=..." changes the fine-tuning of all arms that this call runs. Resumable.
-# Needs: a core, 4 GB of memory (transformers-base: 12 GB), 3 GB of disk.
+# Needs: a core, 4 GB of memory (transformers-*: up to 12 GB), 3 GB of disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=${THREADS:-1} MKL_NUM_THREADS=${THREADS:-1}

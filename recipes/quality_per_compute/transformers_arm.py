@@ -12,8 +12,9 @@ again with every further batch; the warm-up is 16 % of the updates, as 32,000 ar
 `small`.
 The configuration that its README names is downloaded there; here the sizes are written out, the dropouts those of BASE.
 
-base: the library's default size. small: the trunk of recipes/registry_pool, everything else as prescribed. small-ours:
-with its masks, codebooks, dropouts, rate and crops, too; what is left is the library's model, batching and schedule.
+base: the library's default size; longer than 5 s is cut (the script's default; with 20 s a batch needs over 17 GB).
+small: the trunk of recipes/registry_pool, everything else as prescribed. small-ours: with its masks, codebooks,
+dropouts, rate and lengths, too, in batches of 16 short utterances; the library's model, padding and schedule are left.
 """
 
 import argparse
@@ -38,7 +39,6 @@ from speechssl.data.manifest import Manifest
 from speechssl.stages.data import DataConfig, read_data
 from speechssl.train.checkpoint import last_checkpoint
 
-UTTERANCES = 8  # a batch
 WARMUP = 0.16  # of all updates
 LOG_EVERY = 50
 TRIM_S = 60.0  # of audio in a batch, padding counted; after more, what is free goes back to the system
@@ -86,15 +86,18 @@ class Arm:
     settings: dict[str, Any]  # of Wav2Vec2Config
     lr: float = 0.001
     min_s: float = 2.0  # shorter utterances are left out
+    utterances: int = 8  # a batch
     max_s: float = 20.0  # the rest of longer ones is cut off
     checkpointing: bool = False  # of activations: memory for time
     temperature_decay: float = 0.999995
 
 
 ARMS = {
-    "base": Arm(settings=FORM, checkpointing=True),
+    "base": Arm(settings=FORM, checkpointing=True, max_s=5.0),
     "small": Arm(settings=FORM | SMALL),
-    "small-ours": Arm(settings=FORM | SMALL | OURS, lr=0.002, temperature_decay=0.9995, min_s=0.5, max_s=4.0),
+    "small-ours": Arm(
+        settings=FORM | SMALL | OURS, lr=0.002, temperature_decay=0.9995, min_s=0.5, max_s=4.0, utterances=16
+    ),
 }
 
 
@@ -112,19 +115,20 @@ class Pool:
     """Batches of the pool: a function of (seed, step), so that a continued run sees what it would have seen."""
 
     def __init__(self, manifest: Manifest, arm: Arm, seed: int) -> None:
-        self.manifest, self.seed, self.limit = manifest, seed, int(arm.max_s * SAMPLE_RATE)
+        self.manifest, self.seed, self.size = manifest, seed, arm.utterances
+        self.limit = int(arm.max_s * SAMPLE_RATE)
         self.rows = [row for row in manifest.utterances if row.duration_s > arm.min_s]
         self.epoch, self.order = -1, [0]
         self.extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Return normalised waveforms (batch, time) float32 and the attention mask (batch, time), 1 on real samples."""
-        per_epoch = -(-len(self.rows) // UTTERANCES)  # the last one is smaller
+        per_epoch = -(-len(self.rows) // self.size)  # the last one is smaller
         epoch, position = divmod(step, per_epoch)
         if epoch != self.epoch:
             generator = seeded_generator(self.seed, "order", epoch)
             self.epoch, self.order = epoch, torch.randperm(len(self.rows), generator=generator).tolist()
-        chosen = [self.rows[i] for i in self.order[position * UTTERANCES :][:UTTERANCES]]
+        chosen = [self.rows[i] for i in self.order[position * self.size :][: self.size]]
         audio = [read_audio(self.manifest.audio_path(row), AudioConfig())[: self.limit].numpy() for row in chosen]
         padded = self.extractor(audio, sampling_rate=SAMPLE_RATE, padding="longest", return_tensors="pt")
         return {"input_values": padded["input_values"], "attention_mask": padded["attention_mask"]}
