@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speechssl.data.batching import Batch
 from speechssl.data.manifest import Utterance
+from speechssl.errors import LabelError
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.contrastive import ContrastiveConfig
@@ -221,12 +222,20 @@ def test_our_step_is_taken_apart_whole(script, tiny, task):
 @pytest.mark.parametrize("task", ["wav2vec2", "hubert", "ctc"])
 def test_ours_and_plain_modules_do_comparable_work(script, tiny, task):
     batch = tiny_batch(script, tiny)
-    ours, plain = script("learners").our_learner(tiny, task), script("plain").PLAIN[task](tiny)
+    ours, plain = script("ours").our_learner(tiny, task), script("plain").PLAIN[task](tiny)
     sizes = [sum(parameter.numel() for parameter in each.model.parameters()) for each in (ours, plain)]
     assert sizes[0] == sizes[1]
     outcomes = [[each(batch) for _ in range(20)] for each in (ours, plain)]
+    ours.close()
     masked = [sum(outcome.predicted for outcome in found) for found in outcomes]
     assert masked[0] == pytest.approx(masked[1], rel=0.1)
+
+
+def test_an_error_of_our_run_reaches_who_waits_for_the_step(script, tiny):
+    learner = script("ours").our_learner(tiny, "hubert")
+    bad = dataclasses.replace(tiny_batch(script, tiny), labels=None)
+    with pytest.raises(LabelError, match="carries no labels"):
+        learner(bad)
 
 
 def test_the_equal_batch_has_labels_of_every_frame(script, tiny):

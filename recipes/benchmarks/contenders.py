@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 from batches import draw_utterances, make_batches, mixed_batches
-from learners import Learner, OurLearner, Runner, our_extractor, our_learner
+from learners import Learner, Runner
 from measuring import OURS, Outcome
+from ours import OurLearner, our_extractor, our_learner
 from peers import PEERS
 from plain import PLAIN
 from sizes import Size, equal_batch

@@ -18,6 +18,7 @@ from bound import bound_s, measure_rates, step_products
 from contenders import STYLES, TASKS, Contender, batches_of, contenders, turn
 from measuring import OURS, Row, about, interleave, table, write_report
 from memory import peak_mib
+from ours import OurLearner
 from sizes import SIZES, Size
 
 TOTAL_S = {False: 180.0, True: 60.0}  # of audio in the mixed batches of a turn; in the short form
@@ -42,6 +43,8 @@ def measure(size: Size, task: str, kind: str, options: argparse.Namespace) -> li
         least = steps * sum(bound_s(products, measure_rates(products)).values())
     rows = []
     for name, contender in built.items():
+        if isinstance(contender, OurLearner):
+            contender.close()
         parameters = sum(parameter.numel() for parameter in contender.model.parameters())
         row = Row.of((size.name, task, kind), name, timings[name], parameters)
         peak = None
