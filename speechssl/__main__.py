@@ -27,6 +27,7 @@ from speechssl.data.manifest import (
     write_manifest,
 )
 from speechssl.errors import AudioError, ManifestError, SpeechSSLError
+from speechssl.parallel import keep_freed_memory
 from speechssl.plot import plot_sweep, plot_units
 from speechssl.report import report_run
 from speechssl.score.wer import Scores, score_texts
@@ -257,6 +258,7 @@ def report_command(run: Annotated[Path, typer.Argument(help="Folder that a recip
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    keep_freed_memory()
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="speechssl")
     except (SpeechSSLError, OSError) as error:  # the user can mend it: one line, no traceback

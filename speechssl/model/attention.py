@@ -1,4 +1,4 @@
-"""Multi-head self-attention: `scaled_dot_product_attention`, but for training on CPUs, where products of our own win."""
+"""Multi-head self-attention: torch's `scaled_dot_product_attention`, but products of our own in training on CPU."""
 
 import itertools
 from collections.abc import Iterator, Sequence

@@ -133,12 +133,13 @@ class ConvFeatureExtractor(nn.Module):
         x = waveforms.reshape(-1, 1)  # (batch * time, 1)
         for index, (conv, (_, _, stride)) in enumerate(zip(self.convs, self.stack, strict=True)):
             assert isinstance(conv, nn.Conv1d)
-            if index == 0 and self.norm == "group":
+            norm = self.norms[index] if index < len(self.norms) else None
+            if isinstance(norm, TimeNorm):
                 counts = frame_count(counted, self.stack[:1])
-                x = normalised_conv(waveforms, counts, conv, self.norms[0], stride).flatten(0, 1)
+                x = normalised_conv(waveforms, counts, conv, norm, stride).flatten(0, 1)
             else:
                 x = strided_conv(x, conv.weight, conv.bias, stride)  # (batch * steps, channels)
-                x = self.norms[index](x) if self.norm == "layer" else x
+                x = x if norm is None else norm(x)
             x = functional.gelu(x)
         return x.view(batch, -1, x.shape[1])[:, : frame_count(time, self.stack)]  # (batch, frames, channels)
 

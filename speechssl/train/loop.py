@@ -16,7 +16,7 @@ from speechssl.train.checkpoint import TrainState, last_checkpoint, load_trainin
 from speechssl.train.optim import OptimConfig, build_optimizer, learning_rate, scale_gradients
 from speechssl.train.runlog import RunLog
 
-__all__ = ["TrainConfig", "fit"]
+__all__ = ["Learner", "TrainConfig", "fit"]
 
 Evaluate = Callable[[nn.Module], dict[str, float]]  # scores by name; the first, lower is better, picks the best step
 
@@ -68,33 +68,21 @@ def fit(
     """
     model.to(ranks.device)
     optimizer = build_optimizer(model, optim)
-    generator = torch.Generator(ranks.device)
     state = TrainState()
     if (checkpoint := last_checkpoint(out)) is not None:
         state = load_training(checkpoint, model, optimizer)
-    wrapped = ranks.wrap(model)
+    learner = Learner(ranks.wrap(model), optimizer, seed=seed, optim=optim, config=config, ranks=ranks)
     batches = batches_from(state.epoch, state.position)
     meter = Meter()
     with RunLog(out, title, steps=config.steps, done=state.step, enabled=ranks.is_first) as log:
         while state.step < config.steps:
-            model.train()
             started = time.perf_counter()
-            _seed_step(seed, state.step, ranks.rank, generator)
-            rate = learning_rate(state.step, config.steps, optim)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            losses = _accumulate(wrapped, batches, state, generator, config, ranks, log)
-            count = ranks.sum(losses.count)  # over all ranks and accumulated batches: the only right divisor
-            norm = scale_gradients(model, ranks.world_size / count, optim.max_grad_norm)  # DDP averages gradients
-            _stop_if_not_finite(losses, norm, state.step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state.step += 1
+            losses, norm = learner.update(batches, state, say=log.say)
             state.wall_seconds += time.perf_counter() - started
             state.is_finished = state.step == config.steps
             meter.add(losses, norm)
             if state.step % config.log_every == 0 or state.is_finished:
-                log.write(state.step, meter.report() | _progress(state, rate))
+                log.write(state.step, meter.report() | _progress(state, optimizer))
             log.advance(state.step, f"{state.audio_seconds / max(state.wall_seconds, 1e-9):.0f} audio-s/s")
             if evaluate and (state.is_finished or (config.eval_every and state.step % config.eval_every == 0)):
                 _evaluate(evaluate, model, state, ranks, log)
@@ -103,6 +91,87 @@ def fit(
                 save_checkpoint(out, model, optimizer, state, keep=config.keep)
         ranks.wait()
     return out / f"step_{state.step:08d}"
+
+
+class Learner:
+    """A model with its optimiser, and how one update goes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        seed: int,
+        optim: OptimConfig,
+        config: TrainConfig,
+        ranks: Ranks,
+    ) -> None:
+        """Hold what all updates need; `model` may be wrapped for several ranks."""
+        self.model, self.optimizer = model, optimizer
+        self.seed, self.optim, self.config, self.ranks = seed, optim, config, ranks
+        self.generator = torch.Generator(ranks.device)
+
+    def update(
+        self, batches: Iterator[tuple[int, int, Batch]], state: TrainState, *, say: Callable[[str], None]
+    ) -> tuple[LossSum, Tensor]:
+        """Take one step on the next batches, and count it in `state`.
+
+        Args:
+            batches: as (epoch, position, batch).
+            state: of the run.
+            say: told why an utterance was skipped.
+
+        Returns:
+            The loss summed over the batches, and the norm of the gradients, () float.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite, or no batch has usable audio.
+        """
+        self.model.train()
+        _seed_step(self.seed, state.step, self.ranks.rank, self.generator)
+        rate = learning_rate(state.step, self.config.steps, self.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = self._accumulate(batches, state, say)
+        count = self.ranks.sum(losses.count)  # over all ranks and accumulated batches: the only right divisor
+        factor = self.ranks.world_size / count  # DDP averages gradients
+        norm = scale_gradients(self.model, factor, self.optim.max_grad_norm)
+        _stop_if_not_finite(losses, norm, state.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        return losses, norm
+
+    def _accumulate(
+        self, batches: Iterator[tuple[int, int, Batch]], state: TrainState, say: Callable[[str], None]
+    ) -> LossSum:
+        """Add up the gradients of `config.accumulate` batches; batches whose audio is all bad are passed over."""
+        device = self.ranks.device
+        value = torch.zeros((), device=device)
+        count = torch.zeros((), dtype=torch.long, device=device)
+        parts: dict[str, Tensor] = {}
+        done = empty = 0
+        while done < self.config.accumulate:
+            state.epoch, state.position, batch = next(batches)
+            state.position += 1
+            for reason in batch.skipped:
+                state.skipped += 1
+                say(f"skipped: {reason}")
+            if not batch.ids:
+                empty += 1
+                if empty == 100:
+                    raise TrainingError("100 batches in a row hold no usable audio; see the reasons above")
+                continue
+            batch = batch.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bfloat16):
+                loss = self.model(batch, step=state.step, generator=self.generator)
+            loss.value.backward()
+            value, count = value + loss.value.detach(), count + loss.count
+            for name, part in loss.parts.items():
+                parts[name] = parts.get(name, 0) + part.detach() / self.config.accumulate
+            state.audio_seconds += batch.duration_s * self.ranks.world_size
+            done += 1
+        return LossSum(value=value, count=count, parts=parts)
 
 
 def _seed_step(seed: int, step: int, rank: int, generator: torch.Generator) -> None:
@@ -132,43 +201,6 @@ class Meter:
         return means
 
 
-def _accumulate(
-    model: nn.Module,
-    batches: Iterator[tuple[int, int, Batch]],
-    state: TrainState,
-    generator: torch.Generator,
-    config: TrainConfig,
-    ranks: Ranks,
-    log: RunLog,
-) -> LossSum:
-    """Add up the gradients of `config.accumulate` batches; batches whose audio is all bad are passed over."""
-    value = torch.zeros((), device=ranks.device)
-    count = torch.zeros((), dtype=torch.long, device=ranks.device)
-    parts: dict[str, Tensor] = {}
-    done = empty = 0
-    while done < config.accumulate:
-        state.epoch, state.position, batch = next(batches)
-        state.position += 1
-        for reason in batch.skipped:
-            state.skipped += 1
-            log.say(f"skipped: {reason}")
-        if not batch.ids:
-            empty += 1
-            if empty == 100:
-                raise TrainingError("100 batches in a row hold no usable audio; see the reasons above")
-            continue
-        batch = batch.to(ranks.device)
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.bfloat16):
-            loss = model(batch, step=state.step, generator=generator)
-        loss.value.backward()
-        value, count = value + loss.value.detach(), count + loss.count
-        for name, part in loss.parts.items():
-            parts[name] = parts.get(name, 0) + part.detach() / config.accumulate
-        state.audio_seconds += batch.duration_s * ranks.world_size
-        done += 1
-    return LossSum(value=value, count=count, parts=parts)
-
-
 def _stop_if_not_finite(losses: LossSum, norm: Tensor, step: int) -> None:
     if not (bool(torch.isfinite(losses.value)) and bool(torch.isfinite(norm))):
         raise TrainingError(
@@ -177,9 +209,9 @@ def _stop_if_not_finite(losses: LossSum, norm: Tensor, step: int) -> None:
         )
 
 
-def _progress(state: TrainState, rate: float) -> dict[str, float]:
+def _progress(state: TrainState, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     return {
-        "lr": rate,
+        "lr": optimizer.param_groups[0]["lr"],
         "hours_seen": state.audio_seconds / 3600,
         "audio_s_per_s": state.audio_seconds / max(state.wall_seconds, 1e-9),
         "epoch": state.epoch,
