@@ -4,7 +4,7 @@
 METHOD ?= hubert
 CORPUS ?= festvox-ru
 SEED ?= 0
-BENCH_MANIFEST ?= runs/corpora/festvox-ru/pool.tsv
+BENCH_MANIFEST ?= runs/demo/festvox-ru/pool.tsv
 
 demo: environment
 	PATH="$(CURDIR)/.venv/bin:$$PATH" METHOD=$(METHOD) CORPUS=$(CORPUS) SEED=$(SEED) recipes/demo/run.sh

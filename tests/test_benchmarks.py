@@ -226,16 +226,8 @@ def test_ours_and_plain_modules_do_comparable_work(script, tiny, task):
     sizes = [sum(parameter.numel() for parameter in each.model.parameters()) for each in (ours, plain)]
     assert sizes[0] == sizes[1]
     outcomes = [[each(batch) for _ in range(20)] for each in (ours, plain)]
-    ours.close()
     masked = [sum(outcome.predicted for outcome in found) for found in outcomes]
     assert masked[0] == pytest.approx(masked[1], rel=0.1)
-
-
-def test_an_error_of_our_run_reaches_who_waits_for_the_step(script, tiny):
-    learner = script("ours").our_learner(tiny, "hubert")
-    bad = dataclasses.replace(tiny_batch(script, tiny), labels=None)
-    with pytest.raises(LabelError, match="carries no labels"):
-        learner(bad)
 
 
 def test_the_equal_batch_has_labels_of_every_frame(script, tiny):
@@ -243,6 +235,11 @@ def test_the_equal_batch_has_labels_of_every_frame(script, tiny):
     frames = frame_count(batch.waveforms.shape[1], tiny.encoder.conv)
     assert batch.labels.shape == (2, 3, frames)
     assert batch.duration_s == pytest.approx(1.5)
+
+
+def test_a_process_that_cannot_be_measured_says_why(script):
+    with pytest.raises(RuntimeError, match=r"(?s)memory\.py small ctc equal nobody.*KeyError: 'nobody'"):
+        script("memory").peak_mib("small", "ctc", "equal", "nobody")
 
 
 @pytest.mark.slow

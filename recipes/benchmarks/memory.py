@@ -5,7 +5,6 @@ memory.py base wav2vec2 equal transformers     prints MiB over what imports alon
 
 import argparse
 import importlib
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,10 @@ from pathlib import Path
 
 import torch
 from contenders import TASKS, batches_of, contenders
+from measuring import OURS
 from sizes import SIZES
+
+from speechssl.parallel import keep_freed_memory
 
 __all__ = ["peak_mib"]
 
@@ -74,18 +76,20 @@ def main() -> None:
         total_s=options.total,
         seed=options.seed,
     )
-    before = _resident_kib()
+    if options.contender == OURS:
+        keep_freed_memory()  # as our command line does, which costs memory
+    before = _memory_kib("VmRSS")
     torch.manual_seed(options.seed)
     contender = contenders(size, options.task)[options.contender]()
     for step in range(max(STEPS, len(batches))):
         contender(batches[step % len(batches)])
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((_memory_kib("VmHWM") - before) / 1024)
 
 
-def _resident_kib() -> int:
-    """Return what of this process is in memory now."""
+def _memory_kib(name: str) -> int:
+    """Return what of this process is in memory (VmRSS), or was at most (VmHWM; ru_maxrss counts the parent's too)."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
-    return int(fields["VmRSS"].split()[0])
+    return int(fields[name].split()[0])
 
 
 if __name__ == "__main__":

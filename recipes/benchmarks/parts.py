@@ -85,13 +85,9 @@ def seconds_by_part(size: Size, task: str, batch: Batch, steps: int) -> tuple[di
     learner = our_learner(size, task)
     for _ in range(2):
         learner(batch)
-    profiled = profile(activities=[ProfilerActivity.CPU])  # of the thread that starts it
-    with marked(learner.model):
-        learner.run(profiled.start)
+    with marked(learner.model), profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(steps):
             outcome = learner(batch)
-        learner.run(profiled.stop)
-    learner.close()
     totals = {name: seconds / steps for name, seconds in _add_up(profiled).items()}
     return dict(sorted(totals.items(), key=lambda item: -item[1])), outcome.predicted
 

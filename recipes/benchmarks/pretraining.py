@@ -18,8 +18,9 @@ from bound import bound_s, measure_rates, step_products
 from contenders import STYLES, TASKS, Contender, batches_of, contenders, turn
 from measuring import OURS, Row, about, interleave, table, write_report
 from memory import peak_mib
-from ours import OurLearner
 from sizes import SIZES, Size
+
+from speechssl.parallel import keep_freed_memory
 
 TOTAL_S = {False: 180.0, True: 60.0}  # of audio in the mixed batches of a turn; in the short form
 
@@ -43,8 +44,6 @@ def measure(size: Size, task: str, kind: str, options: argparse.Namespace) -> li
         least = steps * sum(bound_s(products, measure_rates(products)).values())
     rows = []
     for name, contender in built.items():
-        if isinstance(contender, OurLearner):
-            contender.close()
         parameters = sum(parameter.numel() for parameter in contender.model.parameters())
         row = Row.of((size.name, task, kind), name, timings[name], parameters)
         peak = None
@@ -75,6 +74,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/pretraining.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as our command line does; here it is to everybody's good
     rows: list[Row] = []
     for name in options.size:
         for task in options.task:
