@@ -191,7 +191,8 @@ class Meter:
         """Count one step."""
         values = {"loss": losses.value.detach() / losses.count.clamp(min=1), **losses.parts, "grad_norm": norm}
         for name, value in values.items():
-            self.totals[name] = self.totals.get(name, torch.zeros(())) + value.detach().float().cpu()
+            value = value.detach().float()  # stays on its device: to fetch it would make the next step wait
+            self.totals[name] = self.totals[name] + value if name in self.totals else value
         self.steps += 1
 
     def report(self) -> dict[str, float]:
