@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speechssl.data.batching import Batch
 from speechssl.data.manifest import Utterance
-from speechssl.errors import LabelError
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.contrastive import ContrastiveConfig
