@@ -20,7 +20,6 @@ __all__ = ["PLAIN_NAME", "STYLES", "TASKS", "Contender", "batches_of", "contende
 
 TASKS = ("wav2vec2", "hubert", "ctc", "extract")
 PLAIN_NAME = "plain modules"
-SECONDS = 60.0  # of audio in a batch of mixed lengths
 ALONE_S = 10.0  # the single utterance of feature extraction
 STYLES = {
     OURS: "sampled",
@@ -43,7 +42,15 @@ def contenders(size: Size, task: str) -> dict[str, Callable[[], Contender]]:
 
 
 def batches_of(
-    size: Size, task: str, kind: str, contender: str, *, manifests: Sequence[Path], total_s: float, seed: int
+    size: Size,
+    task: str,
+    kind: str,
+    contender: str,
+    *,
+    manifests: Sequence[Path],
+    seconds: float,
+    total_s: float,
+    seed: int,
 ) -> list[Batch]:
     """Make what a contender is measured on.
 
@@ -53,7 +60,8 @@ def batches_of(
         kind: `equal`, `single` (one utterance), or `mixed` (real speech).
         contender: whose recipe puts mixed batches together; for feature extraction all get the same.
         manifests: of real speech, for mixed batches.
-        total_s: of audio in all mixed batches.
+        seconds: of audio in a mixed batch.
+        total_s: of audio in all mixed batches, at least.
         seed: of everything that is drawn.
     """
     if kind == "equal":
@@ -66,7 +74,7 @@ def batches_of(
     is_whole = task == "ctc"
     utterances = draw_utterances(manifests, is_whole=is_whole, seed=seed)
     style = "sampled" if task == "extract" else STYLES[contender]
-    chosen, _ = mixed_batches(style, utterances, SECONDS, total_s, is_whole=is_whole, seed=seed)
+    chosen, _ = mixed_batches(style, utterances, seconds, total_s, is_whole=is_whole, seed=seed)
     return list(make_batches(utterances, chosen, stack=size.encoder.conv, clusters=size.clusters, seed=seed))
 
 

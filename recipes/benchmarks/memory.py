@@ -34,6 +34,7 @@ def peak_mib(
     contender: str,
     *,
     manifests: Sequence[Path] = (),
+    seconds: float = 60.0,
     total_s: float = 60.0,
     seed: int = 0,
 ) -> float:
@@ -43,7 +44,8 @@ def peak_mib(
         RuntimeError: it failed; what it said is in the message.
     """
     command = [sys.executable, str(Path(__file__).resolve()), size, task, kind, contender]
-    command += ["--seed", str(seed), "--total", str(total_s), "--threads", str(torch.get_num_threads())]
+    command += ["--seed", str(seed), "--seconds", str(seconds), "--total", str(total_s)]
+    command += ["--threads", str(torch.get_num_threads())]
     command += ["--manifest", *map(str, manifests)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -59,6 +61,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("equal", "single", "mixed"))
     parser.add_argument("contender")
     parser.add_argument("--manifest", type=Path, nargs="*", default=[])
+    parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--total", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -73,6 +76,7 @@ def main() -> None:
         options.kind,
         options.contender,
         manifests=options.manifest,
+        seconds=options.seconds,
         total_s=options.total,
         seed=options.seed,
     )

@@ -29,12 +29,14 @@ def measure(size: Size, task: str, kind: str, options: argparse.Namespace) -> li
     """Time all contenders at one kind of work."""
     torch.manual_seed(options.seed)
     repeats = options.repeats or (1 if options.short and size.name == "base" else 5)
-    total_s = TOTAL_S[options.short]
-    chosen = {name: build for name, build in contenders(size, task).items() if name in (*options.only, OURS)}
-    batches = {
-        name: batches_of(size, task, kind, name, manifests=options.manifest, total_s=total_s, seed=options.seed)
-        for name in chosen
+    drawn = {
+        "manifests": options.manifest,
+        "seconds": options.seconds,
+        "total_s": TOTAL_S[options.short],
+        "seed": options.seed,
     }
+    chosen = {name: build for name, build in contenders(size, task).items() if name in (*options.only, OURS)}
+    batches = {name: batches_of(size, task, kind, name, **drawn) for name in chosen}
     built: dict[str, Contender] = {name: build() for name, build in chosen.items()}
     steps = 1 if kind == "mixed" else size.turns
     timings = interleave({name: turn(each, batches[name], steps) for name, each in built.items()}, repeats)
@@ -48,7 +50,7 @@ def measure(size: Size, task: str, kind: str, options: argparse.Namespace) -> li
         row = Row.of((size.name, task, kind), name, timings[name], parameters)
         peak = None
         if not options.short:
-            peak = peak_mib(size.name, task, kind, name, manifests=options.manifest, total_s=total_s, seed=options.seed)
+            peak = peak_mib(size.name, task, kind, name, **drawn)
         rows.append(dataclasses.replace(row, peak_mib=peak, bound_share=None if least is None else least / row.wall_s))
     return rows
 
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", choices=("equal", "mixed"), default=["equal", "mixed"])
     parser.add_argument("--only", nargs="+", choices=list(STYLES), default=list(STYLES), help="beside ours")
     parser.add_argument("--manifest", type=Path, nargs="+", default=[], help="of real speech, for mixed batches")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of audio in a mixed batch")
     parser.add_argument("--repeats", type=int, help="turns of each contender that are timed")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
