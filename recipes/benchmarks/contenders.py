@@ -78,10 +78,13 @@ def batches_of(
     return list(make_batches(utterances, chosen, stack=size.encoder.conv, clusters=size.clusters, seed=seed))
 
 
-def turn(contender: Contender, batches: Sequence[Batch], steps: int) -> Callable[[], Outcome]:
-    """Return what takes a contender through its batches so many times."""
+def turn(
+    contender: Contender, batches: Sequence[Batch], steps: int, before: Callable[[], None] = lambda: None
+) -> Callable[[], Outcome]:
+    """Return what takes a contender through its batches so many times, after calling `before`."""
 
     def work() -> Outcome:
+        before()
         outcomes = [contender(batch) for _ in range(steps) for batch in batches]
         last, audio_s = outcomes[-1], sum(outcome.audio_s for outcome in outcomes)
         return Outcome(loss=last.loss, predicted=last.predicted, audio_s=audio_s)

@@ -11,16 +11,16 @@ Prints one table and writes one JSON file. See README.md beside it.
 import argparse
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
+from allocator import set_allocator
 from bound import bound_s, measure_rates, step_products
 from contenders import STYLES, TASKS, Contender, batches_of, contenders, turn
 from measuring import OURS, Row, about, interleave, table, write_report
 from memory import peak_mib
 from sizes import SIZES, Size
-
-from speechssl.parallel import keep_freed_memory
 
 TOTAL_S = {False: 180.0, True: 60.0}  # of audio in the mixed batches of a turn; in the short form
 
@@ -39,7 +39,11 @@ def measure(size: Size, task: str, kind: str, options: argparse.Namespace) -> li
     batches = {name: batches_of(size, task, kind, name, **drawn) for name in chosen}
     built: dict[str, Contender] = {name: build() for name, build in chosen.items()}
     steps = 1 if kind == "mixed" else size.turns
-    timings = interleave({name: turn(each, batches[name], steps) for name, each in built.items()}, repeats)
+    turns = {
+        name: turn(each, batches[name], steps, partial(set_allocator, keeps=name == OURS or options.malloc == "kept"))
+        for name, each in built.items()
+    }
+    timings = interleave(turns, repeats)
     least = None
     if kind != "mixed" and not options.short:
         products = step_products(size, task, batches[OURS][0], timings[OURS][-1].outcome.predicted)
@@ -72,12 +76,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of audio in a mixed batch")
     parser.add_argument("--repeats", type=int, help="turns of each contender that are timed")
     parser.add_argument("--short", action="store_true")
+    parser.add_argument(
+        "--malloc",
+        choices=("own", "kept"),
+        default="own",
+        help="freed memory: each contender's as its users have it, or kept for all as our command line does",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/pretraining.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as our command line does; here it is to everybody's good
     rows: list[Row] = []
     for name in options.size:
         for task in options.task:
