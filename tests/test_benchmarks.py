@@ -125,6 +125,21 @@ def test_the_table_of_ratios_says_what_is_met_and_what_fell(script):
     assert lines[2].endswith("| 1.00 |  |  |  |  |")
 
 
+def test_the_short_form_of_every_file_is_run_and_real_speech_only_where_it_is_given(script, monkeypatch):
+    short = script("short")
+    commands = []
+
+    def run(command: list[str], check: bool) -> None:
+        commands.append(command)
+        Path(command[-1]).write_text(json.dumps({"ratios": {Path(command[1]).name: 2.0}}), encoding="utf-8")
+
+    monkeypatch.setattr(short.subprocess, "run", run)
+    assert short.run_short() == {"pretraining.py": 2.0}
+    assert "--manifest" not in commands[0]
+    assert short.run_short([Path("pool.tsv")]) == {"pretraining.py": 2.0, "kmeans.py": 2.0}
+    assert all("pool.tsv" in command for command in commands[1:])
+
+
 def make_utterances(lengths_s: Sequence[float]) -> list[Utterance]:
     return [
         Utterance(id=f"u{i}", path=f"u{i}.wav", num_samples=int(length * 16_000), sample_rate=16_000, channels=1)
