@@ -238,11 +238,11 @@ def normalised_conv(waveforms: Tensor, counts: Tensor, conv: nn.Conv1d, norm: "T
     surplus = max(kernel - stride, kernel - time, 0)
     windows = functional.pad(waveforms, (0, surplus)).unfold(1, kernel, stride)[:, : time // stride]
     windows = functional.pad(windows, (0, 1), value=1.0)  # (batch, steps, kernel + 1), the last tap is the bias
-    with torch.autocast(waveforms.device.type, enabled=False):
+    device = waveforms.device.type
+    with torch.autocast(device, enabled=False):  # the bias may take off far more than it leaves: no case for bfloat16
         taps = norm.into_kernel(windows, counts, conv.weight[:, 0].T, conv.bias)  # (batch, kernel + 1, channels)
-    if torch.is_autocast_enabled(windows.device.type):
-        windows, taps = (tensor.to(torch.get_autocast_dtype(windows.device.type)) for tensor in (windows, taps))
-    return windows @ taps
+        out = windows @ taps
+    return out.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else out
 
 
 class TimeNorm(nn.Module):
