@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["PEERS"]
 
 
+def _is_padded(batch: Batch) -> bool:
+    """Say whether a peer has to be told lengths; without padding its recipe spares itself the masks."""
+    return int(batch.num_samples.min()) < batch.waveforms.shape[1]
+
+
 def _transformers_settings(size: Size, encoder: EncoderConfig) -> dict[str, Any]:
     transformer, contrastive = encoder.transformer, size.contrastive
     return {
@@ -116,8 +121,7 @@ def transformers_extract(size: Size) -> Runner:
     model = Wav2Vec2Model(Wav2Vec2Config(**_transformers_settings(size, size.encoder))).eval()
 
     def forward(batch: Batch) -> Tensor:
-        is_padded = int(batch.num_samples.min()) < batch.waveforms.shape[1]
-        attention_mask = within(batch.num_samples, batch.waveforms.shape[1]).long() if is_padded else None
+        attention_mask = within(batch.num_samples, batch.waveforms.shape[1]).long() if _is_padded(batch) else None
         return model(batch.waveforms, attention_mask=attention_mask).last_hidden_state
 
     return Runner(model, forward)
@@ -181,8 +185,7 @@ def _layout(batch: Batch) -> "BatchLayout":
     """Describe a batch to fairseq2, which spares work where nothing is padded."""
     from fairseq2.nn import BatchLayout
 
-    is_padded = int(batch.num_samples.min()) < batch.waveforms.shape[1]
-    return BatchLayout.of(batch.waveforms, batch.num_samples.tolist() if is_padded else None)
+    return BatchLayout.of(batch.waveforms, batch.num_samples.tolist() if _is_padded(batch) else None)
 
 
 def torchaudio_hubert(size: Size) -> Learner:
@@ -195,8 +198,9 @@ def torchaudio_hubert(size: Size) -> Learner:
 
     def score(batch: Batch) -> tuple[Tensor, int]:
         assert batch.labels is not None
-        is_padded = int(batch.num_samples.min()) < batch.waveforms.shape[1]
-        masked, unmasked, penalty = model(batch.waveforms, batch.labels[0], batch.num_samples if is_padded else None)
+        masked, unmasked, penalty = model(
+            batch.waveforms, batch.labels[0], batch.num_samples if _is_padded(batch) else None
+        )
         on_masked, on_unmasked = (
             functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long), reduction="sum")
             for logits in (masked, unmasked)
@@ -213,8 +217,7 @@ def torchaudio_extract(size: Size) -> Runner:
     model = wav2vec2_base().eval()
 
     def forward(batch: Batch) -> Tensor:
-        is_padded = int(batch.num_samples.min()) < batch.waveforms.shape[1]
-        layers, _ = model.extract_features(batch.waveforms, batch.num_samples if is_padded else None)
+        layers, _ = model.extract_features(batch.waveforms, batch.num_samples if _is_padded(batch) else None)
         return layers[-1]
 
     return Runner(model, forward)

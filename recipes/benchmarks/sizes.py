@@ -14,7 +14,7 @@ from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.ctc import CTCConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.stages.finetune import FinetuneConfig
+from speechssl.stages.finetune import FinetuneConfig, finetuned_encoder
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.train.optim import OptimConfig
 
@@ -55,7 +55,7 @@ def _base() -> Size:
         masked_prediction=MaskedPredictionConfig(),
         clusters=(100,),
         optim=pretrain.optim,
-        ctc_encoder=_with_dropouts(encoder, finetune),
+        ctc_encoder=finetuned_encoder(encoder, finetune),
         ctc=dataclasses.replace(finetune.ctc, freeze_steps=0),
         ctc_optim=finetune.optim,
         utterances=4,
@@ -78,7 +78,7 @@ def _small() -> Size:
         masked_prediction=hubert.objective,
         clusters=(100, 500),
         optim=hubert.optim,
-        ctc_encoder=_with_dropouts(hubert.encoder, finetune),
+        ctc_encoder=finetuned_encoder(hubert.encoder, finetune),
         ctc=finetune.ctc,
         ctc_optim=finetune.optim,
         utterances=8,
@@ -99,16 +99,6 @@ def _small_with_dropout() -> Size:
         contrastive=dataclasses.replace(small.contrastive, feature_dropout=0.1),
         ctc_encoder=encoder,
     )
-
-
-def _with_dropouts(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
-    """Return the trunk as stage `finetune` builds it."""
-    transformer = dataclasses.replace(
-        encoder.transformer,
-        dropout=encoder.transformer.dropout if config.dropout is None else config.dropout,
-        layer_drop=encoder.transformer.layer_drop if config.layer_drop is None else config.layer_drop,
-    )
-    return dataclasses.replace(encoder, transformer=transformer, conv_grad_scale=1.0)
 
 
 SIZES = {"base": _base, "small": _small, "small-dropout": _small_with_dropout}

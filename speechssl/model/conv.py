@@ -5,7 +5,8 @@ masking or objectives. Padding never leaks: each convolution looks only at real 
 statistics of the group norm are taken over valid frames alone, unless asked for otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Literal, overload
 
 import torch
@@ -131,9 +132,7 @@ class ConvFeatureExtractor(nn.Module):
             return self._forward_by_rows(waveforms, counted)
         waveforms = functional.pad(waveforms, (0, -time % hop_size(self.stack)))  # rows end on whole hops
         x = waveforms.reshape(-1, 1)  # (batch * time, 1)
-        for index, (conv, (_, _, stride)) in enumerate(zip(self.convs, self.stack, strict=True)):
-            assert isinstance(conv, nn.Conv1d)
-            norm = self.norms[index] if index < len(self.norms) else None
+        for (conv, norm), (_, _, stride) in zip(self._layers(), self.stack, strict=True):
             if isinstance(norm, TimeNorm):
                 counts = frame_count(counted, self.stack[:1])
                 x = normalised_conv(waveforms, counts, conv, norm, stride).flatten(0, 1)
@@ -146,14 +145,20 @@ class ConvFeatureExtractor(nn.Module):
     def _forward_by_rows(self, waveforms: Tensor, counted: Tensor) -> Tensor:
         """Convolve each row for itself: for exported graphs, which have no operator for `ShiftedProducts`."""
         x = waveforms[..., None]  # (batch, time, 1)
-        for index, conv in enumerate(self.convs):
+        for conv, norm in self._layers():
             x = conv(x.transpose(1, 2)).transpose(1, 2)  # (batch, steps, channels)
-            if self.norm == "layer":
-                x = self.norms[index](x)
-            elif index == 0:
-                x = self.norms[0](x, frame_count(counted, self.stack[:1]))
+            if isinstance(norm, TimeNorm):
+                x = norm(x, frame_count(counted, self.stack[:1]))
+            else:
+                x = x if norm is None else norm(x)
             x = functional.gelu(x)
         return x
+
+    def _layers(self) -> Iterator[tuple[nn.Conv1d, nn.Module | None]]:
+        """Give each convolution with the norm that follows it, if one does."""
+        for conv, norm in zip_longest(self.convs, self.norms):
+            assert isinstance(conv, nn.Conv1d)
+            yield conv, norm
 
 
 def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:

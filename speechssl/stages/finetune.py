@@ -26,7 +26,7 @@ from speechssl.train.checkpoint import claim_run_folder, fill
 from speechssl.train.loop import TrainConfig, fit
 from speechssl.train.optim import OptimConfig
 
-__all__ = ["FinetuneConfig", "finetune", "transcribe_manifest"]
+__all__ = ["FinetuneConfig", "finetune", "finetuned_encoder", "transcribe_manifest"]
 
 
 @configuration
@@ -129,13 +129,14 @@ def transcribe_manifest(
 
 
 def _build_encoder(config: FinetuneConfig, start: SavedModel) -> SpeechEncoder:
-    encoder = SpeechEncoder(_encoder_config(start.description.encoder, config))
+    encoder = SpeechEncoder(finetuned_encoder(start.description.encoder, config))
     if not config.random_weights:
         fill(encoder, start.tensors, prefix="encoder.", where=start.name)
     return encoder
 
 
-def _encoder_config(pretraining: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
+def finetuned_encoder(pretraining: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
+    """Return the trunk that fine-tuning builds: the pretrained one with the dropouts of `config`."""
     transformer = dataclasses.replace(
         pretraining.transformer,
         dropout=pretraining.transformer.dropout if config.dropout is None else config.dropout,
