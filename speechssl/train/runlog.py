@@ -1,11 +1,11 @@
-"""What a run says: a JSON line per report, TensorBoard, and a progress bar with the time left."""
+"""What a run says: a JSON line per report, TensorBoard, wandb if asked for, and a progress bar with the time left."""
 
-import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Self, TextIO
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -19,7 +19,20 @@ from rich.progress import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["RunLog", "progress_bar"]
+from speechssl.config import configuration
+from speechssl.errors import TrainingError
+from speechssl.train.log_file import LogFile
+from speechssl.train.wandb_run import start_wandb
+
+__all__ = ["LogConfig", "RunLog", "progress_bar"]
+
+
+@configuration
+class LogConfig:
+    """Where a run reports to, besides the console, `log.jsonl` and `alarms.jsonl`."""
+
+    tensorboard: bool = True
+    wandb: str | None = None  # project of Weights & Biases; None: not even imported
 
 
 @contextmanager
@@ -40,55 +53,132 @@ def progress_bar(title: str, total: int | None, *, done: int = 0) -> Iterator[tu
 
 
 class RunLog:
-    """Writes `log.jsonl` and TensorBoard events into a run folder, and one line to standard error for each report.
+    """Reports of a run: `log.jsonl`, TensorBoard and wandb, and a line to standard error for each.
 
-    Used as a context manager. Lines of a run that was interrupted stay; its repeated steps are written again.
+    Used as a context manager. `log.jsonl` has one object a line, "step" and named figures; the reports of a step may
+    take several lines. A run that resumes writes the steps after its checkpoint again: `LogFile` and TensorBoard set
+    the earlier ones aside.
     """
 
-    def __init__(self, out: Path, title: str, *, steps: int, done: int, enabled: bool = True) -> None:
-        """Open the log of a run; other ranks than the first pass `enabled=False`."""
-        self.out, self.title, self.steps, self.done, self.enabled = out, title, steps, done, enabled
+    def __init__(
+        self, out: Path, title: str, *, steps: int, done: int, config: LogConfig | None = None, enabled: bool = True
+    ) -> None:
+        """Open the log of a run.
+
+        Args:
+            out: run folder.
+            title: of the progress bar and the lines.
+            steps: of the whole run.
+            done: step that it goes on from.
+            config: where it reports to; None for the defaults.
+            enabled: False on all ranks but the first, which then say nothing.
+        """
+        self.out, self.title, self.steps, self.done = out, title, steps, done
+        self.config, self.enabled = config or LogConfig(), enabled
         self.started = time.monotonic()
-        self.console = Console(stderr=True)
+        self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        """Open the files."""
+        """Open everything.
+
+        Raises:
+            ConfigError: wandb is asked for and not installed.
+            TrainingError: a file cannot be written, or wandb refuses.
+        """
         if self.enabled:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.file: TextIO = (self.out / "log.jsonl").open("a", encoding="utf-8")
-            self.board = SummaryWriter(self.out / "tensorboard")
-            self._bar = progress_bar(self.title, self.steps, done=self.done)
-            self.progress, self.task = self._bar.__enter__()
+            with ExitStack() as opened:
+                self._log = LogFile(self.out / "log.jsonl", done=self.done)
+                opened.callback(self._log.close)
+                self._alarms = LogFile(self.out / "alarms.jsonl", done=self.done)
+                opened.callback(self._alarms.close)
+                self._board = None
+                if self.config.tensorboard:
+                    with self._naming(self.out / "tensorboard"):
+                        self._board = SummaryWriter(self.out / "tensorboard", purge_step=self.done + 1)
+                    opened.push(self._close_board)
+                self._wandb = None
+                if self.config.wandb is not None:
+                    self._wandb = start_wandb(self.out, self.config.wandb, self.title)
+                    opened.push(self._finish_wandb)
+                self.progress, self.task = opened.enter_context(progress_bar(self.title, self.steps, done=self.done))
+                self._open = opened.pop_all()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Close the files."""
-        if self.enabled:
-            self._bar.__exit__(None, None, None)
-            self.file.close()
-            self.board.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close everything."""
+        self._open.__exit__(kind, error, trace)
 
     def advance(self, step: int, note: str) -> None:
         """Move the progress bar."""
         if self.enabled:
             self.progress.update(self.task, completed=step, note=note)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Report the values of a step everywhere."""
+    def write(self, step: int, values: Mapping[str, float], *, wall_s: float | None = None) -> None:
+        """Report the figures of a step everywhere.
+
+        Args:
+            step: just done.
+            values: by name.
+            wall_s: seconds that training took from its first step on, over all interruptions; logged as a figure.
+
+        Raises:
+            TrainingError: a file cannot be written, as on a full disk.
+        """
         if not self.enabled:
             return
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        figures = {**({} if wall_s is None else {"wall_s": wall_s}), **values}
+        self._log.write({"step": step, **figures})
+        if self._board is not None:
+            with self._naming(self.out / "tensorboard"):
+                for name, value in figures.items():
+                    self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log({"step": step, **figures})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         spent = time.monotonic() - self.started
         left = spent / max(step - self.done, 1) * (self.steps - step)
-        self.progress.console.print(
-            f"{self.title} {step}/{self.steps}  {shown}  left {left / 60:.1f} min", highlight=False, soft_wrap=True
-        )
+        self._print(f"{self.title} {step}/{self.steps}  {shown}  left {left / 60:.1f} min")
+
+    def alarm(self, step: int, name: str, message: str) -> None:
+        """Report that something is wrong: a line of `alarms.jsonl`, a red one on the console, an alert of wandb.
+
+        Raises:
+            TrainingError: the file cannot be written, as on a full disk.
+        """
+        if not self.enabled:
+            return
+        self._print(f"{self.title}: ALARM at step {step}: {name}: {message}", style="bold red")
+        self._alarms.write({"step": step, "name": name, "message": message})
+        if self._wandb is not None:
+            self._wandb.alert(title=f"{name} at step {step}", text=message)
 
     def say(self, message: str) -> None:
         """Print a message above the progress bar."""
         if self.enabled:
-            self.progress.console.print(f"{self.title}: {message}", highlight=False, soft_wrap=True)
+            self._print(f"{self.title}: {message}")
+
+    def _print(self, text: str, *, style: str | None = None) -> None:
+        """Print as it stands: brackets, as of utterance ids, are no markup."""
+        self.progress.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    def _close_board(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        assert self._board is not None
+        with self._naming(self.out / "tensorboard") if error is None else suppress(OSError):
+            self._board.close()
+
+    def _finish_wandb(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        assert self._wandb is not None
+        self._wandb.finish(exit_code=0 if error is None else 1)
+
+    @contextmanager
+    def _naming(self, path: Path) -> Iterator[None]:
+        """Name the place in the error when it cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"{path}: cannot be written ({error.strerror}); make room, or set train.log.tensorboard=false, and run "
+                "the same command again: training goes on from the last checkpoint"
+            ) from error
