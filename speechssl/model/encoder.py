@@ -135,6 +135,7 @@ class SpeechEncoder(nn.Module):
         is_masked: Tensor | None = None,
         is_channel_masked: Tensor | None = None,
         num_layers: int | None = None,
+        layer_seed: int | None = None,
     ) -> Encoded:
         """Encode a padded batch.
 
@@ -144,6 +145,7 @@ class SpeechEncoder(nn.Module):
             is_masked: (batch, frames) bool, frames to replace by the mask vector.
             is_channel_masked: (batch, dim) bool, channels to set to zero in all frames of a row.
             num_layers: stop after so many Transformer layers.
+            layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
 
         Returns:
             Every stage of the computation; a valid frame's values do not depend on the padding, but for its length
@@ -157,7 +159,7 @@ class SpeechEncoder(nn.Module):
             x = torch.where(is_masked[..., None], self.mask_vector.to(x.dtype), x)
         if is_channel_masked is not None:
             x = x.masked_fill(is_channel_masked[:, None], 0)
-        layers = self.transformer(x, is_valid, num_layers)  # num_layers x (batch, frames, dim)
+        layers = self.transformer(x, is_valid, num_layers, layer_seed)  # num_layers x (batch, frames, dim)
         return Encoded(conv=conv, features=features, layers=layers, is_valid=is_valid)
 
     def extract(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
@@ -15,7 +16,7 @@ from speechssl.model.attention import SelfAttention
 from speechssl.model.dropout import Dropout
 from speechssl.model.positions import PositionalConv
 
-__all__ = ["Transformer", "TransformerConfig"]
+__all__ = ["Layer", "Transformer", "TransformerConfig"]
 
 
 @configuration
@@ -43,11 +44,16 @@ class TransformerConfig:
 
 
 class Transformer(nn.Module):
-    """Frames in, the output of every layer out."""
+    """Frames in, the output of every layer out.
+
+    `recompute` trades time for memory: in the backward pass each layer runs again, with the dropout it had, from its
+    input, which is all that is kept of it. It is no part of what the model is, so whoever trains sets it.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         self.positions = PositionalConv(config.dim, config.position_kernel, config.position_groups)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.dim)
@@ -57,13 +63,18 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor, is_valid: Tensor, num_layers: int | None = None) -> list[Tensor]:
+    def forward(
+        self, x: Tensor, is_valid: Tensor, num_layers: int | None = None, layer_seed: int | None = None
+    ) -> list[Tensor]:
         """Encode.
 
         Args:
             x: (batch, frames, dim).
             is_valid: (batch, frames) bool, False in the padding.
             num_layers: stop after so many layers; None for all.
+            layer_seed: says, alone, which layers are dropped in training. All ranks and all batches of an update get
+                the same: a layer that only some of them run would leave the others waiting for its weights or
+                gradients. None draws anew from torch's default generator of the host.
 
         Returns:
             num_layers x (batch, frames, dim). A layer dropped in training repeats its input. In pre-norm form the
@@ -78,13 +89,23 @@ class Transformer(nn.Module):
             x = self.norm(x)
         x = self.dropout(x)
         outputs = []
-        for layer in self.layers[:num_layers]:
-            if not (self.training and torch.rand(()) < self.config.layer_drop):
+        for layer, is_kept in zip(self.layers[:num_layers], self.draw_kept_layers(layer_seed), strict=False):
+            if is_kept and self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, is_attended, use_reentrant=False)
+            elif is_kept:
                 x = layer(x, is_attended)
             outputs.append(x)
         if self.config.norm == "pre" and len(outputs) == len(self.layers):
             outputs[-1] = self.norm(x)
         return outputs
+
+    def draw_kept_layers(self, seed: int | None) -> list[bool]:
+        """Draw which layers run, first to last; all of them outside training. See `forward` for the seed."""
+        if not self.training or self.config.layer_drop == 0:
+            return [True] * len(self.layers)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        draws = torch.rand(len(self.layers), generator=generator, device="cpu")
+        return (draws >= self.config.layer_drop).tolist()
 
 
 class Layer(nn.Module):

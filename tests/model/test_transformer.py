@@ -99,6 +99,71 @@ def test_layer_drop_skips_that_share_of_the_layers_and_keeps_their_number(chance
     assert abs(skipped / 99 - chance) < 0.12
 
 
+def dropping(chance: float = 0.4, **changes: object) -> Transformer:
+    transformer = Transformer(dataclasses.replace(TINY_TRANSFORMER, num_layers=6, layer_drop=chance, **changes))
+    randomise(transformer)
+    return transformer
+
+
+def layers_run(transformer: Transformer, seed: int | None) -> list[int]:
+    calls: list[int] = []
+    hooks = [
+        layer.register_forward_hook(lambda *_, index=index: calls.append(index))
+        for index, layer in enumerate(transformer.layers)
+    ]
+    transformer(noise(1, 3, 32), torch.ones(1, 3, dtype=torch.bool), layer_seed=seed)
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+def test_which_layers_are_dropped_depends_on_the_seed_alone_and_takes_nothing_from_the_default_generator() -> None:
+    transformer = dropping()
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = [layers_run(transformer, seed) for seed in range(20)]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert [layers_run(transformer, seed) for seed in range(20)] == first
+    assert len({tuple(run) for run in first}) > 10
+
+
+def test_without_a_seed_each_call_drops_other_layers() -> None:
+    transformer = dropping()
+    assert len({tuple(layers_run(transformer, None)) for _ in range(20)}) > 5
+
+
+@pytest.mark.parametrize("seed", [3, None])
+def test_evaluation_drops_no_layer_whatever_the_seed(seed: int | None) -> None:
+    assert layers_run(dropping().eval(), seed) == [*range(6)]
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_recomputed_layers_give_the_same_gradients_bit_for_bit_with_dropout(norm: str) -> None:
+    transformer = dropping(norm=norm, dropout=0.2, attention_dropout=0.2, activation_dropout=0.2)
+    gradients = []
+    for transformer.recompute in (False, True):
+        torch.manual_seed(0)
+        x, is_valid = noise(2, 7, 32), torch.arange(7) < torch.tensor([[7], [5]])
+        transformer(x, is_valid, layer_seed=1)[-1].square().sum().backward()
+        gradients.append([parameter.grad for parameter in transformer.parameters()])
+        transformer.zero_grad()
+    assert sum(gradient is None for gradient in gradients[0]) > 0
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+def test_a_recomputed_layer_keeps_its_input_alone() -> None:
+    transformer, sizes = dropping(chance=0.0), {}
+    x, is_valid = noise(4, 50, 32), torch.ones(4, 50, dtype=torch.bool)
+    for transformer.recompute in (False, True):
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
+            transformer(x, is_valid)
+        sizes[transformer.recompute] = sum(saved)
+    assert sizes[True] < sizes[False] / 3
+
+
 def test_evaluation_drops_no_layer() -> None:
     transformer = Transformer(dataclasses.replace(TINY_TRANSFORMER, layer_drop=1.0)).eval()
     first, last = transformer(noise(1, 3, 32), torch.ones(1, 3, dtype=torch.bool))
