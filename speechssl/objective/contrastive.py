@@ -15,6 +15,7 @@ from speechssl.errors import TrainingError
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import Encoded
 from speechssl.model.masking import MaskConfig
+from speechssl.objective.figures import perplexity
 from speechssl.objective.loss import LossSum
 from speechssl.objective.quantizer import Quantizer, QuantizerConfig
 
@@ -98,7 +99,9 @@ class ContrastiveObjective(nn.Module):
             "code_perplexity": quantized.hard_perplexity,
             "temperature": torch.tensor(temperature),
         }
-        return LossSum(value=value, count=count, parts=parts)
+        for name, usage in (("soft_perplexity", quantized.soft_usage), ("code_perplexity", quantized.counts)):
+            parts |= {f"{name}_{group}": value for group, value in enumerate(perplexity(usage))}
+        return LossSum(value=value, count=count, parts=parts, tallies={"codes": quantized.counts})
 
     def score(self, context: Tensor, targets: Tensor, codes: Tensor, utterance: Tensor, distractors: Tensor) -> Tensor:
         """Compare each masked frame with its target and its distractors.

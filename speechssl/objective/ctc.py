@@ -14,6 +14,7 @@ from speechssl.model.conv import frame_count
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.masking import MaskConfig, draw_spans
+from speechssl.objective.figures import empty_share
 from speechssl.objective.loss import LossSum
 
 __all__ = ["CTCConfig", "CTCModel", "required_frames"]
@@ -40,14 +41,8 @@ class CTCModel(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(encoder.config.transformer.dim, vocabulary_size)
 
-    def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int | None = None) -> LossSum:
+    def forward(self, batch: Batch, *, step: int, generator: torch.Generator) -> LossSum:
         """Score one batch of transcribed speech, masked when in training mode.
-
-        Args:
-            batch: with its targets.
-            step: of training.
-            generator: of the masks.
-            layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
 
         Returns:
             The loss summed over utterances, with their number. An utterance with fewer frames than its text needs
@@ -55,7 +50,7 @@ class CTCModel(nn.Module):
         """
         if batch.targets is None or batch.target_lengths is None:
             raise ValueError("a batch without targets cannot be scored; pass tokens to the dataset")
-        logits, counts = self.logits(batch, step=step, generator=generator, layer_seed=layer_seed)
+        logits, counts = self.logits(batch, step=step, generator=generator)
         losses = functional.ctc_loss(
             logits.float().log_softmax(-1).transpose(0, 1),
             batch.targets,
@@ -67,21 +62,16 @@ class CTCModel(nn.Module):
         )
         impossible = required_frames(batch.targets, batch.target_lengths) > counts
         is_valid = torch.arange(logits.shape[1], device=logits.device) < counts[:, None]
+        best = logits.argmax(-1)
         parts = {
             "ctc_loss": losses.detach().sum() / batch.target_lengths.sum(),
-            "blank_share": (logits.argmax(-1) == BLANK)[is_valid].float().mean(),
+            "blank_share": ((best == BLANK) & is_valid).sum() / is_valid.sum().clamp(min=1),
+            "empty_share": empty_share(best, is_valid, BLANK),
             "impossible": impossible.sum(),
         }
         return LossSum(value=losses.sum(), count=torch.tensor(len(losses), device=logits.device), parts=parts)
 
-    def logits(
-        self,
-        batch: Batch,
-        *,
-        step: int = 0,
-        generator: torch.Generator | None = None,
-        layer_seed: int | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def logits(self, batch: Batch, *, step: int = 0, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return (batch, frames, vocab) logits and the (batch,) int64 number of valid frames."""
         counts = frame_count(batch.num_samples, self.encoder.config.conv)
         is_masked = is_channel_masked = None
@@ -92,9 +82,7 @@ class CTCModel(nn.Module):
             is_channel_masked = draw_spans(torch.full_like(counts, dim), dim, self.config.channel_mask, generator)
         is_frozen = self.training and step < self.config.freeze_steps
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
-            encoded = self.encoder(
-                batch.waveforms, batch.num_samples, is_masked, is_channel_masked, layer_seed=layer_seed
-            )
+            encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked, is_channel_masked)
         return self.head(self.dropout(encoded.last)), counts
 
 

@@ -14,6 +14,7 @@ from speechssl.config import configuration
 from speechssl.errors import ConfigError, LabelError
 from speechssl.model.encoder import Encoded
 from speechssl.model.masking import MaskConfig
+from speechssl.objective.figures import tally
 from speechssl.objective.loss import LossSum
 
 __all__ = ["MaskedPredictionConfig", "MaskedPredictionObjective"]
@@ -88,7 +89,7 @@ class MaskedPredictionObjective(nn.Module):
         """
         if len(labels) != len(self.clusters):
             raise LabelError(f"found {len(labels)} label streams, expected {len(self.clusters)}")
-        losses, parts = [], {}
+        losses, parts, tallies = [], {}, {}
         count = torch.zeros((), dtype=torch.long, device=is_masked.device)
         chosen = {
             "masked": (is_masked & encoded.is_valid, self.config.masked_weight),
@@ -106,7 +107,11 @@ class MaskedPredictionObjective(nn.Module):
                 suffix = f"_{stream}" if len(logits) > 1 else ""
                 frames = max(target.numel(), 1)
                 parts[f"{name}_loss{suffix}"] = loss.detach() / frames
-                parts[f"{name}_accuracy{suffix}"] = (stream_logits.argmax(-1) == target).sum() / frames
+                best = stream_logits.argmax(-1)
+                parts[f"{name}_accuracy{suffix}"] = (best == target).sum() / frames
+                if name == "masked":
+                    tallies[f"labels{suffix}"] = tally(target, self.clusters[stream])
+                    tallies[f"predicted{suffix}"] = tally(best, self.clusters[stream])
             if weight > 0:
                 count = count + is_chosen.sum()
         value = torch.stack(losses).sum()
@@ -114,7 +119,7 @@ class MaskedPredictionObjective(nn.Module):
             penalty = encoded.conv[encoded.is_valid].float().square().mean()
             value = value + self.config.feature_penalty * penalty * count
             parts["feature_penalty"] = penalty.detach()
-        return LossSum(value=value, count=count, parts=parts)
+        return LossSum(value=value, count=count, parts=parts, tallies=tallies)
 
 
 def _check_range(target: Tensor, clusters: int) -> None:

@@ -12,6 +12,7 @@ from speechssl.model.conv import frame_count
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.masking import draw_spans
 from speechssl.objective.contrastive import ContrastiveConfig, ContrastiveObjective
+from speechssl.objective.figures import feature_figures
 from speechssl.objective.loss import LossSum
 from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
 
@@ -57,19 +58,12 @@ class PretrainModel(nn.Module):
         self.encoder = encoder
         self.objective = objective
 
-    def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int | None = None) -> LossSum:
-        """Mask, encode and score one batch.
-
-        Args:
-            batch: of either method.
-            step: of training.
-            generator: draws on the batch's device.
-            layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
-        """
+    def forward(self, batch: Batch, *, step: int, generator: torch.Generator) -> LossSum:
+        """Mask, encode and score one batch; `generator` draws on the batch's device."""
         counts = frame_count(batch.num_samples, self.encoder.config.conv)
         size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
         is_masked = draw_spans(counts, size, self.objective.config.mask, generator)
-        encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked, layer_seed=layer_seed)
+        encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked)
         match self.objective:
             case ContrastiveObjective():
                 loss = self.objective(encoded, is_masked, step=step, generator=generator)
@@ -78,4 +72,5 @@ class PretrainModel(nn.Module):
                     raise LabelError("the batch carries no labels; name the label file in data.labels")
                 loss = self.objective(encoded, is_masked, batch.labels)
         loss.parts["masked_share"] = is_masked.sum() / counts.sum().clamp(min=1)
+        loss.parts.update(feature_figures(encoded.last, encoded.is_valid))
         return loss

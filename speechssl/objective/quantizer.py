@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
+from speechssl.objective.figures import perplexity
 
 __all__ = ["Quantized", "Quantizer", "QuantizerConfig"]
 
@@ -43,6 +44,8 @@ class Quantized:
     codes: Tensor  # (frames, groups) int64, the entry chosen in each group
     soft_perplexity: Tensor  # () of the averaged softmax, summed over groups; carries the diversity gradient
     hard_perplexity: Tensor  # () of the arg-max counts, summed over groups
+    soft_usage: Tensor  # (groups, entries) float32, the averaged softmax, detached
+    counts: Tensor  # (groups, entries) float32, frames whose best entry it is
 
 
 class Quantizer(nn.Module):
@@ -67,7 +70,7 @@ class Quantizer(nn.Module):
         scores = self.score(features).float().view(-1, self.config.groups, self.config.entries)
         soft = scores.softmax(-1)
         best = scores.argmax(-1)  # (frames, groups)
-        usage = functional.one_hot(best, self.config.entries).float().mean(0)  # (groups, entries)
+        counts = functional.one_hot(best, self.config.entries).sum(0).float()  # (groups, entries)
         if self.training:
             uniform = torch.rand(scores.shape, device=scores.device, generator=generator)
             tiny = torch.finfo(torch.float32).tiny
@@ -80,14 +83,17 @@ class Quantizer(nn.Module):
             codes = best
             one_hot = functional.one_hot(codes, self.config.entries).float()
         vectors = torch.einsum("fge,ged->fgd", one_hot, self.codebook.float()).flatten(1)  # (frames, dim)
+        soft_usage = soft.mean(0)
         return Quantized(
             vectors=vectors,
             codes=codes,
-            soft_perplexity=_perplexity(soft.mean(0)),
-            hard_perplexity=_perplexity(usage).detach(),
+            soft_perplexity=_perplexity(soft_usage),
+            hard_perplexity=perplexity(counts).sum(),
+            soft_usage=soft_usage.detach(),
+            counts=counts,
         )
 
 
 def _perplexity(usage: Tensor) -> Tensor:
-    """Return exp(entropy) of (groups, entries) distributions, summed over groups."""
+    """Return exp(entropy) of (groups, entries) distributions, summed over groups, as the released code computes it."""
     return torch.exp(-(usage * torch.log(usage + 1e-7)).sum(-1)).sum()
