@@ -41,8 +41,14 @@ class CTCModel(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(encoder.config.transformer.dim, vocabulary_size)
 
-    def forward(self, batch: Batch, *, step: int, generator: torch.Generator) -> LossSum:
+    def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int | None = None) -> LossSum:
         """Score one batch of transcribed speech, masked when in training mode.
+
+        Args:
+            batch: with its targets.
+            step: of training.
+            generator: of the masks.
+            layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
 
         Returns:
             The loss summed over utterances, with their number. An utterance with fewer frames than its text needs
@@ -50,7 +56,7 @@ class CTCModel(nn.Module):
         """
         if batch.targets is None or batch.target_lengths is None:
             raise ValueError("a batch without targets cannot be scored; pass tokens to the dataset")
-        logits, counts = self.logits(batch, step=step, generator=generator)
+        logits, counts = self.logits(batch, step=step, generator=generator, layer_seed=layer_seed)
         losses = functional.ctc_loss(
             logits.float().log_softmax(-1).transpose(0, 1),
             batch.targets,
@@ -71,7 +77,14 @@ class CTCModel(nn.Module):
         }
         return LossSum(value=losses.sum(), count=torch.tensor(len(losses), device=logits.device), parts=parts)
 
-    def logits(self, batch: Batch, *, step: int = 0, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def logits(
+        self,
+        batch: Batch,
+        *,
+        step: int = 0,
+        generator: torch.Generator | None = None,
+        layer_seed: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Return (batch, frames, vocab) logits and the (batch,) int64 number of valid frames."""
         counts = frame_count(batch.num_samples, self.encoder.config.conv)
         is_masked = is_channel_masked = None
@@ -82,7 +95,9 @@ class CTCModel(nn.Module):
             is_channel_masked = draw_spans(torch.full_like(counts, dim), dim, self.config.channel_mask, generator)
         is_frozen = self.training and step < self.config.freeze_steps
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
-            encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked, is_channel_masked)
+            encoded = self.encoder(
+                batch.waveforms, batch.num_samples, is_masked, is_channel_masked, layer_seed=layer_seed
+            )
         return self.head(self.dropout(encoded.last)), counts
 
 

@@ -58,12 +58,19 @@ class PretrainModel(nn.Module):
         self.encoder = encoder
         self.objective = objective
 
-    def forward(self, batch: Batch, *, step: int, generator: torch.Generator) -> LossSum:
-        """Mask, encode and score one batch; `generator` draws on the batch's device."""
+    def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int | None = None) -> LossSum:
+        """Mask, encode and score one batch.
+
+        Args:
+            batch: of either method.
+            step: of training.
+            generator: draws on the batch's device.
+            layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
+        """
         counts = frame_count(batch.num_samples, self.encoder.config.conv)
         size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
         is_masked = draw_spans(counts, size, self.objective.config.mask, generator)
-        encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked)
+        encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked, layer_seed=layer_seed)
         match self.objective:
             case ContrastiveObjective():
                 loss = self.objective(encoded, is_masked, step=step, generator=generator)
