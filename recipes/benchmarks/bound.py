@@ -2,17 +2,14 @@
 
     bound.py --size base --task wav2vec2 hubert       counts, rates, bound, and where our step's time goes
 
-Counted is what the mathematics asks for: each product forward, and its two gradients, without that of the waveform and
-without those of a frozen extractor; layers that layer drop skips are not done. Norms, activations, dropout, random
-numbers and the optimiser are left out, so that the bound cannot be met. Convolutions count as the products they are;
-the positional one could do with fewer by Fourier transform.
+What is counted, `speechssl/objective/products.py` says. Norms, activations, dropout, random numbers and the optimiser
+are left out, so that the bound cannot be met. The positional convolution could do with fewer by Fourier transform.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from parts import seconds_by_part
@@ -21,39 +18,12 @@ from torch import Tensor
 
 from speechssl.data.batching import Batch
 from speechssl.model.conv import frame_count
-from speechssl.model.encoder import EncoderConfig
+from speechssl.objective.products import Product, contrastive_products, masked_prediction_products, trunk_products
 
 __all__ = ["Product", "bound_s", "flops_by_part", "measure_rates", "step_products"]
 
 LAYOUTS = ((False, False), (False, True), (True, False), (True, True))  # which operand lies transposed
 TALLEST = 8192  # rows of what is measured; a taller product goes no faster
-
-
-@dataclass(frozen=True)
-class Product:
-    """`batch` products of (rows, inner) with (inner, columns), `times` a step, and those of their gradients."""
-
-    part: str
-    rows: int
-    inner: int
-    columns: int
-    batch: int = 1
-    times: float = 1.0
-    has_forward: bool = True
-    has_left_gradient: bool = True  # of what has rows
-    has_right_gradient: bool = True  # of the weights, or of the other activations
-
-    @property
-    def shapes(self) -> list[tuple[int, int, int, int]]:
-        """(batch, rows, inner, columns) of each product that is done, forward and backward."""
-        found = [(self.batch, self.rows, self.inner, self.columns)] * self.has_forward
-        found += [(self.batch, self.rows, self.columns, self.inner)] * self.has_left_gradient
-        return found + [(self.batch, self.inner, self.rows, self.columns)] * self.has_right_gradient
-
-    @property
-    def flops(self) -> float:
-        """Additions and multiplications in a step."""
-        return len(self.shapes) * self.times * 2.0 * self.batch * self.rows * self.inner * self.columns
 
 
 def step_products(size: Size, task: str, batch: Batch, masked: int) -> list[Product]:
@@ -67,88 +37,19 @@ def step_products(size: Size, task: str, batch: Batch, masked: int) -> list[Prod
     """
     encoder = size.ctc_encoder if task == "ctc" else size.encoder
     utterances, samples = batch.waveforms.shape
-    trains_conv = not (task == "extract" or (task == "ctc" and size.ctc.freeze_conv))
-    products = _extractor(encoder, utterances, samples, trains_conv)
-    frames = frame_count(samples, encoder.conv)
-    products += _trunk(encoder, utterances, frames, is_training=task != "extract")
-    dim, conv_dim = encoder.transformer.dim, encoder.conv[-1][0]
+    frames = utterances * frame_count(samples, encoder.conv)
+    trains_conv = not (task == "ctc" and size.ctc.freeze_conv)
+    trunk = trunk_products(encoder, utterances, samples, is_training=task != "extract", trains_conv=trains_conv)
     match task:
         case "wav2vec2":
-            config, quantizer = size.contrastive, size.contrastive.quantizer
-            own = max(masked // utterances, 1)
-            products += [
-                Product("heads", masked, conv_dim, quantizer.groups * quantizer.entries),
-                # forward picks a row of the codebook; backward its gradient is needed for every entry
-                Product(
-                    "heads",
-                    masked,
-                    quantizer.entries,
-                    quantizer.dim // quantizer.groups,
-                    batch=quantizer.groups,
-                    has_forward=False,
-                    has_right_gradient=False,
-                ),
-                Product("heads", masked, quantizer.dim, config.dim),
-                Product("heads", masked, dim, config.dim),
-                Product("heads", own, config.dim, min(own, 1 + config.distractors), batch=utterances),
-            ]
+            return trunk + contrastive_products(size.contrastive, encoder, utterances, masked)
         case "hubert":
-            config_ = size.masked_prediction
-            rows = masked if config_.unmasked_weight == 0 else utterances * frames
-            products.append(Product("heads", rows, dim, config_.dim * len(size.clusters)))
-            products += [Product("heads", rows, config_.dim, clusters) for clusters in size.clusters]
+            head = size.masked_prediction
+            return trunk + masked_prediction_products(head, encoder, size.clusters, frames=frames, masked=masked)
         case "ctc":
-            products.append(Product("heads", utterances * frames, dim, VOCABULARY))
-    return products
-
-
-def _extractor(encoder: EncoderConfig, utterances: int, samples: int, is_training: bool) -> list[Product]:
-    products, in_channels = [], 1
-    for index, (channels, kernel, _) in enumerate(encoder.conv):
-        rows = utterances * frame_count(samples, encoder.conv[: index + 1])
-        products.append(
-            Product(
-                f"extractor {index}",
-                rows,
-                in_channels * kernel,
-                channels,
-                has_left_gradient=is_training and index > 0,
-                has_right_gradient=is_training,
-            )
-        )
-        in_channels = channels
-    return products
-
-
-def _trunk(encoder: EncoderConfig, utterances: int, frames: int, *, is_training: bool) -> list[Product]:
-    """List the products of projection, positions and layers; attention's own are those of weights and values."""
-    transformer = encoder.transformer
-    rows, dim, heads = utterances * frames, transformer.dim, transformer.num_heads
-    groups, kernel = transformer.position_groups, transformer.position_kernel
-    kept = transformer.num_layers * (1 - transformer.layer_drop if is_training else 1)
-
-    def needed(part: str, rows: int, inner: int, columns: int, batch: int = 1, times: float = 1.0) -> Product:
-        return Product(
-            part,
-            rows,
-            inner,
-            columns,
-            batch,
-            times,
-            has_left_gradient=is_training,
-            has_right_gradient=is_training,
-        )
-
-    return [
-        needed("projection", rows, encoder.conv[-1][0], dim),
-        needed("positions", rows, dim // groups * kernel, dim // groups, batch=groups),
-        needed("attention, maps", rows, dim, 3 * dim, times=kept),
-        needed("attention, products", frames, dim // heads, frames, batch=utterances * heads, times=kept),
-        needed("attention, products", frames, frames, dim // heads, batch=utterances * heads, times=kept),
-        needed("attention, maps", rows, dim, dim, times=kept),
-        needed("feed-forward", rows, dim, transformer.ffn_dim, times=kept),
-        needed("feed-forward", rows, transformer.ffn_dim, dim, times=kept),
-    ]
+            return [*trunk, Product("heads", frames, encoder.transformer.dim, VOCABULARY)]
+        case _:
+            return trunk
 
 
 def flops_by_part(products: Sequence[Product]) -> dict[str, float]:
