@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -201,7 +202,11 @@ def test_wandb_offline_gets_the_figures_and_a_resumed_run_goes_on_with_its_run(t
             log.write(done + 2, {"masked_accuracy": 0.5}, wall_s=3.0)
             log.alarm(done + 2, "low_rank", "collapsed")
     run_id = (tmp_path / "wandb_id").read_text(encoding="utf-8").strip()
-    written = sorted(tmp_path.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))
-    assert len(written) == 2, "both parts are of one run"
-    for path in written:
-        assert [word for word in (b"masked_accuracy", b"wall_s", b"0.125") if word not in path.read_bytes()] == []
+    words = (b"masked_accuracy", b"wall_s", b"0.125")
+    limit = time.monotonic() + 20
+    while time.monotonic() < limit:  # wandb's own process writes a moment after its finish() has returned
+        written = [path.read_bytes() for path in tmp_path.glob(f"wandb/offline-run-*/run-{run_id}.wandb")]
+        if len(written) == 2 and all(word in text for word in words for text in written):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"not both parts of run {run_id} hold {words}")
