@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from speechssl.model.host import send
+
 __all__ = ["BASE_STACK", "ConvFeatureExtractor", "Stack", "frame_count", "hop_size", "receptive_field", "within"]
 
 Stack = Sequence[tuple[int, int, int]]  # (channels, kernel, stride) of each convolution, first to last
@@ -120,12 +122,14 @@ class ConvFeatureExtractor(nn.Module):
 
         Args:
             waveforms: (batch, time) float, 16 kHz.
-            num_samples: (batch,) int64, real samples in each row; what follows them is padding.
+            num_samples: (batch,) int64, on the host or with `waveforms`, real samples in each row; what follows them
+                is padding.
 
         Returns:
             (batch, frames, channels); frames past `frame_count(num_samples, stack)` hold garbage.
         """
         batch, time = waveforms.shape
+        num_samples = send(num_samples, waveforms.device)
         waveforms = waveforms.masked_fill(~within(num_samples, time), 0)  # zero weights do not stop infinities and NaN
         counted = torch.full_like(num_samples, time) if self.padding_in_norm else num_samples
         if torch.compiler.is_exporting():

@@ -15,6 +15,7 @@ from speechssl.config import configuration
 from speechssl.errors import ConfigError
 from speechssl.model.conv import BASE_STACK, ConvFeatureExtractor, frame_count, hop_size, receptive_field, within
 from speechssl.model.dropout import Dropout
+from speechssl.model.host import send
 from speechssl.model.transformer import Transformer, TransformerConfig
 
 __all__ = ["Encoded", "EncoderConfig", "SpeechEncoder"]
@@ -104,7 +105,7 @@ class Encoded:
     conv: Tensor  # (batch, frames, conv channels), output of the extractor
     features: Tensor  # (batch, frames, conv channels), the same after layer norm, never masked
     layers: list[Tensor]  # num_layers x (batch, frames, dim)
-    is_valid: Tensor  # (batch, frames) bool, False in the padding
+    is_valid: Tensor  # (batch, frames) bool, False in the padding; where the lengths were given, on the host or not
 
     @property
     def last(self) -> Tensor:
@@ -141,7 +142,8 @@ class SpeechEncoder(nn.Module):
 
         Args:
             waveforms: (batch, time) float, 16 kHz; padding may hold anything.
-            num_samples: (batch,) int64, real samples in each row.
+            num_samples: (batch,) int64, real samples in each row; better on the host, where a step can look at them
+                without waiting for the device. The masks too.
             is_masked: (batch, frames) bool, frames to replace by the mask vector.
             is_channel_masked: (batch, dim) bool, channels to set to zero in all frames of a row.
             num_layers: stop after so many Transformer layers.
@@ -156,10 +158,12 @@ class SpeechEncoder(nn.Module):
         features = self.norm(conv)
         x = self.dropout(self.project(features))  # (batch, frames, dim)
         if is_masked is not None:
-            x = torch.where(is_masked[..., None], self.mask_vector.to(x.dtype), x)
+            x = torch.where(send(is_masked, x.device)[..., None], self.mask_vector.to(x.dtype), x)
         if is_channel_masked is not None:
-            x = x.masked_fill(is_channel_masked[:, None], 0)
-        layers = self.transformer(x, is_valid, num_layers, layer_seed)  # num_layers x (batch, frames, dim)
+            x = x.masked_fill(send(is_channel_masked, x.device)[:, None], 0)
+        layers = self.transformer(
+            x, send(is_valid, x.device), num_layers, layer_seed
+        )  # num_layers x (batch, frames, dim)
         return Encoded(conv=conv, features=features, layers=layers, is_valid=is_valid)
 
     def extract(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:

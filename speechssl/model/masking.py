@@ -1,7 +1,7 @@
-"""Span masks over frames or channels, drawn on the device from a generator. No module state.
+"""Span masks over frames or channels, drawn from a generator. No module state.
 
 Section 4.2 of wav2vec 2.0 (arXiv:2006.11477): frames that start a span are drawn without replacement, spans may
-overlap.
+overlap. Masks depend on lengths alone, so they are drawn on the host, where a step can look at them.
 """
 
 import torch

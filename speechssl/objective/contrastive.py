@@ -14,6 +14,7 @@ from speechssl.config import configuration
 from speechssl.errors import TrainingError
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import Encoded
+from speechssl.model.host import frames_where, generator_on, send
 from speechssl.model.masking import MaskConfig
 from speechssl.objective.figures import perplexity
 from speechssl.objective.loss import LossSum
@@ -53,10 +54,10 @@ class ContrastiveObjective(nn.Module):
         """Score one batch.
 
         Args:
-            encoded: output of `SpeechEncoder` on the masked batch.
-            is_masked: (batch, frames) bool, True where the encoder saw the mask vector.
+            encoded: output of `SpeechEncoder` on the masked batch, lengths on the host.
+            is_masked: (batch, frames) bool, on the host, True where the encoder saw the mask vector.
             step: training step, for the temperature of the quantizer.
-            generator: source of noise and distractors, on the device of `encoded`.
+            generator: source of noise and distractors; they are drawn on the device of `encoded`.
 
         Returns:
             The loss summed over masked frames, with their number; divide by the global number, not the local. The
@@ -71,37 +72,39 @@ class ContrastiveObjective(nn.Module):
             raise TrainingError(
                 "no frame of the batch is masked, expected at least one; raise objective.mask.min_spans or batch.min_s"
             )
+        device = encoded.last.device
+        generator = generator_on(device, generator)
         temperature = self.config.quantizer.temperature(step)
-        features = self.dropout(encoded.features[is_masked])  # (masked, conv channels)
+        features = self.dropout(frames_where(encoded.features, is_masked))  # (masked, conv channels)
         quantized = self.quantizer(features, temperature=temperature, generator=generator)
         targets = self.project_quantized(quantized.vectors)  # (masked, dim)
-        context = self.project_context(encoded.last[is_masked])  # (masked, dim)
-        utterance = is_masked.nonzero()[:, 0]  # (masked,)
+        context = self.project_context(frames_where(encoded.last, is_masked))  # (masked, dim)
+        utterance = is_masked.nonzero()[:, 0]  # (masked,), on the host
         distractors = draw_distractors(
             utterance, self.config.distractors, self.config.cross_distractors, generator
         )  # (masked, negatives)
         logits = self.score(context, targets, quantized.codes, utterance, distractors)
-        loss = functional.cross_entropy(logits, torch.zeros_like(utterance), reduction="sum")
-        count = is_masked.sum()
-        frames = count.clamp(min=1)
+        loss = functional.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="sum")
+        count = len(utterance)
         entries = self.config.quantizer.groups * self.config.quantizer.entries
         diversity = (entries - quantized.soft_perplexity) / entries
-        penalty = encoded.conv[encoded.is_valid].float().square().mean()
+        penalty = frames_where(encoded.conv, encoded.is_valid).float().square().mean()
         value = loss + count * (self.config.diversity_weight * diversity + self.config.feature_penalty * penalty)
         is_contest = torch.isfinite(logits[:, 1:]).any(1)  # not where every distractor is the target's equal
         is_right = is_contest & (logits.argmax(-1) == 0) & (logits[:, 1:] < logits[:, :1]).any(1)  # nor a tie of all
         parts = {
-            "contrastive_loss": loss.detach() / frames,
-            "accuracy": is_right.sum() / frames,
+            "contrastive_loss": loss.detach() / count,
+            "accuracy": is_right.sum() / count,
             "diversity_loss": diversity.detach(),
             "feature_penalty": penalty.detach(),
             "soft_perplexity": quantized.soft_perplexity.detach(),
             "code_perplexity": quantized.hard_perplexity,
-            "temperature": torch.tensor(temperature),
+            "temperature": torch.full((), temperature, device=device),
         }
         for name, usage in (("soft_perplexity", quantized.soft_usage), ("code_perplexity", quantized.counts)):
             parts |= {f"{name}_{group}": value for group, value in enumerate(perplexity(usage))}
-        return LossSum(value=value, count=count, parts=parts, tallies={"codes": quantized.counts})
+        total = torch.full((), count, device=device)
+        return LossSum(value=value, count=total, parts=parts, tallies={"codes": quantized.counts})
 
     def score(self, context: Tensor, targets: Tensor, codes: Tensor, utterance: Tensor, distractors: Tensor) -> Tensor:
         """Compare each masked frame with its target and its distractors.
@@ -113,7 +116,7 @@ class ContrastiveObjective(nn.Module):
             context: (masked, dim), the Transformer's output.
             targets: (masked, dim), the projected quantized frames.
             codes: (masked, groups) int64, to find distractors equal to the target.
-            utterance: (masked,) int64, row of the batch, ascending.
+            utterance: (masked,) int64, row of the batch, ascending; on the host.
             distractors: (masked, negatives) int64, positions among the masked frames; -1 for none.
 
         Returns:
@@ -126,10 +129,10 @@ class ContrastiveObjective(nn.Module):
             similarity = (context @ targets.T).gather(1, distractors.clamp(min=0))
         else:
             sizes = torch.bincount(utterance)
-            sizes = sizes[sizes > 0]
-            starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)[:, None]
-            local = (distractors - starts).clamp(min=0).split(sizes.tolist())
-            blocks = zip(context.split(sizes.tolist()), targets.split(sizes.tolist()), local, strict=True)
+            starts = send((sizes.cumsum(0) - sizes)[utterance], distractors.device)[:, None]
+            lengths = sizes[sizes > 0].tolist()
+            local = (distractors - starts).clamp(min=0).split(lengths)
+            blocks = zip(context.split(lengths), targets.split(lengths), local, strict=True)
             similarity = torch.cat([(own @ other.T).gather(1, picked) for own, other, picked in blocks])
         is_equal = (codes[distractors.clamp(min=0)] == codes[:, None]).all(-1) | (distractors < 0)
         positive = (context * targets).sum(-1, keepdim=True)
@@ -140,19 +143,20 @@ def draw_distractors(utterance: Tensor, own: int, cross: int, generator: torch.G
     """Draw distractors uniformly, with replacement, never the frame itself.
 
     Args:
-        utterance: (masked,) int64, row of the batch of each masked frame, ascending.
+        utterance: (masked,) int64, row of the batch of each masked frame, ascending; on the host.
         own: how many come from the same utterance.
         cross: how many come from the whole batch.
-        generator: source of the draws, on the device of `utterance`.
+        generator: source of the draws.
 
     Returns:
-        (masked, own + cross) int64, positions among the masked frames; -1 where there is no other frame.
+        (masked, own + cross) int64, on the device of `generator`, positions among the masked frames; -1 where there
+        is no other frame.
     """
     total = len(utterance)
     sizes = torch.bincount(utterance)
-    starts = (sizes.cumsum(0) - sizes)[utterance][:, None]  # (masked, 1)
-    position = torch.arange(total, device=utterance.device)[:, None]
-    own_drawn = _draw_other(position - starts, sizes[utterance][:, None], own, generator)
+    starts = send((sizes.cumsum(0) - sizes)[utterance], generator.device)[:, None]  # (masked, 1)
+    position = torch.arange(total, device=generator.device)[:, None]
+    own_drawn = _draw_other(position - starts, send(sizes[utterance], generator.device)[:, None], own, generator)
     own_drawn = torch.where(own_drawn < 0, own_drawn, own_drawn + starts)
     cross_drawn = _draw_other(position, torch.full_like(position, total), cross, generator)
     return torch.cat([own_drawn, cross_drawn], 1)

@@ -10,9 +10,10 @@ from torch.nn import functional
 from speechssl.config import configuration
 from speechssl.data.batching import Batch
 from speechssl.data.vocabulary import BLANK
-from speechssl.model.conv import frame_count
+from speechssl.model.conv import frame_count, within
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.host import generator_on, send
 from speechssl.model.masking import MaskConfig, draw_spans
 from speechssl.objective.figures import empty_share
 from speechssl.objective.loss import LossSum
@@ -44,10 +45,12 @@ class CTCModel(nn.Module):
     def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int | None = None) -> LossSum:
         """Score one batch of transcribed speech, masked when in training mode.
 
+        Nothing waits for the device, but where torch's own CTC loss does: on CUDA it copies the lengths by itself.
+
         Args:
-            batch: with its targets.
+            batch: its lengths on the host; they are fetched if not.
             step: of training.
-            generator: of the masks.
+            generator: as for `PretrainModel`.
             layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
 
         Returns:
@@ -57,25 +60,26 @@ class CTCModel(nn.Module):
         if batch.targets is None or batch.target_lengths is None:
             raise ValueError("a batch without targets cannot be scored; pass tokens to the dataset")
         logits, counts = self.logits(batch, step=step, generator=generator, layer_seed=layer_seed)
+        device, lengths = logits.device, batch.target_lengths.cpu()
         losses = functional.ctc_loss(
             logits.float().log_softmax(-1).transpose(0, 1),
             batch.targets,
             counts,
-            batch.target_lengths,
+            lengths,
             blank=BLANK,
             reduction="none",
             zero_infinity=True,
         )
-        impossible = required_frames(batch.targets, batch.target_lengths) > counts
-        is_valid = torch.arange(logits.shape[1], device=logits.device) < counts[:, None]
+        impossible = required_frames(batch.targets, send(lengths, device)) > send(counts, device)
+        is_valid = send(within(counts, logits.shape[1]), device)
         best = logits.argmax(-1)
         parts = {
-            "ctc_loss": losses.detach().sum() / batch.target_lengths.sum(),
+            "ctc_loss": losses.detach().sum() / int(lengths.sum()),
             "blank_share": ((best == BLANK) & is_valid).sum() / is_valid.sum().clamp(min=1),
             "empty_share": empty_share(best, is_valid, BLANK),
             "impossible": impossible.sum(),
         }
-        return LossSum(value=losses.sum(), count=torch.tensor(len(losses), device=logits.device), parts=parts)
+        return LossSum(value=losses.sum(), count=torch.full((), len(losses), device=device), parts=parts)
 
     def logits(
         self,
@@ -85,19 +89,19 @@ class CTCModel(nn.Module):
         generator: torch.Generator | None = None,
         layer_seed: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return (batch, frames, vocab) logits and the (batch,) int64 number of valid frames."""
-        counts = frame_count(batch.num_samples, self.encoder.config.conv)
+        """Return (batch, frames, vocab) logits and, on the host, the (batch,) int64 number of valid frames."""
+        num_samples = batch.num_samples.cpu()
+        counts = frame_count(num_samples, self.encoder.config.conv)
         is_masked = is_channel_masked = None
         if self.training and generator is not None:
             size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
             dim = self.encoder.config.transformer.dim
+            generator = generator_on(counts.device, generator)
             is_masked = draw_spans(counts, size, self.config.mask, generator)
             is_channel_masked = draw_spans(torch.full_like(counts, dim), dim, self.config.channel_mask, generator)
         is_frozen = self.training and step < self.config.freeze_steps
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
-            encoded = self.encoder(
-                batch.waveforms, batch.num_samples, is_masked, is_channel_masked, layer_seed=layer_seed
-            )
+            encoded = self.encoder(batch.waveforms, num_samples, is_masked, is_channel_masked, layer_seed=layer_seed)
         return self.head(self.dropout(encoded.last)), counts
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from speechssl.config import configuration
 from speechssl.errors import ConfigError, LabelError
 from speechssl.model.encoder import Encoded
+from speechssl.model.host import frames_where
 from speechssl.model.masking import MaskConfig
 from speechssl.objective.figures import tally
 from speechssl.objective.loss import LossSum
@@ -77,30 +78,30 @@ class MaskedPredictionObjective(nn.Module):
         """Score one batch.
 
         Args:
-            encoded: output of `SpeechEncoder` on the masked batch.
-            is_masked: (batch, frames) bool, True where the encoder saw the mask vector.
-            labels: (streams, batch, frames) int64, the unit of each valid frame; anything in the padding.
+            encoded: output of `SpeechEncoder` on the masked batch, lengths on the host.
+            is_masked: (batch, frames) bool, on the host, True where the encoder saw the mask vector.
+            labels: (streams, batch, frames) int64, the unit of each valid frame, which `read_labels` has checked;
+                anything in the padding.
 
         Returns:
             The loss summed over the frames it weighs, over all streams; its count takes each frame once.
 
         Raises:
-            LabelError: a label lies outside its stream's units, or the number of streams differs.
+            LabelError: the number of streams differs.
         """
         if len(labels) != len(self.clusters):
             raise LabelError(f"found {len(labels)} label streams, expected {len(self.clusters)}")
         losses, parts, tallies = [], {}, {}
-        count = torch.zeros((), dtype=torch.long, device=is_masked.device)
+        count = 0
         chosen = {
             "masked": (is_masked & encoded.is_valid, self.config.masked_weight),
             "unmasked": (~is_masked & encoded.is_valid, self.config.unmasked_weight),
         }
         for name, (is_chosen, weight) in chosen.items():
             with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
-                logits = self.logits(encoded.last[is_chosen])
+                logits = self.logits(frames_where(encoded.last, is_chosen))
             for stream, stream_logits in enumerate(logits):
-                target = labels[stream][is_chosen]
-                _check_range(target, self.clusters[stream])
+                target = frames_where(labels[stream], is_chosen)
                 loss = functional.cross_entropy(stream_logits.float(), target, reduction="sum")
                 if weight > 0:
                     losses.append(weight * loss)
@@ -113,18 +114,11 @@ class MaskedPredictionObjective(nn.Module):
                     tallies[f"labels{suffix}"] = tally(target, self.clusters[stream])
                     tallies[f"predicted{suffix}"] = tally(best, self.clusters[stream])
             if weight > 0:
-                count = count + is_chosen.sum()
+                count += int(is_chosen.sum())
         value = torch.stack(losses).sum()
         if self.config.feature_penalty > 0:
-            penalty = encoded.conv[encoded.is_valid].float().square().mean()
+            penalty = frames_where(encoded.conv, encoded.is_valid).float().square().mean()
             value = value + self.config.feature_penalty * penalty * count
             parts["feature_penalty"] = penalty.detach()
-        return LossSum(value=value, count=count, parts=parts, tallies=tallies)
-
-
-def _check_range(target: Tensor, clusters: int) -> None:
-    if target.numel() and (int(target.min()) < 0 or int(target.max()) >= clusters):
-        raise LabelError(
-            f"labels run from {int(target.min())} to {int(target.max())}, expected 0 to {clusters - 1}; "
-            "they come from another k-means: make them again with `speechssl cluster`"
-        )
+        total = torch.full((), count, device=value.device)
+        return LossSum(value=value, count=total, parts=parts, tallies=tallies)

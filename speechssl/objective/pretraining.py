@@ -10,6 +10,7 @@ from speechssl.data.batching import Batch
 from speechssl.errors import LabelError
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.host import generator_on, send
 from speechssl.model.masking import draw_spans
 from speechssl.objective.contrastive import ContrastiveConfig, ContrastiveObjective
 from speechssl.objective.figures import feature_figures
@@ -61,16 +62,19 @@ class PretrainModel(nn.Module):
     def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int | None = None) -> LossSum:
         """Mask, encode and score one batch.
 
+        The masks are drawn on the host, and nothing waits for the device.
+
         Args:
-            batch: of either method.
+            batch: its lengths on the host; they are fetched if not.
             step: of training.
-            generator: draws on the batch's device.
+            generator: on the host; on the batch's device it must be seeded for each batch, see `generator_on`.
             layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
         """
-        counts = frame_count(batch.num_samples, self.encoder.config.conv)
+        num_samples = batch.num_samples.cpu()
+        counts = frame_count(num_samples, self.encoder.config.conv)
         size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
-        is_masked = draw_spans(counts, size, self.objective.config.mask, generator)
-        encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked, layer_seed=layer_seed)
+        is_masked = draw_spans(counts, size, self.objective.config.mask, generator_on(counts.device, generator))
+        encoded = self.encoder(batch.waveforms, num_samples, is_masked, layer_seed=layer_seed)
         match self.objective:
             case ContrastiveObjective():
                 loss = self.objective(encoded, is_masked, step=step, generator=generator)
@@ -78,6 +82,7 @@ class PretrainModel(nn.Module):
                 if batch.labels is None:
                     raise LabelError("the batch carries no labels; name the label file in data.labels")
                 loss = self.objective(encoded, is_masked, batch.labels)
-        loss.parts["masked_share"] = is_masked.sum() / counts.sum().clamp(min=1)
-        loss.parts.update(feature_figures(encoded.last, encoded.is_valid))
+        share = int(is_masked.sum()) / max(int(counts.sum()), 1)
+        loss.parts["masked_share"] = torch.full((), share, device=encoded.last.device)
+        loss.parts.update(feature_figures(encoded.last, send(encoded.is_valid, encoded.last.device)))
         return loss

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
@@ -70,18 +69,19 @@ class Quantizer(nn.Module):
         scores = self.score(features).float().view(-1, self.config.groups, self.config.entries)
         soft = scores.softmax(-1)
         best = scores.argmax(-1)  # (frames, groups)
-        counts = functional.one_hot(best, self.config.entries).sum(0).float()  # (groups, entries)
+        counts = _one_hot(best, scores).sum(0)  # (groups, entries)
         if self.training:
             uniform = torch.rand(scores.shape, device=scores.device, generator=generator)
             tiny = torch.finfo(torch.float32).tiny
             gumbel = -(-(uniform.clamp(min=tiny)).log()).clamp(min=tiny).log()
             noisy = ((scores + gumbel) / temperature).softmax(-1)
             codes = noisy.argmax(-1)
-            one_hot = functional.one_hot(codes, self.config.entries).float()
-            one_hot = one_hot + (noisy - noisy.detach())  # exactly one-hot forward, soft gradient backward
+            one_hot = _one_hot(codes, scores) + (
+                noisy - noisy.detach()
+            )  # exactly one-hot forward, soft gradient backward
         else:
             codes = best
-            one_hot = functional.one_hot(codes, self.config.entries).float()
+            one_hot = _one_hot(codes, scores)
         vectors = torch.einsum("fge,ged->fgd", one_hot, self.codebook.float()).flatten(1)  # (frames, dim)
         soft_usage = soft.mean(0)
         return Quantized(
@@ -92,6 +92,11 @@ class Quantizer(nn.Module):
             soft_usage=soft_usage.detach(),
             counts=counts,
         )
+
+
+def _one_hot(codes: Tensor, like: Tensor) -> Tensor:
+    """Return (..., entries) of the shape and type of `like`, 1 at (...) `codes`; torch's own looks at the values."""
+    return torch.zeros_like(like).scatter_(-1, codes[..., None], 1.0)
 
 
 def _perplexity(usage: Tensor) -> Tensor:

@@ -117,15 +117,6 @@ def test_labels_of_the_padding_may_be_anything() -> None:
     assert torch.equal(one.value, other.value)
 
 
-@pytest.mark.parametrize(("wrong", "found"), [(5, "2 to 5"), (-1, "-1 to 2")])
-@pytest.mark.parametrize("frame", [0, 2], ids=["masked", "unmasked"])
-def test_label_outside_the_units_is_an_error(wrong: int, found: str, frame: int) -> None:
-    labels = torch.full((1, 2, 6), 2)
-    labels[0, 0, frame] = wrong
-    with pytest.raises(LabelError, match=rf"labels run from {found}, expected 0 to 4; they come from another k-means"):
-        _objective()(_encoded(), IS_MASKED, labels)
-
-
 @pytest.mark.parametrize("streams", [1, 3])
 def test_number_of_streams_must_be_that_of_the_heads(streams: int) -> None:
     with pytest.raises(LabelError, match=rf"found {streams} label streams, expected 2"):

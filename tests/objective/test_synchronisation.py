@@ -1,0 +1,117 @@
+"""No step makes the host wait for the device: forward and backward on a device that notes what would."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from speechssl.data.batching import Batch
+from speechssl.model.encoder import EncoderConfig
+from speechssl.model.masking import MaskConfig
+from speechssl.objective.contrastive import ContrastiveConfig
+from speechssl.objective.ctc import CTCConfig, CTCModel
+from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.objective.pretraining import PretrainModel, build_objective
+from speechssl.objective.quantizer import QuantizerConfig
+from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
+from tests.objective.stubbed_device import DEVICE, DeviceGenerator, move_parameters, on_device, stubbed_device
+
+NOT_YET = "transformer.py"  # asks the device whether there is padding
+MASK = MaskConfig(start_prob=0.1, span=3)
+CONTRASTIVE = ContrastiveConfig(dim=8, distractors=6, quantizer=QuantizerConfig(groups=2, entries=5, dim=12), mask=MASK)
+CROSS = dataclasses.replace(CONTRASTIVE, cross_distractors=3)
+COSINE = MaskedPredictionConfig(dim=8, mask=MASK)
+LINEAR = dataclasses.replace(COSINE, logits="linear", unmasked_weight=0.5)
+CTC = CTCConfig(dropout=0.1, freeze_conv=False, freeze_steps=0, mask=MASK, channel_mask=MASK)
+REGULARISED = dataclasses.replace(
+    BASE_LIKE,
+    conv_grad_scale=0.1,
+    feature_dropout=0.1,
+    transformer=dataclasses.replace(
+        BASE_LIKE.transformer, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, layer_drop=0.05
+    ),
+)
+Config = ContrastiveConfig | MaskedPredictionConfig | CTCConfig
+
+
+def _model(config: Config, encoder: EncoderConfig) -> nn.Module:
+    torch.manual_seed(0)
+    if isinstance(config, CTCConfig):
+        return CTCModel(tiny_encoder(encoder), config, vocabulary_size=4).train()
+    clusters = (5, 3) if isinstance(config, MaskedPredictionConfig) else ()
+    return PretrainModel(tiny_encoder(encoder), build_objective(config, dim=32, conv_dim=16, clusters=clusters)).train()
+
+
+def _batch(lengths: tuple[int, ...]) -> Batch:
+    """Make a batch as the loop should move it: what describes its shape stays on the host."""
+    waveforms = noise(3, 820)
+    frames = BASE_LIKE.frames_per_second * 820 / 16_000
+    return Batch(
+        ids=tuple("abc"),
+        waveforms=on_device(waveforms),
+        num_samples=torch.tensor(lengths),
+        labels=on_device(torch.ones((2, 3, int(frames) - 1), dtype=torch.long)),
+        targets=on_device(torch.tensor([[1, 2, 2], [3, 1, 0], [3, 0, 0]])),
+        target_lengths=torch.tensor([3, 2, 1]),
+    )
+
+
+@pytest.mark.parametrize("lengths", [(820, 430, 610), (820, 820, 820)], ids=["padded", "unpadded"])
+@pytest.mark.parametrize(
+    ("encoder", "make_generator"),
+    [(REGULARISED, torch.Generator), (LARGE_LIKE, DeviceGenerator)],
+    ids=["base, generator of the host", "large, generator of the device"],
+)
+@pytest.mark.parametrize(
+    "config", [CONTRASTIVE, CROSS, COSINE, LINEAR, CTC], ids=["own", "cross", "cosine", "linear", "ctc"]
+)
+def test_a_step_never_waits_for_the_device(
+    config: Config, encoder: EncoderConfig, make_generator: Callable[[], torch.Generator], lengths: tuple[int, ...]
+) -> None:
+    model, batch = _model(config, encoder), _batch(lengths)
+    move_parameters(model)
+    with stubbed_device() as waits:
+        loss = model(batch, step=0, generator=make_generator())
+        loss.value.backward()
+        devices = {name: part.device for name, part in {"count": loss.count, **loss.parts, **loss.tallies}.items()}
+    assert [wait for wait in waits if NOT_YET not in wait] == []
+    assert {name: device for name, device in devices.items() if device != DEVICE} == {}
+    assert any(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "look"),
+    [
+        ("item", lambda x: x.sum().item()),
+        ("bool", lambda x: bool((x > 0).any())),
+        ("cpu", lambda x: x.cpu()),
+        ("nonzero", lambda x: x.nonzero()),
+        ("boolean index", lambda x: x[x > 0]),
+        ("boolean index on the left", lambda x: x.__setitem__(x > 0, torch.ones(3, device=DEVICE)[:1])),
+        ("masked_select", lambda x: x.masked_select(x > 0)),
+        ("bincount", lambda x: torch.bincount(x.long())),
+        ("repeat_interleave", lambda x: x.repeat_interleave(x.long())),
+        ("unique", lambda x: x.unique()),
+        ("equal", lambda x: torch.equal(x, x)),
+        ("blocking copy", lambda _: torch.ones(3).to(DEVICE)),
+        ("a tensor of the host", lambda x: x + torch.ones(3)),
+        ("an index of the host", lambda x: x.index_select(0, torch.tensor([0]))),
+    ],
+)
+def test_the_stub_notes_what_waits(name: str, look: Callable[[Tensor], object]) -> None:
+    with stubbed_device() as waits:
+        look(on_device(torch.tensor([0.0, 1.0, 2.0])))
+    assert waits, name
+
+
+def test_the_stub_lets_pass_what_does_not_wait() -> None:
+    with stubbed_device() as waits:
+        x = on_device(torch.tensor([0.0, 1.0, 2.0])).requires_grad_()
+        index = torch.tensor([2, 0]).to(DEVICE, non_blocking=True)
+        y = (x.index_select(0, index) * 2 + torch.arange(2, device=DEVICE)).clamp(min=0).sum()
+        y.backward()
+        assert len(torch.zeros(3, 2).sum(1).nonzero()) == 0  # of the host
+    assert waits == []
+    assert x.grad.inner.tolist() == [2.0, 0.0, 2.0]
