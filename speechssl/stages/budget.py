@@ -1,0 +1,324 @@
+"""What sizes of model cost and what published runs of theirs reached: the tables behind `speechssl plan`.
+
+Nothing here was measured on an accelerator. Peak rates are spec sheets', utilisation is an assumption that every plan
+states, word error rates are other people's, on LibriSpeech. Sources stand beside the figures:
+
+[batch]     Vaessen and van Leeuwen, arXiv:2402.13723, github.com/nikvaessen/w2v2-batch-size: readme.md (learning
+            rates), plot/ft_asr_against_steps/table.csv and plot/ft_asr/table.csv (error rates)
+[wav2vec2]  arXiv:2006.11477 and fairseq examples/wav2vec/config/pretraining
+[hubert]    arXiv:2106.07447 and fairseq examples/hubert/config/pretrain
+[ours]      recipes/README.md and recipes/benchmarks/README.md
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.errors import ConfigError
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.masking import MaskConfig
+from speechssl.objective.contrastive import ContrastiveConfig
+from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.objective.pretraining import PretrainModel, build_objective
+from speechssl.objective.products import pretraining_flops
+from speechssl.objective.quantizer import QuantizerConfig
+
+__all__ = [
+    "CONTEXT_GB",
+    "DEVICES",
+    "HUBERT_REACHED",
+    "LARGE_REACHED",
+    "LEAST_SEEN",
+    "MOST_SEEN",
+    "SIZES",
+    "UTILISATION",
+    "Device",
+    "Method",
+    "ModelSize",
+    "SizeName",
+    "Span",
+    "error_band",
+    "find_device",
+    "interpolate",
+    "labelled_errors",
+    "memory_gb",
+    "peak_lr",
+]
+
+SizeName = Literal["small", "base", "large"]
+Method = Literal["wav2vec2", "hubert"]
+Precision = Literal["float32", "bfloat16"]
+Span = tuple[float, float]
+
+CONTEXT_GB = 2.0  # of an accelerator's memory for its own runtime and a fragmented allocator: assumed
+IMPORTS_GB = 0.5  # of a CPU process before the model is built
+TEMPORARIES = 1.25  # peak over what is kept for the backward pass; 3,184 MiB for BASE, 4 x 5 s, against 2,690 [ours]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """An accelerator by its spec sheet, dense rates."""
+
+    peak_tflops: float  # bfloat16 products with float32 sums
+    memory_gb: float
+    source: str
+
+
+DEVICES = {
+    "a100": Device(peak_tflops=312, memory_gb=80, source="NVIDIA A100 data sheet, SXM, 80 GB"),
+    "h100": Device(peak_tflops=989, memory_gb=80, source="NVIDIA H100 data sheet, SXM: 1,979 with sparsity"),
+    "h200": Device(peak_tflops=989, memory_gb=141, source="NVIDIA H200 data sheet, SXM: 1,979 with sparsity"),
+    "l4": Device(peak_tflops=121, memory_gb=24, source="NVIDIA L4 data sheet: 242 with sparsity"),
+    "rtx3090": Device(peak_tflops=71, memory_gb=24, source="NVIDIA GA102 white paper"),
+    "rtx4090": Device(peak_tflops=165, memory_gb=24, source="NVIDIA Ada white paper"),
+}
+UTILISATION = 0.10  # of the peak. wav2vec 2.0 BASE on 64 V100 for 1.6 days saw 640,000 h [wav2vec2]: 9 % of 125 TFLOP/s
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """One of the sizes that recipes know, with the batches it is known to learn from."""
+
+    name: SizeName
+    encoder: EncoderConfig
+    contrastive: ContrastiveConfig
+    masked_prediction: MaskedPredictionConfig
+    clusters: tuple[int, ...]
+    normalize: bool
+    crop_s: float
+    min_s: float
+    batches_s: tuple[float, ...]  # seconds an update that published runs, or ours, used
+    max_grad_norm: dict[Method, float | None]
+    kept_mb: dict[Precision, float]  # for the backward pass, a second of audio at `crop_s`
+    cpu_audio_s: dict[Method, float]  # audio-seconds a second of one core, as trained here [ours]
+
+    def objective(self, method: Method) -> ContrastiveConfig | MaskedPredictionConfig:
+        """Return the objective's configuration."""
+        return self.contrastive if method == "wav2vec2" else self.masked_prediction
+
+    def units(self, method: Method) -> tuple[int, ...]:
+        """Return the units of each label stream."""
+        return self.clusters if method == "hubert" else ()
+
+    def flops(self, method: Method) -> float:
+        """Count the operations of a step for a second of audio, in crops of full length."""
+        samples = int(self.crop_s * SAMPLE_RATE)
+        whole = pretraining_flops(self.encoder, self.objective(method), clusters=self.units(method), samples=samples)
+        return whole / self.crop_s
+
+    def parameters(self, method: Method) -> int:
+        """Count the parameters, heads included."""
+        return _count_parameters(self.encoder, self.objective(method), self.units(method))
+
+
+_BASE_RATE = 88e9  # operations a second of one core: wav2vec 2.0 BASE, 20 s in 4.74 s on two [ours]
+SIZES: dict[SizeName, ModelSize] = {
+    "small": ModelSize(  # recipes/registry_pool
+        name="small",
+        encoder=EncoderConfig.small(),
+        contrastive=ContrastiveConfig(
+            dim=128,
+            feature_penalty=1.0,
+            feature_dropout=0.0,
+            quantizer=QuantizerConfig(entries=16, dim=128, decay=0.9995),
+            mask=MaskConfig(start_prob=0.1, span=3),
+        ),
+        masked_prediction=MaskedPredictionConfig(
+            unmasked_weight=1.0, feature_penalty=0.0, mask=MaskConfig(start_prob=0.08, span=5)
+        ),
+        clusters=(100,),
+        normalize=False,
+        crop_s=4.0,
+        min_s=0.5,
+        batches_s=(32,),
+        max_grad_norm={"wav2vec2": 1.0, "hubert": 1.0},
+        kept_mb={"float32": 3.75, "bfloat16": 1.90},
+        cpu_audio_s={"wav2vec2": 86.0, "hubert": 85.0},
+    ),
+    "base": ModelSize(
+        name="base",
+        encoder=EncoderConfig.base(),
+        contrastive=ContrastiveConfig(),
+        masked_prediction=MaskedPredictionConfig(),
+        clusters=(500,),
+        normalize=False,
+        crop_s=15.625,
+        min_s=2.0,
+        batches_s=(150, 300, 600, 1200, 2400, 5600),  # [batch], and 64 x 87.5 s [wav2vec2]
+        max_grad_norm={"wav2vec2": None, "hubert": 10.0},
+        kept_mb={"float32": 92.2, "bfloat16": 29.7},
+        cpu_audio_s={"wav2vec2": 2.11, "hubert": 2.69},
+    ),
+    "large": ModelSize(
+        name="large",
+        encoder=EncoderConfig.large(),
+        contrastive=ContrastiveConfig(
+            dim=768,
+            feature_penalty=0.0,
+            feature_dropout=0.0,
+            quantizer=QuantizerConfig(dim=768, min_temperature=0.1),
+        ),
+        masked_prediction=MaskedPredictionConfig(dim=768),
+        clusters=(500,),
+        normalize=True,
+        crop_s=15.625,
+        min_s=2.0,
+        batches_s=(600, 1200, 2400, 5600, 9600),  # 128 x 75 s [wav2vec2]; the smaller ones are BASE's
+        max_grad_norm={"wav2vec2": None, "hubert": 1.0},
+        kept_mb={"float32": 189.2, "bfloat16": 72.9},
+        cpu_audio_s={"wav2vec2": _BASE_RATE / 119.5e9, "hubert": _BASE_RATE / 119.5e9},
+    ),
+}
+
+
+@cache
+def _count_parameters(
+    encoder: EncoderConfig, objective: ContrastiveConfig | MaskedPredictionConfig, clusters: tuple[int, ...]
+) -> int:
+    dim, conv_dim = encoder.transformer.dim, encoder.conv[-1][0]
+    with torch.device("meta"):
+        head = build_objective(objective, dim=dim, conv_dim=conv_dim, clusters=clusters)
+        model = PretrainModel(SpeechEncoder(encoder), head)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def memory_gb(size: ModelSize, method: Method, seconds: float, *, bfloat16: bool, on_cpu: bool) -> float:
+    """Estimate the peak memory of one rank: weights, gradients, two moments, and what the backward pass needs.
+
+    Args:
+        size: of the model.
+        method: of pretraining.
+        seconds: of audio in a micro-batch, padding counted.
+        bfloat16: whether products are taken in it; weights and moments stay float32.
+        on_cpu: whether the device is the processor, whose attention keeps its weights for the backward pass.
+    """
+    fixed = size.parameters(method) * (16 + 2 * bfloat16)  # autocast keeps a copy of the weights
+    kept = size.kept_mb["bfloat16" if bfloat16 else "float32"] * 1e6 * seconds
+    return (fixed + TEMPORARIES * kept) / 1e9 + (IMPORTS_GB if on_cpu else CONTEXT_GB)
+
+
+# ---- learning rate ----
+
+_BASE_LR = (  # (seconds an update, best of three learning rates) [batch]; a square root up to 20 min
+    (87.5, 7.29e-6),
+    (150, 7.91e-5),
+    (300, 1.12e-4),
+    (600, 1.58e-4),
+    (1200, 2.24e-4),
+    (2400, 5e-4),
+    (4800, 5e-4),
+)
+_LARGE_LR: dict[Method, Span] = {"wav2vec2": (9600, 3e-4), "hubert": (7200, 1.5e-3)}  # one published point each
+
+
+def peak_lr(size: ModelSize, method: Method, batch_s: float) -> float:
+    """Return the peak learning rate for so many seconds of audio an update.
+
+    BASE: the best of the batch-size study, in between by logarithms. LARGE: the published one, less for smaller
+    batches by the square root, as the study found for BASE. Small: that of our recipes, whatever the batch.
+    """
+    match size.name:
+        case "small":
+            return 2e-3
+        case "base":
+            seconds, rates = zip(*_BASE_LR, strict=True)
+            return interpolate(seconds, rates, batch_s)
+        case "large":
+            published_s, rate = _LARGE_LR[method]
+            return rate * math.sqrt(min(1.0, batch_s / published_s))
+
+
+# ---- what published runs reached ----
+
+# Hours of audio seen -> WER in percent after fine-tuning on 100 h, no language model, LibriSpeech test-clean and
+# test-other: the least and the most over batch sizes of 150 s to 80 min. wav2vec 2.0 BASE on 960 h. [batch]
+_SEEN: tuple[tuple[float, Span, Span], ...] = (
+    (4170, (29.79, 30.25), (57.52, 58.14)),
+    (8330, (22.35, 22.98), (49.56, 50.57)),
+    (12_500, (19.23, 19.27), (44.77, 45.25)),
+    (16_700, (16.49, 16.89), (40.18, 41.17)),
+    (25_000, (13.97, 14.21), (35.50, 35.51)),
+    (33_300, (10.94, 12.46), (27.53, 31.49)),
+    (50_000, (10.21, 10.47), (25.99, 26.55)),
+    (66_700, (8.63, 9.29), (21.26, 23.97)),
+    (100_000, (7.63, 8.09), (18.67, 20.75)),
+    (133_000, (7.11, 7.40), (17.25, 19.04)),
+    (200_000, (6.58, 6.58), (15.74, 16.70)),
+    (267_000, (6.26, 6.27), (15.10, 15.85)),
+    (640_000, (6.1, 6.1), (13.3, 13.3)),  # the paper's own run [wav2vec2]
+)
+LEAST_SEEN, MOST_SEEN = _SEEN[0][0], _SEEN[-1][0]
+
+# WER, test-clean and test-other, by labels to fine-tune on and hours seen, no language model. [batch]
+_LABELLED_SEEN = (16_700, 33_300, 66_700, 133_000, 267_000)
+LABELLED: dict[str, tuple[Span, ...]] = {
+    "10 min": ((72.1, 82.0), (61.3, 71.1), (50.4, 59.5), (47.0, 54.7), (45.4, 52.1)),
+    "1 h": ((53.3, 68.4), (39.0, 53.6), (28.8, 41.5), (25.1, 35.2), (23.3, 31.8)),
+    "10 h": ((34.5, 54.4), (23.2, 40.2), (16.3, 29.5), (13.3, 23.8), (11.1, 19.8)),
+    "960 h": ((7.1, 19.6), (6.0, 16.8), (5.3, 13.9), (4.4, 12.5), (4.1, 10.6)),
+}
+LARGE_REACHED = "4.7 / 9.0 after 675,000 h of LibriSpeech, 3.1 / 6.3 after 1.6 million h of Libri-Light"  # [wav2vec2]
+HUBERT_REACHED = "10.9 / 17.8 on 10 h of labels (torchaudio's recipe, 32 GPUs, 250,000 and 400,000 updates)"
+
+
+def error_band(hours_seen: float) -> tuple[Span, Span] | None:
+    """Return the band of WER, test-clean and test-other, that published runs reached after so many hours.
+
+    Returns:
+        The least and the most in percent of each; None for fewer hours than any of them saw. More hours than the most
+        that was published count as those.
+    """
+    if hours_seen < LEAST_SEEN:
+        return None
+    hours, clean, other = zip(*_SEEN, strict=True)
+    return _at(hours, clean, hours_seen), _at(hours, other, hours_seen)
+
+
+def _at(hours: Sequence[float], spans: Sequence[Span], hours_seen: float) -> Span:
+    low, high = (interpolate(hours, ends, hours_seen) for ends in zip(*spans, strict=True))
+    return low, high
+
+
+def labelled_errors(hours_seen: float) -> dict[str, Span]:
+    """Return WER on test-clean and test-other by amount of labels; nothing below the hours that were published."""
+    if hours_seen < _LABELLED_SEEN[0]:
+        return {}
+    found: dict[str, Span] = {}
+    for labels, rows in LABELLED.items():
+        clean, other = (interpolate(_LABELLED_SEEN, column, hours_seen) for column in zip(*rows, strict=True))
+        found[labels] = (clean, other)
+    return found
+
+
+def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """Interpolate between points on logarithmic axes; the ends hold beyond.
+
+    Examples:
+        >>> interpolate([1, 100], [2, 8], 10)
+        4.0
+    """
+    if x <= xs[0]:
+        return ys[0]
+    for (x0, y0), (x1, y1) in zip(zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False):
+        if x <= x1:
+            return y0 * (y1 / y0) ** (math.log(x / x0) / math.log(x1 / x0))
+    return ys[-1]
+
+
+def find_device(name: str) -> Device:
+    """Return a device by name.
+
+    Raises:
+        ConfigError: no spec sheet of it is listed here.
+    """
+    if name not in DEVICES:
+        raise ConfigError(
+            f"device {name!r} is not known, only cpu, {', '.join(DEVICES)}; pass --rate with the audio-seconds a "
+            "second that one such device trains on, or run there with --measure"
+        )
+    return DEVICES[name]
