@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -26,17 +26,25 @@ from speechssl.data.manifest import (
     write_fairseq_manifest,
     write_manifest,
 )
-from speechssl.errors import AudioError, ManifestError, SpeechSSLError
+from speechssl.errors import AudioError, ManifestError, SpeechSSLError, StoppedError
 from speechssl.parallel import keep_freed_memory
 from speechssl.plot import plot_sweep, plot_units
 from speechssl.report import report_run
+from speechssl.runs.draw import plot_runs
+from speechssl.runs.page import write_page
+from speechssl.runs.read import read_runs
+from speechssl.runs.table import print_runs
 from speechssl.score.wer import Scores, score_texts
+from speechssl.stages.budget import DEVICES, UTILISATION
 from speechssl.stages.cluster import ClusterConfig, cluster
 from speechssl.stages.convert import FORMATS, convert
 from speechssl.stages.convert import describe as describe_model
 from speechssl.stages.finetune import FinetuneConfig, finetune
 from speechssl.stages.hubert import HubertConfig, hubert
+from speechssl.stages.plan import PlanRequest, make_plan, measured_plan
+from speechssl.stages.plan_text import describe_plan, write_recipe
 from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.stages.replay import replay
 from speechssl.stages.sweep import SweepConfig, sweep
 from speechssl.stages.transcribe import transcribe
 from speechssl.train.runlog import progress_bar
@@ -248,6 +256,53 @@ def labels_command(
     print(f"fairseq: model.label_rate={SAMPLE_RATE / made_by.hop:g}")
 
 
+@app.command("replay")
+def replay_command(
+    step: Annotated[Path, typer.Argument(help="Folder skipped_step_* of a run, or the run: its newest one.")],
+) -> None:
+    """Repeat a step that training skipped, and say which utterance and which module broke it."""
+    for row in replay(step):
+        found = f"first not finite: {row.broken}" if row.broken else ""
+        print(f"{row.name}  loss {row.loss:.4g}  gradient norm {row.norm:.4g}  peak {row.peak:.3g}  {found}".rstrip())
+
+
+@app.command("plan")
+def plan_command(
+    hours: Annotated[float, typer.Option(help="Hours of unlabelled audio.")],
+    days: Annotated[float, typer.Option(help="Days of training.")],
+    device: Annotated[str, typer.Option(help=f"cpu, {', '.join(DEVICES)}; any other with --rate.")] = "cpu",
+    memory: Annotated[float | None, typer.Option(help="GB of one device, if not all of it.")] = None,
+    devices: Annotated[int, typer.Option(help="How many of them.")] = 1,
+    method: Annotated[Literal["wav2vec2", "hubert"], typer.Option(help="wav2vec2 or hubert.")] = "wav2vec2",
+    size: Annotated[
+        Literal["small", "base", "large"] | None, typer.Option(help="The largest worth it, if not given.")
+    ] = None,
+    batch: Annotated[float | None, typer.Option(help="Seconds of audio an update; as published, if not given.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Audio-seconds a second of one device, measured.")] = None,
+    utilisation: Annotated[float, typer.Option(help="Assumed share of a spec sheet's peak rate.")] = UTILISATION,
+    measure: Annotated[bool, typer.Option(help="Measure the planned size on this machine's device.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Recipe to write for pretrain.")] = None,
+) -> None:
+    """Plan a pretraining run: size, batch, learning rate, and what published runs reached."""
+    request = PlanRequest(
+        hours=hours,
+        days=days,
+        device=device,
+        memory_gb=memory,
+        devices=devices,
+        method=method,
+        size=size,
+        batch_s=batch,
+        rate=rate,
+        utilisation=utilisation,
+    )
+    plan = measured_plan(request) if measure else make_plan(request)
+    print(*describe_plan(plan), sep="\n")
+    if out is not None:
+        write_recipe(out, plan)
+        print(f"{out}: try it with `speechssl pretrain {out} --dry-run`")
+
+
 @app.command("report")
 def report_command(run: Annotated[Path, typer.Argument(help="Folder that a recipe filled.")]) -> None:
     """Print what a recipe measured, as tables."""
@@ -256,11 +311,32 @@ def report_command(run: Annotated[Path, typer.Argument(help="Folder that a recip
     print(text)
 
 
+@app.command("runs")
+def runs_command(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders, of pretraining or fine-tuning.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML page to write; opens offline.")] = None,
+    png: Annotated[Path | None, typer.Option(help="PNG to write: figures that two or more runs share.")] = None,
+) -> None:
+    """Compare training runs: a table, curves over steps, hours of audio seen and wall time."""
+    runs = read_runs(folders)
+    for note in (note for run in runs for note in run.notes):
+        print(note, file=sys.stderr)
+    print_runs(runs)
+    if out is not None:
+        write_page(runs, out)
+        print(out)
+    if png is not None:
+        plot_runs(runs, png)
+        print(png)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     keep_freed_memory()
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="speechssl")
+    except StoppedError as stop:
+        print(f"speechssl: {stop}", file=sys.stderr)
     except (SpeechSSLError, OSError) as error:  # the user can mend it: one line, no traceback
         print(f"speechssl: {error}", file=sys.stderr)
         return 2

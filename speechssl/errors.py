@@ -8,6 +8,7 @@ SpeechSSLError
 |-- VocabularyError   a text and a vocabulary that do not fit, a target too long for its audio
 |-- CheckpointError   a checkpoint or a run folder
 |-- TrainingError     a run that cannot go on
+|-- StoppedError      a run that was asked to stop, and has saved: no failure
 `-- CorpusError       a corpus that cannot be fetched or laid out
 """
 
@@ -19,6 +20,7 @@ __all__ = [
     "LabelError",
     "ManifestError",
     "SpeechSSLError",
+    "StoppedError",
     "TrainingError",
     "VocabularyError",
 ]
@@ -54,6 +56,10 @@ class CheckpointError(SpeechSSLError):
 
 class TrainingError(SpeechSSLError):
     """A training run that cannot go on: nothing to train on, or a loss that is not finite."""
+
+
+class StoppedError(SpeechSSLError):
+    """A run that a signal asked to stop: its last step is saved, the same command goes on. Exit status 0."""
 
 
 class CorpusError(SpeechSSLError):

@@ -37,9 +37,8 @@ class OurLearner:
 
     def __call__(self, batch: Batch) -> Outcome:
         """Take one step."""
-        losses, _ = self.learner.update(iter([(0, 0, batch)]), self.state, say=print)
-        count = int(losses.count)
-        return Outcome(loss=losses.value.item() / count, predicted=count, audio_s=batch.duration_s)
+        update = self.learner.update(iter([(0, 1, batch)]), self.state, say=print)
+        return Outcome(loss=update.loss / update.count, predicted=update.count, audio_s=batch.duration_s)
 
 
 def our_learner(size: Size, task: str) -> OurLearner:

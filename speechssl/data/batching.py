@@ -1,7 +1,7 @@
-"""Which utterances, cropped where, make up each batch: a pure function of (seed, epoch, rank).
+"""Which utterances, cropped where, make up each batch: a pure function of (seed, epoch).
 
 Batches hold utterances of similar length and at most so many seconds, padding counted. Nothing here reads audio;
-nothing depends on the number of workers.
+nothing depends on the number of workers or ranks: ranks take batches in turn from the one list of an epoch.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Utterance
-from speechssl.errors import ConfigError, ManifestError
+from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
 
 __all__ = ["Batch", "BatchConfig", "BatchSampler", "Crop", "Example", "collate", "seeded_generator"]
 
@@ -24,7 +24,7 @@ __all__ = ["Batch", "BatchConfig", "BatchSampler", "Crop", "Example", "collate",
 class BatchConfig:
     """How utterances are cut and put together."""
 
-    seconds: float = 87.5  # audio in a batch on one rank, padding counted (fairseq: max_tokens = 1.4M samples)
+    seconds: float = 87.5  # audio in a batch of one rank, padding counted (fairseq: max_tokens = 1.4M samples)
     max_utterances: int = 1024
     max_crop_s: float | None = 15.625  # longer utterances are cropped at random (fairseq: max_sample_size)
     min_s: float = 2.0  # shorter utterances are left out, counted and reported (fairseq: min_sample_size)
@@ -66,21 +66,26 @@ class Batch:
     targets: Tensor | None = None  # (batch, tokens) int64, 0 in the padding
     target_lengths: Tensor | None = None  # (batch,) int64
     skipped: tuple[str, ...] = ()  # why examples were left out, one message each
+    error: SpeechSSLError | None = None  # why reading has to stop
+    is_stand_in: bool = False  # noise in place of a batch whose audio is all bad: counts for nothing
 
     @property
     def duration_s(self) -> float:
         """Seconds of audio, padding not counted."""
-        return float(self.num_samples.sum()) / SAMPLE_RATE
+        return 0.0 if self.is_stand_in else float(self.num_samples.sum()) / SAMPLE_RATE
+
+    @property
+    def padding(self) -> float:
+        """Share of the batch that is no audio."""
+        return 1 - float(self.num_samples.sum()) / max(self.waveforms.numel(), 1)
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on another device."""
+        """Return the batch on another device; lengths stay on the host, where the masks are drawn."""
         return replace(
             self,
             waveforms=self.waveforms.to(device, non_blocking=True),
-            num_samples=self.num_samples.to(device, non_blocking=True),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
             targets=None if self.targets is None else self.targets.to(device, non_blocking=True),
-            target_lengths=None if self.target_lengths is None else self.target_lengths.to(device, non_blocking=True),
         )
 
 
@@ -102,8 +107,6 @@ class BatchSampler:
         config: BatchConfig,
         *,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
         hop: int = 1,
     ) -> None:
         """Prepare batches of `utterances`.
@@ -112,14 +115,12 @@ class BatchSampler:
             utterances: of the manifest, in its order.
             config: how to cut and fill.
             seed: of order and crops.
-            rank: of this process.
-            world_size: number of processes; each gets as many batches.
             hop: crops start at multiples of so many samples, so that frame labels line up with frames.
 
         Raises:
             ManifestError: nothing is left, or an utterance that may not be cropped fills more than a batch.
         """
-        self.config, self.seed, self.rank, self.world_size, self.hop = config, seed, rank, world_size, hop
+        self.config, self.seed, self.hop = config, seed, hop
         self.lengths = {i: row.num_samples_16k for i, row in enumerate(utterances)}
         self.left_out = [utterances[i].id for i, n in self.lengths.items() if n < config.min_s * SAMPLE_RATE]
         self.lengths = {i: n for i, n in self.lengths.items() if n >= config.min_s * SAMPLE_RATE}
@@ -134,8 +135,13 @@ class BatchSampler:
                 f"(batch.seconds={config.seconds}); raise batch.seconds or cut the utterance"
             )
 
+        listed = hashlib.blake2b(digest_size=8)
+        for index, length in self.lengths.items():
+            listed.update(f"{utterances[index].id}\t{length}\n".encode())
+        self.fingerprint = listed.hexdigest()  # of what is trained on: a position means nothing in another list
+
     def epoch(self, epoch: int) -> list[list[Crop]]:
-        """Return this rank's batches of one epoch; the last ones repeat the first to give each rank as many."""
+        """Return the batches of one epoch."""
         generator = seeded_generator(self.seed, "order", epoch)
         draws = torch.rand((len(self.lengths), 2), generator=generator, dtype=torch.float64).tolist()
         crops = [self._crop(i, n, draw[0]) for (i, n), draw in zip(self.lengths.items(), draws, strict=True)]
@@ -145,9 +151,7 @@ class BatchSampler:
             order = torch.randperm(len(crops), generator=generator).tolist()
             jittered = sorted(order, key=lambda k: crops[k].num_samples)
         batches = self._fill([crops[k] for k in jittered])
-        order = torch.randperm(len(batches), generator=generator).tolist()
-        order += (order * self.world_size)[: -len(order) % self.world_size]
-        return [batches[k] for k in order[self.rank :: self.world_size]]
+        return [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
 
     def _crop(self, index: int, length: int, draw: float) -> Crop:
         limit = length if self.config.max_crop_s is None else int(self.config.max_crop_s * SAMPLE_RATE)
@@ -171,13 +175,22 @@ class BatchSampler:
         return batches
 
 
-def collate(examples: Sequence[Example | str]) -> Batch:
-    """Pad examples to a batch; strings are the reasons why an example could not be read."""
+def collate(examples: Sequence[Example | str | SpeechSSLError]) -> Batch:
+    """Pad examples to a batch.
+
+    Args:
+        examples: strings are the reasons why an example was skipped, errors why reading has to stop.
+
+    Returns:
+        The batch; without examples where none could be read.
+    """
     good = [example for example in examples if isinstance(example, Example)]
     skipped = tuple(example for example in examples if isinstance(example, str))
+    error = next((example for example in examples if isinstance(example, SpeechSSLError)), None)
     if not good:
         nothing = torch.zeros((0, 0))
-        return Batch(ids=(), waveforms=nothing, num_samples=torch.zeros(0, dtype=torch.long), skipped=skipped)
+        none = torch.zeros(0, dtype=torch.long)
+        return Batch(ids=(), waveforms=nothing, num_samples=none, skipped=skipped, error=error)
     labels = [example.labels.T for example in good if example.labels is not None]  # (frames, streams)
     tokens = [example.tokens for example in good if example.tokens is not None]
     return Batch(
@@ -188,4 +201,5 @@ def collate(examples: Sequence[Example | str]) -> Batch:
         targets=pad_sequence(tokens, batch_first=True) if tokens else None,
         target_lengths=torch.tensor([len(row) for row in tokens]) if tokens else None,
         skipped=skipped,
+        error=error,
     )

@@ -1,15 +1,18 @@
 """Crop of an utterance -> example: waveform, with unit labels or text tokens. One at a time, in any worker."""
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchSampler, Crop, Example, collate
 from speechssl.data.labels import FrameLabels
 from speechssl.data.manifest import Manifest
-from speechssl.errors import AudioError
+from speechssl.data.vocabulary import BLANK
+from speechssl.errors import AudioError, SpeechSSLError, TrainingError
 
 __all__ = ["SpeechDataset", "load_batches", "load_in_order"]
 
@@ -75,24 +78,100 @@ class SpeechDataset(Dataset[Example | str]):
             tokens=None if self.tokens is None else torch.tensor(self.tokens[row.id]),
         )
 
+    def stand_in(self) -> Batch:
+        """Return a second of noise in place of a batch whose audio is all bad; the training loop gives it no weight."""
+        num_samples = max(SAMPLE_RATE, 8 * self.window)
+        noise = torch.rand(num_samples, generator=torch.Generator().manual_seed(0)) - 0.5
+        frames = (num_samples - self.window) // self.hop + 1
+        example = Example(
+            id="",
+            waveform=noise,
+            labels=torch.zeros((len(self.labels), frames), dtype=torch.long) if self.labels else None,
+            tokens=None if self.tokens is None else torch.tensor([BLANK + 1]),
+        )
+        return replace(collate([example]), ids=(), is_stand_in=True)
+
 
 def load_batches(
-    dataset: SpeechDataset, sampler: BatchSampler, *, epoch: int, position: int, workers: int
+    dataset: SpeechDataset,
+    sampler: BatchSampler,
+    *,
+    epoch: int,
+    position: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yield (epoch, position, batch) without end from any place; the same batches for any number of workers."""
+    """Yield this rank's batches without end, from any place; the same for any number of workers.
+
+    The batches of all epochs are one sequence, and ranks take them in turn. Where a batch has no usable audio, a
+    stand-in comes in its place, so that every rank has as many.
+
+    Args:
+        dataset: reads the crops.
+        sampler: plans the epochs.
+        epoch: to begin with.
+        position: in it of the first batch that any rank takes.
+        workers: processes that read; 0 reads in this one.
+        rank: of this process.
+        world_size: number of ranks.
+
+    Yields:
+        Epoch and position with which all ranks go on after this batch, and the batch.
+
+    Raises:
+        SpeechSSLError: what the dataset raises; also from a worker.
+        TrainingError: a worker died.
+    """
+    position += rank
     while True:
-        batches = sampler.epoch(epoch)[position:]
+        batches = sampler.epoch(epoch)
         loader: DataLoader[Batch] = DataLoader(
-            dataset,  # type: ignore[arg-type]
-            batch_sampler=batches,
+            _Guarded(dataset),  # type: ignore[arg-type]
+            batch_sampler=batches[position::world_size],
             num_workers=workers,
             collate_fn=collate,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_ignore_interrupts,
             generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
         )
-        for index, batch in enumerate(loader, start=position):
-            yield epoch, index, batch
-        epoch, position = epoch + 1, 0
+        for batch in _living(loader):
+            if batch.error is not None:
+                raise batch.error
+            following = position - rank + world_size  # may lie past the end, and then means the next epoch
+            yield epoch, following, batch if batch.ids else replace(dataset.stand_in(), skipped=batch.skipped)
+            position += world_size
+        epoch, position = epoch + 1, position - len(batches)
+
+
+class _Guarded(Dataset[Example | str | SpeechSSLError]):
+    """Hands errors back as values: a worker's exception would arrive as its traceback, in one long text."""
+
+    def __init__(self, dataset: SpeechDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, crop: Crop) -> Example | str | SpeechSSLError:
+        try:
+            return self.dataset[crop]
+        except SpeechSSLError as error:
+            return error
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Leave Ctrl-C, which the whole process group gets, to the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _living(loader: "DataLoader[Batch]") -> Iterator[Batch]:
+    try:
+        yield from loader
+    except RuntimeError as error:  # torch has no class for it
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a process that reads audio died ({str(error).splitlines()[0]}); memory may have run out: lower "
+            "train.workers or batch.seconds, and run the same command again to go on"
+        ) from error
 
 
 def load_in_order(dataset: SpeechDataset, *, seconds: float) -> Iterator[Batch]:

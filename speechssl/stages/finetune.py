@@ -11,7 +11,7 @@ from torch import nn
 
 from speechssl.config import configuration
 from speechssl.data.batching import BatchConfig, BatchSampler
-from speechssl.data.dataset import SpeechDataset, load_batches, load_in_order
+from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.manifest import Manifest
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.decode import greedy_decode
@@ -22,11 +22,13 @@ from speechssl.parallel import start_ranks
 from speechssl.saved import Description, SavedModel, describe_model
 from speechssl.score.wer import score_texts
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
-from speechssl.train.checkpoint import claim_run_folder, fill
-from speechssl.train.loop import TrainConfig, fit
+from speechssl.stages.training import Task, train
+from speechssl.train.checkpoint import fill
+from speechssl.train.loop import TrainConfig
 from speechssl.train.optim import OptimConfig
+from speechssl.train.run_folder import hold_run_folder
 
-__all__ = ["FinetuneConfig", "finetune", "finetuned_encoder", "transcribe_manifest"]
+__all__ = ["FinetuneConfig", "finetune", "finetuned_encoder", "finetuning_task", "transcribe_manifest"]
 
 
 @configuration
@@ -51,9 +53,15 @@ class FinetuneConfig:
 def finetune(config: FinetuneConfig) -> Path:
     """Fine-tune, or continue to, and return the folder of the last checkpoint."""
     ranks = start_ranks()
-    if ranks.is_first:
-        claim_run_folder(config.out, config)
-    ranks.wait()
+    with hold_run_folder(config.out, config, ranks):
+        task = finetuning_task(config)
+        if ranks.is_first:
+            describe_model(config.out, task.description)
+        return train(task, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
+
+
+def finetuning_task(config: FinetuneConfig) -> Task:
+    """Prepare model and data."""
     manifest = read_data(config.data)
     texts = _texts(manifest)
     vocabulary = Vocabulary.from_texts(texts.values())
@@ -61,38 +69,27 @@ def finetune(config: FinetuneConfig) -> Path:
     data = like_training(config.data, start.description.audio, where=start.name)
     torch.manual_seed(config.seed)
     encoder = _build_encoder(config, start)
-    if ranks.is_first:
-        described = Description(
-            encoder=encoder.config,
-            ctc=config.ctc,
-            vocabulary=vocabulary.tokens,
-            audio=data.audio,
-            family=None if config.random_weights else start.description.pretrained_by,
-        )
-        describe_model(config.out, described)
     tokens = {key: vocabulary.encode(text, where=key) for key, text in texts.items()}
     manifest = _with_enough_frames(manifest, tokens, encoder.config, config.too_short)
-    dataset = _dataset(manifest, data, encoder.config, tokens)
-    sampler = BatchSampler(
-        manifest.utterances, config.batch, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size
-    )
+    sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed)
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
     evaluate = None
     if config.dev is not None:
         dev = read_data(config.dev)
         dev_data = like_training(config.dev, start.description.audio, where=start.name)
         evaluate = partial(_evaluate, _texts(dev), _dataset(dev, dev_data, encoder.config), vocabulary)
-    return fit(
-        CTCModel(encoder, config.ctc, len(vocabulary)),
-        lambda epoch, position: load_batches(
-            dataset, sampler, epoch=epoch, position=position, workers=config.train.workers
-        ),
-        out=config.out,
-        seed=config.seed,
-        optim=config.optim,
-        config=config.train,
-        ranks=ranks,
+    return Task(
         title="finetune from random weights" if config.random_weights else "finetune",
+        model=CTCModel(encoder, config.ctc, len(vocabulary)),
+        description=Description(
+            encoder=encoder.config,
+            ctc=config.ctc,
+            vocabulary=vocabulary.tokens,
+            audio=data.audio,
+            family=None if config.random_weights else start.description.pretrained_by,
+        ),
+        dataset=_dataset(manifest, data, encoder.config, tokens),
+        sampler=sampler,
         evaluate=evaluate,
     )
 

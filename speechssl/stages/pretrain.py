@@ -11,7 +11,7 @@ from torch import nn
 
 from speechssl.config import configuration
 from speechssl.data.batching import BatchConfig, BatchSampler, seeded_generator
-from speechssl.data.dataset import SpeechDataset, load_batches, load_in_order
+from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.labels import FrameLabels, join_labels, read_labels
 from speechssl.data.manifest import Manifest
 from speechssl.errors import CheckpointError, ConfigError, LabelError, ManifestError
@@ -21,11 +21,13 @@ from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel
 from speechssl.parallel import start_ranks
 from speechssl.saved import Description, SavedModel, build_model, check_units, describe_model
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
-from speechssl.train.checkpoint import claim_run_folder, fill
-from speechssl.train.loop import TrainConfig, fit
+from speechssl.stages.training import Task, train
+from speechssl.train.checkpoint import fill
+from speechssl.train.loop import TrainConfig
 from speechssl.train.optim import OptimConfig
+from speechssl.train.run_folder import hold_run_folder
 
-__all__ = ["PretrainConfig", "pretrain"]
+__all__ = ["PretrainConfig", "pretrain", "pretraining_task"]
 
 
 @configuration
@@ -55,9 +57,15 @@ class PretrainConfig:
 def pretrain(config: PretrainConfig) -> Path:
     """Pretrain an encoder, or continue to, and return the folder of the last checkpoint."""
     ranks = start_ranks()
-    if ranks.is_first:
-        claim_run_folder(config.out, config)
-    ranks.wait()
+    with hold_run_folder(config.out, config, ranks):
+        task = pretraining_task(config)
+        if ranks.is_first:
+            describe_model(config.out, task.description)
+        return train(task, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
+
+
+def pretraining_task(config: PretrainConfig) -> Task:
+    """Prepare model and data."""
     streams = read_streams(config.labels)
     labels = [*streams.values()]
     manifest = _labelled(config.data, streams)
@@ -65,32 +73,17 @@ def pretrain(config: PretrainConfig) -> Path:
     data = like_training(config.data, start.description.audio, where=start.name) if start else config.data
     description = _describe(config, data, start, labels)
     encoder = description.encoder
-    sampler = BatchSampler(
-        manifest.utterances,
-        config.batch,
-        seed=config.seed,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        hop=encoder.hop,
-    )
+    sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, hop=encoder.hop)
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
     dataset = _dataset(manifest, data, encoder, labels)
     evaluate = _evaluation(config, data, manifest, encoder, streams)
     torch.manual_seed(config.seed)
-    model = _build(description, start, fresh_head=config.fresh_head)
-    if ranks.is_first:
-        describe_model(config.out, description)
-    return fit(
-        model,
-        lambda epoch, position: load_batches(
-            dataset, sampler, epoch=epoch, position=position, workers=config.train.workers
-        ),
-        out=config.out,
-        seed=config.seed,
-        optim=config.optim,
-        config=config.train,
-        ranks=ranks,
+    return Task(
         title=f"pretrain {config.objective.kind}",
+        model=_build(description, start, fresh_head=config.fresh_head),
+        description=description,
+        dataset=dataset,
+        sampler=sampler,
         evaluate=evaluate,
     )
 

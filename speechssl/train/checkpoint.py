@@ -2,15 +2,24 @@
 
 out/step_00001000/model.safetensors      parameters
                   optimizer.safetensors  Adam's moments, by parameter name
-                  state.json             step, position in the data, scores, hours of audio seen
+                  state.json             step, position in the data, scores, hours of audio seen, open averages
+                  checksums.json         of the three; a checkpoint without it, or with others, is broken
 out/config.json                          the configuration of the run, written at its start
+
+No state of a random generator is kept: all draws are functions of (seed, step, number of the batch in it), learning
+rate and temperature of the step, masks and distractors of the draws. So a run goes on bit for bit, and on any number
+of ranks.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
+import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +34,29 @@ from speechssl.errors import CheckpointError, ConfigError
 
 __all__ = [
     "TrainState",
+    "check_same_run",
     "claim_run_folder",
     "fill",
     "last_checkpoint",
     "load_tensors",
     "load_training",
+    "newest_whole_checkpoint",
+    "publish",
     "read_config",
     "read_state",
     "run_folder",
     "save_checkpoint",
+    "save_model",
+    "software_versions",
+    "verify",
 ]
+
+MAY_CHANGE = frozenset(  # between two calls of one run: its place, and what leaves its numbers as they are
+    (
+        "out",
+        *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
+    )
+)
 
 
 @dataclass
@@ -49,8 +71,15 @@ class TrainState:
     best_score: float | None = None
     best_step: int | None = None
     skipped: int = 0  # examples left out because their audio was bad
+    skipped_steps: int = 0  # not updated because loss or gradient was not finite
+    skipped_in_a_row: int = 0  # of these, up to now
     is_finished: bool = False
     scores: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    batches_per_step: int = 0  # over all ranks
+    data: str = ""  # fingerprint of the utterances, in which `position` counts
+    open_report: dict[str, list[float]] = field(default_factory=dict)  # sums and counts since the last report
+    guard: dict[str, Any] = field(default_factory=dict)  # what the collapse guard remembers
+    versions: dict[str, str] = field(default_factory=dict)  # of the software that wrote the checkpoint
 
 
 def claim_run_folder(out: Path, config: object) -> None:
@@ -63,7 +92,7 @@ def claim_run_folder(out: Path, config: object) -> None:
     mine = to_dict(config)
     if path.exists():
         before = _with_later_keys(read_config(out), type(config))
-        old, new = (_flat(values) | {"out": None} for values in (before, mine))  # a run may be moved
+        old, new = ({k: v for k, v in _flat(values).items() if k not in MAY_CHANGE} for values in (before, mine))
         different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if different:
             changes = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
@@ -87,28 +116,112 @@ def last_checkpoint(out: Path) -> Path | None:
     return max(out.glob("step_*[0-9]"), default=None)
 
 
+def newest_whole_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
+    """Return the newest checkpoint whose checksums are right, or None where there is none at all.
+
+    Newer, broken ones get a name that starts with `damaged_`, and are kept.
+
+    Args:
+        out: run folder.
+        say: told which checkpoints are broken.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are broken.
+    """
+    reasons: list[CheckpointError] = []
+    broken: list[Path] = []
+    for checkpoint in sorted(out.glob("step_*[0-9]"), reverse=True):
+        try:
+            verify(checkpoint)
+        except CheckpointError as error:
+            reasons.append(error)
+            broken.append(checkpoint)
+            continue
+        for path, reason in zip(broken, reasons, strict=True):
+            aside = path.with_name(f"damaged_{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            say(f"{reason}; moved to {aside.name}, going on from {checkpoint.name}")
+        return checkpoint
+    if reasons:
+        raise CheckpointError(f"{out}: no checkpoint is whole ({reasons[0]}); copy one again, or name another out")
+    return None
+
+
+def verify(checkpoint: Path) -> None:
+    """Compare the files of a checkpoint with its checksums.
+
+    Raises:
+        CheckpointError: one is missing or was changed.
+    """
+    try:
+        expected = json.loads((checkpoint / "checksums.json").read_text(encoding="utf-8"))
+        found = {name: _checksum(checkpoint / name) for name in expected}
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint}: is not whole ({error})") from error
+    if changed := [name for name in expected if found[name] != expected[name]]:
+        raise CheckpointError(f"{checkpoint}: is not whole ({', '.join(changed)}: another checksum than when written)")
+
+
 def save_checkpoint(
     out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, *, keep: int
 ) -> Path:
-    """Write a checkpoint and remove all but the last `keep`; the best by score is always kept."""
+    """Write a checkpoint and remove all but the last `keep`; the best by score is always kept.
+
+    Raises:
+        CheckpointError: it cannot be written; those before it are as they were.
+    """
     final = out / f"step_{state.step:08d}"
     temporary = out / f".{final.name}.{os.getpid()}.tmp"
-    for left_behind in out.glob(".step_*.tmp"):  # by a process that was killed while saving
-        shutil.rmtree(left_behind)
-    temporary.mkdir(parents=True)
-    save_file(_parameters(model), temporary / "model.safetensors")
-    save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
-    (temporary / "state.json").write_text(json.dumps(dataclasses.asdict(state)), encoding="utf-8")
-    for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
+    try:
+        for left_behind in out.glob(".step_*"):  # by a process that was killed while saving
+            shutil.rmtree(left_behind)
+        temporary.mkdir(parents=True)
+        save_model(model, temporary / "model.safetensors")
+        save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps(dataclasses.asdict(state)), encoding="utf-8")
+        publish(temporary, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"{final}: cannot be written ({error}); free some space or make the folder writable, and run the same "
+            "command again: it goes on from the checkpoint before"
+        ) from error
     for old in sorted(out.glob("step_*[0-9]"))[:-keep]:
         if state.best_step is None or old.name != f"step_{state.best_step:08d}":
             shutil.rmtree(old)
     return final
+
+
+def save_model(model: nn.Module, path: Path) -> None:
+    """Write the parameters alone."""
+    save_file(_parameters(model), path)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a folder its checksums and its name, once all of it is on the disk."""
+    sums = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
+    (temporary / "checksums.json").write_text(json.dumps(sums, indent=1), encoding="utf-8")
+    for path in [*temporary.iterdir(), temporary]:
+        _sync(path)
+    if final.exists():  # written before, by a run that was interrupted later
+        final.rename(final.with_name(f".{final.name}.old"))
+    temporary.rename(final)
+    _sync(final.parent)
+    shutil.rmtree(final.with_name(f".{final.name}.old"), ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_training(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
@@ -123,6 +236,29 @@ def load_training(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Opt
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": {i: entry for i, entry in entries.items() if entry}, "param_groups": groups})
     return read_state(checkpoint)
+
+
+def check_same_run(state: TrainState, *, data: str, batches_per_step: int, where: str) -> None:
+    """Compare what a run goes on with: the same data, in the same global batches.
+
+    Raises:
+        CheckpointError: the utterances changed, or ranks x train.accumulate is another number.
+    """
+    if state.data != data:
+        raise CheckpointError(
+            f"{where}: the utterances of data.manifests are others than those the run began with; restore the "
+            "manifests, or start a new run from this one with checkpoint="
+        )
+    if state.batches_per_step != batches_per_step:
+        raise CheckpointError(
+            f"{where}: the run takes {state.batches_per_step} batches a step, these ranks would take "
+            f"{batches_per_step}; choose train.accumulate so that ranks x train.accumulate is {state.batches_per_step}"
+        )
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions that a checkpoint notes."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "speechssl": version("speechssl")}
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ def sampler(make_utterances):
 
 
 @pytest.mark.parametrize("config", [SMALL, WHOLE], ids=["cropped", "whole"])
-def test_the_order_depends_only_on_seed_epoch_and_rank(sampler, config):
+def test_the_order_depends_only_on_seed_and_epoch(sampler, config):
     walked = sampler(config=config)
     for epoch in range(5):
         walked.epoch(epoch)
@@ -34,9 +34,8 @@ def test_the_order_depends_only_on_seed_epoch_and_rank(sampler, config):
 
 
 @pytest.mark.parametrize("config", [SMALL, WHOLE], ids=["cropped", "whole"])
-def test_epochs_and_seeds_and_ranks_differ(sampler, config):
+def test_epochs_and_seeds_differ(sampler, config):
     orders = [sampler(config=config, seed=seed).epoch(epoch) for seed in range(3) for epoch in range(3)]
-    orders.append(sampler(config=config, rank=1, world_size=2).epoch(0))
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
 
 
@@ -75,20 +74,32 @@ def test_every_utterance_comes_once_an_epoch(sampler, config, epoch):
     assert sorted(indices) == [i for i, n in enumerate(MIXED) if n >= 16_000]
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 7])
-def test_ranks_get_as_many_batches_each_and_share_none_but_the_few_that_fill_up(sampler, world_size):
-    ranks = [sampler(rank=rank, world_size=world_size).epoch(3) for rank in range(world_size)]
-    assert len({len(batches) for batches in ranks}) == 1
-    alone = sampler().epoch(3)
-    together = [tuple(batch) for batches in ranks for batch in batches]
-    assert set(together) == {tuple(batch) for batch in alone}
-    assert len(together) - len(set(together)) == -len(alone) % world_size
+def test_the_fingerprint_tells_utterances_and_lengths_apart(make_utterances):
+    rows = make_utterances([20_000, 30_000, 40_000])
+    prints = [
+        BatchSampler(chosen, SMALL, seed=seed).fingerprint
+        for chosen, seed in [
+            (rows, 0),
+            (rows, 1),
+            (rows[:2], 0),
+            (rows[::-1], 0),
+            (make_utterances([20_000, 30_000, 40_001]), 0),
+        ]
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 8])
-def test_every_rank_has_a_batch_even_if_there_are_more_ranks_than_batches(sampler, world_size):
-    ranks = [sampler([20_000], rank=rank, world_size=world_size).epoch(0) for rank in range(world_size)]
-    assert ranks == [[[Crop(0, 0, 20_000)]]] * world_size
+def test_errors_travel_with_the_batch():
+    error = ManifestError("x")
+    batch = collate([Example(id="a", waveform=torch.ones(4)), error, "skipped"])
+    assert (batch.ids, batch.error, batch.skipped) == (("a",), error, ("skipped",))
+
+
+@pytest.mark.parametrize(("rows", "padding"), [([4, 4], 0.0), ([4, 2], 0.25), ([4, 1, 1], 0.5)])
+def test_padding_is_the_share_that_is_no_audio(rows, padding):
+    batch = collate([Example(id=str(i), waveform=torch.ones(n)) for i, n in enumerate(rows)])
+    assert batch.padding == pytest.approx(padding)
 
 
 @pytest.mark.parametrize("hop", [1, 320, 640])
@@ -188,7 +199,8 @@ def test_a_batch_moves_to_a_device_with_all_it_holds():
     moved = batch.to(torch.device("meta"))
     assert isinstance(moved, Batch)
     assert moved.ids == ("a",)
-    assert {tensor.device.type for tensor in (moved.waveforms, moved.num_samples, moved.targets)} == {"meta"}
+    assert {tensor.device.type for tensor in (moved.waveforms, moved.targets)} == {"meta"}
+    assert {tensor.device.type for tensor in (moved.num_samples, moved.target_lengths)} == {"cpu"}  # of the host
 
 
 def test_utterances_are_not_read_to_plan_batches(sampler):

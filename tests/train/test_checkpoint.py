@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,14 +18,17 @@ from speechssl.stages.pretrain import PretrainConfig
 from speechssl.train import checkpoint as checkpoint_module
 from speechssl.train.checkpoint import (
     TrainState,
+    check_same_run,
     claim_run_folder,
     fill,
     last_checkpoint,
     load_tensors,
     load_training,
+    newest_whole_checkpoint,
     read_config,
     read_state,
     save_checkpoint,
+    verify,
 )
 from speechssl.train.optim import OptimConfig, build_optimizer
 
@@ -86,6 +91,7 @@ def test_a_checkpoint_holds_safetensors_and_json_alone(tmp_path):
         "model.safetensors",
         "optimizer.safetensors",
         "state.json",
+        "checksums.json",
     }
 
 
@@ -106,9 +112,11 @@ def test_a_crash_while_saving_leaves_no_half_checkpoint(tmp_path, monkeypatch, f
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module, "save_file", crash)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(
+            CheckpointError, match=r"step_00000002: cannot be written \(No space left on device\); free"
+        ):
             run.save()
-    assert last_checkpoint(tmp_path) == before
+    assert list(tmp_path.iterdir()) == [before]
     after = run.save()
     assert last_checkpoint(tmp_path) == after
     Run(tmp_path).load(after)
@@ -134,7 +142,7 @@ def test_files_are_on_disk_before_the_checkpoint_has_its_name(tmp_path, monkeypa
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])
     monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("rename"), rename(self, to))[1])
     run.save()
-    assert events == ["fsync"] * 3 + ["rename"]
+    assert events == ["fsync"] * 5 + ["rename", "fsync"]  # four files and their folder, then the one above
 
 
 def test_what_a_killed_process_left_behind_is_no_checkpoint_and_is_cleared_away(tmp_path):
@@ -237,6 +245,90 @@ def test_a_broken_optimizer_is_refused(tmp_path):
         run.load(checkpoint)
 
 
+def saved_run(out: Path, steps: int) -> Run:
+    run = Run(out)
+    for _ in range(steps):
+        run.step()
+        run.save()
+    return run
+
+
+def change_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"])
+@pytest.mark.parametrize("spoil", [change_a_byte, cut_in_half, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_broken_newest_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path, name, spoil):
+    saved_run(tmp_path, 3)
+    spoil(tmp_path / "step_00000003" / name)
+    said: list[str] = []
+    assert newest_whole_checkpoint(tmp_path, said.append) == tmp_path / "step_00000002"
+    assert len(said) == 1
+    assert "step_00000003: is not whole" in said[0]
+    assert said[0].endswith("moved to damaged_step_00000003, going on from step_00000002")
+    assert (tmp_path / "damaged_step_00000003").is_dir()
+    assert newest_whole_checkpoint(tmp_path, said.append) == tmp_path / "step_00000002"
+    assert len(said) == 1
+
+
+def test_whole_checkpoints_are_found_without_a_word(tmp_path):
+    saved_run(tmp_path, 2)
+    assert newest_whole_checkpoint(tmp_path, pytest.fail) == tmp_path / "step_00000002"
+    assert newest_whole_checkpoint(tmp_path / "none", pytest.fail) is None
+
+
+def test_a_run_whose_checkpoints_are_all_broken_does_not_start_anew(tmp_path):
+    saved_run(tmp_path, 2)
+    for checkpoint in tmp_path.iterdir():
+        change_a_byte(checkpoint / "model.safetensors")
+    for _ in range(2):
+        with pytest.raises(
+            CheckpointError, match=r"no checkpoint is whole \(.*step_00000002.*model\.safetensors: another"
+        ):
+            newest_whole_checkpoint(tmp_path, pytest.fail)
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from torch import nn
+from speechssl.errors import CheckpointError
+from speechssl.train.checkpoint import TrainState, save_checkpoint
+from speechssl.train.optim import OptimConfig, build_optimizer
+
+model = nn.Linear(300, 300)
+optimizer = build_optimizer(model, OptimConfig())
+save_checkpoint(Path(sys.argv[1]), model, optimizer, TrainState(step=1), keep=1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as a disk that fills up on the way
+try:
+    save_checkpoint(Path(sys.argv[1]), model, optimizer, TrainState(step=2), keep=1)
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_says_what_to_do(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LIMITED, tmp_path], capture_output=True, text=True, check=True)
+    assert "step_00000002: cannot be written (" in done.stdout
+    assert "free some space" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    verify(tmp_path / "step_00000001")
+
+
+def test_a_run_goes_on_with_the_same_data_alone():
+    state = TrainState(data="a", batches_per_step=4)
+    check_same_run(state, data="a", batches_per_step=4, where="run")
+    with pytest.raises(CheckpointError, match=r"run: the utterances of data\.manifests are others"):
+        check_same_run(state, data="b", batches_per_step=4, where="run")
+    with pytest.raises(CheckpointError, match=r"takes 4 batches a step, these ranks would take 2; choose .* is 4"):
+        check_same_run(state, data="a", batches_per_step=2, where="run")
+
+
 @pytest.mark.parametrize("text", [None, "{", '{"steps": 3}', "[1]"])
 def test_a_broken_state_is_refused(tmp_path, text):
     checkpoint = Run(tmp_path).save()
@@ -292,6 +384,12 @@ def test_a_run_folder_that_was_moved_is_still_the_same_run(tmp_path):
     claim_run_folder(tmp_path / "run", CONFIG)
     (tmp_path / "run").rename(tmp_path / "moved")
     claim_run_folder(tmp_path / "moved", dataclasses.replace(CONFIG, out=tmp_path / "moved"))
+
+
+def test_what_changes_no_number_may_change_between_two_calls(tmp_path):
+    claim_run_folder(tmp_path / "run", CONFIG)
+    train = dataclasses.replace(CONFIG.train, workers=3, keep=7, save_every=5, log_every=9, accumulate=2)
+    claim_run_folder(tmp_path / "run", dataclasses.replace(CONFIG, train=train))
 
 
 def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path):

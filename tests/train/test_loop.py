@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -28,14 +29,14 @@ from speechssl.objective.pretraining import PretrainModel, build_objective
 from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.parallel import Ranks
 from speechssl.train import loop
-from speechssl.train.checkpoint import last_checkpoint, read_state
+from speechssl.train.checkpoint import last_checkpoint, load_tensors, read_state
 from speechssl.train.loop import TrainConfig, fit
 from speechssl.train.optim import OptimConfig
 
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 CONSTANT = OptimConfig(lr=0.5, schedule="tri_stage", warmup=0.0, hold=1.0)
 MASK = MaskConfig(start_prob=0.1, span=3)
-TIMES = ("audio_s_per_s",)  # what may differ between two equal runs
+TIMES = ("audio_s_per_s", "wall_s", "data_wait_s", "memory_gib")  # what may differ between two equal runs
 
 
 def read_log(out: Path) -> dict[int, dict[str, float]]:
@@ -55,7 +56,7 @@ class Toy(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.25, dtype=torch.float64))
 
-    def forward(self, batch: Batch, *, step: int, generator: torch.Generator) -> LossSum:
+    def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int) -> LossSum:
         samples = torch.cat([row[:n] for row, n in zip(batch.waveforms, batch.num_samples, strict=True)]).double()
         value = (self.weight * samples - 1).square().sum()
         return LossSum(value=value, count=batch.num_samples.sum(), parts={"mean": samples.mean()})
@@ -64,6 +65,11 @@ class Toy(nn.Module):
 def toy_gradient(weight: float, samples: list[float]) -> float:
     """Differentiate the mean over all samples by hand."""
     return sum(2 * x * (weight * x - 1) for x in samples) / len(samples)
+
+
+def no_audio(*skipped: str) -> Batch:
+    """Return what comes in place of a batch whose files are all bad."""
+    return dataclasses.replace(toy_batch([7.0]), ids=(), is_stand_in=True, skipped=skipped)
 
 
 def toy_batch(*rows: list[float]) -> Batch:
@@ -84,7 +90,7 @@ def train(tmp_path):
         def batches_from(epoch: int, position: int) -> Iterator[tuple[int, int, Batch]]:
             while True:
                 for index in range(position, len(batches)):
-                    yield epoch, index, batches[index]
+                    yield epoch, index + 1, batches[index]
                 epoch, position = epoch + 1, 0
 
         settings = TrainConfig(**{"log_every": 1, **config})
@@ -141,7 +147,7 @@ def test_accumulated_pretraining_batches_have_the_gradient_of_their_union(make_t
         batches = [first, second] if accumulate == 2 else [collate(examples)]
         fit(
             model,
-            lambda e, p, batches=batches: ((0, i, batch) for i, batch in enumerate(batches)),
+            lambda e, p, batches=batches: ((0, i + 1, batch) for i, batch in enumerate(batches)),
             out=tmp_path / name,
             seed=0,
             optim=CONSTANT,
@@ -160,7 +166,7 @@ def test_the_divisor_of_pretraining_is_the_number_of_masked_frames(make_task, tm
     generator = seeded_generator(seed, "masks", 0, 0)
     counts = frame_count(batch.num_samples, model.encoder.config.conv)
     is_masked = draw_spans(counts, int(counts.max()), MASK, generator.clone_state())
-    value = model(batch, step=0, generator=generator).value
+    value = model(batch, step=0, generator=generator, layer_seed=0).value
     expected = torch.autograd.grad(value / is_masked.sum(), model.encoder.project.weight)[0]
     before = model.encoder.project.weight.detach().clone()
     fit(
@@ -214,8 +220,8 @@ class Failing(Toy):
         super().__init__()
         self.step, self.what = step, what
 
-    def forward(self, batch: Batch, *, step: int, generator: torch.Generator) -> LossSum:
-        loss = super().forward(batch, step=step, generator=generator)
+    def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int) -> LossSum:
+        loss = super().forward(batch, step=step, generator=generator, layer_seed=layer_seed)
         if step != self.step:
             return loss
         match self.what:
@@ -227,23 +233,40 @@ class Failing(Toy):
 
 
 @pytest.mark.parametrize("what", ["nan", "inf", "gradient"])
-def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_update(train, tmp_path, what):
-    model = Failing(3, what)
-    with pytest.raises(
-        TrainingError, match=r"step 3: loss .*, gradient norm (nan|inf): not finite, nothing was updated; low"
-    ):
-        train(model, BATCHES, steps=6, save_every=1)
+def test_a_step_that_is_not_finite_is_skipped_counted_and_named(train, tmp_path, capfd, what):
+    model, straight = Failing(3, what), Toy()
+    last = train(model, BATCHES, steps=6, save_every=1)
+    log = read_log(tmp_path / "run")
+    assert [log[step]["skipped_steps"] for step in log] == [0, 0, 0, 1, 1, 1]
+    assert "loss" not in log[4]  # what the step would have given is no part of any average
     assert math.isfinite(model.weight.item())
-    checkpoint = last_checkpoint(tmp_path / "run")
-    assert checkpoint.name == "step_00000003"
-    assert max(read_log(tmp_path / "run")) == 3
+    said = capfd.readouterr().err
+    assert "test: step 3: loss" in said
+    assert "not finite, nothing was updated; utterances: 0, 1; see which with `speechssl replay" in said
+    state = read_state(last)
+    assert (state.skipped_steps, state.skipped_in_a_row, state.step) == (1, 0, 6)
+    three = load_tensors(tmp_path / "run/skipped_step_00000003/model.safetensors")
+    shutil.rmtree(tmp_path / "run")
+    train(straight, BATCHES, steps=6, save_every=1, keep=9)
+    assert three == load_tensors(tmp_path / "run/step_00000003/model.safetensors")
 
 
-def test_a_broken_parameter_stops_the_run(train):
+@pytest.mark.parametrize("in_a_row", [1, 2, 4])
+def test_a_run_stops_after_so_many_skipped_steps_in_a_row(train, tmp_path, in_a_row):
     model = Toy()
     model.weight.data.fill_(torch.nan)
-    with pytest.raises(TrainingError, match="step 0: loss nan"):
-        train(model, BATCHES, steps=2)
+    with pytest.raises(TrainingError, match=rf"step {in_a_row - 1}: loss nan.*; {in_a_row} steps in a row, so the run"):
+        train(model, BATCHES, steps=9, stop_after_skipped=in_a_row)
+    assert len(list((tmp_path / "run").glob("skipped_step_*"))) == min(in_a_row, 3)
+
+
+def test_skipped_steps_apart_from_each_other_do_not_stop_the_run(train, tmp_path):
+    class Often(Failing):
+        def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int) -> LossSum:
+            self.step = step if step % 2 else -1
+            return super().forward(batch, step=step, generator=generator, layer_seed=layer_seed)
+
+    assert read_state(train(Often(0, "nan"), BATCHES, steps=8, stop_after_skipped=2)).skipped_steps == 4
 
 
 def test_skipped_files_are_counted_and_listed(train, tmp_path, capfd):
@@ -256,13 +279,13 @@ def test_skipped_files_are_counted_and_listed(train, tmp_path, capfd):
 
 def test_a_batch_without_usable_audio_is_passed_over(train, descend):
     model = Toy()
-    train(model, [collate(["x.wav: silent"]), BATCHES[0]], steps=1)
+    train(model, [no_audio("x.wav: silent"), BATCHES[0]], steps=1)
     assert model.weight.item() == pytest.approx(0.25 - 0.5 * toy_gradient(0.25, SAMPLES[0]))
 
 
 def test_a_corpus_without_usable_audio_stops_the_run(train):
     with pytest.raises(TrainingError, match="100 batches in a row hold no usable audio; see the reasons above"):
-        train(Toy(), [collate(["x.wav: silent"])], steps=1)
+        train(Toy(), [no_audio("x.wav: silent")], steps=1)
 
 
 @pytest.mark.parametrize("save_every", [1, 2, 100])
@@ -294,9 +317,9 @@ def test_training_goes_on_in_training_mode_after_an_evaluation(train):
     modes = []
 
     class Watched(Toy):
-        def forward(self, batch: Batch, *, step: int, generator: torch.Generator) -> LossSum:
+        def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int) -> LossSum:
             modes.append(self.training)
-            return super().forward(batch, step=step, generator=generator)
+            return super().forward(batch, step=step, generator=generator, layer_seed=layer_seed)
 
     train(Watched(), BATCHES, steps=3, eval_every=1, evaluate=lambda _: {"cer": 1.0})
     assert modes == [True] * 3

@@ -1,0 +1,223 @@
+"""One update: micro-batches of all ranks -> gradients -> weights, or a step that is skipped and named."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from speechssl.config import configuration
+from speechssl.data.batching import Batch, seeded_generator
+from speechssl.errors import ConfigError, TrainingError
+from speechssl.parallel import Ranks
+from speechssl.train.checkpoint import TrainState
+from speechssl.train.optim import OptimConfig, learning_rate, scale_gradients
+
+__all__ = ["Learner", "MicroBatch", "TrainConfig", "Update", "layer_drop_seed", "seed_micro_batch"]
+
+EMPTY_IN_A_ROW = 100  # times that no rank finds usable audio, after which a run gives up
+
+
+@configuration
+class TrainConfig:
+    """Length of a run and what it leaves behind."""
+
+    steps: int = 400_000
+    accumulate: int = 1  # batches summed into one step on each rank (fairseq: update_freq)
+    log_every: int = 100
+    save_every: int = 1000
+    eval_every: int = 0  # steps between evaluations; 0 for none
+    keep: int = 2  # newest checkpoints kept, next to the best: one to go back to when the newest is broken
+    bfloat16: bool = False  # autocast, where the device has it
+    workers: int = 0  # processes that read audio, on each rank
+    stop_after_skipped: int = 10  # steps in a row whose loss or gradient is not finite, before the run stops
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.accumulate, self.log_every, self.save_every, self.keep, self.stop_after_skipped) < 1:
+            raise ConfigError(
+                "train.steps, accumulate, log_every, save_every, keep and stop_after_skipped must be 1 or more, found "
+                f"{self.steps}, {self.accumulate}, {self.log_every}, {self.save_every}, {self.keep}, "
+                f"{self.stop_after_skipped}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """What this rank computed on one batch of a step."""
+
+    number: int  # in the step, over all ranks
+    epoch: int
+    index: int  # of the batch in the epoch
+    ids: tuple[str, ...]
+    value: Tensor  # () the loss, summed over what it predicts
+    count: Tensor  # () int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What one update did."""
+
+    loss: float  # summed over all ranks
+    count: int  # what it predicts, over all ranks
+    norm: float  # of the gradients
+    must_stop: bool  # a rank was asked to
+    micro_batches: tuple[MicroBatch, ...]  # of this rank
+    totals: dict[str, Tensor]  # figures of this rank for the meter, summed: () each, on the device
+    counts: dict[str, int]  # of the values in each sum
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the weights were updated."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+
+class Learner:
+    """A model with its optimiser, and how one update goes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        seed: int,
+        optim: OptimConfig,
+        config: TrainConfig,
+        ranks: Ranks,
+    ) -> None:
+        """Hold what all updates need; `model` may be wrapped for several ranks."""
+        self.model, self.optimizer = model, optimizer
+        self.seed, self.optim, self.config, self.ranks = seed, optim, config, ranks
+        self.generator = torch.Generator()
+
+    def update(
+        self,
+        batches: Iterator[tuple[int, int, Batch]],
+        state: TrainState,
+        *,
+        say: Callable[[str], None],
+        wants_stop: bool = False,
+        watch: Callable[[], dict[str, Tensor]] | None = None,
+    ) -> Update:
+        """Take one step on the next batches, and count it in `state`.
+
+        A step whose loss or gradient is not finite on any rank updates nothing on all of them.
+
+        Args:
+            batches: as (epoch, position to go on with, batch).
+            state: of the run; changes when the step is done, so that a failure on the way leaves it whole.
+            say: told why an utterance was skipped.
+            wants_stop: this rank was asked to stop after the step.
+            watch: gives figures of the gradients, () each, in proportion to them.
+
+        Raises:
+            TrainingError: no batch has usable audio.
+        """
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(state.step, self.config.steps, self.optim)
+        for _ in range(EMPTY_IN_A_ROW):
+            taken = self._take(batches, state.step, say)
+            loss, count, stops, seconds, skipped = self.ranks.sum(taken.sums(wants_stop, self.ranks.device)).tolist()
+            state.epoch, state.position = taken.epoch, taken.position
+            state.audio_seconds += seconds
+            state.skipped += int(skipped)
+            if count:
+                break
+        else:
+            raise TrainingError(f"{EMPTY_IN_A_ROW} batches in a row hold no usable audio; see the reasons above")
+        factor = self.ranks.world_size / count  # the ranks' gradients are averaged; the global count divides
+        watched = {name: figure * factor for name, figure in (watch() if watch else {}).items()}
+        norm = scale_gradients(self.model, factor, self.optim.max_grad_norm)
+        each_step = {"loss": norm.new_tensor(loss / count), "grad_norm": norm} | watched
+        update = Update(
+            loss=loss,
+            count=int(count),
+            norm=float(norm),
+            must_stop=stops > 0,
+            micro_batches=tuple(taken.micro_batches),
+            totals=taken.totals | each_step,
+            counts=taken.counts | dict.fromkeys(each_step, 1),
+        )
+        if update.is_finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        return update
+
+    def _take(self, batches: Iterator[tuple[int, int, Batch]], step: int, say: Callable[[str], None]) -> "_Taken":
+        """Add up the gradients of this rank's micro-batches; a stand-in takes part in the exchange alone."""
+        taken = _Taken()
+        layer_seed = layer_drop_seed(self.seed, step)
+        for turn in range(self.config.accumulate):
+            started = time.perf_counter()
+            taken.epoch, taken.position, batch = next(batches)
+            taken.add("data_wait_s", torch.tensor(time.perf_counter() - started))
+            for reason in batch.skipped:
+                taken.skipped += 1
+                say(f"skipped: {reason}")
+            number = turn * self.ranks.world_size + self.ranks.rank
+            seed_micro_batch(self.seed, step, number, self.generator)
+            with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+                loss = self.model(
+                    batch.to(self.ranks.device), step=step, generator=self.generator, layer_seed=layer_seed
+                )
+            (loss.value * (0 if batch.is_stand_in else 1)).backward()
+            taken.add("padding", torch.tensor(batch.padding), is_counted=not batch.is_stand_in)
+            for name, part in loss.parts.items():
+                taken.add(name, part.detach(), is_counted=not batch.is_stand_in)
+            if batch.is_stand_in:
+                continue
+            taken.seconds += batch.duration_s
+            taken.micro_batches.append(
+                MicroBatch(
+                    number=number,
+                    epoch=taken.epoch,
+                    index=taken.position - self.ranks.world_size + self.ranks.rank,
+                    ids=batch.ids,
+                    value=loss.value.detach(),
+                    count=loss.count,
+                )
+            )
+        return taken
+
+
+@dataclass
+class _Taken:
+    """What the micro-batches of one step add up to, on this rank."""
+
+    epoch: int = 0
+    position: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    micro_batches: list[MicroBatch] = field(default_factory=list)
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, figure: Tensor, *, is_counted: bool = True) -> None:
+        figure = figure if is_counted else torch.zeros_like(figure)  # every rank names the same figures
+        self.totals[name] = self.totals[name] + figure if name in self.totals else figure
+        self.counts[name] = self.counts.get(name, 0) + is_counted
+
+    def sums(self, wants_stop: bool, device: torch.device) -> Tensor:
+        """Return loss, count, wish to stop, seconds of audio and skipped files, to be summed over ranks: (5,)."""
+        nothing = torch.zeros((), dtype=torch.float64, device=device)
+        loss = sum((batch.value.double() for batch in self.micro_batches), nothing)
+        count = sum((batch.count.double() for batch in self.micro_batches), nothing)
+        host = torch.tensor([wants_stop, self.seconds, self.skipped], dtype=torch.float64, device=device)
+        return torch.stack([loss, count, *host])
+
+
+def layer_drop_seed(seed: int, step: int) -> int:
+    """Return what layer drop depends on: one draw for all ranks and batches of a step, which thus agree on layers."""
+    return seeded_generator(seed, "layers", step).initial_seed()
+
+
+def seed_micro_batch(seed: int, step: int, number: int, generator: torch.Generator) -> None:
+    """Make what a micro-batch draws depend on (seed, step, number in the step) alone.
+
+    So a resumed run draws the same, on any device, and any number of ranks share the same global batch alike.
+    """
+    torch.manual_seed(seeded_generator(seed, "dropout", step, number).initial_seed())
+    generator.manual_seed(seeded_generator(seed, "masks", step, number).initial_seed())
