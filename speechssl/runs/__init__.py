@@ -1,0 +1,1 @@
+"""Comparing training runs: reading and joining their logs, tables, pictures, one page that opens offline."""
