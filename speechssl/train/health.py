@@ -1,0 +1,388 @@
+"""Whether a run is healthy: bands for its figures, and alarms in plain words when it leaves them.
+
+`BANDS` is the table of what was seen in healthy runs and in collapses. `Guard` compares each report with it. Nothing
+here looks at tensors but `gradient_norms`; nothing is drawn, so that a resumed run alarms alike.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from speechssl.config import configuration
+from speechssl.errors import ConfigError
+from speechssl.objective.contrastive import ContrastiveObjective
+from speechssl.objective.ctc import CTCModel
+from speechssl.objective.pretraining import PretrainModel
+
+__all__ = ["BANDS", "Alarm", "Band", "Facts", "Guard", "HealthConfig", "gradient_norms"]
+
+Kind = Literal["contrastive", "masked_prediction", "ctc"]
+
+
+@configuration
+class HealthConfig:
+    """Watching over a run."""
+
+    enabled: bool = True
+    stop: bool = False  # end the run at an alarm, after a checkpoint
+    patience: int = 2  # reports in a row outside a band before it is an alarm
+    grace_steps: int | None = None  # before a run has to have learnt anything; None: 8 % of its steps, at least 300
+    probe_every: int = 0  # steps between probes; 0 for none
+    probe_minutes: float = 5.0  # of audio, the same each time
+
+    def __post_init__(self) -> None:
+        if self.patience < 1 or self.probe_every < 0 or not 0 < self.probe_minutes <= 60:
+            raise ConfigError(
+                "health.patience must be 1 or more, health.probe_every not negative, and health.probe_minutes above 0 "
+                f"and at most 60; found {self.patience}, {self.probe_every} and {self.probe_minutes}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """What is wrong with a run."""
+
+    name: str  # of the band
+    step: int
+    message: str  # what was seen, what was expected, why it may be so, what to change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a figure has to be compared with."""
+
+    kind: Kind
+    distractors: int = 0  # contrastive
+    clusters: tuple[int, ...] = ()  # units of each stream of labels: masked prediction
+    freeze_steps: int = 0  # in which only the head learns: CTC
+
+    @classmethod
+    def of(cls, model: PretrainModel | CTCModel) -> "Facts":
+        """Look them up in a model."""
+        if isinstance(model, CTCModel):
+            return cls(kind="ctc", freeze_steps=model.config.freeze_steps)
+        if isinstance(model.objective, ContrastiveObjective):
+            config = model.objective.config
+            return cls(kind="contrastive", distractors=config.distractors + config.cross_distractors)
+        return cls(kind="masked_prediction", clusters=model.objective.clusters)
+
+    @property
+    def chance(self) -> float | None:
+        """The loss of guessing, in nats, a prediction; CTC has none."""
+        match self.kind:
+            case "contrastive":
+                return math.log(1 + self.distractors)
+            case "masked_prediction":
+                return sum(math.log(clusters) for clusters in self.clusters)
+            case "ctc":
+                return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """Where a sign of health lies in a healthy run."""
+
+    name: str  # of the alarm
+    kinds: tuple[Kind, ...]
+    sign: str  # of `signs`
+    shown: str  # the sign in words
+    low: float = -math.inf
+    high: float = math.inf
+    is_early: bool = True  # whether it holds from the first report on, or from the end of the grace
+    seen: str  # what healthy runs and collapses showed, and where that is from
+    likely: str
+    change: str
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies inside."""
+        return self.low <= value <= self.high
+
+    def expected(self) -> str:
+        """Describe the band."""
+        return f"at least {self.low:g}" if self.high == math.inf else f"at most {self.high:g}"
+
+
+PRETRAINING: tuple[Kind, ...] = ("contrastive", "masked_prediction")
+
+# Where a figure is said to be of our runs, they are of the small model (2.5 M parameters) on real speech: "demo",
+# "pool" and "continued" are the recipes of recipes/README.md. fairseq's issues are of wav2vec 2.0 BASE and LARGE.
+BANDS: tuple[Band, ...] = (
+    Band(
+        name="codebook_collapse",
+        kinds=("contrastive",),
+        sign="codebook_perplexity",
+        shown="perplexity of the codebook that is used least",
+        low=2.0,
+        seen="demo and pool 6.3 to 14 of 16 entries; BASE 9 to 13 of 320 early on (fairseq issues 2981 and 3391). "
+        "Collapsed: 1.0 of 320 (transformers' recipe on the small model, by step 150; transformers issue 14387)",
+        likely="the quantizer answers every frame alike: a learning rate too high, too little weight on diversity, "
+        "codebooks too large for the audio, or audio that says nothing",
+        change="lower optim.lr or lengthen optim.warmup, raise objective.diversity_weight, lower "
+        "objective.quantizer.entries, and go on from a checkpoint before this step",
+    ),
+    Band(
+        name="too_easy",
+        kinds=PRETRAINING,
+        sign="loss_of_chance",
+        shown="loss, as a share of that of guessing",
+        low=0.1,
+        seen="demo and pool end at 0.5 (contrastive) and at 0.5 to 0.8 (masked prediction). Collapsed: 0.0 "
+        "(transformers' recipe by step 200; fairseq issue 3687: accuracy 1 after some hundred updates)",
+        likely="the answer is given away: distractors equal each other or the target, nearly all labels are the same, "
+        "masks are so short that neighbours tell, or train on very little audio",
+        change="look at codes_used and labels_used, raise objective.distractors and objective.mask.span, make the "
+        "labels again with `speechssl cluster`, add audio",
+    ),
+    Band(
+        name="one_label",
+        kinds=("masked_prediction",),
+        sign="labels_share",
+        shown="perplexity of the labels, as a share of their clusters",
+        low=0.2,
+        seen="demo 0.8 of 100 clusters of MFCC; DinoSR's codes 0.73 of 256 (units-quality.csv of spidr). An empty "
+        "dictionary made every label one (fairseq pull request 4521: the loss went to 0)",
+        likely="a few labels make up nearly all frames: silence, a k-means fitted on other audio, or a broken file",
+        change="look at the labels with `speechssl plot`, make them again with `speechssl cluster` on the audio of "
+        "data.manifests, leave silent audio out",
+    ),
+    Band(
+        name="no_learning",
+        kinds=PRETRAINING,
+        sign="loss_of_chance",
+        shown="loss, as a share of that of guessing by frequency",
+        high=0.985,
+        is_early=False,
+        seen="demo and pool reach 0.97 within 300 steps. Stuck: 1.00 for 900 steps (contrastive, codebooks of 64 "
+        "entries and spans of 5 frames on the small model)",
+        likely="the context teaches nothing: a learning rate too low, or so high that it broke the model, masks too "
+        "long or codebooks too large for so small a model, batches under 150 s, near-silent or very noisy audio",
+        change="listen to some of data.manifests, try another optim.lr, shorten objective.mask.span, lower "
+        "objective.quantizer.entries, raise batch.seconds or train.accumulate",
+    ),
+    Band(
+        name="one_answer",
+        kinds=("masked_prediction",),
+        sign="predicted_share",
+        shown="perplexity of what is predicted, as a share of that of the labels",
+        low=0.1,
+        is_early=False,
+        seen="demo 0.4 and more after the warm-up",
+        likely="every masked frame gets one of a few answers: a learning rate so high that it broke the model, or "
+        "masks so long that nothing can be told",
+        change="lower optim.lr or lengthen optim.warmup, set optim.max_grad_norm, shorten objective.mask.span, and go "
+        "on from a checkpoint before this step",
+    ),
+    Band(
+        name="lost_ground",
+        kinds=("contrastive", "masked_prediction", "ctc"),
+        sign="lost_share",
+        shown="share lost of what the loss had gained since the start",
+        high=0.5,
+        seen="under 0.2 in demo, pool, continued and all our CTC runs. Diverged: 0.7 to 0.9 (contrastive, lr 2e-3 with "
+        "a warm-up of 48 steps)",
+        likely="training has diverged: a learning rate too high for this batch, a batch of broken audio, 16-bit "
+        "overflow",
+        change="lower optim.lr, lengthen optim.warmup, set optim.max_grad_norm, set train.bfloat16=false, and go on "
+        "from a checkpoint before this step",
+    ),
+    Band(
+        name="same_features",
+        kinds=PRETRAINING,
+        sign="feature_cosine",
+        shown="mean cosine between two frames of the last layer",
+        high=0.98,
+        seen="demo 0.1 to 0.6 at 1,200 steps. Collapsed: 1.0",
+        likely="all frames are encoded alike: a learning rate too high, or no task that tells frames apart",
+        change="lower optim.lr or lengthen optim.warmup, set optim.max_grad_norm, raise objective.diversity_weight, "
+        "and go on from a checkpoint before this step",
+    ),
+    Band(
+        name="flat_features",
+        kinds=PRETRAINING,
+        sign="feature_rank",
+        shown="effective number of dimensions of the last layer",
+        low=1.5,
+        is_early=False,
+        seen="demo 5 and more",
+        likely="frames differ along one direction only: a learning rate too high, or a task that needs no more (few "
+        "codes, few labels)",
+        change="lower optim.lr, look at codes_used and labels_used, raise objective.diversity_weight",
+    ),
+    Band(
+        name="no_gradient",
+        kinds=("contrastive", "masked_prediction", "ctc"),
+        sign="grad_norm",
+        shown="norm of the gradients",
+        low=1e-6,
+        seen="0.3 to 17 in pretraining, 39 and more in CTC. Collapsed: 2e-14 (transformers' recipe)",
+        likely="nothing is left to learn from: every distractor equals the target, or the loss is 0 for another reason",
+        change="go on from a checkpoint before the loss fell, with a lower optim.lr and a higher "
+        "objective.diversity_weight",
+    ),
+    Band(
+        name="all_blank",
+        kinds=("ctc",),
+        sign="blank_share",
+        shown="share of frames whose answer is blank",
+        high=0.98,
+        is_early=False,
+        seen="0.4 to 0.85 at the end of runs that learned; all pass through 0.9 to 1.0 on the way. Stuck: 1.00 for "
+        "600 and 1,200 steps (recipes/README.md: the blank plateau)",
+        likely="the model has found that silence is never far wrong, and no way out: a learning rate too high or too "
+        "low for so few transcripts, masks too dense, texts too long for their audio, a model of other audio",
+        change="try optim.lr at half and at twice its value, raise optim.warmup, lower ctc.mask.start_prob and "
+        "ctc.channel_mask.start_prob, look at `impossible`, give it more steps",
+    ),
+    Band(
+        name="empty_transcripts",
+        kinds=("ctc",),
+        sign="empty_share",
+        shown="share of utterances whose greedy transcript is empty",
+        high=0.5,
+        is_early=False,
+        seen="0 at the end of runs that learned",
+        likely="as for a plateau of blanks, for part of the utterances: another language, noise, or texts that do not "
+        "belong to their audio",
+        change="compare transcripts with audio in data.manifests, try another optim.lr, lower ctc.mask.start_prob, "
+        "give it more steps",
+    ),
+)
+
+
+class Guard:
+    """Compares reports with the bands; raises an alarm once each time a sign has left its band for good.
+
+    `state` is all it remembers: plain values for the checkpoint, to be given back to the guard of a resumed run.
+    """
+
+    def __init__(self, config: HealthConfig, facts: Facts, state: Mapping[str, Any] | None = None) -> None:
+        """Watch a run, from its start or from the `state` of an interrupted one."""
+        self.config, self.facts = config, facts
+        start: dict[str, Any] = {"outside": {}, "first": facts.chance, "best": None}
+        self.state = copy.deepcopy(start | dict(state or {}))
+        self.bands = [band for band in BANDS if facts.kind in band.kinds]
+
+    def grace(self, steps: int) -> int:
+        """Return the steps in which a run of so many need not have learnt anything yet."""
+        if self.config.grace_steps is not None:
+            return self.config.grace_steps
+        if self.facts.kind == "ctc":  # the plateau of blanks comes before everything else
+            return max(300, self.facts.freeze_steps, steps // 4)
+        return max(300, steps * 8 // 100)
+
+    def check(self, step: int, steps: int, values: Mapping[str, float]) -> list[Alarm]:
+        """Look at a report.
+
+        Args:
+            step: done.
+            steps: of the whole run.
+            values: the averaged figures since the last report; what is missing or not finite is passed over.
+
+        Returns:
+            The alarms that are new. A sign that returns to its band and leaves it again alarms again.
+        """
+        alarms: list[Alarm] = []
+        if not self.config.enabled:
+            return alarms
+        signs = self._signs(values)
+        outside: dict[str, int] = self.state["outside"]
+        for band in self.bands:
+            value = signs.get(band.sign, math.nan)
+            if not math.isfinite(value) or not (band.is_early or step > self.grace(steps)):
+                continue
+            outside[band.name] = 0 if band.holds(value) else outside.get(band.name, 0) + 1
+            if outside[band.name] == self.config.patience:
+                alarms.append(Alarm(name=band.name, step=step, message=_message(band, value)))
+        return alarms
+
+    def _signs(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Turn figures into the signs that the bands are of: comparable between sizes."""
+        signs = {name: values[name] for name in ("feature_cosine", "feature_rank", "grad_norm") if name in values}
+        match self.facts.kind:
+            case "contrastive":
+                signs |= self._contrastive(values)
+            case "masked_prediction":
+                signs |= self._masked_prediction(values)
+            case "ctc":
+                signs |= {name: values[name] for name in ("blank_share", "empty_share") if name in values}
+        lost = self._lost(values)
+        return signs if lost is None else signs | {"lost_share": lost}
+
+    def _contrastive(self, values: Mapping[str, float]) -> dict[str, float]:
+        signs = {}
+        each = [value for name, value in values.items() if name.startswith("code_perplexity_")]
+        if each:
+            signs["codebook_perplexity"] = min(each)
+        if "contrastive_loss" in values and self.facts.chance:
+            signs["loss_of_chance"] = values["contrastive_loss"] / self.facts.chance
+        return signs
+
+    def _masked_prediction(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Of several streams, the one that is worst off."""
+        losses, labels, predicted = [], [], []
+        for stream, clusters in enumerate(self.facts.clusters):
+            suffix = f"_{stream}" if len(self.facts.clusters) > 1 else ""
+            spread = values.get(f"labels{suffix}_perplexity", float(clusters))
+            labels.append(spread / clusters)
+            if spread > 1.05 and f"masked_loss{suffix}" in values:  # to guess one label is no loss
+                losses.append(values[f"masked_loss{suffix}"] / math.log(spread))
+            if f"predicted{suffix}_perplexity" in values:
+                predicted.append(values[f"predicted{suffix}_perplexity"] / spread)
+        signs = {"labels_share": min(labels)}
+        signs |= {"loss_of_chance": max(losses)} if losses else {}
+        return signs | ({"predicted_share": min(predicted)} if predicted else {})
+
+    def _lost(self, values: Mapping[str, float]) -> float | None:
+        """Return the share lost of what the loss had gained; None before it has gained 5 %."""
+        names = {"contrastive": "contrastive_loss", "masked_prediction": "masked_loss", "ctc": "ctc_loss"}
+        main = names[self.facts.kind]
+        losses = [value for name, value in values.items() if name == main or name.startswith(f"{main}_")]
+        if not losses or not math.isfinite(sum(losses)):
+            return None
+        loss = sum(losses)
+        first = self.state["first"] = self.state["first"] if self.state["first"] is not None else loss
+        best = self.state["best"] = loss if self.state["best"] is None else min(loss, self.state["best"])
+        gained = first - best
+        return (loss - best) / gained if gained > 0.05 * abs(first) else None
+
+
+def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
+    """Return the norm of the gradients of each part of a model, () float32 each, on its device.
+
+    The parts are the extractor, the projection (with the mask vector and the norms outside of layers), the positions,
+    the first, middle and last third of the layers, and the head (quantizer, label embeddings or CTC's); a part without
+    gradients is left out.
+    """
+    named = [(name.removeprefix("module."), parameter) for name, parameter in model.named_parameters()]
+    numbers = {int(name.split(".")[3]) for name, _ in named if name.startswith("encoder.transformer.layers.")}
+    parts: dict[str, list[Tensor]] = {}
+    for name, parameter in named:
+        if parameter.grad is not None:
+            parts.setdefault(_part(name, len(numbers)), []).append(parameter.grad)
+    return {f"grad_norm_{part}": get_total_norm(gradients) for part, gradients in parts.items()}
+
+
+def _part(name: str, num_layers: int) -> str:
+    match name.split("."):
+        case ["encoder", "conv", *_]:
+            return "extractor"
+        case ["encoder", "transformer", "layers", number, *_]:
+            return ("first", "middle", "last")[int(number) * 3 // num_layers] + "_layers"
+        case ["encoder", "transformer", "positions", *_]:
+            return "positions"
+        case ["encoder", *_]:
+            return "projection"
+        case _:
+            return "head"
+
+
+def _message(band: Band, value: float) -> str:
+    return (
+        f"{band.shown} is {value:.3g}, expected {band.expected()} (seen: {band.seen}). "
+        f"Likely: {band.likely}. To change: {band.change}."
+    )

@@ -1,0 +1,309 @@
+"""The guard of a run: speechssl.train.health."""
+
+import copy
+import dataclasses
+import json
+import math
+import re
+
+import pytest
+import torch
+
+from speechssl.config import describe
+from speechssl.errors import ConfigError
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.contrastive import ContrastiveConfig
+from speechssl.objective.ctc import CTCConfig, CTCModel
+from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.objective.pretraining import PretrainModel, build_objective
+from speechssl.objective.quantizer import QuantizerConfig
+from speechssl.stages.finetune import FinetuneConfig
+from speechssl.stages.pretrain import PretrainConfig
+from speechssl.train.health import BANDS, Alarm, Facts, Guard, HealthConfig, gradient_norms
+
+CONTRASTIVE = Facts(kind="contrastive", distractors=100)
+UNITS = Facts(kind="masked_prediction", clusters=(100,))
+TWO_STREAMS = Facts(kind="masked_prediction", clusters=(100, 500))
+CTC = Facts(kind="ctc")
+
+# Reports of real runs of the small model, every so many of their steps: (step, figures).
+DEMO_CONTRASTIVE = [  # recipes/demo/wav2vec2.yaml on festvox-ru, seed 0
+    (step, {"contrastive_loss": loss, "code_perplexity_0": codes / 2, "grad_norm": norm})
+    for step, loss, codes, norm in [
+        (100, 4.51, 27.0, 1.4), (200, 4.05, 18.0, 3.9), (300, 3.77, 12.5, 8.6), (400, 3.59, 13.8, 7.0),
+        (700, 3.27, 16.8, 11.1), (1300, 2.75, 18.9, 10.3), (1900, 2.52, 20.6, 8.7), (2500, 2.32, 22.3, 16.7),
+    ]
+]  # fmt: skip
+COLLAPSED = [  # transformers' recipe with the same trunk
+    (step, {"contrastive_loss": loss, "code_perplexity_0": codes / 2, "grad_norm": norm})
+    for step, loss, codes, norm in [
+        (50, 4.52, 92.6, 1.26), (100, 3.69, 14.5, 2.99), (150, 0.40, 2.09, 0.60), (200, 0.0, 2.0, 1.9e-14),
+        (250, 0.0, 2.0, 1.6e-14), (300, 0.0, 2.0, 3.8e-12),
+    ]
+]  # fmt: skip
+STUCK = [(step, {"contrastive_loss": 4.61, "code_perplexity_0": 55.0, "grad_norm": 0.3}) for step in range(50, 901, 50)]
+DIVERGED = [  # a warm-up of 48 steps to 2e-3
+    (50, {"contrastive_loss": 4.59}), (100, {"contrastive_loss": 4.33}), (150, {"contrastive_loss": 4.54}),
+    (200, {"contrastive_loss": 4.51}), (350, {"contrastive_loss": 4.54}),
+]  # fmt: skip
+DEMO_UNITS = [
+    (step, {"masked_loss": loss, "labels_perplexity": 80.0, "predicted_perplexity": predicted, "feature_cosine": 0.4})
+    for step, loss, predicted in [(100, 4.42, 20.0), (200, 4.14, 40.0), (400, 3.82, 50.0), (1200, 3.30, 60.0)]
+]
+PLATEAU = [(step, {"blank_share": 1.0, "ctc_loss": 3.1}) for step in range(50, 601, 50)]
+LEARNT = [
+    (step, {"blank_share": blank, "ctc_loss": loss})
+    for step, blank, loss in [(50, 0.78, 3.8), (100, 0.97, 3.2), (200, 0.69, 2.2), (350, 0.57, 0.85), (600, 0.54, 0.4)]
+]
+
+
+def alarms_of(
+    reports: list[tuple[int, dict[str, float]]], facts: Facts, *, steps: int | None = None, **config
+) -> list[tuple[int, str]]:
+    guard = Guard(HealthConfig(**config), facts)
+    steps = steps or reports[-1][0]
+    return [(alarm.step, alarm.name) for step, values in reports for alarm in guard.check(step, steps, values)]
+
+
+@pytest.mark.parametrize(
+    ("reports", "facts"),
+    [(DEMO_CONTRASTIVE, CONTRASTIVE), (DEMO_UNITS, UNITS), (LEARNT, CTC)],
+    ids=["contrastive", "masked_prediction", "ctc"],
+)
+def test_a_healthy_run_raises_no_alarm(reports, facts) -> None:
+    assert alarms_of(reports, facts) == []
+
+
+@pytest.mark.parametrize(
+    ("reports", "facts", "steps", "expected"),
+    [
+        (COLLAPSED, CONTRASTIVE, 468, [(200, "codebook_collapse"), (200, "too_easy"), (250, "no_gradient")]),
+        (STUCK, CONTRASTIVE, 900, [(400, "no_learning")]),
+        (DIVERGED, CONTRASTIVE, 600, [(200, "lost_ground")]),
+        (PLATEAU, CTC, 600, [(400, "all_blank")]),
+    ],
+    ids=["collapsed", "stuck", "diverged", "plateau"],
+)
+def test_a_real_failure_is_named_when_it_has_lasted_two_reports(reports, facts, steps, expected) -> None:
+    assert [found for found in alarms_of(reports, facts, steps=steps) if found in expected] == expected
+
+
+OUTSIDE = {  # a figure just outside each band, and one just inside
+    "codebook_collapse": (
+        CONTRASTIVE,
+        {"code_perplexity_0": 9.0, "code_perplexity_1": 1.9},
+        {"code_perplexity_1": 2.1},
+    ),
+    "too_easy": (CONTRASTIVE, {"contrastive_loss": 0.09 * math.log(101)}, {"contrastive_loss": 0.11 * math.log(101)}),
+    "one_label": (UNITS, {"labels_perplexity": 19.0}, {"labels_perplexity": 21.0}),
+    "no_learning": (
+        CONTRASTIVE,
+        {"contrastive_loss": 0.99 * math.log(101)},
+        {"contrastive_loss": 0.98 * math.log(101)},
+    ),
+    "one_answer": (
+        UNITS,
+        {"predicted_perplexity": 4.9, "labels_perplexity": 50.0},
+        {"predicted_perplexity": 5.1, "labels_perplexity": 50.0},
+    ),
+    "lost_ground": (CTC, {"ctc_loss": 2.51}, {"ctc_loss": 2.49}),  # after 4 and 1
+    "same_features": (UNITS, {"feature_cosine": 0.985}, {"feature_cosine": 0.975}),
+    "flat_features": (UNITS, {"feature_rank": 1.4}, {"feature_rank": 1.6}),
+    "no_gradient": (CTC, {"grad_norm": 1e-7}, {"grad_norm": 1e-5}),
+    "all_blank": (CTC, {"blank_share": 0.985}, {"blank_share": 0.975}),
+    "empty_transcripts": (CTC, {"empty_share": 0.51}, {"empty_share": 0.49}),
+}
+
+
+def guard_of(name: str, **config) -> tuple[Guard, dict[str, float], dict[str, float]]:
+    facts, bad, good = OUTSIDE[name]
+    state = {"first": 4.0, "best": 1.0} if name == "lost_ground" else None
+    return Guard(HealthConfig(**{"grace_steps": 0, **config}), facts, state), bad, good
+
+
+def test_every_band_is_tried_here() -> None:
+    assert {band.name for band in BANDS} == {*OUTSIDE}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("patience", [1, 3])
+def test_an_alarm_comes_after_so_many_reports_outside_the_band_and_once(name: str, patience: int) -> None:
+    guard, bad, _ = guard_of(name, patience=patience)
+    found = [[alarm.name for alarm in guard.check(step, 100, bad)] for step in range(1, 7)]
+    assert found == [[name] if step == patience else [] for step in range(1, 7)]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_there_is_no_alarm_just_inside_the_band(name: str) -> None:
+    guard, _, good = guard_of(name, patience=1)
+    assert guard.check(1, 100, good) == []
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_report_inside_the_band_starts_the_count_anew(name: str) -> None:
+    guard, bad, good = guard_of(name, patience=2)
+    found = [
+        len(guard.check(step, 100, values)) for step, values in enumerate([bad, good, bad, bad, bad, good, bad, bad])
+    ]
+    assert found == [0, 0, 0, 1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("band", BANDS, ids=lambda band: band.name)
+def test_only_what_a_run_must_have_learnt_has_to_wait_for_the_grace(band) -> None:
+    guard, bad, _ = guard_of(band.name, patience=1, grace_steps=10)
+    assert [alarm.name for alarm in guard.check(10, 100, bad)] == ([band.name] if band.is_early else [])
+    assert [alarm.name for alarm in guard.check(11, 100, bad)] == ([] if band.is_early else [band.name])
+
+
+@pytest.mark.parametrize(
+    ("facts", "steps", "expected"),
+    [
+        (CONTRASTIVE, 1_000, 300),
+        (UNITS, 400_000, 32_000),
+        (CTC, 600, 300),
+        (CTC, 20_000, 5_000),
+        (Facts(kind="ctc", freeze_steps=10_000), 20_000, 10_000),
+    ],
+)
+def test_the_grace_is_a_share_of_the_run_and_at_least_300_steps(facts: Facts, steps: int, expected: int) -> None:
+    assert Guard(HealthConfig(), facts).grace(steps) == expected
+
+
+def test_nothing_is_checked_when_switched_off() -> None:
+    assert alarms_of(COLLAPSED, CONTRASTIVE, enabled=False) == []
+
+
+def test_missing_and_non_finite_figures_are_passed_over() -> None:
+    guard = Guard(HealthConfig(patience=1, grace_steps=0), CONTRASTIVE)
+    assert guard.check(1, 10, {}) == []
+    assert (
+        guard.check(2, 10, {"contrastive_loss": math.nan, "grad_norm": math.nan, "code_perplexity_0": math.inf}) == []
+    )
+    assert guard.check(3, 10, {"contrastive_loss": 4.0}) == []
+    assert [alarm.name for alarm in guard.check(4, 10, {"contrastive_loss": 4.6})] == ["no_learning", "lost_ground"]
+
+
+@pytest.mark.parametrize("stop", range(1, 6))
+def test_a_resumed_guard_alarms_like_one_that_was_not_interrupted(stop: int) -> None:
+    before = Guard(HealthConfig(), CONTRASTIVE)
+    found = [alarm for step, values in COLLAPSED[:stop] for alarm in before.check(step, 468, values)]
+    after = Guard(HealthConfig(), CONTRASTIVE, json.loads(json.dumps(before.state)))
+    found += [alarm for step, values in COLLAPSED[stop:] for alarm in after.check(step, 468, values)]
+    straight = Guard(HealthConfig(), CONTRASTIVE)
+    assert found == [alarm for step, values in COLLAPSED for alarm in straight.check(step, 468, values)]
+    assert found
+
+
+def test_a_guard_does_not_change_the_state_it_is_given() -> None:
+    state = {"outside": {"too_easy": 1}, "first": 4.0, "best": 3.0}
+    kept = copy.deepcopy(state)
+    Guard(HealthConfig(), CONTRASTIVE, state).check(1, 10, {"contrastive_loss": 0.1})
+    assert state == kept
+
+
+def test_of_several_streams_the_one_that_is_worst_off_counts() -> None:
+    good = {"masked_loss_0": 3.0, "masked_loss_1": 4.0, "labels_0_perplexity": 80.0, "labels_1_perplexity": 400.0}
+    for bad, name in [
+        ({"labels_1_perplexity": 40.0}, "one_label"),
+        ({"masked_loss_0": 0.995 * math.log(80)}, "no_learning"),
+        ({"predicted_1_perplexity": 20.0}, "one_answer"),
+    ]:
+        guard = Guard(HealthConfig(patience=1, grace_steps=0), TWO_STREAMS)
+        assert guard.check(1, 10, good) == []
+        assert name in [alarm.name for alarm in guard.check(2, 10, good | bad)]
+
+
+def test_units_that_are_not_used_alike_are_not_guessed_at_the_loss_of_all_units() -> None:
+    """50 of 100 units in use: 3.9 nats are no more than their frequencies tell."""
+    values = {"masked_loss": 3.9, "labels_perplexity": 50.0}
+    assert alarms_of([(1, values)], UNITS, patience=1, grace_steps=0) == [(1, "no_learning")]
+    assert alarms_of([(1, values | {"labels_perplexity": 90.0})], UNITS, patience=1, grace_steps=0) == []
+
+
+def test_an_alarm_says_what_was_seen_what_was_expected_and_what_to_change() -> None:
+    guard, bad, _ = guard_of("codebook_collapse", patience=1)
+    (alarm,) = guard.check(7, 100, bad)
+    assert alarm == Alarm(name="codebook_collapse", step=7, message=alarm.message)
+    assert alarm.message.startswith("perplexity of the codebook that is used least is 1.9, expected at least 2 (seen: ")
+    assert "Likely: the quantizer answers every frame alike" in alarm.message
+    assert "To change: lower optim.lr" in alarm.message
+
+
+@pytest.mark.parametrize("band", BANDS, ids=lambda band: band.name)
+def test_the_settings_that_an_alarm_names_exist(band, tmp_path) -> None:
+    configs = [
+        PretrainConfig(out=tmp_path, data={"manifests": ()}, objective=ContrastiveConfig()),
+        PretrainConfig(out=tmp_path, data={"manifests": ()}, objective=MaskedPredictionConfig()),
+        FinetuneConfig(out=tmp_path, checkpoint=tmp_path, data={"manifests": ()}),
+    ]
+    known = {line.split()[0] for config in configs for line in describe(config)} | {"data.manifests"}
+    named = re.findall(
+        r"\b(?:optim|objective|train|batch|data|ctc)\.[a-z_0-9.]*[a-z_0-9]", f"{band.change} {band.likely}"
+    )
+    assert named or band.name == "no_gradient"
+    assert {*named} <= known
+    assert band.seen and band.shown
+
+
+@pytest.mark.parametrize("bad", [{"patience": 0}, {"probe_every": -1}, {"probe_minutes": 0.0}, {"probe_minutes": 61.0}])
+def test_impossible_settings_are_refused(bad) -> None:
+    with pytest.raises(ConfigError, match=r"health\.patience must be 1 or more.*found"):
+        HealthConfig(**bad)
+
+
+def _models(encoder: EncoderConfig) -> dict[str, PretrainModel | CTCModel]:
+    encoder = dataclasses.replace(encoder, transformer=dataclasses.replace(encoder.transformer, num_layers=3))
+    contrastive = ContrastiveConfig(
+        dim=8, distractors=7, cross_distractors=2, quantizer=QuantizerConfig(entries=4, dim=8)
+    )
+    units = MaskedPredictionConfig(dim=8)
+    return {
+        "contrastive": PretrainModel(
+            SpeechEncoder(encoder), build_objective(contrastive, dim=32, conv_dim=16, clusters=())
+        ),
+        "masked_prediction": PretrainModel(
+            SpeechEncoder(encoder), build_objective(units, dim=32, conv_dim=16, clusters=(5, 3))
+        ),
+        "ctc": CTCModel(SpeechEncoder(encoder), CTCConfig(freeze_steps=17), 6),
+    }
+
+
+def test_facts_are_looked_up_in_the_model(tiny_encoder) -> None:
+    models = _models(tiny_encoder)
+    assert Facts.of(models["contrastive"]) == Facts(kind="contrastive", distractors=9)
+    assert Facts.of(models["masked_prediction"]) == Facts(kind="masked_prediction", clusters=(5, 3))
+    assert Facts.of(models["ctc"]) == Facts(kind="ctc", freeze_steps=17)
+    assert [Facts.of(model).chance for model in models.values()] == [math.log(10), math.log(15), None]
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "masked_prediction", "ctc"])
+def test_the_norms_of_the_parts_make_up_the_whole(tiny_encoder, kind: str) -> None:
+    model = _models(tiny_encoder)[kind]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for number, parameter in enumerate(parameters):
+        parameter.grad = torch.full_like(parameter, 1.0 + number)
+    norms = gradient_norms(model)
+    parts = ["projection", "positions", "first_layers", "middle_layers", "last_layers", "head"]
+    parts += [] if kind == "ctc" else ["extractor"]  # which CTC freezes
+    assert {*norms} == {f"grad_norm_{part}" for part in parts}
+    whole = math.sqrt(sum(norm.item() ** 2 for norm in norms.values()))
+    assert whole == pytest.approx(math.sqrt(sum(p.grad.square().sum().item() for p in parameters)), rel=1e-5)
+
+
+def test_a_part_is_where_its_parameters_are(tiny_encoder) -> None:
+    model = _models(tiny_encoder)["masked_prediction"]
+    chosen = {
+        "extractor": model.encoder.conv.convs[0].weight,
+        "projection": model.encoder.mask_vector,
+        "first_layers": model.encoder.transformer.layers[0].expand.bias,
+        "middle_layers": model.encoder.transformer.layers[1].expand.bias,
+        "last_layers": model.encoder.transformer.layers[2].expand.bias,
+        "head": model.objective.embeddings[0],
+        "positions": model.encoder.transformer.positions.conv.bias,
+    }
+    for part, parameter in chosen.items():
+        model.zero_grad()
+        parameter.grad = torch.ones_like(parameter)
+        assert {name: norm.item() for name, norm in gradient_norms(model).items()} == pytest.approx(
+            {f"grad_norm_{part}": math.sqrt(parameter.numel())}
+        )
