@@ -37,7 +37,7 @@ def thinned(values: Sequence[float], limit: int = _POINTS) -> list[int]:
         >>> thinned([0.0, 1.0, 2.0])
         [0, 1, 2]
         >>> thinned([0.0, 0.0, 9.0, 0.0, 0.0, 0.0, 0.0, -9.0, 0.0, 0.0], limit=4)
-        [0, 2, 7, 9]
+        [0, 2, 5, 7, 9]
     """
     if len(values) <= limit:
         return [*range(len(values))]

@@ -2,9 +2,9 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -202,9 +202,15 @@ def _names(places: Sequence[Path]) -> list[str]:
     if len(places) == 1:
         return ["/".join(places[0].parts[-2:]).lstrip("/")]
     parts = [place.parts for place in places]
-    start = len(os.path.commonprefix(parts))
-    end = len(os.path.commonprefix([path[start:][::-1] for path in parts]))
-    return ["/".join(path[start : len(path) - end]) or path[-1] for path in parts]
+    start = _common(parts)
+    end = _common([path[start:][::-1] for path in parts])
+    names = ["/".join(path[start : len(path) - end]) or path[-1] for path in parts]
+    return names if len({*names}) == len(names) else [*map(str, places)]
+
+
+def _common(paths: Sequence[Sequence[str]]) -> int:
+    """Count the parts at the start of all paths that are the same in all."""
+    return sum(1 for _ in takewhile(lambda parts: len({*parts}) == 1, zip(*paths, strict=False)))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
