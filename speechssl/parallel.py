@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as distributed
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-__all__ = ["Ranks", "keep_freed_memory", "pick_device", "start_ranks"]
+__all__ = ["Ranks", "keep_freed_memory", "pick_device", "start_ranks", "whole"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +32,6 @@ class Ranks:
             distributed.all_reduce(total)
         return total
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the module whose gradients are averaged over ranks."""
-        if self.world_size == 1:
-            return model
-        return DistributedDataParallel(model, find_unused_parameters=True)  # layer drop leaves some without gradient
-
     def wait(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
@@ -59,6 +53,11 @@ def start_ranks() -> Ranks:
     if world_size > 1 and not distributed.is_initialized():
         distributed.init_process_group("gloo" if device.type == "cpu" else None)
     return Ranks(rank=int(os.environ.get("RANK", "0")), world_size=world_size, device=device)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor of which each rank holds a share, put together; all ranks have to ask. Others as they are."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def keep_freed_memory() -> bool:

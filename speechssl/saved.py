@@ -2,7 +2,7 @@
 
     folder/model.json                        a `Description`
     folder/model.safetensors                 parameters of a converted model, or
-    folder/step_00001000/model.safetensors   those of a training run, see `train.checkpoint`
+    folder/step_00001000/model.safetensors   those of a training run, or shares of it, see `train.checkpoint`
 
 A run folder is a model folder: what reads one reads the other, and needs no other file to do so.
 """
@@ -30,7 +30,7 @@ from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
-from speechssl.train.checkpoint import fill, last_checkpoint, load_tensors, read_state, run_folder
+from speechssl.train.checkpoint import fill, last_checkpoint, read_parameters, read_state, run_folder
 
 __all__ = ["Description", "SavedModel", "build_model", "check_units", "describe_model"]
 
@@ -100,7 +100,7 @@ class SavedModel:
         name = folder.name if checkpoint == folder else f"{folder.name}/{checkpoint.name}"
         return cls(
             description=_read_description(folder / DESCRIPTION),
-            tensors=load_tensors(checkpoint / PARAMETERS),
+            tensors=read_parameters(checkpoint),
             name=name,
         )
 

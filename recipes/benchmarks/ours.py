@@ -27,7 +27,7 @@ class OurLearner:
         self.model = model.to(ranks.device)
         self.state = TrainState()
         self.learner = Learner(
-            ranks.wrap(model),
+            model,
             build_optimizer(model, optim),
             seed=seed,
             optim=optim,

@@ -3,8 +3,10 @@
 out/step_00001000/model.safetensors      parameters
                   optimizer.safetensors  Adam's moments, by parameter name
                   state.json             step, position in the data, scores, hours of audio seen, open averages
-                  checksums.json         of the three; a checkpoint without it, or with others, is broken
+                  checksums.json         of the files; a checkpoint without it, or with others, is broken
 out/config.json                          the configuration of the run, written at its start
+
+Ranks that hold shares of the model may write them side by side, see `sharded`; all the rest is the same.
 
 No state of a random generator is kept: all draws are functions of (seed, step, number of the batch in it), learning
 rate and temperature of the step, masks and distractors of the draws. So a run goes on bit for bit, and on any number
@@ -17,7 +19,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +33,8 @@ from torch import Tensor, nn
 from speechssl.config import from_dict, to_dict
 from speechssl.data.manifest import write_atomically
 from speechssl.errors import CheckpointError, ConfigError
+from speechssl.parallel import Ranks, whole
+from speechssl.train.sharded import has_shares, load_shares, optimizer_tensors, read_shares, save_shares
 
 __all__ = [
     "TrainState",
@@ -43,20 +47,23 @@ __all__ = [
     "newest_whole_checkpoint",
     "publish",
     "read_config",
+    "read_parameters",
     "read_state",
     "run_folder",
     "save_checkpoint",
-    "save_model",
     "software_versions",
     "verify",
+    "whole_tensors",
 ]
 
 MAY_CHANGE = frozenset(  # between two calls of one run: its place, and what leaves its numbers as they are
     (
         "out",
         *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
+        *(f"train.parallel.{key}" for key in ("mode", "activation_checkpointing", "compile", "sharded_checkpoints")),
     )
 )
+ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 
 @dataclass
@@ -164,21 +171,45 @@ def verify(checkpoint: Path) -> None:
 
 
 def save_checkpoint(
-    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, *, keep: int
+    out: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: TrainState,
+    *,
+    keep: int,
+    ranks: Ranks = ALONE,
+    in_shares: bool = False,
 ) -> Path:
     """Write a checkpoint and remove all but the last `keep`; the best by score is always kept.
+
+    It gets its name when everything is on the disk, so that a rank that dies on the way leaves the one before.
+
+    Args:
+        out: run folder.
+        model: to be saved.
+        optimizer: of its parameters.
+        state: of the run, on the first rank.
+        keep: how many.
+        ranks: all of them have to call this.
+        in_shares: each rank writes what it holds; else the first writes all.
 
     Raises:
         CheckpointError: it cannot be written; those before it are as they were.
     """
     final = out / f"step_{state.step:08d}"
-    temporary = out / f".{final.name}.{os.getpid()}.tmp"
+    temporary = out / f".{final.name}.tmp"
     try:
-        for left_behind in out.glob(".step_*"):  # by a process that was killed while saving
-            shutil.rmtree(left_behind)
-        temporary.mkdir(parents=True)
-        save_model(model, temporary / "model.safetensors")
-        save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+        if ranks.is_first:
+            for left_behind in out.glob(".step_*"):  # by a process that was killed while saving
+                shutil.rmtree(left_behind)
+            temporary.mkdir(parents=True)
+        if in_shares:
+            ranks.wait()
+            save_shares(temporary, model, optimizer)
+        else:
+            _save_whole(temporary, model, optimizer, ranks)
+        if not ranks.is_first:
+            return final
         (temporary / "state.json").write_text(json.dumps(dataclasses.asdict(state)), encoding="utf-8")
         publish(temporary, final)
     except (OSError, SafetensorError) as error:
@@ -193,9 +224,21 @@ def save_checkpoint(
     return final
 
 
-def save_model(model: nn.Module, path: Path) -> None:
-    """Write the parameters alone."""
-    save_file(_parameters(model), path)
+def _save_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
+    for name, tensors in (("model", model.state_dict()), ("optimizer", optimizer_tensors(model, optimizer))):
+        gathered = whole_tensors(tensors, ranks)
+        if ranks.is_first:
+            save_file(gathered, folder / f"{name}.safetensors")
+
+
+def whole_tensors(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    """Put tensors together of which each rank holds a share, on the host of the first rank; all have to ask."""
+    gathered = {}
+    for name, tensor in tensors.items():
+        whole_tensor = whole(tensor.detach())
+        if ranks.is_first:  # the others let go of it at once
+            gathered[name] = whole_tensor.cpu().contiguous()
+    return gathered
 
 
 def publish(temporary: Path, final: Path) -> None:
@@ -225,17 +268,20 @@ def _checksum(path: Path) -> str:
 
 
 def load_training(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
-    """Continue from a checkpoint: load everything that `save_checkpoint` wrote, in place."""
-    fill(model, load_tensors(checkpoint / "model.safetensors"), where=str(checkpoint))
-    tensors = load_tensors(checkpoint / "optimizer.safetensors")
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    entries = {
-        index: {key.rpartition("/")[2]: value for key, value in tensors.items() if key.rpartition("/")[0] == name}
-        for index, name in enumerate(names)
-    }
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": {i: entry for i, entry in entries.items() if entry}, "param_groups": groups})
+    """Continue from a checkpoint: load everything that `save_checkpoint` wrote, in place, on any number of ranks."""
+    load_shares(checkpoint, model, optimizer)
     return read_state(checkpoint)
+
+
+def read_parameters(checkpoint: Path) -> dict[str, Tensor]:
+    """Read the parameters alone, whole.
+
+    Raises:
+        CheckpointError: they are missing or broken.
+    """
+    if has_shares(checkpoint):
+        return read_shares(checkpoint)
+    return load_tensors(checkpoint / "model.safetensors")
 
 
 def check_same_run(state: TrainState, *, data: str, batches_per_step: int, where: str) -> None:
@@ -288,7 +334,7 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], *, where: str, prefix: st
         CheckpointError: names or shapes are not the model's.
     """
     chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    own = _parameters(model)
+    own = model.state_dict()
     wrong = sorted({*chosen} ^ {*own}) + [k for k in chosen if k in own and chosen[k].shape != own[k].shape]
     if wrong:
         raise CheckpointError(
@@ -317,20 +363,6 @@ def read_state(checkpoint: Path) -> TrainState:
         return TrainState(**json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{checkpoint}: state.json cannot be read ({error}); remove this checkpoint") from error
-
-
-def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{names[index]}/{key}": torch.as_tensor(value).cpu().contiguous()
-        for index, entry in state.items()
-        for key, value in entry.items()
-    }
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

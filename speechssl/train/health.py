@@ -18,6 +18,7 @@ from speechssl.errors import ConfigError
 from speechssl.objective.contrastive import ContrastiveObjective
 from speechssl.objective.ctc import CTCModel
 from speechssl.objective.pretraining import PretrainModel
+from speechssl.parallel import whole
 
 __all__ = ["BANDS", "Alarm", "Band", "Facts", "Guard", "HealthConfig", "gradient_norms"]
 
@@ -364,7 +365,7 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
     for name, parameter in named:
         if parameter.grad is not None:
             parts.setdefault(_part(name, len(numbers)), []).append(parameter.grad)
-    return {f"grad_norm_{part}": get_total_norm(gradients) for part, gradients in parts.items()}
+    return {f"grad_norm_{part}": whole(get_total_norm(gradients)) for part, gradients in parts.items()}
 
 
 def _part(name: str, num_layers: int) -> str:

@@ -14,6 +14,7 @@ from speechssl.errors import ConfigError, TrainingError
 from speechssl.parallel import Ranks
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.optim import OptimConfig, learning_rate, scale_gradients
+from speechssl.train.spread import ParallelConfig, exchanging
 
 __all__ = ["Learner", "MicroBatch", "TrainConfig", "Update", "layer_drop_seed", "seed_micro_batch"]
 
@@ -31,6 +32,7 @@ class TrainConfig:
     eval_every: int = 0  # steps between evaluations; 0 for none
     keep: int = 2  # newest checkpoints kept, next to the best: one to go back to when the newest is broken
     bfloat16: bool = False  # autocast, where the device has it
+    parallel: ParallelConfig = ParallelConfig()
     workers: int = 0  # processes that read audio, on each rank
     stop_after_skipped: int = 10  # steps in a row whose loss or gradient is not finite, before the run stops
 
@@ -86,7 +88,7 @@ class Learner:
         config: TrainConfig,
         ranks: Ranks,
     ) -> None:
-        """Hold what all updates need; `model` may be wrapped for several ranks."""
+        """Hold what all updates need; `model` may be what `spread` returned."""
         self.model, self.optimizer = model, optimizer
         self.seed, self.optim, self.config, self.ranks = seed, optim, config, ranks
         self.generator = torch.Generator()
@@ -159,11 +161,12 @@ class Learner:
                 say(f"skipped: {reason}")
             number = turn * self.ranks.world_size + self.ranks.rank
             seed_micro_batch(self.seed, step, number, self.generator)
-            with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-                loss = self.model(
-                    batch.to(self.ranks.device), step=step, generator=self.generator, layer_seed=layer_seed
-                )
-            (loss.value * (0 if batch.is_stand_in else 1)).backward()
+            with exchanging(self.model, is_last=turn == self.config.accumulate - 1):
+                with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+                    loss = self.model(
+                        batch.to(self.ranks.device), step=step, generator=self.generator, layer_seed=layer_seed
+                    )
+                (loss.value * (0 if batch.is_stand_in else 1)).backward()
             taken.add("padding", torch.tensor(batch.padding), is_counted=not batch.is_stand_in)
             for name, part in loss.parts.items():
                 taken.add(name, part.detach(), is_counted=not batch.is_stand_in)

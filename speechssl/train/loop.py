@@ -14,6 +14,7 @@ from speechssl.parallel import Ranks
 from speechssl.train.checkpoint import (
     TrainState,
     check_same_run,
+    last_checkpoint,
     load_training,
     newest_whole_checkpoint,
     save_checkpoint,
@@ -24,6 +25,7 @@ from speechssl.train.meter import Meter, peak_memory_gib
 from speechssl.train.optim import OptimConfig, build_optimizer
 from speechssl.train.runlog import RunLog
 from speechssl.train.skipped_steps import note_skipped_step
+from speechssl.train.spread import is_sharded, outline, spread, whole_model
 from speechssl.train.stopping import StopRequest
 
 __all__ = ["Learner", "TrainConfig", "fit"]
@@ -110,17 +112,22 @@ class Run:
             CheckpointError: as `fit`.
         """
         self.model, self.out, self.config, self.ranks = model.to(ranks.device), out, config, ranks
+        self.outline = outline(model)
+        called = spread(model, config.parallel, ranks, bfloat16=config.bfloat16)
         self.optimizer = build_optimizer(model, optim)
         self.state = TrainState()
         self.meter = Meter(ranks)
         batches_per_step = ranks.world_size * config.accumulate
-        if (checkpoint := newest_whole_checkpoint(out, self._say_first)) is not None:
+        if ranks.is_first:
+            newest_whole_checkpoint(out, lambda message: print(message, file=sys.stderr))
+        ranks.wait()  # until broken ones are out of the way
+        if (checkpoint := last_checkpoint(out)) is not None:
             self.state = load_training(checkpoint, model, self.optimizer)
             check_same_run(self.state, data=data, batches_per_step=batches_per_step, where=str(checkpoint))
             self.meter.restore(self.state.open_report)
         self.state.data, self.state.batches_per_step = data, batches_per_step
         self.state.versions = software_versions()
-        self.learner = Learner(ranks.wrap(model), self.optimizer, seed=seed, optim=optim, config=config, ranks=ranks)
+        self.learner = Learner(called, self.optimizer, seed=seed, optim=optim, config=config, ranks=ranks)
 
     def update(self, batches: Iterator[tuple[int, int, Batch]], log: RunLog, *, wants_stop: bool) -> Update:
         """Take one step; count it, or note why it was skipped.
@@ -160,11 +167,12 @@ class Run:
     def evaluate(self, evaluate: Evaluate, log: RunLog) -> bool:
         """Score the model, on the first rank, and return, on all ranks, whether it is the best so far."""
         is_best = False
-        if self.ranks.is_first:
+        model = whole_model(self.learner.model, self.outline, self.ranks)
+        if model is not None:
             state = self.state
-            self.model.eval()
+            model.eval()
             with torch.no_grad():
-                state.scores = evaluate(self.model)
+                state.scores = evaluate(model)
             log.write(state.step, state.scores, wall_s=state.wall_seconds)
             score = next(iter(state.scores.values()))
             is_best = state.best_score is None or score < state.best_score
@@ -173,13 +181,16 @@ class Run:
         return bool(self.ranks.sum(torch.tensor(int(is_best), device=self.ranks.device)))
 
     def save(self) -> Path:
-        """Write a checkpoint, on the first rank, and return its folder."""
+        """Write a checkpoint, with the other ranks, and return its folder."""
         self.state.open_report = self.meter.state()
-        if self.ranks.is_first:
-            save_checkpoint(self.out, self.model, self.optimizer, self.state, keep=self.config.keep)
+        saved = save_checkpoint(
+            self.out,
+            self.model,
+            self.optimizer,
+            self.state,
+            keep=self.config.keep,
+            ranks=self.ranks,
+            in_shares=self.config.parallel.sharded_checkpoints and is_sharded(self.model),
+        )
         self.ranks.wait()
-        return self.out / f"step_{self.state.step:08d}"
-
-    def _say_first(self, message: str) -> None:
-        if self.ranks.is_first:
-            print(message, file=sys.stderr)
+        return saved

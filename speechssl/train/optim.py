@@ -4,10 +4,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
+from speechssl.parallel import whole
 
 __all__ = ["OptimConfig", "build_optimizer", "learning_rate", "scale_gradients"]
 
@@ -43,15 +45,18 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 def scale_gradients(model: nn.Module, factor: Tensor | float, max_norm: float | None) -> Tensor:
     """Multiply all gradients by `factor`, and by less where their norm would then exceed `max_norm`.
 
+    Gradients of which each rank holds a share count whole.
+
     Returns:
         () the norm after `factor`, before the limit.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = get_total_norm(gradients) * factor
+    norm = whole(get_total_norm(gradients)) * factor
     if max_norm is not None:
         factor = factor * (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
-        gradient.mul_(factor)  # one pass over them, for both
+        own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        own.mul_(factor)  # one pass over them, for both
     return norm
 
 

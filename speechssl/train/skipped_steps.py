@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import distributed, nn
+from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
 
 from speechssl.errors import CheckpointError
 from speechssl.parallel import Ranks
-from speechssl.train.checkpoint import publish, save_model
+from speechssl.train.checkpoint import publish, whole_tensors
 from speechssl.train.learner import MicroBatch, Update
 
 __all__ = ["SkippedBatch", "SkippedStep", "note_skipped_step", "read_skipped_step"]
@@ -68,8 +69,9 @@ def note_skipped_step(out: Path, model: nn.Module, update: Update, step: int, ra
         batches=tuple(SkippedBatch(**row) for row in _of_all_ranks(update.micro_batches, ranks)),
     )
     folder = out / f"skipped_step_{step:08d}"
+    parameters = whole_tensors(model.state_dict(), ranks)
     if ranks.is_first:
-        _keep(folder, model, skipped)
+        _keep(folder, parameters, skipped)
     ids = skipped.suspects()
     named = ", ".join(ids[:8]) + (", ..." if len(ids) > 8 else "")
     return (
@@ -113,12 +115,12 @@ def _of_all_ranks(mine: tuple[MicroBatch, ...], ranks: Ranks) -> list[dict[str, 
     return sorted(rows, key=lambda row: row["number"])
 
 
-def _keep(folder: Path, model: nn.Module, skipped: SkippedStep) -> None:
+def _keep(folder: Path, parameters: dict[str, Tensor], skipped: SkippedStep) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        save_model(model, temporary / "model.safetensors")
+        save_file(parameters, temporary / "model.safetensors")
         (temporary / "step.json").write_text(json.dumps(dataclasses.asdict(skipped), indent=1), encoding="utf-8")
         publish(temporary, folder)
     except OSError as error:

@@ -1,0 +1,164 @@
+"""How a model is spread over ranks: DDP or FSDP2, layers computed again or compiled. What it learns stays the same.
+
+DDP gives each rank the whole model and averages the gradients. FSDP2 gives each rank a share of every parameter,
+gradient and moment; a layer's weights are gathered while it runs. Either way a step sums over all ranks' batches.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.export import register_dataclass
+from torch.nn.parallel import DistributedDataParallel
+
+from speechssl.config import configuration
+from speechssl.model.transformer import Layer, Transformer
+from speechssl.objective.ctc import CTCModel
+from speechssl.objective.loss import LossSum
+from speechssl.objective.pretraining import PretrainModel
+from speechssl.parallel import Ranks, whole
+
+__all__ = ["ParallelConfig", "exchanging", "is_sharded", "outline", "spread", "whole_model"]
+
+
+@configuration
+class ParallelConfig:
+    """What several ranks share, and what time is traded for memory. One rank alone trains the same with any of it."""
+
+    mode: Literal["ddp", "fsdp"] = "ddp"
+    activation_checkpointing: bool = False  # keep the inputs of the Transformer's layers alone, and run them twice
+    compile: bool = False  # the Transformer's layers, by torch.compile; needs a C++ compiler, on GPUs Triton
+    sharded_checkpoints: bool = False  # with fsdp: each rank writes its share, instead of the first writing all
+
+
+def spread(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: bool) -> nn.Module:
+    """Make a model one that trains with the other ranks. Build the optimiser of its parameters afterwards.
+
+    Args:
+        model: on the device of its rank, with the same weights on all; changed in place, its names stay.
+        config: how.
+        ranks: this process among the others.
+        bfloat16: the model runs under autocast. Shares of the layers' matrices are then gathered in 16 bits, as
+            autocast would round them; norms, gradients and what is kept stay float32.
+
+    Returns:
+        The module to call in training; `model` itself but for DDP.
+    """
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            module.recompute = config.activation_checkpointing
+        if isinstance(module, Layer) and config.compile:
+            module.compile(dynamic=True)
+    if ranks.world_size == 1:
+        return model
+    _show_losses()
+    if config.mode == "fsdp":
+        return _shard(model, ranks, bfloat16=bfloat16)
+    is_static = _has_static_graph(model)
+    return _Replica(model, gradient_as_bucket_view=True, static_graph=is_static, find_unused_parameters=not is_static)
+
+
+@contextmanager
+def exchanging(model: nn.Module, *, is_last: bool) -> Iterator[None]:
+    """Run forward and backward of one batch of a step; gradients are exchanged after its last batch alone.
+
+    Args:
+        model: as `spread` returned it.
+        is_last: whether this batch is the step's last on each rank.
+    """
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(is_last)
+        model.set_is_last_backward(is_last)
+        yield
+    elif isinstance(model, _Replica) and not is_last and not model.must_learn_graph:
+        with model.no_sync():
+            yield
+    else:
+        yield
+        if isinstance(model, _Replica):
+            model.must_learn_graph = False
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether this rank holds a share of the model only."""
+    return isinstance(model, FSDPModule)
+
+
+def outline(model: nn.Module) -> nn.Module:
+    """Copy a model without the values of its parameters, for `whole_model`. To be made before `spread`."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): _without_values(tensor) for tensor in tensors})
+
+
+def whole_model(model: nn.Module, outline: nn.Module, ranks: Ranks) -> nn.Module | None:
+    """Give the first rank the model as a single process has it, to evaluate; all ranks have to ask.
+
+    Args:
+        model: as `spread` returned it.
+        outline: of the model before.
+        ranks: this process among the others.
+
+    Returns:
+        The model itself, or of a sharded one a copy with the weights of now; None on other ranks than the first.
+    """
+    if not is_sharded(model):
+        plain = model.module if isinstance(model, DistributedDataParallel) else model
+        return plain if ranks.is_first else None
+    gathered = {}
+    for name, tensor in model.state_dict().items():
+        gathered_tensor = whole(tensor.detach())
+        if ranks.is_first:  # the others let go of it at once
+            gathered[name] = gathered_tensor
+    if not ranks.is_first:
+        return None
+    copied = copy.deepcopy(outline)
+    copied.load_state_dict(gathered, assign=True)
+    return copied
+
+
+class _Replica(DistributedDataParallel):
+    """DDP that knows whether its first exchange, in which it learns a static graph, is still to come."""
+
+    must_learn_graph = True
+
+
+def _has_static_graph(model: nn.Module) -> bool:
+    """Whether the same parameters get gradients in every step: no layer is dropped, and nothing thaws on the way."""
+    if any(isinstance(module, Transformer) and module.config.layer_drop > 0 for module in model.modules()):
+        return False
+    return isinstance(model, PretrainModel) or (isinstance(model, CTCModel) and model.config.freeze_steps == 0)
+
+
+def _shard(model: nn.Module, ranks: Ranks, *, bfloat16: bool) -> nn.Module:
+    mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
+    layers = MixedPrecisionPolicy()
+    if bfloat16:
+        layers = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for layer in (module for module in model.modules() if isinstance(module, Layer)):
+        if bfloat16:  # autocast takes the norms in float32
+            fully_shard(layer.attention_norm, mesh=mesh, reshard_after_forward=False)
+            fully_shard(layer.ffn_norm, mesh=mesh, reshard_after_forward=False)
+        fully_shard(layer, mesh=mesh, mp_policy=layers)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # a layer dropped before it ever ran would fail in an accumulating step
+            module.unshard()
+            module.reshard()
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+@cache
+def _show_losses() -> None:
+    """Let torch look into the losses that a wrapped model returns: it hooks into the backward pass there."""
+    register_dataclass(LossSum)
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    there = tensor.detach().to("meta")
+    return nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there
