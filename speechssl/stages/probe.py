@@ -1,0 +1,153 @@
+"""A quick look at what a model has learnt, without labels: clusters and rank of its features on a fixed set of audio.
+
+How well features cluster and how many dimensions they use tell later error rates better than the loss does (Whetten et
+al., 2025). Nothing is drawn from torch's default generator, so a run with probes equals the run without.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.manifest import Manifest
+from speechssl.errors import LabelError, ManifestError
+from speechssl.model.encoder import SpeechEncoder
+from speechssl.objective.figures import perplexity, tally
+from speechssl.score.alignments import Interval
+from speechssl.score.clusters import FeatureSpread, UnitTally
+from speechssl.stages.data import DataConfig, read_waveforms
+from speechssl.stages.features import draw_hours
+from speechssl.units.kmeans import KMeans
+
+__all__ = ["frame_intervals", "probe", "probe_layer", "read_probe_audio"]
+
+CLUSTERS = 50  # few enough for minutes of audio, and about as many as there are phones
+LONGEST_S = 20.0  # of an utterance, so that one recording is not all of the set
+
+
+def read_probe_audio(
+    data: DataConfig, manifest: Manifest, *, minutes: float, seed: int, window: int
+) -> dict[str, Tensor]:
+    """Read the beginnings of utterances drawn at random, the same for the same seed.
+
+    Args:
+        data: how audio is read, as for training.
+        manifest: of held-out audio if there is some, else of what is trained on.
+        minutes: of audio, at most.
+        seed: of the draw.
+        window: samples that one frame of the model looks at; shorter utterances are passed over.
+
+    Returns:
+        (time,) float32 waveforms by utterance id.
+
+    Raises:
+        ManifestError: there is no utterance of such a length.
+        AudioError: a file cannot be used, and `data` says to stop.
+    """
+    rows = {row.id: row for row in manifest.utterances if row.num_samples_16k >= window}
+    if not rows:
+        raise ManifestError(f"no utterance has the {window} samples of one frame, so none can be probed")
+    cut = [
+        dataclasses.replace(row, num_samples=min(row.num_samples, int(LONGEST_S * row.sample_rate)))
+        for row in rows.values()
+    ]
+    chosen = [rows[row.id] for row in draw_hours(cut, minutes / 60, seed=seed, purpose="probe")]
+    left = int(minutes * 60 * SAMPLE_RATE)
+    waveforms = {}
+    for row, waveform in read_waveforms(data, manifest, chosen, audio=data.audio, window=window, title="probe"):
+        waveforms[row.id] = waveform[: max(window, min(int(LONGEST_S * SAMPLE_RATE), left))]
+        left -= len(waveforms[row.id])
+    return waveforms
+
+
+def probe_layer(encoder: SpeechEncoder) -> int:
+    """Return the layer that is probed, counted from 1: two thirds up, where units of later iterations come from."""
+    return max(1, round(encoder.config.transformer.num_layers * 2 / 3))
+
+
+@torch.no_grad()
+def probe(
+    model: nn.Module,
+    waveforms: Sequence[Tensor],
+    *,
+    seed: int,
+    clusters: int = CLUSTERS,
+    phones: Sequence[Sequence[Interval]] | None = None,
+) -> dict[str, float]:
+    """Cluster the features of a model and say how good the clusters are.
+
+    Args:
+        model: with a `SpeechEncoder` as `encoder`, whole on this process; left in the mode it is in.
+        waveforms: (time,) float32, each at least one frame long.
+        seed: of the k-means.
+        clusters: of the k-means.
+        phones: of each waveform, or the labels of its frames as `frame_intervals` gives them.
+
+    Returns:
+        `probe_rank`, effective rank of all frames less their mean (exp of the entropy of the singular values, as
+        RankMe, Garrido et al. 2023, but for the mean); `probe_explained`, share of the variance that lies between
+        clusters; `probe_silhouette`, mean of (b - a) / b with a the distance to the nearest and b that to the second
+        nearest centroid; `probe_perplexity` of the clusters; with phones also `probe_pnmi` and `probe_purity`. All 0
+        for features that are not finite, all but the rank for fewer different frames than clusters.
+    """
+    encoder = model.encoder
+    assert isinstance(encoder, SpeechEncoder)
+    each = _features(encoder, waveforms)
+    frames = torch.cat(each)
+    names = ["rank", "explained", "silhouette", "perplexity", *(["pnmi", "purity"] if phones is not None else [])]
+    figures = dict.fromkeys([f"probe_{name}" for name in names], 0.0)
+    if not bool(torch.isfinite(frames).all()):
+        return figures
+    spread = FeatureSpread(frames.shape[1])
+    spread.add(frames.numpy())
+    figures["probe_rank"] = spread.effective_rank()
+    try:
+        kmeans = KMeans(n_clusters=clusters, max_iter=20, seed=seed).fit(frames)
+    except LabelError:  # fewer different frames than clusters
+        return figures
+    nearest = kmeans.transform(frames).topk(2, dim=1, largest=False)
+    near, second = nearest.values.double().T
+    units = nearest.indices[:, 0]
+    variance = float((frames - frames.mean(0)).double().square().sum())
+    figures["probe_explained"] = 1 - float(near.square().sum()) / variance
+    figures["probe_silhouette"] = float(((second - near) / second.clamp(min=math.ulp(0))).mean())
+    figures["probe_perplexity"] = float(perplexity(tally(units, clusters)))
+    if phones is not None:
+        figures |= _against_phones(encoder, units.split([len(part) for part in each]), phones, clusters)
+    return figures
+
+
+def frame_intervals(labels: np.ndarray, *, hop: int, window: int) -> list[Interval]:
+    """Turn the (frames,) int labels of an utterance into intervals around the centres of their frames."""
+    centres = (np.arange(len(labels)) * hop + window / 2).tolist()
+    return [
+        Interval((centre - hop / 2) / SAMPLE_RATE, (centre + hop / 2) / SAMPLE_RATE, str(label))
+        for centre, label in zip(centres, labels.tolist(), strict=True)
+    ]
+
+
+def _features(encoder: SpeechEncoder, waveforms: Sequence[Tensor]) -> list[Tensor]:
+    """Return (frames, dim) float32 of each waveform, one at a time, so that no padding has a part in it."""
+    layer, device, was_training = probe_layer(encoder), encoder.mask_vector.device, encoder.training
+    encoder.eval()
+    features = []
+    for waveform in waveforms:
+        encoded = encoder(waveform[None].to(device), torch.tensor([len(waveform)]), num_layers=layer)
+        features.append(encoded.layers[-1][0].float().cpu())
+    encoder.train(was_training)
+    return features
+
+
+def _against_phones(
+    encoder: SpeechEncoder, units: Sequence[Tensor], phones: Sequence[Sequence[Interval]], clusters: int
+) -> dict[str, float]:
+    names = {interval.phone for intervals in phones for interval in intervals}
+    counts = UnitTally(names, clusters, hop=encoder.config.hop, window=encoder.config.window)
+    for row, intervals in zip(units, phones, strict=True):
+        counts.add(row.numpy(), intervals)
+    quality = counts.quality()
+    return {"probe_pnmi": quality.pnmi, "probe_purity": quality.phone_purity}
