@@ -15,6 +15,7 @@ The configuration that its README names is downloaded there; here the sizes are 
 base: the library's default size; longer than 5 s is cut (the script's default; with 20 s a batch needs over 17 GB).
 small: the trunk of recipes/registry_pool, everything else as prescribed. small-ours: with its masks, codebooks,
 dropouts, rate and lengths, too, in batches of 16 short utterances; the library's model, padding and schedule are left.
+small-slow: small-ours at a quarter of its rate, since at 0.001 and 0.002 the codebooks collapse.
 """
 
 import argparse
@@ -97,6 +98,9 @@ ARMS = {
     "small": Arm(settings=FORM | SMALL),
     "small-ours": Arm(
         settings=FORM | SMALL | OURS, lr=0.002, temperature_decay=0.9995, min_s=0.5, max_s=4.0, utterances=16
+    ),
+    "small-slow": Arm(
+        settings=FORM | SMALL | OURS, lr=0.0005, temperature_decay=0.9995, min_s=0.5, max_s=4.0, utterances=16
     ),
 }
 

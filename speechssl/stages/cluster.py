@@ -34,7 +34,7 @@ from speechssl.stages.features import (
     trunk,
 )
 from speechssl.stages.label_parts import LabelParts
-from speechssl.train.checkpoint import claim_run_folder
+from speechssl.train.run_folder import hold_run_folder
 from speechssl.units.kmeans import KMeans
 from speechssl.units.reservoir import FrameSample
 from speechssl.units.shards import HEADER, write_shards
@@ -83,9 +83,11 @@ def cluster(config: ClusterConfig) -> Path:
         LabelError: the checkpoint lacks the layer, too few frames for the clusters, or a k-means of other features.
     """
     ranks = start_ranks()
-    if ranks.is_first:
-        claim_run_folder(config.out, config)
-    ranks.wait()
+    with hold_run_folder(config.out, config, ranks):
+        return _cluster(config, ranks)
+
+
+def _cluster(config: ClusterConfig, ranks: Ranks) -> Path:
     path = config.out / "labels.tsv"
     if path.exists():
         return path

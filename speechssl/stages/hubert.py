@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from speechssl.data.manifest import write_atomically
-from speechssl.errors import ConfigError, LabelError, TrainingError
+from speechssl.errors import ConfigError, LabelError, StoppedError, TrainingError
 from speechssl.saved import SavedModel
 from speechssl.stages.cluster import ClusterConfig, cluster
 from speechssl.stages.iterations import CHOOSABLE, HubertConfig, resolve
@@ -25,6 +25,7 @@ from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.record import RunRecord, content_hash, step_inputs
 from speechssl.stages.sweep import SweepConfig, sweep
 from speechssl.train.checkpoint import claim_run_folder, last_checkpoint, read_state
+from speechssl.train.run_folder import locked
 
 __all__ = ["HubertConfig", "choose_units", "hubert"]
 
@@ -38,6 +39,11 @@ def hubert(config: HubertConfig) -> Path:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("hubert starts processes itself; run it without torchrun, with processes=N")
+    with locked(config.out):
+        return _hubert(config)
+
+
+def _hubert(config: HubertConfig) -> Path:
     record = RunRecord(config.out, redo=config.redo)
     model = None if config.checkpoint is None else SavedModel.read(config.checkpoint).fingerprint()
     used: list[ClusterConfig] = []
@@ -125,6 +131,9 @@ def _launch(stage: Literal["cluster", "pretrain"], config: ClusterConfig | Pretr
             f"{config.out}: {stage} in {processes} processes ended with status {status}; mend what they say above, and "
             "run the same command again: it goes on from here"
         )
+    last = last_checkpoint(config.out)
+    if stage == "pretrain" and (last is None or not read_state(last).is_finished):
+        raise StoppedError(f"{config.out}: pretraining was stopped and has saved; the same command goes on from there")
 
 
 def _fingerprint(run: Path) -> dict[str, str]:

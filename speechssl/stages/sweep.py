@@ -37,6 +37,7 @@ from speechssl.stages.features import (
     trunk,
 )
 from speechssl.train.checkpoint import claim_run_folder
+from speechssl.train.run_folder import locked
 from speechssl.units.kmeans import KMeans
 from speechssl.units.reservoir import FrameSample
 
@@ -97,7 +98,12 @@ def sweep(config: SweepConfig) -> Path:
     Raises:
         LabelError: no utterance has phones, the model lacks a layer, or too few frames for the units.
     """
-    claim_run_folder(config.out, config)
+    with locked(config.out):
+        claim_run_folder(config.out, config)
+        return _sweep(config)
+
+
+def _sweep(config: SweepConfig) -> Path:
     table = config.out / "sweep.md"
     if table.exists():
         return table
