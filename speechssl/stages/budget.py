@@ -57,7 +57,6 @@ Span = tuple[float, float]
 
 CONTEXT_GB = 2.0  # of an accelerator's memory for its own runtime and a fragmented allocator: assumed
 IMPORTS_GB = 0.5  # of a CPU process before the model is built
-TEMPORARIES = 1.25  # peak over what is kept for the backward pass; 3,184 MiB for BASE, 4 x 5 s, against 2,690 [ours]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +94,7 @@ class ModelSize:
     batches_s: tuple[float, ...]  # seconds an update that published runs, or ours, used
     max_grad_norm: dict[Method, float | None]
     kept_mb: dict[Precision, float]  # for the backward pass, a second of audio at `crop_s`
+    temporaries: float  # peak over what is kept, from the peak memory of training steps [ours]
     cpu_audio_s: dict[Method, float]  # audio-seconds a second of one core, as trained here [ours]
 
     def objective(self, method: Method) -> ContrastiveConfig | MaskedPredictionConfig:
@@ -138,6 +138,7 @@ SIZES: dict[SizeName, ModelSize] = {
         batches_s=(32,),
         max_grad_norm={"wav2vec2": 1.0, "hubert": 1.0},
         kept_mb={"float32": 3.75, "bfloat16": 1.90},
+        temporaries=2.6,
         cpu_audio_s={"wav2vec2": 86.0, "hubert": 85.0},
     ),
     "base": ModelSize(
@@ -152,6 +153,7 @@ SIZES: dict[SizeName, ModelSize] = {
         batches_s=(150, 300, 600, 1200, 2400, 5600),  # [batch], and 64 x 87.5 s [wav2vec2]
         max_grad_norm={"wav2vec2": None, "hubert": 10.0},
         kept_mb={"float32": 92.2, "bfloat16": 29.7},
+        temporaries=1.25,
         cpu_audio_s={"wav2vec2": 2.11, "hubert": 2.69},
     ),
     "large": ModelSize(
@@ -171,6 +173,7 @@ SIZES: dict[SizeName, ModelSize] = {
         batches_s=(600, 1200, 2400, 5600, 9600),  # 128 x 75 s [wav2vec2]; the smaller ones are BASE's
         max_grad_norm={"wav2vec2": None, "hubert": 1.0},
         kept_mb={"float32": 189.2, "bfloat16": 72.9},
+        temporaries=1.25,  # as BASE's: its steps were not measured
         cpu_audio_s={"wav2vec2": _BASE_RATE / 119.5e9, "hubert": _BASE_RATE / 119.5e9},
     ),
 }
@@ -199,7 +202,7 @@ def memory_gb(size: ModelSize, method: Method, seconds: float, *, bfloat16: bool
     """
     fixed = size.parameters(method) * (16 + 2 * bfloat16)  # autocast keeps a copy of the weights
     kept = size.kept_mb["bfloat16" if bfloat16 else "float32"] * 1e6 * seconds
-    return (fixed + TEMPORARIES * kept) / 1e9 + (IMPORTS_GB if on_cpu else CONTEXT_GB)
+    return (fixed + size.temporaries * kept) / 1e9 + (IMPORTS_GB if on_cpu else CONTEXT_GB)
 
 
 # ---- learning rate ----
