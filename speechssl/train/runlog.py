@@ -20,7 +20,7 @@ from rich.progress import (
 from torch.utils.tensorboard import SummaryWriter
 
 from speechssl.config import configuration
-from speechssl.errors import TrainingError
+from speechssl.errors import StoppedError, TrainingError
 from speechssl.train.log_file import LogFile
 from speechssl.train.wandb_run import start_wandb
 
@@ -170,7 +170,7 @@ class RunLog:
 
     def _finish_wandb(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         assert self._wandb is not None
-        self._wandb.finish(exit_code=0 if error is None else 1)
+        self._wandb.finish(exit_code=0 if error is None or isinstance(error, StoppedError) else 1)
 
     @contextmanager
     def _naming(self, path: Path) -> Iterator[None]:
