@@ -97,7 +97,7 @@ def _run(
     count = max(int(loss.count), 1)
     return Replayed(
         name=name,
-        loss=float(loss.value) / count,
+        loss=float(loss.value.detach()) / count,
         norm=float(nn.utils.get_total_norm(gradients)) / count,
         peak=float(batch.waveforms.abs().max()),
         broken=broken[0] if broken else None,

@@ -1,0 +1,158 @@
+"""A run that is stopped, and goes on, equals one that was left alone, bit for bit."""
+
+import dataclasses
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechssl.data import dataset
+from speechssl.errors import CheckpointError, StoppedError, TrainingError
+from speechssl.stages.data import DataConfig
+from speechssl.stages.finetune import finetune
+from speechssl.stages.pretrain import pretrain
+from speechssl.train import loop
+from speechssl.train.checkpoint import load_tensors, read_state
+from speechssl.train.loop import TrainConfig
+
+TIMES = {"audio_s_per_s", "wall_s", "data_wait_s", "memory_gib"}  # what may differ between two equal runs
+RUNS = [(task, workers) for task in ("masked_prediction", "contrastive", "ctc") for workers in (0, 2)]
+
+
+def reports(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+    """Give a function that has a signal sent to this process during the step of that number, once."""
+    waiting: list[tuple[int, int]] = []
+    update = loop.Learner.update
+
+    def sending(self: loop.Learner, batches, state, **rest):
+        if waiting and waiting[0][0] == state.step:
+            os.kill(os.getpid(), waiting.pop(0)[1])
+            rest["wants_stop"] = True  # it came while the step before was being reported
+        return update(self, batches, state, **rest)
+
+    monkeypatch.setattr(loop.Learner, "update", sending)
+    return lambda step, number: waiting.append((step, number))
+
+
+@pytest.fixture
+def run_task(pretrain_config, finetune_config):
+    """Give a function that trains one of the three tasks, two batches a step."""
+
+    def run(task: str, out: Path, workers: int = 0, **train: int) -> Path:
+        config = TrainConfig(**{"steps": 7, "accumulate": 2, "log_every": 3, "workers": workers, **train})
+        if task == "ctc":
+            return finetune(finetune_config(out, train=config))
+        return pretrain(pretrain_config(out, task, train=config))
+
+    return run
+
+
+@pytest.mark.parametrize(("task", "workers"), RUNS)
+def test_a_run_stopped_by_signals_and_resumed_equals_the_uninterrupted_one(
+    run_task, signalled, tmp_path, task, workers
+):
+    straight = run_task(task, tmp_path / "straight")
+    for step, number in ((1, signal.SIGTERM), (4, signal.SIGINT)):
+        signalled(step, number)
+        with pytest.raises(StoppedError, match=rf"stopped by {number.name} after step {step + 1}, saved in .*step_"):
+            run_task(task, tmp_path / "stopped", workers)
+        assert not read_state(tmp_path / "stopped" / f"step_{step + 1:08d}").is_finished
+    resumed = run_task(task, tmp_path / "stopped", workers)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        expected, found = load_tensors(straight / name), load_tensors(resumed / name)
+        assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
+    for one, other in zip(reports(tmp_path / "stopped"), reports(tmp_path / "straight"), strict=True):
+        assert one == other  # also averages begun before a stop
+    assert [row["step"] for row in reports(tmp_path / "straight")] == [3, 6, 7]
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(run_task, tmp_path, capfd):
+    straight = run_task("contrastive", tmp_path / "straight", save_every=2, keep=3)
+    expected = load_tensors(straight / "model.safetensors")
+    model = straight / "model.safetensors"
+    content = model.read_bytes()
+    model.unlink()  # `expected` looks at the old file's pages
+    model.write_bytes(content[:-9])
+    again = run_task("contrastive", tmp_path / "straight", save_every=2, keep=3)
+    said = capfd.readouterr().err
+    assert "step_00000007: is not whole (model.safetensors: another checksum than when written)" in said
+    assert "moved to damaged_step_00000007, going on from step_00000006" in said
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in load_tensors(again / "model.safetensors").items())
+
+
+def test_a_clock_that_jumps_changes_nothing(run_task, tmp_path, monkeypatch):
+    straight = run_task("contrastive", tmp_path / "straight")
+    real, jumps = time.time, iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(jumps) * 86_400)
+    jumped = run_task("contrastive", tmp_path / "jumped")
+    expected, found = (load_tensors(run / "model.safetensors") for run in (straight, jumped))
+    assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
+    assert read_state(jumped).wall_seconds > 0
+
+
+def test_manifests_that_changed_are_refused(pretrain_config, make_corpus, tmp_path):
+    lengths = list(range(8_000, 16_000, 1_000))
+    data = DataConfig(manifests=(make_corpus(tmp_path / "corpus", lengths),))
+    config = pretrain_config(tmp_path / "run", "contrastive", data=data)
+    pretrain(config)
+    make_corpus(tmp_path / "corpus", lengths[:-1])
+    with pytest.raises(CheckpointError, match=r"step_00000003: the utterances of data\.manifests are others than"):
+        pretrain(config)
+
+
+def test_another_number_of_batches_a_step_is_refused(pretrain_config, tmp_path):
+    config = pretrain_config(tmp_path / "run", "contrastive")
+    pretrain(config)
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=3))
+    with pytest.raises(CheckpointError, match=r"takes 1 batches a step, these ranks would take 3; choose"):
+        pretrain(other)
+
+
+def test_a_full_disk_ends_the_run_with_what_was_saved_before(pretrain_config, tmp_path, monkeypatch):
+    saved = []
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        saved.append(path)
+        if len(saved) > 2:  # two files a checkpoint
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path)
+
+    save_file = loop.save_checkpoint.__globals__["save_file"]
+    monkeypatch.setitem(loop.save_checkpoint.__globals__, "save_file", full)
+    config = pretrain_config(tmp_path / "run", "contrastive", train=TrainConfig(steps=4, save_every=2))
+    with pytest.raises(
+        CheckpointError, match=r"step_00000004: cannot be written \(.*No space left.*\); free some space"
+    ):
+        pretrain(config)
+    monkeypatch.undo()
+    assert [path.name for path in sorted((tmp_path / "run").glob("step_*"))] == ["step_00000002"]
+    assert read_state(pretrain(config)).is_finished
+
+
+def test_a_worker_that_dies_stops_the_run_which_goes_on_later(pretrain_config, tmp_path, monkeypatch):
+    config = pretrain_config(tmp_path / "run", "contrastive", train=TrainConfig(steps=4, save_every=1, workers=1))
+    straight = pretrain(dataclasses.replace(config, out=tmp_path / "straight"))
+    parent, read = os.getpid(), dataset.read_audio
+
+    def deadly(*arguments: object, **rest: object) -> torch.Tensor:
+        if os.getpid() != parent and (tmp_path / "run/step_00000002").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(*arguments, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "read_audio", deadly)
+        with pytest.raises(TrainingError, match=r"a process that reads audio died \(.*\); memory may have run out"):
+            pretrain(config)
+    resumed = pretrain(config)
+    expected, found = (load_tensors(run / "model.safetensors") for run in (straight, resumed))
+    assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
