@@ -20,7 +20,6 @@ from speechssl.train.checkpoint import (
     save_checkpoint,
     software_versions,
 )
-from speechssl.train.failures import explained_failures
 from speechssl.train.learner import Learner, TrainConfig, Update
 from speechssl.train.meter import Meter, peak_memory_gib
 from speechssl.train.optim import OptimConfig, build_optimizer
@@ -74,8 +73,7 @@ def fit(
     run = Run(model, out=out, seed=seed, optim=optim, config=config, ranks=ranks, data=data)
     state = run.state
     batches = batches_from(state.epoch, state.position)
-    log = RunLog(out, title, steps=config.steps, done=state.step, enabled=ranks.is_first)
-    with StopRequest() as stop, log, explained_failures(ranks, state):
+    with StopRequest() as stop, RunLog(out, title, steps=config.steps, done=state.step, enabled=ranks.is_first) as log:
         while state.step < config.steps:
             update = run.update(batches, log, wants_stop=stop.signal is not None)
             state.is_finished = state.step == config.steps
