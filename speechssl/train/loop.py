@@ -20,6 +20,7 @@ from speechssl.train.checkpoint import (
     save_checkpoint,
     software_versions,
 )
+from speechssl.train.failures import explained_failures
 from speechssl.train.learner import Learner, TrainConfig, Update
 from speechssl.train.meter import Meter, peak_memory_gib
 from speechssl.train.optim import OptimConfig, build_optimizer
@@ -73,7 +74,8 @@ def fit(
     run = Run(model, out=out, seed=seed, optim=optim, config=config, ranks=ranks, data=data)
     state = run.state
     batches = batches_from(state.epoch, state.position)
-    with StopRequest() as stop, RunLog(out, title, steps=config.steps, done=state.step, enabled=ranks.is_first) as log:
+    log = RunLog(out, title, steps=config.steps, done=state.step, enabled=ranks.is_first)
+    with StopRequest() as stop, log, explained_failures(ranks, state):
         while state.step < config.steps:
             update = run.update(batches, log, wants_stop=stop.signal is not None)
             state.is_finished = state.step == config.steps
@@ -113,7 +115,7 @@ class Run:
         """
         self.model, self.out, self.config, self.ranks = model.to(ranks.device), out, config, ranks
         self.outline = outline(model)
-        called = spread(model, config.parallel, ranks, bfloat16=config.bfloat16)
+        called = spread(model, config.parallel, ranks, bfloat16=config.bfloat16, accumulate=config.accumulate)
         self.optimizer = build_optimizer(model, optim)
         self.state = TrainState()
         self.meter = Meter(ranks)

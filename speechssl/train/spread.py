@@ -37,7 +37,7 @@ class ParallelConfig:
     sharded_checkpoints: bool = False  # with fsdp: each rank writes its share, instead of the first writing all
 
 
-def spread(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: bool) -> nn.Module:
+def spread(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: bool, accumulate: int) -> nn.Module:
     """Make a model one that trains with the other ranks. Build the optimiser of its parameters afterwards.
 
     Args:
@@ -46,6 +46,7 @@ def spread(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: 
         ranks: this process among the others.
         bfloat16: the model runs under autocast. Shares of the layers' matrices are then gathered in 16 bits, as
             autocast would round them; norms, gradients and what is kept stay float32.
+        accumulate: batches of a rank in a step, whose gradients are exchanged together.
 
     Returns:
         The module to call in training; `model` itself but for DDP.
@@ -60,8 +61,12 @@ def spread(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: 
     _show_losses()
     if config.mode == "fsdp":
         return _shard(model, ranks, bfloat16=bfloat16)
-    is_static = _has_static_graph(model)
-    return _Replica(model, gradient_as_bucket_view=True, static_graph=is_static, find_unused_parameters=not is_static)
+    # DDP learns a static graph in its first exchange, which would then come after each batch of the first step, and
+    # round otherwise than the steps of a run that was not interrupted there
+    is_static = accumulate == 1 and _has_static_graph(model)
+    return DistributedDataParallel(
+        model, gradient_as_bucket_view=True, static_graph=is_static, find_unused_parameters=not is_static
+    )
 
 
 @contextmanager
@@ -76,13 +81,11 @@ def exchanging(model: nn.Module, *, is_last: bool) -> Iterator[None]:
         model.set_requires_gradient_sync(is_last)
         model.set_is_last_backward(is_last)
         yield
-    elif isinstance(model, _Replica) and not is_last and not model.must_learn_graph:
+    elif isinstance(model, DistributedDataParallel) and not is_last:
         with model.no_sync():
             yield
     else:
         yield
-        if isinstance(model, _Replica):
-            model.must_learn_graph = False
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -120,12 +123,6 @@ def whole_model(model: nn.Module, outline: nn.Module, ranks: Ranks) -> nn.Module
     copied = copy.deepcopy(outline)
     copied.load_state_dict(gathered, assign=True)
     return copied
-
-
-class _Replica(DistributedDataParallel):
-    """DDP that knows whether its first exchange, in which it learns a static graph, is still to come."""
-
-    must_learn_graph = True
 
 
 def _has_static_graph(model: nn.Module) -> bool:
