@@ -60,6 +60,8 @@ MAY_CHANGE = frozenset(  # between two calls of one run: its place, and what lea
     (
         "out",
         *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
+        *(f"train.health.{key}" for key in ("enabled", "stop", "patience", "grace_steps", "probe_every")),
+        "train.health.probe_minutes",
         *(f"train.parallel.{key}" for key in ("mode", "activation_checkpointing", "compile", "sharded_checkpoints")),
     )
 )
@@ -84,7 +86,8 @@ class TrainState:
     scores: dict[str, float] = field(default_factory=dict)  # of the last evaluation
     batches_per_step: int = 0  # over all ranks
     data: str = ""  # fingerprint of the utterances, in which `position` counts
-    open_report: dict[str, list[float]] = field(default_factory=dict)  # sums and counts since the last report
+    open_report: dict[str, Any] = field(default_factory=dict)  # sums, counts and tallies since the last report
+    health: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
     guard: dict[str, Any] = field(default_factory=dict)  # what the collapse guard remembers
     versions: dict[str, str] = field(default_factory=dict)  # of the software that wrote the checkpoint
 

@@ -63,10 +63,12 @@ class Facts:
     freeze_steps: int = 0  # in which only the head learns: CTC
 
     @classmethod
-    def of(cls, model: PretrainModel | CTCModel) -> "Facts":
-        """Look them up in a model."""
+    def of(cls, model: nn.Module) -> "Facts | None":
+        """Look them up in a model; None for one of another kind."""
         if isinstance(model, CTCModel):
             return cls(kind="ctc", freeze_steps=model.config.freeze_steps)
+        if not isinstance(model, PretrainModel):
+            return None
         if isinstance(model.objective, ContrastiveObjective):
             config = model.objective.config
             return cls(kind="contrastive", distractors=config.distractors + config.cross_distractors)
@@ -119,7 +121,7 @@ BANDS: tuple[Band, ...] = (
         sign="codebook_perplexity",
         shown="perplexity of the codebook that is used least",
         low=2.0,
-        seen="demo and pool 6.3 to 14 of 16 entries; BASE 9 to 13 of 320 early on (fairseq issues 2981 and 3391). "
+        seen="demo and pool 4.4 to 15 of 16 entries; BASE 9 to 13 of 320 early on (fairseq issues 2981 and 3391). "
         "Collapsed: 1.0 of 320 (transformers' recipe on the small model, by step 150; transformers issue 14387)",
         likely="the quantizer answers every frame alike: a learning rate too high, too little weight on diversity, "
         "codebooks too large for the audio, or audio that says nothing",
@@ -145,7 +147,7 @@ BANDS: tuple[Band, ...] = (
         sign="labels_share",
         shown="perplexity of the labels, as a share of their clusters",
         low=0.2,
-        seen="demo 0.8 of 100 clusters of MFCC; DinoSR's codes 0.73 of 256 (units-quality.csv of spidr). An empty "
+        seen="demo 0.9 of 100 clusters of MFCC; DinoSR's codes 0.73 of 256 (units-quality.csv of spidr). An empty "
         "dictionary made every label one (fairseq pull request 4521: the loss went to 0)",
         likely="a few labels make up nearly all frames: silence, a k-means fitted on other audio, or a broken file",
         change="look at the labels with `speechssl plot`, make them again with `speechssl cluster` on the audio of "
@@ -172,7 +174,7 @@ BANDS: tuple[Band, ...] = (
         shown="perplexity of what is predicted, as a share of that of the labels",
         low=0.1,
         is_early=False,
-        seen="demo 0.4 and more after the warm-up",
+        seen="demo 0.02 at first, 0.2 to 0.6 after the warm-up",
         likely="every masked frame gets one of a few answers: a learning rate so high that it broke the model, or "
         "masks so long that nothing can be told",
         change="lower optim.lr or lengthen optim.warmup, set optim.max_grad_norm, shorten objective.mask.span, and go "
@@ -183,9 +185,9 @@ BANDS: tuple[Band, ...] = (
         kinds=("contrastive", "masked_prediction", "ctc"),
         sign="lost_share",
         shown="share lost of what the loss had gained since the start",
-        high=0.5,
-        seen="under 0.2 in demo, pool, continued and all our CTC runs. Diverged: 0.7 to 0.9 (contrastive, lr 2e-3 with "
-        "a warm-up of 48 steps)",
+        high=0.6,
+        seen="under 0.2 in demo, pool, continued and all our CTC runs, 0.5 in averages of only 10 steps. Diverged: 0.6 "
+        "to 1.0 (contrastive: lr 2e-3 with a warm-up of 48 steps, and lr 0.1)",
         likely="training has diverged: a learning rate too high for this batch, a batch of broken audio, 16-bit "
         "overflow",
         change="lower optim.lr, lengthen optim.warmup, set optim.max_grad_norm, set train.bfloat16=false, and go on "
@@ -197,7 +199,7 @@ BANDS: tuple[Band, ...] = (
         sign="feature_cosine",
         shown="mean cosine between two frames of the last layer",
         high=0.98,
-        seen="demo 0.1 to 0.6 at 1,200 steps. Collapsed: 1.0",
+        seen="demo 0.04 to 0.47. Collapsed: 1.0 (no diversity loss, by step 220)",
         likely="all frames are encoded alike: a learning rate too high, or no task that tells frames apart",
         change="lower optim.lr or lengthen optim.warmup, set optim.max_grad_norm, raise objective.diversity_weight, "
         "and go on from a checkpoint before this step",
@@ -207,9 +209,8 @@ BANDS: tuple[Band, ...] = (
         kinds=PRETRAINING,
         sign="feature_rank",
         shown="effective number of dimensions of the last layer",
-        low=1.5,
-        is_early=False,
-        seen="demo 5 and more",
+        low=1.3,
+        seen="demo 2.5 (contrastive) and 4 (masked prediction) and more. Collapsed: 1.0 (lr 0.1, by step 40)",
         likely="frames differ along one direction only: a learning rate too high, or a task that needs no more (few "
         "codes, few labels)",
         change="lower optim.lr, look at codes_used and labels_used, raise objective.diversity_weight",
@@ -261,18 +262,18 @@ class Guard:
     `state` is all it remembers: plain values for the checkpoint, to be given back to the guard of a resumed run.
     """
 
-    def __init__(self, config: HealthConfig, facts: Facts, state: Mapping[str, Any] | None = None) -> None:
-        """Watch a run, from its start or from the `state` of an interrupted one."""
+    def __init__(self, config: HealthConfig, facts: Facts | None, state: Mapping[str, Any] | None = None) -> None:
+        """Watch a run, from its start or from the `state` of an interrupted one; without facts it says nothing."""
         self.config, self.facts = config, facts
-        start: dict[str, Any] = {"outside": {}, "first": facts.chance, "best": None}
+        start: dict[str, Any] = {"outside": {}, "first": facts.chance if facts else None, "best": None}
         self.state = copy.deepcopy(start | dict(state or {}))
-        self.bands = [band for band in BANDS if facts.kind in band.kinds]
+        self.bands = [band for band in BANDS if facts and facts.kind in band.kinds]
 
     def grace(self, steps: int) -> int:
         """Return the steps in which a run of so many need not have learnt anything yet."""
         if self.config.grace_steps is not None:
             return self.config.grace_steps
-        if self.facts.kind == "ctc":  # the plateau of blanks comes before everything else
+        if self.facts and self.facts.kind == "ctc":  # the plateau of blanks comes before everything else
             return max(300, self.facts.freeze_steps, steps // 4)
         return max(300, steps * 8 // 100)
 
@@ -288,9 +289,9 @@ class Guard:
             The alarms that are new. A sign that returns to its band and leaves it again alarms again.
         """
         alarms: list[Alarm] = []
-        if not self.config.enabled:
+        if not self.config.enabled or self.facts is None:
             return alarms
-        signs = self._signs(values)
+        signs = self._signs(values, self.facts)
         outside: dict[str, int] = self.state["outside"]
         for band in self.bands:
             value = signs.get(band.sign, math.nan)
@@ -301,47 +302,23 @@ class Guard:
                 alarms.append(Alarm(name=band.name, step=step, message=_message(band, value)))
         return alarms
 
-    def _signs(self, values: Mapping[str, float]) -> dict[str, float]:
+    def _signs(self, values: Mapping[str, float], facts: Facts) -> dict[str, float]:
         """Turn figures into the signs that the bands are of: comparable between sizes."""
         signs = {name: values[name] for name in ("feature_cosine", "feature_rank", "grad_norm") if name in values}
-        match self.facts.kind:
+        match facts.kind:
             case "contrastive":
-                signs |= self._contrastive(values)
+                signs |= _contrastive_signs(values, facts)
             case "masked_prediction":
-                signs |= self._masked_prediction(values)
+                signs |= _masked_prediction_signs(values, facts)
             case "ctc":
                 signs |= {name: values[name] for name in ("blank_share", "empty_share") if name in values}
-        lost = self._lost(values)
+        lost = self._lost(values, facts)
         return signs if lost is None else signs | {"lost_share": lost}
 
-    def _contrastive(self, values: Mapping[str, float]) -> dict[str, float]:
-        signs = {}
-        each = [value for name, value in values.items() if name.startswith("code_perplexity_")]
-        if each:
-            signs["codebook_perplexity"] = min(each)
-        if "contrastive_loss" in values and self.facts.chance:
-            signs["loss_of_chance"] = values["contrastive_loss"] / self.facts.chance
-        return signs
-
-    def _masked_prediction(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Of several streams, the one that is worst off."""
-        losses, labels, predicted = [], [], []
-        for stream, clusters in enumerate(self.facts.clusters):
-            suffix = f"_{stream}" if len(self.facts.clusters) > 1 else ""
-            spread = values.get(f"labels{suffix}_perplexity", float(clusters))
-            labels.append(spread / clusters)
-            if spread > 1.05 and f"masked_loss{suffix}" in values:  # to guess one label is no loss
-                losses.append(values[f"masked_loss{suffix}"] / math.log(spread))
-            if f"predicted{suffix}_perplexity" in values:
-                predicted.append(values[f"predicted{suffix}_perplexity"] / spread)
-        signs = {"labels_share": min(labels)}
-        signs |= {"loss_of_chance": max(losses)} if losses else {}
-        return signs | ({"predicted_share": min(predicted)} if predicted else {})
-
-    def _lost(self, values: Mapping[str, float]) -> float | None:
+    def _lost(self, values: Mapping[str, float], facts: Facts) -> float | None:
         """Return the share lost of what the loss had gained; None before it has gained 5 %."""
         names = {"contrastive": "contrastive_loss", "masked_prediction": "masked_loss", "ctc": "ctc_loss"}
-        main = names[self.facts.kind]
+        main = names[facts.kind]
         losses = [value for name, value in values.items() if name == main or name.startswith(f"{main}_")]
         if not losses or not math.isfinite(sum(losses)):
             return None
@@ -366,6 +343,32 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
         if parameter.grad is not None:
             parts.setdefault(_part(name, len(numbers)), []).append(parameter.grad)
     return {f"grad_norm_{part}": whole(get_total_norm(gradients)) for part, gradients in parts.items()}
+
+
+def _contrastive_signs(values: Mapping[str, float], facts: Facts) -> dict[str, float]:
+    signs = {}
+    each = [value for name, value in values.items() if name.startswith("code_perplexity_")]
+    if each:
+        signs["codebook_perplexity"] = min(each)
+    if "contrastive_loss" in values and facts.chance:
+        signs["loss_of_chance"] = values["contrastive_loss"] / facts.chance
+    return signs
+
+
+def _masked_prediction_signs(values: Mapping[str, float], facts: Facts) -> dict[str, float]:
+    """Of several streams, the one that is worst off."""
+    losses, labels, predicted = [], [], []
+    for stream, clusters in enumerate(facts.clusters):
+        suffix = f"_{stream}" if len(facts.clusters) > 1 else ""
+        spread = values.get(f"labels{suffix}_perplexity", float(clusters))
+        labels.append(spread / clusters)
+        if spread > 1.05 and f"masked_loss{suffix}" in values:  # to guess one label is no loss
+            losses.append(values[f"masked_loss{suffix}"] / math.log(spread))
+        if f"predicted{suffix}_perplexity" in values:
+            predicted.append(values[f"predicted{suffix}_perplexity"] / spread)
+    signs = {"labels_share": min(labels)}
+    signs |= {"loss_of_chance": max(losses)} if losses else {}
+    return signs | ({"predicted_share": min(predicted)} if predicted else {})
 
 
 def _part(name: str, num_layers: int) -> str:

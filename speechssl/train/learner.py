@@ -13,6 +13,7 @@ from speechssl.data.batching import Batch, seeded_generator
 from speechssl.errors import ConfigError, TrainingError
 from speechssl.parallel import Ranks
 from speechssl.train.checkpoint import TrainState
+from speechssl.train.health import HealthConfig
 from speechssl.train.optim import OptimConfig, learning_rate, scale_gradients
 from speechssl.train.spread import ParallelConfig, exchanging
 
@@ -35,6 +36,7 @@ class TrainConfig:
     parallel: ParallelConfig = ParallelConfig()
     workers: int = 0  # processes that read audio, on each rank
     stop_after_skipped: int = 10  # steps in a row whose loss or gradient is not finite, before the run stops
+    health: HealthConfig = HealthConfig()
 
     def __post_init__(self) -> None:
         if min(self.steps, self.accumulate, self.log_every, self.save_every, self.keep, self.stop_after_skipped) < 1:
@@ -68,6 +70,7 @@ class Update:
     micro_batches: tuple[MicroBatch, ...]  # of this rank
     totals: dict[str, Tensor]  # figures of this rank for the meter, summed: () each, on the device
     counts: dict[str, int]  # of the values in each sum
+    tallies: dict[str, Tensor]  # of this rank, summed, on the device
 
     @property
     def is_finite(self) -> bool:
@@ -141,6 +144,7 @@ class Learner:
             micro_batches=tuple(taken.micro_batches),
             totals=taken.totals | each_step,
             counts=taken.counts | dict.fromkeys(each_step, 1),
+            tallies=taken.tallies,
         )
         if update.is_finite:
             self.optimizer.step()
@@ -170,6 +174,8 @@ class Learner:
             taken.add("padding", torch.tensor(batch.padding), is_counted=not batch.is_stand_in)
             for name, part in loss.parts.items():
                 taken.add(name, part.detach(), is_counted=not batch.is_stand_in)
+            for name, tally in loss.tallies.items():
+                taken.tallies[name] = taken.tallies.get(name, 0) + tally * (not batch.is_stand_in)
             if batch.is_stand_in:
                 continue
             taken.seconds += batch.duration_s
@@ -197,6 +203,7 @@ class _Taken:
     micro_batches: list[MicroBatch] = field(default_factory=list)
     totals: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    tallies: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, name: str, figure: Tensor, *, is_counted: bool = True) -> None:
         figure = figure if is_counted else torch.zeros_like(figure)  # every rank names the same figures

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from speechssl.train.checkpoint import (
     software_versions,
 )
 from speechssl.train.failures import explained_failures
+from speechssl.train.health import Alarm, Facts, Guard, gradient_norms
 from speechssl.train.learner import Learner, TrainConfig, Update
 from speechssl.train.meter import Meter, peak_memory_gib
 from speechssl.train.optim import OptimConfig, build_optimizer
@@ -47,6 +49,7 @@ def fit(
     title: str,
     data: str = "",
     evaluate: Evaluate | None = None,
+    probe: Evaluate | None = None,
 ) -> Path:
     """Train until `config.steps`, from the newest whole checkpoint in `out` if there is one.
 
@@ -62,13 +65,15 @@ def fit(
         title: of the progress bar.
         data: fingerprint of what is trained on.
         evaluate: called every `config.eval_every` steps and after the last, on the first rank.
+        probe: called every `config.health.probe_every` steps and after the last, on the first rank.
 
     Returns:
         The folder of the last checkpoint.
 
     Raises:
         CheckpointError: no checkpoint is whole, or the newest is of other data; or one cannot be written.
-        TrainingError: too many steps in a row are not finite, or no batch has usable audio.
+        TrainingError: too many steps in a row are not finite, no batch has usable audio, or an alarm is to stop the
+            run; what is done is saved.
         StoppedError: a signal asked to stop; the step it came in is done and saved.
     """
     run = Run(model, out=out, seed=seed, optim=optim, config=config, ranks=ranks, data=data)
@@ -79,19 +84,35 @@ def fit(
         while state.step < config.steps:
             update = run.update(batches, log, wants_stop=stop.signal is not None)
             state.is_finished = state.step == config.steps
-            if state.step % config.log_every == 0 or state.is_finished:
-                log.write(state.step, run.report(), wall_s=state.wall_seconds)
+            alarms: list[Alarm] = []
+            if run.is_report_due:
+                alarms = run.report(log)
             log.advance(state.step, f"{state.audio_seconds / max(state.wall_seconds, 1e-9):.0f} audio-s/s")
             is_best = False
             if evaluate and (state.is_finished or (config.eval_every and state.step % config.eval_every == 0)):
                 is_best = run.evaluate(evaluate, log)
+            every = config.health.probe_every
+            if probe and every and (state.is_finished or state.step % every == 0):
+                run.probe(probe, log)
             must_stop = update.must_stop and not state.is_finished
-            if must_stop or is_best or state.is_finished or state.step % config.save_every == 0:
+            alarmed = config.health.stop and bool(alarms) and not state.is_finished
+            if must_stop or alarmed or is_best or state.is_finished or state.step % config.save_every == 0:
                 saved = run.save()
+            if alarmed:
+                raise stopped_by(alarms, saved)
             if must_stop:
                 raise stop.error(state.step, saved)
         ranks.wait()
     return out / f"step_{state.step:08d}"
+
+
+def stopped_by(alarms: Sequence[Alarm], saved: Path) -> TrainingError:
+    """Say why a run stops that `health.stop` ends."""
+    named = "; ".join(f"{alarm.name}: {alarm.message}" for alarm in alarms)
+    return TrainingError(
+        f"step {alarms[0].step}: stopped by an alarm, saved {saved}. {named} The same command goes on all the same; "
+        "train.health.stop=false lets alarms pass"
+    )
 
 
 class Run:
@@ -129,6 +150,7 @@ class Run:
             self.meter.restore(self.state.open_report)
         self.state.data, self.state.batches_per_step = data, batches_per_step
         self.state.versions = software_versions()
+        self.guard = Guard(config.health, Facts.of(model), self.state.health)
         self.learner = Learner(called, self.optimizer, seed=seed, optim=optim, config=config, ranks=ranks)
 
     def update(self, batches: Iterator[tuple[int, int, Batch]], log: RunLog, *, wants_stop: bool) -> Update:
@@ -139,11 +161,13 @@ class Run:
         """
         state = self.state
         started = time.perf_counter()
-        update = self.learner.update(batches, state, say=log.say, wants_stop=wants_stop)
+        will_report = (state.step + 1) % self.config.log_every == 0
+        watch = partial(gradient_norms, self.model) if will_report else None
+        update = self.learner.update(batches, state, say=log.say, wants_stop=wants_stop, watch=watch)
         state.wall_seconds += time.perf_counter() - started
         if update.is_finite:
             state.skipped_in_a_row = 0
-            self.meter.add(update.totals, update.counts)
+            self.meter.add(update.totals, update.counts, update.tallies)
             return update
         state.skipped_steps += 1
         state.skipped_in_a_row += 1
@@ -153,10 +177,15 @@ class Run:
         log.say(reason)
         return update
 
-    def report(self) -> dict[str, float]:
-        """Return the averages since the last report, and where the run is."""
+    @property
+    def is_report_due(self) -> bool:
+        """Whether the step just done ends a report."""
+        return self.state.step % self.config.log_every == 0 or self.state.is_finished
+
+    def report(self, log: RunLog) -> list[Alarm]:
+        """Log the averages since the last report, and where the run is; return the alarms, the same on all ranks."""
         state = self.state
-        return self.meter.report() | {
+        values = self.meter.report() | {
             "lr": self.optimizer.param_groups[0]["lr"],
             "hours_seen": state.audio_seconds / 3600,
             "audio_s_per_s": state.audio_seconds / max(state.wall_seconds, 1e-9),
@@ -165,6 +194,12 @@ class Run:
             "skipped": state.skipped,
             "skipped_steps": state.skipped_steps,
         }
+        log.write(state.step, values, wall_s=state.wall_seconds)
+        alarms = self.guard.check(state.step, self.config.steps, values)
+        state.health = self.guard.state
+        for alarm in alarms:
+            log.alarm(alarm.step, alarm.name, alarm.message)
+        return alarms
 
     def evaluate(self, evaluate: Evaluate, log: RunLog) -> bool:
         """Score the model, on the first rank, and return, on all ranks, whether it is the best so far."""
@@ -181,6 +216,12 @@ class Run:
             if is_best:
                 state.best_score, state.best_step = score, state.step
         return bool(self.ranks.sum(torch.tensor(int(is_best), device=self.ranks.device)))
+
+    def probe(self, probe: Evaluate, log: RunLog) -> None:
+        """Log what the probe says of the model, on the first rank."""
+        model = whole_model(self.learner.model, self.outline, self.ranks)
+        if model is not None:
+            log.write(self.state.step, probe(model), wall_s=self.state.wall_seconds)
 
     def save(self) -> Path:
         """Write a checkpoint, with the other ranks, and return its folder."""

@@ -1,41 +1,71 @@
-"""Averages of figures between two reports, over steps, micro-batches and ranks."""
+"""Averages of figures between two reports, and what their tallies show, over steps, micro-batches and ranks."""
 
 import resource
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from speechssl.objective.figures import report_figures
 from speechssl.parallel import Ranks
 
 __all__ = ["Meter", "peak_memory_gib"]
 
 
 class Meter:
-    """Sums of figures with the number of values in each; they stay on their device until the report."""
+    """Sums of figures with the number of values in each, and tallies; they stay on their device until the report."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
         self.totals: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
+        self.tallies: dict[str, Tensor] = {}
 
-    def add(self, totals: Mapping[str, Tensor], counts: Mapping[str, int]) -> None:
-        """Add sums of figures, () each, with the number of their values; not fetched, or the next step would wait."""
+    def add(
+        self, totals: Mapping[str, Tensor], counts: Mapping[str, int], tallies: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Add sums of figures, () each, with the number of their values, and tallies of any shape.
+
+        Nothing is fetched, or the next step would wait.
+        """
         for name, total in totals.items():
-            total = total.detach().to(self.ranks.device, torch.float64, non_blocking=True)
-            self.totals[name] = self.totals[name] + total if name in self.totals else total
+            self._sum(self.totals, name, total)
             self.counts[name] = self.counts.get(name, 0) + counts[name]
+        for name, tally in (tallies or {}).items():
+            self._sum(self.tallies, name, tally)
 
     def report(self) -> dict[str, float]:
-        """Return the averages over all ranks and start anew; a figure without values is left out. All ranks call it."""
-        sums = self.state()
-        self.totals, self.counts = {}, {}
+        """Return the averages over all ranks, and the figures of the tallies, and start anew. All ranks call it.
+
+        A figure without values is left out.
+        """
+        sums, tallies = self._sums(), self._tallies()
+        self.totals, self.counts, self.tallies = {}, {}, {}
         means = {name: total / count for name, (total, count) in sums.items() if count > 0}
+        means |= {name: float(value) for name, value in report_figures(tallies).items()}
         return {name: means[name] for name in ("loss", *means) if name in means}  # the loss first
 
-    def state(self) -> dict[str, list[float]]:
-        """Return sums and counts over all ranks, for a checkpoint between two reports. All ranks call it."""
+    def state(self) -> dict[str, Any]:
+        """Return sums, counts and tallies over all ranks, for a checkpoint between two reports. All ranks call it."""
+        return {"sums": self._sums(), "tallies": {name: tally.tolist() for name, tally in self._tallies().items()}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned, in any number of ranks."""
+        share = 1 if self.ranks.is_first else 0
+        for name, (total, count) in state.get("sums", {}).items():
+            self._sum(self.totals, name, torch.tensor(total * share, dtype=torch.float64))
+            self.counts[name] = int(count) * share
+        for name, tally in state.get("tallies", {}).items():
+            self._sum(self.tallies, name, torch.tensor(tally, dtype=torch.float64) * share)
+
+    def _sum(self, sums: dict[str, Tensor], name: str, values: Tensor) -> None:
+        values = values.detach().to(self.ranks.device, torch.float64, non_blocking=True)
+        sums[name] = sums[name] + values if name in sums else values
+
+    def _sums(self) -> dict[str, list[float]]:
+        """Return sum and count of each figure, over all ranks."""
         if not self.totals:
             return {}
         names = sorted(self.totals)
@@ -43,12 +73,9 @@ class Meter:
         sums = self.ranks.sum(torch.stack([torch.stack([self.totals[name] for name in names]), counts], 1))
         return dict(zip(names, sums.tolist(), strict=True))
 
-    def restore(self, state: Mapping[str, list[float]]) -> None:
-        """Go on from what `state` returned, in any number of ranks."""
-        for name, (total, count) in state.items():
-            mine = (total, int(count)) if self.ranks.is_first else (0.0, 0)
-            self.totals[name] = torch.tensor(mine[0], dtype=torch.float64, device=self.ranks.device)
-            self.counts[name] = mine[1]
+    def _tallies(self) -> dict[str, Tensor]:
+        """Return each tally, over all ranks."""
+        return {name: self.ranks.sum(self.tallies[name]) for name in sorted(self.tallies)}
 
 
 def peak_memory_gib(device: torch.device) -> float:
