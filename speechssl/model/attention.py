@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.model.dropout import draw_kept, kept_scale
+from speechssl.model.dropout import draw_kept, keep, kept_scale
 
 __all__ = ["SelfAttention", "attend"]
 
@@ -68,7 +68,7 @@ class RowAttention(torch.autograd.Function):
             query, key, value = _by_head(merged[rows, :count])
             weights = ((query * _scale(query)) @ key.mT).softmax(-1)  # (rows, heads, count, count)
             kept = draw_kept(weights.shape, dropout, weights.device) if dropout else None
-            out = weights @ value if kept is None else ((weights * kept) @ value).mul_(kept_scale(dropout))
+            out = weights @ value if kept is None else (keep(weights, kept) @ value).mul_(kept_scale(dropout))
             attended[rows, :count] = out.transpose(1, 2)
             saved += [weights] if kept is None else [weights, kept]
         ctx.save_for_backward(merged, attended, *saved)
@@ -88,11 +88,11 @@ class RowAttention(torch.autograd.Function):
             out = gradient[rows, :count].transpose(1, 2)  # (rows, heads, count, dim)
             # softmax takes its average off a row's gradient: the sum of gradient x weight, or of gradient x output
             average = (out * attended[rows, :count].transpose(1, 2)).sum(-1, keepdim=True)
-            out = out if kept is None else out * kept_scale(ctx.dropout)
-            by_value.copy_((weights if kept is None else weights * kept).mT @ out)
-            by_scores = out @ value.mT
-            by_scores = by_scores if kept is None else by_scores.mul_(kept)
-            by_scores = by_scores.sub_(average).mul_(weights)
+            dropped = weights
+            if kept is not None:
+                dropped, out = keep(weights, kept), out * kept_scale(ctx.dropout)
+            by_value.copy_(dropped.mT @ out)
+            by_scores = (out @ value.mT).mul_(dropped).addcmul_(weights, average, value=-1)
             by_query.copy_((by_scores @ key).mul_(_scale(query)))
             by_key.copy_(by_scores.mT @ (query * _scale(query)))
         return merged_gradient, None, None
