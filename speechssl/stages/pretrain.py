@@ -21,6 +21,7 @@ from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel
 from speechssl.parallel import start_ranks
 from speechssl.saved import Description, SavedModel, build_model, check_units, describe_model
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
+from speechssl.stages.probe import prober
 from speechssl.stages.training import Task, train
 from speechssl.train.checkpoint import fill
 from speechssl.train.loop import TrainConfig
@@ -85,6 +86,13 @@ def pretraining_task(config: PretrainConfig) -> Task:
         dataset=dataset,
         sampler=sampler,
         evaluate=evaluate,
+        probe=prober(
+            data,
+            read_data(config.valid) if config.valid and config.train.health.probe_every else manifest,
+            minutes=config.train.health.probe_minutes,
+            seed=config.seed,
+            window=encoder.window,
+        ),
     )
 
 

@@ -6,7 +6,7 @@ al., 2025). Nothing is drawn from torch's default generator, so a run with probe
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from speechssl.stages.data import DataConfig, read_waveforms
 from speechssl.stages.features import draw_hours
 from speechssl.units.kmeans import KMeans
 
-__all__ = ["frame_intervals", "probe", "probe_layer", "read_probe_audio"]
+__all__ = ["frame_intervals", "probe", "probe_layer", "prober", "read_probe_audio"]
 
 CLUSTERS = 50  # few enough for minutes of audio, and about as many as there are phones
 LONGEST_S = 20.0  # of an utterance, so that one recording is not all of the set
@@ -62,6 +62,20 @@ def read_probe_audio(
         waveforms[row.id] = waveform[: max(window, min(int(LONGEST_S * SAMPLE_RATE), left))]
         left -= len(waveforms[row.id])
     return waveforms
+
+
+def prober(
+    data: DataConfig, manifest: Manifest, *, minutes: float, seed: int, window: int
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Return a function that probes a model on the same audio each time; the first call reads it."""
+    waveforms: list[Tensor] = []
+
+    def look(model: nn.Module) -> dict[str, float]:
+        if not waveforms:
+            waveforms.extend(read_probe_audio(data, manifest, minutes=minutes, seed=seed, window=window).values())
+        return probe(model, waveforms, seed=seed)
+
+    return look
 
 
 def probe_layer(encoder: SpeechEncoder) -> int:

@@ -28,6 +28,7 @@ class Task:
     dataset: SpeechDataset
     sampler: BatchSampler
     evaluate: Callable[[nn.Module], dict[str, float]] | None
+    probe: Callable[[nn.Module], dict[str, float]] | None = None
 
 
 def train(task: Task, *, out: Path, seed: int, optim: OptimConfig, config: TrainConfig, ranks: Ranks) -> Path:
@@ -51,4 +52,5 @@ def train(task: Task, *, out: Path, seed: int, optim: OptimConfig, config: Train
         title=task.title,
         data=task.sampler.fingerprint,
         evaluate=task.evaluate,
+        probe=task.probe,
     )

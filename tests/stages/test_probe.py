@@ -1,19 +1,26 @@
 """The probe of a model on unlabelled audio: speechssl.stages.probe."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from speechssl.data.batching import BatchConfig
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import ManifestError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.contrastive import ContrastiveConfig
+from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.score.alignments import Interval
 from speechssl.stages import probe as module
 from speechssl.stages.data import DataConfig
-from speechssl.stages.probe import frame_intervals, probe, probe_layer, read_probe_audio
+from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.stages.probe import frame_intervals, probe, probe_layer, prober, read_probe_audio
+from speechssl.train.health import HealthConfig
+from speechssl.train.loop import TrainConfig
 from tests.oracles.clusters import oracle_effective_rank, oracle_perplexity, oracle_phone_purity, oracle_pnmi
 
 
@@ -187,3 +194,40 @@ def test_short_utterances_are_passed_over_and_named_when_there_are_no_others(mak
     assert [*read_probe_audio(data, manifest, minutes=1.0, seed=0, window=400)] == ["u0001"]
     with pytest.raises(ManifestError, match="no utterance has the 600 samples of one frame"):
         read_probe_audio(data, manifest, minutes=1.0, seed=0, window=600)
+
+
+def test_a_prober_reads_its_audio_once_and_probes_the_same_each_time(make_corpus, tmp_path, tiny_encoder) -> None:
+    path = make_corpus(tmp_path, [16_000] * 4)
+    look = prober(DataConfig(manifests=(path,)), read_manifest(path), minutes=0.05, seed=1, window=400)
+    model = Model(tiny_encoder)
+    first = look(model)
+    for file in tmp_path.glob("*.wav"):
+        file.unlink()
+    assert look(model) == first
+    make_corpus(tmp_path, [16_000] * 4)
+    again = read_probe_audio(DataConfig(manifests=(path,)), read_manifest(path), minutes=0.05, seed=1, window=400)
+    assert probe(model, [*again.values()], seed=1) == first
+
+
+def test_a_pretraining_run_is_probed_and_trains_as_without(make_corpus, tmp_path, tiny_encoder) -> None:
+    path = make_corpus(tmp_path, [16_000] * 4)
+    logs = []
+    for name, every in (("with", 2), ("without", 0)):
+        out = pretrain(
+            PretrainConfig(
+                out=tmp_path / name,
+                data=DataConfig(manifests=(path,)),
+                encoder=tiny_encoder,
+                objective=ContrastiveConfig(dim=8, distractors=5, quantizer=QuantizerConfig(entries=4, dim=8)),
+                batch=BatchConfig(seconds=2.5, max_crop_s=0.6, min_s=0.1),
+                train=TrainConfig(steps=4, log_every=1, health=HealthConfig(probe_every=every, probe_minutes=0.05)),
+            )
+        ).parent
+        logs.append([json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()])
+    probed = [line for line in logs[0] if "probe_rank" in line]
+    assert [line["step"] for line in probed] == [2, 4]
+    assert probed[0] != probed[1]
+    assert not any("probe_rank" in line for line in logs[1])
+    losses = [[line["loss"] for line in log if "loss" in line] for log in logs]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 4
