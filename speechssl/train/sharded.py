@@ -37,7 +37,9 @@ def save_shares(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     files = dict.fromkeys(parameters, 1) | dict.fromkeys(moments, 2)
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=files, save_distributed=True)
     try:
-        save(parameters | moments, storage_writer=writer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="TypedStorage is deprecated")  # torch's own use of it
+            save(parameters | moments, storage_writer=writer)
     except CheckpointException as error:  # names every rank that failed
         raise OSError(f"shares of ranks {sorted(error.failures)}: {next(iter(error.failures.values()))[0]}") from error
 

@@ -173,8 +173,8 @@ def in_one_process(recipe: PretrainConfig, name: str) -> PretrainConfig:
     )
 
 
-def log(run: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+def log(run: Path, name: str = "log.jsonl") -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / name).read_text().splitlines()]
     return [{key: line[key] for key in ("step", "loss", "grad_norm", "valid_loss") if key in line} for line in lines]
 
 
@@ -189,6 +189,12 @@ def test_a_recipe_on_two_processes_is_the_run_of_one(together: Path, recipe: Pre
     assert has_shares(recipe.out / "step_00000003") and not has_shares(recipe.out.with_name("one") / "step_00000003")
     assert [line["step"] for line in log(recipe.out) if "valid_loss" in line] == [1, 2, 3]
     assert_same_run(recipe.out, recipe.out.with_name("one"))
+
+
+def test_two_processes_that_go_on_repeat_the_step_of_the_uninterrupted_run(together: Path, recipe: PretrainConfig):
+    superseded = log(recipe.out, "log.superseded.jsonl")
+    assert [line["step"] for line in superseded] == [3, 3]  # of training and of evaluation
+    assert log(recipe.out)[-2:] == superseded
 
 
 def test_one_process_goes_on_with_a_run_of_shares(together: Path, recipe: PretrainConfig) -> None:
