@@ -20,17 +20,10 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
-    """Return a generator that draws on `device`: the given one if it does, else another, seeded from it.
-
-    A generator of the host gives a new seed at each call. One of a device does not without waiting, only what it was
-    itself seeded with: seed it anew for each batch.
-    """
+    """Return a generator that draws on `device`: the given one of the host, or another that it draws the seed of."""
     if generator.device.type == device.type:
         return generator
-    if generator.device.type == "cpu":
-        seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
-    else:
-        seed = generator.initial_seed()
+    seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
     return torch.Generator(device).manual_seed(seed)
 
 

@@ -57,7 +57,7 @@ class ContrastiveObjective(nn.Module):
             encoded: output of `SpeechEncoder` on the masked batch, lengths on the host.
             is_masked: (batch, frames) bool, on the host, True where the encoder saw the mask vector.
             step: training step, for the temperature of the quantizer.
-            generator: source of noise and distractors; they are drawn on the device of `encoded`.
+            generator: of the host; noise and distractors are drawn on the device of `encoded`, by one it seeds.
 
         Returns:
             The loss summed over masked frames, with their number; divide by the global number, not the local. The

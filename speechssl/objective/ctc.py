@@ -13,7 +13,7 @@ from speechssl.data.vocabulary import BLANK
 from speechssl.model.conv import frame_count, within
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.model.host import generator_on, send
+from speechssl.model.host import send
 from speechssl.model.masking import MaskConfig, draw_spans
 from speechssl.objective.figures import empty_share
 from speechssl.objective.loss import LossSum
@@ -48,9 +48,9 @@ class CTCModel(nn.Module):
         Nothing waits for the device, but where torch's own CTC loss does: on CUDA it copies the lengths by itself.
 
         Args:
-            batch: its lengths on the host; they are fetched if not.
+            batch: its lengths on the host.
             step: of training.
-            generator: as for `PretrainModel`.
+            generator: of the host.
             layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
 
         Returns:
@@ -60,7 +60,7 @@ class CTCModel(nn.Module):
         if batch.targets is None or batch.target_lengths is None:
             raise ValueError("a batch without targets cannot be scored; pass tokens to the dataset")
         logits, counts = self.logits(batch, step=step, generator=generator, layer_seed=layer_seed)
-        device, lengths = logits.device, batch.target_lengths.cpu()
+        device, lengths = logits.device, batch.target_lengths
         losses = functional.ctc_loss(
             logits.float().log_softmax(-1).transpose(0, 1),
             batch.targets,
@@ -90,18 +90,18 @@ class CTCModel(nn.Module):
         layer_seed: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (batch, frames, vocab) logits and, on the host, the (batch,) int64 number of valid frames."""
-        num_samples = batch.num_samples.cpu()
-        counts = frame_count(num_samples, self.encoder.config.conv)
+        counts = frame_count(batch.num_samples, self.encoder.config.conv)
         is_masked = is_channel_masked = None
         if self.training and generator is not None:
             size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
             dim = self.encoder.config.transformer.dim
-            generator = generator_on(counts.device, generator)
             is_masked = draw_spans(counts, size, self.config.mask, generator)
             is_channel_masked = draw_spans(torch.full_like(counts, dim), dim, self.config.channel_mask, generator)
         is_frozen = self.training and step < self.config.freeze_steps
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
-            encoded = self.encoder(batch.waveforms, num_samples, is_masked, is_channel_masked, layer_seed=layer_seed)
+            encoded = self.encoder(
+                batch.waveforms, batch.num_samples, is_masked, is_channel_masked, layer_seed=layer_seed
+            )
         return self.head(self.dropout(encoded.last)), counts
 
 

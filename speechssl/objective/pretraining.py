@@ -10,7 +10,7 @@ from speechssl.data.batching import Batch
 from speechssl.errors import LabelError
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.model.host import generator_on, send
+from speechssl.model.host import send
 from speechssl.model.masking import draw_spans
 from speechssl.objective.contrastive import ContrastiveConfig, ContrastiveObjective
 from speechssl.objective.figures import feature_figures
@@ -65,16 +65,15 @@ class PretrainModel(nn.Module):
         The masks are drawn on the host, and nothing waits for the device.
 
         Args:
-            batch: its lengths on the host; they are fetched if not.
+            batch: its lengths on the host.
             step: of training.
-            generator: on the host; on the batch's device it must be seeded for each batch, see `generator_on`.
+            generator: of the host; what is drawn on the device comes from another that it seeds.
             layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
         """
-        num_samples = batch.num_samples.cpu()
-        counts = frame_count(num_samples, self.encoder.config.conv)
+        counts = frame_count(batch.num_samples, self.encoder.config.conv)
         size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
-        is_masked = draw_spans(counts, size, self.objective.config.mask, generator_on(counts.device, generator))
-        encoded = self.encoder(batch.waveforms, num_samples, is_masked, layer_seed=layer_seed)
+        is_masked = draw_spans(counts, size, self.objective.config.mask, generator)
+        encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked, layer_seed=layer_seed)
         match self.objective:
             case ContrastiveObjective():
                 loss = self.objective(encoded, is_masked, step=step, generator=generator)

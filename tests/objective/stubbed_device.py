@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 
 import speechssl
 
-__all__ = ["DEVICE", "DeviceGenerator", "move_parameters", "on_device", "stubbed_device"]
+__all__ = ["DEVICE", "move_parameters", "on_device", "stubbed_device"]
 
 DEVICE = torch.device("lazy", 0)  # of the types without a backend, one that autograd runs in the caller's thread
 READS = {"_local_scalar_dense", "is_nonzero", "equal", "allclose"}
