@@ -6,15 +6,16 @@ import math
 import re
 
 import pytest
+from rich.console import Console
 
 from speechssl.__main__ import main
 from speechssl.config import to_dict
 from speechssl.errors import CheckpointError
 from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.runs.draw import plot_runs
-from speechssl.runs.page import thinned, write_page
+from speechssl.runs.draw import plot_runs, thinned
+from speechssl.runs.page import write_page
 from speechssl.runs.read import differences, read_runs, shared_figures
-from speechssl.runs.table import summarize
+from speechssl.runs.table import console_tables, summarize
 from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
@@ -86,7 +87,7 @@ def test_wall_time_of_logs_without_it_comes_from_hours_and_rate(make_run):
 def test_a_log_that_tells_no_time_has_no_such_axis_and_is_drawn_on_the_others(make_run, tmp_path):
     runs = read_runs([make_run("a", [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}]), make_run("b", [])])
     assert runs[0].axis("wall_h", [1]) is None
-    assert cells(runs)[0]["steps"] == "2 of 100"
+    assert cells(runs)[0]["steps"] == "2/100"
     write_page(runs, tmp_path / "page.html")
 
 
@@ -98,15 +99,16 @@ def test_a_half_written_last_line_is_passed_over_and_said(make_run, torn, capsys
     assert main(["runs", str(out)]) == 0
     printed = capsys.readouterr()
     assert "log.jsonl: line 2 is half-written and passed over" in printed.err
-    assert "2 of 100" in printed.out
+    assert "2/100" in printed.out
 
 
 def test_a_run_that_has_not_reported_yet_is_listed(make_run):
-    assert cells(read_runs([make_run("a", [])]))[0]["steps"] == "0 of 100"
+    assert cells(read_runs([make_run("a", [])]))[0]["steps"] == "0/100"
 
 
 def test_missing_and_broken_folders_are_one_error_each(make_run, tmp_path):
     good = make_run("good", [report(1, 1.0)])
+    make_run("deep/seed0/pretrain", [])
     (tmp_path / "empty").mkdir()
     cases = {
         tmp_path / "nowhere": r"nowhere: no such folder",
@@ -116,7 +118,7 @@ def test_missing_and_broken_folders_are_one_error_each(make_run, tmp_path):
         make_run("noise", ["abc\n", "def\n"]): r"noise/log\.jsonl: none of its 2 lines is JSON",
         make_run("foreign", [report(1, 1.0), {"message": "x"}]): r'foreign/log\.jsonl: line 2: expected .* "step"',
         make_run("units", [], config={"clusters": 5}): r"units: its config\.json is of no training run",
-        good / "..": r"there are runs below it",
+        tmp_path / "deep": r"there are runs below it: seed0/pretrain",
     }
     for folder, message in cases.items():
         with pytest.raises(CheckpointError, match=message):
@@ -154,13 +156,24 @@ def test_the_table_shows_each_method_by_its_own_figures(make_run, tmp_path):
     assert (second["method"], second["accuracy"], second["perplexity"]) == ("wav2vec2", "0.5", "88")
     assert (third["method"], third["steps"], third["loss"], third["best dev CER"]) == (
         "ctc",
-        "20 of 20",
+        "20/20",
         "0.5",
         "12.5%",
     )
     assert (third["hours seen"], third["wall time"]) == ("10.00", "0:12:00")
     assert third["audio-s/s"] == "50.0"
     assert "held-out loss" not in first, "no run has it"
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_no_name_and_no_figure_is_cut_on_a_narrow_console(make_run, width, capsys):
+    runs = read_runs([make_run(name, [report(4, 0.03125, masked_accuracy=0.125)]) for name in ("one", "two")])
+    console = Console(width=width)
+    for table in console_tables(runs, console):
+        console.print(table)
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("one", "two", "hubert", "4/100", "0.03125", "0.125", "0:02:24", "alarms"))
+    assert len(printed.splitlines()) == (3 if width == 200 else 9)
 
 
 def test_only_keys_that_differ_are_listed(make_run):
@@ -253,6 +266,6 @@ def test_the_command_prints_the_tables_and_writes_both_files(make_run, tmp_path,
     page, png = tmp_path / "runs.html", tmp_path / "runs.png"
     assert main(["runs", str(a), str(b), "--out", str(page), "--png", str(png)]) == 0
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["b", "hubert", "1", "of", "100", "2", "0.50", "0:00:36", "50.0", "0"] in printed
+    assert ["b", "hubert", "1/100", "2", "0.50", "0:00:36", "50.0", "0"] in printed
     assert ["seed", "0", "7"] in printed
     assert page.exists() and png.exists()

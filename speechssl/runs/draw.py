@@ -1,8 +1,10 @@
 """Runs as one PNG: a row for each figure, over steps, hours of audio seen and wall time."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
@@ -11,9 +13,10 @@ from matplotlib.lines import Line2D
 from speechssl.errors import CheckpointError
 from speechssl.runs.read import AXES, Run, shared_figures
 
-__all__ = ["COLOURS", "plot_runs"]
+__all__ = ["COLOURS", "plot_runs", "thinned"]
 
 COLOURS = tuple(TABLEAU_COLORS.values())  # #rrggbb of the first runs, in their order
+_POINTS = 1000  # of a curve, about: more than a screen is wide
 _STYLES = ("-", "--", ":", "-.")  # of the next runs, when all colours are taken
 
 
@@ -35,12 +38,13 @@ def plot_runs(runs: Sequence[Run], out: Path) -> None:
     for number, run in enumerate(runs):
         colour, style = COLOURS[number % len(COLOURS)], _STYLES[number // len(COLOURS) % len(_STYLES)]
         for panels, name in zip(grid, names, strict=True):
-            points = run.figures.get(name, {})
+            points = [*run.figures.get(name, {}).items()]
+            points = [points[i] for i in thinned([value for _, value in points])]
             for panel, axis in zip(panels, AXES, strict=True):
-                x = run.axis(axis, list(points))
+                x = run.axis(axis, [step for step, _ in points])
                 if points and x is not None:
                     marker = "o" if len(points) < 40 else ""
-                    panel.plot(x, [*points.values()], color=colour, ls=style, lw=1.2, marker=marker, ms=2.5)
+                    panel.plot(x, [value for _, value in points], color=colour, ls=style, lw=1.2, marker=marker, ms=2.5)
                 alarms = run.axis(axis, [alarm.step for alarm in run.alarms]) or []
                 panel.plot(alarms, [0.03] * len(alarms), "^", color=colour, transform=panel.get_xaxis_transform())
         handles.append(Line2D([], [], color=colour, ls=style, label=run.name))
@@ -51,6 +55,28 @@ def plot_runs(runs: Sequence[Run], out: Path) -> None:
         panel.set_xlabel(label)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=80)
+
+
+def thinned(values: Sequence[float], limit: int = _POINTS) -> list[int]:
+    """Choose which of many points to draw: of each stretch the lowest, the highest and one that is not finite.
+
+    Examples:
+        >>> thinned([0.0, 1.0, 2.0])
+        [0, 1, 2]
+        >>> thinned([0.0, 0.0, 9.0, 0.0, 0.0, 0.0, 0.0, -9.0, 0.0, 0.0], limit=4)
+        [0, 2, 5, 7, 9]
+    """
+    if len(values) <= limit:
+        return [*range(len(values))]
+    width = math.ceil(2 * len(values) / limit)
+    stretches = np.full((math.ceil(len(values) / width), width), math.nan)
+    stretches.flat[: len(values)] = values
+    starts, is_nan = width * np.arange(len(stretches)), np.isnan(stretches)
+    lowest = starts + np.where(is_nan, math.inf, stretches).argmin(1)
+    highest = starts + np.where(is_nan, -math.inf, stretches).argmax(1)
+    gaps = (starts + is_nan.argmax(1))[is_nan.any(1)]
+    kept = np.unique(np.concatenate([lowest, highest, gaps, [0, len(values) - 1]]))
+    return [int(i) for i in kept if i < len(values)]
 
 
 def _changes(runs: Sequence[Run], name: str) -> bool:

@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from speechssl.data.manifest import write_atomically
-from speechssl.runs.draw import COLOURS
+from speechssl.runs.draw import COLOURS, thinned
 from speechssl.runs.read import AXES, Run, differences, shared_figures
 from speechssl.runs.table import Cell, summarize
 
-__all__ = ["thinned", "write_page"]
+__all__ = ["write_page"]
 
-_POINTS = 1000  # of a curve, about: more than a screen is wide
 _PLACE = "__DATA__"
 
 
@@ -28,26 +25,6 @@ def write_page(runs: Sequence[Run], out: Path) -> None:
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     data = json.dumps(_data(runs), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")  # ends no <script>
     write_atomically(out, template.replace(_PLACE, data))
-
-
-def thinned(values: Sequence[float], limit: int = _POINTS) -> list[int]:
-    """Choose which of many points to draw: of each stretch the lowest, the highest and one that is not finite.
-
-    Examples:
-        >>> thinned([0.0, 1.0, 2.0])
-        [0, 1, 2]
-        >>> thinned([0.0, 0.0, 9.0, 0.0, 0.0, 0.0, 0.0, -9.0, 0.0, 0.0], limit=4)
-        [0, 2, 5, 7, 9]
-    """
-    if len(values) <= limit:
-        return [*range(len(values))]
-    kept = {0, len(values) - 1}
-    for part in np.array_split(np.arange(len(values)), max(1, limit // 2)):
-        found = np.asarray(values)[part]
-        is_nan = np.isnan(found)
-        kept |= {int(part[np.where(is_nan, math.inf, found).argmin()]), int(part[is_nan][0]) if is_nan.any() else 0}
-        kept |= {int(part[np.where(is_nan, -math.inf, found).argmax()])}
-    return sorted(kept)
 
 
 def _data(runs: Sequence[Run]) -> dict[str, Any]:

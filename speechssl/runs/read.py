@@ -124,7 +124,9 @@ def _read(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; name folders of runs")
     if not (folder / "config.json").exists():
-        below = sorted(path.parent.name for path in folder.glob("*/log.jsonl"))
+        below = sorted(
+            str(path.parent.relative_to(folder)) for depth in ("*", "*/*") for path in folder.glob(f"{depth}/log.jsonl")
+        )
         hint = f"; there are runs below it: {', '.join(below[:5])}" if below else "; name folders of runs"
         raise CheckpointError(f"{folder}: holds no run, because it has no config.json{hint}")
     method, config = _describe(folder, read_config(folder))

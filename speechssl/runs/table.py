@@ -1,9 +1,10 @@
 """Runs as tables: one row a run, and the settings in which they differ."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -39,28 +40,25 @@ def summarize(runs: Sequence[Run]) -> tuple[list[str], list[list[Cell]]]:
     return columns, [[row[name] for name in columns] for row in rows]
 
 
-def console_tables(runs: Sequence[Run]) -> list[Table]:
-    """Return the table of the runs, and that of the keys in which their configurations differ, if any do."""
+def console_tables(runs: Sequence[Run], console: Console) -> list[Table]:
+    """Return the table of the runs, and that of the keys in which their configurations differ, if any do.
+
+    A row a run; where the console is too narrow for that, a column a run.
+    """
     columns, rows = summarize(runs)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 2 else "right", overflow="fold", no_wrap=number > 1)
-    for cells in rows:
-        table.add_row(
-            *(
-                Text(cell.text, style="red" if _is_alarm(c, cell) else "")
-                for c, cell in zip(columns, cells, strict=True)
-            )
-        )
+    lines = [[_styled(column, cell) for column, cell in zip(columns, cells, strict=True)] for cells in rows]
+    table = _table(columns, lines, right=range(2, len(columns)))
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum > console.width:
+        head, *rest = zip(columns, *lines, strict=True)
+        table = _table([*map(str, head)], rest, right=())
     different = differences(runs)
     if not different:
         return [table]
-    settings = Table(box=None, header_style="bold", pad_edge=False, title="Settings that differ", title_justify="left")
-    settings.add_column("key", overflow="fold")
-    for run in runs:
-        settings.add_column(Text(run.name), overflow="fold")
-    for key, values in different.items():
-        settings.add_row(key, *(Text(v if len(v) <= _LONGEST else f"...{v[3 - _LONGEST :]}") for v in values))
+    shown = [
+        [key, *(v if len(v) <= _LONGEST else f"...{v[3 - _LONGEST :]}" for v in row)] for key, row in different.items()
+    ]
+    settings = _table(["key", *(run.name for run in runs)], shown, right=())
+    settings.title, settings.title_justify = "Settings that differ", "left"
     return [table, settings]
 
 
@@ -69,7 +67,7 @@ def print_runs(runs: Sequence[Run]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(80, 30 * (2 + len(runs)), 220))
-    for table in console_tables(runs):
+    for table in console_tables(runs, console):
         console.print(table)
 
 
@@ -78,7 +76,7 @@ def _row(run: Run) -> dict[str, Cell]:
     row = {
         "run": Cell(run.name, run.name),
         "method": Cell(run.method, run.method),
-        "steps": Cell(f"{run.step} of {run.steps_planned}", run.step),
+        "steps": Cell(f"{run.step}/{run.steps_planned}", run.step),
     }
     for column, names in _FIGURES.items():
         row[column] = _number(next((value for name in names if (value := run.last(name)) is not None), None), ".4g")
@@ -101,5 +99,15 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _is_alarm(column: str, cell: Cell) -> bool:
-    return column == "alarms" and cell.value != 0
+def _styled(column: str, cell: Cell) -> Text:
+    return Text(cell.text, style="red" if column == "alarms" and cell.value else "")
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Container[int]) -> Table:
+    """Lay out a table, the columns of the given numbers to the right; what is too long for its column is folded."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if number in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return table
