@@ -63,9 +63,12 @@ def spread(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: 
         return _shard(model, ranks, bfloat16=bfloat16)
     # DDP learns a static graph in its first exchange, which would then come after each batch of the first step, and
     # round otherwise than the steps of a run that was not interrupted there
-    is_static = accumulate == 1 and _has_static_graph(model)
+    all_learn = _all_learn(model)
     return DistributedDataParallel(
-        model, gradient_as_bucket_view=True, static_graph=is_static, find_unused_parameters=not is_static
+        model,
+        gradient_as_bucket_view=True,
+        static_graph=all_learn and accumulate == 1,
+        find_unused_parameters=not all_learn,
     )
 
 
@@ -125,11 +128,14 @@ def whole_model(model: nn.Module, outline: nn.Module, ranks: Ranks) -> nn.Module
     return copied
 
 
-def _has_static_graph(model: nn.Module) -> bool:
-    """Whether the same parameters get gradients in every step: no layer is dropped, and nothing thaws on the way."""
-    if any(isinstance(module, Transformer) and module.config.layer_drop > 0 for module in model.modules()):
+def _all_learn(model: nn.Module) -> bool:
+    """Whether every parameter gets a gradient in every step: no layer is dropped, nothing thaws on the way."""
+    if not isinstance(model, PretrainModel | CTCModel) or model.encoder.config.transformer.layer_drop > 0:
         return False
-    return isinstance(model, PretrainModel) or (isinstance(model, CTCModel) and model.config.freeze_steps == 0)
+    if isinstance(model, CTCModel) and model.config.freeze_steps > 0:
+        return False
+    without_gradient = model.encoder.config.conv_grad_scale == 0
+    return not (without_gradient and any(parameter.requires_grad for parameter in model.encoder.conv.parameters()))
 
 
 def _shard(model: nn.Module, ranks: Ranks, *, bfloat16: bool) -> nn.Module:

@@ -26,7 +26,7 @@ from speechssl.train.learner import TrainConfig
 from speechssl.train.sharded import has_shares
 from speechssl.train.spread import ParallelConfig
 from tests.distributed.launching import torchrun
-from tests.distributed.training import ALONE, CASES, MASK, STEPS, Case, Training
+from tests.distributed.training import ALONE, CASES, EXCHANGES, MASK, STEPS, Case, Training
 
 SLOW = [name for name in CASES if name.endswith("compiled")]
 FAST = [name for name in CASES if name not in SLOW]
@@ -95,7 +95,7 @@ def together(tmp_path_factory, recipe: PretrainConfig) -> Path:
     """Give the folder of what two processes did, beside `alone`, the checkpoint of one after a step."""
     out = tmp_path_factory.mktemp("together")
     Training(CASES["ddp-hubert"].alone(), ALONE).step().save(out / "alone", in_shares=False)
-    launch(out, *FAST, "checkpoints", str(recipe.out.with_suffix(".yaml")))
+    launch(out, *FAST, "exchanges", "checkpoints", str(recipe.out.with_suffix(".yaml")))
     return out
 
 
@@ -110,7 +110,13 @@ def test_the_runs_compared_above_move_their_weights_and_drop_layers() -> None:
     assert len(moved) > len(end.weights) / 2
     kept = {tuple(start.model.train().encoder.transformer.draw_kept_layers(seed)) for seed in range(9)}
     assert len(kept) > 2
-    assert end.losses != alone(CASES["ddp-no_accumulation"].alone()).losses
+    assert end.losses != alone(CASES["ddp-static"].alone()).losses
+
+
+@pytest.mark.parametrize(("name", "collective"), EXCHANGES.items())
+def test_accumulated_batches_exchange_their_gradients_once(together: Path, name: str, collective: str) -> None:
+    one, two = (seen[collective] for seen in json.loads((together / "exchanges.json").read_text())[name])
+    assert one == two > 1
 
 
 @pytest.mark.parametrize("kind", ["whole", "shares"])

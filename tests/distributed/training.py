@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
+from torch.profiler import ProfilerActivity, profile
 
 from speechssl.config import load
 from speechssl.data.batching import Batch, Example, collate
@@ -66,8 +68,9 @@ _VARIANTS = {
     "hubert": Case(),
     "wav2vec2": Case(objective="wav2vec2"),
     "ctc": Case(objective="ctc"),
-    "ctc_thawed": Case(objective="ctc_thawed", layer_drop=0.0, batches=2),  # DDP takes the graph for static
-    "no_accumulation": Case(objective="wav2vec2", layer_drop=0.0, batches=2),  # here too
+    "no_layer_drop": Case(layer_drop=0.0),
+    "static": Case(objective="wav2vec2", layer_drop=0.0, batches=2),
+    "static_ctc": Case(objective="ctc_thawed", layer_drop=0.0, batches=2),
     "bfloat16": Case(bfloat16=True),
     "recomputed": Case(parallel=ParallelConfig(activation_checkpointing=True)),
     "compiled": Case(parallel=ParallelConfig(compile=True), dropout=0.0, layer_drop=0.0),
@@ -76,7 +79,7 @@ CASES = {
     f"{mode}-{name}": dataclasses.replace(case, parallel=dataclasses.replace(case.parallel, mode=mode))
     for mode in ("ddp", "fsdp")
     for name, case in _VARIANTS.items()
-    if mode == "ddp" or name not in ("ctc_thawed", "no_accumulation")
+    if mode == "ddp" or name not in ("no_layer_drop", "static", "static_ctc")  # which DDP treats differently
 }
 
 
@@ -192,6 +195,17 @@ def save_and_resume(out: Path, ranks: Ranks, mode: str) -> None:
             Training(case, ranks).load(folder / "step_00000001").step().write(out / f"{mode}-resumed-{kind}")
 
 
+EXCHANGES = {"ddp-hubert": "c10d::allreduce_", "fsdp-hubert": "c10d::_reduce_scatter_base_"}
+
+
+def count_exchanges(case: Case, ranks: Ranks, *, batches: int) -> dict[str, int]:
+    """Count the collectives of a step by name."""
+    training = Training(dataclasses.replace(case, batches=batches), ranks)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        training.step()
+    return Counter(event.name for event in seen.events() if event.name.startswith("c10d::"))
+
+
 def main(out: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     ranks = start_ranks()
@@ -203,6 +217,10 @@ def main(out: Path, names: list[str]) -> None:
                 shutil.rmtree(last)
             ranks.wait()
             pretrain(load(Path(name), PretrainConfig))
+        elif name == "exchanges":
+            seen = {key: [count_exchanges(CASES[key], ranks, batches=b) for b in (2, 4)] for key in EXCHANGES}
+            if ranks.is_first:
+                (out / "exchanges.json").write_text(json.dumps(seen))
         elif name == "checkpoints":
             for mode in ("ddp", "fsdp"):
                 save_and_resume(out, ranks, mode)
