@@ -40,7 +40,8 @@ def draw_kept(shape: torch.Size | tuple[int, ...], chance: float, device: torch.
     words = torch.empty(-(-number // 4), dtype=torch.int64, device=device)
     words.random_(torch.iinfo(torch.int64).min, None)  # all 64 bits
     last_dropped = _dropped_levels(chance) - 1 - _LEVELS // 2  # of the int16, from -32,768 up
-    return (words.view(torch.int16)[:number] > last_dropped).view(torch.uint8).view(shape)
+    kept = torch.empty(number, dtype=torch.uint8, device=device)
+    return torch.gt(words.view(torch.int16)[:number], last_dropped, out=kept).view(shape)
 
 
 def keep(x: Tensor, kept: Tensor) -> Tensor:
