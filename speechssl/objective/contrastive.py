@@ -16,7 +16,7 @@ from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import Encoded
 from speechssl.model.host import frames_where, generator_on, send
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.figures import perplexity
+from speechssl.objective.figures import perplexity, row_spread
 from speechssl.objective.loss import LossSum
 from speechssl.objective.quantizer import Quantizer, QuantizerConfig
 
@@ -99,6 +99,7 @@ class ContrastiveObjective(nn.Module):
             "feature_penalty": penalty.detach(),
             "soft_perplexity": quantized.soft_perplexity.detach(),
             "code_perplexity": quantized.hard_perplexity,
+            "distractor_spread": row_spread(logits[:, 1:]) * self.config.temperature,
             "temperature": torch.full((), temperature, device=device),
         }
         for name, usage in (("soft_perplexity", quantized.soft_usage), ("code_perplexity", quantized.counts)):

@@ -18,6 +18,7 @@ __all__ = [
     "participation_ratio",
     "perplexity",
     "report_figures",
+    "row_spread",
     "tally",
 ]
 
@@ -118,6 +119,21 @@ def mean_cosine(features: Tensor, weights: Tensor) -> Tensor:
     number = weights.sum()
     pairs = number * (number - 1)
     return (directions.sum(0).square().sum() - directions.square().sum()) / pairs.clamp(min=1)
+
+
+def row_spread(values: Tensor) -> Tensor:
+    """Return the standard deviation of the finite values of a row, averaged over rows: () float32, without gradient.
+
+    Args:
+        values: (rows, values) float; infinite where there is none. Rows without any are left out.
+    """
+    values = values.detach().float()
+    is_finite = torch.isfinite(values)
+    values, number = values.masked_fill(~is_finite, 0.0), is_finite.sum(1)
+    mean = values.sum(1) / number.clamp(min=1)
+    centred = (values - mean[:, None]).masked_fill(~is_finite, 0.0)
+    spread = (centred.square().sum(1) / number.clamp(min=1)).sqrt()
+    return spread.sum() / (number > 0).sum().clamp(min=1)
 
 
 def empty_share(best: Tensor, is_valid: Tensor, blank: int) -> Tensor:

@@ -110,6 +110,7 @@ class Band:
         return f"at least {self.low:g}" if self.high == math.inf else f"at most {self.high:g}"
 
 
+_AS_LOGGED = ("feature_cosine", "feature_rank", "grad_norm", "distractor_spread")  # signs that are figures themselves
 PRETRAINING: tuple[Kind, ...] = ("contrastive", "masked_prediction")
 
 # Where a figure is said to be of our runs, they are of the small model (2.5 M parameters) on real speech: "demo",
@@ -140,6 +141,17 @@ BANDS: tuple[Band, ...] = (
         "masks are so short that neighbours tell, or train on very little audio",
         change="look at codes_used and labels_used, raise objective.distractors and objective.mask.span, make the "
         "labels again with `speechssl cluster`, add audio",
+    ),
+    Band(
+        name="equal_distractors",
+        kinds=("contrastive",),
+        sign="distractor_spread",
+        shown="standard deviation of the cosines of a frame with its distractors",
+        low=1e-4,
+        seen="demo 0.007 at its lowest, in the warm-up. Drawn all equal: 0; codebooks collapsed to one entry: 0",
+        likely="all distractors of a frame are one: objective.distractors is 1, utterances have two masked frames, or "
+        "the codebooks have collapsed",
+        change="raise objective.distractors, objective.mask.start_prob and batch.min_s, and see the other alarms",
     ),
     Band(
         name="one_label",
@@ -304,7 +316,7 @@ class Guard:
 
     def _signs(self, values: Mapping[str, float], facts: Facts) -> dict[str, float]:
         """Turn figures into the signs that the bands are of: comparable between sizes."""
-        signs = {name: values[name] for name in ("feature_cosine", "feature_rank", "grad_norm") if name in values}
+        signs = {name: values[name] for name in _AS_LOGGED if name in values}
         match facts.kind:
             case "contrastive":
                 signs |= _contrastive_signs(values, facts)

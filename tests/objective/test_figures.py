@@ -19,6 +19,7 @@ from speechssl.objective.figures import (
     participation_ratio,
     perplexity,
     report_figures,
+    row_spread,
     tally,
 )
 from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
@@ -125,6 +126,14 @@ def test_figures_are_the_same_under_autocast_and_carry_no_gradient() -> None:
     assert not any(value.requires_grad for value in inside.values())
 
 
+def test_the_spread_of_rows_leaves_out_what_is_not_there() -> None:
+    rows = [[1.0, 3.0, -math.inf], [5.0, 5.0, 5.0], [-math.inf] * 3, [2.0, 4.0, 9.0]]
+    expected = (np.std([1, 3]) + 0 + np.std([2, 4, 9])) / 3
+    values = torch.tensor(rows, requires_grad=True)
+    assert row_spread(values).item() == pytest.approx(expected, rel=1e-6)
+    assert not row_spread(values).requires_grad
+
+
 def test_a_transcript_is_empty_where_every_valid_frame_is_blank() -> None:
     best = torch.tensor([[0, 0, 0], [0, 2, 0], [0, 0, 5], [0, 1, 1]])
     is_valid = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 1]]).bool()
@@ -147,6 +156,7 @@ def test_the_contrastive_objective_gives_figures_of_each_codebook_that_add_up_to
     loss = objective(_encoded(), IS_MASKED, step=0, generator=torch.Generator().manual_seed(0))
     assert loss.tallies["codes"].shape == (2, 5)
     assert loss.tallies["codes"].sum(1).tolist() == [7, 7]  # masked frames that are no padding
+    assert loss.parts["distractor_spread"] > 0.01
     for name in ("soft_perplexity", "code_perplexity"):
         each = [loss.parts[f"{name}_{group}"].item() for group in range(2)]
         assert sum(each) == pytest.approx(loss.parts[name].item(), rel=1e-4)

@@ -41,6 +41,13 @@ COLLAPSED = [  # transformers' recipe with the same trunk
         (250, 0.0, 2.0, 1.6e-14), (300, 0.0, 2.0, 3.8e-12),
     ]
 ]  # fmt: skip
+NO_DIVERSITY = [  # recipes/demo/wav2vec2.yaml with objective.diversity_weight=0, averages of 10 steps
+    (step, {"contrastive_loss": loss, "code_perplexity_0": first, "code_perplexity_1": second})
+    for step, first, second, loss in [
+        (100, 3.17, 3.47, 3.68), (150, 3.55, 2.10, 3.46), (180, 1.77, 2.59, 3.21), (190, 2.06, 1.91, 2.17),
+        (200, 1.61, 1.79, 3.23),
+    ]
+]  # fmt: skip
 STUCK = [(step, {"contrastive_loss": 4.61, "code_perplexity_0": 55.0, "grad_norm": 0.3}) for step in range(50, 901, 50)]
 DIVERGED = [  # a warm-up of 48 steps to 2e-3
     (50, {"contrastive_loss": 4.59}), (100, {"contrastive_loss": 4.33}), (150, {"contrastive_loss": 4.54}),
@@ -78,11 +85,12 @@ def test_a_healthy_run_raises_no_alarm(reports, facts) -> None:
     ("reports", "facts", "steps", "expected"),
     [
         (COLLAPSED, CONTRASTIVE, 468, [(200, "codebook_collapse"), (200, "too_easy"), (250, "no_gradient")]),
+        (NO_DIVERSITY, CONTRASTIVE, 2500, [(190, "codebook_collapse")]),
         (STUCK, CONTRASTIVE, 900, [(400, "no_learning")]),
         (DIVERGED, CONTRASTIVE, 600, [(200, "lost_ground")]),
         (PLATEAU, CTC, 600, [(400, "all_blank")]),
     ],
-    ids=["collapsed", "stuck", "diverged", "plateau"],
+    ids=["collapsed", "no_diversity", "stuck", "diverged", "plateau"],
 )
 def test_a_real_failure_is_named_when_it_has_lasted_two_reports(reports, facts, steps, expected) -> None:
     assert [found for found in alarms_of(reports, facts, steps=steps) if found in expected] == expected
@@ -95,6 +103,7 @@ OUTSIDE = {  # a figure just outside each band, and one just inside
         {"code_perplexity_1": 2.1},
     ),
     "too_easy": (CONTRASTIVE, {"contrastive_loss": 0.09 * math.log(101)}, {"contrastive_loss": 0.11 * math.log(101)}),
+    "equal_distractors": (CONTRASTIVE, {"distractor_spread": 9e-5}, {"distractor_spread": 1.1e-4}),
     "one_label": (UNITS, {"labels_perplexity": 19.0}, {"labels_perplexity": 21.0}),
     "no_learning": (
         CONTRASTIVE,
