@@ -13,7 +13,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["speechssl", "speechssl.*"]),
-    package_data={"speechssl": ["py.typed"]},
+    package_data={"speechssl": ["py.typed", "runs/page.html"]},
     install_requires=[
         "torch>=2.9",
         "torchaudio>=2.9",
@@ -35,6 +35,7 @@ setup(
         "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],  # to write ONNX and to run it
         "s3prl": ["s3prl>=0.4.18", "omegaconf>=2.1"],  # does not import with torchaudio 2.9 as it is: interop/s3prl.py
         "fairseq2": ["fairseq2==0.8.1"],  # pins torch 2.9.1; needs Debian's libsndfile1
+        "wandb": ["wandb>=0.22"],  # train.log.wandb=PROJECT
         "bench": ["faiss-cpu", "superkmeans", "fastkmeans", "scikit-learn"],  # peers of recipes/benchmarks
         "dev": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],
     },

@@ -132,7 +132,7 @@ def load_batches(
             num_workers=workers,
             collate_fn=collate,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_ignore_stops,
             generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
         )
         for batch in _living(loader):
@@ -157,9 +157,10 @@ class _Guarded(Dataset[Example | str | SpeechSSLError]):
             return error
 
 
-def _ignore_interrupts(_: int) -> None:
-    """Leave Ctrl-C, which the whole process group gets, to the process that trains."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_stops(_: int) -> None:
+    """Leave Ctrl-C, and what schedulers send to a whole process group, to the process that trains and will save."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _living(loader: "DataLoader[Batch]") -> Iterator[Batch]:

@@ -63,6 +63,7 @@ MAY_CHANGE = frozenset(  # between two calls of one run: its place, and what lea
         *(f"train.health.{key}" for key in ("enabled", "stop", "patience", "grace_steps", "probe_every")),
         "train.health.probe_minutes",
         *(f"train.parallel.{key}" for key in ("mode", "activation_checkpointing", "compile", "sharded_checkpoints")),
+        *(f"train.log.{key}" for key in ("tensorboard", "wandb")),
     )
 )
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))

@@ -15,6 +15,7 @@ from speechssl.parallel import Ranks
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.health import HealthConfig
 from speechssl.train.optim import OptimConfig, learning_rate, scale_gradients
+from speechssl.train.runlog import LogConfig
 from speechssl.train.spread import ParallelConfig, exchanging
 
 __all__ = ["Learner", "MicroBatch", "TrainConfig", "Update", "layer_drop_seed", "seed_micro_batch"]
@@ -34,6 +35,7 @@ class TrainConfig:
     keep: int = 2  # newest checkpoints kept, next to the best: one to go back to when the newest is broken
     bfloat16: bool = False  # autocast, where the device has it
     parallel: ParallelConfig = ParallelConfig()
+    log: LogConfig = LogConfig()
     workers: int = 0  # processes that read audio, on each rank
     stop_after_skipped: int = 10  # steps in a row whose loss or gradient is not finite, before the run stops
     health: HealthConfig = HealthConfig()

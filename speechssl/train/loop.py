@@ -79,7 +79,7 @@ def fit(
     run = Run(model, out=out, seed=seed, optim=optim, config=config, ranks=ranks, data=data)
     state = run.state
     batches = batches_from(state.epoch, state.position)
-    log = RunLog(out, title, steps=config.steps, done=state.step, enabled=ranks.is_first)
+    log = RunLog(out, title, steps=config.steps, done=state.step, config=config.log, enabled=ranks.is_first)
     with StopRequest() as stop, log, explained_failures(ranks, state):
         while state.step < config.steps:
             update = run.update(batches, log, wants_stop=stop.signal is not None)

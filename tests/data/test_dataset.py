@@ -150,6 +150,19 @@ def test_noise_without_weight_stands_in_for_a_batch_whose_audio_is_all_bad(datas
     assert batch.targets.shape == (1, 1)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_workers_go_on_reading_when_all_of_the_group_is_asked_to_stop(dataset, sampler, number):
+    read = dataset.__class__.__getitem__
+
+    class Asked(SpeechDataset):
+        def __getitem__(self, crop: Crop) -> Example:
+            os.kill(os.getpid(), number)
+            return read(self, crop)
+
+    dataset.__class__ = Asked
+    assert next(load_batches(dataset, sampler, epoch=0, position=0, workers=1))[2].ids
+
+
 def test_a_worker_that_dies_is_named_with_a_cure(dataset, sampler):
     class Deadly(SpeechDataset):
         def __getitem__(self, crop: Crop) -> Example:
