@@ -161,9 +161,7 @@ class SpeechEncoder(nn.Module):
             x = torch.where(send(is_masked, x.device)[..., None], self.mask_vector.to(x.dtype), x)
         if is_channel_masked is not None:
             x = x.masked_fill(send(is_channel_masked, x.device)[:, None], 0)
-        layers = self.transformer(
-            x, send(is_valid, x.device), num_layers, layer_seed
-        )  # num_layers x (batch, frames, dim)
+        layers = self.transformer(x, is_valid, num_layers, layer_seed)  # num_layers x (batch, frames, dim)
         return Encoded(conv=conv, features=features, layers=layers, is_valid=is_valid)
 
     def extract(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from speechssl.config import configuration
 from speechssl.errors import ConfigError
 from speechssl.model.attention import SelfAttention
 from speechssl.model.dropout import Dropout
+from speechssl.model.host import send
 from speechssl.model.positions import PositionalConv
 
 __all__ = ["Layer", "Transformer", "TransformerConfig"]
@@ -70,7 +71,7 @@ class Transformer(nn.Module):
 
         Args:
             x: (batch, frames, dim).
-            is_valid: (batch, frames) bool, False in the padding.
+            is_valid: (batch, frames) bool, False in the padding; better on the host, where nobody waits for its value.
             num_layers: stop after so many layers; None for all.
             layer_seed: says, alone, which layers are dropped in training. All ranks and all batches of an update get
                 the same: a layer that only some of them run would leave the others waiting for its weights or
@@ -81,6 +82,7 @@ class Transformer(nn.Module):
             last of all layers has passed the final norm, the others have not.
         """
         has_padding = torch.compiler.is_exporting() or not bool(is_valid.all())  # a graph holds no branch on values
+        is_valid = send(is_valid, x.device)
         if has_padding:
             x = x.masked_fill(~is_valid[..., None], 0)  # padding must not reach valid frames through the convolution
         is_attended = is_valid if has_padding else None
