@@ -9,6 +9,10 @@
 # Needs: an accelerator with 16 GB or more. Both steps are tested with a small model; no figure was measured yet.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+trap 'exit 130' INT TERM
+finished() {  # a stage that a signal stopped has saved and ends well, but the next has nothing to begin with
+    grep -qs '"is_finished": true' "$1"/step_*/state.json || { echo "$1: stopped; the same command goes on" >&2; exit 0; }
+}
 method=${METHOD:-wav2vec2} run=${OUT:-runs/adapt} seed=${SEED:-0} fresh=${FRESH_HEAD:-false}
 recipe=recipes/adapt
 
@@ -20,7 +24,9 @@ if [ "$method" = hubert ]; then
     fresh=true
 fi
 speechssl pretrain "$recipe/$method.yaml" "out=$run/pretrain" "fresh_head=$fresh" "$@"
+finished "$run/pretrain"
 speechssl finetune $recipe/ctc_1h.yaml "out=$run/ctc" "checkpoint=$run/pretrain" "seed=$seed" \
     "data.manifests=[$TRAIN]" "dev.manifests=[$DEV]"
+finished "$run/ctc"
 speechssl transcribe "$run/ctc" "$TEST" --out "$run/ctc/test.tsv"
 speechssl score "$TEST" "$run/ctc/test.tsv" --out "$run/ctc/test.json"

@@ -6,6 +6,10 @@
 # Expect: the measured table in recipes/README.md. Needs: 2 cores, 4 GB of memory, 1 GB of disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+trap 'exit 130' INT TERM
+finished() {  # a stage that a signal stopped has saved and ends well, but the next has nothing to begin with
+    grep -qs '"is_finished": true' "$1"/step_*/state.json || { echo "$1: stopped; the same command goes on" >&2; exit 0; }
+}
 corpus=${CORPUS:-festvox-ru} method=${METHOD:-hubert} seed=${SEED:-0}
 recipe=recipes/demo
 data=runs/demo/$corpus
@@ -20,6 +24,7 @@ if [ "$method" = hubert ]; then
     set -- "labels=[$run/units-mfcc/labels.tsv]"
 fi
 speechssl pretrain "$recipe/$method.yaml" "out=$run/pretrain" "data.manifests=$lists" "seed=$seed" "$@"
+finished "$run/pretrain"
 speechssl cluster $recipe/units_of_layer.yaml "out=$run/units-pretrained" "checkpoint=$run/pretrain" \
     "data.manifests=$lists" "phones=$phones" "seed=$seed"
 recognise() {  # folder, recipe, overrides
@@ -27,6 +32,7 @@ recognise() {  # folder, recipe, overrides
     shift 2
     speechssl finetune "$yaml" "out=$asr" "checkpoint=$run/pretrain" \
         "data.manifests=[$data/train.tsv]" "dev.manifests=[$data/dev.tsv]" "seed=$seed" "$@"
+    finished "$asr"
     speechssl transcribe "$asr" "$data/test.tsv" --out "$asr/test.tsv"
     speechssl score "$data/test.tsv" "$asr/test.tsv" --out "$asr/test.json"
 }

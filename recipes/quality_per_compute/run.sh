@@ -10,6 +10,10 @@
 # Needs: a core, 4 GB of memory (transformers-*: up to 12 GB), 3 GB of disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+trap 'exit 130' INT TERM
+finished() {  # a stage that a signal stopped has saved and ends well, but the next has nothing to begin with
+    grep -qs '"is_finished": true' "$1"/step_*/state.json || { echo "$1: stopped; the same command goes on" >&2; exit 0; }
+}
 export OMP_NUM_THREADS=${THREADS:-1} MKL_NUM_THREADS=${THREADS:-1}
 # glibc hands large tensors back to the system after each use: to keep them spares the peer 40 % of its time (measured)
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736
@@ -69,6 +73,7 @@ pretrain() {  # method, folder of the arm, name of the run, CPU minutes in all, 
     rm -rf "$arm"/measure/"$name"-*[0-9]
     [ -f "$arm/$name/finished" ] || {
         cost run "$arm/cost.jsonl" "$name" -- $recipe/run.sh train "$method" "$arm/$name" "$steps" "$@"
+        case $method in transformers-*) ;; *) finished "$arm/$name" ;; esac
         touch "$arm/$name/finished"
     }
 }
@@ -78,6 +83,7 @@ fine_tune() {  # model, folder of the recogniser, recipe
     [ -f "$asr/test.json" ] && return
     cost run "$asr-cost.jsonl" finetune -- speechssl finetune "$yaml" "out=$asr" "checkpoint=$model" "seed=$seed" \
         "data.manifests=[$data/festvox-ru/train.tsv]" "dev.manifests=[$data/festvox-ru/dev.tsv]" layer_drop=0.0 $finetune
+    finished "$asr"
     speechssl transcribe "$asr" "$data/festvox-ru/test.tsv" --out "$asr/test.tsv"
     speechssl score "$data/festvox-ru/test.tsv" "$asr/test.tsv" --out "$asr/test.json"
 }

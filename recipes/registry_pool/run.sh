@@ -6,6 +6,10 @@
 # Needs: 2 cores, 4 GB of memory, 3 GB of disk, Debian's packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+trap 'exit 130' INT TERM
+finished() {  # a stage that a signal stopped has saved and ends well, but the next has nothing to begin with
+    grep -qs '"is_finished": true' "$1"/step_*/state.json || { echo "$1: stopped; the same command goes on" >&2; exit 0; }
+}
 method=${METHOD:-hubert} seed=${SEED:-0}
 recipe=recipes/registry_pool
 data=runs/registry_pool/corpora
@@ -24,11 +28,13 @@ if [ "$method" = hubert ]; then  # two streams of labels, coarse and fine, each 
     set -- "labels=[$run/units-100/labels.tsv,$run/units-500/labels.tsv]"
 fi
 speechssl pretrain "$recipe/$method.yaml" "out=$run/pretrain" "data.manifests=[$pools]" "seed=$seed" "$@"
+finished "$run/pretrain"
 recognise() {  # corpus, folder, recipe, overrides
     corpus=$1 asr=$run/$1-$2 yaml=$recipe/$3.yaml
     shift 3
     speechssl finetune "$yaml" "out=$asr" "checkpoint=$run/pretrain" "seed=$seed" \
         "data.manifests=[$data/$corpus/train.tsv]" "dev.manifests=[$data/$corpus/dev.tsv]" "$@"
+    finished "$asr"
     speechssl transcribe "$asr" "$data/$corpus/test.tsv" --out "$asr/test.tsv"
     speechssl score "$data/$corpus/test.tsv" "$asr/test.tsv" --out "$asr/test.json"
 }
