@@ -7,7 +7,7 @@ one line and ends with status 2.
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,15 +18,9 @@ from speechssl.corpora import CORPORA, describe_corpora, prepare_corpus
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.km import is_km, read_km, with_ids_of, write_km
 from speechssl.data.labels import read_labels, write_labels
-from speechssl.data.manifest import (
-    build_manifest,
-    read_manifest,
-    read_side_file,
-    write_atomically,
-    write_fairseq_manifest,
-    write_manifest,
-)
-from speechssl.errors import AudioError, ManifestError, SpeechSSLError, StoppedError
+from speechssl.data.manifest import read_manifest, read_side_file, write_atomically
+from speechssl.errors import ManifestError, SpeechSSLError, StoppedError
+from speechssl.manifest_commands import Root, manifest_app, with_bar
 from speechssl.parallel import keep_freed_memory
 from speechssl.plot import plot_sweep, plot_units
 from speechssl.report import report_run
@@ -47,7 +41,6 @@ from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.replay import replay
 from speechssl.stages.sweep import SweepConfig, sweep
 from speechssl.stages.transcribe import transcribe
-from speechssl.train.runlog import progress_bar
 
 __all__ = ["STAGES", "main"]
 
@@ -86,7 +79,6 @@ app = typer.Typer(
 Recipe = Annotated[Path, typer.Argument(help="YAML file with what differs from the defaults.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value pairs, the key dotted: train.steps=100.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop; * is no default.")]
-Root = Annotated[Path | None, typer.Option(help="Folder of the audio; the manifest's own if not given.")]
 
 
 def _add_stage(name: str) -> None:
@@ -116,36 +108,13 @@ def corpus_command(
         return
     if out is None and name in CORPORA:
         raise typer.BadParameter("name the folder to fill with --out")
-    manifests = prepare_corpus(name, out or Path(), source=source, splits=splits, progress=_bar(f"corpus {name}"))
+    manifests = prepare_corpus(name, out or Path(), source=source, splits=splits, progress=with_bar(f"corpus {name}"))
     for path in manifests.values():
         manifest = read_manifest(path)
         print(f"{path}  {len(manifest.utterances)} utterances, {manifest.duration_s / 60:.1f} min")
 
 
-@app.command("manifest")
-def manifest_command(
-    folder: Annotated[Path, typer.Argument(help="Folder tree of audio, or an existing manifest to convert.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")],
-    side_file: Annotated[Path | None, typer.Option(help="Table with id or path, and text, speaker, ...")] = None,
-    skip_bad: Annotated[bool, typer.Option(help="List and count unreadable files instead of stopping.")] = False,
-    fairseq: Annotated[bool, typer.Option(help="Write fairseq's tsv: root line, then path and samples.")] = False,
-    root: Root = None,
-) -> None:
-    """List the audio below a folder in a manifest, or convert one."""
-    if folder.is_file():
-        manifest, errors = read_manifest(folder, root=root), list[AudioError]()
-    else:
-        manifest, errors = build_manifest(folder, side_file=side_file, skip_bad=skip_bad, progress=_bar("headers"))
-    if fairseq:
-        write_fairseq_manifest(out, manifest)
-    else:
-        write_manifest(out, manifest.utterances)
-    for error in errors:
-        print(f"skipped: {error}", file=sys.stderr)
-    hours = manifest.duration_s / 3600
-    print(f"{out}: {len(manifest.utterances)} utterances, {hours:.2f} h, {len(errors)} files skipped")
-    if not fairseq and not folder.is_file() and out.parent.resolve() != folder.resolve():
-        print(f"paths are relative to {folder}: pass data.root={folder}, or --root, where the manifest is used")
+app.add_typer(manifest_app)
 
 
 @app.command("transcribe")
@@ -348,14 +317,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def console() -> None:
     """Entry point of the `speechssl` script."""
     sys.exit(main())
-
-
-def _bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
-    def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
-        with progress_bar(title, total) as (bar, task):
-            yield from bar.track(items, task_id=task)
-
-    return wrap
 
 
 def _plain(scores: Scores) -> dict[str, Any]:

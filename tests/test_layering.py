@@ -15,12 +15,13 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"errors"},
     {"config"},
     {"parallel", "data", "model"},
-    {"objective", "corpora", "decode", "units"},
+    {"objective", "corpora", "manifests", "decode", "units"},
     {"score", "train"},
     {"saved"},
     {"interop"},
     {"stages"},
     {"report", "plot", "runs"},
+    {"manifest_commands"},
     {"__main__"},
 )
 SEPARATE = [
@@ -92,6 +93,7 @@ def test_two_parts_know_nothing_of_each_other(one, other):
         ("parallel", set()),
         ("decode", {"data"}),
         ("corpora", {"corpora", "data", "errors"}),
+        ("manifests", {"manifests", "data", "config", "errors"}),
         ("model", {"model", "config", "errors"}),
         ("data", {"data", "config", "errors"}),
     ],

@@ -38,12 +38,12 @@ def test_dry_run_prints_the_configuration_with_stars_and_trains_nothing(tmp_path
 def test_a_folder_becomes_a_manifest_and_a_fairseq_one(write_wav, tmp_path, capsys):
     write_wav(tmp_path / "speech" / "a" / "one.wav", 16_000)
     write_wav(tmp_path / "speech" / "two.flac", 8_000)
-    assert main(["manifest", str(tmp_path / "speech"), "-o", str(tmp_path / "all.tsv")]) == 0
+    assert main(["manifest", "build", str(tmp_path / "speech"), "-o", str(tmp_path / "all.tsv")]) == 0
     manifest = read_manifest(tmp_path / "all.tsv", root=tmp_path / "speech")
     assert [row.id for row in manifest.utterances] == ["a-one", "two"]
     assert "2 utterances" in capsys.readouterr().out
-    arguments = ["manifest", str(tmp_path / "all.tsv"), "--root", str(tmp_path / "speech"), "--fairseq"]
-    assert main([*arguments, "-o", str(tmp_path / "fairseq.tsv")]) == 0
+    arguments = ["manifest", "export", str(tmp_path / "all.tsv"), str(tmp_path / "fairseq.tsv"), "--to", "fairseq"]
+    assert main([*arguments, "--root", str(tmp_path / "speech")]) == 0
     expected = [str((tmp_path / "speech").resolve()), "a/one.wav\t16000", "two.flac\t8000"]
     assert (tmp_path / "fairseq.tsv").read_text(encoding="utf-8").splitlines() == expected
 
@@ -51,7 +51,7 @@ def test_a_folder_becomes_a_manifest_and_a_fairseq_one(write_wav, tmp_path, caps
 def test_bad_files_stop_the_manifest_or_are_listed(write_wav, tmp_path, capsys):
     write_wav(tmp_path / "speech" / "good.wav")
     (tmp_path / "speech" / "bad.wav").write_bytes(b"")
-    arguments = ["manifest", str(tmp_path / "speech"), "-o", str(tmp_path / "all.tsv")]
+    arguments = ["manifest", "build", str(tmp_path / "speech"), "-o", str(tmp_path / "all.tsv")]
     assert main(arguments) == 2
     assert "bad.wav: the file is empty" in capsys.readouterr().err
     assert main([*arguments, "--skip-bad"]) == 0
@@ -95,5 +95,5 @@ def test_a_full_disk_is_one_line(make_utterances, tmp_path, capsys, monkeypatch)
         raise OSError(28, "No space left on device", str(tmp_path / "out.tsv"))
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
-    assert main(["manifest", str(tmp_path / "in.tsv"), "-o", str(tmp_path / "out.tsv")]) == 2
+    assert main(["manifest", "export", str(tmp_path / "in.tsv"), str(tmp_path / "out.tsv"), "--to", "fairseq"]) == 2
     assert "No space left on device" in capsys.readouterr().err
