@@ -1,5 +1,6 @@
 """What a run says: a JSON line per report, TensorBoard, wandb if asked for, and a progress bar with the time left."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -50,6 +51,12 @@ def progress_bar(title: str, total: int | None, *, done: int = 0) -> Iterator[tu
     console = Console(stderr=True)
     with Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal) as bar:
         yield bar, bar.add_task(title, total=total, completed=done, note="")
+
+
+_HEADLINES = re.compile(  # what the console shows of the figures; the files have all
+    r"(valid_|dev_)?(loss|accuracy|(un)?masked_accuracy(_\d+)?|code_perplexity|ctc_loss|blank_share|cer|wer|skipped)"
+    r"|grad_norm|lr|hours_seen|audio_s_per_s|epoch|skipped_steps|probe_\w+"
+)
 
 
 class RunLog:
@@ -136,7 +143,7 @@ class RunLog:
                     self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log({"step": step, **figures})
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if _HEADLINES.fullmatch(name))
         spent = time.monotonic() - self.started
         left = spent / max(step - self.done, 1) * (self.steps - step)
         self._print(f"{self.title} {step}/{self.steps}  {shown}  left {left / 60:.1f} min")

@@ -30,6 +30,15 @@ def test_a_report_is_a_json_line_with_the_wall_time_and_a_line_on_the_console(tm
     assert "pretrain 2/10  loss 0.5  epoch 1  left" in capsys.readouterr().err
 
 
+def test_the_console_shows_headlines_and_the_file_has_all(tmp_path, capsys):
+    with run_log(tmp_path) as log:
+        log.write(
+            1, {"loss": 0.5, "masked_accuracy_1": 0.25, "grad_norm": 2.0, "grad_norm_head": 1.0, "padding": 0.125}
+        )
+    assert "  loss 0.5  masked_accuracy_1 0.25  grad_norm 2  left" in capsys.readouterr().err
+    assert len(lines(tmp_path / "log.jsonl")[0]) == 6
+
+
 def test_figures_that_are_not_finite_become_null_because_json_has_none(tmp_path):
     with run_log(tmp_path) as log:
         log.write(1, {"loss": float("nan"), "norm": float("inf"), "epoch": 3})
