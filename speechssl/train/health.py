@@ -1,7 +1,7 @@
 """Whether a run is healthy: bands for its figures, and alarms in plain words when it leaves them.
 
 `BANDS` is the table of what was seen in healthy runs and in collapses. `Guard` compares each report with it. Nothing
-here looks at tensors but `gradient_norms`; nothing is drawn, so that a resumed run alarms alike.
+here looks at tensors, and nothing is drawn, so that a resumed run alarms alike.
 """
 
 import copy
@@ -10,17 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch import nn
 
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 from speechssl.objective.contrastive import ContrastiveObjective
 from speechssl.objective.ctc import CTCModel
 from speechssl.objective.pretraining import PretrainModel
-from speechssl.parallel import whole
 
-__all__ = ["BANDS", "Alarm", "Band", "Facts", "Guard", "HealthConfig", "gradient_norms"]
+__all__ = ["BANDS", "Alarm", "Band", "Facts", "Guard", "HealthConfig"]
 
 Kind = Literal["contrastive", "masked_prediction", "ctc"]
 
@@ -341,22 +339,6 @@ class Guard:
         return (loss - best) / gained if gained > 0.05 * abs(first) else None
 
 
-def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
-    """Return the norm of the gradients of each part of a model, () float32 each, on its device.
-
-    The parts are the extractor, the projection (with the mask vector and the norms outside of layers), the positions,
-    the first, middle and last third of the layers, and the head (quantizer, label embeddings or CTC's); a part without
-    gradients is left out.
-    """
-    named = [(name.removeprefix("module."), parameter) for name, parameter in model.named_parameters()]
-    numbers = {int(name.split(".")[3]) for name, _ in named if name.startswith("encoder.transformer.layers.")}
-    parts: dict[str, list[Tensor]] = {}
-    for name, parameter in named:
-        if parameter.grad is not None:
-            parts.setdefault(_part(name, len(numbers)), []).append(parameter.grad)
-    return {f"grad_norm_{part}": whole(get_total_norm(gradients)) for part, gradients in parts.items()}
-
-
 def _contrastive_signs(values: Mapping[str, float], facts: Facts) -> dict[str, float]:
     signs = {}
     each = [value for name, value in values.items() if name.startswith("code_perplexity_")]
@@ -381,20 +363,6 @@ def _masked_prediction_signs(values: Mapping[str, float], facts: Facts) -> dict[
     signs = {"labels_share": min(labels)}
     signs |= {"loss_of_chance": max(losses)} if losses else {}
     return signs | ({"predicted_share": min(predicted)} if predicted else {})
-
-
-def _part(name: str, num_layers: int) -> str:
-    match name.split("."):
-        case ["encoder", "conv", *_]:
-            return "extractor"
-        case ["encoder", "transformer", "layers", number, *_]:
-            return ("first", "middle", "last")[int(number) * 3 // num_layers] + "_layers"
-        case ["encoder", "transformer", "positions", *_]:
-            return "positions"
-        case ["encoder", *_]:
-            return "projection"
-        case _:
-            return "head"
 
 
 def _message(band: Band, value: float) -> str:

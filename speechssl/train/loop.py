@@ -22,7 +22,8 @@ from speechssl.train.checkpoint import (
     software_versions,
 )
 from speechssl.train.failures import explained_failures
-from speechssl.train.health import Alarm, Facts, Guard, gradient_norms
+from speechssl.train.gradients import gradient_norms
+from speechssl.train.health import Alarm, Facts, Guard
 from speechssl.train.learner import Learner, TrainConfig, Update
 from speechssl.train.meter import Meter, peak_memory_gib
 from speechssl.train.optim import OptimConfig, build_optimizer

@@ -31,7 +31,8 @@ from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.parallel import Ranks
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.health import Facts, Guard, HealthConfig, gradient_norms
+from speechssl.train.gradients import gradient_norms
+from speechssl.train.health import Facts, Guard, HealthConfig
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.meter import Meter
 from speechssl.train.optim import OptimConfig, build_optimizer
