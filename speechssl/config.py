@@ -15,7 +15,7 @@ from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from speechssl.errors import ConfigError
 
-__all__ = ["Discriminator", "configuration", "describe", "from_dict", "load", "to_dict"]
+__all__ = ["Discriminator", "configuration", "describe", "flatten", "from_dict", "load", "to_dict"]
 
 Config = TypeVar("Config")
 
@@ -65,6 +65,19 @@ def from_dict(values: Mapping[str, Any], config_type: type[Config], *, where: st
 def to_dict(config: object) -> dict[str, Any]:
     """Return a configuration as nested plain values, as JSON would hold them."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))  # type: ignore[call-overload]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted keys.
+
+    Examples:
+        >>> flatten({"seed": 1, "train": {"steps": 2}})
+        {'seed': 1, 'train.steps': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 def describe(config: object) -> list[str]:

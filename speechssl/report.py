@@ -86,13 +86,13 @@ def _trained(folder: Path) -> Path | None:
 
 def _pretrained(checkpoint: Path) -> str:
     state, config = read_state(checkpoint), read_config(checkpoint.parent)
-    last: dict[str, float] = {}  # held-out figures have rows of their own
+    last: dict[str, float | None] = {}  # None: was not finite; held-out figures have rows of their own
     for row in (checkpoint.parent / "log.jsonl").read_text(encoding="utf-8").splitlines():
         last |= json.loads(row)
     shown = ("masked_accuracy", "unmasked_accuracy", "accuracy", "code_perplexity", "soft_perplexity")
     streams = ("", *(f"_{number}" for number in range(len(config.get("labels", ())))))  # several streams are numbered
     names = [f"{held_out}{name}{stream}" for held_out in ("", "valid_") for name in shown for stream in streams]
-    figures = ", ".join(f"{name} {last[name]:.3g}" for name in names if name in last)
+    figures = ", ".join(f"{name} {last[name]:.3g}" for name in names if last.get(name) is not None)
     rate = state.audio_seconds / state.wall_seconds
     return (
         f"\n{checkpoint.parent.name} ({config['objective']['kind']}): {state.step} steps, "

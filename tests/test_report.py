@@ -61,6 +61,11 @@ def write_pretraining(folder, log, *, steps=900, **config):
     (folder / "log.jsonl").write_text(log)
 
 
+def test_a_figure_that_was_not_finite_at_last_is_left_out(run):
+    write_pretraining(run / "pretrain", '{"masked_accuracy": null, "unmasked_accuracy": 0.5}\n', steps=900)
+    assert "; unmasked_accuracy 0.5." in report_run(run)
+
+
 def test_every_iteration_of_pretraining_has_a_line(run):
     for name, steps in (("pretrain", 900), ("pretrain2", 300)):
         write_pretraining(run / name, '{"masked_accuracy": 0.1}\n{"masked_accuracy": 0.25}\n', steps=steps)

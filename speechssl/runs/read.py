@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl.config import from_dict, to_dict
+from speechssl.config import flatten, from_dict, to_dict
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
@@ -161,7 +161,7 @@ def _describe(folder: Path, values: dict[str, Any]) -> tuple[str, dict[str, Any]
         values = to_dict(from_dict(values, config_type, where=str(folder)))
     except ConfigError:  # of a version with other keys: compared as it stands
         pass
-    return method, _flat(values)
+    return method, flatten(values)
 
 
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -213,13 +213,6 @@ def _names(places: Sequence[Path]) -> list[str]:
 def _common(paths: Sequence[Sequence[str]]) -> int:
     """Count the parts at the start of all paths that are the same in all."""
     return sum(1 for _ in takewhile(lambda parts: len({*parts}) == 1, zip(*paths, strict=False)))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _shown(config: Mapping[str, Any], key: str) -> str:

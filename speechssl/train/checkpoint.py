@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from speechssl.config import from_dict, to_dict
+from speechssl.config import flatten, from_dict, to_dict
 from speechssl.data.manifest import write_atomically
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.parallel import Ranks, whole
@@ -103,7 +103,7 @@ def claim_run_folder(out: Path, config: object) -> None:
     mine = to_dict(config)
     if path.exists():
         before = _with_later_keys(read_config(out), type(config))
-        old, new = ({k: v for k, v in _flat(values).items() if k not in MAY_CHANGE} for values in (before, mine))
+        old, new = ({k: v for k, v in flatten(values).items() if k not in MAY_CHANGE} for values in (before, mine))
         different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if different:
             changes = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
@@ -249,8 +249,11 @@ def publish(temporary: Path, final: Path) -> None:
     """Give a folder its checksums and its name, once all of it is on the disk."""
     sums = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
     (temporary / "checksums.json").write_text(json.dumps(sums, indent=1), encoding="utf-8")
-    for path in [*temporary.iterdir(), temporary]:
+    os.umask(mask := os.umask(0))
+    for path in temporary.iterdir():
+        path.chmod(0o666 & ~mask)  # safetensors writes for its owner alone
         _sync(path)
+    _sync(temporary)
     if final.exists():  # written before, by a run that was interrupted later
         final.rename(final.with_name(f".{final.name}.old"))
     temporary.rename(final)
@@ -367,10 +370,3 @@ def read_state(checkpoint: Path) -> TrainState:
         return TrainState(**json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{checkpoint}: state.json cannot be read ({error}); remove this checkpoint") from error
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

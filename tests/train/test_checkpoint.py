@@ -122,6 +122,15 @@ def test_a_crash_while_saving_leaves_no_half_checkpoint(tmp_path, monkeypatch, f
     Run(tmp_path).load(after)
 
 
+def test_others_may_read_a_checkpoint_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        modes = {path.stat().st_mode & 0o777 for path in Run(tmp_path).save().iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {0o640}
+
+
 def test_a_crash_before_the_renaming_leaves_no_half_checkpoint(tmp_path, monkeypatch):
     run = Run(tmp_path)
     run.step()
