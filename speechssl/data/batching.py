@@ -79,6 +79,15 @@ class Batch:
         """Share of the batch that is no audio."""
         return 1 - float(self.num_samples.sum()) / max(self.waveforms.numel(), 1)
 
+    def pin_memory(self) -> "Batch":
+        """Return the batch in memory from which a GPU copies without waiting; the loader calls this."""
+        return replace(
+            self,
+            waveforms=self.waveforms.pin_memory(),
+            labels=None if self.labels is None else self.labels.pin_memory(),
+            targets=None if self.targets is None else self.targets.pin_memory(),
+        )
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device; lengths stay on the host, where the masks are drawn."""
         return replace(

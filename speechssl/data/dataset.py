@@ -133,6 +133,7 @@ def load_batches(
             collate_fn=collate,
             prefetch_factor=4 if workers else None,
             worker_init_fn=_ignore_stops,
+            pin_memory=torch.cuda.is_available(),  # or its copy to the device makes the step wait
             generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
         )
         for batch in _living(loader):

@@ -74,6 +74,15 @@ def test_every_utterance_comes_once_an_epoch(sampler, config, epoch):
     assert sorted(indices) == [i for i, n in enumerate(MIXED) if n >= 16_000]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_pinned_batch_keeps_what_it_holds():
+    batch = collate([Example(id="a", waveform=torch.ones(5), tokens=torch.tensor([7]))]).pin_memory()
+    assert batch.waveforms.is_pinned()
+    assert batch.targets.is_pinned()
+    assert (batch.ids, batch.waveforms.tolist(), batch.targets.tolist()) == (("a",), [[1.0] * 5], [[7]])
+
+
 def test_the_fingerprint_tells_utterances_and_lengths_apart(make_utterances):
     rows = make_utterances([20_000, 30_000, 40_000])
     prints = [
