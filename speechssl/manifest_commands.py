@@ -3,6 +3,8 @@
 Each command reads its arguments, calls one function of the package and prints what came of it.
 """
 
+import dataclasses
+import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,9 +16,15 @@ from speechssl.data.manifest import (
     Manifest,
     build_manifest,
     read_manifest,
+    write_atomically,
     write_fairseq_manifest,
     write_manifest,
 )
+from speechssl.manifests.filter import Wanted, choose, read_ids
+from speechssl.manifests.merge import merge
+from speechssl.manifests.sample import hours_by_language, sample
+from speechssl.manifests.split import Key, split_by_hours, split_by_shares
+from speechssl.manifests.stats import count, describe_stats, plot_durations
 from speechssl.train.runlog import progress_bar
 
 __all__ = ["Root", "manifest_app", "with_bar"]
@@ -29,6 +37,7 @@ manifest_app = typer.Typer(
 )
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")]
+Source = Annotated[Path, typer.Argument(help="Manifest to read.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the audio; the manifest's own if not given.")]
 
 
@@ -51,8 +60,116 @@ def build_command(
     for error in errors:
         print(f"skipped: {error}", file=sys.stderr)
     print(f"{_summary(out, manifest)}, {len(errors)} files skipped")
-    if not fairseq and out.parent.resolve() != folder.resolve():
-        print(f"paths are relative to {folder}: pass data.root={folder}, or --root, where the manifest is used")
+    if not fairseq:
+        _say_root(out, folder)
+
+
+@manifest_app.command("split")
+def split_command(
+    manifest: Source,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that gets SPLIT.tsv for each split.")],
+    shares: Annotated[str | None, typer.Option(help="Share of each split: test=0.05,dev=0.05,train=0.9")] = None,
+    hours: Annotated[str | None, typer.Option(help="Or hours of each but the last: test=5,dev=5,train=rest")] = None,
+    by: Annotated[Key, typer.Option(help="What is never parted: speaker, text or id.")] = "speaker",
+    salt: Annotated[str, typer.Option(help="Another word makes another division.")] = "",
+    root: Root = None,
+) -> None:
+    """Divide by the hash of the speaker, the text or the id: stable when data are added."""
+    listed = read_manifest(manifest, root=root)
+    if (shares is None) == (hours is None):
+        raise typer.BadParameter("give either --shares or --hours")
+    if shares is not None:
+        splits = split_by_shares(listed.utterances, _numbers(shares), by=by, salt=salt)
+    else:
+        *named, rest = _pairs(hours or "").items()
+        if rest[1] != "rest":
+            raise typer.BadParameter(f"--hours {hours}: the last split takes what is left: {rest[0]}=rest")
+        wanted = _numbers(",".join(f"{name}={number}" for name, number in named))
+        splits = split_by_hours(listed.utterances, wanted, rest=rest[0], by=by, salt=salt)
+    for name, rows in splits.items():
+        _write(out / f"{name}.tsv", Manifest(root=listed.root, utterances=tuple(rows)))
+    _say_root(out / "any", listed.root)
+
+
+@manifest_app.command("merge")
+def merge_command(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests, each in the folder its paths start from.")],
+    out: Out,
+    prefix: Annotated[list[str] | None, typer.Option(help="Put before the ids; once for each manifest.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder that holds all audio; found if not given.")] = None,
+) -> None:
+    """Join manifests into one."""
+    joined = merge([read_manifest(path) for path in manifests], prefixes=prefix or (), root=root)
+    _write(out, joined)
+    _say_root(out, joined.root)
+
+
+@manifest_app.command("filter")
+def filter_command(
+    manifest: Source,
+    out: Out,
+    min_s: Annotated[float | None, typer.Option(help="Seconds, at least.")] = None,
+    max_s: Annotated[float | None, typer.Option(help="Seconds, at most.")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="One of these; may be repeated.")] = None,
+    speaker: Annotated[list[str] | None, typer.Option(help="One of these; may be repeated.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="One of these; may be repeated.")] = None,
+    text: Annotated[bool | None, typer.Option("--text/--no-text", help="With a text, or without.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="Only these: an id a line, or a manifest.")] = None,
+    not_ids: Annotated[Path | None, typer.Option(help="None of these: an id a line, or a manifest.")] = None,
+    root: Root = None,
+) -> None:
+    """Choose utterances, and say how many were left out and why."""
+    listed = read_manifest(manifest, root=root)
+    wanted = Wanted(
+        min_s=min_s,
+        max_s=max_s,
+        languages=language,
+        speakers=speaker,
+        splits=split,
+        has_text=text,
+        ids=read_ids(ids) if ids else None,
+        not_ids=read_ids(not_ids) if not_ids else None,
+    )
+    kept, left_out = choose(listed.utterances, wanted)
+    for reason, number in left_out.most_common():
+        print(f"left out: {number} {reason}")
+    _write(out, Manifest(root=listed.root, utterances=tuple(kept)))
+    _say_root(out, listed.root)
+
+
+@manifest_app.command("stats")
+def stats_command(
+    manifest: Source,
+    png: Annotated[Path | None, typer.Option(help="PNG to write: a histogram of durations.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write: all figures.")] = None,
+) -> None:
+    """Count hours by speaker, language and split, and how durations are spread."""
+    rows = read_manifest(manifest).utterances
+    stats = count(rows)
+    print(*describe_stats(stats), sep="\n")
+    if out is not None:
+        write_atomically(out, json.dumps(dataclasses.asdict(stats), indent=1, ensure_ascii=False) + "\n")
+    if png is not None:
+        plot_durations(rows, png)
+        print(png)
+
+
+@manifest_app.command("sample")
+def sample_command(
+    manifest: Source,
+    out: Out,
+    hours: Annotated[float, typer.Option(help="Hours wanted, of all languages together.")],
+    alpha: Annotated[float, typer.Option(help="Exponent of a language's hours: 1 as they are, 0 all equal.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Another number draws others.")] = 0,
+    root: Root = None,
+) -> None:
+    """Draw a part, with languages shared as in XLS-R."""
+    listed = read_manifest(manifest, root=root)
+    drawn = sample(listed.utterances, hours, alpha=alpha, seed=seed)
+    for language, found in hours_by_language(drawn).items():
+        print(f"{language or 'no language'}  {found:.2f} h")
+    _write(out, Manifest(root=listed.root, utterances=tuple(drawn)))
+    _say_root(out, listed.root)
 
 
 @manifest_app.command("export")
@@ -78,6 +195,30 @@ def with_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
             yield from bar.track(items, task_id=task)
 
     return wrap
+
+
+def _write(out: Path, manifest: Manifest) -> None:
+    write_manifest(out, manifest.utterances)
+    print(_summary(out, manifest))
+
+
+def _say_root(out: Path, root: Path) -> None:
+    if out.parent.resolve() != root.resolve():
+        print(f"paths are relative to {root}: pass data.root={root}, or --root, where the manifest is used")
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(name and value for name, _, value in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
+        raise typer.BadParameter(f"expected NAME=VALUE,NAME=VALUE, each name once, found {text}")
+    return {name: value for name, _, value in pairs}
+
+
+def _numbers(text: str) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in _pairs(text).items()}
+    except ValueError as error:
+        raise typer.BadParameter(f"expected NAME=NUMBER,NAME=NUMBER, found {text}") from error
 
 
 def _summary(out: Path, manifest: Manifest) -> str:

@@ -1,0 +1,98 @@
+"""What is in a manifest: hours by speaker, language and split, how durations are spread, a histogram of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from speechssl.data.manifest import Utterance
+
+__all__ = ["Stats", "count", "describe_stats", "plot_durations"]
+
+_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+_SHOWN = 10  # speakers and languages printed; the JSON form has all of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """Figures of one manifest. Dictionaries begin with the largest; what has no value is under ''."""
+
+    utterances: int
+    hours: float
+    with_text: int
+    quantiles_s: dict[str, float]  # share of the utterances -> seconds
+    hours_by_language: dict[str, float]
+    hours_by_speaker: dict[str, float]
+    hours_by_split: dict[str, float]
+    hours_by_rate: dict[str, float]  # Hz
+
+
+def count(utterances: Sequence[Utterance]) -> Stats:
+    """Count what is there, from one utterance on."""
+    durations = np.array([utterance.duration_s for utterance in utterances])
+    return Stats(
+        utterances=len(utterances),
+        hours=math.fsum(durations) / 3600,
+        with_text=sum(bool(utterance.text) for utterance in utterances),
+        quantiles_s={f"{share:g}": float(np.quantile(durations, share)) for share in _QUANTILES},
+        hours_by_language=_hours(utterances, "language"),
+        hours_by_speaker=_hours(utterances, "speaker"),
+        hours_by_split=_hours(utterances, "split"),
+        hours_by_rate=_hours(utterances, "sample_rate"),
+    )
+
+
+def describe_stats(stats: Stats) -> list[str]:
+    """Return the figures as lines of text, the ten largest speakers and languages."""
+    lines = [
+        f"utterances  {stats.utterances}, {stats.with_text} with text",
+        f"hours       {stats.hours:.2f}",
+        "seconds     " + "  ".join(f"{float(q):.0%} {s:.2f}" for q, s in stats.quantiles_s.items()),
+    ]
+    for name in ("language", "speaker", "split", "rate"):
+        hours: dict[str, float] = getattr(stats, f"hours_by_{name}")
+        if set(hours) == {""}:
+            lines.append(f"{name:<11} not said")
+            continue
+        shown = [f"{value or '(none)'} {of:.2f} h" for value, of in list(hours.items())[:_SHOWN]]
+        more = f", and {len(hours) - _SHOWN} more" if len(hours) > _SHOWN else ""
+        lines.append(f"{name:<11} {len(hours)}: {', '.join(shown)}{more}")
+    return lines
+
+
+def plot_durations(utterances: Sequence[Utterance], out: Path) -> None:
+    """Write a PNG: a histogram of durations, hours over seconds, the largest languages in colours of their own."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    largest = list(_hours(utterances, "language"))[:_SHOWN]
+    groups: dict[str, list[float]] = {language: [] for language in largest}
+    for utterance in utterances:
+        name = utterance.language or ""
+        groups.setdefault(name if name in largest else "others", []).append(utterance.duration_s)
+    values = list(groups.values())
+    labels = [name or "no language" for name in groups]
+    top = max(max(group) for group in values)
+    weights = [[seconds / 3600 for seconds in group] for group in values]
+    axes.hist(values, bins=50, range=(0, top), weights=weights, stacked=True, label=labels)
+    axes.set_xlabel("seconds of one utterance")
+    axes.set_ylabel("hours")
+    axes.set_title(f"{len(utterances)} utterances, {math.fsum(map(math.fsum, weights)):.2f} h")
+    axes.legend(fontsize=8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=90)
+
+
+def _hours(
+    utterances: Sequence[Utterance], column: Literal["language", "speaker", "split", "sample_rate"]
+) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {}
+    for utterance in utterances:
+        seconds.setdefault(str(getattr(utterance, column) or ""), []).append(utterance.duration_s)
+    hours = {value: math.fsum(durations) / 3600 for value, durations in seconds.items()}
+    return dict(sorted(hours.items(), key=lambda item: (-item[1], item[0])))

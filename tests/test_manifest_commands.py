@@ -1,0 +1,67 @@
+"""The manifest commands: each does its work from files to files, and says what it did."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from speechssl.__main__ import main
+from speechssl.data.manifest import read_manifest, write_manifest
+
+
+@pytest.fixture
+def corpus(make_utterances, tmp_path) -> Path:
+    """List 400 utterances of 40 speakers and two languages."""
+    rows = [
+        replace(row, speaker=f"s{i % 40}", language="ru" if i % 4 else "nl", text="a" if i % 2 else None)
+        for i, row in enumerate(make_utterances([16_000 * (2 + i % 5) for i in range(400)]))
+    ]
+    write_manifest(tmp_path / "all.tsv", rows)
+    return tmp_path / "all.tsv"
+
+
+def listed(path: Path) -> int:
+    return len(read_manifest(path).utterances)
+
+
+@pytest.mark.parametrize("sizes", [["--shares", "test=0.2,train=0.8"], ["--hours", "test=0.05,train=rest"]])
+def test_split_writes_a_manifest_for_each_split(corpus, tmp_path, capsys, sizes):
+    assert main(["manifest", "split", str(corpus), "-o", str(tmp_path / "splits"), *sizes]) == 0
+    assert listed(tmp_path / "splits/test.tsv") + listed(tmp_path / "splits/train.tsv") == 400
+    printed = capsys.readouterr().out
+    assert f"splits/test.tsv: {listed(tmp_path / 'splits/test.tsv')} utterances" in printed
+    assert f"paths are relative to {tmp_path}" in printed
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[], ["--shares", "a=1", "--hours", "a=rest"], ["--hours", "a=1,b=2"], ["--shares", "a"], ["--shares", "a=x"]],
+)
+def test_sizes_that_say_nothing_are_refused(corpus, tmp_path, sizes):
+    assert main(["manifest", "split", str(corpus), "-o", str(tmp_path / "splits"), *sizes]) == 2
+    assert not (tmp_path / "splits").exists()
+
+
+def test_merge_filter_and_sample_make_manifests(corpus, tmp_path, capsys):
+    out = tmp_path / "out.tsv"
+    assert main(["manifest", "filter", str(corpus), "-o", str(out), "--language", "nl", "--max-s", "4"]) == 0
+    assert "left out: 180 another language, or none\nleft out: 160 longer than 4 s\n" in capsys.readouterr().out
+    assert listed(out) == 60
+    assert main(["manifest", "filter", str(corpus), "-o", str(tmp_path / "rest.tsv"), "--not-ids", str(out)]) == 0
+    assert listed(tmp_path / "rest.tsv") == 340
+    assert main(["manifest", "merge", str(out), str(tmp_path / "rest.tsv"), "-o", str(tmp_path / "again.tsv")]) == 0
+    assert listed(tmp_path / "again.tsv") == 400
+    assert main(["manifest", "merge", str(out), str(out), "-o", str(tmp_path / "twice.tsv")]) == 2
+    assert "tell the ids apart with --prefix" in capsys.readouterr().err
+    arguments = ["manifest", "sample", str(corpus), "-o", str(out), "--hours", "0.1", "--alpha", "0"]
+    assert main(arguments) == 0
+    assert "nl  0.05 h" in capsys.readouterr().out
+
+
+def test_stats_prints_writes_and_draws(corpus, tmp_path, capsys):
+    arguments = ["manifest", "stats", str(corpus), "-o", str(tmp_path / "s.json"), "--png", str(tmp_path / "s.png")]
+    assert main(arguments) == 0
+    assert "language    2: ru 0.33 h, nl 0.11 h" in capsys.readouterr().out
+    assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["utterances"] == 400
+    assert (tmp_path / "s.png").is_file()
