@@ -1,0 +1,19 @@
+"""The manifest doctor: decodes what manifests list and says what is wrong with it. Changes and deletes nothing."""
+
+from speechssl.doctor.check import Report, check_manifests
+from speechssl.doctor.findings import FINDINGS, Finding
+from speechssl.doctor.repair import Repaired, write_repaired
+from speechssl.doctor.report import summarise, write_table
+from speechssl.doctor.thresholds import CheckConfig
+
+__all__ = [
+    "FINDINGS",
+    "CheckConfig",
+    "Finding",
+    "Repaired",
+    "Report",
+    "check_manifests",
+    "summarise",
+    "write_repaired",
+    "write_table",
+]

@@ -1,0 +1,109 @@
+"""The whole check: decode every file once, in parallel, judge each, compare all."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from speechssl.data.manifest import Manifest
+from speechssl.doctor.across import Checked, findings_across
+from speechssl.doctor.crew import Death, work
+from speechssl.doctor.findings import FINDINGS, Finding, findings_of_file
+from speechssl.doctor.measure import Measured, measure
+from speechssl.doctor.texts import count_letters, foreign_letters, script_codes, unusual_rates
+from speechssl.doctor.thresholds import CheckConfig
+from speechssl.errors import ManifestError
+
+__all__ = ["Report", "check_manifests"]
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was found in one or several manifests."""
+
+    names: tuple[str, ...]  # of the manifests
+    manifests: tuple[Manifest, ...]
+    rows: tuple[Checked, ...]  # of all manifests, in order
+    findings: tuple[Finding, ...]  # in the order of rows, then of FINDINGS
+
+    @property
+    def has_errors(self) -> bool:
+        """True where something would stop training, or make a result wrong."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+
+def check_manifests(
+    manifests: Sequence[Manifest],
+    names: Sequence[str],
+    config: CheckConfig,
+    *,
+    jobs: int | None = None,
+    progress: Progress = lambda items, _: items,
+) -> Report:
+    """Decode what the manifests list, and say what is wrong with it. Changes nothing.
+
+    Args:
+        manifests: in the order train, dev, test, where there are several.
+        names: what they are called in messages, each another.
+        config: what counts as wrong.
+        jobs: processes that decode; None for one a core.
+        progress: wraps the files that are done, given their number.
+
+    Raises:
+        ConfigError: `config.scripts` names no script.
+        ManifestError: two manifests of one name.
+    """
+    if len(set(names)) != len(names):
+        raise ManifestError(f"expected manifests of different names, found {', '.join(names)}; rename or copy one")
+    codes = script_codes(config.scripts)
+    paths = [[manifest.audio_path(row) for row in manifest.utterances] for manifest in manifests]
+    files = list(dict.fromkeys(path for part in paths for path in part))  # a file of two manifests is decoded once
+    done = work(files, partial(measure, config=config), jobs=jobs or _cores(), limit_s=config.file_limit_s)
+    results: dict[Path, Measured | Death] = {}
+    for index, result in progress(done, len(files)):
+        results[files[index]] = result
+    rows, found = [], []
+    for number, (manifest, part) in enumerate(zip(manifests, paths, strict=True)):
+        for row, path in zip(manifest.utterances, part, strict=True):
+            result = results[path]
+            if isinstance(result, Death):
+                rows.append(Checked(manifest=number, row=row, measured=None))
+                message = f"{result.reason} while decoding it; convert or remove it"
+                found.append(Finding(manifest=number, id=row.id, name="crashed", value=None, message=message))
+            else:
+                rows.append(Checked(manifest=number, row=row, measured=result))
+                found += findings_of_file(number, row, result, config)
+    found += [*_of_texts(rows, codes, config), *findings_across(rows, names, config)]
+    place = {checked.key: index for index, checked in enumerate(rows)}
+    kinds = list(FINDINGS)
+    found.sort(key=lambda finding: (place[finding.manifest, finding.id], kinds.index(finding.name)))
+    return Report(names=tuple(names), manifests=tuple(manifests), rows=tuple(rows), findings=tuple(found))
+
+
+def _of_texts(rows: Sequence[Checked], codes: frozenset[str], config: CheckConfig) -> Iterator[Finding]:
+    for checked in rows:
+        letters = foreign_letters(checked.row.text or "", codes) if codes else ""
+        if letters:
+            message = f"its text has {' '.join(letters)}, which is not {' or '.join(config.scripts)}"
+            yield _finding(checked, "script", len(letters), message)
+    spoken = [checked for checked in rows if checked.measured]
+    for index, spreads, rate, middle in unusual_rates(
+        [count_letters(checked.row.text or "") for checked in spoken],
+        [checked.measured.active_s if checked.measured else 0.0 for checked in spoken],
+        [checked.row.language for checked in spoken],
+        config,
+    ):
+        message = f"{rate:.1f} characters a second, {middle:.1f} is usual: listen whether the text is what is said"
+        yield _finding(spoken[index], "text_rate", spreads, message)
+
+
+def _finding(checked: Checked, name: str, value: float, message: str) -> Finding:
+    return Finding(manifest=checked.manifest, id=checked.row.id, name=name, value=value, message=message)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,112 @@
+"""What is wrong with one file, by its measurements and its row of the manifest."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from speechssl.data.audio import SAMPLE_RATE, AudioHeader
+from speechssl.data.manifest import Utterance
+from speechssl.doctor.measure import Measured
+from speechssl.doctor.thresholds import CheckConfig
+
+__all__ = ["FINDINGS", "Finding", "Severity", "findings_of_file"]
+
+Severity = Literal["error", "warning"]
+
+# An error stops training, or makes a result wrong; a warning is for a person to look at.
+FINDINGS: dict[str, tuple[Severity, str]] = {
+    "unreadable": ("error", "cannot be opened or decoded"),
+    "crashed": ("error", "ended the process that decoded it, or took too long"),
+    "truncated": ("error", "fewer samples than its header or the manifest says"),
+    "header": ("error", "another rate, channels or length than the manifest says"),
+    "not_finite": ("error", "NaN or infinite samples"),
+    "silent": ("error", "nothing to hear"),
+    "clipped": ("warning", "cut off at full scale"),
+    "dc_offset": ("warning", "its mean is not 0"),
+    "rate": ("error", "recorded below the rate that training wants"),
+    "narrowband": ("warning", "nothing in the upper band: upsampled, or coded away"),
+    "channels": ("warning", "channels that differ; training averages them"),
+    "short": ("warning", "too short to learn from"),
+    "long": ("warning", "too long for one utterance"),
+    "duplicate": ("warning", "the same samples as another of its manifest"),
+    "similar": ("warning", "sounds like a copy of another of its manifest"),
+    "leaked_audio": ("error", "the same samples in a later manifest"),
+    "leaked_similar": ("warning", "sounds like a copy of one in a later manifest"),
+    "leaked_text": ("warning", "the same text in a later manifest"),
+    "leaked_speaker": ("warning", "a speaker who is in a later manifest as well"),
+    "text_rate": ("warning", "far more or fewer characters a second than others of its language"),
+    "script": ("error", "letters outside the script"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing wrong with one utterance."""
+
+    manifest: int  # which of those that are checked
+    id: str
+    name: str  # a key of FINDINGS
+    value: float | None  # the figure that was judged, None where there is none
+    message: str  # expected, found
+
+    @property
+    def severity(self) -> Severity:
+        """Return whether it stops training or spoils results, or is to be looked at."""
+        return FINDINGS[self.name][0]
+
+
+def findings_of_file(manifest: int, row: Utterance, measured: Measured, config: CheckConfig) -> list[Finding]:
+    """Judge one file by itself. What cannot be measured, such as the bandwidth of silence, is not judged."""
+    found = [*_of_decoding(row, measured), *(_of_sound(measured, config) if measured.num_samples else ())]
+    return [Finding(manifest=manifest, id=row.id, name=name, value=value, message=text) for name, value, text in found]
+
+
+def _of_decoding(row: Utterance, measured: Measured) -> Iterator[tuple[str, float | None, str]]:
+    header, decoded = measured.header, measured.num_samples
+    if header is None or not decoded:
+        yield "unreadable", None, measured.problem or "holds no samples; remove it"
+        return
+    promised = max(header.num_samples, row.num_samples if header.sample_rate == row.sample_rate else 0)
+    if measured.problem or decoded < promised:
+        reason = measured.problem or f"{decoded} of {promised} samples could be decoded; copy it again"
+        yield "truncated", decoded, reason
+    listed = AudioHeader(num_samples=row.num_samples, sample_rate=row.sample_rate, channels=row.channels)
+    actual = AudioHeader(num_samples=decoded, sample_rate=header.sample_rate, channels=header.channels)
+    for what, of_manifest, of_file in (
+        ("sample rate", listed.sample_rate, actual.sample_rate),
+        ("channels", listed.channels, actual.channels),
+        ("samples", listed.num_samples, max(decoded, promised)),
+    ):
+        if of_manifest != of_file:
+            yield "header", of_file, f"the manifest says {what} {of_manifest}, the file has {of_file}"
+
+
+def _of_sound(measured: Measured, config: CheckConfig) -> Iterator[tuple[str, float | None, str]]:
+    assert measured.header is not None  # there are samples
+    rate = measured.header.sample_rate
+    duration_s = measured.num_samples / rate
+    if measured.not_finite:
+        yield "not_finite", measured.not_finite, f"{measured.not_finite} samples are NaN or infinite"
+    peak_db = 20 * math.log10(max(measured.peak, 1e-10))
+    is_silent = peak_db < config.silent_db
+    if is_silent:
+        yield "silent", round(peak_db, 1), f"its peak is {peak_db:.0f} dB of full scale"
+    if measured.clipped_share > config.clipped_share:
+        share = f"{100 * measured.clipped_share:.2g} %"
+        yield "clipped", measured.clipped_share, f"{share} of its samples are in runs at full scale"
+    if abs(measured.mean) > config.dc_offset:
+        yield "dc_offset", measured.mean, f"its mean is {measured.mean:.3f} of full scale, expected 0"
+    if rate < config.min_sample_rate:
+        yield "rate", rate, f"recorded at {rate} Hz, expected at least {config.min_sample_rate}"
+    nominal_hz = min(rate, SAMPLE_RATE) / 2
+    if not is_silent and measured.bandwidth_hz and measured.bandwidth_hz < config.bandwidth_share * nominal_hz:
+        reach = f"{measured.bandwidth_hz:.0f} Hz, {nominal_hz:.0f} were possible"
+        yield "narrowband", measured.bandwidth_hz, f"its sound ends at {reach}"
+    if measured.channel_difference > config.channel_difference:
+        lost = f"{100 * measured.channel_difference**2:.0f} %"
+        yield "channels", measured.channel_difference, f"averaging its channels loses {lost} of their energy"
+    if duration_s < config.min_duration_s:
+        yield "short", duration_s, f"lasts {duration_s:.3f} s, expected at least {config.min_duration_s:g}"
+    if duration_s > config.max_duration_s:
+        yield "long", duration_s, f"lasts {duration_s:.1f} s, expected at most {config.max_duration_s:g}"

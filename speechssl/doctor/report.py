@@ -1,0 +1,42 @@
+"""What the doctor found, for people (a summary) and for programs (a table)."""
+
+from collections import defaultdict
+from pathlib import Path
+
+from speechssl.data.manifest import write_atomically
+from speechssl.doctor.check import Report
+from speechssl.doctor.findings import FINDINGS, Finding
+
+__all__ = ["COLUMNS", "summarise", "write_table"]
+
+COLUMNS = ("id", "finding", "severity", "value", "message", "manifest")
+_NAMED = 3  # utterances that the summary names of each finding
+
+
+def summarise(report: Report) -> list[str]:
+    """Say how much was checked and, of each finding, how often, what it means and where first."""
+    lines = []
+    for number, (name, manifest) in enumerate(zip(report.names, report.manifests, strict=True)):
+        bad = {finding.id for finding in report.findings if finding.manifest == number}
+        hours = manifest.duration_s / 3600
+        lines.append(f"{name}: {len(manifest.utterances)} utterances, {hours:.2f} h, {len(bad)} with findings")
+    groups: dict[str, list[Finding]] = defaultdict(list)
+    for finding in report.findings:
+        groups[finding.name].append(finding)
+    for name, (severity, meaning) in FINDINGS.items():
+        found = groups.get(name, [])
+        if found:
+            lines.append(f"{severity:7}  {name:14} {len(found):7}  {meaning}")
+            lines += [f"             {finding.id}: {finding.message}" for finding in found[:_NAMED]]
+    counts = {kind: sum(f.severity == kind for f in report.findings) for kind in ("error", "warning")}
+    return [*lines, f"{counts['error']} errors, {counts['warning']} warnings"]
+
+
+def write_table(path: Path, report: Report) -> None:
+    """Write a row for each finding, tab-separated, with a header line; atomically."""
+    lines = ["\t".join(COLUMNS)]
+    for finding in report.findings:
+        value = "" if finding.value is None else f"{finding.value:.6g}"
+        cells = (finding.id, finding.name, finding.severity, value, finding.message, report.names[finding.manifest])
+        lines.append("\t".join(" ".join(cell.split()) for cell in cells))
+    write_atomically(path, "\n".join(lines) + "\n")

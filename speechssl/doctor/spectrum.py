@@ -1,0 +1,84 @@
+"""The spectrum of one recording, gathered block by block: how far it reaches, where there is sound, what it looks like.
+
+Holds nine band energies for each 16 ms and one mean spectrum, never the audio: 2 KiB for a second.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechssl.doctor.fingerprint import BANDS, fingerprint
+
+__all__ = ["Spectrum"]
+
+_WINDOW_S = 0.032
+_BAND_EDGES_HZ = (200.0, 3400.0)  # what telephone audio has as well, so that a narrowband copy is still a copy
+_ACTIVE_DB = -30.0  # of the loudest frame; below it the ends of a recording are pauses
+_SMOOTHED_HZ = 125.0  # a band of the mean spectrum: wider than a partial of a voice
+_LOWEST_HZ = 100.0  # below are offset, rumble and hum, which say nothing of the recording's reach or pauses
+
+Floats = NDArray[np.float32]
+
+
+class Spectrum:
+    """Mean power spectrum and band energies of a mono signal that arrives in pieces.
+
+    The result does not depend on where the pieces are cut.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self._rate = sample_rate
+        self._size = max(16, round(sample_rate * _WINDOW_S / 2) * 2)
+        self._hop = self._size // 2
+        self._window = np.hanning(self._size + 1)[:-1].astype(np.float32)  # periodic: an offset stays in two bins
+        self._lowest = round(_LOWEST_HZ * self._size / sample_rate)
+        self._rest = np.zeros(0, np.float32)
+        self._power = np.zeros(self._size // 2 + 1)
+        self._levels: list[Floats] = []
+        self._bands: list[Floats] = []
+        low, high = (2595 * math.log10(1 + edge / 700) for edge in _BAND_EDGES_HZ)  # in mel
+        edges = 700 * (10 ** (np.linspace(low, high, BANDS + 1) / 2595) - 1) * self._size / sample_rate
+        self._edges = np.minimum(np.round(edges).astype(int), self._size // 2)
+
+    def add(self, samples: Floats) -> None:
+        """Take the next samples, (time,) float32, finite."""
+        signal = np.concatenate([self._rest, samples])
+        count = max(0, (len(signal) - self._size) // self._hop + 1)
+        if count:
+            frames = np.lib.stride_tricks.sliding_window_view(signal, self._size)[:: self._hop][:count]
+            power = np.square(np.abs(np.fft.rfft(frames * self._window)))  # (count, size / 2 + 1)
+            self._power += power.sum(axis=0, dtype=np.float64)
+            self._levels.append(power[:, self._lowest :].sum(axis=1))
+            self._bands.append(np.add.reduceat(power, self._edges, axis=1)[:, :BANDS])
+        self._rest = signal[count * self._hop :]
+
+    def bandwidth_hz(self, floor_db: float) -> float | None:
+        """Return the frequency above which the mean spectrum stays `floor_db` below its maximum.
+
+        None where there was no whole window, or no sound.
+        """
+        power = np.where(np.arange(len(self._power)) < self._lowest, 0.0, self._power)
+        width = max(1, round(_SMOOTHED_HZ * self._size / self._rate))
+        smooth = np.add.reduceat(power, np.arange(0, len(power), width)) / width
+        if not smooth.max() > 0:
+            return None
+        highest = int(np.flatnonzero(smooth > smooth.max() * 10 ** (floor_db / 10))[-1]) + 1
+        return min(highest * width * self._rate / self._size, self._rate / 2)
+
+    def active(self) -> slice:
+        """Return the frames from the first to the last that is not a pause."""
+        level = np.concatenate(self._levels) if self._levels else np.zeros(0)
+        loud = np.flatnonzero(level > level.max(initial=0) * 10 ** (_ACTIVE_DB / 10))
+        return slice(int(loud[0]), int(loud[-1]) + 1) if len(loud) else slice(0, 0)
+
+    @property
+    def active_s(self) -> float:
+        """Seconds from the first sound to the last."""
+        active = self.active()
+        return (active.stop - active.start) * self._hop / self._rate
+
+    def fingerprint(self) -> bytes | None:
+        """Return the fingerprint of what lies between the pauses at the ends; None where that is too short."""
+        active = self.active()
+        return fingerprint(np.concatenate(self._bands)[active]) if self._bands else None
