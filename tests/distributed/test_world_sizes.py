@@ -24,6 +24,7 @@ from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.train.checkpoint import read_state
 from speechssl.train.loop import TrainConfig
+from speechssl.train.skipped_steps import read_skipped_step
 from tests.distributed.launching import torchrun
 
 MASK = MaskConfig(start_prob=0.1, span=3)
@@ -33,12 +34,14 @@ OBJECTIVES = {
 }
 STEPS = 6
 WORKER = """
-import shutil, sys
+import math, shutil, sys
 from pathlib import Path
+import torch
 from torch import distributed
 from speechssl.__main__ import main
+from speechssl.data import dataset
 
-*recipes, interrupted = sys.argv[1:]  # the last one takes over what the first had done after half of its steps
+poisoned, *recipes, interrupted = sys.argv[1:]  # the last takes over what the first had done after half of its steps
 status = [main(["pretrain", recipe]) for recipe in recipes]
 distributed.barrier()
 if distributed.get_rank() == 0:
@@ -46,6 +49,18 @@ if distributed.get_rank() == 0:
     shutil.copytree(Path(recipes[0]).with_suffix(""), Path(interrupted).with_suffix(""), ignore=later)
 distributed.barrier()
 status.append(main(["pretrain", interrupted]))
+
+read = dataset.read_audio
+
+def with_an_infinite_sample(path, *arguments, **rest):
+    waveform = read(path, *arguments, **rest)
+    if path.name != "u0003.wav" or (done := Path(poisoned).with_suffix(".done")).exists():
+        return waveform
+    done.touch()
+    return waveform.index_fill(0, torch.tensor([99]), math.inf)
+
+dataset.read_audio = with_an_infinite_sample
+status.append(main(["pretrain", poisoned]))
 distributed.destroy_process_group()
 sys.exit(max(status))
 """
@@ -94,7 +109,8 @@ def runs(configure) -> dict[str, Path]:
     """Give the folders of runs on one rank and on two."""
     two = [configure("two", kind, 2) for kind in OBJECTIVES] + [configure("again", next(iter(OBJECTIVES)), 2)]
     (worker := two[0].out.with_name("worker.py")).write_text(WORKER)
-    done = torchrun(worker, *(config.out.with_suffix(".yaml") for config in two))
+    poisoned = configure("poisoned", "contrastive", 2)
+    done = torchrun(worker, *(config.out.with_suffix(".yaml") for config in [poisoned, *two]))
     assert done.returncode == 0, done.stderr
     for kind in OBJECTIVES:
         pretrain(configure("one", kind, 1))
@@ -144,6 +160,18 @@ def test_ranks_that_would_change_the_global_batch_are_refused(runs, configure):
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
     with pytest.raises(CheckpointError, match=r"takes 4 batches a step, these ranks would take 2; choose train\.acc"):
         pretrain(config)
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_skips_the_step_on_all(runs):
+    state = read_state(runs["poisoned-contrastive"] / f"step_{STEPS:08d}")
+    assert state.skipped_steps == 1
+    weights = load_file(runs["poisoned-contrastive"] / f"step_{STEPS:08d}/model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    folder = max((runs["poisoned-contrastive"]).glob("skipped_step_*"))
+    skipped = read_skipped_step(folder)
+    assert [batch.number for batch in skipped.batches] == [0, 1, 2, 3]  # of both ranks
+    assert "u0003" in skipped.suspects()
+    assert not all("u0003" in batch.ids for batch in skipped.batches)
 
 
 @pytest.mark.slow
