@@ -84,20 +84,15 @@ def fit(
     with StopRequest() as stop, log, explained_failures(ranks, state):
         while state.step < config.steps:
             update = run.update(batches, log, wants_stop=stop.signal is not None)
-            state.is_finished = state.step == config.steps
-            alarms: list[Alarm] = []
-            if run.is_report_due:
-                alarms = run.report(log)
+            alarms = run.report(log) if run.is_due(config.log_every) else []
             log.advance(state.step, f"{state.audio_seconds / max(state.wall_seconds, 1e-9):.0f} audio-s/s")
-            is_best = False
-            if evaluate and (state.is_finished or (config.eval_every and state.step % config.eval_every == 0)):
-                is_best = run.evaluate(evaluate, log)
-            every = config.health.probe_every
-            if probe and every and (state.is_finished or state.step % every == 0):
+            is_best = evaluate is not None and run.is_due(config.eval_every) and run.evaluate(evaluate, log)
+            if probe is not None and config.health.probe_every and run.is_due(config.health.probe_every):
                 run.probe(probe, log)
-            must_stop = update.must_stop and not state.is_finished
+            asked = update.must_stop or (ranks.world_size == 1 and stop.signal is not None)
+            must_stop = asked and not state.is_finished
             alarmed = config.health.stop and bool(alarms) and not state.is_finished
-            if must_stop or alarmed or is_best or state.is_finished or state.step % config.save_every == 0:
+            if must_stop or alarmed or is_best or run.is_due(config.save_every):
                 saved = run.save()
             if alarmed:
                 raise stopped_by(alarms, saved)
@@ -166,6 +161,7 @@ class Run:
         watch = partial(gradient_norms, self.model) if will_report else None
         update = self.learner.update(batches, state, say=log.say, wants_stop=wants_stop, watch=watch)
         state.wall_seconds += time.perf_counter() - started
+        state.is_finished = state.step == self.config.steps
         if update.is_finite:
             state.skipped_in_a_row = 0
             self.meter.add(update.totals, update.counts, update.tallies)
@@ -178,10 +174,9 @@ class Run:
         log.say(reason)
         return update
 
-    @property
-    def is_report_due(self) -> bool:
-        """Whether the step just done ends a report."""
-        return self.state.step % self.config.log_every == 0 or self.state.is_finished
+    def is_due(self, every: int) -> bool:
+        """Whether the step just done is the last, or one of those that come `every` so often; 0 is the last alone."""
+        return self.state.is_finished or (every > 0 and self.state.step % every == 0)
 
     def report(self, log: RunLog) -> list[Alarm]:
         """Log the averages since the last report, and where the run is; return the alarms, the same on all ranks."""
