@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from speechssl.config import from_dict
 from speechssl.data.manifest import (
     Manifest,
     build_manifest,
@@ -19,6 +20,14 @@ from speechssl.data.manifest import (
     write_atomically,
     write_fairseq_manifest,
     write_manifest,
+)
+from speechssl.doctor import (
+    CheckConfig,
+    check_manifests,
+    describe_repaired,
+    summarise,
+    write_repaired,
+    write_table,
 )
 from speechssl.manifests.filter import Wanted, choose, read_ids
 from speechssl.manifests.merge import merge
@@ -170,6 +179,36 @@ def sample_command(
         print(f"{language or 'no language'}  {found:.2f} h")
     _write(out, Manifest(root=listed.root, utterances=tuple(drawn)))
     _say_root(out, listed.root)
+
+
+@manifest_app.command("check")
+def check_command(
+    manifests: Annotated[list[Path], typer.Argument(help="One, or several in the order train, dev, test.")],
+    table: Annotated[Path | None, typer.Option(help="TSV to write: a row for each finding.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Cleaned manifest to write; folder for several.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Warning that --fix removes as well, as clipped.")] = None,
+    script: Annotated[
+        list[str] | None, typer.Option(help="Script of the texts, as Cyrillic; others are named.")
+    ] = None,
+    thresholds: Annotated[str | None, typer.Option("--set", help="Thresholds: max_duration_s=60")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode; one a core if not given.")] = None,
+    root: Root = None,
+) -> None:
+    """Decode everything and say what is wrong with it; status 1 if there are errors."""
+    values = _pairs(thresholds) if thresholds else {}
+    config = from_dict({"scripts": script or (), **values}, CheckConfig, where="--set")
+    listed = [read_manifest(path, root=root) for path in manifests]
+    names = [str(path) for path in manifests]
+    report = check_manifests(listed, names, config, jobs=jobs, progress=with_bar("check"))
+    print(*summarise(report), sep="\n")
+    if table is not None:
+        write_table(table, report)
+        print(table)
+    for written in write_repaired(fix, report, remove=remove or ()) if fix is not None else ():
+        print(describe_repaired(written))
+        _say_root(written.path, written.root)
+    if report.has_errors:
+        raise typer.Exit(1)
 
 
 @manifest_app.command("export")

@@ -15,7 +15,7 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"errors"},
     {"config"},
     {"parallel", "data", "model"},
-    {"objective", "corpora", "manifests", "decode", "units"},
+    {"objective", "corpora", "doctor", "manifests", "decode", "units"},
     {"score", "train"},
     {"saved"},
     {"interop"},

@@ -2,7 +2,7 @@
 
 from speechssl.doctor.check import Report, check_manifests
 from speechssl.doctor.findings import FINDINGS, Finding
-from speechssl.doctor.repair import Repaired, write_repaired
+from speechssl.doctor.repair import Repaired, describe_repaired, write_repaired
 from speechssl.doctor.report import summarise, write_table
 from speechssl.doctor.thresholds import CheckConfig
 
@@ -13,6 +13,7 @@ __all__ = [
     "Repaired",
     "Report",
     "check_manifests",
+    "describe_repaired",
     "summarise",
     "write_repaired",
     "write_table",

@@ -100,9 +100,9 @@ def _of_sound(measured: Measured, config: CheckConfig) -> Iterator[tuple[str, fl
     if rate < config.min_sample_rate:
         yield "rate", rate, f"recorded at {rate} Hz, expected at least {config.min_sample_rate}"
     nominal_hz = min(rate, SAMPLE_RATE) / 2
-    if not is_silent and measured.bandwidth_hz and measured.bandwidth_hz < config.bandwidth_share * nominal_hz:
-        reach = f"{measured.bandwidth_hz:.0f} Hz, {nominal_hz:.0f} were possible"
-        yield "narrowband", measured.bandwidth_hz, f"its sound ends at {reach}"
+    if not is_silent and measured.cut_hz and measured.cut_hz < config.bandwidth_share * nominal_hz:
+        message = f"its sound ends at {measured.cut_hz:.0f} Hz, its rate promises {nominal_hz:.0f}"
+        yield "narrowband", measured.cut_hz, message
     if measured.channel_difference > config.channel_difference:
         lost = f"{100 * measured.channel_difference**2:.0f} %"
         yield "channels", measured.channel_difference, f"averaging its channels loses {lost} of their energy"

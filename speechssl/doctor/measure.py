@@ -31,7 +31,7 @@ class Measured:
     not_finite: int = 0  # samples that are NaN or infinite, counted as 0 elsewhere
     clipped: int = 0  # samples at full scale between two at full scale
     channel_difference: float = 0.0  # rms of what averaging the channels loses, over rms of all
-    bandwidth_hz: float | None = None
+    cut_hz: float | None = None  # where its sound ends abruptly; None where it does not
     active_s: float = 0.0  # from the first sound to the last
     fingerprint: bytes | None = None
 
@@ -83,7 +83,7 @@ def _decode(file: soundfile.SoundFile, header: AudioHeader, problem: str | None,
         not_finite=levels.not_finite,
         clipped=levels.clipped,
         channel_difference=levels.channel_difference,
-        bandwidth_hz=spectrum.bandwidth_hz(config.bandwidth_db),
+        cut_hz=spectrum.cut_hz(step_db=config.bandwidth_step_db, floor_db=config.bandwidth_floor_db),
         active_s=spectrum.active_s,
         fingerprint=spectrum.fingerprint(),
     )

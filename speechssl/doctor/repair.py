@@ -11,7 +11,7 @@ from speechssl.doctor.check import Report
 from speechssl.doctor.findings import FINDINGS, Finding
 from speechssl.errors import ConfigError, ManifestError
 
-__all__ = ["Repaired", "write_repaired"]
+__all__ = ["Repaired", "describe_repaired", "write_repaired"]
 
 _COLUMNS = ("id", "path", "change", "finding", "message")
 
@@ -21,6 +21,7 @@ class Repaired:
     """One manifest that was written."""
 
     path: Path
+    root: Path  # of its audio, as of the manifest that was checked
     changes: Path  # the list of what was left out or corrected
     kept: int
     removed: int
@@ -52,10 +53,18 @@ def write_repaired(out: Path, report: Report, *, remove: Collection[str] = ()) -
     for finding in report.findings:
         if finding.severity == "error" or finding.name in remove:
             by_row[finding.manifest, finding.id].append(finding)
-    return [_write(path, [c for c in report.rows if c.manifest == i], by_row) for i, path in enumerate(places)]
+    roots = [manifest.root for manifest in report.manifests]
+    parts = [[checked for checked in report.rows if checked.manifest == i] for i in range(len(places))]
+    return [_write(path, root, part, by_row) for path, root, part in zip(places, roots, parts, strict=True)]
 
 
-def _write(path: Path, rows: list[Checked], by_row: dict[tuple[int, str], list[Finding]]) -> Repaired:
+def describe_repaired(written: Repaired) -> str:
+    """Say what was kept and where the rest is listed."""
+    counts = f"{written.kept} utterances kept, {written.removed} removed, {written.corrected} corrected"
+    return f"{written.path}: {counts}; why: {written.changes}"
+
+
+def _write(path: Path, root: Path, rows: list[Checked], by_row: dict[tuple[int, str], list[Finding]]) -> Repaired:
     kept: list[Utterance] = []
     lines, removed, corrected = ["\t".join(_COLUMNS)], 0, 0
     for checked in rows:
@@ -71,7 +80,7 @@ def _write(path: Path, rows: list[Checked], by_row: dict[tuple[int, str], list[F
     changes = path.with_suffix(".removed.tsv")
     write_manifest(path, kept)
     write_atomically(changes, "\n".join(lines) + "\n")
-    return Repaired(path=path, changes=changes, kept=len(kept), removed=removed, corrected=corrected)
+    return Repaired(path=path, root=root, changes=changes, kept=len(kept), removed=removed, corrected=corrected)
 
 
 def _corrected(checked: Checked) -> Utterance:

@@ -16,6 +16,7 @@ _WINDOW_S = 0.032
 _BAND_EDGES_HZ = (200.0, 3400.0)  # what telephone audio has as well, so that a narrowband copy is still a copy
 _ACTIVE_DB = -30.0  # of the loudest frame; below it the ends of a recording are pauses
 _SMOOTHED_HZ = 125.0  # a band of the mean spectrum: wider than a partial of a voice
+_LOWEST_CUT_HZ = 3000.0
 _LOWEST_HZ = 100.0  # below are offset, rumble and hum, which say nothing of the recording's reach or pauses
 
 Floats = NDArray[np.float32]
@@ -53,18 +54,28 @@ class Spectrum:
             self._bands.append(np.add.reduceat(power, self._edges, axis=1)[:, :BANDS])
         self._rest = signal[count * self._hop :]
 
-    def bandwidth_hz(self, floor_db: float) -> float | None:
-        """Return the frequency above which the mean spectrum stays `floor_db` below its maximum.
+    def cut_hz(self, *, step_db: float, floor_db: float) -> float | None:
+        """Return where the sound ends abruptly below half the sample rate; None where it does not.
 
-        None where there was no whole window, or no sound.
+        A dark voice falls off by and by, what was upsampled or coded away falls by `step_db` within 375 Hz and stays
+        below. Looked for from 3 kHz up, where telephone speech ends; vowels may fall as steeply below it.
+
+        Args:
+            step_db: how far everything above lies below the last 500 Hz, at least.
+            floor_db: how far everything above lies below the loudest 125 Hz, at least; negative.
         """
         power = np.where(np.arange(len(self._power)) < self._lowest, 0.0, self._power)
         width = max(1, round(_SMOOTHED_HZ * self._size / self._rate))
-        smooth = np.add.reduceat(power, np.arange(0, len(power), width)) / width
+        smooth = np.add.reduceat(power, np.arange(0, len(power) - 1, width))
         if not smooth.max() > 0:
             return None
-        highest = int(np.flatnonzero(smooth > smooth.max() * 10 ** (floor_db / 10))[-1]) + 1
-        return min(highest * width * self._rate / self._size, self._rate / 2)
+        level = 10 * np.log10(np.maximum(smooth / smooth.max(), 1e-12))
+        band_hz = width * self._rate / self._size
+        for edge in range(round(_LOWEST_CUT_HZ / band_hz), len(level) - 3):
+            fallen = level[edge - 4 : edge].mean() - step_db
+            if level[edge + 3 :].max() <= min(floor_db, fallen):
+                return (edge + int((level[edge : edge + 4] <= fallen).argmax())) * band_hz
+        return None
 
     def active(self) -> slice:
         """Return the frames from the first to the last that is not a pause."""

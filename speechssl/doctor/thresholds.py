@@ -21,8 +21,9 @@ class CheckConfig:
     dc_offset: float = 0.01  # mean of all samples; -40 dB is as loud as quiet speech and moves its normalisation
     channel_difference: float = 0.3  # rms of what averaging loses over rms of all; two talkers give 0.7, a room 0.1
 
-    bandwidth_share: float = 0.72  # of 8 kHz, or of half the rate where lower; telephone audio reaches 0.5
-    bandwidth_db: float = -65.0  # below the loudest 125 Hz of the mean spectrum: there is nothing but rounding
+    bandwidth_share: float = 0.75  # of 8 kHz, or of half the rate where lower; telephone audio reaches 0.5
+    bandwidth_step_db: float = 20.0  # fall within 375 Hz; a filter falls by 30 and more, dark voices by 10
+    bandwidth_floor_db: float = -65.0  # and below the loudest 125 Hz from there on: nothing but rounding is left
     duplicate_bits: float = 0.15  # share of 256 bits that may differ between copies; strangers differ in 0.5
     duplicate_duration: float = 0.05  # by which share the durations of copies may differ, pauses at the ends aside
 
