@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from speechssl.__main__ import STAGES
 from speechssl.config import load, to_dict
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest
-from speechssl.errors import CheckpointError, ConfigError, LabelError, TrainingError
+from speechssl.errors import CheckpointError, ConfigError, LabelError, StoppedError, TrainingError
 from speechssl.saved import SavedModel
 from speechssl.score.clusters import UnitQuality
 from speechssl.stages import hubert as stage
 from speechssl.stages.hubert import HubertConfig, choose_units, hubert
+from speechssl.stages.iterations import resolve
 from speechssl.stages.sweep import SweepRow, suggest
 from speechssl.train.checkpoint import last_checkpoint
 
@@ -294,6 +296,19 @@ def test_several_processes_train_and_are_part_of_what_a_model_is(make, second, m
     assert record_of(out)[-1]["inputs"]["processes"] == 2
     with pytest.raises(CheckpointError, match=r"1-pretrain: was made from other inputs \(processes was 2, is 1\)"):
         hubert(make(iterations=second()[:1]))
+
+
+def test_processes_that_were_stopped_are_not_taken_for_done(make, second, monkeypatch):
+    def run(command: list[str], **rest: object) -> subprocess.CompletedProcess[bytes]:
+        """End well without a finished run, as processes do that a signal stopped."""
+        return subprocess.CompletedProcess(command, 0)
+
+    config = make(iterations=second()[:1])
+    monkeypatch.setattr(stage.subprocess, "run", run)
+    (pretraining,) = [iteration.pretrain for iteration in resolve(config)]
+    stopped = dataclasses.replace(pretraining, out=config.out / "stopped")
+    with pytest.raises(StoppedError, match=r"stopped: pretraining was stopped and has saved; the same command goes on"):
+        stage._launch("pretrain", stopped, 2)
 
 
 def test_a_process_that_fails_is_reported(make, tmp_path, capfd):
