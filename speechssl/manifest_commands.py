@@ -29,6 +29,7 @@ from speechssl.doctor import (
     write_repaired,
     write_table,
 )
+from speechssl.manifests.exchange import FORMATS, Format, export_manifest, import_manifest
 from speechssl.manifests.filter import Wanted, choose, read_ids
 from speechssl.manifests.merge import merge
 from speechssl.manifests.sample import hours_by_language, sample
@@ -47,6 +48,7 @@ manifest_app = typer.Typer(
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")]
 Source = Annotated[Path, typer.Argument(help="Manifest to read.")]
+Columns = Annotated[str | None, typer.Option(help="For a table, ours=theirs: path=wav,text=sentence.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the audio; the manifest's own if not given.")]
 
 
@@ -211,18 +213,37 @@ def check_command(
         raise typer.Exit(1)
 
 
+@manifest_app.command("import")
+def import_command(
+    source: Annotated[Path, typer.Argument(help="File or folder of another toolkit.")],
+    out: Out,
+    form: Annotated[Format, typer.Option("--from", help=f"Its format: {', '.join(FORMATS)}.")],
+    columns: Columns = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that paths start from and may not leave; the list's own if not given.")
+    ] = None,
+) -> None:
+    """Read another toolkit's list of audio, and compare it with the audio."""
+    pairs = None if columns is None else _pairs(columns)
+    manifest, notes = import_manifest(source, form, root=root, columns=pairs, progress=with_bar("headers"))
+    for note in notes:
+        print(note, file=sys.stderr)
+    _write(out, manifest)
+    _say_root(out, manifest.root)
+
+
 @manifest_app.command("export")
 def export_command(
-    manifest: Annotated[Path, typer.Argument(help="Manifest to convert.")],
+    manifest: Source,
     out: Annotated[Path, typer.Argument(help="File or folder to write.")],
-    to: Annotated[str, typer.Option(help="Format to write: fairseq.")],
+    form: Annotated[Format, typer.Option("--to", help=f"Format to write: {', '.join(FORMATS)}.")],
+    columns: Columns = None,
     root: Root = None,
 ) -> None:
     """Write a manifest in another toolkit's format."""
-    if to != "fairseq":
-        raise typer.BadParameter(f"--to {to}: expected fairseq")
     listed = read_manifest(manifest, root=root)
-    write_fairseq_manifest(out, listed)
+    for note in export_manifest(listed, out, form, columns=None if columns is None else _pairs(columns)):
+        print(note, file=sys.stderr)
     print(_summary(out, listed))
 
 

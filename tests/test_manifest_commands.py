@@ -65,3 +65,21 @@ def test_stats_prints_writes_and_draws(corpus, tmp_path, capsys):
     assert "language    2: ru 0.33 h, nl 0.11 h" in capsys.readouterr().out
     assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["utterances"] == 400
     assert (tmp_path / "s.png").is_file()
+
+
+def test_import_and_export_go_there_and_back_and_say_what_is_lost(make_corpus, tmp_path, capsys):
+    ours = make_corpus(tmp_path / "speech", [8000, 9000])
+    assert main(["manifest", "export", str(ours), str(tmp_path / "kaldi"), "--to", "kaldi"]) == 0
+    arguments = ["manifest", "import", str(tmp_path / "kaldi"), "-o", str(tmp_path / "speech/again.tsv")]
+    assert main([*arguments, "--from", "kaldi"]) == 2
+    assert "leaves the root" in capsys.readouterr().err
+    assert main([*arguments, "--from", "kaldi", "--root", str(tmp_path / "speech")]) == 0
+    assert read_manifest(tmp_path / "speech/again.tsv") == read_manifest(ours)
+    table = str(tmp_path / "t.csv")
+    assert main(["manifest", "export", str(ours), table, "--to", "table", "--columns", "path=wav"]) == 0
+    arguments = ["manifest", "import", table, "-o", str(tmp_path / "x.tsv"), "--from", "table"]
+    assert main([*arguments, "--root", str(tmp_path / "speech"), "--columns", "path=wav,text=said"]) == 2
+    assert "no column said" in capsys.readouterr().err
+    assert main([*arguments, "--root", str(tmp_path / "speech"), "--columns", "path=wav,id=text"]) == 0
+    assert "columns not taken: id" in capsys.readouterr().err
+    assert main(["manifest", "export", str(ours), table, "--to", "excel"]) == 2

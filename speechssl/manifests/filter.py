@@ -71,10 +71,10 @@ def read_ids(path: Path) -> frozenset[str]:
         ManifestError: the file cannot be read, is empty, or an id is missing.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read ({error}); name a UTF-8 file with an id a line") from error
-    header = lines[0].split("\t") if lines else []
+    header = lines[0].split("\t")
     if "id" in header:
         cells = [line.split("\t") for line in lines[1:]]
         column = header.index("id")

@@ -1,0 +1,165 @@
+"""Hugging Face: folders of audio with a table (`metadata.csv` or `.jsonl`), and datasets saved to disk.
+
+The package `datasets` is needed for saved datasets only, which hold the audio itself in their tables: importing one
+writes its files out, byte for byte.
+"""
+
+import json
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.errors import ManifestError
+from speechssl.manifests.entries import Entry, id_of, is_utf8, json_lines, lost_columns, word
+from speechssl.manifests.table import read_table
+
+__all__ = ["read_audio_folder", "read_saved_dataset", "write_audio_folder", "write_saved_dataset"]
+
+_TEXTS = ("text", "transcription", "sentence")  # names in use for what is said
+
+
+def read_audio_folder(path: Path) -> tuple[list[Entry], list[str]]:
+    """Read the table of an audio folder; `file_name` is relative to it.
+
+    Args:
+        path: the folder, or the table.
+
+    Raises:
+        ManifestError: no table, or one without `file_name`.
+    """
+    tables = [path] if path.is_file() else [path / name for name in ("metadata.jsonl", "metadata.csv")]
+    table = next((table for table in tables if table.is_file()), None)
+    if table is None:
+        raise ManifestError(f"{path}: expected metadata.jsonl or metadata.csv in it; list a bare folder with `build`")
+    if table.suffix == ".csv":
+        first = table.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].strip().split(",")
+        text = next((name for name in _TEXTS if name in first), None)
+        return read_table(table, {"path": "file_name"} | ({"text": text} if text else {}))
+    entries = []
+    for where, row in json_lines(table):
+        text = next((name for name in _TEXTS if name in row), "text")
+        entries.append(_entry(row, word(row, "file_name", where=where) or "", text, where))
+    return entries, []
+
+
+def write_audio_folder(folder: Path, manifest: Manifest) -> None:
+    """Write `metadata.jsonl` into a folder that holds the audio.
+
+    Raises:
+        ManifestError: audio outside of the folder, which `datasets` would not read.
+    """
+    base, root = folder.resolve(), manifest.root.resolve()
+    lines = []
+    for row in manifest.utterances:
+        audio = root / row.path
+        if not audio.is_relative_to(base):
+            raise ManifestError(f"{audio}: an audio folder holds its audio, name one that does, such as {root}")
+        named = {
+            "file_name": audio.relative_to(base).as_posix(),
+            "id": row.id,
+            "text": row.text,
+            "speaker": row.speaker,
+            "language": row.language,
+            "split": row.split,
+        }
+        filled = {key: value for key, value in named.items() if any(getattr(r, key, True) for r in manifest.utterances)}
+        lines.append(json.dumps(filled, ensure_ascii=False))
+    write_atomically(base / "metadata.jsonl", "\n".join(lines) + "\n")
+
+
+def read_saved_dataset(folder: Path, root: Path) -> list[Entry]:
+    """Read a dataset saved to disk, and write the audio in its tables to files below `root`.
+
+    A file is named after the utterance's id, or keeps its name (`datasets` saves no folders) where there is none; one
+    that is there already has to hold the same bytes.
+
+    Raises:
+        ManifestError: `datasets` is not installed, no saved dataset, no column of audio, or a name that leaves `root`.
+    """
+    audio_of, dataset = _open(folder)
+    text_of = next((name for name in _TEXTS if name in dataset.column_names), "text")
+    entries = []
+    for number, row in enumerate(dataset):
+        where = f"{folder}, row {number}"
+        sound = row[audio_of]
+        name, key = str(sound.get("path") or f"{number}.wav"), word(row, "id", where=where)
+        written = name if key is None else f"{key}{PurePosixPath(name).suffix}"
+        if sound.get("bytes") is not None:
+            _unpack(sound["bytes"], written, root, where)
+        entries.append(_entry(row, written, text_of, where))
+    return entries
+
+
+def write_saved_dataset(folder: Path, manifest: Manifest) -> list[str]:
+    """Write a dataset to disk by `datasets`, the audio inside it; return notes on what it cannot hold.
+
+    Raises:
+        ManifestError: `datasets` is not installed.
+    """
+    datasets = _datasets()
+    root = manifest.root.resolve()
+    columns: dict[str, list[str | None]] = {
+        name: [getattr(row, name) for row in manifest.utterances]
+        for name in ("id", "text", "speaker", "language", "split")
+    }
+    filled = {name: values for name, values in columns.items() if any(values)}
+    made = datasets.Dataset.from_dict({"audio": [str(root / row.path) for row in manifest.utterances], **filled})
+    made.cast_column("audio", datasets.Audio()).save_to_disk(str(folder))
+    return lost_columns(manifest, tuple(columns), by="a dataset")
+
+
+def _entry(row: dict[str, Any], path: str, text: str, where: str) -> Entry:
+    return Entry(
+        where=where,
+        path=path,
+        id=word(row, "id", where=where),
+        text=word(row, text, where=where),
+        speaker=word(row, "speaker", where=where),
+        language=word(row, "language", where=where),
+        split=word(row, "split", where=where),
+    )
+
+
+def _open(folder: Path) -> tuple[str, Any]:
+    datasets = _datasets()
+    try:
+        dataset = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{folder}: no dataset that was saved to disk ({error})") from error
+    if not hasattr(dataset, "features"):
+        raise ManifestError(f"{folder}: holds the splits {', '.join(dataset)}; name the folder of one of them")
+    audio = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Audio)]
+    if len(audio) != 1:
+        raise ManifestError(f"{folder}: expected one column of audio, found {', '.join(audio) or 'none'}")
+    return audio[0], dataset.cast_column(audio[0], datasets.Audio(decode=False))
+
+
+def _unpack(content: bytes, name: str, root: Path, where: str) -> None:
+    """Write audio to a file of this name below `root`."""
+    if not name or name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name or not is_utf8(name):
+        raise ManifestError(f"{where}: the file name {name!r} leaves {root}, or is none; rename it in the dataset")
+    target = root / name
+    if not target.parent.resolve().is_relative_to(root.resolve()) or target.is_symlink():
+        raise ManifestError(f"{where}: {target} is or lies behind a link that leaves {root}; name another --root")
+    if target.exists():
+        if not target.is_file() or target.read_bytes() != content:
+            raise ManifestError(
+                f"{where}: {target} is there with other bytes; name an empty folder with --root, and give the dataset "
+                "a column `id` if its files share names"
+            )
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{id_of(name)[:60]}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _datasets() -> Any:
+    try:
+        return import_module("datasets")
+    except ImportError as error:
+        raise ManifestError("saved datasets need the package `datasets`: pip install datasets") from error

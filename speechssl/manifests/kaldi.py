@@ -1,0 +1,140 @@
+"""Kaldi's data directories: `wav.scp text utt2spk utt2lang segments`, a key and a value on every line.
+
+`wav.scp` may hold commands that Kaldi runs in a shell. They are never run here: a line with one is refused by name.
+Kaldi gives an utterance whose speaker is not known its own id as speaker; so that is what such a speaker means.
+"""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.errors import ManifestError
+from speechssl.manifests.entries import Entry, lost_columns, text_lines
+
+__all__ = ["read_kaldi", "write_kaldi"]
+
+
+def read_kaldi(folder: Path) -> list[Entry]:
+    """Read a data directory.
+
+    Raises:
+        ManifestError: no `wav.scp`, a command or an archive in it, a key twice, a line without value, or a table with
+            keys that are no utterances.
+    """
+    recordings = {key: (where, _file(path, where)) for key, (where, path) in _table(folder / "wav.scp").items()}
+    segments = {}
+    if (folder / "segments").exists():
+        segments = {
+            key: (where, *_segment(value, where)) for key, (where, value) in _table(folder / "segments").items()
+        }
+        unknown = {key: recording for key, (_, recording, _, _) in segments.items() if recording not in recordings}
+        if unknown:
+            key, recording = next(iter(unknown.items()))
+            raise ManifestError(f"{segments[key][0]}: the recording {recording!r} is not in wav.scp; add it there")
+    keys = segments or recordings
+    columns = {name: _column(folder / file, keys.keys()) for name, file in _FILES.items()}
+    entries = []
+    for key in keys:
+        where, path = recordings[segments[key][1] if segments else key]
+        speaker = columns["speaker"].get(key)
+        entries.append(
+            Entry(
+                where=segments[key][0] if segments else where,
+                id=key,
+                path=path,
+                start_s=segments[key][2] if segments else None,
+                duration_s=segments[key][3] if segments else None,
+                text=columns["text"].get(key),
+                speaker=None if speaker == key else speaker,
+                language=columns["language"].get(key),
+            )
+        )
+    return entries
+
+
+def write_kaldi(folder: Path, manifest: Manifest) -> list[str]:
+    """Write a data directory, sorted by id as Kaldi wants it (bytes), and return notes on what it cannot hold.
+
+    Raises:
+        ManifestError: an id, speaker or language with a blank or none of it, a path that Kaldi would read as a command,
+            an archive or standard input.
+    """
+    rows = sorted(manifest.utterances, key=lambda row: row.id.encode())
+    root = manifest.root.resolve()
+    for row in rows:
+        for value in (row.id, row.speaker, row.language):
+            if value is not None and re.search(r"\s", value):
+                raise ManifestError(f"{row.id!r}: {value!r} has a blank in it, at which Kaldi would cut it; rename it")
+        _file(str(root / row.path), where=row.id)
+    speakers = {row.id: row.speaker or row.id for row in rows}
+    of_speaker: dict[str, list[str]] = {}
+    for key, speaker in speakers.items():
+        of_speaker.setdefault(speaker, []).append(key)
+    _write(folder / "wav.scp", {row.id: str(root / row.path) for row in rows})
+    _write(folder / "utt2spk", speakers)
+    _write(folder / "spk2utt", {name: " ".join(of_speaker[name]) for name in sorted(of_speaker, key=str.encode)})
+    _write(folder / "text", {row.id: row.text for row in rows if row.text})
+    _write(folder / "utt2lang", {row.id: row.language for row in rows if row.language})
+    notes = lost_columns(manifest, ("id", "text", "speaker", "language"), by="a Kaldi data directory")
+    if list(speakers.values()) != sorted(speakers.values(), key=str.encode):
+        notes.append("ids do not sort as their speakers do: Kaldi's scripts want the speaker to begin the id")
+    return notes
+
+
+_FILES = {"text": "text", "speaker": "utt2spk", "language": "utt2lang"}
+
+
+def _table(path: Path) -> dict[str, tuple[str, str]]:
+    """Read `key value` lines: key -> where it was found, value."""
+    table: dict[str, tuple[str, str]] = {}
+    for where, line in text_lines(path):
+        key, *value = line.strip().split(maxsplit=1) or [""]
+        if not value and path.name != "text":
+            raise ManifestError(f"{where}: expected a key and a value, found {line!r}")
+        if key in table:
+            raise ManifestError(f"{where}: {key} occurs twice, first at {table[key][0]}; keep one of the lines")
+        table[key] = (where, value[0] if value else "")
+    return table
+
+
+def _column(path: Path, keys: Collection[str]) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    table = _table(path)
+    unknown = [key for key in table if key not in keys]
+    if unknown:
+        raise ManifestError(
+            f"{table[unknown[0]][0]}: {len(unknown)} keys are no utterances of the directory: "
+            f"{', '.join(unknown[:3])}; remove their lines"
+        )
+    return {key: value for key, (_, value) in table.items()}
+
+
+def _file(written: str, where: str) -> str:
+    """Return `written` if Kaldi takes it for a plain file."""
+    if written.startswith("|") or written.endswith("|"):
+        raise ManifestError(
+            f"{where}: {written!r} is a command, and commands are not run; write its output to a file and name that"
+        )
+    if written == "-" or re.search(r":\d+(\[.*\])?$", written):
+        raise ManifestError(f"{where}: Kaldi reads {written!r} as standard input or a place in an archive, no file")
+    if written != written.strip() or "\n" in written or written.endswith("]"):
+        raise ManifestError(f"{where}: Kaldi cannot hold the path {written!r}; rename the file")
+    return written
+
+
+def _segment(value: str, where: str) -> tuple[str, float, float | None]:
+    try:
+        recording, start, end = value.split()
+        start_s, end_s = float(start), float(end)
+    except ValueError as error:
+        raise ManifestError(f"{where}: expected `utterance recording start end`, found {value!r}") from error
+    return recording, start_s, None if end_s == -1 else end_s - start_s
+
+
+def _write(path: Path, table: dict[str, str]) -> None:
+    if table:
+        write_atomically(path, "".join(f"{key} {value}\n" for key, value in table.items()))
+    else:
+        path.unlink(missing_ok=True)  # left by an earlier export

@@ -1,0 +1,110 @@
+"""Tables with a header line, comma-separated (`.csv`) or tab-separated (any other suffix), columns named by anyone."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.errors import ManifestError
+from speechssl.manifests.entries import Entry, text_lines
+
+__all__ = ["read_table", "write_table"]
+
+_COLUMNS = ("id", "path", "samples", "rate", "channels", "text", "speaker", "language", "split")
+
+
+def read_table(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
+    """Read a table.
+
+    Args:
+        path: the file.
+        columns: ours -> theirs, for those that have another name there.
+
+    Returns:
+        The entries, and a note on columns that are not taken.
+
+    Raises:
+        ManifestError: an unknown column of ours, one of theirs that is not there, no path, a row with other cells.
+    """
+    theirs = _named(columns)
+    text = "".join(f"{line}\n" for _, line in text_lines(path))
+    is_csv = path.suffix.lower() == ".csv"
+    reader = csv.DictReader(
+        io.StringIO(text),
+        delimiter="," if is_csv else "\t",
+        quoting=csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE,
+    )
+    try:
+        rows = [(f"{path}:{reader.line_num}", row) for row in reader]
+    except csv.Error as error:
+        raise ManifestError(f"{path}:{reader.line_num}: no table ({error})") from error
+    header = list(reader.fieldnames or ())
+    missing = [name for ours, name in theirs.items() if name not in header and (ours in columns or ours == "path")]
+    if missing:
+        raise ManifestError(
+            f"{path}:1: no column {', '.join(missing)}, found {', '.join(header)}; say which is which with "
+            "--columns path=THEIRS,text=THEIRS"
+        )
+    entries = []
+    for where, row in rows:
+        if None in row or None in row.values():
+            raise ManifestError(f"{where}: expected {len(header)} cells, as many as the first line names")
+        cells = {ours: row[name] for ours, name in theirs.items() if row.get(name)}
+        entries.append(
+            Entry(
+                where=where,
+                path=cells.get("path", ""),
+                num_samples=_number(cells, "samples", where),
+                sample_rate=_number(cells, "rate", where),
+                id=cells.get("id"),
+                text=cells.get("text"),
+                speaker=cells.get("speaker"),
+                language=cells.get("language"),
+                split=cells.get("split"),
+            )
+        )
+    left = [name for name in header if name not in theirs.values()]
+    return entries, [f"{path}: columns not taken: {', '.join(left)}"] if left else []
+
+
+def write_table(path: Path, manifest: Manifest, columns: Mapping[str, str]) -> None:
+    """Write a table with all columns, those in `columns` (ours -> theirs) under another name.
+
+    Raises:
+        ManifestError: an unknown column of ours, or two columns of one name.
+    """
+    theirs = _named(columns)
+    rows = []
+    for row in manifest.utterances:
+        numbers = [str(row.num_samples), str(row.sample_rate), str(row.channels)]
+        rows.append([row.id, row.path, *numbers, row.text, row.speaker, row.language, row.split])
+    filled = [i for i in range(len(_COLUMNS)) if any(row[i] is not None for row in rows)]
+    cells = [[theirs[_COLUMNS[i]] for i in filled], *([row[i] or "" for i in filled] for row in rows)]
+    if path.suffix.lower() == ".csv":
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows(cells)
+        write_atomically(path, out.getvalue())
+        return
+    if any(control in cell for line in cells for cell in line for control in "\t\n\r"):
+        raise ManifestError(f"{path}: a tab or line break in a cell; write a .csv, or take it out")
+    write_atomically(path, "".join("\t".join(line) + "\n" for line in cells))
+
+
+def _named(columns: Mapping[str, str]) -> dict[str, str]:
+    """Return the name of each of our columns in the table."""
+    unknown = [name for name in columns if name not in _COLUMNS]
+    theirs = {name: columns.get(name, name) for name in _COLUMNS}
+    taken = set(columns.values())
+    theirs = {ours: name for ours, name in theirs.items() if ours in columns or name not in taken}
+    if unknown or len(taken) < len(columns):
+        raise ManifestError(f"columns: expected some of {', '.join(_COLUMNS)}, each =THEIRS, found {dict(columns)}")
+    return theirs
+
+
+def _number(cells: Mapping[str, str], name: str, where: str) -> int | None:
+    if name not in cells:
+        return None
+    if not cells[name].isdecimal() or len(cells[name]) > 18:
+        raise ManifestError(f"{where}: {name} is {cells[name]!r}, expected a whole number")
+    return int(cells[name])

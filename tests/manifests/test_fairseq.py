@@ -1,0 +1,103 @@
+"""fairseq's files: its conventions hold, and fairseq2's native pipeline decodes from them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.errors import ManifestError
+from speechssl.manifests.exchange import export_manifest, import_manifest
+
+
+def as_fairseq_reads(path: Path) -> tuple[str, list[tuple[str, int]]]:
+    """Follow fairseq's loader: strip the root line; strip every other line, split it at tabs, expect two cells."""
+    with path.open(encoding="utf-8") as file:
+        root = file.readline().strip()
+        cells = [line.strip().split("\t") for line in file]
+    assert all(len(row) == 2 for row in cells)
+    return root, [(name, int(size)) for name, size in cells]
+
+
+def test_the_table_keeps_to_the_conventions(corpus, tmp_path):
+    export_manifest(corpus, tmp_path / "train.tsv", "fairseq")
+    root, rows = as_fairseq_reads(tmp_path / "train.tsv")
+    assert Path(root) == corpus.root.resolve()
+    assert rows == [(row.path, row.num_samples) for row in corpus.utterances]
+    words = (tmp_path / "train.wrd").read_text(encoding="utf-8").splitlines()
+    letters = (tmp_path / "train.ltr").read_text(encoding="utf-8").splitlines()
+    assert words == [row.text for row in corpus.utterances]
+    assert letters[0] == "t o | b e |"
+    for word_line, letter_line in zip(words, letters, strict=True):  # fairseq's own way back to words
+        assert letter_line.replace(" ", "").replace("|", " ").strip() == word_line
+
+
+def test_fairseq2_decodes_what_is_listed(corpus, tmp_path):
+    pytest.importorskip("fairseq2", reason="its native pipeline is what reads the files")
+    from fairseq2.data.audio import AudioDecoder
+    from fairseq2.data.data_pipeline import FileMapper, read_sequence
+
+    export_manifest(corpus, tmp_path / "train.tsv", "fairseq")
+    root, rows = as_fairseq_reads(tmp_path / "train.tsv")
+    mapper, decoder = FileMapper(Path(root)), AudioDecoder()
+    whole = read_sequence([name for name, _ in rows]).map(lambda name: decoder(mapper(name)["data"])).and_return()
+    for row, found in zip(corpus.utterances, whole, strict=True):
+        assert found["sample_rate"] == row.sample_rate
+        np.testing.assert_array_equal(
+            found["waveform"].numpy(), read_audio(corpus.audio_path(row), AudioConfig()).numpy()
+        )
+
+
+def test_words_are_taken_from_letters_where_there_are_no_words(corpus, tmp_path):
+    export_manifest(corpus, tmp_path / "train.tsv", "fairseq")
+    (tmp_path / "train.wrd").unlink()
+    found, _ = import_manifest(tmp_path / "train.tsv", "fairseq")
+    assert [row.text for row in found.utterances] == [row.text for row in corpus.utterances]
+    (tmp_path / "train.ltr").unlink()
+    assert {row.text for row in import_manifest(tmp_path / "train.tsv", "fairseq")[0].utterances} == {None}
+
+
+def test_texts_that_do_not_fit_are_named(corpus, tmp_path):
+    export_manifest(corpus, tmp_path / "train.tsv", "fairseq")
+    letters = (tmp_path / "train.ltr").read_text(encoding="utf-8")
+    (tmp_path / "train.ltr").write_text(letters.replace("t o |", "t o o |", 1), encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"train\.ltr:1: spells 'too be', the words beside it are 'to be'"):
+        import_manifest(tmp_path / "train.tsv", "fairseq")
+    (tmp_path / "train.ltr").write_text("a |\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"train\.ltr: holds 1 lines, train\.tsv 4 files"):
+        import_manifest(tmp_path / "train.tsv", "fairseq")
+
+
+def test_texts_are_for_all_utterances_or_none(corpus, tmp_path):
+    export_manifest(corpus, tmp_path / "train.tsv", "fairseq")
+    partly = replace(corpus, utterances=(replace(corpus.utterances[0], text=None), *corpus.utterances[1:]))
+    notes = export_manifest(partly, tmp_path / "train.tsv", "fairseq")
+    assert "1 utterances have no text, and fairseq needs one on every line" in notes[1]
+    assert sorted(path.name for path in tmp_path.glob("train.*")) == ["train.tsv"]
+
+
+def test_labels_beside_the_table_are_mentioned(corpus, tmp_path):
+    export_manifest(corpus, tmp_path / "train.tsv", "fairseq")
+    (tmp_path / "train.km").write_text("1\n" * 4, encoding="utf-8")
+    assert "`speechssl labels`" in import_manifest(tmp_path / "train.tsv", "fairseq")[1][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"path": " a.wav"}, "strips blanks"),
+        ({"path": "a\tb.wav"}, "splits it at tabs"),
+        ({"text": "a|b"}, r"has a \|"),
+    ],
+)
+def test_what_fairseq_would_read_as_something_else_is_not_written(corpus, tmp_path, change, message):
+    wrong = replace(corpus, utterances=(replace(corpus.utterances[0], **change),))
+    with pytest.raises(ManifestError, match=message):
+        export_manifest(wrong, tmp_path / "train.tsv", "fairseq")
+    assert not (tmp_path / "train.tsv").exists()
+
+
+def test_the_file_is_named_after_a_split(corpus, tmp_path):
+    with pytest.raises(ManifestError, match=r"train: name it SPLIT\.tsv"):
+        export_manifest(corpus, tmp_path / "train", "fairseq")

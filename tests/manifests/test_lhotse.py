@@ -1,0 +1,126 @@
+"""Lhotse's files: its own reader takes ours, we take what it writes, and what only it can carry out is refused."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.data.manifest import Manifest
+from speechssl.errors import ManifestError
+from speechssl.manifests.exchange import export_manifest, import_manifest
+from speechssl.manifests.lhotse import write_lhotse
+
+
+@pytest.fixture
+def cut(corpus, tmp_path):
+    """Give the first cut as an object, and a function that reads a file of one cut."""
+    write_lhotse(tmp_path / "out", corpus)
+    first = json.loads(gzip.decompress((tmp_path / "out/cuts.jsonl.gz").read_bytes()).splitlines()[0])
+
+    def read(row: object) -> Manifest:
+        (tmp_path / "cuts.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+        return import_manifest(tmp_path / "cuts.jsonl", "lhotse", root=corpus.root)[0]
+
+    return first, read
+
+
+def test_lhotse_reads_what_we_write(corpus, tmp_path, write_wav):
+    lhotse = pytest.importorskip("lhotse", reason="its reader is what the files are for")
+    write_wav(corpus.root / "wide.wav", 4411, rate=44_100, channels=2)
+    (corpus.root / "t.csv").write_text("path\nwide.wav\n", encoding="utf-8")
+    wide, _ = import_manifest(corpus.root / "t.csv", "table")
+    joined = Manifest(root=corpus.root, utterances=corpus.utterances + wide.utterances)
+    export_manifest(joined, tmp_path / "out", "lhotse")
+    recordings = lhotse.load_manifest(tmp_path / "out/recordings.jsonl.gz")
+    supervisions = lhotse.load_manifest(tmp_path / "out/supervisions.jsonl.gz")
+    cuts = lhotse.load_manifest(tmp_path / "out/cuts.jsonl.gz")
+    for found in (recordings, supervisions, cuts):
+        lhotse.validate(found, read_data=True) if found is not supervisions else lhotse.validate(found)
+    assert list(lhotse.CutSet.from_manifests(recordings=recordings, supervisions=supervisions).ids) != []
+    for row, one in zip(joined.utterances, cuts, strict=True):
+        assert (one.id, one.num_samples, one.sampling_rate) == (row.id, row.num_samples, row.sample_rate)
+        said = one.supervisions[0]
+        assert (said.text, said.speaker, said.language) == (row.text, row.speaker, row.language)
+        assert said.custom == ({"split": row.split} if row.split else None)
+        assert one.load_audio().shape == (row.channels, row.num_samples)
+    ours = read_audio(joined.audio_path(joined.utterances[0]), AudioConfig())
+    np.testing.assert_array_equal(next(iter(cuts)).load_audio()[0], ours.numpy())
+
+
+def test_we_read_what_lhotse_writes(corpus, tmp_path):
+    lhotse = pytest.importorskip("lhotse", reason="its files are what is read")
+    cuts = []
+    for row in corpus.utterances:
+        one = lhotse.Recording.from_file(corpus.audio_path(row), recording_id=row.id).to_cut()
+        one.supervisions.append(
+            lhotse.SupervisionSegment(
+                id=f"{row.id}-0", recording_id=row.id, start=0, duration=one.duration, text=row.text,
+                speaker=row.speaker, language=row.language, custom={"split": row.split},
+            )
+        )  # fmt: skip
+        cuts.append(one)
+    lhotse.CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    assert import_manifest(tmp_path / "cuts.jsonl.gz", "lhotse", root=corpus.root)[0] == corpus
+
+
+def test_recordings_alone_and_cuts_alone_are_read(corpus, tmp_path):
+    write_lhotse(tmp_path / "out", corpus)
+    alone, _ = import_manifest(tmp_path / "out/recordings.jsonl.gz", "lhotse", root=corpus.root)
+    assert [(row.id, row.text) for row in alone.utterances] == [(row.id, None) for row in corpus.utterances]
+    (tmp_path / "out/recordings.jsonl.gz").unlink()
+    assert import_manifest(tmp_path / "out", "lhotse", root=corpus.root)[0] == corpus
+    (tmp_path / "out/cuts.jsonl.gz").unlink()
+    with pytest.raises(ManifestError, match=r"expected recordings\.jsonl\.gz and supervisions"):
+        import_manifest(tmp_path / "out", "lhotse", root=corpus.root)
+
+
+def test_a_supervision_of_no_recording_is_named(corpus, tmp_path):
+    write_lhotse(tmp_path / "out", corpus)
+    path = tmp_path / "out/recordings.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\n".join(gzip.decompress(path.read_bytes()).split(b"\n")[1:])))
+    with pytest.raises(ManifestError, match=r"the recordings anna-1601 are not in recordings\.jsonl\.gz"):
+        import_manifest(tmp_path / "out", "lhotse", root=corpus.root)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": 0.02}, r"starts at 0\.02 s and lasts 0\.1000"),
+        ({"duration": 0.02}, r"starts at 0 s and lasts 0\.02 s, a/one\.wav lasts 0\.1000"),
+        ({"supervisions.0.start": 0.05}, r"starts at 0\.05 s"),
+        ({"supervisions.0.duration": 0.03}, r"lasts 0\.03 s"),
+        ({"recording.sources.0.type": "command"}, r"a source of type 'command', which only Lhotse carries out"),
+        ({"recording.sources.0.type": "url"}, r"a source of type 'url'"),
+        ({"recording.transforms": [{"name": "Speed"}]}, r"has a transform, which only Lhotse carries out"),
+        ({"recording.sources": []}, r"is not made of one file"),
+        ({"recording.channel_ids": [0, 1]}, r"is channel 0 of \[0, 1\]; save its audio to a file of its own"),
+        ({"recording.num_samples": 1.5}, r"num_samples is 1\.5, expected a whole number"),
+        ({"recording.num_samples": 1e999}, r"num_samples is inf, expected a whole number"),
+        ({"recording.sampling_rate": "16000"}, r"sampling_rate is '16000', expected a number"),
+        ({"type": "MixedCut"}, r"is a MixedCut, expected a MonoCut or MultiCut"),
+        ({"supervisions": [{}, {}]}, r"has 2 supervisions; trim the cuts"),
+        ({"supervisions.0.text": ["a"]}, r"text is \['a'\], expected a string"),
+        ({"supervisions.0.text": "a\tb"}, r"'a\\tb' has a tab or line break"),
+        ({"id": "\udcff"}, r"'\\udcff' has a tab or line break, or is not UTF-8"),
+    ],
+)
+def test_what_a_manifest_cannot_hold_is_refused_by_name(cut, change, message):
+    row, read = cut
+    for dotted, value in change.items():
+        *way, last = dotted.split(".")
+        inner = row
+        for step in way:
+            inner = inner[int(step)] if step.isdecimal() else inner[step]
+        inner[last] = value
+    with pytest.raises(ManifestError, match=rf"cuts\.jsonl:1: .*{message}"):
+        read(row)
+
+
+def test_the_same_manifest_gives_the_same_bytes(corpus, tmp_path):
+    for name in ("one", "two"):
+        write_lhotse(tmp_path / name, corpus)
+    for path in Path(tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
