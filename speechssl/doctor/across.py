@@ -82,14 +82,12 @@ def _similar(
 ) -> Iterator[Finding]:
     """Name copies that are not the same samples; `known` are the rows that have a copy of the same samples."""
     printed = [
-        (c, m.fingerprint, m.active_s) for c in rows if (m := c.measured) and m.fingerprint and c.key not in known
+        (checked, checked.measured.fingerprint)
+        for checked in rows
+        if checked.measured and checked.measured.fingerprint and checked.key not in known
     ]
-    pairs = similar_pairs(
-        [bits for _, bits, _ in printed],
-        [active_s for _, _, active_s in printed],
-        bits=config.duplicate_bits,
-        duration=config.duplicate_duration,
-    )
+    prints = [bits for _, bits in printed]
+    pairs = similar_pairs(prints, bits=config.duplicate_bits, duration=config.duplicate_duration)
     blamed: set[tuple[int, str]] = set()
     for i, j, differ in pairs:
         a, b = printed[i][0], printed[j][0]

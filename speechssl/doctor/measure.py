@@ -9,6 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speechssl.data.audio import AudioHeader, read_header
+from speechssl.doctor.fingerprint import Fingerprint
 from speechssl.doctor.spectrum import Spectrum
 from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import AudioError
@@ -33,7 +34,7 @@ class Measured:
     channel_difference: float = 0.0  # rms of what averaging the channels loses, over rms of all
     cut_hz: float | None = None  # where its sound ends abruptly; None where it does not
     active_s: float = 0.0  # from the first sound to the last
-    fingerprint: bytes | None = None
+    fingerprint: Fingerprint | None = None
 
     @property
     def clipped_share(self) -> float:

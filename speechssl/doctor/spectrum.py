@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.doctor.fingerprint import BANDS, fingerprint
+from speechssl.doctor.fingerprint import BANDS, Fingerprint, fingerprint
 
 __all__ = ["Spectrum"]
 
@@ -77,19 +77,15 @@ class Spectrum:
                 return (edge + int((level[edge : edge + 4] <= fallen).argmax())) * band_hz
         return None
 
-    def active(self) -> slice:
-        """Return the frames from the first to the last that is not a pause."""
-        level = np.concatenate(self._levels) if self._levels else np.zeros(0)
-        loud = np.flatnonzero(level > level.max(initial=0) * 10 ** (_ACTIVE_DB / 10))
-        return slice(int(loud[0]), int(loud[-1]) + 1) if len(loud) else slice(0, 0)
-
     @property
     def active_s(self) -> float:
         """Seconds from the first sound to the last."""
-        active = self.active()
-        return (active.stop - active.start) * self._hop / self._rate
+        level = np.concatenate(self._levels) if self._levels else np.zeros(0)
+        loud = np.flatnonzero(level > level.max(initial=0) * 10 ** (_ACTIVE_DB / 10))
+        return float(loud[-1] + 1 - loud[0]) * self._hop / self._rate if len(loud) else 0.0
 
-    def fingerprint(self) -> bytes | None:
-        """Return the fingerprint of what lies between the pauses at the ends; None where that is too short."""
-        active = self.active()
-        return fingerprint(np.concatenate(self._bands)[active]) if self._bands else None
+    def fingerprint(self) -> Fingerprint | None:
+        """Return the fingerprint; None for silence and for less than 0.4 s of sound."""
+        if not self._bands:
+            return None
+        return fingerprint(np.concatenate(self._bands), frames_per_second=self._rate / self._hop)

@@ -24,8 +24,8 @@ class CheckConfig:
     bandwidth_share: float = 0.75  # of 8 kHz, or of half the rate where lower; telephone audio reaches 0.5
     bandwidth_step_db: float = 20.0  # fall within 375 Hz; a filter falls by 30 and more, dark voices by 10
     bandwidth_floor_db: float = -65.0  # and below the loudest 125 Hz from there on: nothing but rounding is left
-    duplicate_bits: float = 0.15  # share of 256 bits that may differ between copies; strangers differ in 0.5
-    duplicate_duration: float = 0.05  # by which share the durations of copies may differ, pauses at the ends aside
+    duplicate_bits: float = 0.2  # share of 256 bits that may differ between copies; strangers differ in 0.36 to 0.64
+    duplicate_duration: float = 0.05  # by which share the extents of copies may differ, pauses at the ends aside
 
     text_rate_z: float = 6.0  # spreads (1.4826 MAD) of log characters per second from the language's median
     text_rate_texts: int = 30  # texts in a language, at least, before its rate is judged
