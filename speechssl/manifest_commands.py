@@ -6,7 +6,7 @@ Each command reads its arguments, calls one function of the package and prints w
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,13 +104,20 @@ def split_command(
 
 @manifest_app.command("merge")
 def merge_command(
-    manifests: Annotated[list[Path], typer.Argument(help="Manifests, each in the folder its paths start from.")],
+    manifests: Annotated[list[Path], typer.Argument(help="Two or more of them.")],
     out: Out,
     prefix: Annotated[list[str] | None, typer.Option(help="Put before the ids; once for each manifest.")] = None,
+    audio: Annotated[
+        list[Path] | None, typer.Option(help="Folder of the audio; once for each manifest; its own if not given.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that holds all audio; found if not given.")] = None,
 ) -> None:
     """Join manifests into one."""
-    joined = merge([read_manifest(path) for path in manifests], prefixes=prefix or (), root=root)
+    folders: Sequence[Path | None] = audio or [None] * len(manifests)
+    if len(folders) != len(manifests):
+        raise typer.BadParameter(f"--audio: expected one for each of {len(manifests)} manifests, found {len(folders)}")
+    listed = [read_manifest(path, root=folder) for path, folder in zip(manifests, folders, strict=True)]
+    joined = merge(listed, prefixes=prefix or (), root=root)
     _write(out, joined)
     _say_root(out, joined.root)
 
@@ -223,7 +230,10 @@ def import_command(
         Path | None, typer.Option(help="Folder that paths start from and may not leave; the list's own if not given.")
     ] = None,
 ) -> None:
-    """Read another toolkit's list of audio, and compare it with the audio."""
+    """Read another toolkit's list of audio, and compare it with the audio.
+
+    LibriSpeech, Libri-Light and Common Voice as published are read by `speechssl corpus NAME --source FOLDER`.
+    """
     pairs = None if columns is None else _pairs(columns)
     manifest, notes = import_manifest(source, form, root=root, columns=pairs, progress=with_bar("headers"))
     for note in notes:

@@ -54,6 +54,10 @@ def test_merge_filter_and_sample_make_manifests(corpus, tmp_path, capsys):
     assert listed(tmp_path / "again.tsv") == 400
     assert main(["manifest", "merge", str(out), str(out), "-o", str(tmp_path / "twice.tsv")]) == 2
     assert "tell the ids apart with --prefix" in capsys.readouterr().err
+    moved = ["--audio", "/data/a", "--audio", "/data/b", "--prefix", "a", "--prefix", "b"]
+    assert main(["manifest", "merge", str(out), str(corpus), "-o", str(tmp_path / "moved.tsv"), *moved]) == 0
+    assert {row.path.split("/")[0] for row in read_manifest(tmp_path / "moved.tsv").utterances} == {"a", "b"}
+    assert main(["manifest", "merge", str(out), str(corpus), "-o", str(tmp_path / "x.tsv"), *moved[:2]]) == 2
     arguments = ["manifest", "sample", str(corpus), "-o", str(out), "--hours", "0.1", "--alpha", "0"]
     assert main(arguments) == 0
     assert "nl  0.05 h" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 Line i of each belongs to line i of the table. `train.km` holds labels, which `speechssl labels` converts.
 """
 
+import re
 from pathlib import Path
 
 from speechssl.data.audio import SAMPLE_RATE
@@ -41,6 +42,11 @@ def read_fairseq(path: Path) -> tuple[list[Entry], Path, list[str]]:
                 f"{words[wrong[0] - 1]!r}; remove the file that is wrong"
             )
     texts = words if words is not None else spelt
+    for number, row in enumerate(table.utterances, start=2):
+        if re.search(r":\d+:\d+$", row.path):
+            raise ManifestError(
+                f"{path}:{number}: {row.path!r} is a place in an archive; a manifest lists whole files: unpack it"
+            )
     entries = [
         Entry(
             where=f"{path}:{number}",
@@ -53,10 +59,8 @@ def read_fairseq(path: Path) -> tuple[list[Entry], Path, list[str]]:
     ]
     notes = []
     if path.with_suffix(".km").exists():
-        notes.append(
-            f"{path.with_suffix('.km')}: labels stay as they are; `speechssl labels` with --manifest {path} and --ids "
-            "the manifest made here converts them"
-        )
+        labels = path.with_suffix(".km")
+        notes.append(f"{labels}: `speechssl labels {labels} LABELS --manifest` with the manifest made here converts it")
     return entries, table.root, notes
 
 
@@ -69,9 +73,10 @@ def write_fairseq(path: Path, manifest: Manifest) -> list[str]:
     if path.suffix != ".tsv":
         raise ManifestError(f"{path}: name it SPLIT.tsv; fairseq looks for that")
     for row in manifest.utterances:
-        if row.path != row.path.strip() or "\t" in row.path or "\n" in row.path:
+        if row.path != row.path.strip() or any(sign in row.path for sign in "\t\n:"):
             raise ManifestError(
-                f"{row.path!r}: fairseq strips blanks at both ends of a line and splits it at tabs; rename the file"
+                f"{row.path!r}: fairseq strips blanks at both ends of a line and splits it at tabs, and reads what "
+                "follows a colon as a place in an archive (for .wav and .flac only fairseq2 does); rename the file"
             )
     notes = lost_columns(manifest, ("text",), by="fairseq's tsv")
     texts = [row.text for row in manifest.utterances if row.text]

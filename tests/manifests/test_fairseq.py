@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.data.km import read_km, write_km
+from speechssl.data.labels import FrameLabels, LabelSource
 from speechssl.errors import ManifestError
 from speechssl.manifests.exchange import export_manifest, import_manifest
 
@@ -80,7 +82,24 @@ def test_texts_are_for_all_utterances_or_none(corpus, tmp_path):
 def test_labels_beside_the_table_are_mentioned(corpus, tmp_path):
     export_manifest(corpus, tmp_path / "train.tsv", "fairseq")
     (tmp_path / "train.km").write_text("1\n" * 4, encoding="utf-8")
-    assert "`speechssl labels`" in import_manifest(tmp_path / "train.tsv", "fairseq")[1][0]
+    assert "`speechssl labels" in import_manifest(tmp_path / "train.tsv", "fairseq")[1][0]
+
+
+def test_labels_go_through_fairseq_with_the_manifest_and_come_back_with_the_one_imported(corpus, tmp_path):
+    source = LabelSource(clusters=7, hop=320, window=400, kmeans="abc", features="mfcc", settings={})
+    units = {row.id: np.arange(source.count(row.num_samples_16k)) % 7 for row in corpus.utterances}
+    export_manifest(corpus, tmp_path / "train.tsv", "fairseq")
+    write_km(tmp_path / "train.km", FrameLabels(source=source, units=units), corpus)
+    again, _ = import_manifest(tmp_path / "train.tsv", "fairseq")
+    found = read_km(tmp_path / "train.km", again)
+    for row, before in zip(again.utterances, corpus.utterances, strict=True):
+        np.testing.assert_array_equal(found.units[row.id], units[before.id])
+
+
+def test_places_in_archives_are_refused_by_name(tmp_path):
+    (tmp_path / "train.tsv").write_text(f"{tmp_path}\na.zip:120:3400\t1600\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"train\.tsv:2: 'a\.zip:120:3400' is a place in an archive"):
+        import_manifest(tmp_path / "train.tsv", "fairseq")
 
 
 @pytest.mark.parametrize(
