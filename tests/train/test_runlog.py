@@ -1,8 +1,11 @@
 """What a run reports: files that survive interruptions and full disks, alarms, TensorBoard, wandb."""
 
 import json
+import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -101,20 +104,22 @@ def test_a_file_that_is_no_log_is_refused_before_anything_is_cut(tmp_path):
     assert "mine" in (tmp_path / "log.jsonl").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def full_disk():
-    """A limit on the size of files stands for a full disk: it too lets a part of the line through."""
-    resource = pytest.importorskip("resource")
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Limit the size of files in place of a full disk: it too lets a part of the line through."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:  # within the test: what pytest writes is a file, too
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_stops_with_the_name_of_the_file_and_leaves_whole_lines(tmp_path, full_disk):
-    with pytest.raises(TrainingError) as error, run_log(tmp_path) as log:
+def test_a_full_disk_stops_with_the_name_of_the_file_and_leaves_whole_lines(tmp_path):
+    with run_log(tmp_path) as log:
         log.write(1, {"loss": 1.0})
-        full_disk((tmp_path / "log.jsonl").stat().st_size + 10)
-        log.write(2, {"loss": 2.0})
+        with full_disk((tmp_path / "log.jsonl").stat().st_size + 10), pytest.raises(TrainingError) as error:
+            log.write(2, {"loss": 2.0})
     assert str(tmp_path / "log.jsonl") in str(error.value)
     assert "cannot be written (File too large); make room" in str(error.value)
     assert lines(tmp_path / "log.jsonl") == [{"step": 1, "loss": 1.0}]
