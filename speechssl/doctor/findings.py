@@ -64,7 +64,7 @@ def findings_of_file(manifest: int, row: Utterance, measured: Measured, config: 
 
 def _of_decoding(row: Utterance, measured: Measured) -> Iterator[tuple[str, float | None, str]]:
     header, decoded = measured.header, measured.num_samples
-    if header is None or not decoded:
+    if header is None:
         yield "unreadable", None, measured.problem or "holds no samples; remove it"
         return
     promised = max(header.num_samples, row.num_samples if header.sample_rate == row.sample_rate else 0)

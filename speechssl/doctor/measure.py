@@ -68,7 +68,9 @@ def _decode(file: soundfile.SoundFile, header: AudioHeader, problem: str | None,
         try:
             block = file.read(frames=_BLOCK, dtype="float32", always_2d=True)  # (time, channels)
         except soundfile.LibsndfileError as error:
-            problem = problem or f"decoding ends after {levels.num_samples} samples ({error}); copy the file again"
+            problem = (
+                problem or f"decoding fails in the {_BLOCK} samples after {levels.num_samples} ({error}); copy it again"
+            )
             break
         if not len(block):
             break

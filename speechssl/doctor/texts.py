@@ -93,4 +93,4 @@ def unusual_rates(
         spread = max(0.1, 1.4826 * float(np.median(np.abs(rates - middle))))
         for index, rate in zip(members, rates, strict=True):
             if abs(rate - middle) > config.text_rate_z * spread:
-                yield index, (rate - middle) / spread, math.exp(rate), math.exp(middle)
+                yield index, float(rate - middle) / spread, math.exp(rate), math.exp(middle)
