@@ -7,13 +7,16 @@ forked: a spawned one imports the command line again, seconds before its first f
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = ["Death", "work"]
 
@@ -110,15 +113,25 @@ def _serve(line: Connection, do: Callable[[Task], Result], limit_s: float) -> No
     for kind in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(kind, signal.SIG_DFL)
     while True:
-        try:
-            tasks = line.recv()
-        except (EOFError, OSError):
-            return  # the parent is gone, or needs no more
+        tasks = _talk(line.recv)
         for task in tasks:
             signal.setitimer(signal.ITIMER_REAL, limit_s)
-            result = do(task)
-            signal.setitimer(signal.ITIMER_REAL, 0)
             try:
-                line.send(result)
-            except OSError:
-                return
+                result = do(task)
+            except BaseException:
+                os.write(2, traceback.format_exc().encode())
+                os._exit(1)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _talk(partial(line.send, result))
+
+
+def _talk(call: Callable[[], Any]) -> Any:
+    """Receive or send; end the process at once if the parent is gone, or needs no more.
+
+    At once: what Python does at its end waits for locks of files that another thread of the parent, such as a
+    progress bar's, may have held when the process was forked.
+    """
+    try:
+        return call()
+    except (EOFError, OSError):
+        os._exit(0)

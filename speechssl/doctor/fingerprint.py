@@ -41,7 +41,7 @@ def fingerprint(energies: NDArray[np.float32], *, frames_per_second: float) -> F
         frames_per_second: of `energies`.
     """
     weights = energies.sum(axis=1, dtype=np.float64)
-    if not weights.sum() > 0:
+    if not 0 < weights.sum() < np.inf:
         return None
     times = np.arange(len(weights)) + 0.5
     middle = float(np.average(times, weights=weights))

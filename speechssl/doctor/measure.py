@@ -16,7 +16,7 @@ from speechssl.errors import AudioError
 
 __all__ = ["Measured", "measure"]
 
-_BLOCK = 2**17  # samples decoded at once, 8 s at 16 kHz
+_BLOCK = 2**17  # samples of all channels that are decoded at once, 8 s of 16 kHz mono
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,10 @@ def measure(path: Path, config: CheckConfig) -> Measured:
                 header = header or AudioHeader(
                     num_samples=file.frames, sample_rate=file.samplerate, channels=file.channels
                 )
-            return _decode(file, header, problem, config) if header else Measured(header=None, problem=problem)
+            if header is None:
+                return Measured(header=None, problem=problem)
+            with np.errstate(over="ignore", invalid="ignore"):  # floating-point files may hold any number
+                return _decode(file, header, problem, config)
     except soundfile.LibsndfileError as error:
         return Measured(header=None, problem=problem or f"cannot be opened ({error}); convert or remove it")
 
@@ -64,12 +67,14 @@ def _decode(file: soundfile.SoundFile, header: AudioHeader, problem: str | None,
     levels = _Levels(header.channels, config.clipped_level)
     spectrum = Spectrum(header.sample_rate)
     digest = hashlib.blake2b(f"{header.sample_rate} {header.channels} ".encode(), digest_size=16)
+    num_at_once = max(1, _BLOCK // header.channels)
     while True:
         try:
-            block = file.read(frames=_BLOCK, dtype="float32", always_2d=True)  # (time, channels)
+            block = file.read(frames=num_at_once, dtype="float32", always_2d=True)  # (time, channels)
         except soundfile.LibsndfileError as error:
             problem = (
-                problem or f"decoding fails in the {_BLOCK} samples after {levels.num_samples} ({error}); copy it again"
+                problem
+                or f"decoding fails in the {num_at_once} samples after {levels.num_samples} ({error}); copy it again"
             )
             break
         if not len(block):

@@ -86,6 +86,19 @@ def test_a_dark_voice_is_not_cut(tmp_path, slope):
     assert measured(tmp_path, falling(slope)).cut_hz is None
 
 
+def test_any_number_in_a_floating_point_file_is_measured(tmp_path, speech):
+    waveform = speech(1.0)
+    waveform[:8_000] = np.finfo(np.float32).max
+    found = measured(tmp_path, waveform, subtype="FLOAT")
+    assert (found.not_finite, found.clipped, found.fingerprint) == (0, 7_998, None)
+    assert found.peak > 1e38
+
+
+def test_a_thousand_channels_are_decoded_in_small_blocks(tmp_path):
+    found = measured(tmp_path, np.full((500, 1_000), 0.25), subtype="FLOAT")
+    assert (found.num_samples, found.peak, found.mean, found.channel_difference) == (500, 0.25, 0.25, 0.0)
+
+
 def test_silence_and_less_than_a_window_are_not_cut():
     for waveform in (np.zeros(16_000, np.float32), np.ones(5, np.float32)):
         spectrum = Spectrum(16_000)
