@@ -24,7 +24,10 @@ def read_fairseq(path: Path) -> tuple[list[Entry], Path, list[str]]:
         ManifestError: the table does not parse, texts and table have different numbers of lines, letters and words
             differ.
     """
-    table = read_fairseq_manifest(path)
+    try:
+        table = read_fairseq_manifest(path)
+    except ValueError as error:  # more digits than Python turns into a number
+        raise ManifestError(f"{path}: a length that is no number of samples ({error}); correct it") from error
     words, letters = _side(path.with_suffix(".wrd")), _side(path.with_suffix(".ltr"))
     spelt = None if letters is None else [text_of(line) for line in letters]
     for suffix, texts in ((".wrd", words), (".ltr", spelt)):

@@ -5,6 +5,7 @@ writes its files out, byte for byte.
 """
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +21,7 @@ _TEXTS = ("text", "transcription", "sentence")  # names in use for what is said
 
 
 def read_audio_folder(path: Path) -> tuple[list[Entry], list[str]]:
-    """Read the table of an audio folder; `file_name` is relative to it.
+    """Read the table of an audio folder; `file_name` starts from its folder, whatever the root is.
 
     Args:
         path: the folder, or the table.
@@ -32,14 +33,16 @@ def read_audio_folder(path: Path) -> tuple[list[Entry], list[str]]:
     table = next((table for table in tables if table.is_file()), None)
     if table is None:
         raise ManifestError(f"{path}: expected metadata.jsonl or metadata.csv in it; list a bare folder with `build`")
+    folder = table.parent.absolute()
     if table.suffix == ".csv":
         first = table.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].strip().split(",")
         text = next((name for name in _TEXTS if name in first), None)
-        return read_table(table, {"path": "file_name"} | ({"text": text} if text else {}))
+        entries, notes = read_table(table, {"path": "file_name"} | ({"text": text} if text else {}))
+        return [replace(entry, path=str(folder / entry.path)) for entry in entries], notes
     entries = []
     for where, row in json_lines(table):
         text = next((name for name in _TEXTS if name in row), "text")
-        entries.append(_entry(row, word(row, "file_name", where=where) or "", text, where))
+        entries.append(_entry(row, str(folder / (word(row, "file_name", where=where) or "")), text, where))
     return entries, []
 
 

@@ -36,13 +36,13 @@ def read_nemo(path: Path) -> list[Entry]:
 
 
 def write_nemo(path: Path, manifest: Manifest) -> None:
-    """Write a manifest of NeMo: paths relative to it where the audio lies below its folder, else whole ones."""
-    folder, root = path.parent.resolve(), manifest.root.resolve()
+    """Write a manifest of NeMo: whole paths, but those of the manifest if it is written into its root."""
+    root = manifest.root.resolve()
+    is_beside = path.parent.resolve() == root  # NeMo lets relative paths start from the folder of its manifest
     lines = []
     for row in manifest.utterances:
-        audio = root / row.path
         named = {
-            "audio_filepath": str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio),
+            "audio_filepath": row.path if is_beside else str(root / row.path),
             "duration": row.duration_s,
             "text": row.text or "",
             "id": row.id,

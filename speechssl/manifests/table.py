@@ -43,7 +43,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], lis
     missing = [name for ours, name in theirs.items() if name not in header and (ours in columns or ours == "path")]
     if missing:
         raise ManifestError(
-            f"{path}:1: no column {', '.join(missing)}, found {', '.join(header)}; say which is which with "
+            f"{path}:1: no column {', '.join(missing)}, found {', '.join(header)!r:.200}; say which is which with "
             "--columns path=THEIRS,text=THEIRS"
         )
     entries = []

@@ -138,7 +138,7 @@ def test_columns_of_other_names_are_mapped_both_ways(corpus, tmp_path):
     export_manifest(corpus, out, "table", columns=columns)
     assert out.read_text(encoding="utf-8").startswith("utterance\twav\tsamples\trate\tchannels\tsentence\tspeaker\t")
     assert import_manifest(out, "table", root=corpus.root, columns=columns)[0] == corpus
-    with pytest.raises(ManifestError, match=r"no column path, found utterance, wav, .* --columns"):
+    with pytest.raises(ManifestError, match=r"no column path, found 'utterance, wav, .* --columns"):
         import_manifest(out, "table", root=corpus.root)
     renamed, notes = import_manifest(out, "table", root=corpus.root, columns={"path": "wav"})
     assert notes == [f"{out}: columns not taken: utterance, sentence"]

@@ -99,3 +99,13 @@ def test_audio_outside_of_the_folder_and_a_missing_table_are_named(corpus, tmp_p
         export_manifest(corpus, tmp_path / "elsewhere", "audiofolder")
     with pytest.raises(ManifestError, match=r"expected metadata\.jsonl or metadata\.csv"):
         import_manifest(corpus.root, "audiofolder")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_names_start_from_the_table_whatever_the_root(tmp_path, write_wav, kind):
+    write_wav(tmp_path / "clips/a.wav", 800)
+    text = '{"file_name": "clips/a.wav"}' if kind == "jsonl" else "file_name\nclips/a.wav"
+    (tmp_path / f"metadata.{kind}").write_text(text + "\n", encoding="utf-8")
+    for root, path in ((None, "clips/a.wav"), (tmp_path / "clips", "a.wav"), (tmp_path.parent, None)):
+        found, _ = import_manifest(tmp_path, "audiofolder", root=root)
+        assert found.utterances[0].path == (path or f"{tmp_path.name}/clips/a.wav")
