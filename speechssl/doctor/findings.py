@@ -19,6 +19,7 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     "unreadable": ("error", "cannot be opened or decoded"),
     "crashed": ("error", "ended the process that decoded it, or took too long"),
     "truncated": ("error", "fewer samples than its header or the manifest says"),
+    "damaged": ("warning", "decoded, but its decoder complains"),
     "header": ("error", "another rate, channels or length than the manifest says"),
     "not_finite": ("error", "NaN or infinite samples"),
     "silent": ("error", "nothing to hear"),
@@ -71,6 +72,8 @@ def _of_decoding(row: Utterance, measured: Measured) -> Iterator[tuple[str, floa
     if measured.problem or decoded < promised:
         reason = measured.problem or f"{decoded} of {promised} samples could be decoded; copy it again"
         yield "truncated", decoded, reason
+    elif measured.complaint:
+        yield "damaged", None, f"its decoder says: {measured.complaint}"
     listed = AudioHeader(num_samples=row.num_samples, sample_rate=row.sample_rate, channels=row.channels)
     actual = AudioHeader(num_samples=decoded, sample_rate=header.sample_rate, channels=header.channels)
     for what, of_manifest, of_file in (

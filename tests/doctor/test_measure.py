@@ -25,7 +25,7 @@ def test_figures_are_those_of_the_whole_file(tmp_path, speech):
     assert found.mean == pytest.approx(float(waveform.mean()), abs=1e-6)
     assert found.active_s == pytest.approx(2.0, abs=0.05)
     assert (found.not_finite, found.clipped, found.channel_difference, found.cut_hz) == (0, 0, 0.0, None)
-    assert found.digest == hashlib.blake2b(b"16000 1 " + waveform.tobytes(), digest_size=16).digest()
+    assert found.digest == hashlib.sha256(b"16000 1 " + waveform.tobytes()).digest()[:16]
 
 
 def test_blocks_of_any_size_give_the_same(tmp_path, monkeypatch, speech):
