@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.errors import ManifestError
+from speechssl.manifests.hashing import place_of
 from speechssl.manifests.sample import hours_by_language, quotas, sample
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows(make_utterances):
     """List 10 h of Russian, 2.5 h of Dutch and 0.1 h of no language, of 2 to 8 s."""
     seconds = [2 + i % 7 for i in range(9072)]
@@ -78,3 +79,12 @@ def test_the_durations_drawn_are_those_of_the_whole(rows):
 def test_more_than_there_is_and_exponents_out_of_range_are_refused(rows, hours, alpha, what):
     with pytest.raises(ManifestError, match=f"{what}: expected"):
         sample(rows, hours, alpha=alpha)
+
+
+def test_what_is_drawn_of_a_language_is_the_beginning_of_its_order(rows):
+    drawn = {row.id for row in sample(rows, 1.0, alpha=0.5, seed=3)}
+    for language in ("ru", "nl", None):
+        of_language = sorted((place_of(row.id, "3"), row.id) for row in rows if row.language == language)
+        is_drawn = [key in drawn for _, key in of_language]
+        assert is_drawn == sorted(is_drawn, reverse=True)  # no short ones from further on
+        assert any(is_drawn)

@@ -117,3 +117,9 @@ def test_equal_texts_stay_together():
     splits = split_by_shares(rows, SHARES, by="text")
     texts = [{row.text for row in found} for found in splits.values()]
     assert sum(map(len, texts)) == 40
+
+
+def test_held_out_speakers_are_no_longer_or_shorter_than_the_others():
+    rows = [utterance(key, seconds=1 + key % 20) for key in range(3000)]
+    held_out = split_by_hours(rows, {"test": 1.5}, rest="train", by="id")["test"]
+    assert sum(row.duration_s for row in held_out) / len(held_out) == pytest.approx(10.5, abs=1.5)
