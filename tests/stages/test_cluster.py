@@ -271,4 +271,5 @@ def test_features_are_dumped_when_asked_for_with_whose_they_are(cluster_config, 
 
 
 def test_nothing_is_dumped_unasked(units):
-    assert sorted(path.name for path in units.parent.iterdir()) == ["config.json", "kmeans.safetensors", "labels.tsv"]
+    names = sorted(path.name for path in units.parent.iterdir())
+    assert names == [".lock", "config.json", "kmeans.safetensors", "labels.tsv"]
