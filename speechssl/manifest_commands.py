@@ -85,7 +85,7 @@ def split_command(
     salt: Annotated[str, typer.Option(help="Another word makes another division.")] = "",
     root: Root = None,
 ) -> None:
-    """Divide by the hash of the speaker, the text or the id: stable when data are added."""
+    """Divide by speaker, text or id; stable when data are added."""
     listed = read_manifest(manifest, root=root)
     if (shares is None) == (hours is None):
         raise typer.BadParameter("give either --shares or --hours")
@@ -230,7 +230,7 @@ def import_command(
         Path | None, typer.Option(help="Folder that paths start from and may not leave; the list's own if not given.")
     ] = None,
 ) -> None:
-    """Read another toolkit's list of audio, and compare it with the audio.
+    """Read another toolkit's list, and compare it with the audio.
 
     LibriSpeech, Libri-Light and Common Voice as published are read by `speechssl corpus NAME --source FOLDER`.
     """
