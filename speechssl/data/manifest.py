@@ -97,8 +97,8 @@ def build_manifest(
         The manifest, sorted by path, and the errors of the files left out.
 
     Raises:
-        ManifestError: no audio below `root`, a path with a tab or line break, two files with one id,
-            or a side file that names unknown utterances.
+        ManifestError: no audio below `root`, a path with a tab or line break or that is not UTF-8, two files with one
+            id, or a side file that names unknown utterances.
         AudioError: a file cannot be read and `skip_bad` is False.
     """
     if not root.is_dir():
@@ -106,6 +106,8 @@ def build_manifest(
     paths = sorted(p for p in _walk(root) if p.suffix.lower() in suffixes)
     if not paths:
         raise ManifestError(f"{root}: no audio below it; expected files ending in {', '.join(suffixes)}")
+    for path in paths:
+        _check_name(path.relative_to(root))
     utterances, errors = [], []
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         headers = pool.map(_header_or_error, paths)
@@ -141,7 +143,7 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     if missing or unknown or len(set(header)) != len(header):
         raise ManifestError(
             f"{path}:1: expected the columns {' '.join(_REQUIRED)} and any of {' '.join(_OPTIONAL)}, "
-            f"found {' '.join(header)}; build the manifest again with `speechssl manifest`"
+            f"found {' '.join(header)}; build the manifest again with `speechssl manifest build`"
         )
     utterances = [_parse_row(header, line, where=f"{path}:{i}") for i, line in enumerate(lines[1:], start=2)]
     if not utterances:
@@ -170,7 +172,7 @@ def read_fairseq_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     utterances = []
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
-        if len(cells) != 2 or not cells[1].isdecimal():
+        if len(cells) != 2 or not cells[1].isdecimal() or len(cells[1]) > 18:
             raise ManifestError(
                 f"{path}:{number}: expected `path<TAB>samples` (fairseq form), found {len(cells)} columns: {line!r}; "
                 "a tab inside a path has to be renamed away"
@@ -259,10 +261,17 @@ def _id_of(relative: Path) -> str:
     return relative.with_suffix("").as_posix().replace("/", "-")
 
 
+def _check_name(path: Path) -> None:
+    if any(control in str(path) for control in "\t\n\r"):
+        raise ManifestError(f"{str(path)!r}: a tab or line break in its path; rename the file")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # Python keeps bytes it cannot decode as lone surrogates
+        raise ManifestError(f"{os.fsencode(path)!r}: a path that is not UTF-8; rename the file") from error
+
+
 def _utterance(root: Path, path: Path, header: AudioHeader) -> Utterance:
     relative = path.relative_to(root)
-    if any(control in str(relative) for control in "\t\n\r"):
-        raise ManifestError(f"{str(path)!r}: a tab or line break in its path; rename the file")
     return Utterance(
         id=_id_of(relative),
         path=relative.as_posix(),
@@ -297,7 +306,7 @@ def _read_lines(path: Path) -> list[str]:
     if lines[-1] == "":
         lines.pop()
     if not lines:
-        raise ManifestError(f"{path}: empty; build it again with `speechssl manifest`")
+        raise ManifestError(f"{path}: empty; build it again with `speechssl manifest build`")
     return [line.removesuffix("\r") for line in lines]
 
 
@@ -310,7 +319,7 @@ def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
         )
     row = dict(zip(header, cells, strict=True))
     for name in ("samples", "rate", "channels"):
-        if not row[name].isdecimal() or int(row[name]) == 0:
+        if not row[name].isdecimal() or len(row[name]) > 18 or int(row[name]) == 0:
             raise ManifestError(f"{where}: {name} is {row[name]!r}, expected a positive whole number")
     return Utterance(
         id=row["id"],

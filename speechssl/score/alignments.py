@@ -41,8 +41,8 @@ def read_phones(path: Path, *, tier: str = "phones") -> dict[str, list[Interval]
 
     The format goes by the suffix: `.ctm`, `.lab`, `.TextGrid`, any other is the table. CTM and table name their
     utterances; of the others the file's name without suffix is the id or, where two files share it, the path below
-    the folder with `-` for `/`, as `speechssl manifest` makes ids. Time that no phone holds, or a TextGrid interval
-    without text, is a gap.
+    the folder with `-` for `/`, as `speechssl manifest build` makes ids. Time that no phone holds, or a TextGrid
+    interval without text, is a gap.
 
     Args:
         path: file or folder.

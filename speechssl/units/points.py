@@ -155,7 +155,7 @@ def check_finite(block: Tensor) -> None:
     """
     if not bool(torch.isfinite(block.sum(dtype=torch.float32))) and not bool(torch.isfinite(block).all()):
         raise LabelError(
-            "the features to cluster hold NaN or infinite values; check the audio with `speechssl manifest`, "
+            "the features to cluster hold NaN or infinite values; check the audio with `speechssl manifest check`, "
             "and the model that made them"
         )
 

@@ -132,6 +132,19 @@ def test_two_files_with_one_id_are_refused(corpus, write_wav):
         build_manifest(corpus)
 
 
+def test_a_path_that_is_not_utf8_is_refused_by_its_bytes(corpus, write_wav):
+    write_wav(corpus / "x.wav", 8000).rename(corpus / os.fsdecode(b"caf\xe9.wav"))
+    with pytest.raises(ManifestError, match=r"b'caf\\xe9\.wav': a path that is not UTF-8; rename the file"):
+        build_manifest(corpus)
+
+
+@pytest.mark.parametrize("form", ["id\tpath\tsamples\trate\tchannels\na\ta.wav\t{}\t16000\t1\n", "/root\na.wav\t{}\n"])
+def test_a_number_of_samples_beyond_all_reason_is_refused(tmp_path, form):
+    (tmp_path / "m.tsv").write_text(form.format("9" * 5000))
+    with pytest.raises(ManifestError, match=r"m\.tsv:2: "):
+        read_manifest(tmp_path / "m.tsv")
+
+
 @pytest.mark.parametrize("name", ["a\tb.wav", "a\nb.wav"])
 def test_a_tab_or_line_break_in_a_path_is_refused(corpus, write_wav, name):
     write_wav(corpus / name)
