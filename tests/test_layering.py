@@ -93,6 +93,7 @@ def test_two_parts_know_nothing_of_each_other(one, other):
         ("parallel", set()),
         ("decode", {"data"}),
         ("corpora", {"corpora", "data", "errors"}),
+        ("doctor", {"doctor", "data", "config", "errors"}),
         ("manifests", {"manifests", "data", "config", "errors"}),
         ("model", {"model", "config", "errors"}),
         ("data", {"data", "config", "errors"}),

@@ -18,7 +18,7 @@ from speechssl.doctor.thresholds import CheckConfig
 __all__ = ["Checked", "findings_across"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
     """One row of one manifest, and what was measured of its file; None if that ended the worker."""
 
@@ -46,7 +46,9 @@ def findings_across(rows: Sequence[Checked], names: Sequence[str], config: Check
     same = _same_audio(rows)
     found = [_pair_finding("duplicate", "leaked_audio", a, b, names, "has the same samples as") for a, b in same]
     found += _similar(rows, {a.key for a, _ in same}, names, config)
-    found += [_leak("leaked_text", a, b, names, "has the same text as") for a, b in _same_text(rows)]
+    found += [
+        _pair_finding("leaked_text", "leaked_text", a, b, names, "has the same text as") for a, b in _same_text(rows)
+    ]
     return [*found, *_same_speaker(rows, names)]
 
 
@@ -117,11 +119,9 @@ def _same_speaker(rows: Sequence[Checked], names: Sequence[str]) -> Iterator[Fin
 def _pair_finding(
     within: str, between: str, a: Checked, b: Checked, names: Sequence[str], verb: str, *, value: float | None = None
 ) -> Finding:
-    if a.manifest != b.manifest:
-        return _leak(between, a, b, names, verb, value=value)
-    return Finding(manifest=a.manifest, id=a.row.id, name=within, value=value, message=f"{verb} {b.row.id}")
-
-
-def _leak(name: str, a: Checked, b: Checked, names: Sequence[str], verb: str, *, value: float | None = None) -> Finding:
-    message = f"{verb} {b.row.id} of {names[b.manifest]}"
+    """Blame `a` for being a copy of `b`; copies with two texts have one that is wrong."""
+    other = f"{b.row.id} of {names[b.manifest]}" if a.manifest != b.manifest else b.row.id
+    texts = {normal_text(row.text) for row in (a.row, b.row) if row.text}
+    message = f"{verb} {other}" + (", which has another text" if len(texts) > 1 else "")
+    name = between if a.manifest != b.manifest else within
     return Finding(manifest=a.manifest, id=a.row.id, name=name, value=value, message=message)

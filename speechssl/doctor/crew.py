@@ -83,7 +83,7 @@ class _Worker:
 def _hire(do: Callable[[Task], Result], limit_s: float) -> _Worker:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, do, limit_s), daemon=True)
+    process = context.Process(target=_serve, args=(ours, theirs, do, limit_s), daemon=True)
     process.start()
     theirs.close()  # so that its death ends the line
     return _Worker(process=process, line=ours)
@@ -107,8 +107,9 @@ def _bury(worker: _Worker, limit_s: float) -> str:
     return f"the worker was ended by {signal.Signals(-code).name}" if code < 0 else f"the worker ended with {code}"
 
 
-def _serve(line: Connection, do: Callable[[Task], Result], limit_s: float) -> None:
+def _serve(of_parent: Connection, line: Connection, do: Callable[[Task], Result], limit_s: float) -> None:
     """Live as a worker: answer task after task, until the line ends."""
+    of_parent.close()  # inherited; left open, the line would not end with the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard interrupts the parent, which ends its workers
     for kind in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(kind, signal.SIG_DFL)

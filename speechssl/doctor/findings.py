@@ -41,7 +41,7 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """One thing wrong with one utterance."""
 

@@ -25,7 +25,7 @@ _WORDS = 20  # of 12 bits; copies agree in one at least: 0.9999 with 5 % of the 
 _NEIGHBOURS = 64  # compared at most of one word and like extent, where a word is everybody's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fingerprint:
     """What a recording looks like, and how long its sound is."""
 

@@ -24,7 +24,7 @@ __all__ = ["Measured", "measure"]
 _BLOCK = 2**17  # samples of all channels that are decoded at once, 8 s of 16 kHz mono
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
     """Figures of one file; those of samples are about what could be decoded. Levels are of full scale."""
 

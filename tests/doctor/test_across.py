@@ -27,6 +27,17 @@ def test_the_same_samples_within_one_manifest_keep_the_first(found, speech):
     }
 
 
+def test_copies_with_two_texts_are_said_to_have_them(found, speech):
+    one, other = speech(2.0), speech(2.0, seed=1)
+    waveforms = {"a.wav": one, "b.wav": one, "c.wav": one, "d.wav": one, "e.wav": other, "f.ogg": other}
+    texts = {"a": "ja", "b": "Ja!", "c": "nee", "e": "ja", "f": "nee"}
+    said = {
+        key: message.endswith(", which has another text")
+        for key, _, message in found({"waveforms": waveforms, "text": texts})
+    }
+    assert said == {"b": False, "c": True, "d": False, "f": True}
+
+
 def test_the_same_samples_in_two_manifests_leave_the_later_as_it_is(found, speech):
     one, other = speech(1.0), speech(1.0, seed=1)
     train = {"waveforms": {"a.wav": one, "b.wav": one, "c.wav": other}}

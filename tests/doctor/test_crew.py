@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,31 @@ def test_no_worker_outlives_a_reader_that_stops():
     assert len(multiprocessing.active_children()) == 2
     results.close()
     assert multiprocessing.active_children() == []
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_workers_end_with_their_parent_however_it_ends():
+    reader, writer = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        results = work(range(1000), squared, jobs=3, limit_s=60)
+        next(results)
+        os.write(writer, " ".join(str(child.pid) for child in multiprocessing.active_children()).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    workers = [int(pid) for pid in os.read(reader, 1000).decode().split()]
+    os.waitpid(parent, 0)
+    assert len(workers) == 3
+    deadline = time.monotonic() + 20
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    left = [pid for pid in workers if is_running(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
