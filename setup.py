@@ -17,6 +17,7 @@ setup(
     install_requires=[
         "torch>=2.9",
         "torchaudio>=2.9",
+        "fonttools>=4.40",
         "imageio-ffmpeg>=0.5",
         "jiwer>=4.0",
         "librosa>=0.11",
@@ -26,6 +27,7 @@ setup(
         "pyyaml>=6.0",
         "rich>=13.0",
         "safetensors>=0.4.5",
+        "scipy>=1.10",
         "soundfile>=0.13",
         "tensorboard>=2.16",
         "typer>=0.15",
@@ -35,6 +37,7 @@ setup(
         "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],  # to write ONNX and to run it
         "s3prl": ["s3prl>=0.4.18", "omegaconf>=2.1"],  # does not import with torchaudio 2.9 as it is: interop/s3prl.py
         "fairseq2": ["fairseq2==0.8.1"],  # pins torch 2.9.1; needs Debian's libsndfile1
+        "datasets": ["datasets>=4"],  # saved datasets of Hugging Face as manifests
         "wandb": ["wandb>=0.22"],  # train.log.wandb=PROJECT
         "bench": ["faiss-cpu", "superkmeans", "fastkmeans", "scikit-learn"],  # peers of recipes/benchmarks
         "dev": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],

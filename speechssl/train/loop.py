@@ -85,12 +85,10 @@ def fit(
         while state.step < config.steps:
             update = run.update(batches, log, wants_stop=stop.signal is not None)
             alarms = run.report(log) if run.is_due(config.log_every) else []
-            log.advance(state.step, f"{state.audio_seconds / max(state.wall_seconds, 1e-9):.0f} audio-s/s")
             is_best = evaluate is not None and run.is_due(config.eval_every) and run.evaluate(evaluate, log)
             if probe is not None and config.health.probe_every and run.is_due(config.health.probe_every):
                 run.probe(probe, log)
-            asked = update.must_stop or (ranks.world_size == 1 and stop.signal is not None)
-            must_stop = asked and not state.is_finished
+            must_stop = not state.is_finished and (update.must_stop or (ranks.world_size == 1 and bool(stop.signal)))
             alarmed = config.health.stop and bool(alarms) and not state.is_finished
             if must_stop or alarmed or is_best or run.is_due(config.save_every):
                 saved = run.save()
@@ -162,6 +160,7 @@ class Run:
         update = self.learner.update(batches, state, say=log.say, wants_stop=wants_stop, watch=watch)
         state.wall_seconds += time.perf_counter() - started
         state.is_finished = state.step == self.config.steps
+        log.advance(state.step, f"{state.audio_seconds / max(state.wall_seconds, 1e-9):.0f} audio-s/s")
         if update.is_finite:
             state.skipped_in_a_row = 0
             self.meter.add(update.totals, update.counts, update.tallies)
