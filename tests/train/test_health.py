@@ -1,7 +1,6 @@
 """The guard of a run: speechssl.train.health."""
 
 import copy
-import dataclasses
 import json
 import math
 import re
@@ -11,12 +10,8 @@ import torch
 
 from speechssl.config import describe
 from speechssl.errors import ConfigError
-from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.train.health import BANDS, Alarm, Facts, Guard, HealthConfig
@@ -260,25 +255,7 @@ def test_impossible_settings_are_refused(bad) -> None:
         HealthConfig(**bad)
 
 
-def _models(encoder: EncoderConfig) -> dict[str, PretrainModel | CTCModel]:
-    encoder = dataclasses.replace(encoder, transformer=dataclasses.replace(encoder.transformer, num_layers=3))
-    contrastive = ContrastiveConfig(
-        dim=8, distractors=7, cross_distractors=2, quantizer=QuantizerConfig(entries=4, dim=8)
-    )
-    units = MaskedPredictionConfig(dim=8)
-    return {
-        "contrastive": PretrainModel(
-            SpeechEncoder(encoder), build_objective(contrastive, dim=32, conv_dim=16, clusters=())
-        ),
-        "masked_prediction": PretrainModel(
-            SpeechEncoder(encoder), build_objective(units, dim=32, conv_dim=16, clusters=(5, 3))
-        ),
-        "ctc": CTCModel(SpeechEncoder(encoder), CTCConfig(freeze_steps=17), 6),
-    }
-
-
-def test_facts_are_looked_up_in_the_model(tiny_encoder) -> None:
-    models = _models(tiny_encoder)
+def test_facts_are_looked_up_in_the_model(models) -> None:
     assert Facts.of(models["contrastive"]) == Facts(kind="contrastive", distractors=9)
     assert Facts.of(models["masked_prediction"]) == Facts(kind="masked_prediction", clusters=(5, 3))
     assert Facts.of(models["ctc"]) == Facts(kind="ctc", freeze_steps=17)

@@ -1,0 +1,31 @@
+"""Models of every kind, with three layers."""
+
+import dataclasses
+
+import pytest
+
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.objective.contrastive import ContrastiveConfig
+from speechssl.objective.ctc import CTCConfig, CTCModel
+from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.objective.pretraining import PretrainModel, build_objective
+from speechssl.objective.quantizer import QuantizerConfig
+
+
+@pytest.fixture
+def models(tiny_encoder: EncoderConfig) -> dict[str, PretrainModel | CTCModel]:
+    """Give a model of each kind."""
+    encoder = dataclasses.replace(tiny_encoder, transformer=dataclasses.replace(tiny_encoder.transformer, num_layers=3))
+    contrastive = ContrastiveConfig(
+        dim=8, distractors=7, cross_distractors=2, quantizer=QuantizerConfig(entries=4, dim=8)
+    )
+    units = MaskedPredictionConfig(dim=8)
+    return {
+        "contrastive": PretrainModel(
+            SpeechEncoder(encoder), build_objective(contrastive, dim=32, conv_dim=16, clusters=())
+        ),
+        "masked_prediction": PretrainModel(
+            SpeechEncoder(encoder), build_objective(units, dim=32, conv_dim=16, clusters=(5, 3))
+        ),
+        "ctc": CTCModel(SpeechEncoder(encoder), CTCConfig(freeze_steps=17), 6),
+    }
