@@ -54,7 +54,7 @@ def replay(path: Path) -> Iterator[Replayed]:
     fill(task.model, load_tensors(folder / "model.safetensors"), where=str(folder))
     task.model.train()
     for row in skipped.batches:
-        crops = task.sampler.epoch(row.epoch)[row.index]
+        crops = [crop for batch in task.sampler.epoch(row.epoch)[row.index : row.index + 1] for crop in batch]
         examples = [example for example in (task.dataset[crop] for crop in crops) if not isinstance(example, str)]
         if tuple(example.id for example in examples) != row.ids:
             raise CheckpointError(f"{folder.parent}: the data changed since step {skipped.step}; restore the manifests")

@@ -78,11 +78,12 @@ def test_there_is_nothing_to_replay_where_nothing_was_skipped(pretrained, tmp_pa
         next(replay(tmp_path / "skipped_step_00000001"))
 
 
-def test_other_data_than_those_of_the_step_are_refused(poisoned, pretrain_config, make_corpus, tmp_path):
+@pytest.mark.parametrize("kept", [5, 1], ids=["other utterances", "fewer batches"])
+def test_other_data_than_those_of_the_step_are_refused(poisoned, pretrain_config, make_corpus, tmp_path, kept):
     lengths = list(range(8_000, 16_000, 1_000))
     data = DataConfig(manifests=(make_corpus(tmp_path / "corpus", lengths),))
     pretrain(pretrain_config(tmp_path / "run", "contrastive", data=data, train=TrainConfig(steps=4)))
     shutil.rmtree(tmp_path / "corpus")
-    make_corpus(tmp_path / "corpus", lengths[::-1][:5])
+    make_corpus(tmp_path / "corpus", lengths[::-1][:kept])
     with pytest.raises(CheckpointError, match="the data changed since step"):
         list(replay(tmp_path / "run"))
