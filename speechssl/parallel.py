@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import torch.distributed as distributed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-__all__ = ["Ranks", "keep_freed_memory", "pick_device", "start_ranks", "whole"]
+__all__ = ["Ranks", "keep_freed_memory", "pick_device", "start_ranks", "whole", "whole_tensors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,16 @@ def start_ranks() -> Ranks:
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor of which each rank holds a share, put together; all ranks have to ask. Others as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_tensors(tensors: Mapping[str, Tensor], ranks: Ranks, device: torch.device) -> dict[str, Tensor]:
+    """Put tensors together of which each rank holds a share, on a device of the first rank; all have to ask."""
+    gathered = {}
+    for name, tensor in tensors.items():
+        whole_tensor = whole(tensor.detach())
+        if ranks.is_first:  # the others let go of it at once
+            gathered[name] = whole_tensor.to(device).contiguous()
+    return gathered
 
 
 def keep_freed_memory() -> bool:

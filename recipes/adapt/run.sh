@@ -9,10 +9,7 @@
 # Needs: an accelerator with 16 GB or more. Both steps are tested with a small model; no figure was measured yet.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-trap 'exit 130' INT TERM
-finished() {  # a stage that a signal stopped has saved and ends well, but the next has nothing to begin with
-    grep -qs '"is_finished": true' "$1"/step_*/state.json || { echo "$1: stopped; the same command goes on" >&2; exit 0; }
-}
+. recipes/finished.sh
 method=${METHOD:-wav2vec2} run=${OUT:-runs/adapt} seed=${SEED:-0} fresh=${FRESH_HEAD:-false}
 recipe=recipes/adapt
 

@@ -6,10 +6,7 @@
 # Expect: the measured table in recipes/README.md. Needs: 2 cores, 4 GB of memory, 1 GB of disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-trap 'exit 130' INT TERM
-finished() {  # a stage that a signal stopped has saved and ends well, but the next has nothing to begin with
-    grep -qs '"is_finished": true' "$1"/step_*/state.json || { echo "$1: stopped; the same command goes on" >&2; exit 0; }
-}
+. recipes/finished.sh
 corpus=${CORPUS:-festvox-ru} method=${METHOD:-hubert} seed=${SEED:-0}
 recipe=recipes/demo
 data=runs/demo/$corpus

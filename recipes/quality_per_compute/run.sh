@@ -10,10 +10,7 @@
 # Needs: a core, 4 GB of memory (transformers-*: up to 12 GB), 3 GB of disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-trap 'exit 130' INT TERM
-finished() {  # a stage that a signal stopped has saved and ends well, but the next has nothing to begin with
-    grep -qs '"is_finished": true' "$1"/step_*/state.json || { echo "$1: stopped; the same command goes on" >&2; exit 0; }
-}
+. recipes/finished.sh
 export OMP_NUM_THREADS=${THREADS:-1} MKL_NUM_THREADS=${THREADS:-1}
 # glibc hands large tensors back to the system after each use: to keep them spares the peer 40 % of its time (measured)
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736

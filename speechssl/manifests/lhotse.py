@@ -6,12 +6,11 @@ can carry out (a command as source, a transform, a mixture of cuts, a part of a 
 
 import gzip
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.manifest import Manifest, Utterance, write_atomically
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, json_lines, word
 
@@ -157,10 +156,5 @@ def _cut(row: Utterance, recording: dict[str, Any], supervision: dict[str, Any])
 
 
 def _write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    try:
-        temporary.write_bytes(gzip.compress(text.encode(), mtime=0))  # no time stamp: the same rows, the same bytes
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, gzip.compress(text.encode(), mtime=0))  # no time stamp: the same rows, the same bytes

@@ -19,7 +19,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from speechssl.config import flatten, from_dict, to_dict
 from speechssl.data.manifest import write_atomically
 from speechssl.errors import CheckpointError, ConfigError
-from speechssl.parallel import Ranks, whole
+from speechssl.parallel import Ranks, whole_tensors
 from speechssl.train.sharded import has_shares, load_shares, optimizer_tensors, read_shares, save_shares
 
 __all__ = [
@@ -53,18 +53,12 @@ __all__ = [
     "save_checkpoint",
     "software_versions",
     "verify",
-    "whole_tensors",
 ]
 
-MAY_CHANGE = frozenset(  # between two calls of one run: its place, and what leaves its numbers as they are
-    (
-        "out",
-        *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
-        *(f"train.health.{key}" for key in ("enabled", "stop", "patience", "grace_steps", "probe_every")),
-        "train.health.probe_minutes",
-        *(f"train.parallel.{key}" for key in ("mode", "activation_checkpointing", "compile", "sharded_checkpoints")),
-        *(f"train.log.{key}" for key in ("tensorboard", "wandb")),
-    )
+MAY_CHANGE = (  # keys and sections, between two calls of one run: its place, and what leaves its numbers as they are
+    "out",
+    *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
+    *(f"train.{section}" for section in ("health", "parallel", "log")),
 )
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
@@ -89,7 +83,6 @@ class TrainState:
     data: str = ""  # fingerprint of the utterances, in which `position` counts
     open_report: dict[str, Any] = field(default_factory=dict)  # sums, counts and tallies since the last report
     health: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
-    guard: dict[str, Any] = field(default_factory=dict)  # what the collapse guard remembers
     versions: dict[str, str] = field(default_factory=dict)  # of the software that wrote the checkpoint
 
 
@@ -103,7 +96,7 @@ def claim_run_folder(out: Path, config: object) -> None:
     mine = to_dict(config)
     if path.exists():
         before = _with_later_keys(read_config(out), type(config))
-        old, new = ({k: v for k, v in flatten(values).items() if k not in MAY_CHANGE} for values in (before, mine))
+        old, new = ({k: v for k, v in flatten(values).items() if not _may_change(k)} for values in (before, mine))
         different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if different:
             changes = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
@@ -112,6 +105,10 @@ def claim_run_folder(out: Path, config: object) -> None:
             )
     else:
         write_atomically(path, json.dumps(mine, indent=1) + "\n")
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
 
 
 def _with_later_keys(values: dict[str, Any], config_type: type) -> dict[str, Any]:
@@ -230,19 +227,9 @@ def save_checkpoint(
 
 def _save_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
     for name, tensors in (("model", model.state_dict()), ("optimizer", optimizer_tensors(model, optimizer))):
-        gathered = whole_tensors(tensors, ranks)
+        gathered = whole_tensors(tensors, ranks, torch.device("cpu"))
         if ranks.is_first:
             save_file(gathered, folder / f"{name}.safetensors")
-
-
-def whole_tensors(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
-    """Put tensors together of which each rank holds a share, on the host of the first rank; all have to ask."""
-    gathered = {}
-    for name, tensor in tensors.items():
-        whole_tensor = whole(tensor.detach())
-        if ranks.is_first:  # the others let go of it at once
-            gathered[name] = whole_tensor.cpu().contiguous()
-    return gathered
 
 
 def publish(temporary: Path, final: Path) -> None:

@@ -15,7 +15,7 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
     the first, middle and last third of the layers, and the head (quantizer, label embeddings or CTC's); a part without
     gradients is left out.
     """
-    named = [(name.removeprefix("module."), parameter) for name, parameter in model.named_parameters()]
+    named = list(model.named_parameters())
     numbers = {int(name.split(".")[3]) for name, _ in named if name.startswith("encoder.transformer.layers.")}
     parts: dict[str, list[Tensor]] = {}
     for name, parameter in named:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
 from speechssl.errors import CheckpointError
-from speechssl.parallel import Ranks
-from speechssl.train.checkpoint import publish, whole_tensors
+from speechssl.parallel import Ranks, whole_tensors
+from speechssl.train.checkpoint import publish
 from speechssl.train.learner import MicroBatch, Update
 
 __all__ = ["SkippedBatch", "SkippedStep", "note_skipped_step", "read_skipped_step"]
@@ -69,7 +71,7 @@ def note_skipped_step(out: Path, model: nn.Module, update: Update, step: int, ra
         batches=tuple(SkippedBatch(**row) for row in _of_all_ranks(update.micro_batches, ranks)),
     )
     folder = out / f"skipped_step_{step:08d}"
-    parameters = whole_tensors(model.state_dict(), ranks)
+    parameters = whole_tensors(model.state_dict(), ranks, torch.device("cpu"))
     if ranks.is_first:
         _keep(folder, parameters, skipped)
     ids = skipped.suspects()
@@ -123,7 +125,7 @@ def _keep(folder: Path, parameters: dict[str, Tensor], skipped: SkippedStep) -> 
         save_file(parameters, temporary / "model.safetensors")
         (temporary / "step.json").write_text(json.dumps(dataclasses.asdict(skipped), indent=1), encoding="utf-8")
         publish(temporary, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"{folder}: cannot be written ({error}); free some space") from error
     for old in sorted(folder.parent.glob("skipped_step_*"))[:-KEPT]:

@@ -22,7 +22,7 @@ from speechssl.model.transformer import Layer, Transformer
 from speechssl.objective.ctc import CTCModel
 from speechssl.objective.loss import LossSum
 from speechssl.objective.pretraining import PretrainModel
-from speechssl.parallel import Ranks, whole
+from speechssl.parallel import Ranks, whole_tensors
 
 __all__ = ["ParallelConfig", "exchanging", "is_sharded", "outline", "spread", "whole_model"]
 
@@ -116,11 +116,7 @@ def whole_model(model: nn.Module, outline: nn.Module, ranks: Ranks) -> nn.Module
     if not is_sharded(model):
         plain = model.module if isinstance(model, DistributedDataParallel) else model
         return plain if ranks.is_first else None
-    gathered = {}
-    for name, tensor in model.state_dict().items():
-        gathered_tensor = whole(tensor.detach())
-        if ranks.is_first:  # the others let go of it at once
-            gathered[name] = gathered_tensor
+    gathered = whole_tensors(model.state_dict(), ranks, ranks.device)
     if not ranks.is_first:
         return None
     copied = copy.deepcopy(outline)

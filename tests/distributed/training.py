@@ -29,9 +29,9 @@ from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import PretrainModel, build_objective
 from speechssl.objective.quantizer import QuantizerConfig
-from speechssl.parallel import Ranks, start_ranks
+from speechssl.parallel import Ranks, start_ranks, whole_tensors
 from speechssl.stages.pretrain import PretrainConfig, pretrain
-from speechssl.train.checkpoint import TrainState, load_training, save_checkpoint, whole_tensors
+from speechssl.train.checkpoint import TrainState, load_training, save_checkpoint
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import OptimConfig, build_optimizer
 from speechssl.train.spread import ParallelConfig, outline, spread, whole_model
@@ -170,7 +170,7 @@ class Training:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights, on the first rank."""
-        return whole_tensors(self.model.state_dict(), self.ranks)
+        return whole_tensors(self.model.state_dict(), self.ranks, torch.device("cpu"))
 
     def write(self, path: Path) -> None:
         """Write all that a test looks at."""
