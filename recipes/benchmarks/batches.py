@@ -51,7 +51,7 @@ def draw_utterances(manifests: Sequence[Path], *, is_whole: bool, seed: int) -> 
 def sampled_batches(utterances: Sequence[Utterance], seconds: float, *, seed: int) -> Batches:
     """Put together batches as `BatchSampler` does: similar lengths, so many seconds with the padding."""
     config = BatchConfig(seconds=seconds, max_crop_s=LONGEST_S, min_s=SHORTEST_S)
-    return BatchSampler(utterances, config, seed=seed).epoch(0)
+    return [*BatchSampler(utterances, config, seed=seed).epoch(0)]
 
 
 def random_batches(utterances: Sequence[Utterance], seconds: float, *, seed: int) -> Batches:

@@ -8,13 +8,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.epochs import Crop, Epoch, Integers, first_of_batches
 from speechssl.data.manifest import Utterance
+from speechssl.data.rows import ids_where, lengths_16k, list_lengths
 from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
 
 __all__ = ["Batch", "BatchConfig", "BatchSampler", "Crop", "Example", "collate", "seeded_generator"]
@@ -34,15 +38,6 @@ class BatchConfig:
             raise ConfigError(
                 f"batch.max_crop_s must lie between 0 and batch.seconds ({self.seconds}), found {self.max_crop_s}"
             )
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A part of an utterance, in samples at 16 kHz."""
-
-    index: int  # of the utterance in the manifest
-    start: int
-    num_samples: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,58 +125,51 @@ class BatchSampler:
             ManifestError: nothing is left, or an utterance that may not be cropped fills more than a batch.
         """
         self.config, self.seed, self.hop = config, seed, hop
-        self.lengths = {i: row.num_samples_16k for i, row in enumerate(utterances)}
-        self.left_out = [utterances[i].id for i, n in self.lengths.items() if n < config.min_s * SAMPLE_RATE]
-        self.lengths = {i: n for i, n in self.lengths.items() if n >= config.min_s * SAMPLE_RATE}
-        if not self.lengths:
+        lengths = lengths_16k(utterances)
+        is_kept = lengths >= config.min_s * SAMPLE_RATE
+        if not is_kept.any():
             raise ManifestError(
                 f"no utterance is at least batch.min_s={config.min_s} s long; lower it, or correct the manifest"
             )
-        longest = max(self.lengths, key=self.lengths.__getitem__)
-        if config.max_crop_s is None and self.lengths[longest] > config.seconds * SAMPLE_RATE:
+        longest = int(lengths.argmax())
+        if config.max_crop_s is None and lengths[longest] > config.seconds * SAMPLE_RATE:
             raise ManifestError(
-                f"{utterances[longest].id}: lasts {self.lengths[longest] / SAMPLE_RATE:.1f} s, more than a batch "
+                f"{utterances[longest].id}: lasts {lengths[longest] / SAMPLE_RATE:.1f} s, more than a batch "
                 f"(batch.seconds={config.seconds}); raise batch.seconds or cut the utterance"
             )
-
+        self.indices = np.flatnonzero(is_kept)  # of utterances that are long enough
+        self.lengths = lengths[is_kept]  # samples at 16 kHz, one for each index
+        self.left_out = ids_where(utterances, ~is_kept)
         listed = hashlib.blake2b(digest_size=8)
-        for index, length in self.lengths.items():
-            listed.update(f"{utterances[index].id}\t{length}\n".encode())
+        for lines in list_lengths(utterances, lengths, is_kept):
+            listed.update(lines)
         self.fingerprint = listed.hexdigest()  # of what is trained on: a position means nothing in another list
 
-    def epoch(self, epoch: int) -> list[list[Crop]]:
+    def epoch(self, epoch: int) -> Epoch:
         """Return the batches of one epoch."""
         generator = seeded_generator(self.seed, "order", epoch)
-        draws = torch.rand((len(self.lengths), 2), generator=generator, dtype=torch.float64).tolist()
-        crops = [self._crop(i, n, draw[0]) for (i, n), draw in zip(self.lengths.items(), draws, strict=True)]
+        draws = torch.rand((len(self.lengths), 2), generator=generator, dtype=torch.float64).numpy()
+        starts, num_samples = self._crop(self.lengths, draws[:, 0])
         if self.config.max_crop_s is None:
-            jittered = sorted(range(len(crops)), key=lambda k: crops[k].num_samples * (1 + 0.1 * draws[k][1]))
+            order = (num_samples * (1 + 0.1 * draws[:, 1])).argsort(kind="stable")
         else:  # many share the full length: keep their company random
-            order = torch.randperm(len(crops), generator=generator).tolist()
-            jittered = sorted(order, key=lambda k: crops[k].num_samples)
-        batches = self._fill([crops[k] for k in jittered])
-        return [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
+            order = torch.randperm(len(num_samples), generator=generator).numpy()
+            order = order[num_samples[order].argsort(kind="stable")]
+        del draws
+        crops = (self.indices[order], starts[order], num_samples[order])
+        first = first_of_batches(
+            crops[2], limit=self.config.seconds * SAMPLE_RATE, max_crops=self.config.max_utterances
+        )
+        return Epoch(crops, first, torch.randperm(len(first) - 1, generator=generator).numpy())
 
-    def _crop(self, index: int, length: int, draw: float) -> Crop:
-        limit = length if self.config.max_crop_s is None else int(self.config.max_crop_s * SAMPLE_RATE)
-        if length <= limit:
-            return Crop(index, 0, length)
-        starts = (length - limit) // self.hop + 1
-        return Crop(index, int(draw * starts) * self.hop, limit)
-
-    def _fill(self, crops: list[Crop]) -> list[list[Crop]]:
-        batches: list[list[Crop]] = [[]]
-        limit = self.config.seconds * SAMPLE_RATE
-        longest = 0
-        for crop in crops:
-            longest = max(longest, crop.num_samples)
-            if batches[-1] and (
-                longest * (len(batches[-1]) + 1) > limit or len(batches[-1]) >= self.config.max_utterances
-            ):
-                batches.append([])
-                longest = crop.num_samples
-            batches[-1].append(crop)
-        return batches
+    def _crop(self, lengths: Integers, draws: NDArray[np.float64]) -> tuple[Integers, Integers]:
+        """Return where crops begin, and how many samples they have."""
+        if self.config.max_crop_s is None:
+            return np.zeros_like(lengths), lengths
+        limit = int(self.config.max_crop_s * SAMPLE_RATE)
+        places = np.maximum(lengths - limit, 0) // self.hop + 1
+        starts = (draws * places).astype(np.int64) * self.hop
+        return np.where(lengths > limit, starts, 0), np.minimum(lengths, limit)
 
 
 def collate(examples: Sequence[Example | str | SpeechSSLError]) -> Batch:
