@@ -11,7 +11,8 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig
+from speechssl.data.dataset import read_utterance
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import Manifest
 from speechssl.errors import LabelError, ManifestError
@@ -38,7 +39,7 @@ def plot_units(label_files: Sequence[Path], manifest: Manifest, out: Path, *, ut
     row = rows.get(utterance_id or next(iter(rows)))
     if row is None:
         raise ManifestError(f"the manifest lists no utterance {utterance_id!r}; take an id from its first column")
-    waveform = read_audio(manifest.audio_path(row), AudioConfig())[: int(_LONGEST_S * SAMPLE_RATE)].numpy()
+    waveform = read_utterance(manifest, row, AudioConfig())[: int(_LONGEST_S * SAMPLE_RATE)].numpy()
     duration_s = len(waveform) / SAMPLE_RATE
     figure = Figure(figsize=(14, 4 + 1.1 * len(label_files)), layout="constrained")
     FigureCanvasAgg(figure)

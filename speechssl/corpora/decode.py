@@ -15,10 +15,11 @@ import soundfile
 
 from speechssl.corpora.corpus import Clip
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio, read_header
+from speechssl.data.ffmpeg import ffmpeg_program
 from speechssl.data.manifest import Utterance
 from speechssl.errors import CorpusError
 
-__all__ = ["Progress", "decode_clips", "ffmpeg_program", "read_utterances"]
+__all__ = ["Progress", "decode_clips", "read_utterances"]
 
 _TELEPHONE = {".g722": "g722", ".gsm": "gsm"}  # suffix -> ffmpeg's name of the coding, which has no header
 _BATCH = 32  # files one ffmpeg process decodes
@@ -46,7 +47,7 @@ def decode_clips(clips: Sequence[Clip], out: Path, progress: Progress) -> None:
     telephone = [clip for clip in missing if clip.source.suffix in _TELEPHONE]
     others = [clip for clip in missing if clip.source.suffix not in _TELEPHONE]
     batches = [group[i : i + _BATCH] for group in (telephone, others) for i in range(0, len(group), _BATCH)]
-    program = ffmpeg_program() if telephone else ""
+    program = _require_ffmpeg() if telephone else ""
     with ThreadPoolExecutor(_WORKERS) as pool:
         done = pool.map(lambda batch: _decode_batch(batch, out, program), batches)
         for _ in zip(progress(batches, len(batches)), done, strict=True):
@@ -70,18 +71,8 @@ def read_utterances(clips: Sequence[Clip], out: Path, progress: Progress) -> lis
         return [row for _, rows in zip(progress(batches, len(batches)), read, strict=True) for row in rows]
 
 
-def ffmpeg_program() -> str:
-    """Find ffmpeg: the binary of the package imageio-ffmpeg, or the one on the path.
-
-    Raises:
-        CorpusError: neither is there.
-    """
-    try:
-        import imageio_ffmpeg  # optional, and needed for two codings only
-
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError):
-        program = shutil.which("ffmpeg")
+def _require_ffmpeg() -> str:
+    program = ffmpeg_program()
     if program is None:
         raise CorpusError(
             "no ffmpeg to decode G.722 or GSM with, which soundfile cannot read; "

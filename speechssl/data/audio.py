@@ -1,11 +1,12 @@
 """Audio files to 16 kHz mono waveforms, checked. Knows one file at a time; nothing about manifests or batches.
 
-Decoding is soundfile (wav, flac, ogg, mp3, opus); resampling is torchaudio's windowed-sinc filter.
+Decoding is soundfile (wav, flac, ogg, mp3, opus), or ffmpeg for what that does not read; resampling is torchaudio's
+windowed-sinc filter.
 """
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -13,13 +14,16 @@ from typing import Literal
 import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.transforms import Resample
 
 from speechssl.config import configuration
+from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
+from speechssl.data.storage import Place
 from speechssl.errors import AudioError
 
-__all__ = ["AUDIO_SUFFIXES", "SAMPLE_RATE", "AudioConfig", "AudioHeader", "read_audio", "read_header"]
+__all__ = ["AUDIO_SUFFIXES", "SAMPLE_RATE", "AudioConfig", "AudioHeader", "Segment", "read_audio", "read_header"]
 
 SAMPLE_RATE = 16_000  # samples a second, of every waveform inside the project
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus")
@@ -56,41 +60,59 @@ class AudioHeader:
         return self.num_samples / self.sample_rate
 
 
-def read_header(path: Path) -> AudioHeader:
-    """Read the header of one file, without its samples.
+@dataclass(frozen=True)
+class Segment:
+    """A part of a recording that is one utterance, in samples of the recording's own rate."""
+
+    start: int
+    num_samples: int
+
+
+def read_header(where: Path | Place) -> AudioHeader:
+    """Read the header of one file, without its samples (which ffmpeg's formats have to be decoded for).
 
     Raises:
         AudioError: the file is missing, empty, not audio, or shorter than its header says.
     """
+    place = where if isinstance(where, Place) else Place(str(where))
+    if _needs_ffmpeg(place):
+        samples, rate = decode_by_ffmpeg(Path(place.path))
+        return _decoded_header(place, samples, rate)
     try:
-        info = soundfile.info(str(path), verbose=True)
+        if place.is_plain_file:
+            info = soundfile.info(place.path, verbose=True)
+        else:
+            with place.open() as file:
+                info = soundfile.info(file, verbose=True)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: {_why_unreadable(path, error)}") from error
+        raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error
     declared = re.search(r"data *: (\d+) \(should be (\d+)\)", info.extra_info)
     if declared and int(declared[1]) not in _STREAMED_SIZES and int(declared[1]) > int(declared[2]):
         raise AudioError(
-            f"{path}: truncated: its header declares {declared[1]} bytes of samples, the file holds {declared[2]}; "
+            f"{place}: truncated: its header declares {declared[1]} bytes of samples, the file holds {declared[2]}; "
             "copy the file again, or remove it"
         )
     if info.frames <= 0:
-        raise AudioError(f"{path}: holds no samples; remove it")
+        raise AudioError(f"{place}: holds no samples; remove it")
     return AudioHeader(num_samples=info.frames, sample_rate=info.samplerate, channels=info.channels)
 
 
 def read_audio(
-    path: Path,
+    where: Path | Place,
     config: AudioConfig,
     *,
+    segment: Segment | None = None,
     start: int = 0,
     num_samples: int | None = None,
     expected_samples: int | None = None,
 ) -> Tensor:
-    """Read one file, or a part of it, as a checked 16 kHz mono waveform.
+    """Read one utterance, or a part of it, as a checked 16 kHz mono waveform.
 
     Args:
-        path: a file of one of `AUDIO_SUFFIXES`.
+        where: audio of one of `AUDIO_SUFFIXES` or `FFMPEG_SUFFIXES`.
         config: what to do with other rates and channel counts.
-        start: first sample wanted, counted at 16 kHz.
+        segment: the part of the file that is the utterance, read as if it were a file of its own; None for all of it.
+        start: first sample wanted of the utterance, counted at 16 kHz.
         num_samples: number of samples wanted, at 16 kHz; None for all from `start` on.
         expected_samples: what the manifest says of the whole file, in the file's own rate.
 
@@ -98,21 +120,31 @@ def read_audio(
         (time,) float32.
 
     Raises:
-        AudioError: the file cannot be decoded, disagrees with `expected_samples`, is refused by `config`,
-            or its samples are silent or not finite.
+        AudioError: the file cannot be decoded, disagrees with `expected_samples`, ends before the segment, is refused
+            by `config`, or its samples are silent or not finite.
     """
-    header = read_header(path)
-    _check_header(path, header, config, expected_samples, whole=num_samples is None)
+    place = where if isinstance(where, Place) else Place(str(where))
+    decoded = None
+    if _needs_ffmpeg(place):
+        decoded, rate = decode_by_ffmpeg(Path(place.path))
+        header = _decoded_header(place, decoded, rate)
+    else:
+        header = read_header(place)
+    _check_length(place, header, segment, expected_samples)
+    if segment is not None:
+        header = replace(header, num_samples=segment.num_samples)
+    _check_header(place, header, config, whole=num_samples is None)
     rate = header.sample_rate
     margin = 0 if rate == SAMPLE_RATE else rate // 50  # context, so that a part equals the same part of the whole
     period = rate // math.gcd(rate, SAMPLE_RATE)  # a cut at a multiple of it falls on a whole sample at both rates
     first = max(0, (start * rate // SAMPLE_RATE - margin) // period * period)
-    count = -1 if num_samples is None else -(-(start + num_samples) * rate // SAMPLE_RATE) + margin - first
-    try:
-        samples, _ = soundfile.read(str(path), frames=count, start=first, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: {_why_unreadable(path, error)}") from error
-    _check_samples(path, samples, header, whole=num_samples is None and start == 0)
+    count = header.num_samples - first
+    if num_samples is not None:
+        count = min(count, -(-(start + num_samples) * rate // SAMPLE_RATE) + margin - first)
+    count = max(0, count)
+    offset = first + (segment.start if segment else 0)
+    samples = _decode(place, offset, count) if decoded is None else decoded[offset : offset + count]
+    _check_samples(place, samples, header, whole=num_samples is None and start == 0)
     mono = samples[:, 0] if config.channels == "first" else samples.mean(axis=1)
     waveform = torch.from_numpy(np.ascontiguousarray(mono))
     if rate != SAMPLE_RATE:
@@ -124,56 +156,87 @@ def read_audio(
     return waveform
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "no such file; correct the manifest or its root"
-    if path.is_dir():
-        return "is a folder, expected an audio file"
-    if path.stat().st_size == 0:
-        return "the file is empty (0 bytes); copy it again, or remove it"
+def _needs_ffmpeg(place: Place) -> bool:
+    return place.is_plain_file and place.path.lower().endswith(FFMPEG_SUFFIXES)
+
+
+def _decoded_header(place: Place, samples: NDArray[np.float32], rate: int) -> AudioHeader:
+    if len(samples) == 0:
+        raise AudioError(f"{place}: holds no samples; remove it")
+    return AudioHeader(num_samples=len(samples), sample_rate=rate, channels=samples.shape[1])
+
+
+def _decode(place: Place, first: int, count: int) -> NDArray[np.float32]:
+    """Return (time, channels) from the file's sample `first` on."""
+    try:
+        if place.is_plain_file:
+            samples, _ = soundfile.read(place.path, frames=count, start=first, dtype="float32", always_2d=True)
+        else:
+            with place.open() as file:
+                samples, _ = soundfile.read(file, frames=count, start=first, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error
+    return samples
+
+
+def _why_unreadable(place: Place, error: Exception) -> str:
+    if place.is_plain_file:
+        path = Path(place.path)
+        if not path.exists():
+            return "no such file; correct the manifest or its root"
+        if path.is_dir():
+            return "is a folder, expected an audio file"
+        if path.stat().st_size == 0:
+            return "the file is empty (0 bytes); copy it again, or remove it"
     return f"cannot be decoded as audio ({error}); expected one of {', '.join(AUDIO_SUFFIXES)}; convert or remove it"
 
 
-def _check_header(
-    path: Path, header: AudioHeader, config: AudioConfig, expected_samples: int | None, *, whole: bool
-) -> None:
+def _check_length(place: Place, header: AudioHeader, segment: Segment | None, expected_samples: int | None) -> None:
     if expected_samples is not None and header.num_samples != expected_samples:
         raise AudioError(
-            f"{path}: holds {header.num_samples} samples, the manifest says {expected_samples}; "
+            f"{place}: holds {header.num_samples} samples, the manifest says {expected_samples}; "
             "the file was changed or truncated: build the manifest again"
         )
+    if segment is not None and segment.start + segment.num_samples > header.num_samples:
+        end = segment.start + segment.num_samples
+        raise AudioError(
+            f"{place}: holds {header.num_samples} samples, the utterance ends at {end}; correct the manifest"
+        )
+
+
+def _check_header(place: Place, header: AudioHeader, config: AudioConfig, *, whole: bool) -> None:
     if header.sample_rate < config.min_sample_rate:
         raise AudioError(
-            f"{path}: audio is {header.sample_rate} Hz, expected at least {config.min_sample_rate}; "
+            f"{place}: audio is {header.sample_rate} Hz, expected at least {config.min_sample_rate}; "
             f"remove it, or set data.audio.min_sample_rate={header.sample_rate} to accept narrowband speech"
         )
     if header.sample_rate != SAMPLE_RATE and not config.resample:
         raise AudioError(
-            f"{path}: audio is {header.sample_rate} Hz, expected {SAMPLE_RATE}; "
+            f"{place}: audio is {header.sample_rate} Hz, expected {SAMPLE_RATE}; "
             "resample it or set data.audio.resample=true"
         )
     if header.channels > 1 and config.channels == "refuse":
         raise AudioError(
-            f"{path}: audio has {header.channels} channels, expected 1; set data.audio.channels to mean or first"
+            f"{place}: audio has {header.channels} channels, expected 1; set data.audio.channels to mean or first"
         )
     if whole and header.duration_s > config.max_duration_s:
         raise AudioError(
-            f"{path}: lasts {header.duration_s:.0f} s, expected at most {config.max_duration_s:.0f}; "
+            f"{place}: lasts {header.duration_s:.0f} s, expected at most {config.max_duration_s:.0f}; "
             "cut it into utterances, or raise data.audio.max_duration_s"
         )
 
 
-def _check_samples(path: Path, samples: np.ndarray, header: AudioHeader, *, whole: bool) -> None:
+def _check_samples(place: Place, samples: NDArray[np.float32], header: AudioHeader, *, whole: bool) -> None:
     if whole and len(samples) < header.num_samples:
         raise AudioError(
-            f"{path}: truncated: {len(samples)} of {header.num_samples} samples could be decoded; copy it again"
+            f"{place}: truncated: {len(samples)} of {header.num_samples} samples could be decoded; copy it again"
         )
     if len(samples) == 0:
-        raise AudioError(f"{path}: no samples at the wanted position; the file is shorter than the manifest says")
+        raise AudioError(f"{place}: no samples at the wanted position; the file is shorter than the manifest says")
     if not np.isfinite(samples).all():
-        raise AudioError(f"{path}: holds NaN or infinite samples; write the file again, or remove it")
+        raise AudioError(f"{place}: holds NaN or infinite samples; write the file again, or remove it")
     if whole and not samples.any():
-        raise AudioError(f"{path}: silent: every sample is zero; remove it")
+        raise AudioError(f"{place}: silent: every sample is zero; remove it")
 
 
 @lru_cache(maxsize=8)

@@ -5,16 +5,45 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchSampler, Crop, Example, collate
 from speechssl.data.labels import FrameLabels
-from speechssl.data.manifest import Manifest
+from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.vocabulary import BLANK
 from speechssl.errors import AudioError, SpeechSSLError, TrainingError
 
-__all__ = ["SpeechDataset", "load_batches", "load_in_order"]
+__all__ = ["SpeechDataset", "load_batches", "load_in_order", "read_utterance"]
+
+
+def read_utterance(
+    manifest: Manifest, row: Utterance, config: AudioConfig, *, start: int = 0, num_samples: int | None = None
+) -> Tensor:
+    """Read an utterance that `manifest` lists, or a part of it, wherever it lies.
+
+    Args:
+        manifest: says where paths start from.
+        row: the utterance.
+        config: policy for decoding.
+        start: first sample wanted, at 16 kHz.
+        num_samples: wanted, at 16 kHz; None for all from `start` on.
+
+    Returns:
+        (time,) float32, 16 kHz.
+
+    Raises:
+        AudioError: it cannot be read, or is not as the manifest says.
+    """
+    return read_audio(
+        manifest.place(row),
+        config,
+        segment=row.segment,
+        start=start,
+        num_samples=num_samples,
+        expected_samples=row.file_samples or row.num_samples,
+    )
 
 
 class SpeechDataset(Dataset[Example | str]):
@@ -50,16 +79,12 @@ class SpeechDataset(Dataset[Example | str]):
         row = self.manifest.utterances[crop.index]
         is_whole = crop.start == 0 and crop.num_samples >= row.num_samples_16k
         try:
-            waveform = read_audio(
-                self.manifest.audio_path(row),
-                self.audio,
-                start=crop.start,
-                num_samples=None if is_whole else crop.num_samples,
-                expected_samples=row.num_samples,
+            waveform = read_utterance(
+                self.manifest, row, self.audio, start=crop.start, num_samples=None if is_whole else crop.num_samples
             )
             if len(waveform) < self.window:
                 raise AudioError(
-                    f"{self.manifest.audio_path(row)}: {len(waveform)} samples at 16 kHz, expected at least "
+                    f"{self.manifest.place(row)}: {len(waveform)} samples at 16 kHz, expected at least "
                     f"{self.window} (one frame of the encoder); remove the utterance"
                 )
         except AudioError as error:

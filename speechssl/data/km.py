@@ -124,9 +124,10 @@ def with_ids_of(manifest: Manifest, named: Manifest) -> Manifest:
     Raises:
         ManifestError: a path is not in ours, or has another length there.
     """
-    known = {str(named.audio_path(row).resolve()): row for row in named.utterances}
-    known |= {row.path: row for row in named.utterances}
-    found = [known.get(row.path) or known.get(str(manifest.audio_path(row).resolve())) for row in manifest.utterances]
+    whole = [row for row in named.utterances if row.file_samples is None]  # fairseq's manifests list no parts
+    known = {named.absolute_path(row): row for row in whole}
+    known |= {row.path: row for row in whole}
+    found = [known.get(row.path) or known.get(manifest.absolute_path(row)) for row in manifest.utterances]
     missing = [row.path for row, same in zip(manifest.utterances, found, strict=True) if same is None]
     if missing:
         raise ManifestError(

@@ -1,8 +1,10 @@
 """Manifests: which utterances there are, where their audio lies, what is said in them. Reads no samples.
 
 A manifest is a tab-separated table with a header line. `id path samples rate channels` are required, any of
-`text speaker language split` may follow. Paths are relative to a root that the file does not name, so a corpus can
-move. fairseq's two-column form (root line, then path and samples) is read as well and can be written.
+`start file_samples text speaker language split` may follow. Paths are relative to a root that the file does not name,
+so a corpus can move; `shards/x.tar:OFFSET:SIZE` is bytes of an archive, and a URL stands for itself. An utterance with
+`start` and `file_samples` is a part of its file. fairseq's two-column form (root line, then path and samples) is read
+as well and can be written.
 """
 
 import csv
@@ -13,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechssl.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioHeader, read_header
+from speechssl.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioHeader, Segment, read_header
+from speechssl.data.storage import Place, is_url
 from speechssl.errors import AudioError, ManifestError
 
 __all__ = [
@@ -29,18 +32,21 @@ __all__ = [
 ]
 
 _REQUIRED = ("id", "path", "samples", "rate", "channels")
+_PART = ("start", "file_samples")
 _OPTIONAL = ("text", "speaker", "language", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One audio file and what is known of it."""
+    """One audio file, or a part of one, and what is known of it."""
 
     id: str
-    path: str  # relative to the manifest's root, with forward slashes
+    path: str  # relative to the manifest's root, with forward slashes; bytes of an archive or a URL: `Place`
     num_samples: int  # in the file's own rate
     sample_rate: int
     channels: int
+    start: int = 0  # first sample in the file, in its own rate
+    file_samples: int | None = None  # of the whole file, where the utterance is a part of it
     text: str | None = None
     speaker: str | None = None
     language: str | None = None
@@ -50,6 +56,11 @@ class Utterance:
     def duration_s(self) -> float:
         """Seconds of audio."""
         return self.num_samples / self.sample_rate
+
+    @property
+    def segment(self) -> Segment | None:
+        """The part of the file that it is; None for the whole file."""
+        return None if self.file_samples is None else Segment(self.start, self.num_samples)
 
     @property
     def num_samples_16k(self) -> int:
@@ -70,8 +81,16 @@ class Manifest:
         return sum(utterance.duration_s for utterance in self.utterances)
 
     def audio_path(self, utterance: Utterance) -> Path:
-        """Return where the audio of `utterance` lies."""
+        """Return the file that holds the audio of `utterance`, where it is one on this machine."""
         return self.root / utterance.path
+
+    def place(self, utterance: Utterance) -> Place:
+        """Return where the bytes of the audio of `utterance` lie."""
+        return Place.parse(utterance.path, self.root)
+
+    def absolute_path(self, utterance: Utterance) -> str:
+        """Return the path of `utterance` as a manifest with the root `/` writes it; a URL as it is."""
+        return utterance.path if is_url(utterance.path) else str((self.root / utterance.path).resolve())
 
 
 def build_manifest(
@@ -139,10 +158,10 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     if len(header) == 1:
         return read_fairseq_manifest(path, root=root)
     missing = [name for name in _REQUIRED if name not in header]
-    unknown = [name for name in header if name not in _REQUIRED + _OPTIONAL]
+    unknown = [name for name in header if name not in _REQUIRED + _PART + _OPTIONAL]
     if missing or unknown or len(set(header)) != len(header):
         raise ManifestError(
-            f"{path}:1: expected the columns {' '.join(_REQUIRED)} and any of {' '.join(_OPTIONAL)}, "
+            f"{path}:1: expected the columns {' '.join(_REQUIRED)} and any of {' '.join(_PART + _OPTIONAL)}, "
             f"found {' '.join(header)}; build the manifest again with `speechssl manifest build`"
         )
     utterances = [_parse_row(header, line, where=f"{path}:{i}") for i, line in enumerate(lines[1:], start=2)]
@@ -156,9 +175,12 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest, atomically; optional columns that no utterance fills are left out."""
     rows = list(utterances)
     optional = [name for name in _OPTIONAL if any(getattr(row, name) is not None for row in rows)]
-    lines = ["\t".join([*_REQUIRED, *optional])]
+    part = _PART if any(row.file_samples is not None for row in rows) else ()
+    lines = ["\t".join([*_REQUIRED, *part, *optional])]
     for row in rows:
         cells = [row.id, row.path, str(row.num_samples), str(row.sample_rate), str(row.channels)]
+        if part:
+            cells += ["", ""] if row.file_samples is None else [str(row.start), str(row.file_samples)]
         cells += [getattr(row, name) or "" for name in optional]
         if any(control in cell for cell in cells for control in "\t\n\r"):
             raise ManifestError(f"{row.path!r}: a tab or line break in its path or text; rename the file")
@@ -199,6 +221,10 @@ def write_fairseq_manifest(path: Path, manifest: Manifest) -> None:
             raise ManifestError(
                 f"{utterance.path}: audio is {utterance.sample_rate} Hz; fairseq's manifest has no column for that "
                 "and fairseq refuses it: resample the audio to 16000 Hz first"
+            )
+        if utterance.file_samples is not None or is_url(utterance.path):
+            raise ManifestError(
+                f"{utterance.id}: is a part of a file, or at a URL; fairseq's manifest lists whole files: write it out"
             )
     rows = [f"{utterance.path}\t{utterance.num_samples}" for utterance in manifest.utterances]
     write_atomically(path, "\n".join([str(manifest.root.resolve()), *rows]) + "\n")
@@ -324,12 +350,22 @@ def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
     for name in ("samples", "rate", "channels"):
         if not row[name].isdecimal() or len(row[name]) > 18 or int(row[name]) == 0:
             raise ManifestError(f"{where}: {name} is {row[name]!r}, expected a positive whole number")
+    part = [row[name] for name in _PART if row.get(name)]
+    if part and (len(part) != len(_PART) or not all(cell.isdecimal() and len(cell) <= 18 for cell in part)):
+        raise ManifestError(f"{where}: expected both {' and '.join(_PART)} in samples, or neither; found {part}")
+    start, file_samples = (int(part[0]), int(part[1])) if part else (0, None)
+    if file_samples is not None and start + int(row["samples"]) > file_samples:
+        raise ManifestError(
+            f"{where}: starts at sample {start} and has {row['samples']}, of a file of {file_samples}; correct them"
+        )
     return Utterance(
         id=row["id"],
         path=row["path"],
         num_samples=int(row["samples"]),
         sample_rate=int(row["rate"]),
         channels=int(row["channels"]),
+        start=start,
+        file_samples=file_samples,
         **{name: row[name] for name in _OPTIONAL if row.get(name)},
     )
 

@@ -9,7 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 from speechssl.config import configuration
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig
+from speechssl.data.dataset import read_utterance
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.train.runlog import progress_bar
@@ -43,7 +44,7 @@ def read_data(config: DataConfig) -> Manifest:
         for row in manifest.utterances:
             if row.id in joined:
                 raise ManifestError(f"{path}: the id {row.id!r} is also in an earlier manifest; rename one of them")
-            joined[row.id] = dataclasses.replace(row, path=str(manifest.audio_path(row).resolve()))
+            joined[row.id] = dataclasses.replace(row, path=manifest.absolute_path(row))
     return Manifest(root=Path("/"), utterances=tuple(joined.values()))
 
 
@@ -85,13 +86,12 @@ def read_waveforms(
     """
     with progress_bar(title, len(rows)) as (bar, task):
         for row in bar.track(rows, task_id=task):
-            path = manifest.audio_path(row)
             try:
-                waveform = read_audio(path, audio, expected_samples=row.num_samples)
+                waveform = read_utterance(manifest, row, audio)
                 if len(waveform) < window:
                     raise AudioError(
-                        f"{path}: {len(waveform)} samples at {SAMPLE_RATE} Hz, expected at least {window} "
-                        "(one feature frame); remove the utterance"
+                        f"{manifest.place(row)}: {len(waveform)} samples at {SAMPLE_RATE} Hz, expected at least "
+                        f"{window} (one feature frame); remove the utterance"
                     )
             except AudioError as error:
                 if config.bad_audio == "stop":

@@ -12,6 +12,7 @@ from speechssl.corpora.asterisk import find_asterisk
 from speechssl.corpora.fillets import find_fillets
 from speechssl.corpora.pocketsphinx import find_pocketsphinx
 from speechssl.corpora.tuxpaint import find_tuxpaint
+from speechssl.data.ffmpeg import ffmpeg_program
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import CorpusError
 
@@ -28,13 +29,6 @@ ENGLISH = {
     "vm-review": "Press 1 to accept, press 2: 3D audio",
     "vm-press": "Press 1 to accept, or 0.",
 }
-
-
-def has_ffmpeg() -> bool:
-    try:
-        return bool(decode.ffmpeg_program())
-    except CorpusError:
-        return False
 
 
 def test_asterisk_texts_hold_only_words_that_are_spoken(asterisk_tree: Callable[..., Path]) -> None:
@@ -69,7 +63,7 @@ def test_italian_texts_with_lost_letters_are_no_texts_but_questions_are(asterisk
     }
 
 
-@pytest.mark.skipif(not has_ffmpeg(), reason="decodes G.722 with ffmpeg")
+@pytest.mark.skipif(ffmpeg_program() is None, reason="decodes G.722 with ffmpeg")
 def test_asterisk_is_decoded_to_16_khz_and_keeps_equal_texts_together(
     asterisk_tree: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -94,7 +88,7 @@ def test_without_any_ffmpeg_the_error_names_the_package(monkeypatch: pytest.Monk
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(CorpusError, match="pip install imageio-ffmpeg"):
-        decode.ffmpeg_program()
+        decode._require_ffmpeg()
 
 
 def test_narrowband_prompts_stay_at_8_khz_and_are_pool_only(
