@@ -20,7 +20,8 @@ from torchaudio.transforms import Resample
 
 from speechssl.config import configuration
 from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
-from speechssl.data.storage import Place
+from speechssl.data.headers import stated_at
+from speechssl.data.storage import Place, is_url
 from speechssl.errors import AudioError
 
 __all__ = ["AUDIO_SUFFIXES", "SAMPLE_RATE", "AudioConfig", "AudioHeader", "Segment", "read_audio", "read_header"]
@@ -78,6 +79,9 @@ def read_header(where: Path | Place) -> AudioHeader:
     if _needs_ffmpeg(place):
         samples, rate = decode_by_ffmpeg(Path(place.path))
         return _decoded_header(place, samples, rate)
+    stated = None if is_url(place.path) else stated_at(place.path, place.offset, place.size)
+    if stated is not None:
+        return AudioHeader(num_samples=stated.num_samples, sample_rate=stated.sample_rate, channels=stated.channels)
     try:
         if place.is_plain_file:
             info = soundfile.info(place.path, verbose=True)
