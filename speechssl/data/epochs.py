@@ -105,7 +105,7 @@ def first_of_batches(num_samples: Integers, *, limit: float, max_crops: int) -> 
     place = 0
     while place < len(num_samples):
         block = num_samples[place : place + _BLOCK + max_crops]  # beyond the block: what its last batches may take
-        fitting = memoryview(_fitting(block, limit, max_crops))
+        fitting = _fitting(block, limit, max_crops).data
         stop = len(block) if place + len(block) == len(num_samples) else _BLOCK
         within = 0
         while within < stop:

@@ -20,6 +20,7 @@ from speechssl.data.storage import Place, is_url
 from speechssl.errors import AudioError, ManifestError
 
 __all__ = [
+    "PARQUET",
     "Manifest",
     "Utterance",
     "build_manifest",
@@ -30,6 +31,8 @@ __all__ = [
     "write_fairseq_manifest",
     "write_manifest",
 ]
+
+PARQUET = ".parquet"  # suffix of a manifest in that form
 
 _REQUIRED = ("id", "path", "samples", "rate", "channels")
 _PART = ("start", "file_samples")
@@ -51,6 +54,7 @@ class Utterance:
     speaker: str | None = None
     language: str | None = None
     split: str | None = None
+    corpus: str | None = None  # the manifest that lists it, where several are joined; no column
 
     @property
     def duration_s(self) -> float:
@@ -73,12 +77,15 @@ class Manifest:
     """Utterances under one root."""
 
     root: Path
-    utterances: tuple[Utterance, ...]
+    utterances: Sequence[Utterance]  # a tuple, or `Rows` of a Parquet file
 
     @property
     def duration_s(self) -> float:
         """Seconds of audio, of all utterances together."""
-        return sum(utterance.duration_s for utterance in self.utterances)
+        from speechssl.data.rows import Rows  # knows `Utterance`
+
+        rows = self.utterances
+        return rows.duration_s if isinstance(rows, Rows) else sum(row.duration_s for row in rows)
 
     def audio_path(self, utterance: Utterance) -> Path:
         """Return the file that holds the audio of `utterance`, where it is one on this machine."""
@@ -147,12 +154,16 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     """Read a manifest of ours, or a fairseq one (told apart by the header line).
 
     Args:
-        path: the table.
+        path: the table; in Parquet if its name ends in `.parquet`.
         root: folder the audio paths are relative to; None for the manifest's own folder.
 
     Raises:
         ManifestError: missing, empty, without the required columns, or with a row that does not parse.
     """
+    if path.suffix.lower() == PARQUET:
+        from speechssl.data.parquet import ParquetRows  # knows `Utterance`
+
+        return Manifest(root=root or path.parent, utterances=ParquetRows(path))
     lines = _read_lines(path)
     header = lines[0].split("\t")
     if len(header) == 1:
@@ -172,7 +183,12 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest, atomically; optional columns that no utterance fills are left out."""
+    """Write a manifest, atomically, in the form of its name; text has no optional columns that nothing fills."""
+    if path.suffix.lower() == PARQUET:
+        from speechssl.data.parquet import write_parquet  # knows `Utterance`
+
+        write_parquet(path, utterances)
+        return
     rows = list(utterances)
     optional = [name for name in _OPTIONAL if any(getattr(row, name) is not None for row in rows)]
     part = _PART if any(row.file_samples is not None for row in rows) else ()

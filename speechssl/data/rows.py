@@ -1,25 +1,158 @@
-"""What planning has to know of many utterances, as arrays; from a list of them, one by one."""
+"""Utterances by the million: what planning has to know of all of them as arrays, a row when it is looked at.
 
+`Rows` is what a manifest holds that is no list in memory. The functions take any sequence of utterances.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.data.manifest import Utterance
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.errors import ManifestError
 
-__all__ = ["ids_where", "lengths_16k", "list_lengths"]
+__all__ = ["Chosen", "Joined", "Rows", "column", "ids_where", "lengths_16k", "list_lengths", "refuse_repeated_ids"]
+
+Column = Literal["id", "path", "language", "corpus"]
+Strings = NDArray[np.object_]  # str, or None
 
 _BLOCK = 1 << 16  # rows at a time, where all are gone through
+_LONGEST = 2**48  # samples; a manifest may claim more, arrays of 64 bits do not hold what follows from it
+
+
+class Rows(Sequence[Utterance], ABC):
+    """Utterances that are made when they are looked at; slices are views."""
+
+    @property
+    @abstractmethod
+    def lengths_16k(self) -> NDArray[np.int64]:
+        """(rows,) samples at 16 kHz."""
+
+    @property
+    @abstractmethod
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+
+    @abstractmethod
+    def column(self, name: Column) -> Iterator[Strings]:
+        """Yield the values of one column, many at a time, in the order of the rows."""
+
+    @abstractmethod
+    def row(self, index: int) -> Utterance:
+        """Make the utterance with an index from 0 on."""
+
+    @overload
+    def __getitem__(self, place: int) -> Utterance: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "Rows": ...
+
+    def __getitem__(self, place: int | slice) -> "Utterance | Rows":
+        """Make an utterance, or view a part of the rows."""
+        if isinstance(place, slice):
+            return Chosen(self, np.arange(len(self))[place])
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"row {place} of {len(self)}")
+        return self.row(place % len(self))
+
+
+class Chosen(Rows):
+    """Some rows of others."""
+
+    def __init__(self, rows: Rows, indices: NDArray[np.int64]) -> None:
+        """Choose `indices`, (chosen,) int64, in that order."""
+        self._rows, self._indices = rows, indices
+
+    def __len__(self) -> int:
+        """Count the rows chosen."""
+        return len(self._indices)
+
+    @property
+    def lengths_16k(self) -> NDArray[np.int64]:
+        """(rows,) samples at 16 kHz."""
+        return self._rows.lengths_16k[self._indices]
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio; to the sample at 16 kHz for each row."""
+        return float(self.lengths_16k.sum()) / 16_000
+
+    def column(self, name: Column) -> Iterator[Strings]:
+        """Yield the values of one column; those of all rows are in memory at once."""
+        yield np.concatenate([*self._rows.column(name)])[self._indices]
+
+    def row(self, index: int) -> Utterance:
+        """Make the utterance with an index from 0 on."""
+        return self._rows.row(int(self._indices[index]))
+
+
+class Joined(Rows):
+    """The rows of several manifests, with absolute paths; each row knows its manifest as its `corpus`."""
+
+    def __init__(self, manifests: Sequence[Manifest], names: Sequence[str]) -> None:
+        """Join `manifests`, called `names`, in their order.
+
+        Raises:
+            ManifestError: an id is in two of them.
+        """
+        self._manifests, self._names = tuple(manifests), tuple(names)
+        self._first = np.cumsum([0, *(len(manifest.utterances) for manifest in manifests)])
+        refuse_repeated_ids(self, where=", ".join(names))
+
+    def __len__(self) -> int:
+        """Count the rows of all."""
+        return int(self._first[-1])
+
+    @property
+    def lengths_16k(self) -> NDArray[np.int64]:
+        """(rows,) samples at 16 kHz."""
+        return np.concatenate([lengths_16k(manifest.utterances) for manifest in self._manifests])
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+        return sum(manifest.duration_s for manifest in self._manifests)
+
+    def column(self, name: Column) -> Iterator[Strings]:
+        """Yield the values of one column; paths are those of the manifests, before they were joined."""
+        for manifest, corpus in zip(self._manifests, self._names, strict=True):
+            if name == "corpus":
+                yield np.full(len(manifest.utterances), corpus, object)
+            else:
+                yield from column(manifest.utterances, name)
+
+    def row(self, index: int) -> Utterance:
+        """Make the utterance with an index from 0 on."""
+        part = int(self._first.searchsorted(index, side="right")) - 1
+        manifest = self._manifests[part]
+        row = manifest.utterances[index - int(self._first[part])]
+        return dataclasses.replace(row, path=manifest.absolute_path(row), corpus=self._names[part])
 
 
 def lengths_16k(utterances: Sequence[Utterance]) -> NDArray[np.int64]:
     """Return (utterances,) samples at 16 kHz, as `Utterance.num_samples_16k` counts them."""
-    return np.fromiter((row.num_samples_16k for row in utterances), np.int64, len(utterances))
+    if isinstance(utterances, Rows):
+        return utterances.lengths_16k
+    return np.fromiter((min(row.num_samples_16k, _LONGEST) for row in utterances), np.int64, len(utterances))
+
+
+def column(utterances: Sequence[Utterance], name: Column) -> Iterator[Strings]:
+    """Yield the values of one column, many at a time, in order."""
+    if isinstance(utterances, Rows):
+        yield from utterances.column(name)
+        return
+    rows = iter(utterances)
+    while block := [getattr(row, name) for row in islice(rows, _BLOCK)]:
+        yield np.array(block, object)
 
 
 def ids_where(utterances: Sequence[Utterance], is_wanted: NDArray[np.bool_]) -> list[str]:
     """Return the ids of the utterances where `is_wanted`, (utterances,) bool, holds."""
-    return [utterances[i].id for i in np.flatnonzero(is_wanted).tolist()]
+    return [id for ids, _, wanted in _blocks(utterances, is_wanted) for id in ids[wanted]] if is_wanted.any() else []
 
 
 def list_lengths(
@@ -32,9 +165,44 @@ def list_lengths(
         lengths: (utterances,) int64.
         is_wanted: (utterances,) bool.
     """
-    wanted = np.flatnonzero(is_wanted)
-    for begin in range(0, len(wanted), _BLOCK):
-        block = wanted[begin : begin + _BLOCK]
-        yield "".join(
-            f"{utterances[i].id}\t{n}\n" for i, n in zip(block.tolist(), lengths[block].tolist(), strict=True)
-        ).encode()
+    for ids, place, wanted in _blocks(utterances, is_wanted):
+        pairs = zip(ids[wanted].tolist(), lengths[place][wanted].tolist(), strict=True)
+        yield "".join(map("%s\t%d\n".__mod__, pairs)).encode()
+
+
+def refuse_repeated_ids(utterances: Sequence[Utterance], *, where: str) -> None:
+    """Compare all ids, by their hashes first.
+
+    Raises:
+        ManifestError: one is empty, or belongs to two utterances.
+    """
+    hashes = np.concatenate([_hashes(block) for block in column(utterances, "id")])
+    ordered = np.sort(hashes)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    suspects = np.flatnonzero((hashes == hash("")) | np.isin(hashes, repeated) if len(repeated) else hashes == hash(""))
+    seen: dict[str, str] = {}
+    for index in suspects.tolist():
+        row = utterances[index]
+        if not row.id:
+            raise ManifestError(f"{where}: {row.path} has the id ''; name it")
+        if row.id in seen:
+            raise ManifestError(
+                f"{where}: the id {row.id!r} belongs to {seen[row.id]} and to {row.path}; "
+                "rename one of them, or remove a row listed twice"
+            )
+        seen[row.id] = row.path
+
+
+def _hashes(strings: Strings) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, strings), np.int64, len(strings))
+
+
+def _blocks(
+    utterances: Sequence[Utterance], is_wanted: NDArray[np.bool_]
+) -> Iterator[tuple[Strings, slice, NDArray[np.bool_]]]:
+    """Yield ids, where they stand among all, and which of them are wanted."""
+    begin = 0
+    for ids in column(utterances, "id"):
+        place = slice(begin, begin + len(ids))
+        yield ids, place, is_wanted[place]
+        begin += len(ids)

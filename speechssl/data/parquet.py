@@ -1,0 +1,258 @@
+"""Manifests in Parquet, for millions of rows: the columns of the text form, read and checked as arrays.
+
+pyarrow reads and writes. Of an open manifest only the lengths stay in memory; a row is read with the 1024 around it,
+which takes about half a millisecond. Compressed with zstd a manifest has a tenth of the size, and a row takes as long.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechssl.data.manifest import Utterance
+from speechssl.data.rows import Column, Rows, Strings, refuse_repeated_ids
+from speechssl.errors import ManifestError
+
+__all__ = ["ParquetRows", "write_parquet"]
+
+_NAMES = ("id", "path")
+_NUMBERS = ("samples", "rate", "channels")
+_PART = ("start", "file_samples")
+_TEXTS = ("text", "speaker", "language", "split")
+_ATTRIBUTES = {"samples": "num_samples", "rate": "sample_rate"}  # of `Utterance`; the others have the column's name
+
+_GROUP = 1024  # rows that are compressed together, and read for any one of them
+_BLOCK = 1 << 16  # rows at a time, where all are gone through
+_LONGEST = 2**48  # samples
+_FASTEST = 2**31  # samples a second
+
+
+class ParquetRows(Rows):
+    """The utterances of a Parquet file, in its order."""
+
+    _group: tuple[int, Any]  # the row group that was read last, and its number
+
+    def __init__(self, path: Path) -> None:
+        """Open and check a file.
+
+        Raises:
+            ManifestError: it is missing, no Parquet, without the required columns, or has a row that the text form
+                could not hold either.
+        """
+        self._path = path
+        self._lock = Lock()
+        self._open()
+        columns = self._file.schema_arrow.names
+        missing = [name for name in _NAMES + _NUMBERS if name not in columns]
+        unknown = [name for name in columns if name not in _NAMES + _NUMBERS + _PART + _TEXTS]
+        if missing or unknown or len(set(columns)) < len(columns):
+            raise ManifestError(
+                f"{path}: expected the columns {' '.join(_NAMES + _NUMBERS)} and any of {' '.join(_PART + _TEXTS)}, "
+                f"found {' '.join(columns)}; write it with `speechssl manifest convert`"
+            )
+        self._columns = columns
+        counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+        self._first = np.cumsum([0, *counts])
+        if not len(self):
+            raise ManifestError(f"{path}: lists no utterances; build it again from a folder that holds audio")
+        self._lengths_16k, self._duration_s = self._read_lengths()
+        for name in (name for name in _NAMES + _TEXTS if name in columns):
+            self._check_strings(name)
+        refuse_repeated_ids(self, where=str(path))
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return int(self._first[-1])
+
+    def __iter__(self) -> Iterator[Utterance]:
+        """Go through the rows, many at a time."""
+        for batch in self._batches(self._columns):
+            values = batch.to_pydict()
+            yield from (
+                _utterance(dict(zip(values, cells, strict=True))) for cells in zip(*values.values(), strict=True)
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what another process has to open by itself."""
+        return {key: value for key, value in vars(self).items() if key not in ("_file", "_lock", "_group")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again."""
+        vars(self).update(state)
+        self._lock = Lock()
+        self._open()
+
+    @property
+    def lengths_16k(self) -> NDArray[np.int64]:
+        """(rows,) samples at 16 kHz."""
+        return self._lengths_16k
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+        return self._duration_s
+
+    def column(self, name: Column) -> Iterator[Strings]:
+        """Yield the values of one column, many at a time."""
+        if name not in self._columns:
+            yield np.full(len(self), None, object)
+            return
+        for batch in self._batches([name]):
+            yield batch.column(0).to_numpy(zero_copy_only=False)
+
+    def row(self, index: int) -> Utterance:
+        """Read the utterance with an index from 0 on."""
+        number = int(self._first.searchsorted(index, side="right")) - 1
+        held, group = self._group
+        if held != number:
+            with self._lock:
+                group = self._file.read_row_group(number, use_threads=False)
+                self._group = (number, group)
+        cells = group.slice(index - int(self._first[number]), 1).to_pydict()
+        return _utterance({name: values[0] for name, values in cells.items()})
+
+    def _open(self) -> None:
+        parquet = _pyarrow().parquet
+        try:
+            self._file = parquet.ParquetFile(self._path, memory_map=True)
+        except OSError as error:
+            raise ManifestError(f"{self._path}: cannot read the manifest ({error}); name an existing file") from error
+        except _pyarrow().ArrowInvalid as error:
+            raise ManifestError(f"{self._path}: no Parquet file ({error}); build the manifest again") from error
+        self._group = (-1, None)
+
+    def _batches(self, columns: list[str]) -> Iterator[Any]:
+        """Read columns, `_BLOCK` rows at a time; in this thread, as processes are forked from this one later."""
+        try:
+            yield from self._file.iter_batches(_BLOCK, columns=columns, use_threads=False)
+        except (OSError, _pyarrow().ArrowInvalid) as error:
+            raise ManifestError(f"{self._path}: damaged ({error}); copy it again, or build it anew") from error
+
+    def _read_lengths(self) -> tuple[NDArray[np.int64], float]:
+        """Check all numbers, and return the lengths at 16 kHz and the seconds of all."""
+        part = [name for name in _PART if name in self._columns]
+        if len(part) == 1:
+            raise ManifestError(f"{self._path}: has {part[0]} alone; expected {' and '.join(_PART)}, or neither")
+        lengths, seconds, begin = [], 0.0, 0
+        for batch in self._batches([*_NUMBERS, *part]):
+            columns = {name: _integers(batch.column(name), f"{self._path}: {name}") for name in batch.schema.names}
+            samples, rate, channels = (columns[name] for name in _NUMBERS)
+            is_wrong = (samples <= 0) | (rate <= 0) | (rate > _FASTEST) | (channels <= 0)
+            if part:
+                start, whole = (columns[name] for name in _PART)
+                is_part = whole >= 0
+                is_wrong |= (is_part != (start >= 0)) | (is_part & (start + samples > whole))
+            if is_wrong.any():
+                index = int(is_wrong.argmax())
+                found = {name: int(values[index]) for name, values in columns.items()}
+                raise ManifestError(
+                    f"{self._path}: row {begin + index + 1} has {found}; expected positive whole numbers, and a part "
+                    "that lies within its file"
+                )
+            lengths.append(-(-np.minimum(samples, _LONGEST) * 16_000 // rate))
+            seconds += float((samples / rate).sum())
+            begin += batch.num_rows
+        return np.concatenate(lengths), seconds
+
+    def _check_strings(self, name: str) -> None:
+        begin = 0
+        for batch in self._batches([name]):
+            values = batch.column(0)
+            if name in _NAMES and values.null_count:
+                raise ManifestError(f"{self._path}: {name} is missing in some rows; every utterance has one")
+            _refuse_controls(values, f"{self._path}: {name}", begin)
+            begin += len(values)
+
+
+def write_parquet(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest in Parquet, atomically and without holding all rows at once.
+
+    Raises:
+        ManifestError: a tab, a line break or what is no Unicode in a name or text.
+    """
+    pa = _pyarrow()
+    strings, numbers = [*_NAMES, *_TEXTS], [*_NUMBERS, *_PART]
+    schema = pa.schema([(name, pa.string() if name in strings else pa.int64()) for name in _in_order()])
+    rows = iter(utterances)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    repeated = [*numbers, "speaker", "language", "split"]  # values that come again and again: as a dictionary
+    try:
+        with pa.parquet.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=repeated) as writer:
+            while block := [*islice(rows, _BLOCK)]:
+                arrays = [_array(name, block, schema.field(name).type, path) for name in schema.names]
+                writer.write_batch(pa.record_batch(arrays, schema=schema), row_group_size=_GROUP)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _in_order() -> tuple[str, ...]:
+    return _NAMES + _NUMBERS + _PART + _TEXTS
+
+
+def _array(name: str, rows: list[Utterance], kind: Any, path: Path) -> Any:
+    """Return one column of some utterances; what the text form leaves empty is null."""
+    values = [getattr(row, _ATTRIBUTES.get(name, name)) for row in rows]
+    if name == "start":
+        values = [None if row.file_samples is None else row.start for row in rows]
+    elif name in _TEXTS:
+        values = [value or None for value in values]
+    try:
+        array = _pyarrow().array(values, kind)
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{path}: {error.object!r} in {name} is not UTF-8; rename the file") from error
+    if name in _NAMES + _TEXTS:
+        _refuse_controls(array, f"{path}: {name}", 0)
+    return array
+
+
+def _utterance(cells: dict[str, Any]) -> Utterance:
+    file_samples = cells.get("file_samples")
+    return Utterance(
+        id=cells["id"],
+        path=cells["path"],
+        num_samples=cells["samples"],
+        sample_rate=cells["rate"],
+        channels=cells["channels"],
+        start=cells.get("start") or 0,
+        file_samples=file_samples,
+        **{name: cells.get(name) or None for name in _TEXTS},
+    )
+
+
+def _integers(column: Any, where: str) -> NDArray[np.int64]:
+    """Return a column as int64, nulls as -1."""
+    pa = _pyarrow()
+    try:
+        return column.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ManifestError(f"{where} holds {column.type}, expected whole numbers ({error})") from error
+
+
+def _refuse_controls(column: Any, where: str, begin: int) -> None:
+    pa = _pyarrow()
+    try:
+        column = column.cast(pa.string())
+        column.validate(full=True)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ManifestError(f"{where} holds {column.type}, expected text in UTF-8 ({error})") from error
+    is_wrong = pa.compute.match_substring_regex(column, "[\t\n\r]").fill_null(False).to_numpy(zero_copy_only=False)
+    if is_wrong.any():
+        index = int(is_wrong.argmax())
+        raise ManifestError(f"{where}: row {begin + index + 1} has a tab or line break: {column[index].as_py()!r}")
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ManifestError("a manifest in Parquet needs pyarrow: pip install speechssl[parquet]") from error
+    return pyarrow
