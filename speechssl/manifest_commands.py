@@ -15,7 +15,6 @@ import typer
 from speechssl.config import from_dict
 from speechssl.data.manifest import (
     Manifest,
-    build_manifest,
     read_manifest,
     write_atomically,
     write_fairseq_manifest,
@@ -29,6 +28,7 @@ from speechssl.doctor import (
     write_repaired,
     write_table,
 )
+from speechssl.manifests.build import build_manifest
 from speechssl.manifests.exchange import FORMATS, Format, export_manifest, import_manifest
 from speechssl.manifests.filter import Wanted, choose, read_ids
 from speechssl.manifests.merge import merge

@@ -8,25 +8,24 @@ as well and can be written.
 """
 
 import csv
-import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechssl.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioHeader, Segment, read_header
+from speechssl.data.audio import SAMPLE_RATE, Segment
 from speechssl.data.storage import Place, is_url
-from speechssl.errors import AudioError, ManifestError
+from speechssl.errors import ManifestError
 
 __all__ = [
     "PARQUET",
     "Manifest",
     "Utterance",
-    "build_manifest",
+    "id_of",
     "read_fairseq_manifest",
     "read_manifest",
     "read_side_file",
+    "refuse_duplicate_ids",
     "write_atomically",
     "write_fairseq_manifest",
     "write_manifest",
@@ -100,56 +99,6 @@ class Manifest:
         return utterance.path if is_url(utterance.path) else str((self.root / utterance.path).resolve())
 
 
-def build_manifest(
-    root: Path,
-    *,
-    suffixes: Sequence[str] = AUDIO_SUFFIXES,
-    side_file: Path | None = None,
-    skip_bad: bool = False,
-    workers: int | None = None,
-    progress: Callable[[Iterable[Path], int], Iterable[Path]] = lambda paths, _: paths,
-) -> tuple[Manifest, list[AudioError]]:
-    """List every audio file below `root`, reading headers in parallel.
-
-    Args:
-        root: the folder to walk; an utterance's id is its relative path without suffix, `/` turned into `-`.
-        suffixes: which files count as audio, in lower case.
-        side_file: a table with `id` or `path` and any of text, speaker, language, split.
-        skip_bad: return unreadable files as errors instead of raising the first.
-        workers: threads that read headers; None for one a core.
-        progress: wraps the list of paths, given their number.
-
-    Returns:
-        The manifest, sorted by path, and the errors of the files left out.
-
-    Raises:
-        ManifestError: no audio below `root`, a path with a tab or line break or that is not UTF-8, two files with one
-            id, or a side file that names unknown utterances.
-        AudioError: a file cannot be read and `skip_bad` is False.
-    """
-    if not root.is_dir():
-        raise ManifestError(f"{root}: no such folder; name the folder that holds the audio")
-    paths = sorted(p for p in _walk(root) if p.suffix.lower() in suffixes)
-    if not paths:
-        raise ManifestError(f"{root}: no audio below it; expected files ending in {', '.join(suffixes)}")
-    for path in paths:
-        _check_name(path.relative_to(root))
-    utterances, errors = [], []
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        headers = pool.map(_header_or_error, paths)
-        for path, found in zip(progress(paths, len(paths)), headers, strict=False):
-            if isinstance(found, AudioHeader):
-                utterances.append(_utterance(root, path, found))
-            elif skip_bad:
-                errors.append(found)
-            else:
-                raise found
-    _refuse_duplicate_ids(utterances, where=str(root))
-    if side_file is not None:
-        utterances = _with_side_columns(utterances, side_file)
-    return Manifest(root=root, utterances=tuple(utterances)), errors
-
-
 def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     """Read a manifest of ours, or a fairseq one (told apart by the header line).
 
@@ -178,7 +127,7 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     utterances = [_parse_row(header, line, where=f"{path}:{i}") for i, line in enumerate(lines[1:], start=2)]
     if not utterances:
         raise ManifestError(f"{path}: lists no utterances; build it again from a folder that holds audio")
-    _refuse_duplicate_ids(utterances, where=str(path))
+    refuse_duplicate_ids(utterances, where=str(path))
     return Manifest(root=root or path.parent, utterances=tuple(utterances))
 
 
@@ -217,7 +166,7 @@ def read_fairseq_manifest(path: Path, *, root: Path | None = None) -> Manifest:
             )
         utterances.append(
             Utterance(
-                id=_id_of(Path(cells[0])),
+                id=id_of(Path(cells[0])),
                 path=cells[0],
                 num_samples=int(cells[1]),
                 sample_rate=SAMPLE_RATE,
@@ -226,7 +175,7 @@ def read_fairseq_manifest(path: Path, *, root: Path | None = None) -> Manifest:
         )
     if not utterances:
         raise ManifestError(f"{path}: lists no utterances; build it again from a folder that holds audio")
-    _refuse_duplicate_ids(utterances, where=str(path))
+    refuse_duplicate_ids(utterances, where=str(path))
     return Manifest(root=root or Path(lines[0]), utterances=tuple(utterances))
 
 
@@ -290,55 +239,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(root, followlinks=True):
-        yield from (Path(folder, name) for name in names)
-
-
-def _header_or_error(path: Path) -> AudioHeader | AudioError:
-    try:
-        return read_header(path)
-    except AudioError as error:
-        return error
-
-
-def _id_of(relative: Path) -> str:
+def id_of(relative: Path) -> str:
+    """Return the id that an audio file gets where nothing gives it one: its path without suffix, `-` for `/`."""
     return relative.with_suffix("").as_posix().replace("/", "-")
-
-
-def _check_name(path: Path) -> None:
-    if any(control in str(path) for control in "\t\n\r"):
-        raise ManifestError(f"{str(path)!r}: a tab or line break in its path; rename the file")
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:  # Python keeps bytes it cannot decode as lone surrogates
-        raise ManifestError(f"{os.fsencode(path)!r}: a path that is not UTF-8; rename the file") from error
-
-
-def _utterance(root: Path, path: Path, header: AudioHeader) -> Utterance:
-    relative = path.relative_to(root)
-    return Utterance(
-        id=_id_of(relative),
-        path=relative.as_posix(),
-        num_samples=header.num_samples,
-        sample_rate=header.sample_rate,
-        channels=header.channels,
-    )
-
-
-def _with_side_columns(utterances: list[Utterance], side_file: Path) -> list[Utterance]:
-    table = read_side_file(side_file)
-    keys = {row.id: row for row in utterances} | {row.path: row for row in utterances}
-    unknown = [key for key in table if key not in keys]
-    if unknown:
-        raise ManifestError(
-            f"{side_file}: {len(unknown)} rows name no audio file: {', '.join(unknown[:3])}; "
-            "correct the ids (relative path without suffix, - for /), or remove the rows"
-        )
-    return [
-        dataclasses.replace(row, **(table.get(row.id) or table.get(row.path) or {}))  # type: ignore[arg-type]
-        for row in utterances
-    ]
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -386,7 +289,8 @@ def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
     )
 
 
-def _refuse_duplicate_ids(utterances: Iterable[Utterance], *, where: str) -> None:
+def refuse_duplicate_ids(utterances: Iterable[Utterance], *, where: str) -> None:
+    """Raise a ManifestError, which begins with `where`, unless every utterance has an id of its own."""
     seen: dict[str, str] = {}
     for utterance in utterances:
         if not utterance.id:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.data.manifest import Manifest, build_manifest
+from speechssl.data.manifest import Manifest
+from speechssl.manifests.build import build_manifest
 
 SAID = {  # path: text, speaker, language, split
     "a/one.wav": ("to be", "anna", "en", "train"),
