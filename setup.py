@@ -20,6 +20,7 @@ setup(
         "fonttools>=4.40",
         "imageio-ffmpeg>=0.5",
         "jiwer>=4.0",
+        "rapidfuzz>=3.9",  # alignments; jiwer counts with it
         "librosa>=0.11",
         "matplotlib>=3.8",
         "numpy>=1.26",

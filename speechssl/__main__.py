@@ -4,8 +4,6 @@ Stages are their configuration: there is no second set of flags to keep in step.
 one line and ends with status 2.
 """
 
-import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,13 +11,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from speechssl.asr_commands import score_command, transcribe_command
 from speechssl.config import describe, load
 from speechssl.corpora import CORPORA, describe_corpora, prepare_corpus
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.km import is_km, read_km, with_ids_of, write_km
 from speechssl.data.labels import read_labels, write_labels
-from speechssl.data.manifest import read_manifest, read_side_file, write_atomically
-from speechssl.errors import ManifestError, SpeechSSLError, StoppedError
+from speechssl.data.manifest import read_manifest, write_atomically
+from speechssl.errors import SpeechSSLError, StoppedError
 from speechssl.manifest_commands import Root, manifest_app, with_bar
 from speechssl.parallel import keep_freed_memory
 from speechssl.plot import plot_sweep, plot_units
@@ -28,7 +27,6 @@ from speechssl.runs.draw import plot_runs
 from speechssl.runs.page import write_page
 from speechssl.runs.read import read_runs
 from speechssl.runs.table import print_runs
-from speechssl.score.wer import Scores, score_texts
 from speechssl.stages.budget import DEVICES, UTILISATION
 from speechssl.stages.cluster import ClusterConfig, cluster
 from speechssl.stages.convert import FORMATS, convert
@@ -40,7 +38,6 @@ from speechssl.stages.plan_text import describe_plan, write_recipe
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.replay import replay
 from speechssl.stages.sweep import SweepConfig, sweep
-from speechssl.stages.transcribe import transcribe
 
 __all__ = ["STAGES", "main"]
 
@@ -117,42 +114,8 @@ def corpus_command(
 app.add_typer(manifest_app)
 
 
-@app.command("transcribe")
-def transcribe_command(
-    run: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run.")],
-    manifest: Annotated[Path, typer.Argument(help="What to transcribe.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Table of id and text to write.")],
-    root: Root = None,
-    skip_bad: Annotated[bool, typer.Option(help="List and count unusable audio instead of stopping.")] = False,
-) -> None:
-    """Transcribe the utterances of a manifest."""
-    texts, skipped = transcribe(run, read_manifest(manifest, root=root), skip_bad_audio=skip_bad)
-    write_atomically(out, "\n".join(["id\ttext", *(f"{key}\t{text}" for key, text in sorted(texts.items()))]) + "\n")
-    for reason in skipped:
-        print(f"skipped: {reason}", file=sys.stderr)
-    print(f"{out}: {len(texts)} utterances, {len(skipped)} skipped")
-
-
-@app.command("score")
-def score_command(
-    references: Annotated[Path, typer.Argument(help="Manifest with a text column.")],
-    hypotheses: Annotated[Path, typer.Argument(help="Table of id and text, from transcribe.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None,
-) -> None:
-    """Score transcripts by utterance id: CER and WER."""
-    rows = read_manifest(references).utterances
-    untranscribed = [row.id for row in rows if not row.text]
-    if untranscribed:
-        raise ManifestError(f"{references}: {len(untranscribed)} utterances have no text: {untranscribed[0]}, ...")
-    found = {key: columns["text"] for key, columns in read_side_file(hypotheses).items()}
-    scores = score_texts({row.id: row.text or "" for row in rows}, found)
-    if out is not None:
-        write_atomically(out, json.dumps(_plain(scores), indent=1) + "\n")
-    for name, rate in (("CER", scores.characters), ("WER", scores.words)):
-        print(
-            f"{name} {100 * rate.rate:6.2f} %  substitutions {rate.substitutions}  deletions {rate.deletions}  "
-            f"insertions {rate.insertions}  of {rate.reference}"
-        )
+app.command("transcribe")(transcribe_command)
+app.command("score")(score_command)
 
 
 @app.command("convert")
@@ -317,10 +280,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def console() -> None:
     """Entry point of the `speechssl` script."""
     sys.exit(main())
-
-
-def _plain(scores: Scores) -> dict[str, Any]:
-    return {"cer": scores.cer, "wer": scores.wer, **dataclasses.asdict(scores)}
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"stages"},
     {"report", "plot", "runs"},
     {"manifest_commands"},
+    {"asr_commands"},
     {"__main__"},
 )
 SEPARATE = [

@@ -1,0 +1,245 @@
+"""Scores one can publish: totals and groups with confidence intervals, and two systems compared on the same speech.
+
+Knows texts, alignments and names of groups; nothing of manifests or audio.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechssl.config import configuration
+from speechssl.errors import ConfigError, ManifestError
+from speechssl.score.alignment import Method, Step, align
+from speechssl.score.intervals import Difference, Interval, bootstrap, compare_systems, in_blocks
+from speechssl.score.normalise import Normaliser, describe_normaliser, normalise
+from speechssl.score.wer import ErrorRate
+
+__all__ = ["Compared", "Evaluation", "Group", "Rate", "Reference", "ScoreConfig", "evaluate", "judge"]
+
+_KINDS = ("substitution", "deletion", "insertion", "hit")
+
+
+@configuration
+class ScoreConfig:
+    """How texts are compared, and how certain figures are."""
+
+    normaliser: Normaliser = "none"
+    alignment: Method = "levenshtein"  # of words; nist weighs errors as sclite does
+    blocks: Literal["utterance", "speaker"] = "utterance"  # what is drawn: speaker, to speak about other speakers
+    samples: int = 10_000  # draws of the bootstrap
+    level: float = 0.95  # of confidence
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1 or self.samples < 1:
+            raise ConfigError(
+                f"score: level must lie between 0 and 1 and samples be 1 or more, found {self.level}, {self.samples}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What was said, and what is known of who said it."""
+
+    id: str
+    text: str
+    speaker: str | None = None
+    language: str | None = None
+    groups: Mapping[str, str]  # name of a grouping -> the utterance's group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One utterance after normalising, aligned."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    words: Sequence[Step]
+    characters: Sequence[Step]
+
+    @property
+    def word_errors(self) -> ErrorRate:
+        """Errors of its words."""
+        return _error_rate(_count(self.words))
+
+    @property
+    def character_errors(self) -> ErrorRate:
+        """Errors of its characters, spaces counted."""
+        return _error_rate(_count(self.characters))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """An error rate with its interval."""
+
+    errors: ErrorRate
+    interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Figures of some of the utterances."""
+
+    name: str
+    utterances: int
+    blocks: int  # utterances or speakers, whatever was drawn
+    words: Rate
+    characters: Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All figures of one system."""
+
+    config: ScoreConfig
+    normaliser: str  # in words
+    total: Group
+    groups: Mapping[str, Sequence[Group]]  # by grouping
+    utterances: Sequence[Compared]
+
+
+def evaluate(references: Sequence[Reference], hypotheses: Mapping[str, str], config: ScoreConfig) -> Evaluation:
+    """Score one system.
+
+    Args:
+        references: each id once.
+        hypotheses: text by id, the same ids.
+        config: how.
+
+    Raises:
+        ManifestError: ids that only one side has or that occur twice, nothing to score, references without words after
+            normalising, no speaker where speakers are to be drawn.
+    """
+    _check_ids(references, hypotheses)
+    compared = _compare(references, hypotheses, config)
+    names = _block_names(references, config)
+    rows = range(len(references))
+    groups: dict[str, list[Group]] = {}
+    for grouping in {name: None for row in references for name in row.groups}:
+        members: dict[str, list[int]] = {}
+        for index in rows:
+            members.setdefault(references[index].groups.get(grouping, "unknown"), []).append(index)
+        groups[grouping] = [_group(name, chosen, compared, names, config) for name, chosen in sorted(members.items())]
+    return Evaluation(
+        config=config,
+        normaliser=describe_normaliser(config.normaliser),
+        total=_group("all", rows, compared, names, config),
+        groups=groups,
+        utterances=compared,
+    )
+
+
+def judge(references: Sequence[Reference], first: Evaluation, second: Evaluation) -> tuple[Difference, Difference]:
+    """Compare two systems, scored alike on the same references: differences of WER and of CER, paired."""
+    config = first.config
+    names = _block_names(references, config)
+    found = []
+    for tokens in ("words", "characters"):
+        one, other = (in_blocks(_table(each.utterances, tokens), names) for each in (first, second))
+        found.append(
+            compare_systems(
+                one[:, :3].sum(1),
+                other[:, :3].sum(1),
+                one[:, [0, 1, 3]].sum(1),
+                samples=config.samples,
+                seed=config.seed,
+                level=config.level,
+            )
+        )
+    return found[0], found[1]
+
+
+def _check_ids(references: Sequence[Reference], hypotheses: Mapping[str, str]) -> None:
+    if not references:
+        raise ManifestError("score: there is nothing to score; name a manifest with texts")
+    doubled = [key for key, count in Counter(row.id for row in references).items() if count > 1]
+    if doubled:
+        raise ManifestError(f"score: {len(doubled)} ids occur twice: {', '.join(doubled[:3])}; rename one of each")
+    ids = {row.id for row in references}
+    for missing, what in (
+        ([row.id for row in references if row.id not in hypotheses], "hypothesis"),
+        ([key for key in hypotheses if key not in ids], "reference"),
+    ):
+        if missing:
+            raise ManifestError(
+                f"score: {len(missing)} utterances have no {what}: {', '.join(missing[:3])}; "
+                "score all that was transcribed, and transcribe all that is scored"
+            )
+
+
+def _compare(references: Sequence[Reference], hypotheses: Mapping[str, str], config: ScoreConfig) -> list[Compared]:
+    pairs = [
+        (
+            normalise(row.text, config.normaliser, row.language).strip(),
+            normalise(hypotheses[row.id], config.normaliser, row.language).strip(),
+        )
+        for row in references
+    ]
+    empty = [row.id for row, (expected, _) in zip(references, pairs, strict=True) if not expected]
+    if empty:
+        raise ManifestError(
+            f"score: {len(empty)} references are empty ({describe_normaliser(config.normaliser)}): "
+            f"{', '.join(empty[:3])}; remove them or transcribe them"
+        )
+    words = align([pair[0].split() for pair in pairs], [pair[1].split() for pair in pairs], config.alignment)
+    characters = align([pair[0] for pair in pairs], [pair[1] for pair in pairs], "levenshtein")
+    return [
+        Compared(id=row.id, reference=pair[0], hypothesis=pair[1], words=of_words, characters=of_characters)
+        for row, pair, of_words, of_characters in zip(references, pairs, words, characters, strict=True)
+    ]
+
+
+def _block_names(references: Sequence[Reference], config: ScoreConfig) -> list[str]:
+    if config.blocks == "utterance":
+        return [row.id for row in references]
+    unknown = [row.id for row in references if row.speaker is None]
+    if unknown:
+        raise ManifestError(
+            f"score: blocks=speaker, but {len(unknown)} utterances have no speaker: {', '.join(unknown[:3])}; "
+            "fill the manifest's column, or draw utterances"
+        )
+    return [row.speaker or "" for row in references]
+
+
+def _group(
+    name: str, rows: Sequence[int], compared: Sequence[Compared], names: Sequence[str], config: ScoreConfig
+) -> Group:
+    chosen, blocks = [compared[index] for index in rows], [names[index] for index in rows]
+    rates = []
+    for tokens in ("words", "characters"):
+        table = _table(chosen, tokens)
+        sums = in_blocks(table, blocks)
+        interval = bootstrap(
+            sums[:, :3].sum(1),
+            sums[:, [0, 1, 3]].sum(1),
+            samples=config.samples,
+            seed=config.seed,
+            level=config.level,
+        )
+        rates.append(Rate(errors=_error_rate(table.sum(0)), interval=interval))
+    return Group(name=name, utterances=len(chosen), blocks=len(set(blocks)), words=rates[0], characters=rates[1])
+
+
+def _table(compared: Sequence[Compared], tokens: str) -> NDArray[np.int64]:
+    """Return (utterances, 4) counts: substitutions, deletions, insertions, hits."""
+    return np.array([_count(row.words if tokens == "words" else row.characters) for row in compared], np.int64)
+
+
+def _count(steps: Sequence[Step]) -> list[int]:
+    counts = Counter(step.kind for step in steps)
+    return [counts[kind] for kind in _KINDS]  # type: ignore[index]
+
+
+def _error_rate(counts: Sequence[int] | NDArray[np.int64]) -> ErrorRate:
+    substitutions, deletions, insertions, hits = (int(count) for count in counts)
+    return ErrorRate(
+        substitutions=substitutions,
+        deletions=deletions,
+        insertions=insertions,
+        reference=substitutions + deletions + hits,
+    )

@@ -1,0 +1,130 @@
+"""Stage `score`: a manifest with texts and what a system wrote -> references with their groups."""
+
+import csv
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from speechssl.data.audio import AudioConfig
+from speechssl.data.dataset import read_utterance
+from speechssl.data.manifest import Manifest, Utterance, read_side_file
+from speechssl.errors import ManifestError
+from speechssl.score.evaluate import Reference
+from speechssl.score.snr import estimate_snr_db
+
+__all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "references_of"]
+
+GROUPINGS = ("speaker", "language", "split", "duration", "snr")  # known without a table
+_BANDS_S = (1.0, 2.0, 5.0, 10.0, 20.0)
+_BANDS_DB = (0.0, 10.0, 20.0, 30.0)
+_ANY_RATE = AudioConfig(min_sample_rate=1)
+
+
+def references_of(
+    manifest: Manifest, groupings: Sequence[str] = (), columns: Mapping[str, Mapping[str, str]] | None = None
+) -> list[Reference]:
+    """Return the texts of a manifest with the groups of each utterance.
+
+    Args:
+        manifest: with a text for every utterance.
+        groupings: names of `GROUPINGS`, or of columns; `snr` reads the audio.
+        columns: of `read_columns`.
+
+    Raises:
+        ManifestError: a text is missing, a grouping is not known, or nothing is known of an utterance's group.
+        AudioError: `snr` is asked for and a file cannot be read.
+    """
+    untranscribed = [row.id for row in manifest.utterances if not row.text]
+    if untranscribed:
+        raise ManifestError(
+            f"{len(untranscribed)} utterances have no text: {', '.join(untranscribed[:3])}; transcribe or remove them"
+        )
+    known = {name: None for row in (columns or {}).values() for name in row}
+    unknown = [name for name in groupings if name not in GROUPINGS and name not in known]
+    if unknown:
+        raise ManifestError(
+            f"no grouping {unknown[0]!r}; take one of {', '.join([*GROUPINGS, *known])}, or name a table that has it"
+        )
+    return [
+        Reference(
+            id=row.id,
+            text=row.text or "",
+            speaker=row.speaker,
+            language=row.language,
+            groups={name: _group_of(manifest, row, name, columns or {}) for name in groupings},
+        )
+        for row in manifest.utterances
+    ]
+
+
+def read_hypotheses(path: Path) -> dict[str, str]:
+    """Read a table of id and text, as `speechssl transcribe` writes it, or sclite's TRN (`text (id)`).
+
+    Raises:
+        ManifestError: it does not parse, or an id occurs twice.
+    """
+    if path.suffix.lower() != ".trn":
+        return {key: columns.get("text", "") for key, columns in read_side_file(path).items()}
+    found: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        text, opened, key = line.rstrip().rpartition("(")
+        if not line.strip():
+            continue
+        if not opened or not key.endswith(")"):
+            raise ManifestError(f"{path}:{number}: expected `text (id)`, found {line!r}")
+        if key[:-1] in found:
+            raise ManifestError(f"{path}:{number}: {key[:-1]} occurs twice; keep one of its rows")
+        found[key[:-1]] = text.strip()
+    return found
+
+
+def read_columns(path: Path) -> dict[str, dict[str, str]]:
+    """Read a table (tab, or comma for `.csv`) of what is known of utterances, or of speakers, by `id` or `speaker`.
+
+    Raises:
+        ManifestError: neither column is there, a row has too few cells, or a key occurs twice.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="," if path.suffix.lower() == ".csv" else "\t")
+            names, rows = list(reader.fieldnames or ()), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{path}: cannot be read ({error}); name a table in UTF-8") from error
+    key = next((name for name in ("id", "speaker") if name in names), None)
+    if key is None or len(names) < 2:
+        raise ManifestError(f"{path}:1: expected a column id or speaker, and others, found {' '.join(names)}")
+    table: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise ManifestError(f"{path}:{number}: expected {len(names)} columns, as many as the first line names")
+        if row[key] in table:
+            raise ManifestError(f"{path}:{number}: {row[key]} occurs twice; keep one of its rows")
+        table[row[key]] = {name: row[name] for name in names if name != key}
+    return table
+
+
+def _group_of(manifest: Manifest, row: Utterance, name: str, columns: Mapping[str, Mapping[str, str]]) -> str:
+    match name:
+        case "speaker" | "language" | "split":
+            return getattr(row, name) or "unknown"
+        case "duration":
+            return _band(row.duration_s, _BANDS_S, "s")
+        case "snr":
+            return _band(estimate_snr_db(read_utterance(manifest, row, _ANY_RATE)), _BANDS_DB, "dB")
+    known = columns.get(row.id) or columns.get(row.speaker or "") or {}
+    return known.get(name) or "unknown"
+
+
+def _band(value: float, limits: Sequence[float], unit: str) -> str:
+    """Name the band that a value lies in.
+
+    Examples:
+        >>> _band(3.0, (1.0, 2.0, 5.0), "s"), _band(0.5, (1.0, 2.0), "s"), _band(2.0, (1.0, 2.0), "s")
+        ('from 2 to 5 s', 'below 1 s', 'over 2 s')
+    """
+    place = bisect_right(limits, value)
+    if place == 0:
+        return f"below {limits[0]:g} {unit}"
+    if place == len(limits):
+        return f"over {limits[-1]:g} {unit}"
+    return f"from {limits[place - 1]:g} to {limits[place]:g} {unit}"

@@ -1,0 +1,39 @@
+"""Normalisers: speechssl.score.normalise."""
+
+import pytest
+
+from speechssl.score.normalise import NORMALISERS, Normaliser, describe_normaliser, normalise
+
+
+@pytest.mark.parametrize(
+    ("text", "how", "language", "expected"),
+    [
+        (" A  b ", "none", None, " A  b "),
+        ("Cafe\u0301  au\nlait", "nfc", None, "Café au lait"),
+        ("ÉCOLE", "lower", None, "école"),
+        ("IŞIK İl", "lower", "tr", "ışık il"),
+        ("IS", "lower", "en", "is"),
+        ("Rendez-vous -- l’été, n'est-ce pas?", "plain", "fr", "rendez-vous l'été n'est-ce pas"),
+        ("за\u0301мок", "plain", "ru", "замок"),
+        ("а\u0301", "plain", "xx", "а\u0301"),
+        ("كَتَبَ", "plain", "ar", "كتب"),
+        ("שָׁלוֹם", "plain", "he", "שלום"),
+        ("हिन्दी है।", "plain", "hi", "हिन्दी है"),
+        ("Ich habe 3 € (drei).", "plain", "de", "ich habe 3 drei"),
+        ("'tis -5 o'clock-", "plain", "en", "tis 5 o'clock"),
+        ("...", "plain", None, ""),
+    ],
+)
+def test_texts_are_normalised(text: str, how: Normaliser, language: str | None, expected: str) -> None:
+    assert normalise(text, how, language) == expected
+
+
+@pytest.mark.parametrize("how", NORMALISERS)
+def test_normalising_twice_is_normalising_once(how: Normaliser) -> None:
+    for text in ("Don’t! STOP", "İstanbul'da", "e\u0301-e", "שָׁלוֹם"):
+        once = normalise(text, how)
+        assert normalise(once, how) == once
+
+
+def test_every_normaliser_is_described() -> None:
+    assert len({describe_normaliser(how) for how in NORMALISERS}) == len(NORMALISERS)  # type: ignore[arg-type]

@@ -1,0 +1,124 @@
+"""From a manifest and a table to scores by group, by the command line: speechssl.stages.score."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from speechssl.__main__ import main
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.errors import ManifestError
+from speechssl.score.snr import estimate_snr_db
+from speechssl.stages.score import read_columns, read_hypotheses, references_of
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, make_corpus: Callable[..., Path]) -> Path:
+    path = make_corpus(tmp_path, range(8_000, 48_000, 5_000))
+    rows = [dataclasses.replace(row, speaker=f"s{i % 2}") for i, row in enumerate(read_manifest(path).utterances)]
+    write_manifest(path, rows)
+    return path
+
+
+def write_hypotheses(corpus: Path, name: str, *, lose: int = 0) -> Path:
+    rows = read_manifest(corpus).utterances
+    texts = ["" if i < lose else row.text for i, row in enumerate(rows)]
+    path = corpus.with_name(name)
+    path.write_text("id\ttext\n" + "".join(f"{row.id}\t{text}\n" for row, text in zip(rows, texts, strict=True)))
+    return path
+
+
+def test_the_command_scores_groups_and_compares(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (corpus.parent / "who.tsv").write_text("speaker\tsex\ns0\tf\ns1\tm\n")
+    first, second = write_hypotheses(corpus, "one.tsv", lose=3), write_hypotheses(corpus, "two.tsv")
+    out, table = corpus.with_name("score.json"), corpus.with_name("worst.tsv")
+    options = ["--by", "sex", "--by", "duration", "--by", "snr", "--columns", str(corpus.parent / "who.tsv")]
+    options += ["--samples", "100", "--out", str(out), "--utterances", str(table)]
+    assert main(["score", str(corpus), str(first), str(second), *options]) == 0
+    said = capsys.readouterr().out
+    assert "by sex:" in said
+    assert "from 1 to 2 s" in said
+    assert "WER of the second minus the first: -" in said
+    found = json.loads(out.read_text())
+    assert found["groups"]["sex"]["f"]["words"]["deletions"] > found["groups"]["sex"]["m"]["words"]["deletions"] > 0
+    assert found["second_minus_first"]["wer"]["difference"] < 0
+    assert table.read_text().splitlines()[1].split("\t")[1] == "1.0000"
+
+
+def test_durations_and_loudness_fall_into_bands(corpus: Path) -> None:
+    rows = references_of(read_manifest(corpus), ["duration", "speaker"])
+    assert [row.groups["duration"] for row in rows] == ["below 1 s"] * 2 + ["from 1 to 2 s"] * 3 + ["from 2 to 5 s"] * 3
+    assert [row.groups["speaker"] for row in rows[:3]] == ["s0", "s1", "s0"]
+
+
+@pytest.mark.parametrize("snr_db", [0, 10, 20, 30])
+def test_the_ratio_of_bursts_to_noise_is_found(snr_db: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(160_000, generator=generator)
+    is_speech = (torch.arange(160_000) // 8_000) % 2 == 1
+    speech = torch.randn(160_000, generator=generator) * is_speech * 10 ** (snr_db / 20)
+    assert estimate_snr_db(speech + noise) == pytest.approx(snr_db, abs=2)
+
+
+def test_silence_and_nothing_have_a_ratio_too() -> None:
+    assert estimate_snr_db(torch.zeros(16_000)) == -10
+    assert estimate_snr_db(torch.zeros(10)) == -10
+
+
+def test_a_grouping_that_nobody_knows_is_refused(corpus: Path) -> None:
+    with pytest.raises(
+        ManifestError, match="no grouping 'accent'; take one of speaker, language, split, duration, snr"
+    ):
+        references_of(read_manifest(corpus), ["accent"])
+
+
+def test_what_no_table_says_is_unknown(corpus: Path) -> None:
+    (corpus.parent / "who.csv").write_text("id,accent\nu0001,north\n")
+    rows = references_of(read_manifest(corpus), ["accent"], read_columns(corpus.parent / "who.csv"))
+    assert [row.groups["accent"] for row in rows[:3]] == ["unknown", "north", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("accent\nnorth\n", "expected a column id or speaker"),
+        ("id\taccent\na\tb\na\tc\n", "a occurs twice"),
+        ("id\taccent\na\n", "expected 2 columns"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "t.tsv").write_text(content)
+    with pytest.raises(ManifestError, match=said):
+        read_columns(tmp_path / "t.tsv")
+
+
+def test_sclites_form_is_read(tmp_path: Path) -> None:
+    (tmp_path / "h.trn").write_text("one (well) two (a-1)\n\n(b-2)\n")
+    assert read_hypotheses(tmp_path / "h.trn") == {"a-1": "one (well) two", "b-2": ""}
+    (tmp_path / "h.trn").write_text("one two\n")
+    with pytest.raises(ManifestError, match=r"h.trn:1: expected `text \(id\)`"):
+        read_hypotheses(tmp_path / "h.trn")
+    (tmp_path / "h.trn").write_text("one (a)\ntwo (a)\n")
+    with pytest.raises(ManifestError, match=r"h.trn:2: a occurs twice"):
+        read_hypotheses(tmp_path / "h.trn")
+
+
+def test_unwritten_texts_are_named(corpus: Path) -> None:
+    manifest = read_manifest(corpus)
+    rows = tuple(dataclasses.replace(row, text=None) for row in manifest.utterances)
+    with pytest.raises(ManifestError, match="8 utterances have no text: u0000, u0001, u0002"):
+        references_of(dataclasses.replace(manifest, utterances=rows))
+
+
+def test_snr_reads_audio_of_any_rate(tmp_path: Path, corpus: Path) -> None:
+    random = np.random.default_rng(0)
+    soundfile.write(corpus.parent / "u0000.wav", random.normal(0, 0.1, 8_000), 8_000)
+    manifest = read_manifest(corpus)
+    rows = tuple(dataclasses.replace(row, sample_rate=8_000) for row in manifest.utterances[:1])
+    (found,) = references_of(dataclasses.replace(manifest, utterances=rows), ["snr"])
+    assert found.groups["snr"] in ("below 0 dB", "from 0 to 10 dB")
