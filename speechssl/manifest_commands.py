@@ -81,7 +81,7 @@ def split_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder that gets SPLIT.tsv for each split.")],
     shares: Annotated[str | None, typer.Option(help="Share of each split: test=0.05,dev=0.05,train=0.9")] = None,
     hours: Annotated[str | None, typer.Option(help="Or hours of each but the last: test=5,dev=5,train=rest")] = None,
-    by: Annotated[Key, typer.Option(help="What is never parted: speaker, text or id.")] = "speaker",
+    by: Annotated[Key, typer.Option(help="What is never parted: speaker, text, id or path (parts of one file).")] = "speaker",
     salt: Annotated[str, typer.Option(help="Another word makes another division.")] = "",
     root: Root = None,
 ) -> None:

@@ -2,11 +2,17 @@
 
 What a file from elsewhere names is not trusted: a path must lie below the root, also after links are followed, and be
 a regular file; its length, rate and channels are read from the audio itself, and have to agree with what was said.
+
+An utterance that is a part of a recording is written in seconds by most formats. Read, a time is the nearest sample
+(halves up, as Lhotse rounds); written, it is one that readers which round and readers which truncate both turn into
+the sample meant. So parts come back sample for sample.
 """
 
 import gzip
 import json
+import math
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,29 +20,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechssl.data.audio import AudioHeader, read_header
+from speechssl.data.audio import AudioHeader, Segment, read_header
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import ManifestError
 
-__all__ = ["Entry", "Progress", "as_manifest", "id_of", "json_lines", "lost_columns", "place", "text_lines", "word"]
+__all__ = [
+    "Entry",
+    "Progress",
+    "as_manifest",
+    "file_of",
+    "id_of",
+    "json_lines",
+    "lost_columns",
+    "place",
+    "recording_ids",
+    "seconds_of",
+    "text_lines",
+    "word",
+]
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # wraps items, given their number
 
 _TOLERANCE_S = 0.05  # written durations are rounded, and decoders of mp3 differ by a frame or two
+_LONGEST_S = 1e9
+_DECIMALS = 6  # of a sample: seconds times rate is as near to a whole number as this where one was meant
 _COLUMNS = ("text", "speaker", "language", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What a file from elsewhere says of one recording. None: it says nothing."""
+    """What a file from elsewhere says of one utterance. None: it says nothing."""
 
     where: str  # file and line, for messages
     path: str  # as written
     id: str | None = None
     num_samples: int | None = None  # of the whole file
     sample_rate: int | None = None
-    start_s: float | None = None  # where in the file the utterance begins
-    duration_s: float | None = None  # of the utterance
+    start_s: float | None = None  # where in the file the utterance begins; None: it is the whole file
+    duration_s: float | None = None  # of the utterance; with a start, it or `end_s`, or neither for all that follows
+    end_s: float | None = None  # where in the file it ends
+    part: Segment | None = None  # instead of seconds, where samples are said
     text: str | None = None
     speaker: str | None = None
     language: str | None = None
@@ -56,15 +79,17 @@ def as_manifest(
 
     Raises:
         ManifestError: no entries, a path that leaves the root or is no regular file, two utterances with one id, a
-            length or rate that the audio does not have, a part of a recording, a text with a tab or line break.
+            length or rate that the audio does not have, a part that leaves its recording, a text with a tab or line
+            break.
         AudioError: a file cannot be read.
     """
     if not entries:
         raise ManifestError("lists no utterances; name a file that does")
+    firsts = list({entry.path: entry for entry in reversed(entries)}.values())[::-1]  # of every file, in order
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        found = pool.map(lambda entry: _utterance(entry, root), entries)
-        pairs = zip(progress(entries, len(entries)), found, strict=True)
-        utterances = [(entry, utterance) for entry, utterance in pairs]
+        headers = pool.map(lambda entry: _header(entry, root), firsts)
+        found = dict(zip((entry.path for entry in progress(firsts, len(firsts))), headers, strict=True))
+    utterances = [(entry, _utterance(entry, *found[entry.path])) for entry in entries]
     seen: dict[str, str] = {}
     for entry, utterance in utterances:
         if utterance.id in seen:
@@ -176,26 +201,73 @@ def word(row: dict[str, Any], name: str, *, where: str) -> str | None:
     return found if found is None or isinstance(found, str) else str(found)
 
 
-def _utterance(entry: Entry, root: Path) -> Utterance:
+def seconds_of(samples: int, rate: int) -> float:
+    """Return the time of a sample in seconds, such that it is found again by rounding and by truncation.
+
+    Examples:
+        >>> int(1001 / 16_000 * 16_000), int(seconds_of(1001, 16_000) * 16_000)
+        (1000, 1001)
+    """
+    seconds = samples / rate
+    while seconds * rate < samples:
+        seconds = math.nextafter(seconds, math.inf)
+    return seconds
+
+
+def file_of(manifest: Manifest, row: Utterance, *, by: str) -> str:
+    """Return the whole path of the audio file of `row`.
+
+    Raises:
+        ManifestError: it lies in an archive or at a URL, which `by` does not read.
+    """
+    found = manifest.place(row)
+    if not found.is_plain_file:
+        raise ManifestError(f"{row.id}: {found} is in an archive or at a URL, and {by} lists files: write it to one")
+    return str(manifest.root.resolve() / row.path)
+
+
+def recording_ids(manifest: Manifest) -> dict[str, str]:
+    """Return an id without blanks for every file: that of the utterance which is all of it, or one from its path."""
+    ids = {row.path: row.id for row in reversed(manifest.utterances) if row.file_samples is None}
+    taken = set(ids.values())
+    for row in manifest.utterances:
+        if row.path not in ids:
+            key = stem = re.sub(r"\s", "_", id_of(row.path))
+            number = 1
+            while key in taken:
+                number += 1
+                key = f"{stem}-{number}"
+            ids[row.path] = key
+            taken.add(key)
+    return ids
+
+
+def _header(entry: Entry, root: Path) -> tuple[str, AudioHeader]:
     path = place(entry.path, root, where=entry.where)
+    return path, read_header(root / path)
+
+
+def _utterance(entry: Entry, path: str, header: AudioHeader) -> Utterance:
     key = entry.id if entry.id is not None else id_of(path)
     for value in (key, entry.text, entry.speaker, entry.language, entry.split):
         if value is not None and (any(control in value for control in "\t\n\r") or not is_utf8(value)):
             raise ManifestError(f"{entry.where}: {value!r} has a tab or line break, or is not UTF-8; take it out")
     if not key:
         raise ManifestError(f"{entry.where}: the id is empty; name the utterance")
-    header = read_header(root / path)
     if entry.sample_rate not in (None, header.sample_rate):
         raise ManifestError(
             f"{entry.where}: says {entry.sample_rate} Hz, {path} has {header.sample_rate}; correct the one or the other"
         )
     _check_length(entry, path, header)
+    part = _part(entry, path, header)
     return Utterance(
         id=key,
         path=path,
-        num_samples=header.num_samples,
+        num_samples=part.num_samples if part else header.num_samples,
         sample_rate=header.sample_rate,
         channels=header.channels,
+        start=part.start if part else 0,
+        file_samples=header.num_samples if part else None,
         text=entry.text or None,
         speaker=entry.speaker or None,
         language=entry.language or None,
@@ -204,15 +276,37 @@ def _utterance(entry: Entry, root: Path) -> Utterance:
 
 
 def _check_length(entry: Entry, path: str, header: AudioHeader) -> None:
-    """Raise unless the utterance is the whole file, as long as was said."""
+    """Raise unless the file is as long as was said."""
     whole_s = None if entry.num_samples is None else entry.num_samples / header.sample_rate
-    lasts = f"{path} lasts {header.duration_s:g} s"
-    for said_s in (whole_s, entry.duration_s if entry.start_s is None else None):
+    is_whole = entry.start_s is None and entry.part is None
+    for said_s in (whole_s, entry.duration_s if is_whole else None):
         if said_s is not None and not abs(said_s - header.duration_s) <= _TOLERANCE_S:
-            raise ManifestError(f"{entry.where}: says {said_s:g} s, {lasts}; the file was changed or cut")
-    part_s = header.duration_s if entry.duration_s is None else entry.duration_s
-    if entry.start_s is not None and not (entry.start_s == 0 and abs(part_s - header.duration_s) <= _TOLERANCE_S):
-        raise ManifestError(
-            f"{entry.where}: starts at {entry.start_s:g} s and lasts {part_s:g} s, {lasts}; a manifest lists whole "
-            "files: cut the recording into one file for each part"
-        )
+            raise ManifestError(
+                f"{entry.where}: says {said_s:g} s, {path} lasts {header.duration_s:g} s; the file was changed or cut"
+            )
+
+
+def _part(entry: Entry, path: str, header: AudioHeader) -> Segment | None:
+    """Return the part of the file that the utterance is, None for all of it."""
+    rate, lasts = header.sample_rate, f"{path} lasts {header.duration_s:g} s"
+    if entry.part is not None:
+        start, end = entry.part.start, entry.part.start + entry.part.num_samples
+        said, overhang = f"has the samples {start} to {end}", 0
+    elif entry.start_s is not None:
+        start, end = _nearest(entry.start_s, rate), header.num_samples
+        said, overhang = f"starts at {entry.start_s:g} s", round(_TOLERANCE_S * rate)
+        if entry.end_s is not None:
+            end, said = _nearest(entry.end_s, rate), f"{said} and ends at {entry.end_s:g} s"
+        elif entry.duration_s is not None:
+            end, said = start + _nearest(entry.duration_s, rate), f"{said} and lasts {entry.duration_s:g} s"
+    else:
+        return None
+    if not 0 <= start < min(end, header.num_samples) or end > header.num_samples + overhang:
+        raise ManifestError(f"{entry.where}: {said}, {lasts}: no part of it; correct the one or the other")
+    end = min(end, header.num_samples)
+    return None if (start, end) == (0, header.num_samples) else Segment(start, end - start)
+
+
+def _nearest(seconds: float, rate: int) -> int:
+    """Return the sample nearest to a time, halves up; -1 for what is no time."""
+    return math.floor(round(seconds * rate, _DECIMALS) + 0.5) if abs(seconds) < _LONGEST_S else -1

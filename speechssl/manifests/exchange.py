@@ -60,7 +60,7 @@ def import_manifest(
         case "nemo":
             entries = read_nemo(source)
         case "lhotse":
-            entries = read_lhotse(source)
+            entries, notes = read_lhotse(source)
         case "audiofolder":
             entries, notes = read_audio_folder(source)
         case "dataset":

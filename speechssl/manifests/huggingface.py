@@ -1,18 +1,23 @@
 """Hugging Face: folders of audio with a table (`metadata.csv` or `.jsonl`), and datasets saved to disk.
 
 The package `datasets` is needed for saved datasets only, which hold the audio itself in their tables: importing one
-writes its files out, byte for byte.
+writes its files out, byte for byte. A folder's table lists whole files, so it refuses parts of recordings; a dataset
+gets a part as a file of its own, cut out sample for sample.
 """
 
 import json
+import tempfile
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from speechssl.data.manifest import Manifest, write_atomically
+import soundfile
+
+from speechssl.data.audio import read_header
+from speechssl.data.manifest import Manifest, Utterance, write_atomically
 from speechssl.errors import ManifestError
-from speechssl.manifests.entries import Entry, id_of, is_utf8, json_lines, lost_columns, word
+from speechssl.manifests.entries import Entry, file_of, id_of, is_utf8, json_lines, lost_columns, word
 from speechssl.manifests.table import read_table
 
 __all__ = ["read_audio_folder", "read_saved_dataset", "write_audio_folder", "write_saved_dataset"]
@@ -50,12 +55,18 @@ def write_audio_folder(folder: Path, manifest: Manifest) -> None:
     """Write `metadata.jsonl` into a folder that holds the audio.
 
     Raises:
-        ManifestError: audio outside of the folder, which `datasets` would not read.
+        ManifestError: audio outside of the folder, which `datasets` would not read, or in an archive or at a URL; an
+            utterance that is a part of a file.
     """
     base, root = folder.resolve(), manifest.root.resolve()
     lines = []
     for row in manifest.utterances:
-        audio = root / row.path
+        if row.file_samples is not None:
+            raise ManifestError(
+                f"{row.id}: is a part of {row.path}, and an audio folder lists whole files; export to `dataset`, which "
+                "holds parts as files of their own"
+            )
+        audio = Path(file_of(manifest, row, by="an audio folder"))
         if not audio.is_relative_to(base):
             raise ManifestError(f"{audio}: an audio folder holds its audio, name one that does, such as {root}")
         named = {
@@ -98,18 +109,46 @@ def write_saved_dataset(folder: Path, manifest: Manifest) -> list[str]:
     """Write a dataset to disk by `datasets`, the audio inside it; return notes on what it cannot hold.
 
     Raises:
-        ManifestError: `datasets` is not installed.
+        ManifestError: `datasets` is not installed, or audio is in an archive or at a URL.
+        AudioError: a recording cannot be read where an utterance is a part of it.
     """
     datasets = _datasets()
-    root = manifest.root.resolve()
     columns: dict[str, list[str | None]] = {
         name: [getattr(row, name) for row in manifest.utterances]
         for name in ("id", "text", "speaker", "language", "split")
     }
     filled = {name: values for name, values in columns.items() if any(values)}
-    made = datasets.Dataset.from_dict({"audio": [str(root / row.path) for row in manifest.utterances], **filled})
-    made.cast_column("audio", datasets.Audio()).save_to_disk(str(folder))
-    return lost_columns(manifest, tuple(columns), by="a dataset")
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [_own_file(manifest, row, Path(scratch, str(number))) for number, row in enumerate(manifest.utterances)]
+        made = datasets.Dataset.from_dict({"audio": files, **filled})
+        made.cast_column("audio", datasets.Audio()).save_to_disk(str(folder))  # which takes in the files' bytes
+    parts = sum(row.file_samples is not None for row in manifest.utterances)
+    notes = [f"{parts} parts of recordings are files of their own in the dataset"] if parts else []
+    return notes + lost_columns(manifest, tuple(columns), by="a dataset")
+
+
+def _own_file(manifest: Manifest, row: Utterance, stem: Path) -> str:
+    """Return the file of an utterance; a part of one is cut out to `stem` with a suffix, its samples as they are."""
+    source, part = file_of(manifest, row, by="a dataset"), row.segment
+    if part is None:
+        return source
+    header = read_header(Path(source))
+    if header.num_samples != row.file_samples:
+        raise ManifestError(
+            f"{source}: holds {header.num_samples} samples, the manifest says {row.file_samples}; build it again"
+        )
+    try:
+        subtype = soundfile.info(source).subtype
+        is_integer = subtype in ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24")
+        samples, rate = soundfile.read(
+            source, frames=part.num_samples, start=part.start, dtype="int32" if is_integer else "float32"
+        )
+    except soundfile.LibsndfileError as error:  # ffmpeg's formats among them
+        raise ManifestError(f"{source}: libsndfile cannot cut a part out of it ({error}); convert it first") from error
+    target = stem.with_suffix(".flac" if is_integer else ".wav")
+    depth = "PCM_24" if subtype == "PCM_24" else "PCM_16"
+    soundfile.write(target, samples, rate, subtype=depth if is_integer else "FLOAT")
+    return str(target)
 
 
 def _entry(row: dict[str, Any], path: str, text: str, where: str) -> Entry:

@@ -2,15 +2,16 @@
 
 `wav.scp` may hold commands that Kaldi runs in a shell. They are never run here: a line with one is refused by name.
 Kaldi gives an utterance whose speaker is not known its own id as speaker; so that is what such a speaker means.
+`segments` is read and written where utterances are parts of recordings, in seconds (`entries` says how they round).
 """
 
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.data.manifest import Manifest, Utterance, write_atomically
 from speechssl.errors import ManifestError
-from speechssl.manifests.entries import Entry, lost_columns, text_lines
+from speechssl.manifests.entries import Entry, file_of, lost_columns, recording_ids, seconds_of, text_lines
 
 __all__ = ["read_kaldi", "write_kaldi"]
 
@@ -44,7 +45,7 @@ def read_kaldi(folder: Path) -> list[Entry]:
                 id=key,
                 path=path,
                 start_s=segments[key][2] if segments else None,
-                duration_s=segments[key][3] if segments else None,
+                end_s=segments[key][3] if segments else None,
                 text=columns["text"].get(key),
                 speaker=None if speaker == key else speaker,
                 language=columns["language"].get(key),
@@ -58,20 +59,27 @@ def write_kaldi(folder: Path, manifest: Manifest) -> list[str]:
 
     Raises:
         ManifestError: an id, speaker or language with a blank or none of it, a path that Kaldi would read as a command,
-            an archive or standard input.
+            an archive or standard input, audio in an archive or at a URL.
     """
     rows = sorted(manifest.utterances, key=lambda row: row.id.encode())
-    root = manifest.root.resolve()
+    files = {row.path: file_of(manifest, row, by="Kaldi") for row in rows}
     for row in rows:
         for value in (row.id, row.speaker, row.language):
             if value is not None and re.search(r"\s", value):
                 raise ManifestError(f"{row.id!r}: {value!r} has a blank in it, at which Kaldi would cut it; rename it")
-        _file(str(root / row.path), where=row.id)
+        _file(files[row.path], where=row.id)
     speakers = {row.id: row.speaker or row.id for row in rows}
     of_speaker: dict[str, list[str]] = {}
     for key, speaker in speakers.items():
         of_speaker.setdefault(speaker, []).append(key)
-    _write(folder / "wav.scp", {row.id: str(root / row.path) for row in rows})
+    recordings = {row.id: files[row.path] for row in rows}
+    parts = {}
+    if any(row.file_samples is not None for row in rows):
+        ids = recording_ids(manifest)
+        recordings = {ids[path]: files[path] for path in sorted(files, key=lambda path: ids[path].encode())}
+        parts = {row.id: f"{ids[row.path]} {_interval(row)}" for row in rows}
+    _write(folder / "wav.scp", recordings)
+    _write(folder / "segments", parts)
     _write(folder / "utt2spk", speakers)
     _write(folder / "spk2utt", {name: " ".join(of_speaker[name]) for name in sorted(of_speaker, key=str.encode)})
     _write(folder / "text", {row.id: row.text for row in rows if row.text})
@@ -130,7 +138,12 @@ def _segment(value: str, where: str) -> tuple[str, float, float | None]:
         start_s, end_s = float(start), float(end)
     except ValueError as error:
         raise ManifestError(f"{where}: expected `utterance recording start end`, found {value!r}") from error
-    return recording, start_s, None if end_s == -1 else end_s - start_s
+    return recording, start_s, None if end_s == -1 else end_s
+
+
+def _interval(row: Utterance) -> str:
+    end = row.start + row.num_samples
+    return f"{seconds_of(row.start, row.sample_rate)!r} {seconds_of(end, row.sample_rate)!r}"
 
 
 def _write(path: Path, table: dict[str, str]) -> None:

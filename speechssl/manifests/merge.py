@@ -5,7 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechssl.data.manifest import Manifest
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.storage import is_url
 from speechssl.errors import ManifestError
 
 __all__ = ["merge"]
@@ -20,7 +21,8 @@ def merge(manifests: Sequence[Manifest], *, prefixes: Sequence[str] = (), root: 
         root: folder that the paths of the result are relative to; None for the deepest one that holds all roots.
 
     Raises:
-        ManifestError: not as many prefixes as manifests, an id or a file that occurs twice, audio outside of `root`.
+        ManifestError: not as many prefixes as manifests, an id, a file or a part of one that occurs twice, audio in two
+            manifests that is the same in part, audio outside of `root`.
     """
     if prefixes and len(prefixes) != len(manifests):
         raise ManifestError(f"expected a prefix for each of {len(manifests)} manifests, found {len(prefixes)}")
@@ -29,6 +31,9 @@ def merge(manifests: Sequence[Manifest], *, prefixes: Sequence[str] = (), root: 
     utterances = []
     for manifest, folder, prefix in zip(manifests, folders, prefixes or [""] * len(manifests), strict=True):
         for utterance in manifest.utterances:
+            if is_url(utterance.path):
+                utterances.append(dataclasses.replace(utterance, id=f"{prefix}{utterance.id}"))
+                continue
             path = Path(os.path.normpath(folder / utterance.path))
             if not path.is_relative_to(base):
                 raise ManifestError(f"{path}: lies outside of {base}; name a folder that holds all audio with --root")
@@ -36,7 +41,7 @@ def merge(manifests: Sequence[Manifest], *, prefixes: Sequence[str] = (), root: 
             utterances.append(dataclasses.replace(utterance, id=f"{prefix}{utterance.id}", path=relative))
     for name, values in (
         ("id", [utterance.id for utterance in utterances]),
-        ("file", [utterance.path for utterance in utterances]),
+        ("file", [_part_of_file(utterance) for utterance in utterances]),
     ):
         repeated = _repeated(values)
         if repeated:
@@ -44,7 +49,33 @@ def merge(manifests: Sequence[Manifest], *, prefixes: Sequence[str] = (), root: 
                 f"{len(repeated)} occur twice as {name}: {', '.join(repeated[:3])}; "
                 + ("tell the ids apart with --prefix" if name == "id" else "merge manifests of different audio")
             )
+    _refuse_overlaps(utterances, [index for index, each in enumerate(manifests) for _ in each.utterances])
     return Manifest(root=base, utterances=tuple(utterances))
+
+
+def _part_of_file(utterance: Utterance) -> str:
+    if utterance.file_samples is None:
+        return utterance.path
+    return f"{utterance.path} (samples {utterance.start} to {utterance.start + utterance.num_samples})"
+
+
+def _refuse_overlaps(utterances: Sequence[Utterance], manifest_of: Sequence[int]) -> None:
+    """Raise where two manifests list the same samples. One manifest may: people talk at the same time."""
+    of_file: dict[str, list[tuple[int, int, int, str]]] = {}
+    shared = {utterance.path for utterance in utterances if utterance.file_samples is not None}
+    for row, index in zip(utterances, manifest_of, strict=True):
+        if row.path in shared:
+            of_file.setdefault(row.path, []).append((row.start, row.start + row.num_samples, index, row.id))
+    for path, parts in of_file.items():
+        reached: dict[int, tuple[int, str]] = {}  # manifest -> the latest end so far, and whose it is
+        for start, end, index, key in sorted(parts):
+            others = [other for number, (until, other) in reached.items() if number != index and until > start]
+            if others:
+                raise ManifestError(
+                    f"{path}: {key} of one manifest and {others[0]} of another hold the same samples; merge manifests "
+                    "of different audio"
+                )
+            reached[index] = max(reached.get(index, (0, "")), (end, key))
 
 
 def _repeated(values: Sequence[str]) -> list[str]:

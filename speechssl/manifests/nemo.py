@@ -1,6 +1,7 @@
 """NeMo's manifests: a JSON object on every line, with `audio_filepath`, `duration` in seconds and `text`.
 
-`lang` and `speaker` are NeMo's; `id` and `split` are ours, and NeMo passes over them.
+`lang` and `speaker` are NeMo's; `id` and `split` are ours, and NeMo passes over them. A part of a recording has its
+`offset`, in seconds as well (`entries` says how they round).
 """
 
 import json
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import ManifestError
-from speechssl.manifests.entries import Entry, json_lines, word
+from speechssl.manifests.entries import Entry, file_of, json_lines, seconds_of, word
 
 __all__ = ["read_nemo", "write_nemo"]
 
@@ -36,14 +37,18 @@ def read_nemo(path: Path) -> list[Entry]:
 
 
 def write_nemo(path: Path, manifest: Manifest) -> None:
-    """Write a manifest of NeMo: whole paths, but those of the manifest if it is written into its root."""
-    root = manifest.root.resolve()
-    is_beside = path.parent.resolve() == root  # NeMo lets relative paths start from the folder of its manifest
+    """Write a manifest of NeMo: whole paths, but those of the manifest if it is written into its root.
+
+    Raises:
+        ManifestError: audio in an archive or at a URL.
+    """
+    is_beside = path.parent.resolve() == manifest.root.resolve()  # NeMo's relative paths start from its manifest
     lines = []
     for row in manifest.utterances:
         named = {
-            "audio_filepath": row.path if is_beside else str(root / row.path),
-            "duration": row.duration_s,
+            "audio_filepath": row.path if is_beside else file_of(manifest, row, by="NeMo"),
+            "offset": None if row.file_samples is None else seconds_of(row.start, row.sample_rate),
+            "duration": seconds_of(row.num_samples, row.sample_rate),
             "text": row.text or "",
             "id": row.id,
             "speaker": row.speaker,

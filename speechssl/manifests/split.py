@@ -1,6 +1,6 @@
 """Divide utterances into splits so that adding data later mixes nothing up.
 
-A key (the speaker, the text or the id of an utterance) has a fixed place in [0, 1), its hash. With shares, a split is
+A key (speaker, text, id or file of an utterance) has a fixed place in [0, 1), its hash. With shares, a split is
 an interval of places: a key stays in its split whatever else is added. With hours, splits are filled in the order of
 the places: added data can only move a key towards the last split, so what was once in it (training) is never found
 in an earlier one (testing) afterwards.
@@ -17,7 +17,7 @@ from speechssl.manifests.hashing import place_of
 
 __all__ = ["Key", "split_by_hours", "split_by_shares"]
 
-Key = Literal["speaker", "id", "text"]  # utterances of one key are never parted
+Key = Literal["speaker", "id", "text", "path"]  # utterances of one key are never parted; path: parts of one file
 
 
 def split_by_shares(

@@ -1,17 +1,24 @@
-"""Tables with a header line, comma-separated (`.csv`) or tab-separated (any other suffix), columns named by anyone."""
+"""Tables with a header line, comma-separated (`.csv`) or tab-separated (any other suffix), columns named by anyone.
+
+A part of a recording has `start` (its first sample) and `file_samples` beside its `samples`, as in a manifest, or, in
+tables from elsewhere, `start_s` and either `end_s` or `duration_s`, in seconds.
+"""
 
 import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from speechssl.data.audio import Segment
 from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, text_lines
 
 __all__ = ["read_table", "write_table"]
 
-_COLUMNS = ("id", "path", "samples", "rate", "channels", "text", "speaker", "language", "split")
+_PART = ("start", "file_samples")
+_COLUMNS = ("id", "path", "samples", "rate", "channels", *_PART, "text", "speaker", "language", "split")
+_SECONDS = ("start_s", "end_s", "duration_s")  # read, not written
 
 
 def read_table(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
@@ -27,7 +34,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], lis
     Raises:
         ManifestError: an unknown column of ours, one of theirs that is not there, no path, a row with other cells.
     """
-    theirs = _named(columns)
+    theirs = _named(columns, _COLUMNS + _SECONDS)
     text = "".join(f"{line}\n" for _, line in text_lines(path))
     is_csv = path.suffix.lower() == ".csv"
     reader = csv.DictReader(
@@ -51,11 +58,16 @@ def read_table(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], lis
         if None in row or None in row.values():
             raise ManifestError(f"{where}: expected {len(header)} cells, as many as the first line names")
         cells = {ours: row[name] for ours, name in theirs.items() if row.get(name)}
+        part = _part(cells, where)
         entries.append(
             Entry(
                 where=where,
                 path=cells.get("path", ""),
-                num_samples=_number(cells, "samples", where),
+                num_samples=_number(cells, "samples" if part is None else "file_samples", where),
+                part=part,
+                start_s=_seconds(cells, "start_s", where),
+                end_s=_seconds(cells, "end_s", where),
+                duration_s=_seconds(cells, "duration_s", where),
                 sample_rate=_number(cells, "rate", where),
                 id=cells.get("id"),
                 text=cells.get("text"),
@@ -74,11 +86,12 @@ def write_table(path: Path, manifest: Manifest, columns: Mapping[str, str]) -> N
     Raises:
         ManifestError: an unknown column of ours, or two columns of one name.
     """
-    theirs = _named(columns)
+    theirs = _named(columns, _COLUMNS)
     rows = []
     for row in manifest.utterances:
         numbers = [str(row.num_samples), str(row.sample_rate), str(row.channels)]
-        rows.append([row.id, row.path, *numbers, row.text, row.speaker, row.language, row.split])
+        part = [None, None] if row.file_samples is None else [str(row.start), str(row.file_samples)]
+        rows.append([row.id, row.path, *numbers, *part, row.text, row.speaker, row.language, row.split])
     filled = [i for i in range(len(_COLUMNS)) if any(row[i] is not None for row in rows)]
     cells = [[theirs[_COLUMNS[i]] for i in filled], *([row[i] or "" for i in filled] for row in rows)]
     if path.suffix.lower() == ".csv":
@@ -91,15 +104,42 @@ def write_table(path: Path, manifest: Manifest, columns: Mapping[str, str]) -> N
     write_atomically(path, "".join("\t".join(line) + "\n" for line in cells))
 
 
-def _named(columns: Mapping[str, str]) -> dict[str, str]:
+def _named(columns: Mapping[str, str], known: tuple[str, ...]) -> dict[str, str]:
     """Return the name of each of our columns in the table."""
-    unknown = [name for name in columns if name not in _COLUMNS]
-    theirs = {name: columns.get(name, name) for name in _COLUMNS}
+    unknown = [name for name in columns if name not in known]
+    theirs = {name: columns.get(name, name) for name in known}
     taken = set(columns.values())
     theirs = {ours: name for ours, name in theirs.items() if ours in columns or name not in taken}
     if unknown or len(taken) < len(columns):
-        raise ManifestError(f"columns: expected some of {', '.join(_COLUMNS)}, each =THEIRS, found {dict(columns)}")
+        raise ManifestError(f"columns: expected some of {', '.join(known)}, each =THEIRS, found {dict(columns)}")
     return theirs
+
+
+def _part(cells: Mapping[str, str], where: str) -> Segment | None:
+    """Return the part that is said in samples, as in a manifest."""
+    found = [name for name in _PART if name in cells]
+    if not found:
+        return None
+    if len(found) < len(_PART) or "samples" not in cells:
+        raise ManifestError(
+            f"{where}: {found[0]} counts samples, as in a manifest, where samples, start and file_samples go together; "
+            "of a table in seconds say which column is which with --columns start_s=THEIRS,end_s=THEIRS"
+        )
+    start, length = _number(cells, "start", where), _number(cells, "samples", where)
+    assert start is not None
+    assert length is not None
+    return Segment(start, length)
+
+
+def _seconds(cells: Mapping[str, str], name: str, where: str) -> float | None:
+    if name not in cells:
+        return None
+    if name == "end_s" and "start_s" not in cells:
+        raise ManifestError(f"{where}: an end without a start; name the column with --columns start_s=THEIRS")
+    try:
+        return float(cells[name])
+    except ValueError as error:
+        raise ManifestError(f"{where}: {name} is {cells[name]!r}, expected seconds") from error
 
 
 def _number(cells: Mapping[str, str], name: str, where: str) -> int | None:

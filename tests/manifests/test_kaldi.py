@@ -53,10 +53,19 @@ def test_segments_that_are_whole_recordings_rename_them(directory):
     ]
 
 
-@pytest.mark.parametrize("segment", ["a 0.2 1.0", "a 0 0.5", "a 0.3 -1"])
-def test_parts_of_recordings_are_refused_by_name(directory, segment):
-    with pytest.raises(ManifestError, match=r"segments:1: starts at .* s, a\.wav lasts 1 s; .* cut the"):
-        directory(segments=f"utt {segment}\n")
+@pytest.mark.parametrize(
+    ("segment", "start", "end"),
+    [("a 0.2 1.0", 3200, 16_000), ("a 0 0.5", 0, 8000), ("a 0.3 -1", 4800, 16_000), ("a 0.99 1.04", 15_840, 16_000)],
+)
+def test_segments_are_parts_of_recordings(directory, segment, start, end):
+    (row,) = directory(segments=f"utt {segment}\n", text="utt ja\n").utterances
+    assert (row.id, row.path, row.text, row.file_samples) == ("utt", "a.wav", "ja", 16_000)
+    assert (row.start, row.start + row.num_samples) == (start, end)
+
+
+def test_segments_that_meet_share_no_sample_and_leave_none_out(directory):
+    found = directory(segments="u a 0.11111 0.3333\nv a 0.3333 0.7777\n").utterances
+    assert found[0].start + found[0].num_samples == found[1].start
 
 
 @pytest.mark.parametrize(
@@ -67,8 +76,12 @@ def test_parts_of_recordings_are_refused_by_name(directory, segment):
         ({"wav_scp": "a\n"}, r"wav\.scp:1: expected a key and a value"),
         ({"segments": "u c 0 1\n"}, r"segments:1: the recording 'c' is not in wav\.scp"),
         ({"segments": "u a 0\n"}, r"segments:1: expected `utterance recording start end`"),
-        ({"segments": "u a 0 2.5\n"}, r"segments:1: starts at 0 s and lasts 2\.5 s, a\.wav lasts 1 s"),
-        ({"segments": "u a 0 nan\n"}, r"segments:1: starts at 0 s and lasts nan s"),
+        ({"segments": "u a 0 2.5\n"}, r"segments:1: starts at 0 s and ends at 2\.5 s, a\.wav lasts 1 s: no part of it"),
+        ({"segments": "u a 0 nan\n"}, r"segments:1: starts at 0 s and ends at nan s"),
+        ({"segments": "u a 0.5 0.5\n"}, r"segments:1: starts at 0\.5 s and ends at 0\.5 s"),
+        ({"segments": "u a 1 -1\n"}, r"segments:1: starts at 1 s, a\.wav lasts 1 s"),
+        ({"segments": "u a -1 0.5\n"}, r"segments:1: starts at -1 s"),
+        ({"segments": "u a 1e999 1e999\n"}, r"segments:1: starts at inf s"),
     ],
 )
 def test_tables_that_do_not_fit_are_named(directory, files, message):

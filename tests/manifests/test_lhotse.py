@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.manifest import Manifest
@@ -70,15 +71,19 @@ def test_recordings_alone_and_cuts_alone_are_read(corpus, tmp_path):
     write_lhotse(tmp_path / "out", corpus)
     alone, _ = import_manifest(tmp_path / "out/recordings.jsonl.gz", "lhotse", root=corpus.root)
     assert [(row.id, row.text) for row in alone.utterances] == [(row.id, None) for row in corpus.utterances]
+    cuts = (tmp_path / "out/cuts.jsonl.gz").rename(tmp_path / "kept")
+    assert import_manifest(tmp_path / "out", "lhotse", root=corpus.root)[0] == corpus
     (tmp_path / "out/recordings.jsonl.gz").unlink()
+    cuts.rename(tmp_path / "out/cuts.jsonl.gz")
     assert import_manifest(tmp_path / "out", "lhotse", root=corpus.root)[0] == corpus
     (tmp_path / "out/cuts.jsonl.gz").unlink()
-    with pytest.raises(ManifestError, match=r"expected recordings\.jsonl\.gz and supervisions"):
+    with pytest.raises(ManifestError, match=r"expected cuts\.jsonl\.gz, or recordings\.jsonl\.gz and supervisions"):
         import_manifest(tmp_path / "out", "lhotse", root=corpus.root)
 
 
 def test_a_supervision_of_no_recording_is_named(corpus, tmp_path):
     write_lhotse(tmp_path / "out", corpus)
+    (tmp_path / "out/cuts.jsonl.gz").unlink()
     path = tmp_path / "out/recordings.jsonl.gz"
     path.write_bytes(gzip.compress(b"\n".join(gzip.decompress(path.read_bytes()).split(b"\n")[1:])))
     with pytest.raises(ManifestError, match=r"the recordings anna-1601 are not in recordings\.jsonl\.gz"):
@@ -88,10 +93,12 @@ def test_a_supervision_of_no_recording_is_named(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"start": 0.02}, r"starts at 0\.02 s and lasts 0\.1000"),
-        ({"duration": 0.02}, r"starts at 0 s and lasts 0\.02 s, a/one\.wav lasts 0\.1000"),
-        ({"supervisions.0.start": 0.05}, r"starts at 0\.05 s"),
-        ({"supervisions.0.duration": 0.03}, r"lasts 0\.03 s"),
+        ({"start": 0.2}, r"starts at 0\.2 s and lasts 0\.1000.* s, a/one\.wav lasts 0\.1000.* s: no part of it"),
+        ({"duration": 0.02}, r"the supervision anna-1601 starts at 0 s and lasts 0\.1000.* s, its cut 0\.02 s"),
+        ({"supervisions.0.start": 0.06}, r"the supervision anna-1601 starts at 0\.06 s and lasts .* where nothing is"),
+        ({"supervisions.0.start": -0.06}, r"the supervision anna-1601 starts at -0\.06 s"),
+        ({"supervisions.0.start": float("nan")}, r"the supervision anna-1601 starts at nan s"),
+        ({"supervisions.0.duration": 0.0}, r"starts at 0 s and lasts 0 s, a/one\.wav lasts"),
         ({"recording.sources.0.type": "command"}, r"a source of type 'command', which only Lhotse carries out"),
         ({"recording.sources.0.type": "url"}, r"a source of type 'url'"),
         ({"recording.transforms": [{"name": "Speed"}]}, r"has a transform, which only Lhotse carries out"),
@@ -101,7 +108,8 @@ def test_a_supervision_of_no_recording_is_named(corpus, tmp_path):
         ({"recording.num_samples": 1e999}, r"num_samples is inf, expected a whole number"),
         ({"recording.sampling_rate": "16000"}, r"sampling_rate is '16000', expected a number"),
         ({"type": "MixedCut"}, r"is a MixedCut, expected a MonoCut or MultiCut"),
-        ({"supervisions": [{}, {}]}, r"has 2 supervisions; trim the cuts"),
+        ({"supervisions": [{}, 1]}, r"has supervisions that are no objects"),
+        ({"supervisions": [{"id": "x"}, {"id": "x"}]}, r"the id 'x' was given before"),
         ({"supervisions.0.text": ["a"]}, r"text is \['a'\], expected a string"),
         ({"supervisions.0.text": "a\tb"}, r"'a\\tb' has a tab or line break"),
         ({"id": "\udcff"}, r"'\\udcff' has a tab or line break, or is not UTF-8"),
@@ -124,3 +132,38 @@ def test_the_same_manifest_gives_the_same_bytes(corpus, tmp_path):
         write_lhotse(tmp_path / name, corpus)
     for path in Path(tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_every_supervision_of_a_cut_is_an_utterance_and_the_rest_is_counted(cut, corpus, tmp_path):
+    row, read = cut
+    said = row["supervisions"][0]
+    row["supervisions"] = [
+        said | {"id": "u", "start": 0.01, "duration": 0.03, "text": "one"},
+        said | {"id": "v", "start": 0.03, "duration": 0.03, "text": "two"},
+    ]
+    found = read(row).utterances
+    assert [(each.id, each.text, each.start, each.num_samples) for each in found] == [
+        ("u", "one", 160, 480),
+        ("v", "two", 480, 480),
+    ]
+    _, notes = import_manifest(tmp_path / "cuts.jsonl", "lhotse", root=corpus.root)
+    assert notes == ["1 cuts were trimmed to their supervisions; 0.1 s outside of them are not taken"]
+    row |= {"start": 0.02, "duration": 0.06, "supervisions": []}
+    assert [(each.id, each.start, each.num_samples) for each in read(row).utterances] == [("anna-1601", 320, 960)]
+
+
+def test_what_lhotse_trims_to_supervisions_we_read_as_it_does(corpus, tmp_path, write_wav):
+    lhotse = pytest.importorskip("lhotse", reason="it says what a supervision of a cut is")
+    write_wav(corpus.root / "long.flac", 44_100, rate=44_100)
+    whole = lhotse.Recording.from_file(corpus.root / "long.flac", recording_id="long").to_cut()
+    for number, (start, duration) in enumerate([(0.1, 0.2345678), (0.30001, 0.33333), (0.9, 0.05)]):
+        whole.supervisions.append(
+            lhotse.SupervisionSegment(id=f"s{number}", recording_id="long", start=start, duration=duration)
+        )
+    cuts = lhotse.CutSet.from_cuts([whole.truncate(offset=0.05)])
+    cuts.to_file(tmp_path / "cuts.jsonl.gz")
+    ours, _ = import_manifest(tmp_path / "cuts.jsonl.gz", "lhotse", root=corpus.root)
+    samples, _ = soundfile.read(corpus.root / "long.flac", dtype="float32")
+    for row, one in zip(ours.utterances, cuts.trim_to_supervisions(), strict=True):
+        theirs = one.load_audio()[0]
+        np.testing.assert_array_equal(theirs, samples[row.start : row.start + row.num_samples])

@@ -1,4 +1,4 @@
-"""NeMo's lines: its own keys for what it knows, parts of recordings refused, paths that move with the audio."""
+"""NeMo's lines: its own keys for what it knows, parts of recordings, paths that move with the audio."""
 
 import json
 from pathlib import Path
@@ -34,8 +34,9 @@ def test_paths_are_relative_beside_the_audio_and_whole_elsewhere(corpus, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"offset": 0.05, "duration": 0.05}, r"starts at 0\.05 s and lasts 0\.05 s"),
-        ({"offset": 0.0, "duration": 0.02}, r"starts at 0 s and lasts 0\.02 s"),
+        ({"offset": 0.05, "duration": 0.2}, r"starts at 0\.05 s and lasts 0\.2 s, a/one\.wav lasts 0\.1000"),
+        ({"offset": 0.0, "duration": 0.0}, r"starts at 0 s and lasts 0 s"),
+        ({"offset": -0.01, "duration": 0.02}, r"starts at -0\.01 s"),
         ({"duration": 9.0}, r"says 9 s, a/one\.wav lasts 0\.1000"),
         ({"duration": "long"}, r"duration is 'long', expected seconds"),
         ({"duration": float("nan")}, r"says nan s"),
@@ -56,3 +57,10 @@ def test_rounded_durations_numbers_as_speakers_and_keys_of_others_are_taken(corp
     (tmp_path / "n.json").write_text(json.dumps(row) + "\n\n", encoding="utf-8")
     (found,) = import_manifest(tmp_path / "n.json", "nemo", root=corpus.root)[0].utterances
     assert (found.id, found.speaker, found.num_samples, found.text) == ("a-one", "17", 1601, None)
+
+
+def test_an_offset_makes_a_part(corpus, tmp_path):
+    row = {"audio_filepath": "a/one.wav", "offset": 0.05, "duration": 0.025}
+    (tmp_path / "n.json").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (found,) = import_manifest(tmp_path / "n.json", "nemo", root=corpus.root)[0].utterances
+    assert (found.start, found.num_samples, found.file_samples) == (800, 400, 1601)
