@@ -24,7 +24,16 @@ from speechssl.data.headers import stated_at
 from speechssl.data.storage import Place, is_url
 from speechssl.errors import AudioError
 
-__all__ = ["AUDIO_SUFFIXES", "SAMPLE_RATE", "AudioConfig", "AudioHeader", "Segment", "read_audio", "read_header"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "SAMPLE_RATE",
+    "AudioConfig",
+    "AudioHeader",
+    "Segment",
+    "normalize_waveform",
+    "read_audio",
+    "read_header",
+]
 
 SAMPLE_RATE = 16_000  # samples a second, of every waveform inside the project
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus")
@@ -156,8 +165,18 @@ def read_audio(
     if num_samples is not None:
         waveform = waveform[:num_samples]
     if config.normalize:
-        waveform = (waveform - waveform.mean()) / torch.sqrt(waveform.var(unbiased=False) + 1e-5)
+        normalize_waveform(waveform)
     return waveform
+
+
+def normalize_waveform(waveform: Tensor) -> None:
+    """Bring a (time,) float32 waveform in place to zero mean and unit variance.
+
+    By numpy, which adds up in one order: torch's sums depend on the number of threads, and loaders differ in it.
+    """
+    samples = waveform.numpy()
+    samples -= samples.mean()
+    samples /= np.sqrt(samples.var() + np.float32(1e-5))
 
 
 def _needs_ffmpeg(place: Place) -> bool:

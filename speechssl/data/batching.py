@@ -7,6 +7,7 @@ nothing depends on the number of workers or ranks: ranks take batches in turn fr
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,34 +150,47 @@ class BatchSampler:
         """Return the batches of one epoch."""
         generator = seeded_generator(self.seed, "order", epoch)
         draws = torch.rand((len(self.lengths), 2), generator=generator, dtype=torch.float64).numpy()
-        starts, num_samples = self._crop(self.lengths, draws[:, 0])
-        if self.config.max_crop_s is None:
-            order = (num_samples * (1 + 0.1 * draws[:, 1])).argsort(kind="stable")
-        else:  # many share the full length: keep their company random
-            order = torch.randperm(len(num_samples), generator=generator).numpy()
-            order = order[num_samples[order].argsort(kind="stable")]
+        places, jitter = draws[:, 0].copy(), draws[:, 1].copy()
         del draws
-        crops = (self.indices[order], starts[order], num_samples[order])
-        first = first_of_batches(
-            crops[2], limit=self.config.seconds * SAMPLE_RATE, max_crops=self.config.max_utterances
-        )
-        return Epoch(crops, first, torch.randperm(len(first) - 1, generator=generator).numpy())
-
-    def _crop(self, lengths: Integers, draws: NDArray[np.float64]) -> tuple[Integers, Integers]:
-        """Return where crops begin, and how many samples they have."""
         if self.config.max_crop_s is None:
-            return np.zeros_like(lengths), lengths
-        limit = int(self.config.max_crop_s * SAMPLE_RATE)
-        places = np.maximum(lengths - limit, 0) // self.hop + 1
-        starts = (draws * places).astype(np.int64) * self.hop
-        return np.where(lengths > limit, starts, 0), np.minimum(lengths, limit)
+            order = _sorted(self.lengths * (1 + 0.1 * jitter))
+            lengths = num_samples = self.lengths[order]
+        else:  # many share the full length: keep their company random
+            del jitter  # of millions of crops: memory
+            limit = int(self.config.max_crop_s * SAMPLE_RATE)
+            order = torch.randperm(len(self.lengths), generator=generator).numpy()
+            order = order[_sorted(np.minimum(self.lengths[order], limit))]
+            lengths = self.lengths[order]
+            num_samples = np.minimum(lengths, limit)
+        starts = self._starts(lengths, num_samples, places[order])
+        del places, lengths
+        first = first_of_batches(
+            num_samples, limit=self.config.seconds * SAMPLE_RATE, max_crops=self.config.max_utterances
+        )
+        return Epoch(
+            (self.indices[order], starts, num_samples),
+            first,
+            torch.randperm(len(first) - 1, generator=generator).numpy(),
+        )
+
+    def _starts(self, lengths: Integers, num_samples: Integers, draws: NDArray[np.float64]) -> Integers:
+        """Place crops of `num_samples` in utterances of `lengths`, by draws from 0 to 1."""
+        starts = (draws * ((lengths - num_samples) // self.hop + 1)).astype(np.int64) * self.hop
+        starts[lengths == num_samples] = 0
+        return starts
 
 
-def collate(examples: Sequence[Example | str | SpeechSSLError]) -> Batch:
+def _sorted(values: NDArray[Any]) -> Integers:
+    """Return the places of `values` from the least on, equal ones in their order; torch takes half numpy's time."""
+    return torch.sort(torch.from_numpy(values), stable=True).indices.numpy()
+
+
+def collate(examples: Sequence[Example | str | SpeechSSLError], waveforms: Tensor | None = None) -> Batch:
     """Pad examples to a batch.
 
     Args:
         examples: strings are the reasons why an example was skipped, errors why reading has to stop.
+        waveforms: (batch, time) float32, those of the examples, where they are padded already.
 
     Returns:
         The batch; without examples where none could be read.
@@ -192,7 +206,7 @@ def collate(examples: Sequence[Example | str | SpeechSSLError]) -> Batch:
     tokens = [example.tokens for example in good if example.tokens is not None]
     return Batch(
         ids=tuple(example.id for example in good),
-        waveforms=pad_sequence([example.waveform for example in good], batch_first=True),
+        waveforms=pad_sequence([e.waveform for e in good], batch_first=True) if waveforms is None else waveforms,
         num_samples=torch.tensor([len(example.waveform) for example in good]),
         labels=pad_sequence(labels).permute(2, 1, 0).contiguous() if labels else None,
         targets=pad_sequence(tokens, batch_first=True) if tokens else None,

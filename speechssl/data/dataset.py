@@ -1,25 +1,32 @@
-"""Crop of an utterance -> example: waveform, with unit labels or text tokens. One at a time, in any worker."""
+"""Crop of an utterance -> example: waveform, with unit labels or text tokens. In any worker, with any reader."""
 
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
-from speechssl.data.batching import Batch, BatchSampler, Crop, Example, collate
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig, normalize_waveform, read_audio
+from speechssl.data.batching import Batch, Crop, Example, collate
 from speechssl.data.labels import FrameLabels
 from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.pcm import PcmReader, read_pcm, to_float
 from speechssl.data.vocabulary import BLANK
-from speechssl.errors import AudioError, SpeechSSLError, TrainingError
+from speechssl.errors import AudioError, SpeechSSLError
 
-__all__ = ["SpeechDataset", "load_batches", "load_in_order", "read_utterance"]
+__all__ = ["SpeechDataset", "load_in_order", "read_utterance"]
 
 
 def read_utterance(
-    manifest: Manifest, row: Utterance, config: AudioConfig, *, start: int = 0, num_samples: int | None = None
+    manifest: Manifest,
+    row: Utterance,
+    config: AudioConfig,
+    *,
+    start: int = 0,
+    num_samples: int | None = None,
+    read: PcmReader = read_pcm,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Read an utterance that `manifest` lists, or a part of it, wherever it lies.
 
@@ -29,6 +36,8 @@ def read_utterance(
         config: policy for decoding.
         start: first sample wanted, at 16 kHz.
         num_samples: wanted, at 16 kHz; None for all from `start` on.
+        read: tried first, where the audio is of the usual kind; `read_audio` looks at what it leaves.
+        out: (time,) float32, room that is used if the audio fits.
 
     Returns:
         (time,) float32, 16 kHz.
@@ -36,6 +45,9 @@ def read_utterance(
     Raises:
         AudioError: it cannot be read, or is not as the manifest says.
     """
+    waveform = _read_usual(manifest, row, config, start=start, num_samples=num_samples, read=read, out=out)
+    if waveform is not None:
+        return waveform
     return read_audio(
         manifest.place(row),
         config,
@@ -44,6 +56,36 @@ def read_utterance(
         num_samples=num_samples,
         expected_samples=row.file_samples or row.num_samples,
     )
+
+
+def _read_usual(
+    manifest: Manifest,
+    row: Utterance,
+    config: AudioConfig,
+    *,
+    start: int,
+    num_samples: int | None,
+    read: PcmReader,
+    out: Tensor | None,
+) -> Tensor | None:
+    """Read 16-bit mono audio at 16 kHz; None where it is not that, or something seems wrong."""
+    if (row.sample_rate, row.channels) != (SAMPLE_RATE, 1) or config.min_sample_rate > SAMPLE_RATE:
+        return None
+    count = row.num_samples - start
+    if num_samples is not None:
+        count = min(count, num_samples)
+    elif row.duration_s > config.max_duration_s:
+        return None
+    if count <= 0:
+        return None
+    samples = read(manifest.place(row), row.start + start, count, row.file_samples or row.num_samples)
+    if samples is None or (num_samples is None and start == 0 and not samples.any()):
+        return None
+    waveform = torch.empty(count) if out is None or len(out) < count else out[:count]
+    to_float(samples, waveform.numpy())
+    if config.normalize:
+        normalize_waveform(waveform)
+    return waveform
 
 
 class SpeechDataset(Dataset[Example | str]):
@@ -76,11 +118,16 @@ class SpeechDataset(Dataset[Example | str]):
 
     def __getitem__(self, crop: Crop) -> Example | str:
         """Read one crop; a string says why it was skipped."""
+        return self.example(crop)
+
+    def example(self, crop: Crop, *, read: PcmReader = read_pcm, out: Tensor | None = None) -> Example | str:
+        """Read one crop, into `out`, (time,) float32, if it can be; a string says why it was skipped."""
         row = self.manifest.utterances[crop.index]
         is_whole = crop.start == 0 and crop.num_samples >= row.num_samples_16k
+        wanted = None if is_whole else crop.num_samples
         try:
             waveform = read_utterance(
-                self.manifest, row, self.audio, start=crop.start, num_samples=None if is_whole else crop.num_samples
+                self.manifest, row, self.audio, start=crop.start, num_samples=wanted, read=read, out=out
             )
             if len(waveform) < self.window:
                 raise AudioError(
@@ -103,6 +150,17 @@ class SpeechDataset(Dataset[Example | str]):
             tokens=None if self.tokens is None else torch.tensor(self.tokens[row.id]),
         )
 
+    def batch(self, crops: Sequence[Crop], *, read: PcmReader = read_pcm) -> Batch:
+        """Read crops and pad them; what would be raised becomes the batch's `error`, which passes between processes."""
+        room = _room(len(crops), max(crop.num_samples for crop in crops))
+        examples: list[Example | str | SpeechSSLError] = []
+        for crop, out in zip(crops, room.unbind(), strict=True):
+            try:
+                examples.append(self.example(crop, read=read, out=out))
+            except SpeechSSLError as error:
+                examples.append(error)
+        return collate(examples, room if _pad(room, examples) else None)
+
     def stand_in(self) -> Batch:
         """Return a second of noise in place of a batch whose audio is all bad; the training loop gives it no weight."""
         num_samples = max(SAMPLE_RATE, 8 * self.window)
@@ -115,90 +173,6 @@ class SpeechDataset(Dataset[Example | str]):
             tokens=None if self.tokens is None else torch.tensor([BLANK + 1]),
         )
         return replace(collate([example]), ids=(), is_stand_in=True)
-
-
-def load_batches(
-    dataset: SpeechDataset,
-    sampler: BatchSampler,
-    *,
-    epoch: int,
-    position: int,
-    workers: int,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Iterator[tuple[int, int, Batch]]:
-    """Yield this rank's batches without end, from any place; the same for any number of workers.
-
-    The batches of all epochs are one sequence, and ranks take them in turn. Where a batch has no usable audio, a
-    stand-in comes in its place, so that every rank has as many.
-
-    Args:
-        dataset: reads the crops.
-        sampler: plans the epochs.
-        epoch: to begin with.
-        position: in it of the first batch that any rank takes.
-        workers: processes that read; 0 reads in this one.
-        rank: of this process.
-        world_size: number of ranks.
-
-    Yields:
-        Epoch and position with which all ranks go on after this batch, and the batch.
-
-    Raises:
-        SpeechSSLError: what the dataset raises; also from a worker.
-        TrainingError: a worker died.
-    """
-    position += rank
-    while True:
-        batches = sampler.epoch(epoch)
-        loader: DataLoader[Batch] = DataLoader(
-            _Guarded(dataset),  # type: ignore[arg-type]
-            batch_sampler=batches[position::world_size],
-            num_workers=workers,
-            collate_fn=collate,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_ignore_stops,
-            pin_memory=torch.cuda.is_available(),  # or its copy to the device makes the step wait
-            generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
-        )
-        for batch in _living(loader):
-            if batch.error is not None:
-                raise batch.error
-            following = position - rank + world_size  # may lie past the end, and then means the next epoch
-            yield epoch, following, batch if batch.ids else replace(dataset.stand_in(), skipped=batch.skipped)
-            position += world_size
-        epoch, position = epoch + 1, position - len(batches)
-
-
-class _Guarded(Dataset[Example | str | SpeechSSLError]):
-    """Hands errors back as values: a worker's exception would arrive as its traceback, in one long text."""
-
-    def __init__(self, dataset: SpeechDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, crop: Crop) -> Example | str | SpeechSSLError:
-        try:
-            return self.dataset[crop]
-        except SpeechSSLError as error:
-            return error
-
-
-def _ignore_stops(_: int) -> None:
-    """Leave Ctrl-C, and what schedulers send to a whole process group, to the process that trains and will save."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _living(loader: "DataLoader[Batch]") -> Iterator[Batch]:
-    try:
-        yield from loader
-    except RuntimeError as error:  # torch has no class for it
-        if "DataLoader worker" not in str(error):
-            raise
-        raise TrainingError(
-            f"a process that reads audio died ({str(error).splitlines()[0]}); memory may have run out: lower "
-            "train.workers or batch.seconds, and run the same command again to go on"
-        ) from error
 
 
 def load_in_order(dataset: SpeechDataset, *, seconds: float) -> Iterator[Batch]:
@@ -214,3 +188,23 @@ def load_in_order(dataset: SpeechDataset, *, seconds: float) -> Iterator[Batch]:
         batch.append(Crop(index, 0, rows[index].num_samples_16k))
     if batch:
         yield collate([dataset[crop] for crop in batch])
+
+
+def _room(batch: int, time: int) -> Tensor:
+    """Return (batch, time) float32 to be filled; in a worker process, memory that the parent sees without a copy."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.empty((batch, time))
+    storage = torch.UntypedStorage._new_shared(4 * batch * time, device="cpu")  # as torch's own collate does
+    return torch.empty(0).set_(storage, 0, (batch, time))  # type: ignore[call-overload]
+
+
+def _pad(room: Tensor, examples: Sequence[Example | str | SpeechSSLError]) -> bool:
+    """Write zeros behind the examples; False if one is not in its place, or none fills its row."""
+    lengths = []
+    for row, example in zip(room, examples, strict=True):
+        if not isinstance(example, Example) or example.waveform.data_ptr() != row.data_ptr():
+            return False
+        lengths.append(len(example.waveform))
+    for row, length in zip(room, lengths, strict=True):
+        row[length:] = 0
+    return max(lengths) == room.shape[1]

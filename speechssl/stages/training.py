@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import nn
 
 from speechssl.data.batching import BatchSampler
-from speechssl.data.dataset import SpeechDataset, load_batches
+from speechssl.data.dataset import SpeechDataset
+from speechssl.data.loading import load_batches
 from speechssl.objective.ctc import CTCModel
 from speechssl.objective.pretraining import PretrainModel
 from speechssl.parallel import Ranks

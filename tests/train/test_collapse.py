@@ -18,8 +18,9 @@ from torch import Tensor
 from speechssl.config import load
 from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchSampler, Example, collate
-from speechssl.data.dataset import SpeechDataset, load_batches
+from speechssl.data.dataset import SpeechDataset
 from speechssl.data.labels import FrameLabels, LabelSource
+from speechssl.data.loading import load_batches
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.masking import MaskConfig

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from speechssl.data.audio import AudioConfig
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Example, collate, seeded_generator
-from speechssl.data.dataset import SpeechDataset, load_batches
+from speechssl.data.dataset import SpeechDataset
+from speechssl.data.loading import load_batches
 from speechssl.data.manifest import read_manifest
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.errors import TrainingError

@@ -1,0 +1,199 @@
+"""Batches without end, read ahead of the training step: by processes of torch, or by threads of fairseq2's pipeline.
+
+Both give the same batches in the same order, from any position, for any number of workers; samples of integer PCM
+(wav, flac) are the same bit for bit. Which utterances a batch holds is `batching`'s affair.
+"""
+
+import atexit
+import signal
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from speechssl.data.batching import Batch, BatchSampler, Crop
+from speechssl.data.dataset import SpeechDataset
+from speechssl.data.pcm import PcmReader, has_fairseq2, native_reader, read_pcm
+from speechssl.errors import TrainingError
+
+__all__ = ["AHEAD", "Loader", "load_batches"]
+
+Loader = Literal["auto", "torch", "fairseq2"]
+AHEAD = 4  # batches that each worker has ready or at hand
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A batch to be read, and where all ranks go on after it."""
+
+    epoch: int
+    following: int  # position; may lie past the end, and then means the next epoch
+    crops: Sequence[Crop]
+
+
+def load_batches(
+    dataset: SpeechDataset,
+    sampler: BatchSampler,
+    *,
+    epoch: int,
+    position: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    loader: Loader = "torch",
+) -> Iterator[tuple[int, int, Batch]]:
+    """Yield this rank's batches without end, from any place; the same for any loader and number of workers.
+
+    The batches of all epochs are one sequence, and ranks take them in turn. Where a batch has no usable audio, a
+    stand-in comes in its place, so that every rank has as many.
+
+    Args:
+        dataset: reads the crops.
+        sampler: plans the epochs.
+        epoch: to begin with.
+        position: in it of the first batch that any rank takes.
+        workers: processes (torch) or threads (fairseq2) that read; 0 reads when a batch is asked for.
+        rank: of this process.
+        world_size: number of ranks.
+        loader: what reads; `auto` is fairseq2 where it is installed, which needs less processor time.
+
+    Yields:
+        Epoch and position with which all ranks go on after this batch, and the batch.
+
+    Raises:
+        SpeechSSLError: what the dataset raises; also from a worker.
+        TrainingError: a worker died.
+        ConfigError: `loader` is fairseq2, and it is not installed.
+    """
+    is_native = loader == "fairseq2" or (loader == "auto" and has_fairseq2())
+    planned = _plan(sampler, epoch, position, rank=rank, world_size=world_size)
+    read = _Reader(dataset, native_reader() if is_native else read_pcm)
+    if workers == 0:
+        loaded = (read[plan] for plan in planned)
+    elif is_native:
+        loaded = _by_threads(read, planned, workers)
+    else:
+        loaded = _by_processes(read, planned, workers)
+    with closing(loaded):  # ends its workers now, also where an error keeps this frame alive
+        for done in loaded:
+            if done.batch.error is not None:
+                raise done.batch.error
+            is_empty = not done.batch.ids
+            batch = replace(dataset.stand_in(), skipped=done.batch.skipped) if is_empty else done.batch
+            yield done.epoch, done.following, batch
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    epoch: int
+    following: int
+    batch: Batch
+
+    def pin_memory(self) -> "_Loaded":
+        """Return the batch in pinned memory; torch's loader calls this."""
+        return replace(self, batch=self.batch.pin_memory())
+
+
+class _Reader(Dataset[_Loaded]):
+    """What a worker does."""
+
+    def __init__(self, dataset: SpeechDataset, read: PcmReader) -> None:
+        self.dataset, self.read = dataset, read
+
+    def __getitem__(self, planned: _Planned) -> _Loaded:
+        batch = self.dataset.batch(planned.crops, read=self.read)
+        return _Loaded(planned.epoch, planned.following, batch)
+
+
+def _plan(sampler: BatchSampler, epoch: int, position: int, *, rank: int, world_size: int) -> Iterator[_Planned]:
+    position += rank
+    while True:
+        batches = sampler.epoch(epoch)
+        for crops in batches[position::world_size]:
+            position += world_size
+            yield _Planned(epoch, position - rank, crops)
+        epoch, position = epoch + 1, position - len(batches)
+
+
+def _by_processes(read: _Reader, planned: Iterator[_Planned], workers: int) -> Generator[_Loaded]:
+    """Read with torch's loader; one set of processes serves all epochs."""
+    loader: DataLoader[_Loaded] = DataLoader(
+        read,
+        batch_size=None,  # an item is a batch
+        sampler=_Once(planned),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        prefetch_factor=AHEAD,
+        worker_init_fn=_ignore_stops,
+        pin_memory=torch.cuda.is_available(),  # or its copy to the device makes the step wait
+        generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:  # torch has no class for it
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a process that reads audio died ({str(error).splitlines()[0]}); memory may have run out: lower "
+            "train.workers or batch.seconds, and run the same command again to go on"
+        ) from error
+
+
+def _by_threads(read: _Reader, planned: Iterator[_Planned], workers: int) -> Generator[_Loaded]:
+    """Read with fairseq2's pipeline, whose threads are in C++ and hold Python's lock for little of their time.
+
+    The pipeline waits for its threads when it goes, with the lock that they need: so they are sent home before that.
+    """
+    from fairseq2.data.data_pipeline import read_iterator  # optional; `native_reader` has said so if it is missing
+
+    is_pinned, is_closed = torch.cuda.is_available(), threading.Event()
+
+    def work(plan: _Planned) -> _Loaded | None:
+        if is_closed.is_set():
+            return None
+        done = read[plan]
+        return done.pin_memory() if is_pinned else done
+
+    def close() -> None:
+        is_closed.set()
+        with suppress(Exception):  # of a batch that nobody waits for
+            for _ in pipeline:
+                pass
+
+    pipeline = (
+        read_iterator(takewhile(lambda _: not is_closed.is_set(), planned), _as_it_is, False, True)
+        .map(work, num_parallel_calls=workers)  # in order
+        .prefetch(AHEAD * workers)
+        .and_return()
+    )
+    atexit.register(close)  # the interpreter's end is too late
+    try:
+        yield from pipeline
+    finally:
+        atexit.unregister(close)
+        close()
+
+
+class _Once:
+    """An iterator as torch's loader wants its sampler."""
+
+    def __init__(self, planned: Iterator[_Planned]) -> None:
+        self.planned = planned
+
+    def __iter__(self) -> Iterator[_Planned]:
+        return self.planned
+
+
+def _as_it_is(thing: Any) -> Any:
+    return thing
+
+
+def _ignore_stops(_: int) -> None:
+    """Leave Ctrl-C, and what schedulers send to a whole process group, to the process that trains and will save."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
