@@ -1,6 +1,6 @@
 """Manifests in Parquet, for millions of rows: the columns of the text form, read and checked as arrays.
 
-pyarrow reads and writes. Of an open manifest only the lengths stay in memory; a row is read with the 1024 around it,
+pyarrow reads and writes. Of an open manifest only the lengths stay in memory; a row is read with the 2048 around it,
 which takes about half a millisecond. Compressed with zstd a manifest has a tenth of the size, and a row takes as long.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.data.manifest import Utterance
-from speechssl.data.rows import Column, Rows, Strings, refuse_repeated_ids
+from speechssl.data.rows import Column, Rows, Strings, hash_ids, refuse_repeated_ids
 from speechssl.errors import ManifestError
 
 __all__ = ["ParquetRows", "write_parquet"]
@@ -26,7 +26,7 @@ _PART = ("start", "file_samples")
 _TEXTS = ("text", "speaker", "language", "split")
 _ATTRIBUTES = {"samples": "num_samples", "rate": "sample_rate"}  # of `Utterance`; the others have the column's name
 
-_GROUP = 1024  # rows that are compressed together, and read for any one of them
+_GROUP = 2048  # rows that are compressed together, and read for any one of them
 _BLOCK = 1 << 16  # rows at a time, where all are gone through
 _LONGEST = 2**48  # samples
 _FASTEST = 2**31  # samples a second
@@ -60,10 +60,7 @@ class ParquetRows(Rows):
         self._first = np.cumsum([0, *counts])
         if not len(self):
             raise ManifestError(f"{path}: lists no utterances; build it again from a folder that holds audio")
-        self._lengths_16k, self._duration_s = self._read_lengths()
-        for name in (name for name in _NAMES + _TEXTS if name in columns):
-            self._check_strings(name)
-        refuse_repeated_ids(self, where=str(path))
+        self._lengths_16k, self._duration_s = self._check_rows()
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -105,6 +102,19 @@ class ParquetRows(Rows):
         for batch in self._batches([name]):
             yield batch.column(0).to_numpy(zero_copy_only=False)
 
+    def list_lengths(self, lengths: NDArray[np.int64], is_wanted: NDArray[np.bool_]) -> Iterator[bytes]:
+        """Yield what the function of this name does, a fourth of the time that strings of Python's would take."""
+        pa = _pyarrow()
+        begin = 0
+        for batch in self._batches(["id"]):
+            wanted = is_wanted[begin : begin + batch.num_rows]
+            ids = batch.column(0).cast(pa.string()).filter(pa.array(wanted))
+            numbers = pa.array(lengths[begin : begin + batch.num_rows][wanted]).cast(pa.string())
+            lines = pa.compute.binary_join_element_wise(ids, numbers, "\t")
+            joined = pa.compute.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "\n")
+            yield joined[0].as_py().encode() + b"\n" if len(lines) else b""
+            begin += batch.num_rows
+
     def row(self, index: int) -> Utterance:
         """Read the utterance with an index from 0 on."""
         number = int(self._first.searchsorted(index, side="right")) - 1
@@ -133,40 +143,28 @@ class ParquetRows(Rows):
         except (OSError, _pyarrow().ArrowInvalid) as error:
             raise ManifestError(f"{self._path}: damaged ({error}); copy it again, or build it anew") from error
 
-    def _read_lengths(self) -> tuple[NDArray[np.int64], float]:
-        """Check all numbers, and return the lengths at 16 kHz and the seconds of all."""
-        part = [name for name in _PART if name in self._columns]
-        if len(part) == 1:
-            raise ManifestError(f"{self._path}: has {part[0]} alone; expected {' and '.join(_PART)}, or neither")
-        lengths, seconds, begin = [], 0.0, 0
-        for batch in self._batches([*_NUMBERS, *part]):
-            columns = {name: _integers(batch.column(name), f"{self._path}: {name}") for name in batch.schema.names}
-            samples, rate, channels = (columns[name] for name in _NUMBERS)
-            is_wrong = (samples <= 0) | (rate <= 0) | (rate > _FASTEST) | (channels <= 0)
-            if part:
-                start, whole = (columns[name] for name in _PART)
-                is_part = whole >= 0
-                is_wrong |= (is_part != (start >= 0)) | (is_part & (start + samples > whole))
-            if is_wrong.any():
-                index = int(is_wrong.argmax())
-                found = {name: int(values[index]) for name, values in columns.items()}
-                raise ManifestError(
-                    f"{self._path}: row {begin + index + 1} has {found}; expected positive whole numbers, and a part "
-                    "that lies within its file"
-                )
-            lengths.append(-(-np.minimum(samples, _LONGEST) * 16_000 // rate))
-            seconds += float((samples / rate).sum())
+    def _check_rows(self) -> tuple[NDArray[np.int64], float]:
+        """Go through all rows once, and return their lengths at 16 kHz and the seconds of all."""
+        if len({*_PART} & {*self._columns}) == 1:
+            raise ManifestError(f"{self._path}: has only one of the columns {' and '.join(_PART)}; write both")
+        lengths, hashes, seconds, begin = [], [], 0.0, 0
+        for batch in self._batches(self._columns):
+            columns = {name: batch.column(name) for name in self._columns}
+            for name in (name for name in _NAMES + _TEXTS if name in columns):
+                columns[name] = _strings(columns[name], f"{self._path}: {name}", begin)
+                if name in _NAMES and columns[name].null_count:
+                    raise ManifestError(f"{self._path}: {name} is missing in some rows; every utterance has one")
+            numbers = {name: _integers(columns[name], f"{self._path}: {name}") for name in self._numbers()}
+            _check_numbers(numbers, str(self._path), begin)
+            lengths.append(-(-np.minimum(numbers["samples"], _LONGEST) * 16_000 // numbers["rate"]))
+            seconds += float((numbers["samples"] / numbers["rate"]).sum())
+            hashes.append(hash_ids(columns["id"].to_numpy(zero_copy_only=False)))
             begin += batch.num_rows
+        refuse_repeated_ids(self, hashes, where=str(self._path))
         return np.concatenate(lengths), seconds
 
-    def _check_strings(self, name: str) -> None:
-        begin = 0
-        for batch in self._batches([name]):
-            values = batch.column(0)
-            if name in _NAMES and values.null_count:
-                raise ManifestError(f"{self._path}: {name} is missing in some rows; every utterance has one")
-            _refuse_controls(values, f"{self._path}: {name}", begin)
-            begin += len(values)
+    def _numbers(self) -> list[str]:
+        return [name for name in _NUMBERS + _PART if name in self._columns]
 
 
 def write_parquet(path: Path, utterances: Iterable[Utterance]) -> None:
@@ -176,12 +174,12 @@ def write_parquet(path: Path, utterances: Iterable[Utterance]) -> None:
         ManifestError: a tab, a line break or what is no Unicode in a name or text.
     """
     pa = _pyarrow()
-    strings, numbers = [*_NAMES, *_TEXTS], [*_NUMBERS, *_PART]
-    schema = pa.schema([(name, pa.string() if name in strings else pa.int64()) for name in _in_order()])
+    names = _NAMES + _NUMBERS + _PART + _TEXTS
+    schema = pa.schema([(name, pa.string() if name in _NAMES + _TEXTS else pa.int64()) for name in names])
     rows = iter(utterances)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    repeated = [*numbers, "speaker", "language", "split"]  # values that come again and again: as a dictionary
+    repeated = ["speaker", "language", "split"]  # values that come again and again: as a dictionary
     try:
         with pa.parquet.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=repeated) as writer:
             while block := [*islice(rows, _BLOCK)]:
@@ -190,10 +188,6 @@ def write_parquet(path: Path, utterances: Iterable[Utterance]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _in_order() -> tuple[str, ...]:
-    return _NAMES + _NUMBERS + _PART + _TEXTS
 
 
 def _array(name: str, rows: list[Utterance], kind: Any, path: Path) -> Any:
@@ -207,9 +201,7 @@ def _array(name: str, rows: list[Utterance], kind: Any, path: Path) -> Any:
         array = _pyarrow().array(values, kind)
     except UnicodeEncodeError as error:
         raise ManifestError(f"{path}: {error.object!r} in {name} is not UTF-8; rename the file") from error
-    if name in _NAMES + _TEXTS:
-        _refuse_controls(array, f"{path}: {name}", 0)
-    return array
+    return _strings(array, f"{path}: {name}", 0) if name in _NAMES + _TEXTS else array
 
 
 def _utterance(cells: dict[str, Any]) -> Utterance:
@@ -235,17 +227,38 @@ def _integers(column: Any, where: str) -> NDArray[np.int64]:
         raise ManifestError(f"{where} holds {column.type}, expected whole numbers ({error})") from error
 
 
-def _refuse_controls(column: Any, where: str, begin: int) -> None:
+def _check_numbers(columns: dict[str, NDArray[np.int64]], where: str, begin: int) -> None:
+    samples, rate, channels = (columns[name] for name in _NUMBERS)
+    is_wrong = (samples <= 0) | (rate <= 0) | (rate > _FASTEST) | (channels <= 0)
+    if len(columns) > len(_NUMBERS):
+        start, whole = (columns[name] for name in _PART)
+        is_part = whole >= 0
+        is_wrong |= (is_part != (start >= 0)) | (is_part & (start + samples > whole))
+    if is_wrong.any():
+        index = int(is_wrong.argmax())
+        found = {name: int(values[index]) for name, values in columns.items()}
+        raise ManifestError(
+            f"{where}: row {begin + index + 1} has {found}; expected positive whole numbers, and a part that lies "
+            "within its file"
+        )
+
+
+def _strings(column: Any, where: str, begin: int) -> Any:
+    """Return a column as checked strings."""
     pa = _pyarrow()
     try:
         column = column.cast(pa.string())
         column.validate(full=True)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ManifestError(f"{where} holds {column.type}, expected text in UTF-8 ({error})") from error
-    is_wrong = pa.compute.match_substring_regex(column, "[\t\n\r]").fill_null(False).to_numpy(zero_copy_only=False)
-    if is_wrong.any():
-        index = int(is_wrong.argmax())
-        raise ManifestError(f"{where}: row {begin + index + 1} has a tab or line break: {column[index].as_py()!r}")
+    offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+    content = np.frombuffer(column.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+    if (content < 0x0E).any():  # or search every row, which takes fifteen times as long
+        is_wrong = pa.compute.match_substring_regex(column, "[\t\n\r]").fill_null(False).to_numpy(zero_copy_only=False)
+        if is_wrong.any():
+            index = int(is_wrong.argmax())
+            raise ManifestError(f"{where}: row {begin + index + 1} has a tab or line break: {column[index].as_py()!r}")
+    return column
 
 
 def _pyarrow() -> Any:

@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import ManifestError
 
-__all__ = ["Chosen", "Joined", "Rows", "column", "ids_where", "lengths_16k", "list_lengths", "refuse_repeated_ids"]
+__all__ = [
+    "Chosen",
+    "Joined",
+    "Rows",
+    "column",
+    "hash_ids",
+    "ids_where",
+    "lengths_16k",
+    "list_lengths",
+    "refuse_repeated_ids",
+]
 
 Column = Literal["id", "path", "language", "corpus"]
 Strings = NDArray[np.object_]  # str, or None
@@ -44,6 +54,10 @@ class Rows(Sequence[Utterance], ABC):
     @abstractmethod
     def row(self, index: int) -> Utterance:
         """Make the utterance with an index from 0 on."""
+
+    def list_lengths(self, lengths: NDArray[np.int64], is_wanted: NDArray[np.bool_]) -> Iterator[bytes]:
+        """Yield what the function of this name does."""
+        yield from _list_lengths(self.column("id"), lengths, is_wanted)
 
     @overload
     def __getitem__(self, place: int) -> Utterance: ...
@@ -101,7 +115,7 @@ class Joined(Rows):
         """
         self._manifests, self._names = tuple(manifests), tuple(names)
         self._first = np.cumsum([0, *(len(manifest.utterances) for manifest in manifests)])
-        refuse_repeated_ids(self, where=", ".join(names))
+        refuse_repeated_ids(self, [hash_ids(ids) for ids in self.column("id")], where=", ".join(names))
 
     def __len__(self) -> int:
         """Count the rows of all."""
@@ -124,6 +138,11 @@ class Joined(Rows):
                 yield np.full(len(manifest.utterances), corpus, object)
             else:
                 yield from column(manifest.utterances, name)
+
+    def list_lengths(self, lengths: NDArray[np.int64], is_wanted: NDArray[np.bool_]) -> Iterator[bytes]:
+        """Yield what the function of this name does."""
+        for manifest, first, last in zip(self._manifests, self._first, self._first[1:], strict=False):
+            yield from list_lengths(manifest.utterances, lengths[first:last], is_wanted[first:last])
 
     def row(self, index: int) -> Utterance:
         """Make the utterance with an index from 0 on."""
@@ -152,7 +171,10 @@ def column(utterances: Sequence[Utterance], name: Column) -> Iterator[Strings]:
 
 def ids_where(utterances: Sequence[Utterance], is_wanted: NDArray[np.bool_]) -> list[str]:
     """Return the ids of the utterances where `is_wanted`, (utterances,) bool, holds."""
-    return [id for ids, _, wanted in _blocks(utterances, is_wanted) for id in ids[wanted]] if is_wanted.any() else []
+    if not is_wanted.any():
+        return []
+    lines = list_lengths(utterances, np.zeros(len(is_wanted), np.int64), is_wanted)
+    return [line.partition("\t")[0] for block in lines for line in block.decode().split("\n")[:-1]]
 
 
 def list_lengths(
@@ -165,21 +187,32 @@ def list_lengths(
         lengths: (utterances,) int64.
         is_wanted: (utterances,) bool.
     """
-    for ids, place, wanted in _blocks(utterances, is_wanted):
-        pairs = zip(ids[wanted].tolist(), lengths[place][wanted].tolist(), strict=True)
-        yield "".join(map("%s\t%d\n".__mod__, pairs)).encode()
+    if isinstance(utterances, Rows):
+        yield from utterances.list_lengths(lengths, is_wanted)
+    else:
+        yield from _list_lengths(column(utterances, "id"), lengths, is_wanted)
 
 
-def refuse_repeated_ids(utterances: Sequence[Utterance], *, where: str) -> None:
-    """Compare all ids, by their hashes first.
+def hash_ids(ids: Strings) -> NDArray[np.int64]:
+    """Return Python's hash of each id, (ids,) int64; of the same process alone."""
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
+
+
+def refuse_repeated_ids(utterances: Sequence[Utterance], hashes: Sequence[NDArray[np.int64]], *, where: str) -> None:
+    """Compare all ids; only of those whose hashes are equal the utterances are looked at.
+
+    Args:
+        utterances: all.
+        hashes: of their ids, by `hash_ids`, in order.
+        where: they are listed.
 
     Raises:
         ManifestError: one is empty, or belongs to two utterances.
     """
-    hashes = np.concatenate([_hashes(block) for block in column(utterances, "id")])
-    ordered = np.sort(hashes)
+    found = np.concatenate(hashes)
+    ordered = np.sort(found)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    suspects = np.flatnonzero((hashes == hash("")) | np.isin(hashes, repeated) if len(repeated) else hashes == hash(""))
+    suspects = np.flatnonzero(np.isin(found, [*repeated.tolist(), hash("")]))
     seen: dict[str, str] = {}
     for index in suspects.tolist():
         row = utterances[index]
@@ -193,16 +226,16 @@ def refuse_repeated_ids(utterances: Sequence[Utterance], *, where: str) -> None:
         seen[row.id] = row.path
 
 
-def _hashes(strings: Strings) -> NDArray[np.int64]:
-    return np.fromiter(map(hash, strings), np.int64, len(strings))
+def _list_lengths(ids: Iterator[Strings], lengths: NDArray[np.int64], is_wanted: NDArray[np.bool_]) -> Iterator[bytes]:
+    for block, place in _blocks(ids):
+        wanted = is_wanted[place]
+        pairs = zip(block[wanted].tolist(), lengths[place][wanted].tolist(), strict=True)
+        yield "".join(map("%s\t%d\n".__mod__, pairs)).encode()
 
 
-def _blocks(
-    utterances: Sequence[Utterance], is_wanted: NDArray[np.bool_]
-) -> Iterator[tuple[Strings, slice, NDArray[np.bool_]]]:
-    """Yield ids, where they stand among all, and which of them are wanted."""
+def _blocks(columns: Iterator[Strings]) -> Iterator[tuple[Strings, slice]]:
+    """Yield values, and where they stand among all."""
     begin = 0
-    for ids in column(utterances, "id"):
-        place = slice(begin, begin + len(ids))
-        yield ids, place, is_wanted[place]
-        begin += len(ids)
+    for values in columns:
+        yield values, slice(begin, begin + len(values))
+        begin += len(values)

@@ -145,7 +145,7 @@ def test_joined_manifests_know_where_their_rows_come_from(many, tmp_path):
         ({"channels": [0, 1]}, r"row 1 has {.*'channels': 0"),
         ({"samples": ["ten", "20"]}, r"samples holds string, expected whole numbers"),
         ({"samples": [10.5, 20]}, r"samples holds double, expected whole numbers"),
-        ({"start": [0, 1]}, r"has start alone; expected start and file_samples, or neither"),
+        ({"start": [0, 1]}, r"has only one of the columns start and file_samples; write both"),
         ({"start": [0, None], "file_samples": [10, 30]}, r"row 2 has .*lies within its file"),
         ({"start": [0, 11], "file_samples": [10, 30]}, r"row 2 has .*lies within its file"),
         ({"codec": ["x", "y"]}, r"expected the columns id path .*found .*codec"),
