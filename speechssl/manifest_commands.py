@@ -81,7 +81,9 @@ def split_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder that gets SPLIT.tsv for each split.")],
     shares: Annotated[str | None, typer.Option(help="Share of each split: test=0.05,dev=0.05,train=0.9")] = None,
     hours: Annotated[str | None, typer.Option(help="Or hours of each but the last: test=5,dev=5,train=rest")] = None,
-    by: Annotated[Key, typer.Option(help="What is never parted: speaker, text, id or path (parts of one file).")] = "speaker",
+    by: Annotated[
+        Key, typer.Option(help="What is never parted: speaker, text, id or path (parts of one file).")
+    ] = "speaker",
     salt: Annotated[str, typer.Option(help="Another word makes another division.")] = "",
     root: Root = None,
 ) -> None:
@@ -218,6 +220,14 @@ def check_command(
         _say_root(written.path, written.root)
     if report.has_errors:
         raise typer.Exit(1)
+
+
+@manifest_app.command("convert")
+def convert_command(manifest: Source, out: Out) -> None:
+    """Write a manifest in its other form: Parquet for millions of rows if the name ends in .parquet, text if not."""
+    listed = read_manifest(manifest)
+    _write(out, listed)
+    _say_root(out, listed.root)
 
 
 @manifest_app.command("import")

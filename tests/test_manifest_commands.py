@@ -43,6 +43,15 @@ def test_sizes_that_say_nothing_are_refused(corpus, tmp_path, sizes):
     assert not (tmp_path / "splits").exists()
 
 
+def test_convert_turns_one_form_into_the_other_and_back(corpus, tmp_path, capsys):
+    pytest.importorskip("pyarrow", reason="the extra `parquet`")
+    assert main(["manifest", "convert", str(corpus), "-o", str(tmp_path / "all.parquet")]) == 0
+    assert f"{tmp_path / 'all.parquet'}: 400 utterances, 0.44 h" in capsys.readouterr().out
+    assert main(["manifest", "convert", str(tmp_path / "all.parquet"), "-o", str(tmp_path / "again.tsv")]) == 0
+    assert (tmp_path / "again.tsv").read_bytes() == corpus.read_bytes()
+    assert main(["manifest", "stats", str(tmp_path / "all.parquet")]) == 0
+
+
 def test_merge_filter_and_sample_make_manifests(corpus, tmp_path, capsys):
     out = tmp_path / "out.tsv"
     assert main(["manifest", "filter", str(corpus), "-o", str(out), "--language", "nl", "--max-s", "4"]) == 0

@@ -12,6 +12,7 @@ from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.dataset import read_utterance
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.rows import Joined, Rows
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.train.runlog import progress_bar
 
@@ -39,13 +40,9 @@ def read_data(config: DataConfig) -> Manifest:
     manifests = [read_manifest(path, root=config.root) for path in config.manifests]
     if len(manifests) == 1:
         return manifests[0]
-    joined = {}
-    for path, manifest in zip(config.manifests, manifests, strict=True):
-        for row in manifest.utterances:
-            if row.id in joined:
-                raise ManifestError(f"{path}: the id {row.id!r} is also in an earlier manifest; rename one of them")
-            joined[row.id] = dataclasses.replace(row, path=manifest.absolute_path(row))
-    return Manifest(root=Path("/"), utterances=tuple(joined.values()))
+    joined = Joined(manifests, [str(path) for path in config.manifests])
+    is_long = any(isinstance(manifest.utterances, Rows) for manifest in manifests)
+    return Manifest(root=Path("/"), utterances=joined if is_long else tuple(joined))
 
 
 def like_training(config: DataConfig, trained: AudioConfig, *, where: str) -> DataConfig:

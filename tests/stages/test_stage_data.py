@@ -1,10 +1,12 @@
 """Several manifests as one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from speechssl.data.manifest import read_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.rows import Rows
 from speechssl.errors import ManifestError
 from speechssl.stages.data import DataConfig, read_data
 
@@ -27,6 +29,20 @@ def test_manifests_are_joined_and_the_audio_of_each_is_found(two):
     assert [manifest.audio_path(row) for row in manifest.utterances] == [path.parent / "u0000.wav" for path in two]
 
 
+@pytest.mark.parametrize("in_parquet", [0, 1])
+def test_a_joined_manifest_holds_the_same_in_either_form(two, in_parquet):
+    pytest.importorskip("pyarrow", reason="the extra `parquet`")
+    turned = list(two)
+    turned[in_parquet] = two[in_parquet].with_suffix(".parquet")
+    write_manifest(turned[in_parquet], read_manifest(two[in_parquet]).utterances)
+    manifest = read_data(DataConfig(manifests=tuple(turned)))
+    assert isinstance(manifest.utterances, Rows)
+    expected = read_data(DataConfig(manifests=two)).utterances
+    assert [row.corpus for row in expected] == [str(path) for path in two]
+    named = [replace(row, corpus=str(path)) for row, path in zip(expected, turned, strict=True)]
+    assert [*manifest.utterances] == named
+
+
 def test_a_root_moves_all_audio(two, tmp_path):
     manifest = read_data(DataConfig(manifests=two, root=tmp_path / "new"))
     assert {manifest.audio_path(row) for row in manifest.utterances} == {tmp_path / "new/u0000.wav"}
@@ -38,5 +54,7 @@ def test_no_manifest_is_refused():
 
 
 def test_an_id_in_two_manifests_is_refused(two):
-    with pytest.raises(ManifestError, match=r"manifest\.tsv: the id 'u0000' is also in an earlier manifest; rename"):
+    with pytest.raises(
+        ManifestError, match=r"manifest\.tsv: the id 'u0000' belongs to .*/u0000\.wav and to .*; rename"
+    ):
         read_data(DataConfig(manifests=(two[0], two[0])))
