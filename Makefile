@@ -17,6 +17,7 @@ slow: environment
 
 bench: environment
 	.venv/bin/python recipes/benchmarks/short.py --manifest $(BENCH_MANIFEST)
+	.venv/bin/python recipes/benchmarks/planning.py --rows 1000000 --repeats 1
 
 check: environment
 	.venv/bin/python -m ruff format --check .

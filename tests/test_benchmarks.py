@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from speechssl.data.batching import Batch
-from speechssl.data.manifest import Utterance
+from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.contrastive import ContrastiveConfig
@@ -264,3 +264,29 @@ def test_no_ratio_fell_below_the_committed_one_in_two_runs(script):
     assert first.keys() & committed.keys()
     second = short.run_short() if short.fallen(first, committed) else None
     assert short.fallen_twice(first, second, committed) == []
+
+
+def test_planning_is_measured_from_the_import_to_a_jump(script, tmp_path):
+    pytest.importorskip("pyarrow", reason="the extra `parquet`")
+    planning = script("planning")
+    planning.generate(tmp_path / "rows.parquet", 3_000)
+    turn = planning.plan(tmp_path / "rows.parquet")
+    assert set(turn["steps"]) == set(planning.STEPS)
+    found = planning.figures([turn, turn])
+    steps = [turn["steps"][step] for step in planning.STEPS[:5]]
+    assert found["to the first batch"]["wall_s"] == pytest.approx(sum(wall for wall, _ in steps), abs=1e-3)
+    assert found["to the first batch"]["cpu_s"] == pytest.approx(sum(cpu for _, cpu in steps), abs=1e-3)
+    assert set(planning.LIMITS) <= set(found)
+
+
+def test_padding_is_given_for_crops_and_for_whole_utterances(script, tmp_path, make_utterances):
+    folder = tmp_path / "corpus"
+    write_manifest(folder / "pool.tsv", make_utterances([16_000, 80_000]))
+    found = script("planning").padding([folder / "pool.tsv"], 60.0)
+    assert found == {
+        "corpus/pool": {
+            "hours": pytest.approx(6 / 3600),
+            "cropped": pytest.approx(0.4),
+            "whole": pytest.approx(0.4),
+        }
+    }
