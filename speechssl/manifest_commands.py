@@ -6,6 +6,7 @@ Each command reads its arguments, calls one function of the package and prints w
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from speechssl.data.manifest import (
     write_fairseq_manifest,
     write_manifest,
 )
+from speechssl.data.storage import is_url
 from speechssl.doctor import (
     CheckConfig,
     check_manifests,
@@ -28,9 +30,10 @@ from speechssl.doctor import (
     write_repaired,
     write_table,
 )
-from speechssl.manifests.build import build_manifest
+from speechssl.manifests.build import build, describe_built
 from speechssl.manifests.exchange import FORMATS, Format, export_manifest, import_manifest
 from speechssl.manifests.filter import Wanted, choose, read_ids
+from speechssl.manifests.kept import kept_beside
 from speechssl.manifests.merge import merge
 from speechssl.manifests.sample import hours_by_language, sample
 from speechssl.manifests.split import Key, split_by_hours, split_by_shares
@@ -54,25 +57,37 @@ Root = Annotated[Path | None, typer.Option(help="Folder of the audio; the manife
 
 @manifest_app.command("build")
 def build_command(
-    folder: Annotated[Path, typer.Argument(help="Folder tree of audio.")],
+    sources: Annotated[
+        list[str], typer.Argument(help="Folders, tar or zip archives, URLs of such, or .txt files that list them.")
+    ],
     out: Out,
     side_file: Annotated[Path | None, typer.Option(help="Table with id or path, and text, speaker, ...")] = None,
-    skip_bad: Annotated[bool, typer.Option(help="List and count unreadable files instead of stopping.")] = False,
+    skip_bad: Annotated[bool, typer.Option(help="List and count what cannot be read instead of stopping.")] = False,
+    archives: Annotated[bool, typer.Option(help="Look into archives, or pass them over.")] = True,
+    fresh: Annotated[bool, typer.Option(help="Read all anew, also what has not changed since the last time.")] = False,
     fairseq: Annotated[bool, typer.Option(help="Write fairseq's tsv: root line, then path and samples.")] = False,
 ) -> None:
     """List the audio below a folder."""
-    if folder.is_file():
-        raise typer.BadParameter(f"{folder} is a file; a manifest is converted by `speechssl manifest export`")
-    manifest, errors = build_manifest(folder, side_file=side_file, skip_bad=skip_bad, progress=with_bar("headers"))
+    built = build(
+        sources,
+        archives=archives,
+        side_file=side_file,
+        skip_bad=skip_bad,
+        kept=kept_beside(out),
+        fresh=fresh,
+        progress=with_bar("headers"),
+    )
     if fairseq:
-        write_fairseq_manifest(out, manifest)
+        write_fairseq_manifest(out, built.manifest)
     else:
-        write_manifest(out, manifest.utterances)
-    for error in errors:
+        write_manifest(out, built.manifest.utterances)
+    for error in built.errors:
         print(f"skipped: {error}", file=sys.stderr)
-    print(f"{_summary(out, manifest)}, {len(errors)} files skipped")
-    if not fairseq:
-        _say_root(out, folder)
+    print(f"{_summary(out, built.manifest)}, {len(built.errors)} files skipped")
+    for line in describe_built(built):
+        print(line)
+    if not fairseq and not all(is_url(row.path) for row in built.manifest.utterances):
+        _say_root(out, built.manifest.root)
 
 
 @manifest_app.command("split")
@@ -271,8 +286,11 @@ def with_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
     """Return a function that wraps items, given their number, to show a progress bar while they are gone through."""
 
     def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
+        begin = time.monotonic()
         with progress_bar(title, total) as (bar, task):
-            yield from bar.track(items, task_id=task)
+            for done, item in enumerate(items, start=1):
+                yield item
+                bar.update(task, completed=done, note=f"{done / (time.monotonic() - begin):.0f}/s")
 
     return wrap
 

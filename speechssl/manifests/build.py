@@ -1,97 +1,253 @@
-"""From a folder to a manifest: every audio file below it, with what its header says."""
+"""From folders, archives and URLs to a manifest: every recording in them, with what its header says.
+
+Headers are read by threads, file by file or archive by archive; what has not changed since the last build is not read.
+"""
 
 import dataclasses
 import os
+import posixpath
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from speechssl.data.audio import AUDIO_SUFFIXES, AudioHeader, read_header
-from speechssl.data.manifest import Manifest, Utterance, id_of, read_side_file, refuse_duplicate_ids
+from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, ffmpeg_program
+from speechssl.data.manifest import Manifest, Utterance, read_side_file, refuse_duplicate_ids
+from speechssl.data.storage import Place, is_url
 from speechssl.errors import AudioError, ManifestError
+from speechssl.manifests.finding import Found, find
+from speechssl.manifests.kept import Kept
+from speechssl.manifests.remote import header_at_url, open_url
+from speechssl.manifests.shards import Shard, read_shard
 
-__all__ = ["build_manifest"]
+__all__ = ["ALL_SUFFIXES", "Built", "build", "build_manifest", "describe_built"]
+
+ALL_SUFFIXES = (*AUDIO_SUFFIXES, *FFMPEG_SUFFIXES)
+
+_CHUNK = 32  # files that a thread takes at once
+_REMOTE_WORKERS = 16  # threads, which mostly wait
+
+_Result = tuple[AudioHeader | Shard | AudioError, bool]  # of a file or archive; whether it was known
+
+
+@dataclass(frozen=True)
+class Built:
+    """A manifest, and what is not in it."""
+
+    manifest: Manifest
+    errors: list[AudioError] = field(default_factory=list)  # of what was left out
+    passed_over: Counter[str] = field(default_factory=Counter)  # suffix -> files that are no audio
+    reused: int = 0  # files that were not read again
+
+
+def build(
+    sources: Sequence[str],
+    *,
+    suffixes: Sequence[str] = ALL_SUFFIXES,
+    archives: bool = True,
+    side_file: Path | None = None,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    kept: Path | None = None,
+    fresh: bool = False,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, _: items,
+) -> Built:
+    """List all audio that `sources` name, reading headers in parallel.
+
+    Args:
+        sources: folders, archives, audio files, URLs of such, or text files (.txt) that name them. An utterance's id
+            is its path below the folder that holds them all, without suffix, `/` turned into `-`; in an archive the
+            archive's and then the member's.
+        suffixes: which files count as audio, in lower case.
+        archives: whether to look into tar and zip archives; False passes them over.
+        side_file: a table with `id` or `path` and any of text, speaker, language, split.
+        skip_bad: return what cannot be read as errors instead of raising the first.
+        workers: threads that read headers; None for one a core, and more for URLs.
+        kept: file that keeps what was found, for the next build.
+        fresh: read everything, whatever was kept.
+        progress: wraps the files and archives, given their number.
+
+    Returns:
+        The manifest, sorted by path, and what is not in it.
+
+    Raises:
+        ManifestError: a source is not there, no audio in any, a path with a tab or line break or that is not UTF-8,
+            two utterances with one id, a side file that names unknown utterances, `kept` cannot be written.
+        AudioError: something cannot be read and `skip_bad` is False.
+    """
+    found = find(sources, suffixes=suffixes, archives=archives, stamped=kept is not None)
+    if found.errors and not skip_bad:
+        raise found.errors[0]
+    errors, passed_over, reused = list(found.errors), Counter(found.passed_over), 0
+    utterances: list[Utterance] = []
+    settings = f"{' '.join(suffixes)} {ffmpeg_program()}"
+    workers = workers or (_REMOTE_WORKERS if any(is_url(each.path) for each in found.files) else os.cpu_count() or 1)
+    with ExitStack() as opened:
+        keeper = opened.enter_context(Kept(kept, settings=settings, fresh=fresh)) if kept is not None else None
+        reader = _Reader(found.root, tuple(suffixes), keeper)
+        pool = opened.enter_context(ThreadPoolExecutor(workers))
+        results = _in_order(pool, reader.read, _chunks(found.files), 4 * workers)
+        for each, (result, is_known) in zip(progress(found.files, len(found.files)), results, strict=False):
+            failed = result.errors if isinstance(result, Shard) else [result] if isinstance(result, AudioError) else []
+            if failed and not skip_bad:
+                raise failed[0]
+            errors += failed
+            reused += is_known
+            passed_over.update(result.passed_over if isinstance(result, Shard) else ())
+            utterances += _utterances(each, result)
+            if keeper is not None:
+                keeper.add(reader.key(each), each.stamp, result)
+    if not utterances:
+        raise _nothing(sources, suffixes, passed_over, errors)
+    refuse_duplicate_ids(utterances, where=", ".join(sources))
+    if side_file is not None:
+        utterances = _with_side_columns(utterances, side_file)
+    return Built(Manifest(root=found.root, utterances=tuple(utterances)), errors, passed_over, reused)
 
 
 def build_manifest(
     root: Path,
     *,
-    suffixes: Sequence[str] = AUDIO_SUFFIXES,
+    suffixes: Sequence[str] = ALL_SUFFIXES,
     side_file: Path | None = None,
     skip_bad: bool = False,
     workers: int | None = None,
-    progress: Callable[[Iterable[Path], int], Iterable[Path]] = lambda paths, _: paths,
 ) -> tuple[Manifest, list[AudioError]]:
-    """List every audio file below `root`, reading headers in parallel.
-
-    Args:
-        root: the folder to walk; an utterance's id is its relative path without suffix, `/` turned into `-`.
-        suffixes: which files count as audio, in lower case.
-        side_file: a table with `id` or `path` and any of text, speaker, language, split.
-        skip_bad: return unreadable files as errors instead of raising the first.
-        workers: threads that read headers; None for one a core.
-        progress: wraps the list of paths, given their number.
+    """List the audio below one folder; `build` says what the arguments are.
 
     Returns:
-        The manifest, sorted by path, and the errors of the files left out.
-
-    Raises:
-        ManifestError: no audio below `root`, a path with a tab or line break or that is not UTF-8, two files with one
-            id, or a side file that names unknown utterances.
-        AudioError: a file cannot be read and `skip_bad` is False.
+        The manifest, and the errors of the files left out.
     """
-    if not root.is_dir():
-        raise ManifestError(f"{root}: no such folder; name the folder that holds the audio")
-    paths = sorted(p for p in _walk(root) if p.suffix.lower() in suffixes)
-    if not paths:
-        raise ManifestError(f"{root}: no audio below it; expected files ending in {', '.join(suffixes)}")
-    for path in paths:
-        _check_name(path.relative_to(root))
-    utterances, errors = [], []
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        headers = pool.map(_header_or_error, paths)
-        for path, found in zip(progress(paths, len(paths)), headers, strict=False):
-            if isinstance(found, AudioHeader):
-                utterances.append(_utterance(root, path, found))
-            elif skip_bad:
-                errors.append(found)
-            else:
-                raise found
-    refuse_duplicate_ids(utterances, where=str(root))
-    if side_file is not None:
-        utterances = _with_side_columns(utterances, side_file)
-    return Manifest(root=root, utterances=tuple(utterances)), errors
+    built = build([str(root)], suffixes=suffixes, side_file=side_file, skip_bad=skip_bad, workers=workers)
+    return built.manifest, built.errors
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(root, followlinks=True):
-        yield from (Path(folder, name) for name in names)
+def describe_built(built: Built) -> list[str]:
+    """Say in lines what was passed over, and what did not have to be read."""
+    lines = []
+    if built.passed_over:
+        counts = [f"{count} {suffix or 'without suffix'}" for suffix, count in built.passed_over.most_common()]
+        rest = [f"{len(counts) - 10} other kinds"] if len(counts) > 10 else []
+        lines.append(f"passed over, as no audio: {', '.join(counts[:10] + rest)}")
+    if built.reused:
+        lines.append(f"not read again, as unchanged: {built.reused} files")
+    return lines
 
 
-def _header_or_error(path: Path) -> AudioHeader | AudioError:
+@dataclass(frozen=True)
+class _Reader:
+    """What a thread does with some files."""
+
+    root: Path
+    suffixes: tuple[str, ...]
+    keeper: Kept | None
+
+    def key(self, found: Found) -> str:
+        """Return what a file is kept under."""
+        return found.path if is_url(found.path) else os.path.abspath(os.path.join(self.root, found.path))  # noqa: PTH100, PTH118
+
+    def read(self, files: Sequence[Found]) -> list[_Result]:
+        """Return for each file what was found in it, and whether that was known."""
+        results: list[_Result] = []
+        for each in files:
+            known = self._known(each)
+            results.append((self._read_one(each), False) if known is None else (known, True))
+        return results
+
+    def _known(self, found: Found) -> AudioHeader | Shard | None:
+        if self.keeper is None or not found.stamp:
+            return None
+        look_up = self.keeper.shard if found.is_archive else self.keeper.header
+        return look_up(self.key(found), found.stamp)
+
+    def _read_one(self, found: Found) -> AudioHeader | Shard | AudioError:
+        path = found.path if is_url(found.path) else os.path.join(self.root, found.path)  # noqa: PTH118 - often called
+        try:
+            if is_url(path):
+                return self._read_url(path, is_archive=found.is_archive)
+            if not found.is_archive:
+                return read_header(Place(path))
+            with Path(path).open("rb") as file:
+                return read_shard(path, file, self.suffixes, lambda *at: read_header(Place(path, *at)))
+        except AudioError as error:
+            return error
+        except OSError as error:
+            return AudioError(f"{path}: cannot be read ({error.strerror}); copy it again")
+
+    def _read_url(self, url: str, *, is_archive: bool) -> AudioHeader | Shard | AudioError:
+        file = open_url(url)
+        if not is_archive:
+            return header_at_url(url, file)
+        shard = read_shard(url, cast(BinaryIO, file), self.suffixes, lambda *at: header_at_url(url, file, *at))
+        return file.error or shard
+
+
+def _chunks(files: Iterable[Found]) -> Iterator[list[Found]]:
+    """Yield the files in order, several at once; an archive alone."""
+    chunk: list[Found] = []
+    for each in files:
+        if chunk and (each.is_archive or chunk[-1].is_archive or len(chunk) == _CHUNK):
+            yield chunk
+            chunk = []
+        chunk.append(each)
+    if chunk:
+        yield chunk
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, read: Callable[[list[Found]], list[_Result]], chunks: Iterable[list[Found]], ahead: int
+) -> Iterator[_Result]:
+    """Yield what the threads read, in order, with so many chunks under way: not a future for each of millions."""
+    waiting: deque[Future[list[_Result]]] = deque()
     try:
-        return read_header(path)
-    except AudioError as error:
-        return error
+        for chunk in chunks:
+            waiting.append(pool.submit(read, chunk))
+            if len(waiting) > ahead:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        for each in waiting:
+            each.cancel()
 
 
-def _check_name(path: Path) -> None:
-    if any(control in str(path) for control in "\t\n\r"):
-        raise ManifestError(f"{str(path)!r}: a tab or line break in its path; rename the file")
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:  # Python keeps bytes it cannot decode as lone surrogates
-        raise ManifestError(f"{os.fsencode(path)!r}: a path that is not UTF-8; rename the file") from error
+def _utterances(found: Found, result: AudioHeader | Shard | AudioError) -> Iterator[Utterance]:
+    stem = posixpath.splitext(found.name)[0]
+    if isinstance(result, AudioHeader):
+        yield _utterance(stem, found.path, result)
+    elif isinstance(result, Shard):
+        for each in result.recordings:
+            name = f"{stem}/{posixpath.splitext(each.name)[0]}"
+            row = _utterance(name, f"{found.path}:{each.offset}:{each.size}", each.header)
+            yield dataclasses.replace(row, text=each.text, speaker=each.speaker, language=each.language)
 
 
-def _utterance(root: Path, path: Path, header: AudioHeader) -> Utterance:
-    relative = path.relative_to(root)
+def _utterance(name: str, path: str, header: AudioHeader) -> Utterance:
     return Utterance(
-        id=id_of(relative),
-        path=relative.as_posix(),
+        id=name.replace("/", "-"),
+        path=path,
         num_samples=header.num_samples,
         sample_rate=header.sample_rate,
         channels=header.channels,
+    )
+
+
+def _nothing(
+    sources: Sequence[str], suffixes: Sequence[str], passed_over: Counter[str], errors: Sequence[AudioError]
+) -> ManifestError:
+    where = ", ".join(sources)
+    if errors:
+        return ManifestError(
+            f"{where}: none of the audio below it can be read; the first of {len(errors)}: {errors[0]}"
+        )
+    found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in passed_over.most_common(5))
+    return ManifestError(
+        f"{where}: no audio below it; expected files ending in {', '.join(suffixes)}, or archives of such; "
+        f"found {found or 'no files'}"
     )
 
 

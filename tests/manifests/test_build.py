@@ -7,7 +7,7 @@ import pytest
 
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import AudioError, ManifestError
-from speechssl.manifests.build import build_manifest
+from speechssl.manifests.build import build, build_manifest
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def test_building_reports_progress_over_all_files(corpus):
             seen.append(path.name)
             yield path
 
-    build_manifest(corpus, progress=progress)
-    assert seen == [3, "1.flac", "3.WAV", "2.wav"]
+    build([str(corpus)], progress=progress)
+    assert seen == [3, "a/1.flac", "a/3.WAV", "b/2.wav"]
 
 
 def test_linked_folders_are_followed(corpus, tmp_path):
