@@ -19,6 +19,7 @@ from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.epochs import Crop, Epoch, Integers, first_of_batches
 from speechssl.data.manifest import Utterance
+from speechssl.data.mixing import Mix, MixConfig, corpora
 from speechssl.data.rows import ids_where, lengths_16k, list_lengths
 from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
 
@@ -33,8 +34,12 @@ class BatchConfig:
     max_utterances: int = 1024
     max_crop_s: float | None = 15.625  # longer utterances are cropped at random (fairseq: max_sample_size)
     min_s: float = 2.0  # shorter utterances are left out, counted and reported (fairseq: min_sample_size)
+    jitter: float = 0.1  # whole utterances are sorted by length to within such a share; half of it is padding
+    mix: MixConfig = MixConfig()  # of several corpora
 
     def __post_init__(self) -> None:
+        if not 0 <= self.jitter <= 1:
+            raise ConfigError(f"batch.jitter must lie between 0 and 1, found {self.jitter}")
         if self.max_crop_s is not None and not 0 < self.max_crop_s <= self.seconds:
             raise ConfigError(
                 f"batch.max_crop_s must lie between 0 and batch.seconds ({self.seconds}), found {self.max_crop_s}"
@@ -141,37 +146,62 @@ class BatchSampler:
         self.indices = np.flatnonzero(is_kept)  # of utterances that are long enough
         self.lengths = lengths[is_kept]  # samples at 16 kHz, one for each index
         self.left_out = ids_where(utterances, ~is_kept)
+        self._utterances = utterances
+        self._mix: Mix | None = None
         listed = hashlib.blake2b(digest_size=8)
         for lines in list_lengths(utterances, lengths, is_kept):
             listed.update(lines)
+        if config.mix.alpha < 1:
+            codes = corpora(utterances, config.mix.by)[1][is_kept]
+            listed.update(codes.tobytes())
+            self._mix = Mix(codes, self.lengths, alpha=config.mix.alpha, generator=self._round)
         self.fingerprint = listed.hexdigest()  # of what is trained on: a position means nothing in another list
 
     def epoch(self, epoch: int) -> Epoch:
         """Return the batches of one epoch."""
+        lengths, indices = self.lengths, self.indices
+        if self._mix is not None:
+            chosen = self._mix.epoch(epoch)
+            lengths, indices = lengths[chosen], indices[chosen]
         generator = seeded_generator(self.seed, "order", epoch)
-        draws = torch.rand((len(self.lengths), 2), generator=generator, dtype=torch.float64).numpy()
+        draws = torch.rand((len(lengths), 2), generator=generator, dtype=torch.float64).numpy()
         places, jitter = draws[:, 0].copy(), draws[:, 1].copy()
-        del draws
+        del draws  # here and below: of millions of crops, memory
         if self.config.max_crop_s is None:
-            order = _sorted(self.lengths * (1 + 0.1 * jitter))
-            lengths = num_samples = self.lengths[order]
+            order = _sorted(lengths * (1 + self.config.jitter * jitter))
+            lengths = num_samples = lengths[order]
         else:  # many share the full length: keep their company random
-            del jitter  # of millions of crops: memory
+            del jitter
             limit = int(self.config.max_crop_s * SAMPLE_RATE)
-            order = torch.randperm(len(self.lengths), generator=generator).numpy()
-            order = order[_sorted(np.minimum(self.lengths[order], limit))]
-            lengths = self.lengths[order]
+            order = torch.randperm(len(lengths), generator=generator).numpy()
+            order = order[_sorted(np.minimum(lengths[order], limit))]
+            lengths = lengths[order]
             num_samples = np.minimum(lengths, limit)
-        starts = self._starts(lengths, num_samples, places[order])
-        del places, lengths
+        crops = (indices[order], self._starts(lengths, num_samples, places[order]), num_samples)
+        del places, lengths, indices, order
         first = first_of_batches(
             num_samples, limit=self.config.seconds * SAMPLE_RATE, max_crops=self.config.max_utterances
         )
-        return Epoch(
-            (self.indices[order], starts, num_samples),
-            first,
-            torch.randperm(len(first) - 1, generator=generator).numpy(),
+        return Epoch(crops, first, torch.randperm(len(first) - 1, generator=generator).numpy())
+
+    def describe(self, epoch: int = 0) -> str:
+        """Say in one line what an epoch has of which corpus, in how many batches, and how much of them is padding."""
+        names, codes = corpora(self._utterances, self.config.mix.by)
+        codes = codes[self.indices]
+        hours = np.bincount(codes, self.lengths, len(names)) / SAMPLE_RATE / 3600
+        rounds = np.ones(len(names)) if self._mix is None else self._mix.rounds
+        parts = [
+            f"{name or 'other'} {of:.2f} h" + ("" if self._mix is None else f" x {times:.2g}")
+            for name, of, times in zip(names, hours.tolist(), rounds.tolist(), strict=True)
+        ]
+        planned = self.epoch(epoch)
+        return (
+            f"data: {', '.join(parts) if len(parts) > 1 else f'{hours.sum():.2f} h'}; an epoch: {len(planned)} "
+            f"batches, {planned.num_samples / SAMPLE_RATE / 3600:.2f} h, {planned.padding:.1%} padding"
         )
+
+    def _round(self, corpus: int, number: int) -> torch.Generator:
+        return seeded_generator(self.seed, "round", corpus, number)
 
     def _starts(self, lengths: Integers, num_samples: Integers, draws: NDArray[np.float64]) -> Integers:
         """Place crops of `num_samples` in utterances of `lengths`, by draws from 0 to 1."""
