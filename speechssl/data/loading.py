@@ -8,7 +8,7 @@ import atexit
 import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from speechssl.data.dataset import SpeechDataset
 from speechssl.data.pcm import PcmReader, has_fairseq2, native_reader, read_pcm
 from speechssl.errors import TrainingError
 
-__all__ = ["AHEAD", "Loader", "load_batches"]
+__all__ = ["AHEAD", "Loader", "explained_deaths", "load_batches"]
 
 Loader = Literal["auto", "torch", "fairseq2"]
 AHEAD = 4  # batches that each worker has ready or at hand
@@ -133,8 +133,19 @@ def _by_processes(read: _Reader, planned: Iterator[_Planned], workers: int) -> G
         pin_memory=torch.cuda.is_available(),  # or its copy to the device makes the step wait
         generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
     )
-    try:
+    with explained_deaths():
         yield from loader
+
+
+@contextmanager
+def explained_deaths() -> Iterator[None]:
+    """Turn torch's error for a process that died into a `TrainingError`; it comes at any time, by a signal.
+
+    Raises:
+        TrainingError: instead of it.
+    """
+    try:
+        yield
     except RuntimeError as error:  # torch has no class for it
         if "DataLoader worker" not in str(error):
             raise

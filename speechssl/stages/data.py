@@ -11,6 +11,7 @@ from torch import Tensor
 from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.dataset import read_utterance
+from speechssl.data.loading import Loader
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.data.rows import Joined, Rows
 from speechssl.errors import AudioError, ConfigError, ManifestError
@@ -27,6 +28,12 @@ class DataConfig:
     root: Path | None = None  # of the audio; None for the folder of each manifest
     audio: AudioConfig = AudioConfig()
     bad_audio: Literal["stop", "skip"] = "stop"  # skip: count and report each bad file, and go on
+    max_bad_share: float = 0.05  # of the last one to two thousand utterances; where more is bad, training stops
+    loader: Loader = "auto"  # what reads in training; auto: fairseq2 where it is installed, else torch; same batches
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_share <= 1:
+            raise ConfigError(f"data.max_bad_share must lie between 0 and 1, found {self.max_bad_share}")
 
 
 def read_data(config: DataConfig) -> Manifest:

@@ -90,6 +90,7 @@ def finetuning_task(config: FinetuneConfig) -> Task:
         ),
         dataset=_dataset(manifest, data, encoder.config, tokens),
         sampler=sampler,
+        data=data,
         evaluate=evaluate,
     )
 

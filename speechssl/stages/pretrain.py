@@ -85,6 +85,7 @@ def pretraining_task(config: PretrainConfig) -> Task:
         description=description,
         dataset=dataset,
         sampler=sampler,
+        data=data,
         evaluate=evaluate,
         probe=prober(
             data,

@@ -13,6 +13,7 @@ from speechssl.objective.ctc import CTCModel
 from speechssl.objective.pretraining import PretrainModel
 from speechssl.parallel import Ranks
 from speechssl.saved import Description
+from speechssl.stages.data import DataConfig
 from speechssl.train.loop import TrainConfig, fit
 from speechssl.train.optim import OptimConfig
 
@@ -28,6 +29,7 @@ class Task:
     description: Description  # of the model
     dataset: SpeechDataset
     sampler: BatchSampler
+    data: DataConfig
     evaluate: Callable[[nn.Module], dict[str, float]] | None
     probe: Callable[[nn.Module], dict[str, float]] | None = None
 
@@ -44,6 +46,7 @@ def train(task: Task, *, out: Path, seed: int, optim: OptimConfig, config: Train
             workers=config.workers,
             rank=ranks.rank,
             world_size=ranks.world_size,
+            loader=task.data.loader,
         ),
         out=out,
         seed=seed,
@@ -52,6 +55,7 @@ def train(task: Task, *, out: Path, seed: int, optim: OptimConfig, config: Train
         ranks=ranks,
         title=task.title,
         data=task.sampler.fingerprint,
+        max_bad_share=task.data.max_bad_share,
         evaluate=task.evaluate,
         probe=task.probe,
     )

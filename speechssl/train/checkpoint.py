@@ -59,6 +59,7 @@ MAY_CHANGE = (  # keys and sections, between two calls of one run: its place, an
     "out",
     *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
     *(f"train.{section}" for section in ("health", "parallel", "log")),
+    *("data.loader", "data.max_bad_share"),
 )
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
@@ -75,6 +76,8 @@ class TrainState:
     best_score: float | None = None
     best_step: int | None = None
     skipped: int = 0  # examples left out because their audio was bad
+    recent: int = 0  # examples of late, and how many of them were bad; halved when a window of them is full
+    recent_bad: int = 0
     skipped_steps: int = 0  # not updated because loss or gradient was not finite
     skipped_in_a_row: int = 0  # of these, up to now
     is_finished: bool = False

@@ -1,4 +1,4 @@
-"""Failures of the machine in words a user can act on: a rank that died, memory that ran out."""
+"""Failures of the machine in words a user can act on: a rank or a reader that died, memory that ran out."""
 
 import os
 import time
@@ -9,6 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as distributed
 
+from speechssl.data.loading import explained_deaths
 from speechssl.errors import TrainingError
 from speechssl.parallel import Ranks
 from speechssl.train.checkpoint import TrainState
@@ -20,13 +21,14 @@ PATIENCE_S = 10.0  # that the living ranks wait for each other to say so
 
 @contextmanager
 def explained_failures(ranks: Ranks, state: TrainState) -> Iterator[None]:
-    """Turn torch's errors for a lost rank and for full memory into a `TrainingError`.
+    """Turn torch's errors for a lost rank, a lost process that reads and full memory into a `TrainingError`.
 
     Raises:
         TrainingError: instead of them.
     """
     try:
-        yield
+        with explained_deaths():
+            yield
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"step {state.step}: memory ran out on {ranks.device} ({str(error).splitlines()[0]}); lower batch.seconds "

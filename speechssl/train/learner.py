@@ -21,6 +21,8 @@ from speechssl.train.spread import ParallelConfig, exchanging
 __all__ = ["Learner", "MicroBatch", "TrainConfig", "Update", "layer_drop_seed", "seed_micro_batch"]
 
 EMPTY_IN_A_ROW = 100  # times that no rank finds usable audio, after which a run gives up
+RECENT = 2000  # examples after which those counted for the share of bad audio are halved
+FEWEST = 200  # examples that the share is taken of, at least: one bad file among the first ten is no sign
 
 
 @configuration
@@ -92,9 +94,10 @@ class Learner:
         optim: OptimConfig,
         config: TrainConfig,
         ranks: Ranks,
+        max_bad_share: float = 1.0,
     ) -> None:
         """Hold what all updates need; `model` may be what `spread` returned."""
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.max_bad_share = model, optimizer, max_bad_share
         self.seed, self.optim, self.config, self.ranks = seed, optim, config, ranks
         self.generator = torch.Generator()
 
@@ -119,17 +122,19 @@ class Learner:
             watch: gives figures of the gradients, () each, in proportion to them.
 
         Raises:
-            TrainingError: no batch has usable audio.
+            TrainingError: no batch has usable audio, or too much of the audio of late is bad; on all ranks.
         """
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(state.step, self.config.steps, self.optim)
         for _ in range(EMPTY_IN_A_ROW):
             taken = self._take(batches, state.step, say)
-            loss, count, stops, seconds, skipped = self.ranks.sum(taken.sums(wants_stop, self.ranks.device)).tolist()
+            sums = self.ranks.sum(taken.sums(wants_stop, self.ranks.device)).tolist()
+            loss, count, stops, seconds, skipped, examples = sums
             state.epoch, state.position = taken.epoch, taken.position
             state.audio_seconds += seconds
             state.skipped += int(skipped)
+            self._count_bad(state, int(examples), int(skipped))
             if count:
                 break
         else:
@@ -154,6 +159,19 @@ class Learner:
         state.step += 1
         return update
 
+    def _count_bad(self, state: TrainState, examples: int, bad: int) -> None:
+        """Stop where more than the allowed share of the last one to two thousand examples was bad."""
+        state.recent, state.recent_bad = state.recent + examples, state.recent_bad + bad
+        if state.recent_bad > self.max_bad_share * max(state.recent, FEWEST):
+            raise TrainingError(
+                f"step {state.step}: the audio of {state.recent_bad} of the last {state.recent} utterances is bad, "
+                f"expected at most {self.max_bad_share:.1%} (data.max_bad_share); see the reasons above, and "
+                "`speechssl manifest check`; mend the files or raise the share, and the same command goes on from the "
+                "last checkpoint"
+            )
+        if state.recent >= RECENT:
+            state.recent, state.recent_bad = state.recent // 2, state.recent_bad // 2
+
     def _take(self, batches: Iterator[tuple[int, int, Batch]], step: int, say: Callable[[str], None]) -> "_Taken":
         """Add up the gradients of this rank's micro-batches; a stand-in takes part in the exchange alone."""
         taken = _Taken()
@@ -162,6 +180,7 @@ class Learner:
             started = time.perf_counter()
             taken.epoch, taken.position, batch = next(batches)
             taken.add("data_wait_s", torch.tensor(time.perf_counter() - started))
+            taken.examples += len(batch.ids) + len(batch.skipped)
             for reason in batch.skipped:
                 taken.skipped += 1
                 say(f"skipped: {reason}")
@@ -202,6 +221,7 @@ class _Taken:
     position: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    examples: int = 0  # also those skipped
     micro_batches: list[MicroBatch] = field(default_factory=list)
     totals: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -213,11 +233,11 @@ class _Taken:
         self.counts[name] = self.counts.get(name, 0) + is_counted
 
     def sums(self, wants_stop: bool, device: torch.device) -> Tensor:
-        """Return loss, count, wish to stop, seconds of audio and skipped files, to be summed over ranks: (5,)."""
+        """Return loss, count, wish to stop, seconds of audio, bad and all examples, to be summed over ranks: (6,)."""
         nothing = torch.zeros((), dtype=torch.float64, device=device)
         loss = sum((batch.value.double() for batch in self.micro_batches), nothing)
         count = sum((batch.count.double() for batch in self.micro_batches), nothing)
-        host = torch.tensor([wants_stop, self.seconds, self.skipped], dtype=torch.float64, device=device)
+        host = torch.tensor([wants_stop, self.seconds, self.skipped, self.examples], dtype=torch.float64, device=device)
         return torch.stack([loss, count, *host])
 
 

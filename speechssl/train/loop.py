@@ -49,6 +49,7 @@ def fit(
     ranks: Ranks,
     title: str,
     data: str = "",
+    max_bad_share: float = 1.0,
     evaluate: Evaluate | None = None,
     probe: Evaluate | None = None,
 ) -> Path:
@@ -65,6 +66,7 @@ def fit(
         ranks: this process among the others.
         title: of the progress bar.
         data: fingerprint of what is trained on.
+        max_bad_share: of the utterances of late may have bad audio before the run stops.
         evaluate: called every `config.eval_every` steps and after the last, on the first rank.
         probe: called every `config.health.probe_every` steps and after the last, on the first rank.
 
@@ -73,11 +75,13 @@ def fit(
 
     Raises:
         CheckpointError: no checkpoint is whole, or the newest is of other data; or one cannot be written.
-        TrainingError: too many steps in a row are not finite, no batch has usable audio, or an alarm is to stop the
+        TrainingError: too many steps in a row are not finite, too much audio is bad, or an alarm is to stop the
             run; what is done is saved.
         StoppedError: a signal asked to stop; the step it came in is done and saved.
     """
-    run = Run(model, out=out, seed=seed, optim=optim, config=config, ranks=ranks, data=data)
+    run = Run(
+        model, out=out, seed=seed, optim=optim, config=config, ranks=ranks, data=data, max_bad_share=max_bad_share
+    )
     state = run.state
     batches = batches_from(state.epoch, state.position)
     log = RunLog(out, title, steps=config.steps, done=state.step, config=config.log, enabled=ranks.is_first)
@@ -122,6 +126,7 @@ class Run:
         config: TrainConfig,
         ranks: Ranks,
         data: str,
+        max_bad_share: float,
     ) -> None:
         """Build the optimiser and load the newest whole checkpoint of `out`, if there is one.
 
@@ -145,7 +150,9 @@ class Run:
         self.state.data, self.state.batches_per_step = data, batches_per_step
         self.state.versions = software_versions()
         self.guard = Guard(config.health, Facts.of(model), self.state.health)
-        self.learner = Learner(called, self.optimizer, seed=seed, optim=optim, config=config, ranks=ranks)
+        self.learner = Learner(
+            called, self.optimizer, seed=seed, optim=optim, config=config, ranks=ranks, max_bad_share=max_bad_share
+        )
 
     def update(self, batches: Iterator[tuple[int, int, Batch]], log: RunLog, *, wants_stop: bool) -> Update:
         """Take one step; count it, or note why it was skipped.

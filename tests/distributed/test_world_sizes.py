@@ -50,16 +50,16 @@ if distributed.get_rank() == 0:
 distributed.barrier()
 status.append(main(["pretrain", interrupted]))
 
-read = dataset.read_audio
+read = dataset.read_utterance
 
-def with_an_infinite_sample(path, *arguments, **rest):
-    waveform = read(path, *arguments, **rest)
-    if path.name != "u0003.wav" or (done := Path(poisoned).with_suffix(".done")).exists():
+def with_an_infinite_sample(manifest, row, *arguments, **rest):
+    waveform = read(manifest, row, *arguments, **rest)
+    if row.path != "u0003.wav" or (done := Path(poisoned).with_suffix(".done")).exists():
         return waveform
     done.touch()
     return waveform.index_fill(0, torch.tensor([99]), math.inf)
 
-dataset.read_audio = with_an_infinite_sample
+dataset.read_utterance = with_an_infinite_sample
 status.append(main(["pretrain", poisoned]))
 distributed.destroy_process_group()
 sys.exit(max(status))

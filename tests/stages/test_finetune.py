@@ -17,6 +17,7 @@ from speechssl.model.masking import MaskConfig
 from speechssl.objective.ctc import CTCConfig
 from speechssl.saved import SavedModel
 from speechssl.score.wer import score_texts
+from speechssl.stages.align import align
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import finetune, transcribe_manifest
@@ -45,9 +46,9 @@ def test_the_whole_way_from_audio_to_text_gives_a_text_for_every_utterance(
     checkpoint = pretrain(pretrain_config(tmp_path / "pretrained", kind, labels=labels))
     run = finetune(finetune_config(tmp_path / "finetuned", checkpoint=checkpoint)).parent
     manifest = read_manifest(corpus)
-    texts, skipped = transcribe(run, manifest)
-    assert set(texts) == {row.id for row in manifest.utterances}
-    assert set("".join(texts.values())) <= set("onetwosixten ")
+    found, skipped = transcribe(run, manifest)
+    assert [each.id for each in found] == [row.id for row in manifest.utterances]
+    assert set("".join(each.text for each in found)) <= set("onetwosixten ")
     assert skipped == []
 
 
@@ -75,8 +76,17 @@ def test_texts_are_learned_and_written_down(finetune_config, spelled, tmp_path):
         layer_drop=0.0,
     )
     finetune(config)
-    texts, _ = transcribe(tmp_path / "run", manifest := read_manifest(spelled))
-    assert score_texts({row.id: row.text for row in manifest.utterances}, texts).cer < 0.3
+    found, _ = transcribe(tmp_path / "run", manifest := read_manifest(spelled))
+    assert (
+        score_texts({row.id: row.text for row in manifest.utterances}, {each.id: each.text for each in found}).cer < 0.3
+    )
+    aligned, _ = align(tmp_path / "run", manifest)
+    for each, row in zip(aligned, manifest.utterances, strict=True):
+        assert [word.text for word in each.words] == row.text.split()
+        position = 0
+        for word in each.words:  # a letter lasts a tenth of a second
+            assert word.start_s == pytest.approx(0.1 * position, abs=0.12)
+            position += len(word.text) + 1
 
 
 def test_texts_do_not_depend_on_the_company_in_a_batch(finetuned, corpus):
@@ -99,14 +109,14 @@ def test_bad_audio_is_left_out_of_a_transcription_with_its_reason_when_asked_for
     manifest = read_manifest(corpus)
     first, *rest = manifest.utterances
     broken = dataclasses.replace(manifest, utterances=(dataclasses.replace(first, path="none.wav"), *rest))
-    texts, skipped = transcribe(finetuned, broken, skip_bad_audio=True)
-    assert set(texts) == {row.id for row in rest}
+    found, skipped = transcribe(finetuned, broken, skip_bad_audio=True)
+    assert [each.id for each in found] == [row.id for row in rest]
     assert len(skipped) == 1
     assert "none.wav: no such file" in skipped[0]
 
 
 def test_a_finished_run_trains_no_further(finetuned, finetune_config, monkeypatch):
-    monkeypatch.setattr("speechssl.data.dataset.read_audio", lambda *_, **__: pytest.fail("read audio again"))
+    monkeypatch.setattr("speechssl.data.dataset.read_utterance", lambda *_, **__: pytest.fail("read audio again"))
     before = (finetuned / "log.jsonl").read_bytes()
     assert finetune(finetune_config(finetuned)) == finetuned / "step_00000003"
     assert (finetuned / "log.jsonl").read_bytes() == before

@@ -57,7 +57,7 @@ def test_masked_prediction_learns_a_tiny_corpus(pretrain_config, tmp_path):
 
 
 def test_a_finished_run_trains_no_further(pretrain_config, pretrained, monkeypatch):
-    monkeypatch.setattr("speechssl.data.dataset.read_audio", lambda *_, **__: pytest.fail("read audio again"))
+    monkeypatch.setattr("speechssl.data.dataset.read_utterance", lambda *_, **__: pytest.fail("read audio again"))
     before = (pretrained / "log.jsonl").read_bytes()
     assert pretrain(pretrain_config(pretrained)) == pretrained / "step_00000003"
     assert (pretrained / "log.jsonl").read_bytes() == before

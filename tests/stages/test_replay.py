@@ -19,13 +19,13 @@ from speechssl.train.loop import TrainConfig
 @pytest.fixture
 def poisoned(monkeypatch):
     """Have the audio of one utterance hold an infinite sample, which the reader would refuse."""
-    read = dataset.read_audio
+    read = dataset.read_utterance
 
-    def loud(path, *arguments, **rest):
-        waveform = read(path, *arguments, **rest)
-        return waveform.index_fill(0, torch.tensor([99]), math.inf) if path.name == "u0003.wav" else waveform
+    def loud(manifest, row, *arguments, **rest):
+        waveform = read(manifest, row, *arguments, **rest)
+        return waveform.index_fill(0, torch.tensor([99]), math.inf) if row.path == "u0003.wav" else waveform
 
-    monkeypatch.setattr(dataset, "read_audio", loud)
+    monkeypatch.setattr(dataset, "read_utterance", loud)
 
 
 @pytest.fixture

@@ -140,8 +140,9 @@ def test_a_full_disk_ends_the_run_with_what_was_saved_before(pretrain_config, tm
 
 def test_a_worker_that_dies_stops_the_run_which_goes_on_later(pretrain_config, tmp_path, monkeypatch):
     config = pretrain_config(tmp_path / "run", "contrastive", train=TrainConfig(steps=4, save_every=1, workers=1))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader="torch"))
     straight = pretrain(dataclasses.replace(config, out=tmp_path / "straight"))
-    parent, read = os.getpid(), dataset.read_audio
+    parent, read = os.getpid(), dataset.read_utterance
 
     def deadly(*arguments: object, **rest: object) -> torch.Tensor:
         if os.getpid() != parent and (tmp_path / "run/step_00000002").exists():
@@ -149,7 +150,7 @@ def test_a_worker_that_dies_stops_the_run_which_goes_on_later(pretrain_config, t
         return read(*arguments, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "read_audio", deadly)
+        patch.setattr(dataset, "read_utterance", deadly)
         with pytest.raises(TrainingError, match=r"a process that reads audio died \(.*\); memory may have run out"):
             pretrain(config)
     resumed = pretrain(config)

@@ -87,7 +87,16 @@ def descend(monkeypatch):
 def train(tmp_path):
     """Give a function that trains a model on batches, again from the first when they end."""
 
-    def run(model: nn.Module, batches: list[Batch], *, optim: OptimConfig = CONSTANT, evaluate=None, **config) -> Path:
+    def run(
+        model: nn.Module,
+        batches: list[Batch],
+        *,
+        optim: OptimConfig = CONSTANT,
+        evaluate=None,
+        ranks=ALONE,
+        max_bad_share=1.0,
+        **config,
+    ) -> Path:
         def batches_from(epoch: int, position: int) -> Iterator[tuple[int, int, Batch]]:
             while True:
                 for index in range(position, len(batches)):
@@ -102,8 +111,9 @@ def train(tmp_path):
             seed=0,
             optim=optim,
             config=settings,
-            ranks=ALONE,
+            ranks=ranks,
             title="test",
+            max_bad_share=max_bad_share,
             evaluate=evaluate,
         )
 
@@ -276,6 +286,40 @@ def test_skipped_files_are_counted_and_listed(train, tmp_path, capfd):
     assert [report["skipped"] for report in read_log(tmp_path / "run").values()] == [2, 2, 4, 4]
     assert read_state(out).skipped == 4
     assert "test: skipped: x.wav: silent" in capfd.readouterr().err
+
+
+SPOILT = collate([*["x.wav: silent"] * 3, *[Example(id=str(i), waveform=torch.ones(3)) for i in range(97)]])  # 3 %
+
+
+@pytest.mark.parametrize(("share", "steps_done"), [(0.03, 60), (0.029, 1), (0.0, 0)])
+def test_a_run_stops_where_more_than_the_allowed_share_of_audio_is_bad(train, tmp_path, share, steps_done):
+    if steps_done == 60:
+        assert read_state(train(Toy(), [SPOILT], steps=60, max_bad_share=share, save_every=100)).step == 60
+        return
+    with pytest.raises(TrainingError, match=rf"step {steps_done}: the audio of {3 * (steps_done + 1)} of the last"):
+        train(Toy(), [SPOILT], steps=60, max_bad_share=share)
+
+
+def test_bad_audio_of_long_ago_counts_no_more(train, tmp_path):
+    good = collate([Example(id=str(i), waveform=torch.ones(3)) for i in range(100)])
+    batches = [good] * 18 + [SPOILT] + [good] * 25 + [SPOILT] * 2
+    state = read_state(train(Toy(), batches, steps=len(batches), max_bad_share=0.005, save_every=100))
+    assert (state.skipped, state.recent_bad, state.recent) == (9, 6, 1600)
+
+
+def test_the_share_of_bad_audio_is_counted_on_over_an_interruption(train, tmp_path):
+    train(Toy(), [SPOILT], steps=1, max_bad_share=0.029)
+    with pytest.raises(TrainingError, match=r"step 1: the audio of 6 of the last 200 utterances is bad, expected at"):
+        train(Toy(), [SPOILT], steps=9, max_bad_share=0.029)
+
+
+def test_bad_audio_that_another_rank_met_stops_this_one_as_well(train):
+    class Beside(Ranks):
+        def sum(self, values: Tensor) -> Tensor:
+            return values + values.new_tensor([0, 0, 0, 0, 30, 100]) if values.shape == (6,) else values
+
+    with pytest.raises(TrainingError, match=r"the audio of 30 of the last \d+ utterances is bad"):
+        train(Toy(), BATCHES, steps=2, max_bad_share=0.1, ranks=Beside(**vars(ALONE)))
 
 
 def test_a_batch_without_usable_audio_is_passed_over(train, descend):
