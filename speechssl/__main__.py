@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from speechssl.asr_commands import score_command, transcribe_command
+from speechssl.asr_commands import align_command, score_command, transcribe_command
 from speechssl.config import describe, load
 from speechssl.corpora import CORPORA, describe_corpora, prepare_corpus
 from speechssl.data.audio import SAMPLE_RATE
@@ -115,6 +115,7 @@ app.add_typer(manifest_app)
 
 
 app.command("transcribe")(transcribe_command)
+app.command("align")(align_command)
 app.command("score")(score_command)
 
 

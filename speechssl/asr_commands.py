@@ -1,39 +1,72 @@
-"""Command line: what is done with a fine-tuned model: transcribe speech, score what was written.
+"""Command line: what is done with a fine-tuned model: transcribe speech, align texts, score what was written.
 
 Each command reads its arguments, calls one function of the package and prints what came of it.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from speechssl.config import from_dict
-from speechssl.data.manifest import read_manifest, write_atomically
+from speechssl.data.manifest import Manifest, read_manifest, write_atomically
 from speechssl.manifest_commands import Root
+from speechssl.parallel import pick_device
+from speechssl.saved import SavedModel
 from speechssl.score.evaluate import ScoreConfig, evaluate, judge
 from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
+from speechssl.stages.align import align
+from speechssl.stages.emit import EmitConfig
 from speechssl.stages.score import GROUPINGS, read_columns, read_hypotheses, references_of
-from speechssl.stages.transcribe import transcribe
+from speechssl.stages.stream import StreamConfig, stream
+from speechssl.stages.transcribe import files_as_manifest, transcribe
+from speechssl.transcripts.formats import SUFFIXES, write_transcripts
+from speechssl.transcripts.timed import Transcript
 
-__all__ = ["score_command", "transcribe_command"]
+__all__ = ["align_command", "score_command", "transcribe_command"]
 
 
 def transcribe_command(
-    run: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run.")],
-    manifest: Annotated[Path, typer.Argument(help="What to transcribe.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Table of id and text to write.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run, or of a converted model.")],
+    sources: Annotated[list[Path], typer.Argument(help="A manifest, or audio files of any length; - for samples.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
     root: Root = None,
     skip_bad: Annotated[bool, typer.Option(help="List and count unusable audio instead of stopping.")] = False,
+    window_s: Annotated[float, typer.Option(help="Longer audio is heard in windows of so many seconds.")] = 60.0,
+    batch_s: Annotated[float, typer.Option(help="Seconds of audio at a time.")] = 120.0,
 ) -> None:
-    """Transcribe the utterances of a manifest."""
-    texts, skipped = transcribe(run, read_manifest(manifest, root=root), skip_bad_audio=skip_bad)
-    write_atomically(out, "\n".join(["id\ttext", *(f"{key}\t{text}" for key, text in sorted(texts.items()))]) + "\n")
-    for reason in skipped:
-        print(f"skipped: {reason}", file=sys.stderr)
-    print(f"{out}: {len(texts)} utterances, {len(skipped)} skipped")
+    """Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples from standard input, word by word."""
+    if sources == [Path("-")]:
+        saved = SavedModel.read(model)
+        recogniser, vocabulary = saved.recogniser()
+        recogniser.to(pick_device())
+        is_normalized = bool(saved.description.audio.normalize)
+        words = []
+        for word in stream(recogniser, vocabulary, sys.stdin.buffer, StreamConfig(), normalize=is_normalized):
+            print(f"{word.start_s:.2f} {word.end_s:.2f} {word.text}", flush=True)
+            words.append(word)
+        text = " ".join(word.text for word in words)
+        found = [Transcript(id="stream", text=text, duration_s=words[-1].end_s if words else 0.0, words=tuple(words))]
+        skipped: list[str] = []
+    else:
+        config = EmitConfig(batch_s=batch_s, window_s=window_s, overlap_s=min(8.0, window_s / 4))
+        found, skipped = transcribe(model, _listed(sources, root), config, skip_bad_audio=skip_bad)
+    _say_written(write_transcripts(out, found), found, skipped)
+
+
+def align_command(
+    model: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run, or of a converted model.")],
+    manifest: Annotated[Path, typer.Argument(help="Utterances with their texts.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
+    root: Root = None,
+    skip: Annotated[bool, typer.Option(help="List and count what cannot be aligned instead of stopping.")] = False,
+) -> None:
+    """Find when each word and letter of known texts was said."""
+    found, skipped = align(model, read_manifest(manifest, root=root), skip=skip)
+    _say_written(write_transcripts(out, found), found, skipped)
 
 
 def score_command(
@@ -75,3 +108,19 @@ def score_command(
     if utterances is not None:
         write_atomically(utterances, "".join("\t".join(row) + "\n" for row in utterance_rows(first.utterances)))
         print(utterances)
+
+
+def _listed(sources: Sequence[Path], root: Path | None) -> Manifest:
+    lists = [path for path in sources if path.suffix.lower() in (".tsv", ".parquet")]
+    if lists and len(sources) > 1:
+        raise typer.BadParameter(
+            f"{lists[0]}: name one manifest, or audio files; `speechssl manifest merge` joins them"
+        )
+    return read_manifest(lists[0], root=root) if lists else files_as_manifest(sources)
+
+
+def _say_written(written: Sequence[Path], found: Sequence[Transcript], skipped: Sequence[str]) -> None:
+    for reason in skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    where = written[0] if len(written) == 1 else f"{len(written)} files" if written else "nothing written"
+    print(f"{where}: {len(found)} utterances, {len(skipped)} skipped")

@@ -16,7 +16,7 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"config"},
     {"parallel", "data", "model"},
     {"objective", "corpora", "doctor", "manifests", "decode", "units"},
-    {"score", "train"},
+    {"score", "train", "transcripts"},
     {"saved"},
     {"interop"},
     {"stages"},

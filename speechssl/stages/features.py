@@ -19,13 +19,13 @@ from speechssl.data.batching import seeded_generator
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import ConfigError, LabelError
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.windows import encode_windows
 from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
 from speechssl.stages.data import DataConfig, like_training, read_waveforms
 from speechssl.train.runlog import progress_bar
 from speechssl.units.features import FRAME_HOP, FRAME_WINDOW, LOG_MEL_DIM, MFCC_DIM, centred, log_mel, mfcc
 from speechssl.units.kmeans import KMeans, Provenance
-from speechssl.units.windows import encode_windows
 
 __all__ = [
     "ExtractConfig",

@@ -1,33 +1,85 @@
-"""Transcribe: fine-tuned model + manifest -> text by utterance id."""
+"""Stage `transcribe`: fine-tuned model + speech -> texts with times."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from speechssl.data.dataset import SpeechDataset
-from speechssl.data.manifest import Manifest
+from speechssl.data.audio import read_header
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.errors import ManifestError
 from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
-from speechssl.stages.finetune import transcribe_manifest
+from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.transcripts.timed import Transcript, best_path, words_of
 
-__all__ = ["transcribe"]
+__all__ = ["files_as_manifest", "transcribe"]
 
 
-def transcribe(run: Path, manifest: Manifest, *, skip_bad_audio: bool = False) -> tuple[dict[str, str], list[str]]:
+def transcribe(
+    run: Path, manifest: Manifest, config: EmitConfig | None = None, *, skip_bad_audio: bool = False
+) -> tuple[list[Transcript], list[str]]:
     """Transcribe every utterance of a manifest with a fine-tuned model, of a run its best step.
 
     Args:
         run: folder of the run, or of a converted model.
         manifest: what to transcribe.
+        config: how speech goes through the model; None for the defaults.
         skip_bad_audio: leave out files that cannot be used instead of raising.
 
     Returns:
-        Text by utterance id, and the reasons of what was left out.
+        Transcripts in the manifest's order, and the reasons of what was left out.
     """
     saved = SavedModel.read(run)
     model, vocabulary = saved.recogniser()
     model.to(pick_device())
     encoder = model.encoder.config
-    dataset = SpeechDataset(
-        manifest, saved.description.audio, hop=encoder.hop, window=encoder.window, skip_bad_audio=skip_bad_audio
-    )
+    rows = {row.id: row for row in manifest.utterances}
     skipped: list[str] = []
-    return transcribe_manifest(model, vocabulary, dataset, skipped=skipped), skipped
+    found: dict[str, Transcript] = {}
+    emitted = emissions(
+        model,
+        manifest,
+        saved.description.audio,
+        config or EmitConfig(),
+        skipped=skipped if skip_bad_audio else None,
+    )
+    for key, log_probs in emitted:
+        tokens = best_path(log_probs)
+        words, letters = words_of(tokens, vocabulary, hop=encoder.hop, window=encoder.window)
+        found[key] = Transcript(
+            id=key,
+            text=vocabulary.decode([token.id for token in tokens]),
+            duration_s=rows[key].duration_s,
+            words=words,
+            letters=letters,
+            path=rows[key].path,
+            start_s=rows[key].start / rows[key].sample_rate,
+        )
+    return [found[row.id] for row in manifest.utterances if row.id in found], skipped
+
+
+def files_as_manifest(paths: Sequence[Path]) -> Manifest:
+    """List audio files given by name; ids are the names without suffix, or whole paths where two share one.
+
+    Raises:
+        AudioError: a file cannot be read.
+        ManifestError: a file is given twice.
+    """
+    whole = [path.absolute() for path in paths]
+    if len(set(whole)) < len(whole):
+        doubled = next(path for path, count in Counter(whole).items() if count > 1)
+        raise ManifestError(f"{doubled}: is given twice; name each file once")
+    shared = {stem for stem, count in Counter(path.stem for path in whole).items() if count > 1}
+    rows = []
+    for path in whole:
+        header = read_header(path)
+        rows.append(
+            Utterance(
+                id=str(path) if path.stem in shared else path.stem,
+                path=str(path),
+                num_samples=header.num_samples,
+                sample_rate=header.sample_rate,
+                channels=header.channels,
+            )
+        )
+    return Manifest(root=Path("/"), utterances=tuple(rows))

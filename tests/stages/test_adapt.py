@@ -87,6 +87,6 @@ def recognise(folder: Path, corpus: Path, checkpoint: Path) -> None:
     data = (f"data.manifests=[{corpus}]", f"dev.manifests=[{corpus}]", f"checkpoint={checkpoint}", "batch.seconds=40")
     finetune(load(RECIPE / "ctc_1h.yaml", FinetuneConfig, [f"out={folder}/ctc", *data, *SMALLER]))
     convert(folder / "ctc", folder / "theirs", "transformers")
-    texts, skipped = transcribe(folder / "ctc", read_manifest(corpus))
-    assert len(texts) == len(read_manifest(corpus).utterances) and not skipped
+    found, skipped = transcribe(folder / "ctc", read_manifest(corpus))
+    assert len(found) == len(read_manifest(corpus).utterances) and not skipped
     assert all(torch.isfinite(tensor).all() for tensor in SavedModel.read(folder / "ctc").tensors.values())

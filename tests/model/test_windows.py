@@ -1,4 +1,4 @@
-"""Windows of a trunk: speechssl.units.windows."""
+"""Windows of a trunk: speechssl.model.windows."""
 
 import dataclasses
 import itertools
@@ -8,8 +8,8 @@ import torch
 
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.units import windows as module
-from speechssl.units.windows import encode_windows, place_windows
+from speechssl.model import windows as module
+from speechssl.model.windows import encode_windows, place_windows
 from tests.model.tiny import noise
 
 SECOND = 16_000

@@ -1,0 +1,97 @@
+"""Stage `align`: a fine-tuned model and known texts -> when each word and letter was said."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchaudio.functional import forced_align
+
+from speechssl.data.manifest import Manifest
+from speechssl.data.vocabulary import BLANK
+from speechssl.errors import ManifestError, VocabularyError
+from speechssl.parallel import pick_device
+from speechssl.saved import SavedModel
+from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.transcripts.timed import Token, Transcript, words_of
+
+__all__ = ["align"]
+
+
+def align(
+    run: Path, manifest: Manifest, config: EmitConfig | None = None, *, skip: bool = False
+) -> tuple[list[Transcript], list[str]]:
+    """Find the most probable times of the texts of a manifest.
+
+    Args:
+        run: folder of a fine-tuning run, or of a converted model.
+        manifest: utterances with their texts.
+        config: how speech goes through the model; None for the defaults.
+        skip: leave out utterances that cannot be read or aligned instead of raising.
+
+    Returns:
+        Transcripts in the manifest's order, and the reasons of what was left out.
+
+    Raises:
+        ManifestError: an utterance has no text.
+        VocabularyError: a text holds letters that the model does not know, or needs more frames than there are.
+    """
+    saved = SavedModel.read(run)
+    model, vocabulary = saved.recogniser()
+    model.to(pick_device())
+    encoder = model.encoder.config
+    untranscribed = [row.id for row in manifest.utterances if not row.text]
+    if untranscribed:
+        raise ManifestError(
+            f"{len(untranscribed)} utterances have no text: {', '.join(untranscribed[:3])}; "
+            "fill the manifest's text column, or keep the others with `speechssl manifest filter --text`"
+        )
+    rows = {row.id: row for row in manifest.utterances}
+    found: dict[str, Transcript] = {}
+    skipped: list[str] = []
+    audio = saved.description.audio
+    emitted = emissions(model, manifest, audio, config or EmitConfig(), skipped=skipped if skip else None)
+    for key, log_probs in emitted:
+        row = rows[key]
+        try:
+            ids = vocabulary.encode(row.text or "", where=key)
+            tokens = _align_tokens(log_probs, ids, where=key)
+        except VocabularyError as error:
+            if not skip:
+                raise
+            skipped.append(str(error))
+            continue
+        words, letters = words_of(tokens, vocabulary, hop=encoder.hop, window=encoder.window)
+        found[key] = Transcript(
+            id=key,
+            text=row.text or "",
+            duration_s=row.duration_s,
+            words=words,
+            letters=letters,
+            path=row.path,
+            start_s=row.start / row.sample_rate,
+        )
+    return [found[row.id] for row in manifest.utterances if row.id in found], skipped
+
+
+def _align_tokens(log_probs: Tensor, ids: list[int], *, where: str) -> list[Token]:
+    """Return the tokens with the frames that they hold on the most probable path of (frames, vocab)."""
+    required = len(ids) + sum(left == right for left, right in pairwise(ids))
+    if required > len(log_probs):
+        raise VocabularyError(
+            f"{where}: the text needs {required} frames, the audio makes {len(log_probs)}; correct the transcript"
+        )
+    path, scores = forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK)
+    probabilities = scores[0].exp().tolist()
+    tokens: list[Token] = []
+    previous = BLANK
+    for frame, token in enumerate(path[0].tolist()):
+        if token == BLANK:
+            pass
+        elif token == previous:
+            best = max(tokens[-1].probability, probabilities[frame])
+            tokens[-1] = Token(id=token, start=tokens[-1].start, end=frame + 1, probability=best)
+        else:
+            tokens.append(Token(id=token, start=frame, end=frame + 1, probability=probabilities[frame]))
+        previous = token
+    return tokens

@@ -1,0 +1,125 @@
+"""Stage `stream`: raw samples as they come in -> words as soon as they are sure, without hearing the whole."""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechssl.config import configuration
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.batching import Example, collate
+from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary
+from speechssl.errors import AudioError, ConfigError
+from speechssl.model.conv import frame_count
+from speechssl.objective.ctc import CTCModel
+from speechssl.transcripts.timed import Timed, best_path, words_of
+
+__all__ = ["StreamConfig", "stream"]
+
+
+@configuration
+class StreamConfig:
+    """How much is heard before a word is written. A word comes at most `chunk_s + ahead_s` and itself late."""
+
+    chunk_s: float = 1.0  # the model runs once for so much new audio
+    ahead_s: float = 1.0  # frames are kept when so much is known behind them
+    context_s: float = 20.0  # that the model hears at a time
+
+    def __post_init__(self) -> None:
+        if not (self.chunk_s > 0 and self.ahead_s >= 0 and self.chunk_s + self.ahead_s < self.context_s):
+            raise ConfigError(
+                f"expected chunk_s above 0 and chunk_s + ahead_s below context_s, found {self.chunk_s}, {self.ahead_s} "
+                f"and {self.context_s}"
+            )
+
+
+def stream(
+    model: CTCModel, vocabulary: Vocabulary, source: BinaryIO, config: StreamConfig, *, normalize: bool = False
+) -> Iterator[Timed]:
+    """Yield the words of 16-bit little-endian mono samples at 16 kHz, each when its end has been heard.
+
+    Args:
+        model: in evaluation mode.
+        vocabulary: of the model.
+        source: of samples, read until it ends.
+        config: how soon.
+        normalize: bring what is heard at a time to zero mean and unit variance, as the model was trained.
+
+    Raises:
+        AudioError: the source ends within a sample.
+    """
+    encoder = model.encoder.config
+    kept = _Kept(vocabulary, encoder.hop, encoder.window)
+    heard = torch.zeros(0)
+    dropped = 0  # samples before `heard`
+    for chunk in _chunks(source, round(config.chunk_s * SAMPLE_RATE)):
+        heard = torch.cat([heard, chunk])
+        excess = len(heard) - round(config.context_s * SAMPLE_RATE)
+        if excess > 0:
+            excess = -(-excess // encoder.hop) * encoder.hop  # whole frames
+            heard, dropped = heard[excess:], dropped + excess
+        sure = dropped + len(heard) - round(config.ahead_s * SAMPLE_RATE)
+        until = max(0, (sure - encoder.window) // encoder.hop + 1)
+        if until > kept.frames:
+            log_probs = _log_probs(model, heard, normalize)
+            yield from kept.add(log_probs[kept.frames - dropped // encoder.hop : until - dropped // encoder.hop])
+    if len(heard) >= encoder.window:
+        yield from kept.add(_log_probs(model, heard, normalize)[kept.frames - dropped // encoder.hop :])
+    yield from kept.finish()
+
+
+class _Kept:
+    """Frames that are settled, of words that are not finished."""
+
+    def __init__(self, vocabulary: Vocabulary, hop: int, window: int) -> None:
+        self.frames = 0  # settled in all
+        self._vocabulary, self._hop, self._window = vocabulary, hop, window
+        self._boundary = vocabulary.tokens.index(WORD_BOUNDARY)
+        self._open = torch.zeros((0, len(vocabulary)))  # log-probabilities since the last word that ended
+
+    def add(self, log_probs: Tensor) -> Iterator[Timed]:
+        """Take (frames, vocab) and yield the words that a boundary ends."""
+        self.frames += len(log_probs)
+        self._open = torch.cat([self._open, log_probs])
+        ends = (self._open.argmax(-1) == self._boundary).nonzero()
+        if len(ends):
+            last = int(ends[-1]) + 1
+            yield from self._words(self._open[:last], self.frames - len(self._open))
+            self._open = self._open[last:]
+
+    def finish(self) -> Iterator[Timed]:
+        """Yield the word that the end of the source ends."""
+        yield from self._words(self._open, self.frames - len(self._open))
+
+    def _words(self, log_probs: Tensor, first: int) -> Iterator[Timed]:
+        words, _ = words_of(best_path(log_probs), self._vocabulary, hop=self._hop, window=self._window)
+        shift_s = first * self._hop / SAMPLE_RATE
+        for word in words:
+            yield Timed(
+                text=word.text,
+                start_s=word.start_s + shift_s,
+                end_s=word.end_s + shift_s,
+                confidence=word.confidence,
+            )
+
+
+def _chunks(source: BinaryIO, size: int) -> Iterator[Tensor]:
+    left = b""
+    while content := source.read(2 * size - len(left)):
+        content = left + content
+        left = content[len(content) // 2 * 2 :]
+        yield torch.from_numpy(np.frombuffer(content[: len(content) // 2 * 2], "<i2").astype(np.float32) / 2**15)
+    if left:
+        raise AudioError("standard input ended within a sample; expected 16-bit little-endian mono at 16000 Hz")
+
+
+@torch.no_grad()
+def _log_probs(model: CTCModel, waveform: Tensor, normalize: bool) -> Tensor:
+    device = next(model.parameters()).device
+    if normalize:
+        waveform = (waveform - waveform.mean()) / torch.sqrt(waveform.var(unbiased=False) + 1e-5)
+    logits, _ = model.logits(collate([Example(id="", waveform=waveform)]).to(device))
+    count = frame_count(len(waveform), model.encoder.config.conv)
+    return logits[0, :count].float().log_softmax(-1).cpu()
