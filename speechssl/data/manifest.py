@@ -166,7 +166,7 @@ def read_fairseq_manifest(path: Path, *, root: Path | None = None) -> Manifest:
             )
         utterances.append(
             Utterance(
-                id=id_of(Path(cells[0])),
+                id=id_of(cells[0]),
                 path=cells[0],
                 num_samples=int(cells[1]),
                 sample_rate=SAMPLE_RATE,
@@ -239,9 +239,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def id_of(relative: Path) -> str:
-    """Return the id that an audio file gets where nothing gives it one: its path without suffix, `-` for `/`."""
-    return relative.with_suffix("").as_posix().replace("/", "-")
+def id_of(path: str) -> str:
+    """Return the id that audio gets where nothing gives it one: its path without suffix, `-` for `/`.
+
+    Examples:
+        >>> id_of("a/b.flac"), id_of("shards/0.tar:512:9000")
+        ('a-b', 'shards-0-512')
+    """
+    found = Place.parse(path, Path())
+    stem = Path(path if found.size is None else found.path).with_suffix("").as_posix().replace("/", "-")
+    return stem if found.size is None else f"{stem}-{found.offset}"
 
 
 def _read_lines(path: Path) -> list[str]:

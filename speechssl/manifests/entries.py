@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.data.audio import AudioHeader, Segment, read_header
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.manifest import Manifest, Utterance, id_of
+from speechssl.data.storage import Place, is_url
 from speechssl.errors import ManifestError
 
 __all__ = [
@@ -104,8 +105,17 @@ def place(written: str, root: Path, *, where: str) -> str:
     """Return the path below `root`, with forward slashes, of the audio that was written as `written`.
 
     Raises:
-        ManifestError: it leaves `root`, by name or by a link, is no regular file, or has a name a manifest cannot hold.
+        ManifestError: it leaves `root`, by name or by a link, is no regular file, or has a name a manifest cannot hold;
+            bytes of an archive that the archive does not have.
     """
+    found = Place.parse(written, Path())
+    if found.size is not None and not is_url(written):
+        archive = place(found.path, root, where=where)
+        if found.offset + found.size > (root / archive).stat().st_size:
+            raise ManifestError(
+                f"{where}: {written!r} ends behind the end of the archive; correct it, or copy it again"
+            )
+        return f"{archive}:{found.offset}:{found.size}"
     if not written or any(control in written for control in "\0\t\n\r"):
         raise ManifestError(f"{where}: the path {written!r} is empty or has a tab or line break; rename the file")
     if not is_utf8(written):
@@ -126,11 +136,6 @@ def place(written: str, root: Path, *, where: str) -> str:
     if not is_file:
         raise ManifestError(f"{where}: {path} is not there, or no regular file; correct it, or the root with --root")
     return (path.relative_to(base) if path.is_relative_to(base) else target.relative_to(real)).as_posix()
-
-
-def id_of(path: str) -> str:
-    """Return the id that an audio file gets where nothing gives it one: its path without suffix, `-` for `/`."""
-    return Path(path).with_suffix("").as_posix().replace("/", "-")
 
 
 def is_utf8(text: str) -> bool:
@@ -244,7 +249,7 @@ def recording_ids(manifest: Manifest) -> dict[str, str]:
 
 def _header(entry: Entry, root: Path) -> tuple[str, AudioHeader]:
     path = place(entry.path, root, where=entry.where)
-    return path, read_header(root / path)
+    return path, read_header(Place.parse(path, root))
 
 
 def _utterance(entry: Entry, path: str, header: AudioHeader) -> Utterance:

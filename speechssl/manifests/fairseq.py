@@ -1,6 +1,8 @@
 """fairseq's files of a split: `train.tsv` (root line, then path, tab, samples), `train.wrd` texts, `train.ltr` letters.
 
 Line i of each belongs to line i of the table. `train.km` holds labels, which `speechssl labels` converts.
+A path may be `x.tar:OFFSET:SIZE` or `x.zip:...`, bytes of an uncompressed archive: fairseq 0.12.2 maps any file written
+so and takes wav, flac and ogg from it; so does fairseq2's FileMapper, with whatever its decoder reads.
 """
 
 import re
@@ -8,6 +10,7 @@ from pathlib import Path
 
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Manifest, read_fairseq_manifest, write_atomically, write_fairseq_manifest
+from speechssl.data.storage import Place
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, lost_columns, text_lines
 
@@ -46,9 +49,9 @@ def read_fairseq(path: Path) -> tuple[list[Entry], Path, list[str]]:
             )
     texts = words if words is not None else spelt
     for number, row in enumerate(table.utterances, start=2):
-        if re.search(r":\d+:\d+$", row.path):
+        if re.search(r":\d+:\d+$", row.path) and Place.parse(row.path, table.root).size is None:
             raise ManifestError(
-                f"{path}:{number}: {row.path!r} is a place in an archive; a manifest lists whole files: unpack it"
+                f"{path}:{number}: {row.path!r} is a part of a file that is no tar or zip archive; cut it out"
             )
     entries = [
         Entry(
@@ -75,11 +78,15 @@ def write_fairseq(path: Path, manifest: Manifest) -> list[str]:
     """
     if path.suffix != ".tsv":
         raise ManifestError(f"{path}: name it SPLIT.tsv; fairseq looks for that")
+    root = str(manifest.root.resolve())
     for row in manifest.utterances:
-        if row.path != row.path.strip() or any(sign in row.path for sign in "\t\n:"):
+        found = Place.parse(row.path, Path())
+        name = row.path if found.size is None else found.path + (":" if ":" in root else "")  # fairseq splits all of it
+        if row.path != row.path.strip() or any(sign in name for sign in "\t\n:"):
             raise ManifestError(
                 f"{row.path!r}: fairseq strips blanks at both ends of a line and splits it at tabs, and reads what "
-                "follows a colon as a place in an archive (for .wav and .flac only fairseq2 does); rename the file"
+                "follows a colon as a place in an archive (for .wav and .flac only fairseq2 does); rename the file, or "
+                f"the folder {root}"
             )
     notes = lost_columns(manifest, ("text",), by="fairseq's tsv")
     texts = [row.text for row in manifest.utterances if row.text]
