@@ -1,5 +1,6 @@
 """What a training stage prepares, and how it is trained: the part that pretraining and fine-tuning share."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ class Task:
 
 def train(task: Task, *, out: Path, seed: int, optim: OptimConfig, config: TrainConfig, ranks: Ranks) -> Path:
     """Train, or go on, and return the folder of the last checkpoint."""
+    if ranks.is_first:
+        print(task.sampler.describe(), file=sys.stderr)
     return fit(
         task.model,
         lambda epoch, position: load_batches(
