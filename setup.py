@@ -13,7 +13,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["speechssl", "speechssl.*"]),
-    package_data={"speechssl": ["py.typed", "runs/page.html"]},
+    package_data={"speechssl": ["py.typed", "runs/page.html", "score/page.html"]},
     install_requires=[
         "torch>=2.9",
         "torchaudio>=2.9",

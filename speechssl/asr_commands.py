@@ -21,6 +21,7 @@ from speechssl.score.summary import as_json, difference_lines, lines, utterance_
 from speechssl.stages.align import align
 from speechssl.stages.emit import EmitConfig
 from speechssl.stages.score import GROUPINGS, read_columns, read_hypotheses, references_of
+from speechssl.stages.score_page import PageConfig, read_confidences, write_page
 from speechssl.stages.stream import StreamConfig, stream
 from speechssl.stages.transcribe import files_as_manifest, transcribe
 from speechssl.transcripts.formats import SUFFIXES, write_transcripts
@@ -87,6 +88,10 @@ def score_command(
     samples: Annotated[int, typer.Option(help="Draws of each interval.")] = 10_000,
     level: Annotated[float, typer.Option(help="Confidence of the intervals.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Page to write: all of it in one file, with sound.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Run whose tokens the page draws over spectrograms.")] = None,
+    worst: Annotated[int, typer.Option(help="Utterances whose sound the page holds.")] = 100,
+    audio_mb: Annotated[float, typer.Option(help="Of sound in the page, at most.")] = 30.0,
     root: Root = None,
 ) -> None:
     """Score transcripts by utterance id: CER and WER with intervals, by group, and against another system."""
@@ -94,13 +99,16 @@ def score_command(
     numbers = {"samples": samples, "level": level, "seed": seed}
     config = from_dict({**values, **numbers}, ScoreConfig, where="score")
     table = read_columns(columns) if columns is not None else None
-    rows = references_of(read_manifest(references, root=root), by or (), table)
+    manifest = read_manifest(references, root=root)
+    rows = references_of(manifest, by or (), table)
     first = evaluate(rows, read_hypotheses(hypotheses), config)
+    systems = {str(hypotheses): first}
     print(*lines(first), sep="\n")
     differences = None
     if second is not None:
         other = evaluate(rows, read_hypotheses(second), config)
         print(f"second: {second}", *lines(other)[:2], sep="\n")
+        systems[f"{second}" if second != hypotheses else f"{second} again"] = other
         differences = judge(rows, first, other)
         print(*difference_lines(differences), sep="\n")
     if out is not None:
@@ -108,6 +116,12 @@ def score_command(
     if utterances is not None:
         write_atomically(utterances, "".join("\t".join(row) + "\n" for row in utterance_rows(first.utterances)))
         print(utterances)
+    if html is not None:
+        page = from_dict({"worst": worst, "audio_mb": audio_mb}, PageConfig, where="score")
+        sure = read_confidences(hypotheses, table)
+        name = str(references)
+        notes = write_page(html, name, manifest, rows, systems, differences, confidences=sure, model=model, config=page)
+        print(f"{html}: {'; '.join(notes)}")
 
 
 def _listed(sources: Sequence[Path], root: Path | None) -> Manifest:

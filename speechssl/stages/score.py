@@ -1,9 +1,11 @@
 """Stage `score`: a manifest with texts and what a system wrote -> references with their groups."""
 
 import csv
+import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from speechssl.data.audio import AudioConfig
 from speechssl.data.dataset import read_utterance
@@ -12,7 +14,7 @@ from speechssl.errors import ManifestError
 from speechssl.score.evaluate import Reference
 from speechssl.score.snr import estimate_snr_db
 
-__all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "references_of"]
+__all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "read_json_lines", "references_of"]
 
 GROUPINGS = ("speaker", "language", "split", "duration", "snr")  # known without a table
 _BANDS_S = (1.0, 2.0, 5.0, 10.0, 20.0)
@@ -58,11 +60,13 @@ def references_of(
 
 
 def read_hypotheses(path: Path) -> dict[str, str]:
-    """Read a table of id and text, as `speechssl transcribe` writes it, or sclite's TRN (`text (id)`).
+    """Read a table of id and text or JSON lines, as `speechssl transcribe` writes them, or sclite's TRN (`text (id)`).
 
     Raises:
         ManifestError: it does not parse, or an id occurs twice.
     """
+    if path.suffix.lower() == ".jsonl":
+        return {key: str(row.get("text", "")) for key, row in read_json_lines(path).items()}
     if path.suffix.lower() != ".trn":
         return {key: columns.get("text", "") for key, columns in read_side_file(path).items()}
     found: dict[str, str] = {}
@@ -75,6 +79,31 @@ def read_hypotheses(path: Path) -> dict[str, str]:
         if key[:-1] in found:
             raise ManifestError(f"{path}:{number}: {key[:-1]} occurs twice; keep one of its rows")
         found[key[:-1]] = text.strip()
+    return found
+
+
+def read_json_lines(path: Path) -> dict[str, dict[str, Any]]:
+    """Read objects, one a line, by their `id`.
+
+    Raises:
+        ManifestError: it cannot be read, a line is no object with an id, or an id occurs twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read ({error}); name a file in UTF-8") from error
+    found: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            key = str(row["id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ManifestError(f"{path}:{number}: expected an object with an id, found {line[:60]!r}") from error
+        if key in found:
+            raise ManifestError(f"{path}:{number}: {key} occurs twice; keep one of its lines")
+        found[key] = row
     return found
 
 

@@ -1,0 +1,194 @@
+"""The page of a scoring: audio of the worst utterances, a model's best tokens over it, and the figures -> one file."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import soundfile
+from torch import Tensor
+
+from speechssl.config import configuration
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig
+from speechssl.data.dataset import read_utterance
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.parallel import pick_device
+from speechssl.saved import SavedModel
+from speechssl.score.evaluate import Evaluation, Reference
+from speechssl.score.intervals import Difference
+from speechssl.score.page import PathToken, Recording, Report, System, write_score_page
+from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.stages.score import read_json_lines
+from speechssl.transcripts.timed import best_path
+
+__all__ = ["PageConfig", "read_confidences", "write_page"]
+
+_ANY_RATE = AudioConfig(min_sample_rate=1)
+_LEAST_BYTES_PER_S = 4_000  # of FLAC: what is sure not to fit is not read
+_BASE64 = 4 / 3
+
+
+@configuration
+class PageConfig:
+    """How much audio the page holds."""
+
+    worst: int = 100  # utterances with audio: those with the highest WER of the first system
+    audio_mb: float = 30.0  # of the file, at most
+
+    def __post_init__(self) -> None:
+        if self.worst < 0 or not self.audio_mb >= 0:
+            raise ConfigError(f"score: worst and audio_mb must be 0 or more, found {self.worst}, {self.audio_mb}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sounds:
+    """FLAC by utterance id, and what was left out."""
+
+    flac: Mapping[str, bytes]
+    too_large: int
+    unreadable: Sequence[str]
+
+
+def write_page(
+    out: Path,
+    name: str,
+    manifest: Manifest,
+    references: Sequence[Reference],
+    systems: Mapping[str, Evaluation],
+    differences: tuple[Difference, Difference] | None = None,
+    *,
+    confidences: Mapping[str, float],
+    model: Path | None = None,
+    config: PageConfig,
+) -> list[str]:
+    """Write the page of a scoring.
+
+    Args:
+        out: the file.
+        name: of the references, for the heading.
+        manifest: of the references, with the audio.
+        references: what was scored.
+        systems: one or two, by name.
+        differences: of `judge`, where there are two.
+        confidences: of the first system, by utterance id; of some, all or none.
+        model: folder of a fine-tuned model, whose best tokens are drawn over the spectrograms.
+        config: how much audio.
+
+    Returns:
+        What the page says that it lacks.
+
+    Raises:
+        CheckpointError: `model` is no fine-tuned model.
+    """
+    ranked = sorted(
+        next(iter(systems.values())).utterances,
+        key=lambda row: (-row.word_errors.rate, -row.character_errors.rate, row.id),
+    )
+    rows = {row.id: row for row in manifest.utterances}
+    chosen = [rows[row.id] for row in ranked[: config.worst]]
+    sounds = _read_sounds(manifest, chosen, config.audio_mb * 1e6)
+    paths: dict[str, list[PathToken]] = {}
+    rate, notes = 50.0, _notes(sounds, len(chosen), config)
+    if model is not None:
+        heard = replace(manifest, utterances=tuple(row for row in chosen if row.id in sounds.flac))
+        paths, rate, skipped = _paths(model, heard)
+        notes += [f"no path of the model: {reason}" for reason in skipped]
+    report = Report(
+        name=name,
+        references=references,
+        systems=[System(name=name, evaluation=each) for name, each in systems.items()],
+        differences=differences,
+        durations_s={row.id: row.duration_s for row in manifest.utterances},
+        confidences=confidences,
+        recordings={key: Recording(flac=flac, path=paths.get(key, ())) for key, flac in sounds.flac.items()},
+        frames_per_second=rate,
+        notes=notes,
+    )
+    write_score_page(report, out)
+    return notes
+
+
+def read_confidences(hypotheses: Path, columns: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, float]:
+    """Return how sure a system was of its texts, by utterance id; nothing where nobody says so.
+
+    Args:
+        hypotheses: its texts; `.jsonl` of `speechssl transcribe` has a confidence of each.
+        columns: of `read_columns`; a column `confidence` comes first. Empty cells are left out.
+
+    Raises:
+        ManifestError: a value is not a finite number.
+    """
+    cells = {key: row.get("confidence", "") for key, row in (columns or {}).items()}
+    if hypotheses.suffix.lower() == ".jsonl":
+        cells = {
+            key: str(row["confidence"]) for key, row in read_json_lines(hypotheses).items() if "confidence" in row
+        } | cells
+    return {key: _number(cell, key) for key, cell in cells.items() if cell.strip()}
+
+
+def _number(cell: str, key: str) -> float:
+    try:
+        found = float(cell)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ManifestError(f"{key}: confidence is {cell!r}, expected a number; correct or empty the cell")
+    return found
+
+
+def _read_sounds(manifest: Manifest, rows: Sequence[Utterance], most_bytes: float) -> _Sounds:
+    """Encode utterances in order until no more fit; one that is too long for what is left is passed over."""
+    flac: dict[str, bytes] = {}
+    unreadable: list[str] = []
+    left, too_large = most_bytes / _BASE64, 0
+    for row in rows:
+        if row.duration_s * _LEAST_BYTES_PER_S > left:
+            too_large += 1
+            continue
+        try:
+            encoded = _flac(read_utterance(manifest, row, _ANY_RATE))
+        except AudioError as error:
+            unreadable.append(str(error))
+            continue
+        if len(encoded) > left:
+            too_large += 1
+            continue
+        flac[row.id] = encoded
+        left -= len(encoded)
+    return _Sounds(flac=flac, too_large=too_large, unreadable=unreadable)
+
+
+def _flac(waveform: Tensor) -> bytes:
+    """Encode (time,) float32 at 16 kHz with 16 bits a sample."""
+    file = io.BytesIO()
+    soundfile.write(file, waveform.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _notes(sounds: _Sounds, wanted: int, config: PageConfig) -> list[str]:
+    notes = [f"audio of {len(sounds.flac)} utterances, of the {wanted} with the highest WER: 16 kHz mono, FLAC"]
+    if sounds.too_large:
+        notes.append(f"{sounds.too_large} of the worst have no audio here: the limit is {config.audio_mb:g} MB")
+    if sounds.unreadable:
+        named = "; ".join(sounds.unreadable[:3])
+        notes.append(f"the audio of {len(sounds.unreadable)} utterances cannot be read: {named}")
+    return notes
+
+
+def _paths(run: Path, manifest: Manifest) -> tuple[dict[str, list[PathToken]], float, list[str]]:
+    """Return a model's best tokens by id, its frames a second, and the reasons of what was left out."""
+    saved = SavedModel.read(run)
+    model, vocabulary = saved.recogniser()
+    model.to(pick_device())
+    skipped: list[str] = []
+    found = emissions(model, manifest, saved.description.audio, EmitConfig(), skipped=skipped)
+    paths = {
+        key: [
+            PathToken(vocabulary.tokens[token.id], token.start, token.end - token.start, token.probability)
+            for token in best_path(log_probs)
+        ]
+        for key, log_probs in found
+    }
+    return paths, SAMPLE_RATE / model.encoder.config.hop, skipped
