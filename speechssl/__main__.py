@@ -19,6 +19,7 @@ from speechssl.data.km import is_km, read_km, with_ids_of, write_km
 from speechssl.data.labels import read_labels, write_labels
 from speechssl.data.manifest import read_manifest, write_atomically
 from speechssl.errors import SpeechSSLError, StoppedError
+from speechssl.lm_commands import lm_app
 from speechssl.manifest_commands import Root, manifest_app, with_bar
 from speechssl.parallel import keep_freed_memory
 from speechssl.plot import plot_sweep, plot_units
@@ -112,6 +113,7 @@ def corpus_command(
 
 
 app.add_typer(manifest_app)
+app.add_typer(lm_app)
 
 
 app.command("transcribe")(transcribe_command)

@@ -1,0 +1,1 @@
+"""Language models of words or letters: n-grams built from text, read from ARPA files, and lexicons."""

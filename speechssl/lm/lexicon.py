@@ -1,0 +1,94 @@
+"""Lexicons: the words a decoder may write, each spelled in the tokens of a model's vocabulary.
+
+A file has a line a word, the word, a tab and its tokens with blanks between, the word boundary last, as flashlight and
+torchaudio read it. A word may have several spellings.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from speechssl.data.manifest import write_atomically
+from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary
+from speechssl.errors import VocabularyError
+
+__all__ = ["Lexicon", "read_lexicon"]
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Words and their spellings."""
+
+    words: tuple[str, ...]  # ascending; repeated where a word has several spellings
+    spellings: tuple[tuple[str, ...], ...]  # tokens of each, without the word boundary
+
+    @classmethod
+    def from_sentences(
+        cls, sentences: Iterable[Sequence[str]], vocabulary: Vocabulary, *, min_count: int = 1
+    ) -> tuple[Self, list[str]]:
+        """Collect the words of texts that the vocabulary can spell, letter by letter.
+
+        Args:
+            sentences: words of each.
+            vocabulary: of the model.
+            min_count: words that are rarer are left out.
+
+        Returns:
+            The lexicon, and the words that hold a letter the vocabulary lacks, most frequent first.
+
+        Raises:
+            VocabularyError: no word is left.
+        """
+        counts = Counter(word for sentence in sentences for word in sentence)
+        frequent = {word: count for word, count in counts.items() if count >= min_count}
+        letters = set(vocabulary.tokens[1:]) - {WORD_BOUNDARY}
+        words = sorted(word for word in frequent if letters.issuperset(word))
+        refused = sorted(set(frequent) - set(words), key=lambda word: (-counts[word], word))
+        if not words:
+            raise VocabularyError(
+                f"none of {len(counts)} words can be spelled with the vocabulary's letters; "
+                "normalise the texts as those of training were (--normaliser), or take texts of its language"
+            )
+        return cls(tuple(words), tuple(map(tuple, words))), refused
+
+    def write(self, path: Path) -> None:
+        """Write the file."""
+        lines = (
+            f"{word}\t{' '.join((*spelling, WORD_BOUNDARY))}\n"
+            for word, spelling in zip(self.words, self.spellings, strict=True)
+        )
+        write_atomically(path, "".join(lines))
+
+
+def read_lexicon(path: Path, vocabulary: Vocabulary) -> Lexicon:
+    """Read a lexicon for a model; the word boundary at the end of a spelling may be left out.
+
+    Raises:
+        VocabularyError: a line that does not parse, or a token that the vocabulary lacks.
+    """
+    known = set(vocabulary.tokens[1:]) - {WORD_BOUNDARY}
+    entries: set[tuple[str, tuple[str, ...]]] = set()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"{path}: expected a lexicon in UTF-8, found other bytes ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        word, *tokens = line.split()
+        if tokens and tokens[-1] == WORD_BOUNDARY:
+            tokens.pop()
+        if not tokens:
+            raise VocabularyError(f"{path}:{number}: expected a word and its tokens, found {line!r}")
+        if unknown := sorted(set(tokens) - known):
+            raise VocabularyError(
+                f"{path}:{number}: {word} is spelled with {' '.join(map(repr, unknown))}, which the model's vocabulary "
+                "lacks; make the lexicon with `speechssl lm lexicon` for this model"
+            )
+        entries.add((word, tuple(tokens)))
+    if not entries:
+        raise VocabularyError(f"{path}: the lexicon holds no words; make one with `speechssl lm lexicon`")
+    words, spellings = zip(*sorted(entries), strict=True)
+    return Lexicon(words, spellings)
