@@ -8,7 +8,7 @@ import atexit
 import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal
@@ -79,13 +79,27 @@ def load_batches(
         loaded = _by_threads(read, planned, workers)
     else:
         loaded = _by_processes(read, planned, workers)
-    with closing(loaded):  # ends its workers now, also where an error keeps this frame alive
+    with _ended_in_time(loaded):
         for done in loaded:
             if done.batch.error is not None:
                 raise done.batch.error
             is_empty = not done.batch.ids
             batch = replace(dataset.stand_in(), skipped=done.batch.skipped) if is_empty else done.batch
             yield done.epoch, done.following, batch
+
+
+@contextmanager
+def _ended_in_time(loaded: "Generator[_Loaded]") -> Iterator[None]:
+    """End the workers with this context, even where an error's traceback keeps the frame, and before the interpreter.
+
+    Processes that ignore signals, and threads that want Python's lock, would keep it from ending.
+    """
+    atexit.register(loaded.close)
+    try:
+        yield
+    finally:
+        atexit.unregister(loaded.close)
+        loaded.close()
 
 
 @dataclass(frozen=True)
@@ -182,11 +196,9 @@ def _by_threads(read: _Reader, planned: Iterator[_Planned], workers: int) -> Gen
         .prefetch(AHEAD * workers)
         .and_return()
     )
-    atexit.register(close)  # the interpreter's end is too late
     try:
         yield from pipeline
     finally:
-        atexit.unregister(close)
         close()
 
 

@@ -322,7 +322,8 @@ def test_without_fairseq2_its_loader_is_refused_and_auto_takes_torchs(dataset, s
 
 
 @pytest.mark.slow
-def test_a_process_that_ends_while_threads_read_ends_quietly(corpus):
+@pytest.mark.parametrize("loader", ["torch", "fairseq2"])
+def test_a_process_that_ends_while_others_read_for_it_ends_quietly(corpus, loader):
     pytest.importorskip("fairseq2")
     code = f"""
 from pathlib import Path
@@ -334,7 +335,7 @@ from speechssl.data.manifest import read_manifest
 manifest = read_manifest(Path({str(corpus.root / "manifest.tsv")!r}))
 dataset = SpeechDataset(manifest, AudioConfig(), hop=320, window=325)
 sampler = BatchSampler(manifest.utterances, BatchConfig(min_s=0.1), seed=0)
-batches = load_batches(dataset, sampler, epoch=0, position=0, workers=2, loader="fairseq2")
+batches = load_batches(dataset, sampler, epoch=0, position=0, workers=2, loader={loader!r})
 print(len(next(batches)[2].ids))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
