@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -36,6 +36,8 @@ from speechssl.manifests.filter import Wanted, choose, read_ids
 from speechssl.manifests.kept import kept_beside
 from speechssl.manifests.merge import merge
 from speechssl.manifests.sample import hours_by_language, sample
+from speechssl.manifests.segment import in_processes, in_this_process, segment_manifest
+from speechssl.manifests.spans import SegmentConfig
 from speechssl.manifests.split import Key, split_by_hours, split_by_shares
 from speechssl.manifests.stats import count, describe_stats, plot_durations
 from speechssl.train.runlog import progress_bar
@@ -242,6 +244,37 @@ def convert_command(manifest: Source, out: Out) -> None:
     """Write a manifest in its other form: Parquet for millions of rows if the name ends in .parquet, text if not."""
     listed = read_manifest(manifest)
     _write(out, listed)
+    _say_root(out, listed.root)
+
+
+@manifest_app.command("segment")
+def segment_command(
+    manifest: Source,
+    out: Out,
+    min_s: Annotated[float, typer.Option(help="Seconds of an utterance, at least.")] = SegmentConfig.min_s,
+    max_s: Annotated[float, typer.Option(help="Seconds, at most; what is no longer is not cut.")] = SegmentConfig.max_s,
+    pause_s: Annotated[
+        float, typer.Option(help="Longer pauses part utterances; shorter ones only if need be.")
+    ] = SegmentConfig.pause_s,
+    pad_s: Annotated[float, typer.Option(help="Silence kept before and after, at most.")] = SegmentConfig.pad_s,
+    vad: Annotated[
+        Literal["silero", "energy", "auto"], typer.Option(help="What tells speech from silence; auto: silero if there.")
+    ] = SegmentConfig.vad,
+    skip_bad: Annotated[bool, typer.Option(help="List and count unreadable files instead of stopping.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core if not given.")] = None,
+    root: Root = None,
+) -> None:
+    """Cut long recordings at pauses into utterances, as parts of their files; writes no audio."""
+    config = SegmentConfig(min_s=min_s, max_s=max_s, pause_s=pause_s, pad_s=pad_s, vad=vad)
+    listed = read_manifest(manifest, root=root)
+    work = in_this_process if jobs == 1 else in_processes(jobs)
+    done = segment_manifest(listed, config, skip_bad=skip_bad, work=work, progress=with_bar("segment"))
+    for error in done.errors:
+        print(f"skipped: {error}", file=sys.stderr)
+    _write(out, done.manifest)
+    print(*done.summary(), sep="\n")
+    if skip_bad:
+        print(f"{len(done.errors)} files skipped")
     _say_root(out, listed.root)
 
 
