@@ -202,7 +202,7 @@ def _decode(place: Place, first: int, count: int) -> NDArray[np.float32]:
     return samples
 
 
-def _why_unreadable(place: Place, error: Exception) -> str:
+def _why_unreadable(place: Place, error: soundfile.LibsndfileError) -> str:
     if place.is_plain_file:
         path = Path(place.path)
         if not path.exists():
@@ -211,7 +211,8 @@ def _why_unreadable(place: Place, error: Exception) -> str:
             return "is a folder, expected an audio file"
         if path.stat().st_size == 0:
             return "the file is empty (0 bytes); copy it again, or remove it"
-    return f"cannot be decoded as audio ({error}); expected one of {', '.join(AUDIO_SUFFIXES)}; convert or remove it"
+    said = error.error_string.strip().rstrip(".")
+    return f"cannot be decoded as audio ({said}); expected one of {', '.join(AUDIO_SUFFIXES)}; convert or remove it"
 
 
 def _check_length(place: Place, header: AudioHeader, segment: Segment | None, expected_samples: int | None) -> None:
