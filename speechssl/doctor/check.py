@@ -18,6 +18,7 @@ from speechssl.errors import ManifestError
 
 __all__ = ["Report", "check_manifests"]
 
+Work = Callable[[Sequence[Any], Callable[[Any], Any]], Iterable[tuple[int, Any]]]
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
@@ -42,6 +43,7 @@ def check_manifests(
     config: CheckConfig,
     *,
     jobs: int | None = None,
+    by: Work | None = None,
     progress: Progress = lambda items, _: items,
 ) -> Report:
     """Decode what the manifests list, and say what is wrong with it. Changes nothing.
@@ -51,6 +53,7 @@ def check_manifests(
         names: what they are called in messages, each another.
         config: what counts as wrong.
         jobs: processes that decode; None for one a core.
+        by: does the files in place of processes of this machine, and gives results in any order.
         progress: wraps the files that are done, given their number.
 
     Raises:
@@ -62,7 +65,8 @@ def check_manifests(
     codes = script_codes(config.scripts)
     paths = [[manifest.audio_path(row) for row in manifest.utterances] for manifest in manifests]
     files = list(dict.fromkeys(path for part in paths for path in part))  # a file of two manifests is decoded once
-    done = work(files, partial(measure, config=config), jobs=jobs or _cores(), limit_s=config.file_limit_s)
+    crew = partial(work, jobs=jobs or _cores(), limit_s=config.file_limit_s)
+    done = (by or crew)(files, partial(measure, config=config))
     results: dict[Path, Measured | Death] = {}
     for index, result in progress(done, len(files)):
         results[files[index]] = result

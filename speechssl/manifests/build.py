@@ -19,6 +19,7 @@ from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, ffmpeg_program
 from speechssl.data.manifest import Manifest, Utterance, read_side_file, refuse_duplicate_ids
 from speechssl.data.storage import Place, is_url
 from speechssl.errors import AudioError, ManifestError
+from speechssl.manifests.engine import Work
 from speechssl.manifests.finding import Found, find
 from speechssl.manifests.kept import Kept
 from speechssl.manifests.remote import header_at_url, open_url
@@ -54,6 +55,7 @@ def build(
     workers: int | None = None,
     kept: Path | None = None,
     fresh: bool = False,
+    work: Work | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, _: items,
 ) -> Built:
     """List all audio that `sources` name, reading headers in parallel.
@@ -69,6 +71,7 @@ def build(
         workers: threads that read headers; None for one a core, and more for URLs.
         kept: file that keeps what was found, for the next build.
         fresh: read everything, whatever was kept.
+        work: reads the files in place of threads of this process; with it nothing is kept.
         progress: wraps the files and archives, given their number.
 
     Returns:
@@ -90,7 +93,11 @@ def build(
         keeper = opened.enter_context(Kept(kept, settings=settings, fresh=fresh)) if kept is not None else None
         reader = _Reader(found.root, tuple(suffixes), keeper)
         pool = opened.enter_context(ThreadPoolExecutor(workers))
-        results = _in_order(pool, reader.read, _chunks(found.files), 4 * workers)
+        if work is None:
+            results = _in_order(pool, reader.read, _chunks(found.files), 4 * workers)
+        else:
+            read = dict(work(found.files, reader.read_one))
+            results = ((read[place], False) for place in range(len(found.files)))
         for each, (result, is_known) in zip(progress(found.files, len(found.files)), results, strict=False):
             failed = result.errors if isinstance(result, Shard) else [result] if isinstance(result, AudioError) else []
             if failed and not skip_bad:
@@ -155,7 +162,7 @@ class _Reader:
         results: list[_Result] = []
         for each in files:
             known = self._known(each)
-            results.append((self._read_one(each), False) if known is None else (known, True))
+            results.append((self.read_one(each), False) if known is None else (known, True))
         return results
 
     def _known(self, found: Found) -> AudioHeader | Shard | None:
@@ -164,7 +171,8 @@ class _Reader:
         look_up = self.keeper.shard if found.is_archive else self.keeper.header
         return look_up(self.key(found), found.stamp)
 
-    def _read_one(self, found: Found) -> AudioHeader | Shard | AudioError:
+    def read_one(self, found: Found) -> AudioHeader | Shard | AudioError:
+        """Return what was found in a file, or why it cannot be read."""
         path = found.path if is_url(found.path) else os.path.join(self.root, found.path)  # noqa: PTH118 - often called
         try:
             if is_url(path):
