@@ -20,7 +20,7 @@ from speechssl.manifests.activity import Vad, chosen_vad, hear, waveform_blocks
 from speechssl.manifests.entries import Progress
 from speechssl.manifests.spans import SegmentConfig, spans
 
-X
+__all__ = ["Cut", "Segmented", "Work", "cut_recording", "in_processes", "in_this_process", "segment_manifest"]
 
 
 @dataclass(frozen=True, kw_only=True)
