@@ -5,11 +5,12 @@ What is cut away is counted, and what could not be read is named.
 
 import math
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -17,10 +18,13 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.activity import Vad, chosen_vad, hear, waveform_blocks
+from speechssl.manifests.engine import Work, one_by_one
 from speechssl.manifests.entries import Progress
 from speechssl.manifests.spans import SegmentConfig, spans
 
-__all__ = ["Cut", "Segmented", "Work", "cut_recording", "in_processes", "in_this_process", "segment_manifest"]
+__all__ = ["RESULTS", "Cut", "Segmented", "cut_recording", "in_processes", "segment_manifest"]
+
+in_this_process = one_by_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,9 @@ class Cut:
     short_s: float  # speech left out, as it is shorter than `min_s`
     num_short: int  # stretches of it
     num_in_speech: int  # cuts where nobody pauses
+
+
+RESULTS = {kind.__name__: kind for kind in (Cut, Utterance)}  # what workers give back
 
 
 @dataclass(kw_only=True)
@@ -69,9 +76,6 @@ class Segmented:
         return lines
 
 
-Work = Callable[[Sequence[Utterance], Callable[[Utterance], Cut | str]], Iterable[tuple[int, Cut | str]]]
-
-
 def in_processes(jobs: int | None) -> Work:
     """Return what does rows in `jobs` processes, a row at a time, as a recording may last for hours.
 
@@ -82,7 +86,7 @@ def in_processes(jobs: int | None) -> Work:
         AudioError: when it runs, a process died.
     """
 
-    def work(rows: Sequence[Utterance], do: Callable[[Utterance], Cut | str]) -> Iterator[tuple[int, Cut | str]]:
+    def work(rows: Sequence[Any], do: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
         pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), torch.set_num_threads, (1,))
         try:
             numbers = {pool.submit(do, row): number for number, row in enumerate(rows)}
@@ -97,17 +101,12 @@ def in_processes(jobs: int | None) -> Work:
     return work
 
 
-def in_this_process(rows: Sequence[Utterance], do: Callable[[Utterance], Cut | str]) -> Iterator[tuple[int, Cut | str]]:
-    """Do one row after the other; yield the number of each and its result."""
-    yield from ((number, do(row)) for number, row in enumerate(rows))
-
-
 def segment_manifest(
     manifest: Manifest,
     config: SegmentConfig,
     *,
     skip_bad: bool = False,
-    work: Work = in_this_process,
+    work: Work = one_by_one,
     progress: Progress = lambda items, _: items,
 ) -> Segmented:
     """Cut all utterances that are longer than `config.max_s`.

@@ -9,11 +9,11 @@ import soundfile
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import AudioError, ManifestError
+from speechssl.manifests.engine import one_by_one
 from speechssl.manifests.segment import (
     Cut,
     cut_recording,
     in_processes,
-    in_this_process,
     segment_manifest,
 )
 from speechssl.manifests.spans import SegmentConfig
@@ -128,7 +128,7 @@ def test_work_is_done_by_whoever_is_given(recording):
 
     def work(rows, do):
         asked.extend(rows)
-        return in_this_process(
+        return one_by_one(
             rows, lambda row: Cut(utterances=(row,), silence_s=0, short_s=0, num_short=0, num_in_speech=0)
         )
 
