@@ -22,17 +22,19 @@ from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.engine import Work
 from speechssl.manifests.finding import Found, find
 from speechssl.manifests.kept import Kept
-from speechssl.manifests.remote import header_at_url, open_url
-from speechssl.manifests.shards import Shard, read_shard
+from speechssl.manifests.remote import header_at_url, open_url, stamp_at_url
+from speechssl.manifests.shards import Recording, Shard, read_shard
 
-__all__ = ["ALL_SUFFIXES", "Built", "build", "build_manifest", "describe_built"]
+__all__ = ["ALL_SUFFIXES", "RESULTS", "Built", "build", "build_manifest", "describe_built"]
 
 ALL_SUFFIXES = (*AUDIO_SUFFIXES, *FFMPEG_SUFFIXES)
+
+RESULTS = {kind.__name__: kind for kind in (AudioHeader, Shard, Recording, AudioError)}  # what a file may give
 
 _CHUNK = 32  # files that a thread takes at once
 _REMOTE_WORKERS = 16  # threads, which mostly wait
 
-_Result = tuple[AudioHeader | Shard | AudioError, bool]  # of a file or archive; whether it was known
+_Result = tuple[AudioHeader | Shard | AudioError, str, bool]  # of a file or archive; its stamp; whether it was known
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def build(
             results = _in_order(pool, reader.read, _chunks(found.files), 4 * workers)
         else:
             read = dict(work(found.files, reader.read_one))
-            results = ((read[place], False) for place in range(len(found.files)))
-        for each, (result, is_known) in zip(progress(found.files, len(found.files)), results, strict=False):
+            results = ((read[place], "", False) for place in range(len(found.files)))
+        for each, (result, stamp, is_known) in zip(progress(found.files, len(found.files)), results, strict=False):
             failed = result.errors if isinstance(result, Shard) else [result] if isinstance(result, AudioError) else []
             if failed and not skip_bad:
                 raise failed[0]
@@ -107,7 +109,7 @@ def build(
             passed_over.update(result.passed_over if isinstance(result, Shard) else ())
             utterances += _utterances(each, result)
             if keeper is not None:
-                keeper.add(reader.key(each), each.stamp, result)
+                keeper.add(reader.key(each), stamp, result)
     if not utterances:
         raise _nothing(sources, suffixes, passed_over, errors)
     refuse_duplicate_ids(utterances, where=", ".join(sources))
@@ -158,18 +160,19 @@ class _Reader:
         return found.path if is_url(found.path) else os.path.abspath(os.path.join(self.root, found.path))  # noqa: PTH100, PTH118
 
     def read(self, files: Sequence[Found]) -> list[_Result]:
-        """Return for each file what was found in it, and whether that was known."""
+        """Return for each file what is in it, its stamp, and whether that was known."""
         results: list[_Result] = []
         for each in files:
-            known = self._known(each)
-            results.append((self.read_one(each), False) if known is None else (known, True))
+            stamp = stamp_at_url(each.path) if each.stamp is None and self.keeper is not None else each.stamp or ""
+            known = self._known(each, stamp)
+            results.append((self.read_one(each), stamp, False) if known is None else (known, stamp, True))
         return results
 
-    def _known(self, found: Found) -> AudioHeader | Shard | None:
-        if self.keeper is None or not found.stamp:
+    def _known(self, found: Found, stamp: str) -> AudioHeader | Shard | None:
+        if self.keeper is None or not stamp:
             return None
         look_up = self.keeper.shard if found.is_archive else self.keeper.header
-        return look_up(self.key(found), found.stamp)
+        return look_up(self.key(found), stamp)
 
     def read_one(self, found: Found) -> AudioHeader | Shard | AudioError:
         """Return what was found in a file, or why it cannot be read."""

@@ -28,7 +28,7 @@ class Found:
 
     path: str  # relative to the root, with forward slashes, or a URL
     name: str  # path that its id is made of
-    stamp: str  # changes when the file does; "" if that is not known
+    stamp: str | None  # changes when the file does; "" if nothing is known that does, None if it has to be asked for
     is_archive: bool
 
 
@@ -76,7 +76,7 @@ def find(sources: Sequence[str], *, suffixes: Sequence[str], archives: bool, sta
     base = _base_of(urls)
     for url in urls:
         _find_remote(url, base, findings, wanted)
-    findings.files.sort(key=lambda found: found.path.split("/"))
+    findings.files.sort(key=lambda found: (found.name.split("/"), found.path))
     return findings
 
 
@@ -163,22 +163,22 @@ def _walk(folder: str, prefix: str, findings: Findings, wanted: _Wanted) -> None
 
 
 def _find_remote(url: str, base: str, findings: Findings, wanted: _Wanted) -> None:
-    if suffix_of(path_in_url(url)) in (*wanted.suffixes, *ARCHIVE_SUFFIXES, *FFMPEG_SUFFIXES):
-        listed: Iterator[tuple[str, str]] = iter([(url, "")])
+    name = path_in_url(url).rstrip("/").removeprefix(path_in_url(base).rstrip("/")).lstrip("/")
+    if suffix_of(name) in (*wanted.suffixes, *ARCHIVE_SUFFIXES, *FFMPEG_SUFFIXES):
+        listed: Iterator[tuple[str, str, str | None]] = iter([(url, name, None)])
     else:
-        listed = list_url(url, stamped=wanted.stamped)
-    for each, stamp in listed:
-        name = path_in_url(each)
-        below = name.removeprefix(path_in_url(base)).lstrip("/")
+        prefix = f"{name}/" if name else ""
+        listed = ((each, prefix + below, stamp) for each, below, stamp in list_url(url))
+    for each, name, stamp in listed:
         if suffix_of(name) in FFMPEG_SUFFIXES and suffix_of(name) in wanted.suffixes:
             findings.errors.append(AudioError(f"{each}: is decoded by ffmpeg, which reads files here only; fetch it"))
         elif suffix_of(name) in ARCHIVE_SUFFIXES and suffix_of(each) != suffix_of(name):
             findings.errors.append(AudioError(f"{each}: an archive's URL has to end in its name; take the query off"))
         else:
-            _sort_in(each, below, each, stamp, findings, wanted)
+            _sort_in(each, name, each, stamp, findings, wanted)
 
 
-def _sort_in(path: str, name: str, opened: str, stamp: str, findings: Findings, wanted: _Wanted) -> None:
+def _sort_in(path: str, name: str, opened: str, stamp: str | None, findings: Findings, wanted: _Wanted) -> None:
     """Add a file to the findings: to list, refused, or passed over."""
     suffix = suffix_of(name)
     is_archive = suffix in ARCHIVE_SUFFIXES

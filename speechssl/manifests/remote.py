@@ -17,7 +17,7 @@ from speechssl.data.audio import AudioHeader, read_header
 from speechssl.data.storage import Place
 from speechssl.errors import AudioError, ManifestError
 
-__all__ = ["RemoteFile", "header_at_url", "list_url", "open_url", "path_in_url"]
+__all__ = ["RemoteFile", "header_at_url", "list_url", "open_url", "path_in_url", "stamp_at_url"]
 
 _BLOCK = 2**18  # bytes fetched at once: less costs more requests, more costs bytes that nobody reads
 _KEPT_BLOCKS = 4
@@ -35,12 +35,13 @@ _STAMPS = (
 )
 
 
-def list_url(url: str, *, stamped: bool) -> Iterator[tuple[str, str]]:
-    """Yield every file below a folder at a URL: its URL, and a stamp that changes with its content ("" if unknown).
+def list_url(url: str) -> Iterator[tuple[str, str, str | None]]:
+    """Yield every file below a folder at a URL.
+
+    Each is its URL, its path below the folder, and a stamp that changes with its content (None: to be asked for).
 
     Args:
         url: of the folder; a file system that gives no listing (http) has an index page read instead.
-        stamped: whether stamps are wanted: for http they cost a request for every file.
 
     Raises:
         ManifestError: fsspec is missing, or the folder cannot be listed.
@@ -50,8 +51,10 @@ def list_url(url: str, *, stamped: bool) -> Iterator[tuple[str, str]]:
     try:
         infos = _crawl(files, base) if _is_http(url) else files.find(path, detail=True).values()
         for info in infos:
-            if info["name"].startswith(base):  # a page may link to anywhere
-                yield files.unstrip_protocol(info["name"]), _stamp(files, info) if stamped else ""
+            name = info["name"]
+            if name.startswith(base):
+                below = unquote(name[len(base) :].partition("?")[0]) if _is_http(url) else name[len(base) :]
+                yield files.unstrip_protocol(name), below, _stamp(info)
     except Exception as error:  # each file system has errors of its own
         raise ManifestError(
             f"{url}: cannot be listed ({_said(error)}); correct the URL, or list files in a .txt"
@@ -63,6 +66,15 @@ def path_in_url(url: str) -> str:
     parts = urlsplit(url)
     path = parts.path if _is_http(url) else url.partition("://")[2]
     return unquote(path) if _is_http(url) else path
+
+
+def stamp_at_url(url: str) -> str:
+    """Ask for a stamp of a file, where its folder's listing has none; "" if the server has none either."""
+    try:
+        files, path = _files_at(url)
+        return _stamp(files.info(path)) or ""
+    except Exception:  # whatever it is, reading the file will say so
+        return ""
 
 
 def open_url(url: str) -> "RemoteFile":
@@ -241,11 +253,9 @@ def _crawl(files: Any, base: str) -> Iterator[dict[str, Any]]:
                 yield {**info, "name": name}
 
 
-def _stamp(files: Any, info: dict[str, Any]) -> str:
-    if not any(info.get(key) for key in _STAMPS):
-        info = files.info(info["name"])
+def _stamp(info: dict[str, Any]) -> str | None:
     found = {key: str(info[key]) for key in _STAMPS if info.get(key)}
-    return json.dumps([info.get("size"), found], sort_keys=True) if found else ""
+    return json.dumps([info.get("size"), found], sort_keys=True) if found else None
 
 
 def _is_http(url: str) -> bool:
