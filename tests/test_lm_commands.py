@@ -29,7 +29,7 @@ def test_a_model_of_letters_knows_the_word_boundary(tmp_path, capsys):
     (tmp_path / "train.txt").write_text(TEXT)
     assert main(["lm", "build", str(tmp_path / "train.txt"), "-o", str(tmp_path / "lm.arpa"), "--letters"]) == 0
     assert "\t|\t" in (tmp_path / "lm.arpa").read_text()
-    assert "31 letters, 15 different ones" in capsys.readouterr().out
+    assert "34 letters, 15 different ones" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

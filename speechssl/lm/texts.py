@@ -40,13 +40,13 @@ def read_sentences(paths: Sequence[Path], *, change: Callable[[str], str] | None
 
 
 def as_letters(words: Sequence[str]) -> list[str]:
-    """Return a sentence as a model of letters sees it.
+    """Return a sentence as a model of letters sees it: a word boundary behind every word, the last one too.
 
     Examples:
         >>> as_letters(["ab", "c"])
-        ['a', 'b', '|', 'c']
+        ['a', 'b', '|', 'c', '|']
     """
-    return list(WORD_BOUNDARY.join(words))
+    return [letter for word in words for letter in (*word, WORD_BOUNDARY)]
 
 
 def _lines(path: Path) -> Iterator[str]:

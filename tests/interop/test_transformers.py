@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from speechssl.data.audio import AudioConfig
-from speechssl.decode import greedy_decode
+from speechssl.decoding.greedy import greedy_decode
 from speechssl.errors import CheckpointError
 from speechssl.interop.transformers import is_transformers, read_transformers, run_transformers, write_transformers
 from speechssl.model.encoder import EncoderConfig

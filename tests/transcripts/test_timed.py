@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechssl.data.vocabulary import Vocabulary
-from speechssl.decode import greedy_decode
+from speechssl.decoding.greedy import greedy_decode
 from speechssl.transcripts.timed import Timed, Token, Transcript, best_path, words_of
 
 VOCABULARY = Vocabulary(("<blank>", "|", "a", "b"))

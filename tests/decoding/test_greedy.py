@@ -1,10 +1,10 @@
-"""Greedy decoding: speechssl.decode."""
+"""Greedy decoding: speechssl.decoding.greedy."""
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.decode import greedy_decode
+from speechssl.decoding.greedy import greedy_decode
 from tests.oracles.ctc import oracle_collapse
 
 

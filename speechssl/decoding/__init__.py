@@ -1,0 +1,1 @@
+"""CTC log-probabilities to text: greedy, beam search with language models and lexicons, flashlight."""
