@@ -162,7 +162,7 @@ def _utterance(report: Report, index: int) -> dict[str, Any]:
     if reference.id in report.durations_s:
         found["s"] = round(report.durations_s[reference.id], 3)
     if reference.id in report.confidences:
-        found["confidence"] = report.confidences[reference.id]
+        found["confidence"] = round(report.confidences[reference.id], 4)
     recording = report.recordings.get(reference.id)
     if recording is not None:
         found["path"] = [[*each[:3], round(each.probability, 3)] for each in recording.path]

@@ -120,12 +120,11 @@ def read_confidences(hypotheses: Path, columns: Mapping[str, Mapping[str, str]] 
     Raises:
         ManifestError: a value is not a finite number.
     """
-    cells = {key: row.get("confidence", "") for key, row in (columns or {}).items()}
+    cells: dict[str, str] = {}
     if hypotheses.suffix.lower() == ".jsonl":
-        cells = {
-            key: str(row["confidence"]) for key, row in read_json_lines(hypotheses).items() if "confidence" in row
-        } | cells
-    return {key: _number(cell, key) for key, cell in cells.items() if cell.strip()}
+        cells = {key: str(row.get("confidence", "")) for key, row in read_json_lines(hypotheses).items()}
+    cells |= {key: row["confidence"] for key, row in (columns or {}).items() if row.get("confidence", "").strip()}
+    return {key: _number(cell, key) for key, cell in cells.items() if cell}
 
 
 def _number(cell: str, key: str) -> float:
