@@ -22,21 +22,27 @@ from speechssl.data.manifest import (
     write_manifest,
 )
 from speechssl.data.storage import is_url
+from speechssl.doctor import RESULTS as RESULTS_OF_CHECK
 from speechssl.doctor import (
     CheckConfig,
     check_manifests,
     describe_repaired,
+    in_crew,
     summarise,
     write_repaired,
     write_table,
 )
+from speechssl.manifests.activity import chosen_vad
+from speechssl.manifests.build import RESULTS as RESULTS_OF_BUILD
 from speechssl.manifests.build import build, describe_built
+from speechssl.manifests.engine import Engine, chosen_work, in_threads, one_by_one, parts_beside, remove_parts
 from speechssl.manifests.exchange import FORMATS, Format, export_manifest, import_manifest
 from speechssl.manifests.filter import Wanted, choose, read_ids
 from speechssl.manifests.kept import kept_beside
 from speechssl.manifests.merge import merge
 from speechssl.manifests.sample import hours_by_language, sample
-from speechssl.manifests.segment import in_processes, in_this_process, segment_manifest
+from speechssl.manifests.segment import RESULTS as RESULTS_OF_SEGMENT
+from speechssl.manifests.segment import in_processes, segment_manifest
 from speechssl.manifests.spans import SegmentConfig
 from speechssl.manifests.split import Key, split_by_hours, split_by_shares
 from speechssl.manifests.stats import count, describe_stats, plot_durations
@@ -54,6 +60,11 @@ manifest_app = typer.Typer(
 Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")]
 Source = Annotated[Path, typer.Argument(help="Manifest to read.")]
 Columns = Annotated[str | None, typer.Option(help="For a table, ours=theirs: path=wav,text=sentence.")]
+Part = Annotated[
+    str | None,
+    typer.Option("--shard", help="In a job array: do part I/N, as 2/8; then `merge`, once, puts all together."),
+]
+By = Annotated[Engine, typer.Option("--engine", help="Who does the work: this machine, or a Ray cluster.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the audio; the manifest's own if not given.")]
 
 
@@ -68,15 +79,21 @@ def build_command(
     archives: Annotated[bool, typer.Option(help="Look into archives, or pass them over.")] = True,
     fresh: Annotated[bool, typer.Option(help="Read all anew, also what has not changed since the last time.")] = False,
     fairseq: Annotated[bool, typer.Option(help="Write fairseq's tsv: root line, then path and samples.")] = False,
+    shard: Part = None,
+    engine: By = "local",
 ) -> None:
     """List the audio below a folder."""
+    is_alone = shard is None and engine == "local"
+    about, parts = f"build {archives} {' '.join(sources)}", parts_beside(out)
+    work = chosen_work(in_threads(), one_by_one, engine, shard, parts, about=about, kinds=RESULTS_OF_BUILD)
     built = build(
         sources,
         archives=archives,
         side_file=side_file,
         skip_bad=skip_bad,
-        kept=kept_beside(out),
+        kept=kept_beside(out) if is_alone else None,
         fresh=fresh,
+        work=None if is_alone else work,
         progress=with_bar("headers"),
     )
     if fairseq:
@@ -90,6 +107,8 @@ def build_command(
         print(line)
     if not fairseq and not all(is_url(row.path) for row in built.manifest.utterances):
         _say_root(out, built.manifest.root)
+    if shard == "merge":
+        remove_parts(parts)
 
 
 @manifest_app.command("split")
@@ -221,13 +240,19 @@ def check_command(
     thresholds: Annotated[str | None, typer.Option("--set", help="Thresholds: max_duration_s=60")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode; one a core if not given.")] = None,
     root: Root = None,
+    shard: Part = None,
+    engine: By = "local",
 ) -> None:
     """Decode everything and say what is wrong with it; status 1 if there are errors."""
     values = _pairs(thresholds) if thresholds else {}
     config = from_dict({"scripts": script or (), **values}, CheckConfig, where="--set")
     listed = [read_manifest(path, root=root) for path in manifests]
     names = [str(path) for path in manifests]
-    report = check_manifests(listed, names, config, jobs=jobs, progress=with_bar("check"))
+    about, parts = f"check {config} {' '.join(names)}", parts_beside(manifests[0])
+    work = chosen_work(
+        in_crew(config, jobs), in_crew(config, 1), engine, shard, parts, about=about, kinds=RESULTS_OF_CHECK
+    )
+    report = check_manifests(listed, names, config, by=work, progress=with_bar("check"))
     print(*summarise(report), sep="\n")
     if table is not None:
         write_table(table, report)
@@ -235,6 +260,8 @@ def check_command(
     for written in write_repaired(fix, report, remove=remove or ()) if fix is not None else ():
         print(describe_repaired(written))
         _say_root(written.path, written.root)
+    if shard == "merge":
+        remove_parts(parts)
     if report.has_errors:
         raise typer.Exit(1)
 
@@ -263,11 +290,15 @@ def segment_command(
     skip_bad: Annotated[bool, typer.Option(help="List and count unreadable files instead of stopping.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core if not given.")] = None,
     root: Root = None,
+    shard: Part = None,
+    engine: By = "local",
 ) -> None:
     """Cut long recordings at pauses into utterances, as parts of their files; writes no audio."""
-    config = SegmentConfig(min_s=min_s, max_s=max_s, pause_s=pause_s, pad_s=pad_s, vad=vad)
+    config = SegmentConfig(min_s=min_s, max_s=max_s, pause_s=pause_s, pad_s=pad_s, vad=chosen_vad(vad))
     listed = read_manifest(manifest, root=root)
-    work = in_this_process if jobs == 1 else in_processes(jobs)
+    about, parts = f"segment {config} {manifest}", parts_beside(out)
+    here = one_by_one if jobs == 1 else in_processes(jobs)
+    work = chosen_work(here, one_by_one, engine, shard, parts, about=about, kinds=RESULTS_OF_SEGMENT)
     done = segment_manifest(listed, config, skip_bad=skip_bad, work=work, progress=with_bar("segment"))
     for error in done.errors:
         print(f"skipped: {error}", file=sys.stderr)
@@ -276,6 +307,8 @@ def segment_command(
     if skip_bad:
         print(f"{len(done.errors)} files skipped")
     _say_root(out, listed.root)
+    if shard == "merge":
+        remove_parts(parts)
 
 
 @manifest_app.command("import")

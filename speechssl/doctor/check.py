@@ -7,16 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from speechssl.data.audio import AudioHeader
 from speechssl.data.manifest import Manifest
 from speechssl.doctor.across import Checked, findings_across
 from speechssl.doctor.crew import Death, work
 from speechssl.doctor.findings import FINDINGS, Finding, findings_of_file
+from speechssl.doctor.fingerprint import Fingerprint
 from speechssl.doctor.measure import Measured, measure
 from speechssl.doctor.texts import count_letters, foreign_letters, script_codes, unusual_rates
 from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import ManifestError
 
-__all__ = ["Report", "check_manifests"]
+__all__ = ["RESULTS", "Report", "check_manifests", "in_crew"]
+
+RESULTS = {kind.__name__: kind for kind in (Measured, Fingerprint, AudioHeader, Death)}  # what workers give back
 
 Work = Callable[[Sequence[Any], Callable[[Any], Any]], Iterable[tuple[int, Any]]]
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
@@ -65,8 +69,7 @@ def check_manifests(
     codes = script_codes(config.scripts)
     paths = [[manifest.audio_path(row) for row in manifest.utterances] for manifest in manifests]
     files = list(dict.fromkeys(path for part in paths for path in part))  # a file of two manifests is decoded once
-    crew = partial(work, jobs=jobs or _cores(), limit_s=config.file_limit_s)
-    done = (by or crew)(files, partial(measure, config=config))
+    done = (by or in_crew(config, jobs))(files, partial(measure, config=config))
     results: dict[Path, Measured | Death] = {}
     for index, result in progress(done, len(files)):
         results[files[index]] = result
@@ -86,6 +89,11 @@ def check_manifests(
     kinds = list(FINDINGS)
     found.sort(key=lambda finding: (place[finding.manifest, finding.id], kinds.index(finding.name)))
     return Report(names=tuple(names), manifests=tuple(manifests), rows=tuple(rows), findings=tuple(found))
+
+
+def in_crew(config: CheckConfig, jobs: int | None = None) -> Work:
+    """Return what measures files in `jobs` processes of this machine, of which any may crash; None for one a core."""
+    return partial(work, jobs=jobs or _cores(), limit_s=config.file_limit_s)
 
 
 def _of_texts(rows: Sequence[Checked], codes: frozenset[str], config: CheckConfig) -> Iterator[Finding]:

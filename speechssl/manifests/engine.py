@@ -5,13 +5,14 @@ So the result is the same whoever does it.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from speechssl.data.manifest import write_atomically
-from speechssl.errors import ManifestError
+from speechssl.errors import ManifestError, StoppedError
 from speechssl.manifests.lines import Kinds, read_line, write_line
 from speechssl.manifests.on_ray import on_ray
 
@@ -23,7 +24,7 @@ Engine = Literal["local", "ray"]
 _WINDOW = 4096  # tasks that threads are given at once
 
 
-class PartWritten(Exception):  # noqa: N818 - no error: the command has done its part
+class PartWritten(StoppedError):  # noqa: N818 - no error: the job has done what it was to do
     """A job of an array has written the results of its part; there is nothing to go on with before all have."""
 
 
@@ -66,11 +67,11 @@ def one_by_one(tasks: Sequence[Any], do: Callable[[Any], Any]) -> Iterator[tuple
     yield from ((number, do(task)) for number, task in enumerate(tasks))
 
 
-def in_threads(workers: int) -> Work:
-    """Return what does tasks in threads of this process."""
+def in_threads(workers: int | None = None) -> Work:
+    """Return what does tasks in threads of this process; None for one a core."""
 
     def work(tasks: Sequence[Any], do: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             for begin in range(0, len(tasks), _WINDOW):
                 yield from enumerate(pool.map(do, tasks[begin : begin + _WINDOW]), start=begin)
 
