@@ -23,7 +23,9 @@ from speechssl.config import configuration, from_dict, to_dict
 from speechssl.data.audio import AudioConfig
 from speechssl.data.labels import LabelSource
 from speechssl.data.manifest import write_atomically
-from speechssl.data.vocabulary import Vocabulary
+from speechssl.data.phones import lexicon_lines, parse_lexicon
+from speechssl.data.texts import TextConfig
+from speechssl.data.vocabulary import Vocabulary, WrittenIn
 from speechssl.errors import CheckpointError, LabelError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
@@ -48,6 +50,10 @@ class Description:
     labels: tuple[LabelSource, ...] = ()  # what made the labels of each stream, where that is known
     ctc: CTCConfig | None = None  # of a fine-tuned model
     vocabulary: tuple[str, ...] = ()  # of its CTC head, by id
+    written_in: WrittenIn = "letters"  # what the tokens of the vocabulary are
+    text: TextConfig = TextConfig()  # what its training texts went through, and all others do
+    lexicon: tuple[str, ...] = ()  # a word, a tab and its phones each, where the tokens are phones
+    piece_scores: tuple[float, ...] = ()  # log-probabilities of the tokens behind the blank, where they are pieces
     audio: AudioConfig = AudioConfig()  # how its audio was read; inference reads alike
     family: Literal["wav2vec2", "hubert"] | None = None  # what pretrained a trunk without its objective
     origin: str = "speechssl"  # or the format and file it was converted from
@@ -55,8 +61,40 @@ class Description:
     def __post_init__(self) -> None:
         if (self.ctc is None) != (not self.vocabulary) or (self.ctc is not None and self.objective is not None):
             raise CheckpointError("expected an objective, or ctc with its vocabulary, or neither")
+        if self.written_in == "pieces" and len(self.piece_scores) != len(self.vocabulary) - 1:
+            raise CheckpointError(
+                f"expected a score for each of {len(self.vocabulary) - 1} pieces, found {len(self.piece_scores)}"
+            )
         if self.labels and tuple(source.clusters for source in self.labels) != self.clusters:
             raise CheckpointError(f"expected labels with {self.clusters} units, found {[*map(str, self.labels)]}")
+
+    @classmethod
+    def of_recogniser(
+        cls,
+        encoder: EncoderConfig,
+        ctc: CTCConfig,
+        vocabulary: Vocabulary,
+        *,
+        audio: AudioConfig,
+        family: Literal["wav2vec2", "hubert"] | None,
+    ) -> Self:
+        """Describe a CTC model with all that its vocabulary needs."""
+        return cls(
+            encoder=encoder,
+            ctc=ctc,
+            vocabulary=vocabulary.tokens,
+            written_in=vocabulary.written_in,
+            text=vocabulary.text,
+            lexicon=lexicon_lines(vocabulary.lexicon),
+            piece_scores=tuple(vocabulary.scores[piece] for piece in vocabulary.tokens[1:] if vocabulary.scores),
+            audio=audio,
+            family=family,
+        )
+
+    def speller(self) -> Vocabulary:
+        """Return the vocabulary, with all it needs to encode and decode."""
+        scores = dict(zip(self.vocabulary[1:], self.piece_scores, strict=True)) if self.piece_scores else {}
+        return Vocabulary(self.vocabulary, self.written_in, self.text, parse_lexicon(self.lexicon), scores)
 
     @property
     def method(self) -> Literal["encoder", "wav2vec2", "hubert", "ctc"]:
@@ -150,7 +188,7 @@ class SavedModel:
         if not isinstance(model, CTCModel):
             raise CheckpointError(f"{self.name}: is of kind {self.description.method}, expected a fine-tuned one")
         fill(model, self.tensors, where=self.name)
-        return model.eval(), Vocabulary(self.description.vocabulary)
+        return model.eval(), self.description.speller()
 
     def fingerprint(self) -> str:
         """Return 16 hex digits of the SHA-256 of names, shapes and values."""

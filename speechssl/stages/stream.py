@@ -10,7 +10,7 @@ from torch import Tensor
 from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batching import Example, collate
-from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary
+from speechssl.data.vocabulary import Vocabulary
 from speechssl.errors import AudioError, ConfigError
 from speechssl.model.conv import frame_count
 from speechssl.objective.ctc import CTCModel
@@ -76,22 +76,29 @@ class _Kept:
     def __init__(self, vocabulary: Vocabulary, hop: int, window: int) -> None:
         self.frames = 0  # settled in all
         self._vocabulary, self._hop, self._window = vocabulary, hop, window
-        self._boundary = vocabulary.tokens.index(WORD_BOUNDARY)
         self._open = torch.zeros((0, len(vocabulary)))  # log-probabilities since the last word that ended
 
     def add(self, log_probs: Tensor) -> Iterator[Timed]:
-        """Take (frames, vocab) and yield the words that a boundary ends."""
+        """Take (frames, vocab) and yield the words that a boundary, or the beginning of the next, ends."""
         self.frames += len(log_probs)
         self._open = torch.cat([self._open, log_probs])
-        ends = (self._open.argmax(-1) == self._boundary).nonzero()
-        if len(ends):
-            last = int(ends[-1]) + 1
+        if last := self._ended():
             yield from self._words(self._open[:last], self.frames - len(self._open))
             self._open = self._open[last:]
 
     def finish(self) -> Iterator[Timed]:
         """Yield the word that the end of the source ends."""
         yield from self._words(self._open, self.frames - len(self._open))
+
+    def _ended(self) -> int:
+        """Return how many of the open frames hold words that have ended; repeats of a token stay together."""
+        ids = self._open.argmax(-1).tolist()
+        for frame in reversed(range(len(ids))):
+            if self._vocabulary.is_boundary(ids[frame]):
+                return frame + 1
+            if self._vocabulary.begins_word(ids[frame]) and ids[frame] != ids[max(0, frame - 1)]:
+                return frame
+        return 0
 
     def _words(self, log_probs: Tensor, first: int) -> Iterator[Timed]:
         words, _ = words_of(best_path(log_probs), self._vocabulary, hop=self._hop, window=self._window)

@@ -7,7 +7,7 @@ from itertools import groupby
 from torch import Tensor
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
+from speechssl.data.vocabulary import BLANK, Vocabulary
 
 __all__ = ["Timed", "Token", "Transcript", "best_path", "words_of"]
 
@@ -24,7 +24,7 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """A word, or a letter, and when it was said."""
+    """A word, or a letter, phone or piece of it, and when it was said."""
 
     text: str
     start_s: float
@@ -91,15 +91,21 @@ def words_of(
 
 
 def _split(tokens: Sequence[Token], vocabulary: Vocabulary) -> Iterator[list[Token]]:
-    for is_boundary, group in groupby(tokens, key=lambda token: vocabulary.tokens[token.id] == WORD_BOUNDARY):
-        if not is_boundary:
-            yield list(group)
+    word: list[Token] = []
+    for token in tokens:
+        if word and (vocabulary.is_boundary(token.id) or vocabulary.begins_word(token.id)):
+            yield word
+            word = []
+        if not vocabulary.is_boundary(token.id):
+            word.append(token)
+    if word:
+        yield word
 
 
 def _timed(tokens: Sequence[Token], vocabulary: Vocabulary, hop: int, window: int) -> Timed:
     middle = (window - hop) / 2  # where the hop lies that stands for a frame
     return Timed(
-        text="".join(vocabulary.tokens[token.id] for token in tokens),
+        text=vocabulary.write([vocabulary.tokens[token.id] for token in tokens]),
         start_s=(tokens[0].start * hop + middle) / SAMPLE_RATE,
         end_s=(tokens[-1].end * hop + middle) / SAMPLE_RATE,
         confidence=sum(token.probability for token in tokens) / len(tokens),

@@ -1,0 +1,194 @@
+"""Phones and pieces to ids and back; what a model keeps to read and write them. Letters: test_vocabulary."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speechssl.config import from_dict, to_dict
+from speechssl.data.audio import AudioConfig
+from speechssl.data.pieces import segment, train_pieces
+from speechssl.data.texts import TextConfig
+from speechssl.data.vocabulary import Phones, Pieces, Vocabulary
+from speechssl.errors import CheckpointError, ConfigError, VocabularyError
+from speechssl.model.encoder import EncoderConfig
+from speechssl.objective.ctc import CTCConfig
+from speechssl.saved import Description
+
+TEXTS = [
+    "the cat sat on the mat", "the hat of the cat", "a cat that sat", "that is that", "on the mat sat the cat",
+    "the rat ran to the hat", "then the cats ran",
+]  # fmt: skip
+
+
+@pytest.fixture
+def lexicon(tmp_path):
+    path = tmp_path / "lexicon.txt"
+    path.write_text(";;; a comment\nHello\th ə l oʊ\nworld\tw ɜː l d\nworld(2)\tw ɝ l d\nunused  ʒ\n", encoding="utf-8")
+    return path
+
+
+def test_phones_have_the_word_boundary_and_only_those_of_the_training_words(lexicon):
+    vocabulary = Vocabulary.from_texts(["hello"], Phones(lexicon=lexicon), TextConfig(case="lower"))
+    assert vocabulary.tokens == ("<blank>", "|", "h", "l", "oʊ", "ə")
+
+
+def test_phones_of_a_text_come_back_with_their_words(lexicon):
+    vocabulary = Vocabulary.from_texts(["Hello world"], Phones(lexicon=lexicon), TextConfig(case="lower"))
+    ids = vocabulary.encode("hello  World", where="u1")
+    assert vocabulary.decode([1, 0, *ids, 1]) == "h ə l oʊ | w ɜː l d" == vocabulary.reference("Hello world")
+    assert vocabulary.write(["w", "ɜː"]) == "w.ɜː"
+    assert vocabulary.tokens[ids[4]] == "|"
+
+
+def test_words_without_phones_are_named(lexicon):
+    vocabulary = Vocabulary.from_texts(["world"], Phones(lexicon=lexicon))
+    with pytest.raises(VocabularyError, match=r"u7: the text holds 'new' 'york', which the lexicon lacks; add them"):
+        vocabulary.encode("world new york", where="u7")
+    with pytest.raises(VocabularyError, match="'new', which the lexicon lacks"):
+        vocabulary.reference("new world")
+
+
+def test_phones_outside_the_training_texts_are_unknown(lexicon):
+    vocabulary = Vocabulary.from_texts(["world"], Phones(lexicon=lexicon))
+    with pytest.raises(VocabularyError, match=r"u7: the text holds 'ʒ', which the vocabulary lacks"):
+        vocabulary.encode("unused", where="u7")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("word\n", r":1: expected a word and its phones, found 'word'"),
+        ("# nothing\n", "holds no words; expected lines of a word, a tab and its phones"),
+        ("other\to\n", "has none of the words of the training texts"),
+        ("word\tw |\n", r"has a phone '\|', which marks word boundaries"),
+    ],
+)
+def test_a_lexicon_that_cannot_be_used_is_refused_with_the_reason(tmp_path, content, message):
+    (tmp_path / "lexicon").write_text(content)
+    with pytest.raises(VocabularyError, match=message):
+        Vocabulary.from_texts(["word"], Phones(lexicon=tmp_path / "lexicon"))
+
+
+def test_a_lexicon_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(VocabularyError, match=r"none\.txt: cannot be read"):
+        Vocabulary.from_texts(["word"], Phones(lexicon=tmp_path / "none.txt"))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        TEXTS,
+        ["мама мыла раму", "мама мыла окно"],
+        ["नमस्ते दुनिया", "नमस्ते"],
+        ["مرحبا بالعالم", "مرحبا"],
+        ["学校 学生", "学校"],
+    ],
+)
+def test_pieces_spell_the_training_texts_of_any_script_and_come_back(texts):
+    pytest.importorskip("sentencepiece")
+    vocabulary = Vocabulary.from_texts(texts, Pieces(size=30))
+    for text in texts:
+        ids = vocabulary.encode(text, where="u1")
+        assert vocabulary.decode(ids) == text
+        assert len(ids) <= len(text) + 1
+
+
+def test_frequent_words_are_pieces_and_the_same_texts_give_the_same_pieces():
+    pytest.importorskip("sentencepiece")
+    first = Vocabulary.from_texts(TEXTS, Pieces(size=26))
+    assert first == Vocabulary.from_texts(TEXTS, Pieces(size=26))
+    assert len(first.tokens) <= 27
+    assert "▁the" in first.tokens
+    assert len(first.encode("the the", where="u1")) == 2
+    assert first.begins_word(first.tokens.index("▁the"))
+
+
+def test_texts_are_segmented_as_sentencepiece_does():
+    """Its own encoder on its own model is the oracle; letters that it lacks are not in these texts."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    import io
+
+    written = io.BytesIO()
+    texts = TEXTS * 3
+    options = {"vocab_size": 31, "model_type": "unigram", "hard_vocab_limit": False, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=written, character_coverage=1.0, num_threads=1, unk_id=0,
+        bos_id=-1, eos_id=-1, pad_id=-1, normalization_rule_name="identity", **options,
+    )  # fmt: skip
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    ours = train_pieces(texts, 30)
+    for text in [*TEXTS, "rats that rent hens", "the theatre"]:
+        assert segment(text, ours) == theirs.encode(text, out_type=str)
+
+
+@given(st.text("abc ", max_size=12))
+def test_the_pieces_chosen_are_the_most_probable_of_all_ways_to_spell(text):
+    scores = {"▁": -3.0, "a": -2.0, "b": -2.5, "c": -4.0, "ab": -3.1, "▁a": -4.2, "bc": -5.0, "▁abc": -9.0, "ca": -5.9}
+
+    def best(rest: str) -> float:
+        if not rest:
+            return 0.0
+        found = [scores[rest[:n]] + best(rest[n:]) for n in range(1, len(rest) + 1) if rest[:n] in scores]
+        return max(found)
+
+    pieces = segment(text, scores)
+    assert "".join(pieces) == "".join(f"▁{word}" for word in text.split())
+    assert sum(scores[piece] for piece in pieces) == pytest.approx(sum(best(f"▁{word}") for word in text.split()))
+
+
+def test_letters_that_no_piece_spells_are_named():
+    pytest.importorskip("sentencepiece")
+    with pytest.raises(VocabularyError, match=r"u3: the text holds 'z' 'ё', which the vocabulary lacks"):
+        Vocabulary.from_texts(TEXTS, Pieces(size=30)).encode("the zoo ё z", where="u3")
+
+
+def test_too_few_pieces_for_the_letters_are_refused_with_the_least_number():
+    with pytest.raises(
+        VocabularyError, match=r"units\.size=5 is too small: .* hold 12 letters.*raise it to 14 or more"
+    ):
+        train_pieces(TEXTS, 5)
+
+
+def test_without_sentencepiece_pieces_name_the_extra_and_nothing_else_needs_it(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(ConfigError, match=r"pip install speechssl\[pieces\]"):
+        Vocabulary.from_texts(TEXTS, Pieces(size=30))
+    kept = Vocabulary(("<blank>", *PIECES.scores), "pieces", scores=PIECES.scores)
+    assert kept.decode(kept.encode("ab b", where="u1")) == "ab b"
+
+
+SCORES = {"▁": -3.0, "▁a": -1.0, "a": -2.0, "b": -2.5}
+PIECES = Vocabulary(("<blank>", *SCORES), "pieces", TextConfig(case="lower"), scores=SCORES)
+PHONES = Vocabulary(("<blank>", "|", "æ", "b"), "phones", lexicon={"ab": ("æ", "b"), "b": ("b",)})
+
+
+@pytest.mark.parametrize("vocabulary", [PIECES, PHONES, Vocabulary(("<blank>", "|", "a", "b"))])
+def test_a_model_keeps_all_that_its_texts_need(vocabulary):
+    described = Description.of_recogniser(
+        EncoderConfig.small(), CTCConfig(), vocabulary, audio=AudioConfig(), family=None
+    )
+    read = from_dict(to_dict(described), Description, where="model.json").speller()
+    assert read == vocabulary
+    assert read.encode("ab b", where="u1") == vocabulary.encode("ab b", where="u1")
+
+
+def test_a_description_of_before_reads_as_letters_as_they_are():
+    described = Description.of_recogniser(
+        EncoderConfig.small(), CTCConfig(), Vocabulary(("<blank>", "|", "a")), audio=AudioConfig(), family=None
+    )
+    values = to_dict(described)
+    for name in ("written_in", "text", "lexicon", "piece_scores"):
+        del values[name]
+    assert from_dict(values, Description, where="model.json") == described
+
+
+def test_pieces_without_their_scores_are_refused():
+    with pytest.raises(CheckpointError, match="expected a score for each of 4 pieces, found 2"):
+        dataclasses.replace(
+            Description.of_recogniser(EncoderConfig.small(), CTCConfig(), PIECES, audio=AudioConfig(), family=None),
+            piece_scores=(-1.0, -2.0),
+        )
