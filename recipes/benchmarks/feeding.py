@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import soundfile
 import torch
@@ -33,6 +34,7 @@ from speechssl.data.manifest import read_manifest
 SETTLING_S = 0.7  # after a turn, in which loaders read ahead again
 
 Feed = Iterator[float]  # seconds of speech in each batch
+Collate = Callable[[list[Any]], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,10 +154,10 @@ def _number(speech: Speech) -> int:
     return max(1, round(speech.seconds * len(manifest.utterances) / manifest.duration_s))
 
 
-def _from_torch(items: object, collate: Callable[[list], object], number: int, speech: Speech) -> Feed:
+def _from_torch(items: object, collate: Collate, number: int, speech: Speech) -> Feed:
     generator = torch.Generator().manual_seed(speech.seed)
     while True:
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             items,  # type: ignore[arg-type]
             batch_size=number,
             shuffle=True,

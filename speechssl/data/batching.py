@@ -7,7 +7,7 @@ nothing depends on the number of workers or ranks: ranks take batches in turn fr
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -105,6 +105,16 @@ def seeded_generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+class PlannedSpeeds(Protocol):
+    """What the plan has to know of utterances that are heard faster or slower: `augment.Speeds`."""
+
+    def lengths(self, epoch: int, indices: Integers, lengths: Integers) -> Integers:
+        """Return how many samples the utterances `indices`, of `lengths` at speed 1, have in an epoch."""
+
+    def longest(self, length: int) -> int:
+        """Return how many samples an utterance has at the lowest speed."""
+
+
 class BatchSampler:
     """Length-bucketed batches, epoch after epoch.
 
@@ -118,6 +128,7 @@ class BatchSampler:
         *,
         seed: int,
         hop: int = 1,
+        speeds: "PlannedSpeeds | None" = None,
     ) -> None:
         """Prepare batches of `utterances`.
 
@@ -126,11 +137,12 @@ class BatchSampler:
             config: how to cut and fill.
             seed: of order and crops.
             hop: crops start at multiples of so many samples, so that frame labels line up with frames.
+            speeds: change the lengths of utterances in each epoch.
 
         Raises:
             ManifestError: nothing is left, or an utterance that may not be cropped fills more than a batch.
         """
-        self.config, self.seed, self.hop = config, seed, hop
+        self.config, self.seed, self.hop, self._speeds = config, seed, hop, speeds
         lengths = lengths_16k(utterances)
         is_kept = lengths >= config.min_s * SAMPLE_RATE
         if not is_kept.any():
@@ -138,9 +150,10 @@ class BatchSampler:
                 f"no utterance is at least batch.min_s={config.min_s} s long; lower it, or correct the manifest"
             )
         longest = int(lengths.argmax())
-        if config.max_crop_s is None and lengths[longest] > config.seconds * SAMPLE_RATE:
+        at_most = int(lengths[longest]) if speeds is None else speeds.longest(int(lengths[longest]))
+        if config.max_crop_s is None and at_most > config.seconds * SAMPLE_RATE:
             raise ManifestError(
-                f"{utterances[longest].id}: lasts {lengths[longest] / SAMPLE_RATE:.1f} s, more than a batch "
+                f"{utterances[longest].id}: lasts {at_most / SAMPLE_RATE:.1f} s, more than a batch "
                 f"(batch.seconds={config.seconds}); raise batch.seconds or cut the utterance"
             )
         self.indices = np.flatnonzero(is_kept)  # of utterances that are long enough
@@ -163,6 +176,8 @@ class BatchSampler:
         if self._mix is not None:
             chosen = self._mix.epoch(epoch)
             lengths, indices = lengths[chosen], indices[chosen]
+        if self._speeds is not None:
+            lengths = self._speeds.lengths(epoch, indices, lengths)
         generator = seeded_generator(self.seed, "order", epoch)
         draws = torch.rand((len(lengths), 2), generator=generator, dtype=torch.float64).numpy()
         places, jitter = draws[:, 0].copy(), draws[:, 1].copy()

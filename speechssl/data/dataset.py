@@ -2,90 +2,23 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, normalize_waveform, read_audio
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig, normalize_waveform
+from speechssl.data.augment import Augmenter, Speeds, change_speed
 from speechssl.data.batching import Batch, Crop, Example, collate
 from speechssl.data.labels import FrameLabels
 from speechssl.data.manifest import Manifest, Utterance
-from speechssl.data.pcm import PcmReader, read_pcm, to_float
+from speechssl.data.pcm import PcmReader, read_pcm
+from speechssl.data.utterance import read_utterance
 from speechssl.data.vocabulary import BLANK
 from speechssl.errors import AudioError, SpeechSSLError
 
 __all__ = ["SpeechDataset", "load_in_order", "read_utterance"]
-
-
-def read_utterance(
-    manifest: Manifest,
-    row: Utterance,
-    config: AudioConfig,
-    *,
-    start: int = 0,
-    num_samples: int | None = None,
-    read: PcmReader = read_pcm,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Read an utterance that `manifest` lists, or a part of it, wherever it lies.
-
-    Args:
-        manifest: says where paths start from.
-        row: the utterance.
-        config: policy for decoding.
-        start: first sample wanted, at 16 kHz.
-        num_samples: wanted, at 16 kHz; None for all from `start` on.
-        read: tried first, where the audio is of the usual kind; `read_audio` looks at what it leaves.
-        out: (time,) float32, room that is used if the audio fits.
-
-    Returns:
-        (time,) float32, 16 kHz.
-
-    Raises:
-        AudioError: it cannot be read, or is not as the manifest says.
-    """
-    waveform = _read_usual(manifest, row, config, start=start, num_samples=num_samples, read=read, out=out)
-    if waveform is not None:
-        return waveform
-    return read_audio(
-        manifest.place(row),
-        config,
-        segment=row.segment,
-        start=start,
-        num_samples=num_samples,
-        expected_samples=row.file_samples or row.num_samples,
-    )
-
-
-def _read_usual(
-    manifest: Manifest,
-    row: Utterance,
-    config: AudioConfig,
-    *,
-    start: int,
-    num_samples: int | None,
-    read: PcmReader,
-    out: Tensor | None,
-) -> Tensor | None:
-    """Read 16-bit mono audio at 16 kHz; None where it is not that, or something seems wrong."""
-    if (row.sample_rate, row.channels) != (SAMPLE_RATE, 1) or config.min_sample_rate > SAMPLE_RATE:
-        return None
-    count = row.num_samples - start
-    if num_samples is not None:
-        count = min(count, num_samples)
-    elif row.duration_s > config.max_duration_s:
-        return None
-    if count <= 0:
-        return None
-    samples = read(manifest.place(row), row.start + start, count, row.file_samples or row.num_samples)
-    if samples is None or (num_samples is None and start == 0 and not samples.any()):
-        return None
-    waveform = torch.empty(count) if out is None or len(out) < count else out[:count]
-    to_float(samples, waveform.numpy())
-    if config.normalize:
-        normalize_waveform(waveform)
-    return waveform
 
 
 class SpeechDataset(Dataset[Example | str]):
@@ -101,6 +34,8 @@ class SpeechDataset(Dataset[Example | str]):
         labels: Sequence[FrameLabels] = (),
         tokens: Mapping[str, Sequence[int]] | None = None,
         skip_bad_audio: bool = False,
+        speeds: Speeds | None = None,
+        augment: Augmenter | None = None,
     ) -> None:
         """Prepare to read.
 
@@ -112,23 +47,27 @@ class SpeechDataset(Dataset[Example | str]):
             labels: one `FrameLabels` a stream.
             tokens: text of each utterance as ids.
             skip_bad_audio: hand back the reason instead of raising when a file cannot be used.
+            speeds: at which utterances are heard, those that the batches were planned with.
+            augment: what else is done to them.
         """
         self.manifest, self.audio, self.hop, self.window = manifest, audio, hop, window
         self.labels, self.tokens, self.skip_bad_audio = tuple(labels), tokens, skip_bad_audio
+        self.speeds, self.augment = speeds, augment
 
     def __getitem__(self, crop: Crop) -> Example | str:
         """Read one crop; a string says why it was skipped."""
         return self.example(crop)
 
-    def example(self, crop: Crop, *, read: PcmReader = read_pcm, out: Tensor | None = None) -> Example | str:
+    def example(
+        self, crop: Crop, *, epoch: int = 0, read: PcmReader = read_pcm, out: Tensor | None = None
+    ) -> Example | str:
         """Read one crop, into `out`, (time,) float32, if it can be; a string says why it was skipped."""
         row = self.manifest.utterances[crop.index]
-        is_whole = crop.start == 0 and crop.num_samples >= row.num_samples_16k
-        wanted = None if is_whole else crop.num_samples
         try:
-            waveform = read_utterance(
-                self.manifest, row, self.audio, start=crop.start, num_samples=wanted, read=read, out=out
-            )
+            if self.augment is None and self.speeds is None:
+                waveform = self._as_recorded(row, crop, self.audio, read=read, out=out)
+            else:
+                waveform = self._augmented(row, crop, epoch, read=read, out=out)
             if len(waveform) < self.window:
                 raise AudioError(
                     f"{self.manifest.place(row)}: {len(waveform)} samples at 16 kHz, expected at least "
@@ -150,13 +89,34 @@ class SpeechDataset(Dataset[Example | str]):
             tokens=None if self.tokens is None else torch.tensor(self.tokens[row.id]),
         )
 
-    def batch(self, crops: Sequence[Crop], *, read: PcmReader = read_pcm) -> Batch:
+    def _as_recorded(
+        self, row: Utterance, crop: Crop, audio: AudioConfig, *, read: PcmReader, out: Tensor | None
+    ) -> Tensor:
+        is_whole = crop.start == 0 and crop.num_samples >= row.num_samples_16k
+        wanted = None if is_whole else crop.num_samples
+        return read_utterance(self.manifest, row, audio, start=crop.start, num_samples=wanted, read=read, out=out)
+
+    def _augmented(self, row: Utterance, crop: Crop, epoch: int, *, read: PcmReader, out: Tensor | None) -> Tensor:
+        """Change speed, then place in a room, then normalise, if at all."""
+        audio = replace(self.audio, normalize=False)
+        speed = Fraction(1) if self.speeds is None else self.speeds.of(epoch, crop.index)
+        if speed == 1:
+            waveform = self._as_recorded(row, crop, audio, read=read, out=out)
+        else:
+            waveform = change_speed(self.manifest, row, audio, speed, start=crop.start, num_samples=crop.num_samples)
+        if self.augment is not None:
+            waveform = self.augment(waveform, epoch=epoch, index=crop.index)
+        if self.audio.normalize:
+            normalize_waveform(waveform)
+        return waveform
+
+    def batch(self, crops: Sequence[Crop], *, epoch: int = 0, read: PcmReader = read_pcm) -> Batch:
         """Read crops and pad them; what would be raised becomes the batch's `error`, which passes between processes."""
         room = _room(len(crops), max(crop.num_samples for crop in crops))
         examples: list[Example | str | SpeechSSLError] = []
         for crop, out in zip(crops, room.unbind(), strict=True):
             try:
-                examples.append(self.example(crop, read=read, out=out))
+                examples.append(self.example(crop, epoch=epoch, read=read, out=out))
             except SpeechSSLError as error:
                 examples.append(error)
         return collate(examples, room if _pad(room, examples) else None)

@@ -120,7 +120,7 @@ class _Reader(Dataset[_Loaded]):
         self.dataset, self.read = dataset, read
 
     def __getitem__(self, planned: _Planned) -> _Loaded:
-        batch = self.dataset.batch(planned.crops, read=self.read)
+        batch = self.dataset.batch(planned.crops, epoch=planned.epoch, read=self.read)
         return _Loaded(planned.epoch, planned.following, batch)
 
 

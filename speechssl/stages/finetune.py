@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from speechssl.config import configuration
+from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.manifest import Manifest
@@ -45,6 +46,7 @@ class FinetuneConfig:
     dropout: float | None = None  # in the Transformer; None keeps that of pretraining
     layer_drop: float | None = None
     batch: BatchConfig = BatchConfig(seconds=200.0, max_crop_s=None, min_s=0.1)
+    augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig(lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup=0.1, hold=0.4)
     train: TrainConfig = TrainConfig(steps=20_000)
     seed: int = 0
@@ -70,8 +72,11 @@ def finetuning_task(config: FinetuneConfig) -> Task:
     torch.manual_seed(config.seed)
     encoder = _build_encoder(config, start)
     tokens = {key: vocabulary.encode(text, where=key) for key, text in texts.items()}
-    manifest = _with_enough_frames(manifest, tokens, encoder.config, config.too_short)
-    sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed)
+    manifest = _with_enough_frames(
+        manifest, tokens, encoder.config, config.too_short, fastest=max(config.augment.speeds, default=1.0)
+    )
+    dataset = _dataset(manifest, data, encoder.config, tokens, augment=config.augment, seed=config.seed)
+    sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, speeds=dataset.speeds)
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
     evaluate = None
     if config.dev is not None:
@@ -88,7 +93,7 @@ def finetuning_task(config: FinetuneConfig) -> Task:
             audio=data.audio,
             family=None if config.random_weights else start.description.pretrained_by,
         ),
-        dataset=_dataset(manifest, data, encoder.config, tokens),
+        dataset=dataset,
         sampler=sampler,
         data=data,
         evaluate=evaluate,
@@ -153,14 +158,19 @@ def _texts(manifest: Manifest) -> dict[str, str]:
 
 
 def _with_enough_frames(
-    manifest: Manifest, tokens: dict[str, list[int]], encoder: EncoderConfig, too_short: Literal["stop", "skip"]
+    manifest: Manifest,
+    tokens: dict[str, list[int]],
+    encoder: EncoderConfig,
+    too_short: Literal["stop", "skip"],
+    *,
+    fastest: float = 1.0,
 ) -> Manifest:
     """Refuse, or leave out, utterances whose text needs more frames than their audio makes."""
     short: dict[str, str] = {}  # reason by id
     for row in manifest.utterances:
         ids = tokens[row.id]
         required = len(ids) + sum(left == right for left, right in pairwise(ids))
-        frames = max(0, (row.num_samples_16k - encoder.window) // encoder.hop + 1)
+        frames = max(0, (int(row.num_samples_16k / fastest) - encoder.window) // encoder.hop + 1)
         if frames < required:
             short[row.id] = f"{row.id} (text needs {required} frames, audio makes {frames})"
     if short and too_short == "stop":
@@ -173,7 +183,13 @@ def _with_enough_frames(
 
 
 def _dataset(
-    manifest: Manifest, data: DataConfig, encoder: EncoderConfig, tokens: dict[str, list[int]] | None = None
+    manifest: Manifest,
+    data: DataConfig,
+    encoder: EncoderConfig,
+    tokens: dict[str, list[int]] | None = None,
+    *,
+    augment: AugmentConfig | None = None,
+    seed: int = 0,
 ) -> SpeechDataset:
     return SpeechDataset(
         manifest,
@@ -182,6 +198,8 @@ def _dataset(
         window=encoder.window,
         tokens=tokens,
         skip_bad_audio=data.bad_audio == "skip",
+        speeds=None if augment is None else augment.speeds_of(len(manifest.utterances), seed=seed),
+        augment=None if augment is None else augment.augmenter(data.audio, seed=seed),
     )
 
 

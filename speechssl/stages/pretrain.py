@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from speechssl.config import configuration
+from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler, seeded_generator
 from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.labels import FrameLabels, join_labels, read_labels
@@ -46,6 +47,7 @@ class PretrainConfig:
     encoder: EncoderConfig | None = None  # None: that of the checkpoint, or BASE without one
     objective: ObjectiveConfig = MaskedPredictionConfig()
     batch: BatchConfig = BatchConfig()
+    augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     seed: int = 0
@@ -53,6 +55,11 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if self.checkpoint is not None and self.encoder is not None:
             raise ConfigError("encoder comes from the checkpoint; remove one of the two keys")
+        if self.labels and self.augment.changes_speed:
+            raise ConfigError(
+                f"augment.speeds is {self.augment.speeds}, but labels are of the frames of audio as it was recorded; "
+                "remove augment.speeds, or the labels"
+            )
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -74,9 +81,9 @@ def pretraining_task(config: PretrainConfig) -> Task:
     data = like_training(config.data, start.description.audio, where=start.name) if start else config.data
     description = _describe(config, data, start, labels)
     encoder = description.encoder
-    sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, hop=encoder.hop)
+    dataset = _dataset(manifest, data, encoder, labels, augment=config.augment, seed=config.seed)
+    sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, hop=encoder.hop, speeds=dataset.speeds)
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
-    dataset = _dataset(manifest, data, encoder, labels)
     evaluate = _evaluation(config, data, manifest, encoder, streams)
     torch.manual_seed(config.seed)
     return Task(
@@ -175,7 +182,13 @@ def _evaluation(
 
 
 def _dataset(
-    manifest: Manifest, data: DataConfig, encoder: EncoderConfig, labels: Sequence[FrameLabels]
+    manifest: Manifest,
+    data: DataConfig,
+    encoder: EncoderConfig,
+    labels: Sequence[FrameLabels],
+    *,
+    augment: AugmentConfig | None = None,
+    seed: int = 0,
 ) -> SpeechDataset:
     return SpeechDataset(
         manifest,
@@ -184,6 +197,8 @@ def _dataset(
         window=encoder.window,
         labels=labels,
         skip_bad_audio=data.bad_audio == "skip",
+        speeds=None if augment is None else augment.speeds_of(len(manifest.utterances), seed=seed),
+        augment=None if augment is None else augment.augmenter(data.audio, seed=seed),
     )
 
 

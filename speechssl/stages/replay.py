@@ -55,7 +55,8 @@ def replay(path: Path) -> Iterator[Replayed]:
     task.model.train()
     for row in skipped.batches:
         crops = [crop for batch in task.sampler.epoch(row.epoch)[row.index : row.index + 1] for crop in batch]
-        examples = [example for example in (task.dataset[crop] for crop in crops) if not isinstance(example, str)]
+        read = (task.dataset.example(crop, epoch=row.epoch) for crop in crops)
+        examples = [example for example in read if not isinstance(example, str)]
         if tuple(example.id for example in examples) != row.ids:
             raise CheckpointError(f"{folder.parent}: the data changed since step {skipped.step}; restore the manifests")
         whole = _run(task.model, collate(examples), skipped.step, row, config, name=f"batch {row.number}")

@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from speechssl.data.audio import AudioConfig
+from speechssl.data.augment import AugmentConfig
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, ManifestError, VocabularyError
@@ -190,6 +191,15 @@ def test_an_utterance_too_short_for_its_text_stops_with_its_id_and_the_numbers(f
 def test_an_utterance_that_just_fits_its_text_is_kept(finetune_config, rewritten, tmp_path):
     data = DataConfig(manifests=(rewritten(u0000="ontwsixe" * 3),))  # 24 frames for 24 letters, none twice in a row
     assert read_state(finetune(finetune_config(tmp_path / "run", data=data))).is_finished
+
+
+def test_an_utterance_that_fits_its_text_at_no_higher_speed_is_refused_where_it_may_be_heard_so(
+    finetune_config, rewritten, tmp_path
+):
+    data = DataConfig(manifests=(rewritten(u0000="ontwsixe" * 3),))
+    config = finetune_config(tmp_path / "run", data=data, augment=AugmentConfig(speeds=(1.0, 1.25)))
+    with pytest.raises(VocabularyError, match=r"u0000 \(text needs 24 frames, audio makes 19\)"):
+        finetune(config)
 
 
 def test_utterances_too_short_for_their_text_are_left_out_counted_and_listed_when_asked_for(

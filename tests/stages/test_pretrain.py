@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from speechssl.data.audio import AudioConfig
+from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, seeded_generator
 from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.labels import FrameLabels, read_labels, write_labels
@@ -18,7 +20,7 @@ from speechssl.saved import SavedModel
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain, score_held_out
-from speechssl.train.checkpoint import read_state
+from speechssl.train.checkpoint import load_tensors, read_state
 from speechssl.train.loop import TrainConfig
 from speechssl.train.optim import OptimConfig
 
@@ -399,3 +401,26 @@ def test_a_head_of_the_other_method_cannot_be_kept(untouched, pretrained, tmp_pa
 def test_the_architecture_comes_from_the_checkpoint_or_from_the_recipe_not_from_both(pretrain_config, pretrained):
     with pytest.raises(ConfigError, match="encoder comes from the checkpoint; remove one of the two keys"):
         pretrain_config(pretrained / "other", checkpoint=pretrained)
+
+
+def test_speed_is_refused_where_labels_are_of_frames(pretrain_config, tmp_path):
+    labelled = pretrain_config(tmp_path / "run", "masked_prediction")
+    assert labelled.labels
+    with pytest.raises(ConfigError, match=r"labels are of the frames of audio as it was recorded; remove augment\.sp"):
+        dataclasses.replace(labelled, augment=AugmentConfig(speeds=(0.9, 1.1)))
+    assert dataclasses.replace(labelled, augment=AugmentConfig(speeds=(1.0,), gain_db=(-3.0, 0.0)))
+
+
+def test_a_run_at_several_speeds_hears_other_audio_and_resumes_bit_for_bit(pretrain_config, tmp_path):
+    augment = AugmentConfig(speeds=(0.9, 1.0, 1.1), gain_db=(-6.0, 6.0))
+    config = pretrain_config(tmp_path / "run", "contrastive", train=TrainConfig(steps=3))
+    plain = read_state(pretrain(config))
+    config = dataclasses.replace(config, out=tmp_path / "straight", augment=augment)
+    straight = pretrain(config)
+    assert read_state(straight).audio_seconds != plain.audio_seconds
+    parts = dataclasses.replace(config, out=tmp_path / "parts", train=TrainConfig(steps=3, save_every=1))
+    last = pretrain(parts)
+    shutil.rmtree(last)
+    shutil.rmtree(tmp_path / "parts/step_00000002", ignore_errors=True)
+    expected, found = (load_tensors(run / "model.safetensors") for run in (straight, pretrain(parts)))
+    assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())

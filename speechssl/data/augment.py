@@ -1,0 +1,214 @@
+"""Speech made different each epoch: faster or slower, in rooms, with noise, louder or softer. Off by default.
+
+What happens to an utterance depends on (seed, epoch, its number in the manifest) alone: neither workers nor resuming
+change it. Speed is drawn when batches are planned, as it changes lengths (Ko et al. 2015, "Audio augmentation for
+speech recognition"); the rest when the audio is read (Ko et al. 2017, "A study on data augmentation of reverberant
+speech"). Measured or simulated impulse responses come from manifests, as noise does; none are simulated here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchaudio.transforms import Resample
+
+from speechssl.config import configuration
+from speechssl.data.audio import AudioConfig
+from speechssl.data.batching import seeded_generator
+from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.utterance import read_utterance
+from speechssl.errors import ConfigError
+
+__all__ = ["AugmentConfig", "Augmenter", "Speeds", "change_speed"]
+
+_CONTEXT = 160  # samples on either side that the resampling filter looks at, and more
+
+
+@configuration
+class AugmentConfig:
+    """What is done to the audio that is trained on."""
+
+    speeds: tuple[float, ...] = ()  # one is drawn for each utterance and epoch, e.g. 0.9, 1.0, 1.1
+    rooms: tuple[Path, ...] = ()  # manifests of impulse responses
+    room_prob: float = 0.5
+    noise: tuple[Path, ...] = ()  # manifests of noise
+    noise_prob: float = 0.5
+    snr_db: tuple[float, float] = (5.0, 20.0)  # of speech to noise, from and to
+    gain_db: tuple[float, float] = (0.0, 0.0)  # from and to
+
+    def __post_init__(self) -> None:
+        if not all(0.5 <= speed <= 2 and abs(_ratio(speed) - speed) < 1e-9 for speed in self.speeds):
+            raise ConfigError(f"augment.speeds must be hundredths from 0.5 to 2, found {self.speeds}")
+        if not (0 <= self.room_prob <= 1 and 0 <= self.noise_prob <= 1):
+            raise ConfigError(
+                f"augment.room_prob and noise_prob must lie between 0 and 1, found {self.room_prob}, {self.noise_prob}"
+            )
+        for name, (low, high) in {"snr_db": self.snr_db, "gain_db": self.gain_db}.items():
+            if low > high:
+                raise ConfigError(f"augment.{name} must be a lower and a higher number, found {low}, {high}")
+
+    @property
+    def changes_speed(self) -> bool:
+        """Whether utterances may last longer or shorter than recorded."""
+        return any(speed != 1 for speed in self.speeds)
+
+    def speeds_of(self, num_utterances: int, *, seed: int) -> "Speeds | None":
+        """Return the speeds of so many utterances, if they change."""
+        return Speeds(self.speeds, num_utterances, seed=seed) if self.changes_speed else None
+
+    def augmenter(self, audio: AudioConfig, *, seed: int) -> "Augmenter | None":
+        """Return what is done besides, if anything is.
+
+        Raises:
+            ManifestError: a manifest of rooms or noise cannot be read.
+        """
+        is_on = bool(self.rooms or self.noise) or self.gain_db != (0.0, 0.0)
+        return Augmenter(self, audio, seed=seed) if is_on else None
+
+
+class Speeds:
+    """At which speed each utterance is heard in each epoch."""
+
+    def __init__(self, speeds: Sequence[float], num_utterances: int, *, seed: int) -> None:
+        """Prepare to draw from `speeds`, all alike, for each of the manifest's utterances."""
+        self.ratios = tuple(_ratio(speed) for speed in speeds)
+        self.num_utterances, self.seed = num_utterances, seed
+        self._drawn: tuple[int, NDArray[np.uint8]] | None = None  # of one epoch, as its utterances ask one by one
+
+    def of(self, epoch: int, index: int) -> Fraction:
+        """Return the speed of one utterance."""
+        return self.ratios[self._draw(epoch)[index]]
+
+    def lengths(self, epoch: int, indices: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many samples the utterances `indices`, of `lengths` at speed 1, have in an epoch."""
+        drawn = self._draw(epoch)[indices]
+        up = np.array([ratio.denominator for ratio in self.ratios])[drawn]
+        down = np.array([ratio.numerator for ratio in self.ratios])[drawn]
+        return -(-lengths * up // down)
+
+    def longest(self, length: int) -> int:
+        """Return how many samples an utterance has at the lowest speed."""
+        slowest = min(self.ratios)
+        return -(-length * slowest.denominator // slowest.numerator)
+
+    def _draw(self, epoch: int) -> NDArray[np.uint8]:
+        drawn = self._drawn
+        if drawn is None or drawn[0] != epoch:
+            generator = seeded_generator(self.seed, "speed", epoch)
+            drawn = (epoch, torch.randint(len(self.ratios), (self.num_utterances,), generator=generator).byte().numpy())
+            self._drawn = drawn
+        return drawn[1]
+
+
+class Augmenter:
+    """Rooms, noise and gain."""
+
+    def __init__(self, config: AugmentConfig, audio: AudioConfig, *, seed: int) -> None:
+        """Read the manifests that `config` names; their audio is read as `audio` says, when it is wanted.
+
+        Raises:
+            ManifestError: one cannot be read.
+        """
+        self.config, self.audio, self.seed = config, replace(audio, normalize=False), seed
+        self.rooms, self.noise = _rows(config.rooms), _rows(config.noise)
+
+    def __call__(self, waveform: Tensor, *, epoch: int, index: int) -> Tensor:
+        """Return (time,) float32, a waveform made different.
+
+        Args:
+            waveform: (time,) float32, 16 kHz; may be written to.
+            epoch: in which it is heard.
+            index: of the utterance in the manifest.
+
+        Raises:
+            AudioError: a room or noise cannot be read.
+        """
+        generator = seeded_generator(self.seed, "augment", epoch, index)
+        is_in_room, is_noisy, which, where, level, gain = torch.rand(6, generator=generator).tolist()
+        samples = waveform.numpy()
+        if self.rooms and is_in_room < self.config.room_prob:
+            samples = self._in_room(samples, which)
+        if self.noise and is_noisy < self.config.noise_prob:
+            pick = float(torch.rand((), generator=generator))
+            self._add_noise(samples, pick, where, _between(self.config.snr_db, level))
+        if self.config.gain_db != (0.0, 0.0):
+            samples *= np.float32(10 ** (_between(self.config.gain_db, gain) / 20))
+        return torch.from_numpy(samples)
+
+    def _in_room(self, samples: NDArray[np.float32], draw: float) -> NDArray[np.float32]:
+        """Convolve with an impulse response, direct sound in its place, as loud as before."""
+        manifest, row = self.rooms[int(draw * len(self.rooms))]
+        response = read_utterance(manifest, row, self.audio).numpy()
+        direct = int(np.abs(response).argmax())
+        size = _fast_size(len(samples) + len(response) - 1)
+        spectrum = np.fft.rfft(samples, size) * np.fft.rfft(response, size)  # torch's depends on the number of threads
+        heard = np.fft.irfft(spectrum, size)[direct : direct + len(samples)].astype(np.float32)
+        return heard * np.sqrt(_power(samples) / max(_power(heard), np.float32(1e-20)))
+
+    def _add_noise(self, samples: NDArray[np.float32], draw: float, where: float, snr_db: float) -> None:
+        manifest, row = self.noise[int(draw * len(self.noise))]
+        room = row.num_samples_16k - len(samples)
+        start = int(where * (room + 1)) if room > 0 else 0
+        count = len(samples) if room > 0 else None
+        noise = read_utterance(manifest, row, self.audio, start=start, num_samples=count).numpy()
+        noise = np.resize(noise, len(samples))  # again from its beginning where it is too short
+        scale = np.sqrt(_power(samples) / max(_power(noise), np.float32(1e-20)) / 10 ** (snr_db / 10))
+        if _power(noise) > 0:
+            samples += noise * np.float32(scale)
+
+
+def change_speed(
+    manifest: Manifest, row: Utterance, audio: AudioConfig, speed: Fraction, *, start: int, num_samples: int
+) -> Tensor:
+    """Read a part of an utterance as it is heard at another speed.
+
+    Args:
+        manifest: that lists it.
+        row: the utterance.
+        audio: how it is read.
+        speed: over 1 is faster and higher.
+        start: first sample wanted, counted at the new speed.
+        num_samples: wanted, at the new speed.
+
+    Returns:
+        (time,) float32, the same samples as that part of the whole utterance.
+    """
+    down, up = speed.numerator, speed.denominator
+    first = max(0, (start * down // up - _CONTEXT) // down * down)  # falls on a whole sample at both speeds
+    last = min(row.num_samples_16k, -(-(start + num_samples) * down // up) + _CONTEXT)
+    is_whole = first == 0 and last == row.num_samples_16k
+    waveform = read_utterance(manifest, row, audio, start=first, num_samples=None if is_whole else last - first)
+    heard = _resampler(down, up)(waveform)[start - first * up // down :]
+    return heard[:num_samples].contiguous()
+
+
+@lru_cache(maxsize=16)
+def _resampler(down: int, up: int) -> Resample:
+    return Resample(down, up, lowpass_filter_width=64, rolloff=0.95)
+
+
+def _ratio(speed: float) -> Fraction:
+    return Fraction(speed).limit_denominator(100)
+
+
+def _rows(paths: Sequence[Path]) -> list[tuple[Manifest, Utterance]]:
+    return [(manifest, row) for manifest in map(read_manifest, paths) for row in manifest.utterances]
+
+
+def _between(bounds: tuple[float, float], draw: float) -> float:
+    return bounds[0] + draw * (bounds[1] - bounds[0])
+
+
+def _power(samples: NDArray[np.float32]) -> np.float32:
+    return np.float32(np.dot(samples, samples) / len(samples))
+
+
+def _fast_size(at_least: int) -> int:
+    """Return a length with small factors, for which a Fourier transform is fast."""
+    return min(odd << max(0, -(-at_least // odd) - 1).bit_length() for odd in (1, 3, 5, 9, 15))
