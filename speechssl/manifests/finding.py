@@ -199,7 +199,7 @@ def _sort_in(path: str, name: str, opened: str, stamp: str | None, findings: Fin
 
 
 def _check_name(path: str) -> None:
-    if any(control in path for control in "\t\n\r"):
+    if "\t" in path or "\n" in path or "\r" in path:
         raise ManifestError(f"{path!r}: a tab or line break in its path; rename the file")
     try:
         path.encode()

@@ -109,21 +109,23 @@ def _join(where: str, shard: Shard, sides: dict[str, bytes]) -> None:
     for name in sides:
         by_stem[posixpath.splitext(name)[0]].append(name)
     shared = Counter(_first_stem(recording.name) for recording in shard.recordings)
-    used = set()
+    columns: dict[str, dict[str, str]] = {}  # of the members that were taken
     for i, recording in enumerate(shard.recordings):
         found = by_stem.get(posixpath.splitext(recording.name)[0])
         if found is None and shared[_first_stem(recording.name)] == 1:
             found = by_stem.get(_first_stem(recording.name))
         said: dict[str, str] = {}
         for name in sorted(found or (), key=_rank):
-            used.add(name)
-            try:
-                said = {**_said(name, sides[name]), **said}
-            except (ValueError, RecursionError) as error:
-                shard.errors.append(_error(where, name, f"{error}; correct it, or take it out"))
+            if name not in columns:
+                try:
+                    columns[name] = _said(name, sides[name])
+                except (ValueError, RecursionError) as error:
+                    columns[name] = {}
+                    shard.errors.append(_error(where, name, f"{error}; correct it, or take it out"))
+            said = {**columns[name], **said}
         if said:
             shard.recordings[i] = replace(recording, **said)  # type: ignore[arg-type]
-    shard.passed_over.update(suffix_of(name) for name in sides if name not in used)
+    shard.passed_over.update(suffix_of(name) for name in sides if name not in columns)
 
 
 def _first_stem(name: str) -> str:
