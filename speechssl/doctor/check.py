@@ -1,19 +1,21 @@
-"""The whole check: decode every file once, in parallel, judge each, compare all."""
+"""The whole check: decode every file once, in parallel, judge each utterance, compare all."""
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
-from speechssl.data.audio import AudioHeader
+from speechssl.data.audio import AudioHeader, Segment
 from speechssl.data.manifest import Manifest
+from speechssl.data.storage import Place
 from speechssl.doctor.across import Checked, findings_across
 from speechssl.doctor.crew import Death, work
 from speechssl.doctor.findings import FINDINGS, Finding, findings_of_file
 from speechssl.doctor.fingerprint import Fingerprint
-from speechssl.doctor.measure import Measured, measure
+from speechssl.doctor.measure import Measured, Recording, measure_recording
 from speechssl.doctor.texts import count_letters, foreign_letters, script_codes, unusual_rates
 from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import ManifestError
@@ -67,28 +69,46 @@ def check_manifests(
     if len(set(names)) != len(names):
         raise ManifestError(f"expected manifests of different names, found {', '.join(names)}; rename or copy one")
     codes = script_codes(config.scripts)
-    paths = [[manifest.audio_path(row) for row in manifest.utterances] for manifest in manifests]
-    files = list(dict.fromkeys(path for part in paths for path in part))  # a file of two manifests is decoded once
-    done = (by or in_crew(config, jobs))(files, partial(measure, config=config))
-    results: dict[Path, Measured | Death] = {}
-    for index, result in progress(done, len(files)):
-        results[files[index]] = result
+    recordings, where = _recordings(manifests)
+    done = (by or in_crew(config, jobs))(recordings, partial(measure_recording, config=config))
+    results: dict[int, Sequence[Measured] | Death] = {}
+    for index, result in progress(done, len(recordings)):
+        results[index] = result
     rows, found = [], []
-    for number, (manifest, part) in enumerate(zip(manifests, paths, strict=True)):
-        for row, path in zip(manifest.utterances, part, strict=True):
-            result = results[path]
+    for number, (manifest, indices) in enumerate(zip(manifests, where, strict=True)):
+        for row, (index, part) in zip(manifest.utterances, indices, strict=True):
+            result = results[index]
             if isinstance(result, Death):
                 rows.append(Checked(manifest=number, row=row, measured=None))
                 message = f"{result.reason} while decoding it; convert or remove it"
                 found.append(Finding(manifest=number, id=row.id, name="crashed", value=None, message=message))
             else:
-                rows.append(Checked(manifest=number, row=row, measured=result))
-                found += findings_of_file(number, row, result, config)
+                rows.append(Checked(manifest=number, row=row, measured=result[part]))
+                found += findings_of_file(number, row, result[part], config)
     found += [*_of_texts(rows, codes, config), *findings_across(rows, names, config)]
     place = {checked.key: index for index, checked in enumerate(rows)}
     kinds = list(FINDINGS)
     found.sort(key=lambda finding: (place[finding.manifest, finding.id], kinds.index(finding.name)))
     return Report(names=tuple(names), manifests=tuple(manifests), rows=tuple(rows), findings=tuple(found))
+
+
+def _recordings(manifests: Sequence[Manifest]) -> tuple[list[Recording], list[list[tuple[int, int]]]]:
+    """Gather what has to be decoded: a file once, whatever number of utterances and manifests it belongs to.
+
+    Returns:
+        The files with their parts and, for each row of each manifest, which of the files it is in and which part it is.
+    """
+    parts: dict[Place, dict[Segment | None, int]] = defaultdict(dict)
+    wanted = [[(manifest.place(row), row.segment) for row in manifest.utterances] for manifest in manifests]
+    for place, segment in chain.from_iterable(wanted):
+        parts[place][segment] = 0
+    recordings = []
+    for place, known in parts.items():
+        order = sorted(known, key=lambda part: (0, 0) if part is None else (part.start, part.num_samples))
+        known.update({part: number for number, part in enumerate(order)})
+        recordings.append(Recording(place, tuple(order)))
+    numbers = {recording.place: index for index, recording in enumerate(recordings)}
+    return recordings, [[(numbers[place], parts[place][segment]) for place, segment in rows] for rows in wanted]
 
 
 def in_crew(config: CheckConfig, jobs: int | None = None) -> Work:

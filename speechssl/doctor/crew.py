@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +19,15 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import Any, TypeVar
 
+import torch
+
 __all__ = ["Death", "work"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_BATCH = 8  # tasks sent to a worker at once; it gets more when half of them are done
+_BATCH = 8  # tasks sent to a worker at once, at most
+_QUIET_S = 0.1  # a worker answers when a batch is done, and in between not later than this after a task
 
 
 @dataclass(frozen=True)
@@ -55,18 +59,20 @@ def work(
                 worker = _hire(do, limit_s)
                 crew[worker.line] = worker
             for worker in crew.values():
-                _hand_out(worker, waiting, tasks)
+                _hand_out(worker, waiting, tasks, jobs)
             for line in wait(list(crew)):
                 worker = crew[line]  # type: ignore[index]
                 try:
-                    result = worker.line.recv()
+                    results = worker.line.recv()
                 except (EOFError, OSError):
                     reason = _bury(crew.pop(worker.line), limit_s)
-                    if worker.in_hand:
-                        yield worker.in_hand.popleft(), Death(reason)
+                    fatal = worker.begun.value  # what came before it was not answered, and is done again
+                    if fatal < len(worker.in_hand):
+                        yield worker.in_hand[fatal], Death(reason)
+                        del worker.in_hand[fatal]
                     waiting.extendleft(reversed(worker.in_hand))
                 else:
-                    yield worker.in_hand.popleft(), result
+                    yield from [(worker.in_hand.popleft(), result) for result in results]
     finally:
         for worker in crew.values():
             worker.process.terminate()
@@ -77,25 +83,28 @@ def work(
 class _Worker:
     process: ForkProcess
     line: Connection
+    begun: Any  # shared number: how many of the tasks in hand came before the one that it is at
     in_hand: deque[int] = field(default_factory=deque)  # sent and not answered, in the order they are done
 
 
 def _hire(do: Callable[[Task], Result], limit_s: float) -> _Worker:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(ours, theirs, do, limit_s), daemon=True)
+    begun = context.RawValue("q", 0)
+    process = context.Process(target=_serve, args=(ours, theirs, begun, do, limit_s), daemon=True)
     process.start()
     theirs.close()  # so that its death ends the line
-    return _Worker(process=process, line=ours)
+    return _Worker(process=process, line=ours, begun=begun)
 
 
-def _hand_out(worker: _Worker, waiting: deque[int], tasks: Sequence[Task]) -> None:
-    if not waiting or len(worker.in_hand) > _BATCH // 2:
-        return
-    batch = [waiting.popleft() for _ in range(min(_BATCH, len(waiting)))]
-    worker.in_hand.extend(batch)
-    with contextlib.suppress(OSError):  # it is dead: its line has ended, which `work` finds when it reads
-        worker.line.send([tasks[index] for index in batch])
+def _hand_out(worker: _Worker, waiting: deque[int], tasks: Sequence[Task], jobs: int) -> None:
+    """Send tasks, so that the worker has more when it is done with those it is at."""
+    size = max(1, min(_BATCH, len(waiting) // (4 * jobs)))  # fewer at the end, or one would have them all
+    while waiting and len(worker.in_hand) <= size:
+        batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+        worker.in_hand.extend(batch)
+        with contextlib.suppress(OSError):  # it is dead: its line has ended, which `work` finds when it reads
+            worker.line.send([tasks[index] for index in batch])
 
 
 def _bury(worker: _Worker, limit_s: float) -> str:
@@ -107,23 +116,31 @@ def _bury(worker: _Worker, limit_s: float) -> str:
     return f"the worker was ended by {signal.Signals(-code).name}" if code < 0 else f"the worker ended with {code}"
 
 
-def _serve(of_parent: Connection, line: Connection, do: Callable[[Task], Result], limit_s: float) -> None:
+def _serve(of_parent: Connection, line: Connection, begun: Any, do: Callable[[Task], Result], limit_s: float) -> None:
     """Live as a worker: answer task after task, until the line ends."""
     of_parent.close()  # inherited; left open, the line would not end with the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard interrupts the parent, which ends its workers
     for kind in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(kind, signal.SIG_DFL)
+    torch.set_num_threads(1)  # there are others beside it, and threads of the parent did not come along
     while True:
-        tasks = _talk(line.recv)
-        for task in tasks:
+        results: list[Result] = []
+        last = time.monotonic()
+        for task in _talk(line.recv):
             signal.setitimer(signal.ITIMER_REAL, limit_s)
             try:
-                result = do(task)
+                results.append(do(task))
             except BaseException:
                 os.write(2, traceback.format_exc().encode())
                 os._exit(1)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            _talk(partial(line.send, result))
+            begun.value = len(results)
+            if time.monotonic() - last > _QUIET_S:
+                begun.value = 0
+                _talk(partial(line.send, results))
+                results, last = [], time.monotonic()
+        begun.value = 0
+        _talk(partial(line.send, results))
 
 
 def _talk(call: Callable[[], Any]) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from speechssl.data.audio import SAMPLE_RATE, AudioHeader
+from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Utterance
 from speechssl.doctor.measure import Measured
 from speechssl.doctor.thresholds import CheckConfig
@@ -68,21 +68,23 @@ def _of_decoding(row: Utterance, measured: Measured) -> Iterator[tuple[str, floa
     if header is None:
         yield "unreadable", None, measured.problem or "holds no samples; remove it"
         return
-    promised = max(header.num_samples, row.num_samples if header.sample_rate == row.sample_rate else 0)
+    is_of_rate = header.sample_rate == row.sample_rate
+    promised = row.num_samples if row.file_samples else max(header.num_samples, row.num_samples if is_of_rate else 0)
     if measured.problem or decoded < promised:
         reason = measured.problem or f"{decoded} of {promised} samples could be decoded; copy it again"
         yield "truncated", decoded, reason
     elif measured.complaint:
         yield "damaged", None, f"its decoder says: {measured.complaint}"
-    listed = AudioHeader(num_samples=row.num_samples, sample_rate=row.sample_rate, channels=row.channels)
-    actual = AudioHeader(num_samples=decoded, sample_rate=header.sample_rate, channels=header.channels)
-    for what, of_manifest, of_file in (
-        ("sample rate", listed.sample_rate, actual.sample_rate),
-        ("channels", listed.channels, actual.channels),
-        ("samples", listed.num_samples, max(decoded, promised)),
+    listed, of_file = row.file_samples or row.num_samples, max(header.num_samples, decoded)
+    if row.file_samples is None:
+        of_file = max(decoded, promised)
+    for what, of_manifest, found in (
+        ("sample rate", row.sample_rate, header.sample_rate),
+        ("channels", row.channels, header.channels),
+        ("samples", listed, of_file),
     ):
-        if of_manifest != of_file:
-            yield "header", of_file, f"the manifest says {what} {of_manifest}, the file has {of_file}"
+        if of_manifest != found:
+            yield "header", found, f"the manifest says {what} {of_manifest}, the file has {found}"
 
 
 def _of_sound(measured: Measured, config: CheckConfig) -> Iterator[tuple[str, float | None, str]]:

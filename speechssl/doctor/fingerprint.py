@@ -41,21 +41,23 @@ def fingerprint(energies: NDArray[np.float32], *, frames_per_second: float) -> F
         frames_per_second: of `energies`.
     """
     weights = energies.sum(axis=1, dtype=np.float64)
-    if not 0 < weights.sum() < np.inf:
+    total = weights.sum()
+    if not 0 < total < np.inf:
         return None
     times = np.arange(len(weights)) + 0.5
-    middle = float(np.average(times, weights=weights))
-    reach = _REACH * float(np.sqrt(np.average(np.square(times - middle), weights=weights)))
+    middle = float(weights @ times) / total
+    reach = _REACH * float(np.sqrt(weights @ np.square(times - middle) / total))
     if 2 * reach < _SHORTEST:
         return None
     floor = float(energies.max()) * _FLOOR
     around = int(reach) + 1  # frames of pause to both sides, where the steps reach over the ends
-    logs = np.pad(
-        np.log(energies.astype(np.float64) + floor), ((around, around), (0, 0)), constant_values=np.log(floor)
-    )
-    sums = np.concatenate([np.zeros((1, BANDS)), np.cumsum(logs, axis=0)])
+    logs = np.full((len(weights) + 2 * around + 1, BANDS), np.log(floor))
+    logs[0] = 0
+    logs[around + 1 : -around] = np.log(energies + np.float32(floor))
+    sums = np.cumsum(logs, axis=0, out=logs)  # of all frames before each
     cuts = around + middle + np.linspace(-reach, reach, _STEPS + 1)
-    at_cuts = np.stack([np.interp(cuts, np.arange(len(sums)), sums[:, band]) for band in range(BANDS)], axis=1)
+    before = cuts.astype(np.intp)
+    at_cuts = sums[before] + (cuts - before)[:, None] * (sums[before + 1] - sums[before])
     tilt = np.diff(np.diff(at_cuts, axis=0), axis=1)  # (_STEPS, BANDS - 1)
     bits = np.packbits(np.diff(tilt, axis=0) > 0).tobytes()
     return Fingerprint(bits=bits, extent_s=2 * reach / frames_per_second)

@@ -1,34 +1,37 @@
-"""What is measured of one file, in one pass over its samples. Judges nothing, and keeps no audio."""
+"""What is measured of one file and of its parts, in one pass over its samples. Judges nothing, and keeps no audio."""
 
 import contextlib
-import dataclasses
-import hashlib
 import os
-import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from speechssl.data.audio import AudioHeader, read_header
+from speechssl.data.audio import AudioHeader, Segment, read_header
+from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
+from speechssl.data.storage import Place
 from speechssl.doctor.fingerprint import Fingerprint
+from speechssl.doctor.levels import Block, Digest, Levels
 from speechssl.doctor.spectrum import Spectrum
 from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import AudioError
 
-__all__ = ["Measured", "measure"]
+__all__ = ["Measured", "Recording", "measure", "measure_recording"]
 
 _BLOCK = 2**17  # samples of all channels that are decoded at once, 8 s of 16 kHz mono
+_IN_16_BITS = ("PCM_16", "PCM_S8", "PCM_U8", "ALAW", "ULAW")  # what int16 holds without loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """Figures of one file; those of samples are about what could be decoded. Levels are of full scale."""
+    """Figures of a file or a part of it; those of samples are about what could be decoded. Levels are of full scale."""
 
-    header: AudioHeader | None  # None: it cannot be opened
+    header: AudioHeader | None  # of the whole file; None: it cannot be opened
     problem: str | None = None  # why it cannot be opened, or where decoding ended
     complaint: str | None = None  # the first line that the decoder wrote, where it went on nevertheless
     num_samples: int = 0  # decoded, of each channel
@@ -48,121 +51,218 @@ class Measured:
         return self.clipped / max(1, self.num_samples * (self.header.channels if self.header else 1))
 
 
-def measure(path: Path, config: CheckConfig) -> Measured:
-    """Decode one file, block by block, and measure it. What is wrong with the file is a figure, not an error."""
-    with tempfile.TemporaryFile() as words:
-        with _errors_to(words.fileno()):
-            measured = _open(path, config)
-        words.seek(0)
-        first = words.readline(500).decode(errors="replace").strip()
-    return dataclasses.replace(measured, complaint=first or None)
+@dataclass(frozen=True)
+class Recording:
+    """One file, and its parts that are utterances."""
+
+    place: Place
+    parts: tuple[Segment | None, ...] = (None,)  # in the order of their starts; None for the whole
+
+
+def measure(where: Path | Place, config: CheckConfig, segment: Segment | None = None) -> Measured:
+    """Decode one file, or a part of it, block by block, and measure it."""
+    place = where if isinstance(where, Place) else Place(str(where))
+    return measure_recording(Recording(place, (segment,)), config)[0]
+
+
+def measure_recording(recording: Recording, config: CheckConfig) -> list[Measured]:
+    """Decode one file once, block by block, and measure its parts.
+
+    Returns:
+        For each part, in their order; what is wrong with the file is a figure, not an error.
+    """
+    with _standard_error() as said, np.errstate(over="ignore", invalid="ignore"):  # files of floats hold any number
+        return _open(recording, config, said)
+
+
+class _Said:
+    """What decoders wrote to standard error, without naming the file; at most what a pipe holds."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def first_line(self) -> str | None:
+        """Return the first line written since it was asked last."""
+        try:
+            words = os.read(self._descriptor, 2**16)
+        except BlockingIOError:
+            return None
+        return words[:500].decode(errors="replace").strip().partition("\n")[0] or None
 
 
 @contextlib.contextmanager
-def _errors_to(descriptor: int) -> Iterator[None]:
-    """Send the process's standard error elsewhere: decoders write there, without naming the file."""
+def _standard_error() -> Iterator[_Said]:
+    """Send the process's standard error into a pipe."""
+    reader, writer = os.pipe()
     kept = os.dup(2)
-    os.dup2(descriptor, 2)
     try:
-        yield
+        for end in (reader, writer):
+            os.set_blocking(end, False)  # or a full pipe would stop the decoder
+        os.dup2(writer, 2)
+        yield _Said(reader)
     finally:
         os.dup2(kept, 2)
-        os.close(kept)
+        for descriptor in (kept, reader, writer):
+            os.close(descriptor)
 
 
-def _open(path: Path, config: CheckConfig) -> Measured:
-    header, problem = None, None
+class _Source(Protocol):
+    """What of soundfile's files is used here."""
+
+    frames: int
+    samplerate: int
+    channels: int
+    subtype: str
+
+    def read(self, frames: int, dtype: str, always_2d: bool) -> Block: ...
+
+    def seek(self, frames: int) -> int: ...
+
+
+class _File(soundfile.SoundFile):
+    """A file that is read forwards: soundfile seeks after each read where it can, which decodes a frame twice."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Array:
+    """Samples that are decoded already."""
+
+    subtype = "FLOAT"
+
+    def __init__(self, samples: NDArray[np.float32], sample_rate: int) -> None:
+        self.frames, self.channels = samples.shape
+        self.samplerate = sample_rate
+        self._samples, self._position = samples, 0
+
+    def read(self, frames: int, dtype: str, always_2d: bool) -> Block:
+        return self._samples[self._position : self.seek(self._position + frames)]
+
+    def seek(self, frames: int) -> int:
+        self._position = frames
+        return frames
+
+
+def _open(recording: Recording, config: CheckConfig, said: _Said) -> list[Measured]:
+    place, problem = recording.place, None
+    header: AudioHeader | None = None
     try:
-        header = read_header(path)
+        with contextlib.ExitStack() as stack:
+            file: _Source
+            if place.is_plain_file and place.path.lower().endswith(FFMPEG_SUFFIXES):
+                file = _Array(*decode_by_ffmpeg(Path(place.path)))
+            else:
+                try:
+                    header = read_header(place)
+                except AudioError as error:
+                    problem = str(error).removeprefix(f"{place}: ")
+                opened = place.path if place.is_plain_file else stack.enter_context(place.open())
+                file = stack.enter_context(_File(opened))
+            if header is None and file.frames > 0:
+                header = AudioHeader(num_samples=file.frames, sample_rate=file.samplerate, channels=file.channels)
+            if header is not None:
+                parts = [_Part(header, problem, segment, config) for segment in recording.parts]
+                _decode(file, parts, said)
+                return [part.measured() for part in parts]
     except AudioError as error:
-        problem = str(error).removeprefix(f"{path}: ")
-    try:
-        with soundfile.SoundFile(str(path)) as file:
-            if file.frames > 0:
-                header = header or AudioHeader(
-                    num_samples=file.frames, sample_rate=file.samplerate, channels=file.channels
-                )
-            if header is None:
-                return Measured(header=None, problem=problem)
-            with np.errstate(over="ignore", invalid="ignore"):  # floating-point files may hold any number
-                return _decode(file, header, problem, config)
+        problem = problem or str(error).removeprefix(f"{place}: ")
     except soundfile.LibsndfileError as error:
-        return Measured(header=None, problem=problem or f"cannot be opened ({error}); convert or remove it")
+        problem = problem or f"cannot be opened ({error}); convert or remove it"
+    return [Measured(header=None, problem=problem, complaint=said.first_line()) for _ in recording.parts]
 
 
-def _decode(file: soundfile.SoundFile, header: AudioHeader, problem: str | None, config: CheckConfig) -> Measured:
-    levels = _Levels(header.channels, config.clipped_level)
-    spectrum = Spectrum(header.sample_rate)
-    digest = hashlib.sha256(f"{header.sample_rate} {header.channels} ".encode())  # most processors have it built in
-    num_at_once = max(1, _BLOCK // header.channels)
-    while True:
-        try:
-            block = file.read(frames=num_at_once, dtype="float32", always_2d=True)  # (time, channels)
-        except soundfile.LibsndfileError as error:
-            problem = (
-                problem
-                or f"decoding fails in the {num_at_once} samples after {levels.num_samples} ({error}); copy it again"
-            )
-            break
-        if not len(block):
-            break
-        digest.update(block.tobytes())
-        spectrum.add(levels.add(block))
-    return Measured(
-        header=header,
-        problem=problem,
-        num_samples=levels.num_samples,
-        digest=digest.digest()[:16],
-        peak=levels.peak,
-        mean=levels.mean,
-        not_finite=levels.not_finite,
-        clipped=levels.clipped,
-        channel_difference=levels.channel_difference,
-        cut_hz=spectrum.cut_hz(step_db=config.bandwidth_step_db, floor_db=config.bandwidth_floor_db),
-        active_s=spectrum.active_s,
-        fingerprint=spectrum.fingerprint(),
-    )
+def _decode(file: _Source, parts: Sequence["_Part"], said: _Said) -> None:
+    """Go through the file once, and give each block to the parts that it belongs to."""
+    num_at_once = max(1, _BLOCK // file.channels)
+    dtype = "int16" if file.subtype in _IN_16_BITS else "float32"
+    waiting, active, position = deque(parts), list[_Part](), 0
+    try:
+        while waiting or active:
+            if not active and waiting[0].start > position + num_at_once:
+                position = file.seek(waiting[0].start)
+            num_wanted = min(num_at_once, file.frames - position)
+            if num_wanted <= 0:
+                break
+            block = file.read(num_wanted, dtype=dtype, always_2d=True)
+            while waiting and waiting[0].start < position + len(block):
+                active.append(waiting.popleft())
+            words = said.first_line()
+            for part in active:
+                part.add(block, position, words)
+            position += len(block)
+            active = [part for part in active if not part.ends_by(position)]
+            if len(block) == 0:
+                break
+    except soundfile.LibsndfileError as error:
+        words = said.first_line()
+        reason = f"decoding fails in the {num_at_once} samples after {position} ({error}); copy it again"
+        for part in (*active, *waiting):
+            part.fail(reason, words)
 
 
-class _Levels:
-    """Sums over the samples of a file that arrives in blocks."""
+class _Part:
+    """One part of a file: measured block by block, and only figures once it has ended."""
 
-    def __init__(self, channels: int, full_scale: float) -> None:
-        self.num_samples = 0
-        self.peak = 0.0
-        self.not_finite = 0
-        self.clipped = 0
-        self._full_scale = full_scale
-        self._sums = np.zeros(channels)
-        self._square = 0.0
-        self._lost = 0.0
-        self._last = np.zeros((2, channels), bool)  # whether the two samples before were at full scale
+    def __init__(self, header: AudioHeader, problem: str | None, segment: Segment | None, config: CheckConfig) -> None:
+        self.start = segment.start if segment else 0
+        self._end = segment.start + segment.num_samples if segment else 2**63
+        self._header, self._config = header, config
+        self._problem = problem
+        self._complaint: str | None = None
+        self._sums: _Sums | None = None
+        self._measured: Measured | None = None
 
-    def add(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take (time, channels) and return the mean of the channels, (time,), with 0 for what is not finite."""
-        is_finite = np.isfinite(block)
-        if not is_finite.all():
-            self.not_finite += int((~is_finite).sum())
-            block = np.where(is_finite, block, np.float32(0))
-        magnitude = np.abs(block)
-        at_top = np.concatenate([self._last, magnitude >= self._full_scale])
-        self.clipped += int((at_top[2:] & at_top[1:-1] & at_top[:-2]).sum())
-        self._last = at_top[-2:]
-        self.num_samples += len(block)
-        self.peak = max(self.peak, float(magnitude.max()))
-        self._sums += block.sum(axis=0, dtype=np.float64)
-        mono = block[:, 0]
-        if block.shape[1] > 1:
-            mono = block.mean(axis=1)
-            self._square += float(np.square(block, dtype=np.float64).sum())
-            self._lost += float(np.square(block - mono[:, None], dtype=np.float64).sum())
-        return mono
+    def add(self, block: Block, position: int, words: str | None) -> None:
+        """Take what is its own of a block that begins at `position`, and what the decoder said."""
+        self._complaint = self._complaint or words
+        own = block[max(0, self.start - position) : self._end - position]
+        if len(own):
+            if self._sums is None:
+                self._sums = _Sums(self._header, self._config)
+            self._sums.add(own)
 
-    @property
-    def mean(self) -> float:
-        means = self._sums / max(1, self.num_samples)
-        return float(means[np.abs(means).argmax()])
+    def ends_by(self, position: int) -> bool:
+        """Say whether all of it lies before `position`; if so, no more than figures is kept."""
+        if self._end <= position:
+            self._measured, self._sums = self.measured(), None
+        return self._end <= position
 
-    @property
-    def channel_difference(self) -> float:
-        return float(np.sqrt(self._lost / self._square)) if self._square > 0 else 0.0
+    def fail(self, reason: str, words: str | None) -> None:
+        """Note why there are no more samples, and what the decoder said."""
+        self._problem, self._complaint = self._problem or reason, self._complaint or words
+
+    def measured(self) -> Measured:
+        """Return the figures."""
+        if self._measured is not None:
+            return self._measured
+        figures: dict[str, Any] = {} if self._sums is None else self._sums.figures(self._config)
+        return Measured(header=self._header, problem=self._problem, complaint=self._complaint, **figures)
+
+
+class _Sums:
+    """All that is gathered of samples."""
+
+    def __init__(self, header: AudioHeader, config: CheckConfig) -> None:
+        self._levels = Levels(header.channels, config.clipped_level)
+        self._digest = Digest(header.sample_rate, header.channels)
+        self._spectrum = Spectrum(header.sample_rate)
+
+    def add(self, block: Block) -> None:
+        self._digest.add(block)
+        self._spectrum.add(self._levels.add(block))
+
+    def figures(self, config: CheckConfig) -> dict[str, Any]:
+        levels, spectrum = self._levels, self._spectrum
+        return {
+            "num_samples": levels.num_samples,
+            "digest": self._digest.digest(),
+            "peak": levels.peak,
+            "mean": levels.mean,
+            "not_finite": levels.not_finite,
+            "clipped": levels.clipped,
+            "channel_difference": levels.channel_difference,
+            "cut_hz": spectrum.cut_hz(step_db=config.bandwidth_step_db, floor_db=config.bandwidth_floor_db),
+            "active_s": spectrum.active_s,
+            "fingerprint": spectrum.fingerprint(),
+        }

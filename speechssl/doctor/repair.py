@@ -69,7 +69,7 @@ def _write(path: Path, root: Path, rows: list[Checked], by_row: dict[tuple[int, 
     lines, removed, corrected = ["\t".join(_COLUMNS)], 0, 0
     for checked in rows:
         found = by_row.get(checked.key, [])
-        can_correct = all(finding.name == "header" for finding in found)
+        can_correct = all(finding.name == "header" for finding in found) and _fits(checked)
         if can_correct:
             kept.append(_corrected(checked) if found else checked.row)
         removed += not can_correct
@@ -83,11 +83,19 @@ def _write(path: Path, root: Path, rows: list[Checked], by_row: dict[tuple[int, 
     return Repaired(path=path, root=root, changes=changes, kept=len(kept), removed=removed, corrected=corrected)
 
 
+def _fits(checked: Checked) -> bool:
+    """Say whether the row's part of its file is still that part: not where its samples are of another rate."""
+    header = checked.measured.header if checked.measured else None
+    return checked.row.file_samples is None or header is None or header.sample_rate == checked.row.sample_rate
+
+
 def _corrected(checked: Checked) -> Utterance:
     assert checked.measured is not None and checked.measured.header is not None  # else it had another error
-    header = checked.measured.header
+    header, row = checked.measured.header, checked.row
+    if row.file_samples is not None:
+        return dataclasses.replace(row, file_samples=header.num_samples, channels=header.channels)
     return dataclasses.replace(
-        checked.row, num_samples=header.num_samples, sample_rate=header.sample_rate, channels=header.channels
+        row, num_samples=header.num_samples, sample_rate=header.sample_rate, channels=header.channels
     )
 
 

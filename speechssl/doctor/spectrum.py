@@ -1,13 +1,16 @@
 """The spectrum of one recording, gathered block by block: how far it reaches, where there is sound, what it looks like.
 
-Holds nine band energies for each 16 ms and one mean spectrum, never the audio: 2 KiB for a second.
+Holds ten figures for each 16 ms and one mean spectrum, never the audio: 2.5 KiB for a second. Frames overlap by half:
+with frames side by side one in eight noisy copies of 6 to 10 s was not found, with frames left out most were not.
 """
 
 import math
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy import fft  # type: ignore[import-untyped]
 
 from speechssl.doctor.fingerprint import BANDS, Fingerprint, fingerprint
 
@@ -26,34 +29,31 @@ Floats = NDArray[np.float32]
 class Spectrum:
     """Mean power spectrum and band energies of a mono signal that arrives in pieces.
 
-    The result does not depend on where the pieces are cut.
+    The result does not depend on where the pieces are cut, nor on the scale of the samples.
     """
 
     def __init__(self, sample_rate: int) -> None:
         self._rate = sample_rate
-        self._size = max(16, round(sample_rate * _WINDOW_S / 2) * 2)
-        self._hop = self._size // 2
-        self._window = np.hanning(self._size + 1)[:-1].astype(np.float32)  # periodic: an offset stays in two bins
-        self._lowest = round(_LOWEST_HZ * self._size / sample_rate)
+        self._window, self._sums, self._lowest = _plan(sample_rate)
+        self._hop = len(self._window) // 2
         self._rest = np.zeros(0, np.float32)
-        self._power = np.zeros(self._size // 2 + 1)
-        self._levels: list[Floats] = []
-        self._bands: list[Floats] = []
-        low, high = (2595 * math.log10(1 + edge / 700) for edge in _BAND_EDGES_HZ)  # in mel
-        edges = 700 * (10 ** (np.linspace(low, high, BANDS + 1) / 2595) - 1) * self._size / sample_rate
-        self._edges = np.minimum(np.round(edges).astype(int), self._size // 2)
+        self._power = np.zeros(len(self._window) // 2 + 1)
+        self._energies: list[Floats] = []  # (frames, BANDS + 1): the bands, and all from _LOWEST_HZ up
 
     def add(self, samples: Floats) -> None:
         """Take the next samples, (time,) float32, finite."""
-        signal = np.concatenate([self._rest, samples])
-        count = max(0, (len(signal) - self._size) // self._hop + 1)
+        signal = np.concatenate([self._rest, samples]) if len(self._rest) else samples
+        size, count = len(self._window), max(0, (len(signal) - len(self._window)) // self._hop + 1)
         if count:
-            frames = np.lib.stride_tricks.sliding_window_view(signal, self._size)[:: self._hop][:count]
-            bins = fft.rfft(frames * self._window)  # numpy's is ten times slower on float32; torch's starts threads
-            power = np.square(bins.real) + np.square(bins.imag)  # (count, size / 2 + 1) float32
-            self._power += power.sum(axis=0)
-            self._levels.append(power[:, self._lowest :].sum(axis=1))
-            self._bands.append(np.add.reduceat(power, self._edges, axis=1)[:, :BANDS])
+            frames = np.lib.stride_tricks.as_strided(
+                signal, (count, size), (signal.strides[0] * self._hop, signal.strides[0]), writeable=False
+            )
+            windowed = torch.from_numpy(np.multiply(frames, self._window))
+            bins = torch.fft.rfft(windowed).numpy()  # three times as fast as scipy's, fifteen times numpy's
+            power = np.square(bins.real)  # (count, size / 2 + 1) float32
+            power += np.square(bins.imag)
+            self._power += np.ones(count, np.float32) @ power
+            self._energies.append(power @ self._sums)
         self._rest = signal[count * self._hop :]
 
     def cut_hz(self, *, step_db: float, floor_db: float) -> float | None:
@@ -66,13 +66,16 @@ class Spectrum:
             step_db: how far everything above lies below the last 500 Hz, at least.
             floor_db: how far everything above lies below the loudest 125 Hz, at least; negative.
         """
-        power = np.where(np.arange(len(self._power)) < self._lowest, 0.0, self._power)
-        width = max(1, round(_SMOOTHED_HZ * self._size / self._rate))
+        power = self._power.copy()
+        power[: self._lowest] = 0.0
+        band_hz = self._rate / len(self._window)
+        width = max(1, round(_SMOOTHED_HZ / band_hz))
         smooth = np.add.reduceat(power, np.arange(0, len(power) - 1, width))
-        if not smooth.max() > 0:
+        loudest = smooth.max()
+        if not loudest > 0:
             return None
-        level = 10 * np.log10(np.maximum(smooth / smooth.max(), 1e-12))
-        band_hz = width * self._rate / self._size
+        level = 10 * np.log10(np.maximum(smooth / loudest, 1e-12))
+        band_hz *= width
         first = max(4, round(_LOWEST_CUT_HZ / band_hz))
         if len(level) < first + 4:
             return None
@@ -87,12 +90,28 @@ class Spectrum:
     @property
     def active_s(self) -> float:
         """Seconds from the first sound to the last."""
-        level = np.concatenate(self._levels) if self._levels else np.zeros(0)
+        level = np.concatenate(self._energies)[:, BANDS] if self._energies else np.zeros(0)
         loud = np.flatnonzero(level > level.max(initial=0) * 10 ** (_ACTIVE_DB / 10))
         return float(loud[-1] + 1 - loud[0]) * self._hop / self._rate if len(loud) else 0.0
 
     def fingerprint(self) -> Fingerprint | None:
         """Return the fingerprint; None for silence and for less than 0.4 s of sound."""
-        if not self._bands:
+        if not self._energies:
             return None
-        return fingerprint(np.concatenate(self._bands), frames_per_second=self._rate / self._hop)
+        return fingerprint(np.concatenate(self._energies)[:, :BANDS], frames_per_second=self._rate / self._hop)
+
+
+@lru_cache(maxsize=8)
+def _plan(sample_rate: int) -> tuple[Floats, Floats, int]:
+    """Return the window, (bins, BANDS + 1) what adds up to bands and to all, and the first bin that counts."""
+    size = max(16, round(sample_rate * _WINDOW_S / 2) * 2)
+    window = np.hanning(size + 1)[:-1].astype(np.float32)  # periodic: an offset stays in two bins
+    lowest = round(_LOWEST_HZ * size / sample_rate)
+    low, high = (2595 * math.log10(1 + edge / 700) for edge in _BAND_EDGES_HZ)  # in mel
+    hz = 700 * (10 ** (np.linspace(low, high, BANDS + 1) / 2595) - 1)
+    edges = np.minimum(np.round(hz * size / sample_rate).astype(int), size // 2)
+    sums = np.zeros((size // 2 + 1, BANDS + 1), np.float32)
+    for band, (first, last) in enumerate(pairwise(edges)):
+        sums[first : max(last, first + 1), band] = 1
+    sums[lowest:, BANDS] = 1
+    return window, sums, lowest

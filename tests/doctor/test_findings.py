@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data.manifest import Manifest, Utterance
-from speechssl.doctor import FINDINGS, CheckConfig, Report, check, check_manifests
-from speechssl.doctor.measure import measure
+from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.doctor import FINDINGS, CheckConfig, Report, check, check_manifests, write_repaired
+from speechssl.doctor.measure import Recording, measure_recording
 from speechssl.errors import ManifestError
 
 RATE = 16_000
@@ -126,10 +126,10 @@ def listed(folder: Path) -> list[Utterance]:
     return rows
 
 
-def measure_or_crash(path: Path, config: CheckConfig):
-    if path.stem == "crash":
+def measure_or_crash(recording: Recording, config: CheckConfig):
+    if Path(recording.place.path).stem == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
-    return measure(path, config)
+    return measure_recording(recording, config)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def report(tmp_path_factory, speech) -> Report:
     write_files(folder, speech)
     manifest = Manifest(root=folder, utterances=tuple(listed(folder)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check, "measure", measure_or_crash)
+        patch.setattr(check, "measure_recording", measure_or_crash)
         return check_manifests([manifest], ["m.tsv"], CONFIG, jobs=2)
 
 
@@ -192,6 +192,42 @@ def test_any_number_of_processes_finds_the_same(tmp_path, speech):
     manifest = Manifest(root=tmp_path, utterances=tuple(listed(tmp_path)))
     one, three = (check_manifests([manifest], ["m.tsv"], CONFIG, jobs=jobs) for jobs in (1, 3))
     assert one == three
+
+
+def a_part(name: str, start: int, num_samples: int, *, of: int = 48_000, rate: int = 16_000) -> Utterance:
+    return Utterance(
+        id=name, path="long.flac", num_samples=num_samples, sample_rate=rate, channels=1, start=start, file_samples=of
+    )
+
+
+def test_parts_of_a_file_are_judged_by_themselves_and_are_no_copies_of_each_other(tmp_path, speech):
+    waveform = speech(3.0)
+    waveform[16_000:20_000] = 0
+    soundfile.write(str(tmp_path / "long.flac"), waveform, 16_000)
+    rows = (
+        a_part("second", 20_000, 28_000),
+        a_part("first", 0, 16_000),
+        a_part("silent", 16_000, 4_000),
+        a_part("first-again", 0, 16_000),
+        a_part("of-another-length", 32_000, 15_500, of=48_001),
+        a_part("of-another-rate", 22_000, 9_000, rate=8_000),
+        a_part("beyond", 40_000, 9_000, of=49_000),
+    )
+    report = check_manifests([Manifest(root=tmp_path, utterances=rows)], ["m.tsv"], CONFIG, jobs=1)
+    found = {(finding.id, finding.name): finding.message for finding in report.findings}
+    assert found == {
+        ("silent", "silent"): "its peak is -200 dB of full scale",
+        ("first-again", "duplicate"): "has the same samples as first",
+        ("of-another-length", "header"): "the manifest says samples 48001, the file has 48000",
+        ("of-another-rate", "header"): "the manifest says sample rate 8000, the file has 16000",
+        ("beyond", "truncated"): "8000 of 9000 samples could be decoded; copy it again",
+        ("beyond", "header"): "the manifest says samples 49000, the file has 48000",
+    }
+    (written,) = write_repaired(tmp_path / "clean.tsv", report)
+    assert (written.kept, written.removed, written.corrected) == (4, 3, 1)
+    kept = {row.id: row for row in read_manifest(tmp_path / "clean.tsv").utterances}
+    assert list(kept) == ["second", "first", "first-again", "of-another-length"]
+    assert kept["of-another-length"] == a_part("of-another-length", 32_000, 15_500)
 
 
 def test_two_manifests_of_one_name_are_refused(report):

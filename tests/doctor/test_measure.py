@@ -1,14 +1,16 @@
 """What is measured of one file, and that it does not depend on where blocks are cut."""
 
 import dataclasses
-import hashlib
 
 import numpy as np
 import pytest
 import soundfile
 
+from speechssl.data.audio import Segment
+from speechssl.data.storage import Place
 from speechssl.doctor import measure as measure_module
-from speechssl.doctor.measure import measure
+from speechssl.doctor.fingerprint import Fingerprint
+from speechssl.doctor.measure import Measured, Recording, measure, measure_recording
 from speechssl.doctor.spectrum import Spectrum
 from speechssl.doctor.thresholds import CheckConfig
 
@@ -26,7 +28,20 @@ def test_figures_are_those_of_the_whole_file(tmp_path, speech):
     assert found.mean == pytest.approx(float(waveform.mean()), abs=1e-6)
     assert found.active_s == pytest.approx(2.0, abs=0.05)
     assert (found.not_finite, found.clipped, found.channel_difference, found.cut_hz) == (0, 0, 0.0, None)
-    assert found.digest == hashlib.sha256(b"16000 1 " + waveform.tobytes()).digest()[:16]
+
+
+def assert_same(found: Measured, expected: Measured, *, rel: float = 1e-6) -> None:
+    """Compare all figures; those of floating point may differ by the order in which they were added up."""
+    for name in (field.name for field in dataclasses.fields(expected)):
+        value = getattr(expected, name)
+        match value:
+            case float():
+                assert getattr(found, name) == pytest.approx(value, rel=rel), name
+            case Fingerprint():
+                assert found.fingerprint.bits == value.bits
+                assert found.fingerprint.extent_s == pytest.approx(value.extent_s, rel=rel)
+            case _:
+                assert getattr(found, name) == value, name
 
 
 def test_blocks_of_any_size_give_the_same(tmp_path, monkeypatch, speech):
@@ -35,10 +50,7 @@ def test_blocks_of_any_size_give_the_same(tmp_path, monkeypatch, speech):
     monkeypatch.setattr(measure_module, "_BLOCK", 701)
     pieces = measured(tmp_path, waveform)
     assert whole.clipped > 100
-    for name in (field.name for field in dataclasses.fields(whole)):
-        expected = getattr(whole, name)
-        exactly = not isinstance(expected, float)
-        assert getattr(pieces, name) == (expected if exactly else pytest.approx(expected)), name
+    assert_same(pieces, whole)
 
 
 def test_a_sample_is_clipped_between_two_at_full_scale(tmp_path):
@@ -61,6 +73,84 @@ def test_the_same_samples_in_another_format_have_the_same_digest(tmp_path, speec
     assert one.digest == other.digest
     assert one.digest != measured(tmp_path, samples, name="b.wav", rate=8_000).digest
     assert one.digest != measured(tmp_path, speech(seed=1)).digest
+
+
+def test_the_same_samples_of_more_bits_have_the_same_digest_and_one_bit_makes_another(tmp_path, speech):
+    samples = np.round(speech() * 8_000).astype(np.int32)
+    other = (samples << 8).astype(np.int32)
+    other[7] += 1
+    one = measured(tmp_path, samples.astype(np.int16)).digest
+    assert measured(tmp_path, (samples << 16).astype(np.int32), subtype="PCM_24").digest == one
+    assert measured(tmp_path, samples / 32_768, subtype="FLOAT").digest == one
+    assert measured(tmp_path, (other << 8).astype(np.int32), subtype="PCM_24").digest != one
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_U8", "ULAW"])
+def test_figures_of_16_bits_are_those_of_floating_point(tmp_path, monkeypatch, speech, subtype, channels):
+    waveform = np.clip(7 * np.stack([speech(1.2), speech(1.2, seed=1)], axis=1) + 0.03, -1, 0.999)[:, :channels]
+    of_16_bits = measured(tmp_path, waveform, subtype=subtype)
+    monkeypatch.setattr(measure_module, "_IN_16_BITS", ())
+    of_floats = measure(tmp_path / "a.wav", CheckConfig())
+    assert of_floats.clipped > 100 or subtype == "ULAW"  # which ends at 0.98
+    assert_same(of_16_bits, of_floats, rel=1e-4)
+
+
+def parts_of(length: int) -> list[Segment | None]:
+    ends = [(0, length), (100, 40_000), (100, 140_000), (30_000, 50_000), (150_000, length - 10)]
+    return [None, *(Segment(start, end - start) for start, end in ends)]
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_parts_of_a_file_are_measured_as_files_of_their_own(tmp_path, monkeypatch, speech, suffix):
+    samples = np.round(speech(12.0) * 32_767).astype(np.int16)
+    path = tmp_path / f"long.{suffix}"
+    soundfile.write(str(path), samples, 16_000)
+    monkeypatch.setattr(measure_module, "_BLOCK", 9_001)
+    parts = parts_of(len(samples))
+    found = measure_recording(Recording(Place(str(path)), tuple(parts)), CheckConfig())
+    for part, of_part in zip(parts, found, strict=True):
+        start, count = (part.start, part.num_samples) if part else (0, len(samples))
+        alone = measured(tmp_path, samples[start : start + count])
+        assert of_part.header.num_samples == len(samples)
+        assert_same(dataclasses.replace(of_part, header=alone.header), alone)
+
+
+def test_a_file_is_decoded_once_and_long_gaps_between_its_parts_not_at_all(tmp_path, monkeypatch, speech):
+    path = tmp_path / "long.flac"
+    soundfile.write(str(path), np.tile(speech(2.0), 20), 16_000)
+    monkeypatch.setattr(measure_module, "_BLOCK", 4_000)
+    decoded = []
+    read = measure_module._File.read
+
+    def counted(self, *arguments, **named):
+        block = read(self, *arguments, **named)
+        decoded.append(len(block))
+        return block
+
+    monkeypatch.setattr(measure_module._File, "read", counted)
+    parts = (Segment(10, 20_000), Segment(5_000, 20_000), Segment(20_000, 9_000), Segment(600_000, 3_000))
+    found = measure_recording(Recording(Place(str(path)), parts), CheckConfig())
+    assert [part.num_samples for part in found] == [20_000, 20_000, 9_000, 3_000]
+    assert sum(decoded) < 29_000 + 3_000 + 2 * 4_000
+
+
+def test_a_part_that_the_file_does_not_reach_has_what_there_is(tmp_path, speech):
+    path = tmp_path / "a.wav"
+    soundfile.write(str(path), speech(1.0), 16_000)
+    parts = (Segment(15_000, 2_000), Segment(20_000, 1_000))
+    found = measure_recording(Recording(Place(str(path)), parts), CheckConfig())
+    assert [part.num_samples for part in found] == [1_000, 0]
+
+
+def test_bytes_of_an_archive_are_measured_as_a_file_is(tmp_path, speech):
+    alone = measured(tmp_path, speech(1.0), name="a.flac")
+    content = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.tar").write_bytes(bytes(512) + content)
+    assert measure(Place(str(tmp_path / "a.tar"), 512, len(content)), CheckConfig()) == alone
+    beyond = measure(Place(str(tmp_path / "a.tar"), 512, len(content) + 1), CheckConfig())
+    assert beyond.header is None
+    assert beyond.problem.startswith("the archive ends after")
 
 
 def low_passed(waveform: np.ndarray, cut_hz: float) -> np.ndarray:
@@ -112,5 +202,5 @@ def test_memory_does_not_grow_with_the_audio(tmp_path, speech):
     spectrum = Spectrum(16_000)
     for _ in range(3):
         spectrum.add(speech(1.0))
-    held = sum(part.nbytes for part in [*spectrum._bands, *spectrum._levels, spectrum._rest, spectrum._power])
+    held = sum(part.nbytes for part in [*spectrum._energies, spectrum._rest, spectrum._power])
     assert held < 20_000  # of 192,000 bytes of audio
