@@ -20,7 +20,7 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.epochs import Crop, Epoch, Integers, first_of_batches
 from speechssl.data.manifest import Utterance
 from speechssl.data.mixing import Mix, MixConfig, corpora
-from speechssl.data.rows import ids_where, lengths_16k, list_lengths
+from speechssl.data.rows import Ids, lengths_16k, list_lengths
 from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
 
 __all__ = ["Batch", "BatchConfig", "BatchSampler", "Crop", "Example", "collate", "seeded_generator"]
@@ -158,7 +158,7 @@ class BatchSampler:
             )
         self.indices = np.flatnonzero(is_kept)  # of utterances that are long enough
         self.lengths = lengths[is_kept]  # samples at 16 kHz, one for each index
-        self.left_out = ids_where(utterances, ~is_kept)
+        self.left_out = Ids(utterances, np.flatnonzero(~is_kept))
         self._utterances = utterances
         self._mix: Mix | None = None
         listed = hashlib.blake2b(digest_size=8)

@@ -17,11 +17,11 @@ from speechssl.errors import ManifestError
 
 __all__ = [
     "Chosen",
+    "Ids",
     "Joined",
     "Rows",
     "column",
     "hash_ids",
-    "ids_where",
     "lengths_16k",
     "list_lengths",
     "refuse_repeated_ids",
@@ -152,6 +152,36 @@ class Joined(Rows):
         return dataclasses.replace(row, path=manifest.absolute_path(row), corpus=self._names[part])
 
 
+class Ids(Sequence[str]):
+    """The ids of some utterances, each looked up when it is asked for."""
+
+    def __init__(self, utterances: Sequence[Utterance], indices: NDArray[np.int64]) -> None:
+        """Give the ids of `utterances` at `indices`, (ids,) int64."""
+        self._utterances, self._indices = utterances, indices
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        """Look up one, or several."""
+        if isinstance(place, slice):
+            return [self._utterances[index].id for index in self._indices[place].tolist()]
+        return self._utterances[int(self._indices[place])].id
+
+    def __eq__(self, other: object) -> bool:
+        """Compare with any sequence of ids."""
+        return isinstance(other, Sequence) and self[:] == [*other]
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def lengths_16k(utterances: Sequence[Utterance]) -> NDArray[np.int64]:
     """Return (utterances,) samples at 16 kHz, as `Utterance.num_samples_16k` counts them."""
     if isinstance(utterances, Rows):
@@ -167,14 +197,6 @@ def column(utterances: Sequence[Utterance], name: Column) -> Iterator[Strings]:
     rows = iter(utterances)
     while block := [getattr(row, name) for row in islice(rows, _BLOCK)]:
         yield np.array(block, object)
-
-
-def ids_where(utterances: Sequence[Utterance], is_wanted: NDArray[np.bool_]) -> list[str]:
-    """Return the ids of the utterances where `is_wanted`, (utterances,) bool, holds."""
-    if not is_wanted.any():
-        return []
-    lines = list_lengths(utterances, np.zeros(len(is_wanted), np.int64), is_wanted)
-    return [line.partition("\t")[0] for block in lines for line in block.decode().split("\n")[:-1]]
 
 
 def list_lengths(

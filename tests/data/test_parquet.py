@@ -12,7 +12,7 @@ import pytest
 from speechssl.data import parquet, rows
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.data.rows import Joined, Rows, column, ids_where, lengths_16k, list_lengths
+from speechssl.data.rows import Ids, Joined, Rows, column, lengths_16k, list_lengths
 from speechssl.errors import ManifestError
 
 pa = pytest.importorskip("pyarrow", reason="the extra `parquet`")
@@ -90,7 +90,10 @@ def test_columns_are_those_of_the_rows(many):
         for name in ("id", "path", "language", "corpus"):
             assert np.concatenate([*column(ours, name)]).tolist() == [getattr(row, name) for row in theirs]
         is_wanted = wanted[: len(theirs)]
-        assert ids_where(ours, is_wanted) == [row.id for row in theirs[::4]]
+        ids = Ids(ours, np.flatnonzero(is_wanted))
+        assert ids == [row.id for row in theirs[::4]] == [*ids]
+        assert (len(ids), ids[-1], ids[:2]) == (len(theirs[::4]), theirs[::4][-1].id, [row.id for row in theirs[:8:4]])
+        assert ids != [*ids, "more"]
         lines = "".join(f"{row.id}\t{row.num_samples_16k}\n" for row in theirs[::4]).encode()
         for each in (ours, theirs):
             assert b"".join(list_lengths(each, lengths_16k(each), is_wanted)) == lines
