@@ -102,13 +102,13 @@ def score_command(
     manifest = read_manifest(references, root=root)
     rows = references_of(manifest, by or (), table)
     first = evaluate(rows, read_hypotheses(hypotheses), config)
-    systems = {str(hypotheses): first}
+    systems = [(hypotheses, first)]
     print(*lines(first), sep="\n")
     differences = None
     if second is not None:
         other = evaluate(rows, read_hypotheses(second), config)
         print(f"second: {second}", *lines(other)[:2], sep="\n")
-        systems[f"{second}" if second != hypotheses else f"{second} again"] = other
+        systems.append((second, other))
         differences = judge(rows, first, other)
         print(*difference_lines(differences), sep="\n")
     if out is not None:
@@ -119,8 +119,9 @@ def score_command(
     if html is not None:
         page = from_dict({"worst": worst, "audio_mb": audio_mb}, PageConfig, where="score")
         sure = read_confidences(hypotheses, table)
-        name = str(references)
-        notes = write_page(html, name, manifest, rows, systems, differences, confidences=sure, model=model, config=page)
+        notes = write_page(
+            html, references, manifest, rows, systems, differences, confidences=sure, model=model, config=page
+        )
         print(f"{html}: {'; '.join(notes)}")
 
 

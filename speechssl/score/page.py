@@ -8,7 +8,7 @@ import base64
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ class System:
 class Report:
     """What the page tells."""
 
-    name: str  # of the references
+    name: str  # of the references, for the heading
     references: Sequence[Reference]
     systems: Sequence[System]  # one, or two scored alike on the same references
     differences: tuple[Difference, Difference] | None = None  # of WER and of CER, of two systems
@@ -64,6 +64,7 @@ class Report:
     confidences: Mapping[str, float]  # by id, of the first system; some, all or none
     recordings: Mapping[str, Recording]  # by id, of some
     frames_per_second: float = 50.0  # of the paths
+    sources: Mapping[str, str] = field(default_factory=dict)  # where references and systems lie
     notes: Sequence[str] = ()  # what else a reader has to know
 
 
@@ -94,6 +95,7 @@ def _data(report: Report) -> dict[str, Any]:
     return {
         "name": report.name,
         "facts": {
+            **report.sources,
             "texts": first.normaliser,
             "alignment of words": config.alignment,
             "intervals": f"{100 * config.level:g} %, of {first.total.blocks} {config.blocks}s drawn with replacement, "

@@ -53,10 +53,10 @@ class _Sounds:
 
 def write_page(
     out: Path,
-    name: str,
+    source: Path,
     manifest: Manifest,
     references: Sequence[Reference],
-    systems: Mapping[str, Evaluation],
+    systems: Sequence[tuple[Path, Evaluation]],
     differences: tuple[Difference, Difference] | None = None,
     *,
     confidences: Mapping[str, float],
@@ -67,10 +67,10 @@ def write_page(
 
     Args:
         out: the file.
-        name: of the references, for the heading.
+        source: the manifest's file.
         manifest: of the references, with the audio.
         references: what was scored.
-        systems: one or two, by name.
+        systems: one or two, each with the file of its texts.
         differences: of `judge`, where there are two.
         confidences: of the first system, by utterance id; of some, all or none.
         model: folder of a fine-tuned model, whose best tokens are drawn over the spectrograms.
@@ -83,7 +83,7 @@ def write_page(
         CheckpointError: `model` is no fine-tuned model.
     """
     ranked = sorted(
-        next(iter(systems.values())).utterances,
+        systems[0][1].utterances,
         key=lambda row: (-row.word_errors.rate, -row.character_errors.rate, row.id),
     )
     rows = {row.id: row for row in manifest.utterances}
@@ -94,16 +94,19 @@ def write_page(
     if model is not None:
         heard = replace(manifest, utterances=tuple(row for row in chosen if row.id in sounds.flac))
         paths, rate, skipped = _paths(model, heard)
-        notes += [f"no path of the model: {reason}" for reason in skipped]
+        notes.append(f"tokens over the spectrograms: the most probable of each frame by {model}")
+        notes += [f"no tokens: {reason}" for reason in skipped]
+    names = _short_names([path for path, _ in systems])
     report = Report(
-        name=name,
+        name=_short_names([source])[0],
         references=references,
-        systems=[System(name=name, evaluation=each) for name, each in systems.items()],
+        systems=[System(name=name, evaluation=each) for name, (_, each) in zip(names, systems, strict=True)],
         differences=differences,
         durations_s={row.id: row.duration_s for row in manifest.utterances},
         confidences=confidences,
         recordings={key: Recording(flac=flac, path=paths.get(key, ())) for key, flac in sounds.flac.items()},
         frames_per_second=rate,
+        sources={"references": str(source)} | {name: str(path) for name, (path, _) in zip(names, systems, strict=True)},
         notes=notes,
     )
     write_score_page(report, out)
@@ -164,6 +167,27 @@ def _flac(waveform: Tensor) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, waveform.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return file.getvalue()
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Name files by what tells them apart.
+
+    Examples:
+        >>> _short_names([Path("/runs/hubert/test.tsv")])
+        ['hubert/test.tsv']
+        >>> _short_names([Path("/runs/hubert/asr/test.tsv"), Path("/runs/mfcc/asr/test.tsv")])
+        ['hubert', 'mfcc']
+    """
+    if len(paths) == 1 or len(set(paths)) < len(paths):
+        return [
+            "/".join(path.parts[-2:]) + (" again" if path in paths[:place] else "") for place, path in enumerate(paths)
+        ]
+    parts = [list(path.parts) for path in paths]
+    for end in (0, -1):
+        while all(parts) and len({each[end] for each in parts}) == 1:
+            for each in parts:
+                del each[end]
+    return ["/".join(each) for each in parts] if all(parts) else [str(path) for path in paths]
 
 
 def _notes(sounds: _Sounds, wanted: int, config: PageConfig) -> list[str]:

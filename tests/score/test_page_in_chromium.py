@@ -162,6 +162,19 @@ def test_filters_by_text_error_group_and_confusion(opened: Browser) -> None:
     assert len(ids(opened)) == 20
 
 
+def test_a_column_has_limits(opened: Browser) -> None:
+    limit = "byId({!r}).value = {!r}; byId({!r}).dispatchEvent(new Event('change'))"
+    opened.run(limit.format("low", "50", "low"))
+    assert ids(opened) == ["hostile", "u003", "arabic", "u001"]
+    opened.run(limit.format("high", "50", "high"))
+    assert ids(opened) == ["arabic", "u001"]
+    choose(opened, "byId('limited')", "confidence")
+    opened.run("byId('reset').click()")
+    choose(opened, "byId('limited')", "confidence")
+    opened.run(limit.format("high", "0.2", "high"))
+    assert ids(opened) == ["u003", "u001"]
+
+
 def test_more_are_shown_when_asked_for(opened: Browser) -> None:
     choose(opened, "byId('most')", "Infinity")
     assert len(ids(opened)) == 100

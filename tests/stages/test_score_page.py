@@ -26,7 +26,8 @@ def page_of(out: Path, manifest: Manifest, **settings: object) -> tuple[list[str
     heard = {row.id: row.text for row in rows} | {"u0003": "six six six two one", "u0000": "two", "u0005": "six six"}
     evaluation = evaluate(rows, heard, ScoreConfig(samples=10))
     others = {"model": settings.pop("model", None), "config": PageConfig(**settings)}  # type: ignore[arg-type]
-    notes = write_page(out, "refs", manifest, rows, {"one": evaluation}, confidences={}, **others)  # type: ignore[arg-type]
+    systems = [(Path("one.tsv"), evaluation)]
+    notes = write_page(out, Path("refs.tsv"), manifest, rows, systems, confidences={}, **others)  # type: ignore[arg-type]
     text = out.read_text(encoding="utf-8")
     data = json.loads(re.search(r'id="data">(.*)</script>', text)[1])  # type: ignore[index]
     assert data["notes"] == notes
@@ -133,7 +134,9 @@ def test_the_command_writes_the_page(corpus: Path, tmp_path: Path, capsys: pytes
     text = page.read_text(encoding="utf-8")
     assert text.count('type="text/plain"') == 3
     data = json.loads(re.search(r'id="data">(.*)</script>', text)[1])  # type: ignore[index]
-    assert [each["name"] for each in data["systems"]] == [str(tmp_path / "one.tsv"), str(tmp_path / "two.tsv")]
+    assert [each["name"] for each in data["systems"]] == ["one.tsv", "two.tsv"]
+    assert data["facts"]["references"] == str(corpus)
+    assert data["facts"]["two.tsv"] == str(tmp_path / "two.tsv")
     assert data["differences"][0]["difference"] < 0
     assert list(data["groups"]) == ["duration"]
     assert main([*arguments, "--html", str(page), "--worst", "-1"]) == 2
