@@ -31,8 +31,8 @@ FRAME = 512  # samples at 16 kHz, 32 ms: what silero-vad looks at
 Vad = Literal["silero", "energy"]
 Samples = NDArray[np.float32]
 
-_BLOCK_FRAMES = 3750  # two minutes
-_FETCHED_FRAMES = 10 * _BLOCK_FRAMES  # of what is read whole for every block: members of archives, URLs
+_BLOCK_FRAMES = 1250  # 40 s
+_FETCHED_FRAMES = 30 * _BLOCK_FRAMES  # of what is read whole for every block: members of archives, URLs
 _CONTEXT = 64  # samples of the frame before, which silero-vad sees as well
 _AS_IT_IS = AudioConfig(min_sample_rate=1, max_duration_s=math.inf)
 
@@ -70,7 +70,7 @@ def chosen_vad(wanted: Literal["silero", "energy", "auto"]) -> Vad:
 def waveform_blocks(manifest: Manifest, row: Utterance) -> Iterator[Samples]:
     """Yield a recording at 16 kHz, mono, in (time,) float32 blocks of whole frames; the last may end with a part.
 
-    Two minutes at a time are in memory; twenty of what lies in an archive or at a URL, all of what ffmpeg decodes.
+    40 s at a time are in memory; 20 minutes of what lies in an archive or at a URL, all of what ffmpeg decodes.
 
     Raises:
         AudioError: it cannot be read, or ends before the manifest says.
