@@ -20,6 +20,7 @@ from typing import Any
 
 import soundfile
 import torch
+from allocator import set_allocator
 from measuring import about
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -208,6 +209,7 @@ def processor_s() -> float:
 
 def turn(name: str, feed: Feed, audio_s: float) -> Fed:
     """Take batches until so much speech has come, and let the loader read ahead again."""
+    set_allocator(keeps=name.startswith("speechssl"))  # as our command line does
     cpu, wall, done = processor_s(), time.perf_counter(), 0.0
     while done < audio_s:
         done += next(feed)

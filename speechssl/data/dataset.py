@@ -110,9 +110,20 @@ class SpeechDataset(Dataset[Example | str]):
             normalize_waveform(waveform)
         return waveform
 
-    def batch(self, crops: Sequence[Crop], *, epoch: int = 0, read: PcmReader = read_pcm) -> Batch:
-        """Read crops and pad them; what would be raised becomes the batch's `error`, which passes between processes."""
-        room = _room(len(crops), max(crop.num_samples for crop in crops))
+    def batch(
+        self, crops: Sequence[Crop], *, epoch: int = 0, read: PcmReader = read_pcm, place: Tensor | None = None
+    ) -> Batch:
+        """Read crops and pad them; what would be raised becomes the batch's `error`, which passes between processes.
+
+        Args:
+            crops: of the batch.
+            epoch: in which they are heard.
+            read: reads usual audio.
+            place: (samples,) float32, where the waveforms are written if they fit.
+        """
+        shape = (len(crops), max(crop.num_samples for crop in crops))
+        fits = place is not None and len(place) >= shape[0] * shape[1]
+        room = place[: shape[0] * shape[1]].view(shape) if place is not None and fits else torch.empty(shape)
         examples: list[Example | str | SpeechSSLError] = []
         for crop, out in zip(crops, room.unbind(), strict=True):
             try:
@@ -148,14 +159,6 @@ def load_in_order(dataset: SpeechDataset, *, seconds: float) -> Iterator[Batch]:
         batch.append(Crop(index, 0, rows[index].num_samples_16k))
     if batch:
         yield collate([dataset[crop] for crop in batch])
-
-
-def _room(batch: int, time: int) -> Tensor:
-    """Return (batch, time) float32 to be filled; in a worker process, memory that the parent sees without a copy."""
-    if torch.utils.data.get_worker_info() is None:
-        return torch.empty((batch, time))
-    storage = torch.UntypedStorage._new_shared(4 * batch * time, device="cpu")  # as torch's own collate does
-    return torch.empty(0).set_(storage, 0, (batch, time))  # type: ignore[call-overload]
 
 
 def _pad(room: Tensor, examples: Sequence[Example | str | SpeechSSLError]) -> bool:

@@ -14,11 +14,14 @@ from itertools import takewhile
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batching import Batch, BatchSampler, Crop
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.pcm import PcmReader, has_fairseq2, native_reader, read_pcm
+from speechssl.data.shared import Packed, SharedPlaces, pack
 from speechssl.errors import TrainingError
 
 __all__ = ["AHEAD", "Loader", "explained_deaths", "load_batches"]
@@ -74,11 +77,11 @@ def load_batches(
     planned = _plan(sampler, epoch, position, rank=rank, world_size=world_size)
     read = _Reader(dataset, native_reader() if is_native else read_pcm)
     if workers == 0:
-        loaded = (read[plan] for plan in planned)
+        loaded = (read(plan) for plan in planned)
     elif is_native:
         loaded = _by_threads(read, planned, workers)
     else:
-        loaded = _by_processes(read, planned, workers)
+        loaded = _by_processes(read, planned, workers, int(sampler.config.seconds * SAMPLE_RATE))
     with _ended_in_time(loaded):
         for done in loaded:
             if done.batch.error is not None:
@@ -108,20 +111,35 @@ class _Loaded:
     following: int
     batch: Batch
 
-    def pin_memory(self) -> "_Loaded":
-        """Return the batch in pinned memory; torch's loader calls this."""
-        return replace(self, batch=self.batch.pin_memory())
+
+@dataclass(frozen=True)
+class _Sent:
+    epoch: int
+    following: int
+    packed: Packed
 
 
-class _Reader(Dataset[_Loaded]):
+class _Reader:
     """What a worker does."""
 
     def __init__(self, dataset: SpeechDataset, read: PcmReader) -> None:
         self.dataset, self.read = dataset, read
 
-    def __getitem__(self, planned: _Planned) -> _Loaded:
-        batch = self.dataset.batch(planned.crops, epoch=planned.epoch, read=self.read)
+    def __call__(self, planned: _Planned, place: Tensor | None = None) -> _Loaded:
+        batch = self.dataset.batch(planned.crops, epoch=planned.epoch, read=self.read, place=place)
         return _Loaded(planned.epoch, planned.following, batch)
+
+
+class _Sender(Dataset[_Sent]):
+    """What a process does."""
+
+    def __init__(self, read: _Reader, places: SharedPlaces | None) -> None:
+        self.read, self.places = read, places
+
+    def __getitem__(self, planned: _Planned) -> _Sent:
+        where, place = (None, None) if self.places is None else self.places.take()
+        done = self.read(planned, place)
+        return _Sent(done.epoch, done.following, pack(done.batch, where, place))
 
 
 def _plan(sampler: BatchSampler, epoch: int, position: int, *, rank: int, world_size: int) -> Iterator[_Planned]:
@@ -134,21 +152,23 @@ def _plan(sampler: BatchSampler, epoch: int, position: int, *, rank: int, world_
         epoch, position = epoch + 1, position - len(batches)
 
 
-def _by_processes(read: _Reader, planned: Iterator[_Planned], workers: int) -> Generator[_Loaded]:
+def _by_processes(read: _Reader, planned: Iterator[_Planned], workers: int, samples: int) -> Generator[_Loaded]:
     """Read with torch's loader; one set of processes serves all epochs."""
-    loader: DataLoader[_Loaded] = DataLoader(
-        read,
+    places = SharedPlaces.where_processes_are_forked(workers, AHEAD, samples)
+    loader: DataLoader[_Sent] = DataLoader(
+        _Sender(read, places),
         batch_size=None,  # an item is a batch
         sampler=_Once(planned),
         num_workers=workers,
         collate_fn=_as_it_is,
         prefetch_factor=AHEAD,
         worker_init_fn=_ignore_stops,
-        pin_memory=torch.cuda.is_available(),  # or its copy to the device makes the step wait
         generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
     )
+    is_pinned = torch.cuda.is_available()  # or its copy to the device makes the step wait
     with explained_deaths():
-        yield from loader
+        for sent in loader:
+            yield _Loaded(sent.epoch, sent.following, sent.packed.unpack(places, is_pinned=is_pinned))
 
 
 @contextmanager
@@ -181,8 +201,8 @@ def _by_threads(read: _Reader, planned: Iterator[_Planned], workers: int) -> Gen
     def work(plan: _Planned) -> _Loaded | None:
         if is_closed.is_set():
             return None
-        done = read[plan]
-        return done.pin_memory() if is_pinned else done
+        done = read(plan)
+        return replace(done, batch=done.batch.pin_memory()) if is_pinned else done
 
     def close() -> None:
         is_closed.set()

@@ -6,7 +6,6 @@ unusual about a file, or wrong with it, is left to `read_audio`, which knows wha
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import cast
 
 import numpy as np
 import soundfile
@@ -42,11 +41,13 @@ def read_pcm(place: Place, first: int, count: int, file_samples: int) -> NDArray
             found = (file.subtype, file.samplerate, file.channels, file.frames)
             if found != ("PCM_16", SAMPLE_RATE, 1, file_samples) or "should be" in file.extra_info:
                 return None
-            file.seek(first)
-            samples = cast(NDArray[np.int16], file.read(count, dtype="int16"))
+            if first:
+                file.seek(first)
+            samples = np.empty(count, np.int16)
+            found_samples = file.buffer_read_into(samples, dtype="int16")
     except (soundfile.LibsndfileError, AudioError):
         return None
-    return samples if len(samples) == count else None
+    return samples if found_samples == count else None
 
 
 def native_reader() -> PcmReader:
