@@ -137,6 +137,8 @@ def _tar_end(file: BinaryIO, offset: int, size: int) -> Iterator[Member]:
         yield Member("", problem=f"is damaged at byte {offset}, and what follows cannot be listed; copy it again")
     elif len(first) < _BLOCK:
         yield Member("", problem=f"ends at byte {size} without the mark of its end, so it may be cut; copy it again")
+    elif size % _BLOCK:
+        yield Member("", problem=f"has {size} bytes, no multiple of {_BLOCK}: some were lost or added; copy it again")
     while chunk := file.read(2**20):
         if any(first) or not any(chunk):
             continue
@@ -151,10 +153,10 @@ def _tar_end(file: BinaryIO, offset: int, size: int) -> Iterator[Member]:
 def _zip_members(file: BinaryIO) -> Iterator[Member]:
     with zipfile.ZipFile(file) as archive:
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+        table = archive.start_dir
     end = 0
     for info in infos:
-        if info.is_dir():
-            continue
+        yield from _unlisted(file, end, info.header_offset)
         file.seek(info.header_offset)
         local = file.read(_LOCAL.size)
         if len(local) < _LOCAL.size or local[:4] != b"PK\x03\x04":
@@ -163,6 +165,8 @@ def _zip_members(file: BinaryIO) -> Iterator[Member]:
         _, method, *lengths = _LOCAL.unpack(local)
         offset = info.header_offset + _LOCAL.size + sum(lengths)  # the lengths in the table may be others
         overlaps, end = info.header_offset < end, max(end, offset + info.compress_size)
+        if info.is_dir():
+            continue
         if overlaps:
             yield Member(info.filename, problem="overlaps the member before it; no tool packs so: get it elsewhere")
         elif info.flag_bits & 1:
@@ -175,6 +179,17 @@ def _zip_members(file: BinaryIO) -> Iterator[Member]:
             yield Member(info.filename, target=_join(posixpath.dirname(info.filename), written))
         else:
             yield Member(info.filename, offset, info.file_size)
+    yield from _unlisted(file, end, table)
+
+
+def _unlisted(file: BinaryIO, start: int, end: int) -> Iterator[Member]:
+    """Yield a problem if a member begins between two that the table lists: zipfile believes a damaged table."""
+    if end - start < _LOCAL.size:
+        return
+    file.seek(start)
+    at = file.read(min(end - start, _LOCAL.size + 24)).find(b"PK\x03\x04")  # behind the sizes that may follow the data
+    if at >= 0:
+        yield Member("", problem=f"has a member at byte {start + at} that its table does not list; copy it again")
 
 
 def _join(folder: str, link: str) -> str:
