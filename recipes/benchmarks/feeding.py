@@ -264,13 +264,13 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def gather(manifests: Sequence[Path], folder: Path, *, as_flac: bool) -> Path:
-    """Write one manifest of all the speech of a second and more; as flac, with copies of the audio."""
+    """Write one manifest of all utterances of 1 to 30 s; as flac, with copies of the audio."""
     lines = ["id\tpath\tsamples\trate\tchannels"]
     for number, path in enumerate(manifests):
         manifest = read_manifest(path)
         for row in manifest.utterances:
             source = manifest.audio_path(row).resolve()
-            if row.duration_s < 1 or (row.sample_rate, row.channels) != (SAMPLE_RATE, 1):
+            if not 1 <= row.duration_s <= 30 or (row.sample_rate, row.channels) != (SAMPLE_RATE, 1):
                 continue
             if as_flac:
                 target = folder / f"{number}-{row.id}.flac"
