@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from speechssl.config import from_dict
+from speechssl.config import from_dict, load
 from speechssl.data.manifest import Manifest, read_manifest, write_atomically
 from speechssl.manifest_commands import Root
 from speechssl.parallel import pick_device
@@ -20,6 +20,9 @@ from speechssl.score.evaluate import ScoreConfig, evaluate, judge
 from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
 from speechssl.stages.align import align
 from speechssl.stages.emit import EmitConfig
+from speechssl.stages.finetune import FinetuneConfig, check_texts
+from speechssl.stages.preflight_text import as_json as preflight_json
+from speechssl.stages.preflight_text import lines as preflight_lines
 from speechssl.stages.score import GROUPINGS, read_columns, read_hypotheses, references_of
 from speechssl.stages.score_page import PageConfig, read_confidences, write_page
 from speechssl.stages.stream import StreamConfig, stream
@@ -27,7 +30,22 @@ from speechssl.stages.transcribe import files_as_manifest, transcribe
 from speechssl.transcripts.formats import SUFFIXES, write_transcripts
 from speechssl.transcripts.timed import Transcript
 
-__all__ = ["align_command", "score_command", "transcribe_command"]
+__all__ = ["align_command", "preflight_command", "score_command", "transcribe_command"]
+
+
+def preflight_command(
+    recipe: Annotated[Path, typer.Argument(help="YAML file as for finetune.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value pairs: text.case=lower.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write: every utterance.")] = None,
+) -> None:
+    """Look at texts, tokens and lengths as fine-tuning would; exit status 1 where it would refuse them."""
+    found = check_texts(load(recipe, FinetuneConfig, overrides or ()))
+    print(*preflight_lines(found), sep="\n")
+    if out is not None:
+        write_atomically(out, json.dumps(preflight_json(found), indent=1, ensure_ascii=False) + "\n")
+        print(out)
+    if found.errors:
+        raise typer.Exit(1)
 
 
 def transcribe_command(

@@ -1,35 +1,37 @@
 """Stage `finetune`: pretrained trunk + transcripts -> CTC model, watched by CER on a development set."""
 
 import dataclasses
-from functools import partial
-from itertools import pairwise
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
 
 from speechssl.config import configuration
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler
-from speechssl.data.dataset import SpeechDataset, load_in_order
+from speechssl.data.dataset import SpeechDataset
 from speechssl.data.manifest import Manifest
-from speechssl.data.vocabulary import Vocabulary
-from speechssl.decoding.greedy import greedy_decode
-from speechssl.errors import ManifestError, VocabularyError
+from speechssl.data.texts import TextConfig
+from speechssl.data.vocabulary import Letters, UnitsConfig
+from speechssl.errors import ManifestError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.parallel import start_ranks
 from speechssl.saved import Description, SavedModel, describe_model
-from speechssl.score.wer import score_texts
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
+from speechssl.stages.dev_scores import DevSet
+from speechssl.stages.preflight import Preflight, Rules, preflight
+from speechssl.stages.preflight_advice import about_freezing
+from speechssl.stages.preflight_text import short_lines, tell_skipped
 from speechssl.stages.training import Task, train
 from speechssl.train.checkpoint import fill
 from speechssl.train.loop import TrainConfig
 from speechssl.train.optim import OptimConfig
 from speechssl.train.run_folder import hold_run_folder
 
-__all__ = ["FinetuneConfig", "finetune", "finetuned_encoder", "finetuning_task", "transcribe_manifest"]
+__all__ = ["FinetuneConfig", "check_texts", "finetune", "finetuned_encoder", "finetuning_task"]
 
 
 @configuration
@@ -41,6 +43,9 @@ class FinetuneConfig:
     random_weights: bool = False  # take the architecture of the checkpoint only: the control experiment
     data: DataConfig
     dev: DataConfig | None = None  # picks the best step; without it the last step counts
+    text: TextConfig = TextConfig()  # what all texts go through
+    units: UnitsConfig = Letters()
+    unfit: Literal["stop", "skip"] = "stop"  # texts none can learn: empty, refused digits, words without phones
     too_short: Literal["stop", "skip"] = "stop"  # utterances with fewer frames than their text needs; skip: leave out
     ctc: CTCConfig = CTCConfig()
     dropout: float | None = None  # in the Transformer; None keeps that of pretraining
@@ -56,40 +61,45 @@ def finetune(config: FinetuneConfig) -> Path:
     """Fine-tune, or continue to, and return the folder of the last checkpoint."""
     ranks = start_ranks()
     with hold_run_folder(config.out, config, ranks):
-        task = finetuning_task(config)
+        task = finetuning_task(config, say=ranks.is_first)
         if ranks.is_first:
             describe_model(config.out, task.description)
         return train(task, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
 
 
-def finetuning_task(config: FinetuneConfig) -> Task:
-    """Prepare model and data."""
-    manifest = read_data(config.data)
-    texts = _texts(manifest)
-    vocabulary = Vocabulary.from_texts(texts.values())
+def finetuning_task(config: FinetuneConfig, *, say: bool = False) -> Task:
+    """Prepare model and data; `say` prints what is worth knowing of the texts."""
     start = SavedModel.read(config.checkpoint)
+    manifest, dev = read_data(config.data), read_data(config.dev) if config.dev else None
+    found = _look(config, manifest, dev, start.description.encoder)
+    if say:
+        print(*short_lines(found), sep="\n", file=sys.stderr)
+    vocabulary = found.refuse()
     data = like_training(config.data, start.description.audio, where=start.name)
     torch.manual_seed(config.seed)
     encoder = _build_encoder(config, start)
-    tokens = {key: vocabulary.encode(text, where=key) for key, text in texts.items()}
-    manifest = _with_enough_frames(
-        manifest, tokens, encoder.config, config.too_short, fastest=max(config.augment.speeds, default=1.0)
-    )
-    dataset = _dataset(manifest, data, encoder.config, tokens, augment=config.augment, seed=config.seed)
+    tell_skipped(found)
+    manifest = found.usable(manifest)
+    dataset = _dataset(manifest, data, encoder.config, found.tokens, augment=config.augment, seed=config.seed)
     sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, speeds=dataset.speeds)
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
     evaluate = None
-    if config.dev is not None:
-        dev = read_data(config.dev)
+    if config.dev is not None and dev is not None:
+        dev = found.usable(dev, "dev")
         dev_data = like_training(config.dev, start.description.audio, where=start.name)
-        evaluate = partial(_evaluate, _texts(dev), _dataset(dev, dev_data, encoder.config), vocabulary)
+        evaluate = DevSet(
+            texts={row.id: row.text or "" for row in dev.utterances},
+            dataset=_dataset(dev, dev_data, encoder.config),
+            vocabulary=vocabulary,
+            table=config.out / "dev.tsv",
+        )
     return Task(
         title="finetune from random weights" if config.random_weights else "finetune",
         model=CTCModel(encoder, config.ctc, len(vocabulary)),
-        description=Description(
-            encoder=encoder.config,
-            ctc=config.ctc,
-            vocabulary=vocabulary.tokens,
+        description=Description.of_recogniser(
+            encoder.config,
+            config.ctc,
+            vocabulary,
             audio=data.audio,
             family=None if config.random_weights else start.description.pretrained_by,
         ),
@@ -100,35 +110,37 @@ def finetuning_task(config: FinetuneConfig) -> Task:
     )
 
 
-@torch.no_grad()
-def transcribe_manifest(
-    model: CTCModel,
-    vocabulary: Vocabulary,
-    dataset: SpeechDataset,
-    *,
-    seconds: float = 120.0,
-    skipped: list[str] | None = None,
-) -> dict[str, str]:
-    """Return the greedy text of every utterance by id.
+def check_texts(config: FinetuneConfig) -> Preflight:
+    """Look at the texts of a recipe, and whether batches can be made of its audio, as a run does before its first step.
 
-    Args:
-        model: in evaluation mode.
-        vocabulary: of the model.
-        dataset: of the utterances.
-        seconds: of audio in a batch, padding counted.
-        skipped: gets the reasons why utterances were left out, where the dataset allows that.
+    Raises:
+        SpeechSSLError: data or checkpoint of the recipe cannot be read.
     """
-    device = next(model.parameters()).device
-    texts: dict[str, str] = {}
-    for batch in load_in_order(dataset, seconds=seconds):
-        if skipped is not None:
-            skipped.extend(batch.skipped)
-        if not batch.ids:
-            continue
-        logits, counts = model.logits(batch.to(device))
-        decoded = greedy_decode(logits, counts)
-        texts |= {key: vocabulary.decode(ids) for key, ids in zip(batch.ids, decoded, strict=True)}
-    return texts
+    manifest, dev = read_data(config.data), read_data(config.dev) if config.dev else None
+    found = _look(config, manifest, dev, SavedModel.read(config.checkpoint).description.encoder)
+    if not found.errors:
+        try:
+            BatchSampler(found.usable(manifest).utterances, config.batch, seed=config.seed)
+        except ManifestError as error:
+            found = dataclasses.replace(found, errors=(error,))
+    return found
+
+
+def _look(config: FinetuneConfig, manifest: Manifest, dev: Manifest | None, pretraining: EncoderConfig) -> Preflight:
+    encoder = finetuned_encoder(pretraining, config)
+    rules = Rules(
+        units=config.units,
+        text=config.text,
+        unfit=config.unfit,
+        too_short=config.too_short,
+        hop=encoder.hop,
+        window=encoder.window,
+        fastest=max(config.augment.speeds, default=1.0),
+    )
+    found = preflight(manifest, dev, rules)
+    return dataclasses.replace(
+        found, notes=(*found.notes, *about_freezing(config.ctc.freeze_steps, config.train.steps))
+    )
 
 
 def _build_encoder(config: FinetuneConfig, start: SavedModel) -> SpeechEncoder:
@@ -148,45 +160,11 @@ def finetuned_encoder(pretraining: EncoderConfig, config: FinetuneConfig) -> Enc
     return dataclasses.replace(pretraining, transformer=transformer, conv_grad_scale=1.0)
 
 
-def _texts(manifest: Manifest) -> dict[str, str]:
-    missing = [row.id for row in manifest.utterances if not row.text]
-    if missing:
-        raise ManifestError(
-            f"{len(missing)} utterances have no text: {', '.join(missing[:3])}; fill the manifest's text column"
-        )
-    return {row.id: row.text or "" for row in manifest.utterances}
-
-
-def _with_enough_frames(
-    manifest: Manifest,
-    tokens: dict[str, list[int]],
-    encoder: EncoderConfig,
-    too_short: Literal["stop", "skip"],
-    *,
-    fastest: float = 1.0,
-) -> Manifest:
-    """Refuse, or leave out, utterances whose text needs more frames than their audio makes."""
-    short: dict[str, str] = {}  # reason by id
-    for row in manifest.utterances:
-        ids = tokens[row.id]
-        required = len(ids) + sum(left == right for left, right in pairwise(ids))
-        frames = max(0, (int(row.num_samples_16k / fastest) - encoder.window) // encoder.hop + 1)
-        if frames < required:
-            short[row.id] = f"{row.id} (text needs {required} frames, audio makes {frames})"
-    if short and too_short == "stop":
-        raise VocabularyError(
-            f"{len(short)} utterances are too short for their text: {', '.join([*short.values()][:3])}; "
-            "correct the transcripts, or set too_short=skip to leave them out"
-        )
-    tell_left_out([*short.values()], "too short for its text")
-    return dataclasses.replace(manifest, utterances=tuple(row for row in manifest.utterances if row.id not in short))
-
-
 def _dataset(
     manifest: Manifest,
     data: DataConfig,
     encoder: EncoderConfig,
-    tokens: dict[str, list[int]] | None = None,
+    tokens: Mapping[str, list[int]] | None = None,
     *,
     augment: AugmentConfig | None = None,
     seed: int = 0,
@@ -201,13 +179,3 @@ def _dataset(
         speeds=None if augment is None else augment.speeds_of(len(manifest.utterances), seed=seed),
         augment=None if augment is None else augment.augmenter(data.audio, seed=seed),
     )
-
-
-def _evaluate(
-    texts: dict[str, str], dataset: SpeechDataset, vocabulary: Vocabulary, model: nn.Module
-) -> dict[str, float]:
-    assert isinstance(model, CTCModel)
-    skipped: list[str] = []
-    hypotheses = transcribe_manifest(model, vocabulary, dataset, skipped=skipped)
-    scores = score_texts({key: texts[key] for key in hypotheses}, hypotheses)
-    return {"dev_cer": scores.cer, "dev_wer": scores.wer, "dev_skipped": len(skipped)}

@@ -21,7 +21,8 @@ from speechssl.score.wer import score_texts
 from speechssl.stages.align import align
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
-from speechssl.stages.finetune import finetune, transcribe_manifest
+from speechssl.stages.dev_scores import DevSet, transcribe_manifest
+from speechssl.stages.finetune import finetune
 from speechssl.stages.pretrain import pretrain
 from speechssl.stages.transcribe import transcribe
 from speechssl.train.checkpoint import read_state
@@ -222,7 +223,7 @@ def test_bad_audio_is_skipped_and_counted_when_asked_for(finetune_config, rewrit
 
 def test_the_best_step_on_the_development_set_is_the_one_used(finetune_config, corpus, tmp_path, monkeypatch):
     scores = iter([0.9, 0.1, 0.5])
-    monkeypatch.setattr("speechssl.stages.finetune._evaluate", lambda *_: {"dev_cer": next(scores)})
+    monkeypatch.setattr(DevSet, "__call__", lambda *_: {"dev_cer": next(scores)})
     config = finetune_config(
         tmp_path / "run",
         dev=DataConfig(manifests=(corpus,)),

@@ -1,0 +1,297 @@
+"""What is wrong with a labelled set, before the first step: texts, tokens and lengths. Reads no audio.
+
+`preflight` looks, `Preflight.refuse` says in one error all that training would stop at, and `preflight_text` prints.
+"""
+
+import dataclasses
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.texts import TextConfig, digits_in
+from speechssl.data.vocabulary import UnitsConfig, Vocabulary
+from speechssl.doctor.texts import count_letters, unusual_rates
+from speechssl.doctor.thresholds import CheckConfig
+from speechssl.errors import ManifestError, SpeechSSLError, VocabularyError
+from speechssl.stages.preflight_advice import advice, replacement
+
+__all__ = ["Fault", "Labelled", "Preflight", "Rare", "Rules", "Unfit", "Unusual", "preflight"]
+
+RARE = 5  # times; a letter that is heard less often is hardly learnt, and a rare one may be a slip
+_SPREADS = 4.0  # of log durations from the median, 1.4826 MAD each: as long as nothing else in the set
+_PREVIEW = 5  # texts
+
+Split = Literal["train", "dev"]
+Fault = Literal["no text", "empty text", "digits", "no phones", "too short"]
+
+_MEND = {  # what is said behind the utterances of each fault
+    "no text": "utterances have no text: {}; fill the manifest's text column, or set unfit=skip",
+    "empty text": "texts are empty after the policy of texts: {}; correct them, or set unfit=skip to leave them out",
+    "digits": "texts hold digits, and text.digits=refuse: {}; write numbers as they are spoken, or set unfit=skip",
+    "no phones": "texts hold words that the lexicon lacks: {}; add the words to it, or set unfit=skip",
+    "too short": "utterances are too short for their text: {}; correct the transcripts, or set too_short=skip to leave "
+    "them out",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the recipe says of texts, and what the encoder makes of audio."""
+
+    units: UnitsConfig
+    text: TextConfig
+    unfit: Literal["stop", "skip"]  # what is done about texts that cannot be learned
+    too_short: Literal["stop", "skip"]  # and about utterances with fewer frames than their text needs
+    hop: int  # samples from one encoder frame to the next
+    window: int  # samples that an encoder frame looks at
+    fastest: float = 1.0  # factor by which augmentation speeds up an utterance at most
+
+    @property
+    def skipped(self) -> frozenset[Fault]:
+        """The faults whose utterances are left out."""
+        texts: frozenset[Fault] = frozenset({"no text", "empty text", "digits", "no phones"})
+        return (texts if self.unfit == "skip" else frozenset()) | (
+            frozenset({"too short"}) if self.too_short == "skip" else frozenset()
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfit:
+    """An utterance that cannot be learned from, or scored."""
+
+    id: str
+    split: Split
+    fault: Fault
+    detail: str  # its id, and figures where there are any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rare:
+    """A token that few utterances hold, or a letter of the development set that training never shows."""
+
+    token: str
+    count: int
+    ids: tuple[str, ...]  # the first three utterances that hold it
+    replaced_by: str | None = None  # a frequent letter that may stand for it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unusual:
+    """An utterance whose length or pace is far from the others'."""
+
+    id: str
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Figures of one set."""
+
+    utterances: int
+    minutes: float
+    durations_s: tuple[float, float, float]  # shortest, median, longest
+    letters_per_second: float  # median; 0 without texts
+    sample_rates: Mapping[int, int]  # utterances by Hz
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """All that was found."""
+
+    train: Labelled
+    dev: Labelled | None
+    policy: TextConfig
+    vocabulary: Vocabulary | None  # None where there is nothing to make one of
+    tokens: Mapping[str, list[int]]  # of each training utterance that can be learned from
+    frames: Mapping[str, tuple[int, int]]  # required and made, of each training utterance with tokens
+    unfit: tuple[Unfit, ...]
+    skipped: frozenset[Fault]  # faults that the recipe says to leave out
+    rare: tuple[Rare, ...]
+    foreign: tuple[Rare, ...]  # of the development set
+    unusual: tuple[Unusual, ...]
+    notes: tuple[str, ...]
+    preview: tuple[tuple[str, str], ...]  # texts before and after the policy
+    errors: tuple[SpeechSSLError, ...]  # what training refuses
+
+    def refuse(self) -> Vocabulary:
+        """Raise what training stops at; return the vocabulary where there is nothing.
+
+        Raises:
+            ManifestError: utterances have no text.
+            VocabularyError: texts, tokens and lengths that do not fit; or more than one fault.
+            ConfigError: the package that chooses pieces is not installed.
+        """
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise VocabularyError("\n".join(map(str, self.errors)))
+        assert self.vocabulary is not None, "a set without a vocabulary has errors"
+        return self.vocabulary
+
+    def usable(self, manifest: Manifest, split: Split = "train") -> Manifest:
+        """Return the manifest without the utterances that are left out."""
+        out = {each.id for each in self.unfit if each.split == split}
+        if not out:
+            return manifest
+        return dataclasses.replace(manifest, utterances=tuple(row for row in manifest.utterances if row.id not in out))
+
+
+def preflight(train: Manifest, dev: Manifest | None, rules: Rules) -> Preflight:
+    """Look at a labelled set: what is learned from, and what is scored meanwhile."""
+    faults = [*_unreadable(train, "train", rules.text), *(_unreadable(dev, "dev", rules.text) if dev else ())]
+    fit = _texts(train, faults, "train")
+    vocabulary, errors = _vocabulary(fit, rules)
+    if vocabulary is not None:
+        faults += [*_unpronounced(train, faults, vocabulary, "train")]
+        faults += [*_unpronounced(dev, faults, vocabulary, "dev")] if dev else []
+        fit = _texts(train, faults, "train")
+    tokens = {key: vocabulary.encode(each, where=key) for key, each in fit.items()} if vocabulary else {}
+    frames = {row.id: _frames(row, tokens[row.id], rules) for row in train.utterances if row.id in tokens}
+    faults += _too_short(frames)
+    kept = {key: tokens[key] for key in _texts(train, faults, "train") if key in tokens}
+    errors = [*_refusals(faults, rules.skipped), *errors]
+    if not kept and not errors:
+        errors.append(VocabularyError("no utterance is left to learn from; see the reasons of those left out"))
+    pairs = [(each, rules.text.apply(each)) for each in fit.values()]
+    return Preflight(
+        train=_figures(train),
+        dev=_figures(dev) if dev else None,
+        policy=rules.text,
+        vocabulary=vocabulary,
+        tokens=kept,
+        frames=frames,
+        unfit=tuple(faults),
+        skipped=rules.skipped,
+        rare=tuple(_rare(tokens, vocabulary) if vocabulary else ()),
+        foreign=tuple(_foreign(_texts(dev, faults, "dev"), vocabulary) if vocabulary and dev else ()),
+        unusual=tuple(_unusual(train)),
+        notes=tuple(advice(train, dev, fit, vocabulary)),
+        preview=tuple(sorted(pairs, key=lambda pair: pair[0] == pair[1])[:_PREVIEW]),
+        errors=tuple(errors),
+    )
+
+
+def _unreadable(manifest: Manifest, split: Split, text: TextConfig) -> Iterable[Unfit]:
+    for row in manifest.utterances:
+        if not row.text:
+            yield Unfit(id=row.id, split=split, fault="no text", detail=row.id)
+            continue
+        prepared = text.apply(row.text)
+        if not prepared:
+            yield Unfit(id=row.id, split=split, fault="empty text", detail=f"{row.id} ({row.text[:20]!r})")
+        elif text.refuses(prepared):
+            yield Unfit(id=row.id, split=split, fault="digits", detail=f"{row.id} ({' '.join(digits_in(prepared))})")
+
+
+def _texts(manifest: Manifest, faults: Sequence[Unfit], split: Split) -> dict[str, str]:
+    out = {each.id for each in faults if each.split == split}
+    return {row.id: row.text or "" for row in manifest.utterances if row.id not in out}
+
+
+def _vocabulary(texts: Mapping[str, str], rules: Rules) -> tuple[Vocabulary | None, list[SpeechSSLError]]:
+    if not texts:
+        return None, []
+    try:
+        return Vocabulary.from_texts(texts.values(), rules.units, rules.text), []
+    except SpeechSSLError as error:
+        return None, [error]
+
+
+def _unpronounced(manifest: Manifest, faults: Sequence[Unfit], vocabulary: Vocabulary, split: Split) -> Iterable[Unfit]:
+    for key, text in _texts(manifest, faults, split).items():
+        if words := vocabulary.unknown_words(text):
+            yield Unfit(id=key, split=split, fault="no phones", detail=f"{key} ({', '.join(words[:3])})")
+
+
+def _frames(row: Utterance, ids: Sequence[int], rules: Rules) -> tuple[int, int]:
+    """Count the frames that CTC needs, one a token and one between equal neighbours, and those that the audio makes."""
+    required = len(ids) + sum(left == right for left, right in pairwise(ids))
+    return required, max(0, (int(row.num_samples_16k / rules.fastest) - rules.window) // rules.hop + 1)
+
+
+def _too_short(frames: Mapping[str, tuple[int, int]]) -> Iterable[Unfit]:
+    for key, (required, made) in frames.items():
+        if made < required:
+            detail = f"{key} (text needs {required} frames, audio makes {made})"
+            yield Unfit(id=key, split="train", fault="too short", detail=detail)
+
+
+def _refusals(faults: Sequence[Unfit], skipped: frozenset[Fault]) -> list[SpeechSSLError]:
+    groups: dict[tuple[Split, Fault], list[str]] = defaultdict(list)
+    for each in faults:
+        if each.fault not in skipped:
+            groups[each.split, each.fault].append(each.detail)
+    found: list[SpeechSSLError] = []
+    for (split, fault), details in groups.items():
+        what = f"{'dev: ' if split == 'dev' else ''}{len(details)} {_MEND[fault].format(', '.join(details[:3]))}"
+        found.append(ManifestError(what) if fault == "no text" else VocabularyError(what))
+    return found
+
+
+def _rare(tokens: Mapping[str, list[int]], vocabulary: Vocabulary) -> list[Rare]:
+    """Return the tokens that occur fewer than `RARE` times; of pieces, many must be rare."""
+    if vocabulary.written_in == "pieces":
+        return []
+    counts = Counter(token for ids in tokens.values() for token in ids)
+    frequent = {vocabulary.tokens[token] for token, count in counts.items() if count >= RARE}
+    found = []
+    for token, count in sorted(counts.items(), key=lambda pair: (pair[1], pair[0])):
+        if count < RARE and not vocabulary.is_boundary(token):
+            ids = tuple(key for key, ids in tokens.items() if token in ids)[:3]
+            sign = vocabulary.tokens[token]
+            other = replacement(sign, frequent) if vocabulary.written_in == "letters" else None
+            found.append(Rare(token=sign, count=count, ids=ids, replaced_by=other))
+    return found
+
+
+def _foreign(texts: Mapping[str, str], vocabulary: Vocabulary) -> list[Rare]:
+    places: dict[str, list[str]] = defaultdict(list)
+    for key, text in texts.items():
+        for letter in vocabulary.unknown_letters(text):
+            places[letter].append(key)
+    known = set(vocabulary.tokens[1:])
+    prepared = Counter("".join(map(vocabulary.text.apply, texts.values())))
+    return [
+        Rare(
+            token=letter,
+            count=prepared[letter] or len(ids),
+            ids=tuple(ids[:3]),
+            replaced_by=replacement(letter, known) if vocabulary.written_in != "phones" else None,
+        )
+        for letter, ids in sorted(places.items())
+    ]
+
+
+def _figures(manifest: Manifest) -> Labelled:
+    rows = manifest.utterances
+    durations = [row.duration_s for row in rows] or [0.0]
+    paces = [count_letters(row.text) / row.duration_s for row in rows if row.text and row.duration_s > 0]
+    return Labelled(
+        utterances=len(rows),
+        minutes=sum(durations) / 60,
+        durations_s=(min(durations), float(np.median(durations)), max(durations)),
+        letters_per_second=float(np.median(paces)) if paces else 0.0,
+        sample_rates=dict(Counter(row.sample_rate for row in rows).most_common()),
+    )
+
+
+def _unusual(manifest: Manifest) -> Iterable[Unusual]:
+    rows = [row for row in manifest.utterances if row.duration_s > 0]
+    if not rows:
+        return
+    logs = np.log([row.duration_s for row in rows])
+    middle = float(np.median(logs))
+    spread = max(0.1, 1.4826 * float(np.median(np.abs(logs - middle))))
+    for index in np.flatnonzero(np.abs(logs - middle) > _SPREADS * spread).tolist():
+        row = rows[index]
+        yield Unusual(id=row.id, what=f"lasts {row.duration_s:.2f} s, the median {np.exp(middle):.2f} s")
+    letters = [count_letters(unicodedata.normalize("NFC", row.text or "")) for row in rows]
+    durations, languages = [row.duration_s for row in rows], [row.language for row in rows]
+    for index, _, pace, usual in unusual_rates(letters, durations, languages, CheckConfig()):
+        yield Unusual(id=rows[index].id, what=f"{pace:.1f} letters a second, the median {usual:.1f}")

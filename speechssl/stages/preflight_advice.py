@@ -1,0 +1,107 @@
+"""What texts show that is no fault, but worth a thought: cases and signs that nobody says, an unlikely pace."""
+
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+
+from speechssl.data.manifest import Manifest
+from speechssl.data.texts import digits_in
+from speechssl.data.vocabulary import Vocabulary
+from speechssl.doctor.texts import count_letters
+
+__all__ = ["about_freezing", "advice", "replacement"]
+
+_STRANGE = 0.05  # of the letters of dev; slips and loan words make less
+_PACE = (4.0, 16.0)  # letters a second, median of read and prompted speech in alphabets: 8 to 11 in our corpora
+
+
+def advice(
+    train: Manifest, dev: Manifest | None, texts: Mapping[str, str], vocabulary: Vocabulary | None
+) -> Iterator[str]:
+    """Yield a sentence for each thing to think about.
+
+    Args:
+        train: what is learned from.
+        dev: what is scored.
+        texts: of the training utterances that have one, by id, as they stand.
+        vocabulary: of them.
+    """
+    if vocabulary is not None and texts:
+        prepared = [vocabulary.text.apply(text) for text in texts.values()]
+        if vocabulary.written_in != "phones":
+            yield from _about_signs(prepared)
+    yield from _about_pace(train)
+    if len({row.sample_rate for row in train.utterances}) > 1:
+        yield "files have several sample rates; all become 16000 Hz, but speech recorded below has an empty upper band"
+    if dev is not None and vocabulary is not None and vocabulary.written_in != "phones":
+        known = set("".join(vocabulary.tokens[1:]))
+        letters = [c for row in dev.utterances for c in vocabulary.text.apply(row.text or "") if c != " "]
+        strange = sum(c not in known for c in letters)
+        if strange > _STRANGE * len(letters):
+            yield (
+                f"{strange} of {len(letters)} letters of dev are not in train: another language, script or case? "
+                "(text.case, data.manifests, dev.manifests)"
+            )
+    if dev is not None:
+        shared = {row.id for row in train.utterances} & {row.id for row in dev.utterances}
+        if shared:
+            yield f"{len(shared)} ids of dev are also in train: {', '.join(sorted(shared)[:3])}; dev scores flatter"
+
+
+def about_freezing(freeze_steps: int, steps: int) -> Iterator[str]:
+    """Yield a sentence where the trunk is frozen for the whole run."""
+    if freeze_steps >= steps:
+        yield (
+            f"the trunk is frozen for ever: ctc.freeze_steps={freeze_steps}, train.steps={steps}; only the head "
+            "learns, enough for a trunk as good as the published ones alone: lower ctc.freeze_steps"
+        )
+
+
+def replacement(letter: str, known: Collection[str]) -> str | None:
+    """Return a known letter that may be written for another: its other case, or the letter without its marks.
+
+    Examples:
+        >>> replacement("É", {"e", "é"}), replacement("ё", {"е"}), replacement("q", {"e"})
+        ('é', 'е', None)
+    """
+    plain = unicodedata.normalize("NFD", letter)[:1]
+    for other in (letter.lower(), letter.upper(), plain, plain.lower()):
+        if other != letter and other in known:
+            return other
+    return None
+
+
+def _about_signs(prepared: list[str]) -> Iterator[str]:
+    letters = "".join(prepared)
+    small, capital = sum(c.islower() for c in letters), sum(c.isupper() for c in letters)
+    if min(small, capital) > 0:
+        yield (
+            f"texts mix cases, {capital} capitals among {small} small letters, which nobody hears: "
+            "text.case=lower or upper"
+        )
+    signs = sorted({c for c in letters if unicodedata.category(c)[0] in "PS" and c not in "'-’"})
+    with_signs = sum(any(c in signs for c in text) for text in prepared)
+    if signs:
+        shown = " ".join(signs[:12])
+        yield f"{with_signs} texts hold signs that nobody says ({shown}): text.punctuation=remove"
+    with_digits = sum(bool(digits_in(text)) for text in prepared)
+    if with_digits:
+        yield f"{with_digits} texts hold digits, spoken in more ways than one: text.digits=refuse lists them"
+
+
+def _about_pace(train: Manifest) -> Iterator[str]:
+    rows = [row for row in train.utterances if row.text and row.duration_s >= 1 and _has_case(row.text)]
+    if len(rows) < 10:
+        return
+    pace = float(np.median([count_letters(row.text or "") / row.duration_s for row in rows]))
+    if not _PACE[0] <= pace <= _PACE[1]:
+        yield (
+            f"the median text has {pace:.1f} letters a second, expected {_PACE[0]:g} to {_PACE[1]:g} of speech in an "
+            "alphabet: do texts belong to their audio, and is the sample rate right? (`speechssl manifest check`)"
+        )
+
+
+def _has_case(text: str) -> bool:
+    """Whether most letters are of an alphabet with small letters and capitals: Latin, Cyrillic, Greek, Armenian."""
+    return 2 * sum(c.lower() != c.upper() for c in text) > count_letters(text)
