@@ -220,8 +220,10 @@ class BatchSampler:
 
     def _starts(self, lengths: Integers, num_samples: Integers, draws: NDArray[np.float64]) -> Integers:
         """Place crops of `num_samples` in utterances of `lengths`, by draws from 0 to 1."""
-        starts = (draws * ((lengths - num_samples) // self.hop + 1)).astype(np.int64) * self.hop
-        starts[lengths == num_samples] = 0
+        starts = np.zeros_like(lengths)
+        is_cut = lengths > num_samples
+        places = (lengths[is_cut] - num_samples[is_cut]) // self.hop + 1
+        starts[is_cut] = (draws[is_cut] * places).astype(np.int64) * self.hop
         return starts
 
 
