@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from speechssl.config import from_dict
+from speechssl.corpora.published import PUBLISHED, Published, list_published
 from speechssl.data.manifest import (
     Manifest,
     read_manifest,
@@ -56,6 +57,10 @@ manifest_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+Foreign = Literal[Format, Published]  # what `import` reads
+
+_SAY_S = 60.0  # seconds between the lines that say how far a command is, where there is no terminal
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")]
 Source = Annotated[Path, typer.Argument(help="Manifest to read.")]
@@ -315,18 +320,24 @@ def segment_command(
 def import_command(
     source: Annotated[Path, typer.Argument(help="File or folder of another toolkit.")],
     out: Out,
-    form: Annotated[Format, typer.Option("--from", help=f"Its format: {', '.join(FORMATS)}.")],
+    form: Annotated[Foreign, typer.Option("--from", help=f"Its format: {', '.join(FORMATS + PUBLISHED)}.")],
     columns: Columns = None,
     root: Annotated[
         Path | None, typer.Option(help="Folder that paths start from and may not leave; the list's own if not given.")
     ] = None,
 ) -> None:
-    """Read another toolkit's list, and compare it with the audio.
+    """Read another toolkit's list, and compare it with the audio; or list a corpus as published.
 
-    LibriSpeech, Libri-Light and Common Voice as published are read by `speechssl corpus NAME --source FOLDER`.
+    `speechssl corpus NAME --source FOLDER` reads LibriSpeech, Libri-Light and Common Voice into a manifest a split.
     """
     pairs = None if columns is None else _pairs(columns)
-    manifest, notes = import_manifest(source, form, root=root, columns=pairs, progress=with_bar("headers"))
+    match form:
+        case "librispeech" | "libri-light" | "common-voice":
+            if root is not None or columns is not None:
+                raise typer.BadParameter(f"--root and --columns say nothing of {form}, which names its own")
+            manifest, notes = list_published(form, source, progress=with_bar("headers"))
+        case _:
+            manifest, notes = import_manifest(source, form, root=root, columns=pairs, progress=with_bar("headers"))
     for note in notes:
         print(note, file=sys.stderr)
     _write(out, manifest)
@@ -349,14 +360,24 @@ def export_command(
 
 
 def with_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
-    """Return a function that wraps items, given their number, to show a progress bar while they are gone through."""
+    """Return a function that wraps items, given their number, to show how far they are gone through.
+
+    On a terminal that is a bar with rate and time left; elsewhere, as in the log of a job, a line each minute.
+    """
 
     def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
-        begin = time.monotonic()
+        begin = said = time.monotonic()
+        is_terminal = sys.stderr.isatty()
         with progress_bar(title, total) as (bar, task):
             for done, item in enumerate(items, start=1):
                 yield item
-                bar.update(task, completed=done, note=f"{done / (time.monotonic() - begin):.0f}/s")
+                now = time.monotonic()
+                rate = done / (now - begin)
+                bar.update(task, completed=done, note=f"{rate:.0f}/s")
+                if not is_terminal and now - said > _SAY_S:
+                    said = now
+                    left_min = (total - done) / rate / 60
+                    print(f"{title} {done}/{total}  {rate:.0f}/s  left {left_min:.1f} min", file=sys.stderr, flush=True)
 
     return wrap
 

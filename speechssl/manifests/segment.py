@@ -24,8 +24,6 @@ from speechssl.manifests.spans import SegmentConfig, spans
 
 __all__ = ["RESULTS", "Cut", "Segmented", "cut_recording", "in_processes", "segment_manifest"]
 
-in_this_process = one_by_one
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
