@@ -235,6 +235,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         else:
             temporary.write_text(content, encoding="utf-8")
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a full disk names no file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

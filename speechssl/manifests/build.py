@@ -20,7 +20,7 @@ from speechssl.data.manifest import Manifest, Utterance, read_side_file, refuse_
 from speechssl.data.storage import Place, is_url
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.engine import Work
-from speechssl.manifests.finding import Found, find
+from speechssl.manifests.finding import FOR_FFMPEG, Found, find
 from speechssl.manifests.kept import Kept
 from speechssl.manifests.remote import header_at_url, open_url, stamp_at_url
 from speechssl.manifests.shards import Recording, Shard, read_shard
@@ -141,7 +141,9 @@ def describe_built(built: Built) -> list[str]:
     if built.passed_over:
         counts = [f"{count} {suffix or 'without suffix'}" for suffix, count in built.passed_over.most_common()]
         rest = [f"{len(counts) - 10} other kinds"] if len(counts) > 10 else []
-        lines.append(f"passed over, as no audio: {', '.join(counts[:10] + rest)}")
+        lines.append(f"passed over: {', '.join(counts[:10] + rest)}")
+        if any(FOR_FFMPEG in suffix for suffix in built.passed_over):
+            lines.append("to list also what needs ffmpeg, install it, or `pip install imageio-ffmpeg`")
     if built.reused:
         lines.append(f"not read again, as unchanged: {built.reused} files")
     return lines

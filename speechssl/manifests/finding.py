@@ -15,8 +15,9 @@ from speechssl.manifests.archives import ARCHIVE_SUFFIXES, COMPRESSED_SUFFIXES
 from speechssl.manifests.remote import list_url, path_in_url
 from speechssl.manifests.shards import suffix_of
 
-__all__ = ["LISTS", "Findings", "Found", "find"]
+__all__ = ["FOR_FFMPEG", "LISTS", "Findings", "Found", "find"]
 
+FOR_FFMPEG = "needs ffmpeg"  # of files that are passed over because it is not there
 LISTS = (".txt", ".lst", ".list")  # text files that name what is to be listed, a path or URL a line
 
 _SETTLED_NS = 2 * 10**9  # a file changed later than this before the build may change again within one tick of its clock
@@ -190,7 +191,7 @@ def _sort_in(path: str, name: str, opened: str, stamp: str | None, findings: Fin
             )
         )
     elif suffix in FFMPEG_SUFFIXES and suffix in wanted.suffixes and not wanted.has_ffmpeg:
-        findings.passed_over[f"{suffix}, for want of ffmpeg"] += 1
+        findings.passed_over[f"{suffix} ({FOR_FFMPEG})"] += 1
     elif suffix in wanted.suffixes or (is_archive and wanted.archives):
         _check_name(path)
         findings.files.append(Found(path, name, stamp, is_archive))

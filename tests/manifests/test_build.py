@@ -1,13 +1,17 @@
 """Manifests built from folders."""
 
 import os
+import resource
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.ffmpeg import ffmpeg_program
+from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.errors import AudioError, ManifestError
-from speechssl.manifests.build import build, build_manifest
+from speechssl.manifests import finding
+from speechssl.manifests.build import build, build_manifest, describe_built
 
 
 @pytest.fixture
@@ -157,3 +161,61 @@ def test_columns_of_a_side_file_are_joined_by_id_or_path(corpus, table, name, li
 def test_a_side_file_that_does_not_fit_is_refused(corpus, table, lines, message):
     with pytest.raises(ManifestError, match=message):
         build_manifest(corpus, side_file=table(*lines))
+
+
+def test_a_full_disk_leaves_the_old_manifest_and_is_said_of_the_new_one(corpus, tmp_path):
+    path, rows = tmp_path / "m.tsv", build_manifest(corpus)[0].utterances
+    write_manifest(path, rows[:1])
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*m\.tsv'"):
+            write_manifest(path, rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir() if "tmp" in each.name] == []
+
+
+@pytest.mark.skipif(ffmpeg_program() is None, reason="makes and decodes m4a with ffmpeg")
+def test_what_ffmpeg_decodes_is_listed(corpus):
+    command = [ffmpeg_program(), "-v", "error", "-i", corpus / "b/2.wav", "-c:a", "aac", corpus / "b/4.M4A"]
+    subprocess.run(command, check=True)
+    rows = build_manifest(corpus)[0].utterances
+    assert [row.id for row in rows] == ["a-1", "a-3", "b-2", "b-4"]
+    assert rows[-1].num_samples >= 1600
+
+
+def test_what_only_ffmpeg_decodes_is_counted_where_there_is_none(corpus, monkeypatch):
+    monkeypatch.setattr(finding, "ffmpeg_program", lambda: None)
+    (corpus / "b/4.m4a").write_bytes(b"x")
+    (corpus / "b/5.M4A").write_bytes(b"x")
+    built = build([str(corpus)])
+    assert len(built.manifest.utterances) == 3
+    passed_over, cure = describe_built(built)
+    assert passed_over == "passed over: 2 .m4a (needs ffmpeg), 1 .txt"
+    assert "pip install imageio-ffmpeg" in cure
+    with pytest.raises(ManifestError, match=r"no audio below it; .* 2 \.m4a \(needs ffmpeg\)"):
+        build([str(corpus)], suffixes=(".m4a",), archives=False)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(corpus, monkeypatch):
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(finding.os, "scandir", scandir)
+    with pytest.raises(AudioError, match=r"audio/b: cannot be listed \(Permission denied\)"):
+        build([str(corpus)])
+    built = build([str(corpus)], skip_bad=True)
+    assert (len(built.manifest.utterances), len(built.errors)) == (2, 1)
+
+
+def test_a_file_that_cannot_be_read_at_all_stops_even_a_build_that_skips(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"no sound")
+    with pytest.raises(ManifestError, match=r"none of the audio below it can be read; the first of 1: .*a\.wav"):
+        build([str(tmp_path)], skip_bad=True)

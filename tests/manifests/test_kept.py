@@ -235,7 +235,7 @@ def test_the_command_says_what_it_did(speech, tmp_path, capsys):
     (speech / "notes.md").write_text("x")
     arguments = ["manifest", "build", str(speech), "-o", str(tmp_path / "m.tsv")]
     assert main(arguments) == 0
-    assert "passed over, as no audio: 1 .md\n" in capsys.readouterr().out
+    assert "passed over: 1 .md\n" in capsys.readouterr().out
     first = (tmp_path / "m.tsv").read_bytes()
     assert main(arguments) == 0
     printed = capsys.readouterr().out
@@ -244,7 +244,7 @@ def test_the_command_says_what_it_did(speech, tmp_path, capsys):
     assert (tmp_path / "m.tsv").read_bytes() == first
     assert main([*arguments, "--fresh", "--no-archives"]) == 0
     printed = capsys.readouterr().out
-    assert "passed over, as no audio: 2 .tar, 1 .md\n" in printed
+    assert "passed over: 2 .tar, 1 .md\n" in printed
     assert "unchanged" not in printed
     os.truncate(speech / "x.tar", 700)
     assert main(arguments) == 2
