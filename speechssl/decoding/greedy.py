@@ -2,9 +2,11 @@
 
 from torch import Tensor
 
-from speechssl.data.vocabulary import BLANK
+from speechssl.data.vocabulary import BLANK, Vocabulary
+from speechssl.decoding.hypothesis import Hypothesis
+from speechssl.transcripts.timed import best_path
 
-__all__ = ["greedy_decode"]
+__all__ = ["GreedyDecoder", "greedy_decode"]
 
 
 def greedy_decode(logits: Tensor, counts: Tensor) -> list[list[int]]:
@@ -27,3 +29,20 @@ def greedy_decode(logits: Tensor, counts: Tensor) -> list[list[int]]:
     for best, count in zip(logits.argmax(-1).cpu(), counts.tolist(), strict=True):
         rows.append([token for token in best[:count].unique_consecutive().tolist() if token != BLANK])
     return rows
+
+
+class GreedyDecoder:
+    """The likeliest token of each frame; one hypothesis, whose score is that of this path."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    def decode(self, log_probs: Tensor, counts: Tensor) -> list[list[Hypothesis]]:
+        """Decode a batch; see `Decoder`."""
+        found = []
+        for row, count in zip(log_probs.cpu(), counts.tolist(), strict=True):
+            tokens = best_path(row[:count])
+            text = self._vocabulary.decode([token.id for token in tokens])
+            score = float(row[:count].max(-1).values.sum())
+            found.append([Hypothesis(text=text, score=score, tokens=tuple(tokens))])
+        return found

@@ -1,0 +1,158 @@
+"""Which decoder: a configuration of four kinds, and what it makes for a model's vocabulary."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from speechssl.config import Discriminator, configuration
+from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary
+from speechssl.decoding.beam import BeamDecoder
+from speechssl.decoding.flashlight import FlashlightDecoder
+from speechssl.decoding.grammar import LetterGrammar, LexiconGrammar, Weights, WordGrammar
+from speechssl.decoding.greedy import GreedyDecoder
+from speechssl.decoding.hot_words import HotWords
+from speechssl.decoding.hypothesis import Decoder
+from speechssl.decoding.search import SearchConfig
+from speechssl.errors import ConfigError, VocabularyError
+from speechssl.lm.arpa import read_arpa
+from speechssl.lm.lexicon import Lexicon, read_lexicon
+from speechssl.lm.model import NGramModel
+
+__all__ = ["Beam", "DecoderConfig", "Flashlight", "Greedy", "WithLexicon", "build_decoder"]
+
+
+@configuration
+class Greedy:
+    """The likeliest token of each frame."""
+
+    kind: Literal["greedy"] = "greedy"
+
+
+@configuration
+class Beam:
+    """Any letters, with a language model or none; needs no other package."""
+
+    kind: Literal["beam"] = "beam"
+    lm: Path | None = None  # ARPA file
+    lm_of: Literal["words", "letters"] = "words"  # letters: built with --letters
+    weights: Weights = Weights()
+    search: SearchConfig = SearchConfig()
+    nbest: int = 1
+    hot_words: tuple[str, ...] = ()
+    hot_weight: float = 5.0  # what each hot word in the text earns, in natural logarithms
+
+
+@configuration
+class WithLexicon:
+    """Words of a lexicon only, with a language model or none; needs no other package."""
+
+    kind: Literal["lexicon"] = "lexicon"
+    lexicon: Path
+    lm: Path | None = None  # ARPA file, of words
+    weights: Weights = Weights()
+    search: SearchConfig = SearchConfig(add_paths=False)
+    nbest: int = 1
+    hot_words: tuple[str, ...] = ()  # those the lexicon lacks are added to it, spelled by letters
+    hot_weight: float = 5.0
+
+
+@configuration
+class Flashlight:
+    """What `WithLexicon` finds, by flashlight; needs the extra `decode`."""
+
+    kind: Literal["flashlight"] = "flashlight"
+    lexicon: Path
+    lm: Path | None = None  # ARPA file, or kenlm's binary form, of words
+    weights: Weights = Weights()
+    search: SearchConfig = SearchConfig(add_paths=False)
+    nbest: int = 1
+
+
+DecoderConfig = Annotated[Greedy | Beam | WithLexicon | Flashlight, Discriminator("kind")]
+
+
+def build_decoder(
+    config: Greedy | Beam | WithLexicon | Flashlight, vocabulary: Vocabulary, *, lm: NGramModel | None = None
+) -> Decoder:
+    """Build a decoder for a model.
+
+    Args:
+        config: which, and how.
+        vocabulary: of the model.
+        lm: what `config.lm` holds, if it was read before.
+
+    Raises:
+        ConfigError: a package is missing, or the vocabulary has no word boundary.
+        VocabularyError: language model, lexicon or hot words do not fit the vocabulary.
+    """
+    if isinstance(config, Greedy):
+        return GreedyDecoder(vocabulary)
+    if config.nbest < 1:
+        raise ConfigError(f"nbest must be at least 1, found {config.nbest}")
+    if WORD_BOUNDARY not in vocabulary.tokens:
+        raise ConfigError(
+            f"the model's vocabulary has no word boundary {WORD_BOUNDARY!r}: it can be decoded with kind=greedy only"
+        )
+    match config:
+        case Flashlight():
+            lexicon = read_lexicon(config.lexicon, vocabulary)
+            return FlashlightDecoder(vocabulary, lexicon, config.lm, config.weights, config.search, nbest=config.nbest)
+        case WithLexicon():
+            return _with_lexicon(config, vocabulary, lm or _read(config.lm))
+        case Beam():
+            return _beam(config, vocabulary, lm or _read(config.lm))
+
+
+def _with_lexicon(config: WithLexicon, vocabulary: Vocabulary, lm: NGramModel | None) -> Decoder:
+    lexicon = read_lexicon(config.lexicon, vocabulary)
+    missing = sorted(set(config.hot_words) - set(lexicon.words))
+    lexicon = Lexicon((*lexicon.words, *missing), (*lexicon.spellings, *map(tuple, missing)))
+    hot = _hot_words(config, vocabulary)
+    ids = {token: number for number, token in enumerate(vocabulary.tokens)}
+    entries = [
+        (word, [ids[token] for token in spelling])
+        for word, spelling in zip(lexicon.words, lexicon.spellings, strict=True)
+    ]
+    grammar = LexiconGrammar(len(ids), ids[WORD_BOUNDARY], entries, lm, config.weights, hot)
+    return BeamDecoder(vocabulary, grammar, config.search, nbest=config.nbest, lexicon=lexicon)
+
+
+def _beam(config: Beam, vocabulary: Vocabulary, lm: NGramModel | None) -> Decoder:
+    hot = _hot_words(config, vocabulary)
+    ids = {token: number for number, token in enumerate(vocabulary.tokens)}
+    boundary = ids[WORD_BOUNDARY]
+    if lm is None or config.lm_of == "letters":
+        if lm is not None and WORD_BOUNDARY not in lm.ids:
+            raise VocabularyError(
+                f"{config.lm}: expected a model of letters, found no {WORD_BOUNDARY!r} in it; "
+                "build it with --letters, or set lm_of=words"
+            )
+        letters = LetterGrammar(vocabulary.tokens, boundary, lm, config.weights, hot)
+        return BeamDecoder(vocabulary, letters, config.search, nbest=config.nbest)
+    known = [(word, [ids[letter] for letter in word]) for word in lm.ids if set(word) <= ids.keys() - {WORD_BOUNDARY}]
+    if not known:
+        raise VocabularyError(
+            f"{config.lm}: none of its {len(lm.ids)} words can be spelled with the model's letters; "
+            "take texts of its language and case, or set lm_of=letters for a model built with --letters"
+        )
+    words = WordGrammar(len(ids), boundary, lm, known, config.weights, hot)
+    return BeamDecoder(vocabulary, words, config.search, nbest=config.nbest)
+
+
+def _read(path: Path | None) -> NGramModel | None:
+    return None if path is None else read_arpa(path)
+
+
+def _hot_words(config: Beam | WithLexicon, vocabulary: Vocabulary) -> HotWords | None:
+    if not config.hot_words:
+        return None
+    ids = {token: number for number, token in enumerate(vocabulary.tokens)}
+    boundary = ids[WORD_BOUNDARY]
+    for word in config.hot_words:
+        unknown = sorted({letter for letter in word if ids.get(letter, boundary) == boundary})
+        if unknown or not word:
+            raise VocabularyError(
+                f"hot word {word!r}: the model's vocabulary lacks {' '.join(map(repr, unknown)) or 'an empty word'}; "
+                "give single words, in the letters the model writes"
+            )
+    spellings = [[ids[letter] for letter in word] for word in config.hot_words]
+    return HotWords(spellings, len(ids), boundary, config.hot_weight)
