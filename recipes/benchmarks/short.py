@@ -1,7 +1,7 @@
 """The short form of every benchmark here, one after the other, and one table: ratios, targets, and what was committed.
 
 short.py                                          batches of equal length
-short.py --manifest festvox-ru/pool.tsv           and real speech: mixed lengths, k-means
+short.py --manifest festvox-ru/pool.tsv           and real speech: mixed lengths, k-means, manifests
 """
 
 import argparse
@@ -32,6 +32,9 @@ TARGETS = {  # how many times as fast as a contender ours is to be
     **{f"small {task} equal: plain modules": 2.5 for task in ("wav2vec2", "hubert", "ctc")},
     "k-means mfcc 100: faiss": 3.0,
     "k-means mfcc 100: sklearn": 30.0,
+    "data build flac: glob + soundfile.info": 3.0,
+    "data check flac: one process decodes": 1.8,
+    "data check flac: speechssl -j 1": 1.8,
 }
 
 
@@ -85,6 +88,7 @@ def run_short(manifests: Sequence[Path] = (), *, threads: int = 2, seed: int = 0
         commands = {"pretraining": ["pretraining.py", "--short", *general, "--seed", str(seed), *speech]}
         if manifests:
             commands["kmeans"] = ["kmeans.py", *general, "short", *speech]
+            commands["data"] = ["data.py", "--short", *speech]
         ratios: dict[str, float] = {}
         for name, command in commands.items():
             report = out / f"{name}.json"
@@ -103,7 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     manifests = [path for path in options.manifest if path.exists()]
     if not manifests:
-        print("no prepared speech (--manifest): mixed lengths and k-means are left out", file=sys.stderr)
+        print("no prepared speech (--manifest): mixed lengths, k-means and manifests are left out", file=sys.stderr)
     ratios = run_short(manifests, threads=options.threads, seed=options.seed)
     committed = json.loads(MEASURED.read_text(encoding="utf-8"))["ratios"] if MEASURED.exists() else {}
     print(ratio_table(ratios, committed))
