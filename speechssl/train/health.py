@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -17,10 +17,10 @@ from speechssl.errors import ConfigError
 from speechssl.objective.contrastive import ContrastiveObjective
 from speechssl.objective.ctc import CTCModel
 from speechssl.objective.pretraining import PretrainModel
+from speechssl.train.band import Band, Kind
+from speechssl.train.ctc_bands import CTC_BANDS, ctc_signs
 
 __all__ = ["BANDS", "Alarm", "Band", "Facts", "Guard", "HealthConfig"]
-
-Kind = Literal["contrastive", "masked_prediction", "ctc"]
 
 
 @configuration
@@ -28,7 +28,7 @@ class HealthConfig:
     """Watching over a run."""
 
     enabled: bool = True
-    stop: bool = False  # end the run at an alarm, after a checkpoint
+    stop: bool = False  # end the run at an alarm of a report, after a checkpoint; those of dev scores warn only
     patience: int = 2  # reports in a row outside a band before it is an alarm
     grace_steps: int | None = None  # before a run has to have learnt anything; None: 8 % of its steps, at least 300
     probe_every: int = 0  # steps between probes; 0 for none
@@ -82,30 +82,6 @@ class Facts:
                 return sum(math.log(clusters) for clusters in self.clusters)
             case "ctc":
                 return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Band:
-    """Where a sign of health lies in a healthy run."""
-
-    name: str  # of the alarm
-    kinds: tuple[Kind, ...]
-    sign: str  # of `signs`
-    shown: str  # the sign in words
-    low: float = -math.inf
-    high: float = math.inf
-    is_early: bool = True  # whether it holds from the first report on, or from the end of the grace
-    seen: str  # what healthy runs and collapses showed, and where that is from
-    likely: str
-    change: str
-
-    def holds(self, value: float) -> bool:
-        """Whether a value lies inside."""
-        return self.low <= value <= self.high
-
-    def expected(self) -> str:
-        """Describe the band."""
-        return f"at least {self.low:g}" if self.high == math.inf else f"at most {self.high:g}"
 
 
 _AS_LOGGED = ("feature_cosine", "feature_rank", "grad_norm", "distractor_spread")  # signs that are figures themselves
@@ -236,33 +212,7 @@ BANDS: tuple[Band, ...] = (
         change="go on from a checkpoint before the loss fell, with a lower optim.lr and a higher "
         "objective.diversity_weight",
     ),
-    Band(
-        name="all_blank",
-        kinds=("ctc",),
-        sign="blank_share",
-        shown="share of frames whose answer is blank",
-        high=0.98,
-        is_early=False,
-        seen="0.4 to 0.85 at the end of runs that learned; all pass through 0.9 to 1.0 on the way. Stuck: 1.00 for "
-        "600 and 1,200 steps (recipes/README.md: the blank plateau)",
-        likely="the model has found that silence is never far wrong, and no way out: a learning rate too high or too "
-        "low for so few transcripts, masks too dense, texts too long for their audio, a model of other audio",
-        change="try optim.lr at half and at twice its value, raise optim.warmup, lower ctc.mask.start_prob and "
-        "ctc.channel_mask.start_prob, look at `impossible`, give it more steps",
-    ),
-    Band(
-        name="empty_transcripts",
-        kinds=("ctc",),
-        sign="empty_share",
-        shown="share of utterances whose greedy transcript is empty",
-        high=0.5,
-        is_early=False,
-        seen="0 at the end of runs that learned",
-        likely="as for a plateau of blanks, for part of the utterances: another language, noise, or texts that do not "
-        "belong to their audio",
-        change="compare transcripts with audio in data.manifests, try another optim.lr, lower ctc.mask.start_prob, "
-        "give it more steps",
-    ),
+    *CTC_BANDS,
 )
 
 
@@ -284,7 +234,8 @@ class Guard:
         if self.config.grace_steps is not None:
             return self.config.grace_steps
         if self.facts and self.facts.kind == "ctc":  # the plateau of blanks comes before everything else
-            return max(300, self.facts.freeze_steps, steps // 4)
+            frozen = self.facts.freeze_steps if self.facts.freeze_steps < steps else 0  # for ever: no reason to wait
+            return max(300, frozen, steps // 4)
         return max(300, steps * 8 // 100)
 
     def check(self, step: int, steps: int, values: Mapping[str, float]) -> list[Alarm]:
@@ -305,12 +256,19 @@ class Guard:
         outside: dict[str, int] = self.state["outside"]
         for band in self.bands:
             value = signs.get(band.sign, math.nan)
-            if not math.isfinite(value) or not (band.is_early or step > self.grace(steps)):
+            if not math.isfinite(value) or not (band.is_early or step > self._waits(band, steps)):
+                continue
+            if outside.get(band.said_by, 0) >= self.config.patience:
+                outside[band.name] = 0
                 continue
             outside[band.name] = 0 if band.holds(value) else outside.get(band.name, 0) + 1
             if outside[band.name] == self.config.patience:
                 alarms.append(Alarm(name=band.name, step=step, message=_message(band, value)))
         return alarms
+
+    def _waits(self, band: Band, steps: int) -> float:
+        """Return the step up to which a band that is not early says nothing."""
+        return self.grace(steps) if self.config.grace_steps is not None else max(self.grace(steps), band.after * steps)
 
     def _signs(self, values: Mapping[str, float], facts: Facts) -> dict[str, float]:
         """Turn figures into the signs that the bands are of: comparable between sizes."""
@@ -321,7 +279,7 @@ class Guard:
             case "masked_prediction":
                 signs |= _masked_prediction_signs(values, facts)
             case "ctc":
-                signs |= {name: values[name] for name in ("blank_share", "empty_share") if name in values}
+                signs |= ctc_signs(values)
         lost = self._lost(values, facts)
         return signs if lost is None else signs | {"lost_share": lost}
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -197,8 +197,12 @@ class Run:
             "skipped_steps": state.skipped_steps,
         }
         log.write(state.step, values, wall_s=state.wall_seconds)
-        alarms = self.guard.check(state.step, self.config.steps, values)
-        state.health = self.guard.state
+        return self._watch(values, log)
+
+    def _watch(self, values: Mapping[str, float], log: RunLog) -> list[Alarm]:
+        """Return the alarms that figures give, after saying so."""
+        alarms = self.guard.check(self.state.step, self.config.steps, values)
+        self.state.health = self.guard.state
         for alarm in alarms:
             log.alarm(alarm.step, alarm.name, alarm.message)
         return alarms
@@ -213,6 +217,7 @@ class Run:
             with torch.no_grad():
                 state.scores = evaluate(model)
             log.write(state.step, state.scores, wall_s=state.wall_seconds)
+            self._watch(state.scores, log)
             score = next(iter(state.scores.values()))
             is_best = state.best_score is None or score < state.best_score
             if is_best:

@@ -116,6 +116,9 @@ OUTSIDE = {  # a figure just outside each band, and one just inside
     "no_gradient": (CTC, {"grad_norm": 1e-7}, {"grad_norm": 1e-5}),
     "all_blank": (CTC, {"blank_share": 0.985}, {"blank_share": 0.975}),
     "empty_transcripts": (CTC, {"empty_share": 0.51}, {"empty_share": 0.49}),
+    "nothing_read": (CTC, {"dev_per": 0.91}, {"dev_cer": 0.89}),
+    "more_than_said": (CTC, {"dev_wer": 1.16}, {"dev_wer": 1.14}),
+    "not_finite": (CTC, {"skipped_steps": 1.0}, {"skipped_steps": 0.0}),
 }
 
 
@@ -167,10 +170,35 @@ def test_only_what_a_run_must_have_learnt_has_to_wait_for_the_grace(band) -> Non
         (CTC, 600, 300),
         (CTC, 20_000, 5_000),
         (Facts(kind="ctc", freeze_steps=10_000), 20_000, 10_000),
+        (Facts(kind="ctc", freeze_steps=10_000), 10_000, 2_500),  # frozen for ever: it must not wait for ever
     ],
 )
 def test_the_grace_is_a_share_of_the_run_and_at_least_300_steps(facts: Facts, steps: int, expected: int) -> None:
     assert Guard(HealthConfig(), facts).grace(steps) == expected
+
+
+def test_what_dev_must_have_shown_by_half_of_the_run_is_looked_at_then() -> None:
+    reports = [(step, {"dev_cer": 0.95}) for step in range(100, 1201, 100)]
+    assert alarms_of(reports, CTC) == [(800, "nothing_read")]
+    assert alarms_of(reports, CTC, grace_steps=100) == [(300, "nothing_read")]
+
+
+def test_an_alarm_that_another_has_said_already_is_kept_back_while_that_one_lasts() -> None:
+    blank = {"blank_share": 1.0, "empty_share": 1.0, "dev_cer": 1.0}
+    assert alarms_of([(step, blank) for step in range(100, 1201, 100)], CTC) == [(500, "all_blank")]
+    partly = [(step, {**blank, "blank_share": 0.9}) for step in range(1300, 1501, 100)]
+    found = alarms_of([*((step, blank) for step in range(100, 1201, 100)), *partly], CTC)
+    assert found == [(500, "all_blank"), (1400, "empty_transcripts"), (1400, "nothing_read")]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_report_that_lacks_a_sign_does_not_count_for_its_band(share) -> None:
+    """Reports and evaluations take turns; each holds signs of its own."""
+    guard = Guard(HealthConfig(grace_steps=0), CTC)
+    turns = [{"blank_share": share, "ctc_loss": 2.0}, {"dev_wer": 2.0}] * 2
+    assert [[alarm.name for alarm in guard.check(1 + turn, 100, values)] for turn, values in enumerate(turns)] == [
+        [], [], [], ["more_than_said"],
+    ]  # fmt: skip
 
 
 def test_nothing_is_checked_when_switched_off() -> None:

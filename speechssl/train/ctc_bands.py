@@ -1,0 +1,96 @@
+"""The guard's bands for fine-tuning with CTC: what runs that learned showed, and those that did not.
+
+Figures "of 65 runs" are of the small model (2.5 M parameters) on about ten labelled minutes of festvox-ru, asterisk and
+fillets-nl, pretrained or not, 350 to 2,000 updates: recipes/README.md.
+"""
+
+from collections.abc import Mapping
+
+from speechssl.train.band import Band
+
+__all__ = ["CTC_BANDS", "ctc_signs"]
+
+_AS_LOGGED = ("blank_share", "empty_share", "dev_wer", "skipped_steps")
+
+
+def ctc_signs(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the signs that the bands are of; the error of dev is that of characters, or of phones."""
+    signs = {name: values[name] for name in _AS_LOGGED if name in values}
+    errors = [values[name] for name in ("dev_cer", "dev_per") if name in values]
+    return signs | ({"dev_error": errors[0]} if errors else {})
+
+
+CTC_BANDS: tuple[Band, ...] = (
+    Band(
+        name="all_blank",
+        kinds=("ctc",),
+        sign="blank_share",
+        shown="share of frames whose answer is blank",
+        high=0.98,
+        is_early=False,
+        seen="0.39 to 0.78 at the end of runs that learned; most pass through 0.9 to 1.0 on the way, the last of 65 at "
+        "a quarter of its steps. Stuck: 1.00 to the end (recipes/README.md: the blank plateau)",
+        likely="the model has found that silence is never far wrong, and no way out: a learning rate too high or too "
+        "low for so few transcripts, masks too dense, texts too long for their audio, a model of other audio",
+        change="try optim.lr at half and at twice its value, raise optim.warmup, lower ctc.mask.start_prob and "
+        "ctc.channel_mask.start_prob, look at `impossible` and at `speechssl preflight`, give it more steps",
+    ),
+    Band(
+        name="empty_transcripts",
+        kinds=("ctc",),
+        sign="empty_share",
+        shown="share of utterances whose greedy transcript is empty",
+        high=0.5,
+        is_early=False,
+        said_by="all_blank",
+        seen="0 at the end of runs that learned",
+        likely="as for a plateau of blanks, for part of the utterances: another language, noise, or texts that do not "
+        "belong to their audio",
+        change="compare transcripts with audio in data.manifests, try another optim.lr, lower ctc.mask.start_prob, "
+        "give it more steps",
+    ),
+    Band(
+        name="nothing_read",
+        kinds=("ctc",),
+        sign="dev_error",
+        shown="error rate of characters, or phones, on the development set",
+        high=0.9,
+        is_early=False,
+        after=0.5,
+        said_by="all_blank",
+        seen="0.85 at most in the second half of 59 runs that learned, 0.4 to 0.8 at their end; 1.0 in those that "
+        "did not",
+        likely="what is heard says nothing of what is to be written: texts of another language or of other utterances, "
+        "audio that is not of the rate its files say, a trunk that is frozen for ever, random or of other speech, a "
+        "learning rate too high or too low",
+        change="compare `said` and `heard` above with some audio of data.manifests and dev.manifests (`speechssl "
+        "preflight`, `speechssl manifest check`), lower ctc.freeze_steps, try another optim.lr",
+    ),
+    Band(
+        name="more_than_said",
+        kinds=("ctc",),
+        sign="dev_wer",
+        shown="word error rate on the development set",
+        high=1.15,
+        is_early=False,
+        after=0.5,
+        seen="1.06 at most in the second half of pretrained runs, also where utterances have one or two words; 1.1 to "
+        "1.33 in those from random weights",
+        likely="more words are written than were said: word boundaries are guessed, dev is of other texts or another "
+        "language than train, its audio is slower than its files say, or the model has learnt too little yet",
+        change="look at dev_insertions and at `said` and `heard` above, compare dev.manifests with data.manifests by "
+        "`speechssl preflight`, give it more steps or more labelled audio",
+    ),
+    Band(
+        name="not_finite",
+        kinds=("ctc",),
+        sign="skipped_steps",
+        shown="number of steps so far that were left out, their loss or gradient not being finite",
+        high=0.0,
+        seen="0 in all our CTC runs. After train.stop_after_skipped of them in a row the run stops",
+        likely="a learning rate too high, 16-bit overflow, or one broken recording; a text too long for its audio is "
+        "none of them: its loss is set to 0 and counted as `impossible`",
+        change="see which utterance and module broke it by `speechssl replay` of the run, set train.bfloat16=false, "
+        "lower optim.lr, set optim.max_grad_norm",
+    ),
+)
