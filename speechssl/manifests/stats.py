@@ -23,6 +23,8 @@ class Stats:
     """Figures of one manifest. Dictionaries begin with the largest; what has no value is under ''."""
 
     utterances: int
+    files: int
+    parts: int  # utterances that are a part of their file
     hours: float
     with_text: int
     quantiles_s: dict[str, float]  # share of the utterances -> seconds
@@ -37,6 +39,8 @@ def count(utterances: Sequence[Utterance]) -> Stats:
     durations = np.array([utterance.duration_s for utterance in utterances])
     return Stats(
         utterances=len(utterances),
+        files=len({utterance.path for utterance in utterances}),
+        parts=sum(utterance.file_samples is not None for utterance in utterances),
         hours=math.fsum(durations) / 3600,
         with_text=sum(bool(utterance.text) for utterance in utterances),
         quantiles_s={f"{share:g}": float(np.quantile(durations, share)) for share in _QUANTILES},
@@ -52,6 +56,7 @@ def describe_stats(stats: Stats) -> list[str]:
     lines = [
         f"utterances  {stats.utterances}, {stats.with_text} with text",
         f"hours       {stats.hours:.2f}",
+        *([f"files       {stats.files}, {stats.parts} utterances are parts of theirs"] if stats.parts else []),
         "seconds     " + "  ".join(f"{float(q):.0%} {s:.2f}" for q, s in stats.quantiles_s.items()),
     ]
     for name in ("language", "speaker", "split", "rate"):

@@ -10,10 +10,11 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.data.audio import AudioConfig
+from speechssl.data.audio import AudioConfig, read_header
 from speechssl.data.dataset import read_utterance
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.errors import ManifestError
+from speechssl.manifests import entries
 from speechssl.manifests.entries import recording_ids, seconds_of
 from speechssl.manifests.exchange import export_manifest, import_manifest
 from speechssl.manifests.filter import Wanted, choose
@@ -237,3 +238,11 @@ def test_one_line_of_a_cut_says_where_it_lies(parts, tmp_path):
         0.0,
         "b",
     )
+
+
+def test_a_recording_of_many_parts_is_looked_at_once(parts, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(entries, "read_header", lambda where: read.append(str(where)) or read_header(where))
+    export_manifest(parts, tmp_path / "out", "kaldi")
+    import_manifest(tmp_path / "out", "kaldi", root=parts.root)
+    assert sorted(read) == sorted({str(parts.audio_path(row)) for row in parts.utterances})

@@ -37,6 +37,15 @@ def test_the_lines_name_what_is_there_and_what_is_not_said(rows):
     assert "and 5 more" in "\n".join(describe_stats(count(many)))
 
 
+def test_parts_of_files_are_counted(rows):
+    assert (count(rows).files, count(rows).parts) == (5, 0)
+    assert not any(line.startswith("files") for line in describe_stats(count(rows)))
+    parts = [replace(row, path="long.wav", start=i, file_samples=10**9) for i, row in enumerate(rows[:3])]
+    found = count([*parts, *rows[3:]])
+    assert (found.utterances, found.files, found.parts, found.hours) == (5, 3, 3, count(rows).hours)
+    assert "files       3, 3 utterances are parts of theirs" in describe_stats(found)
+
+
 def test_the_histogram_is_a_picture(rows, tmp_path):
     many = [replace(row, language=f"l{i}") for i, row in enumerate(rows * 3)]
     plot_durations(many, tmp_path / "new" / "durations.png")
