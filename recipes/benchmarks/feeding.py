@@ -32,7 +32,8 @@ from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import Loader, load_batches
 from speechssl.data.manifest import read_manifest
 
-SETTLING_S = 0.7  # after a turn, in which loaders read ahead again
+SETTLING_S = 0.7  # without work, after which a loader has read ahead again
+IDLE = 0.05  # of a core: what counts as without work
 
 Feed = Iterator[float]  # seconds of speech in each batch
 Collate = Callable[[list[Any]], tuple[Tensor, Tensor]]
@@ -214,8 +215,16 @@ def turn(name: str, feed: Feed, audio_s: float) -> Fed:
     while done < audio_s:
         done += next(feed)
     spent = time.perf_counter() - wall
-    time.sleep(SETTLING_S)
+    while _works():
+        pass
     return Fed(loader=name, audio_s=done, cpu_s=processor_s() - cpu, wall_s=spent)
+
+
+def _works() -> bool:
+    """Wait a little, and tell whether the loader still read ahead."""
+    before = processor_s()
+    time.sleep(SETTLING_S)
+    return processor_s() - before > IDLE * max(SETTLING_S, 0.2)
 
 
 def measure(speech: Speech, names: Sequence[str], *, hours: float, repeats: int) -> list[Fed]:
