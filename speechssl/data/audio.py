@@ -38,6 +38,7 @@ __all__ = [
 SAMPLE_RATE = 16_000  # samples a second, of every waveform inside the project
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus")
 
+_UNKNOWN_LENGTH = 2**63 - 1  # samples; what libsndfile says where flac says 0
 _STREAMED_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what writers put into a wav header when they cannot seek back
 
 
@@ -107,6 +108,11 @@ def read_header(where: Path | Place) -> AudioHeader:
         )
     if info.frames <= 0:
         raise AudioError(f"{place}: holds no samples; remove it")
+    if info.frames == _UNKNOWN_LENGTH:
+        raise AudioError(
+            f"{place}: its header does not say how long it is, as that of flac written to a pipe; "
+            "write it again with a length, as `flac -d` and `flac` or ffmpeg do with files"
+        )
     return AudioHeader(num_samples=info.frames, sample_rate=info.samplerate, channels=info.channels)
 
 

@@ -24,6 +24,7 @@ from speechssl.errors import AudioError
 __all__ = ["Measured", "Recording", "measure", "measure_recording"]
 
 _BLOCK = 2**17  # samples of all channels that are decoded at once, 8 s of 16 kHz mono
+_LONGEST = 2**48  # samples; libsndfile gives more where a file does not say
 _IN_16_BITS = ("PCM_16", "PCM_S8", "PCM_U8", "ALAW", "ULAW")  # what int16 holds without loss
 
 
@@ -159,7 +160,7 @@ def _open(recording: Recording, config: CheckConfig, said: _Said) -> list[Measur
                     problem = str(error).removeprefix(f"{place}: ")
                 opened = place.path if place.is_plain_file else stack.enter_context(place.open())
                 file = stack.enter_context(_File(opened))
-            if header is None and file.frames > 0:
+            if header is None and 0 < file.frames < _LONGEST:
                 header = AudioHeader(num_samples=file.frames, sample_rate=file.samplerate, channels=file.channels)
             if header is not None:
                 parts = [_Part(header, problem, segment, config) for segment in recording.parts]

@@ -27,7 +27,7 @@ def said_by_libsndfile(path: Path) -> Stated | None:
     except soundfile.LibsndfileError:
         return None
     is_cut = "(should be" in next((line for line in info.extra_info.splitlines() if line.startswith("data")), "")
-    return None if is_cut or info.frames <= 0 else Stated(info.frames, info.samplerate, info.channels)
+    return None if is_cut or not 0 < info.frames < 2**63 - 1 else Stated(info.frames, info.samplerate, info.channels)
 
 
 def written(name: str = "WAV", subtype: str | None = None, *, channels: int = 1, count: int = 501) -> bytes:
@@ -166,6 +166,13 @@ def test_a_file_cut_short_is_an_error_that_says_how_much_is_missing(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(wav(FORMAT, DATA)[:-30])
     with pytest.raises(AudioError, match=r"truncated: its header declares 200 bytes of samples, the file holds 170"):
+        read_header(path)
+
+
+def test_flac_without_a_length_is_an_error_that_says_so(tmp_path):
+    path = tmp_path / "a.flac"
+    path.write_bytes(UNUSUAL["flac without a length"])
+    with pytest.raises(AudioError, match=r"a\.flac: its header does not say how long it is"):
         read_header(path)
 
 

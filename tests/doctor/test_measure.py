@@ -153,6 +153,15 @@ def test_bytes_of_an_archive_are_measured_as_a_file_is(tmp_path, speech):
     assert beyond.problem.startswith("the archive ends after")
 
 
+def test_flac_without_a_length_cannot_be_measured(tmp_path, speech):
+    measured(tmp_path, speech(0.5), name="a.flac")
+    content = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(content[:22] + bytes(4) + content[26:])
+    found = measure(tmp_path / "a.flac", CheckConfig())
+    assert found.header is None
+    assert found.problem.startswith("its header does not say how long it is")
+
+
 def low_passed(waveform: np.ndarray, cut_hz: float) -> np.ndarray:
     spectrum = np.fft.rfft(waveform)
     spectrum[np.fft.rfftfreq(len(waveform), 1 / 16_000) > cut_hz] = 0
