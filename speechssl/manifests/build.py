@@ -7,9 +7,9 @@ import dataclasses
 import os
 import posixpath
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -90,16 +90,10 @@ def build(
     errors, passed_over, reused = list(found.errors), Counter(found.passed_over), 0
     utterances: list[Utterance] = []
     settings = f"{' '.join(suffixes)} {ffmpeg_program()}"
-    workers = workers or (_REMOTE_WORKERS if any(is_url(each.path) for each in found.files) else os.cpu_count() or 1)
     with ExitStack() as opened:
         keeper = opened.enter_context(Kept(kept, settings=settings, fresh=fresh)) if kept is not None else None
         reader = _Reader(found.root, tuple(suffixes), keeper)
-        pool = opened.enter_context(ThreadPoolExecutor(workers))
-        if work is None:
-            results = _in_order(pool, reader.read, _chunks(found.files), 4 * workers)
-        else:
-            read = dict(work(found.files, reader.read_one))
-            results = ((read[place], "", False) for place in range(len(found.files)))
+        results = opened.enter_context(closing(_read_all(found.files, reader, work, workers)))
         for each, (result, stamp, is_known) in zip(progress(found.files, len(found.files)), results, strict=False):
             failed = result.errors if isinstance(result, Shard) else [result] if isinstance(result, AudioError) else []
             if failed and not skip_bad:
@@ -209,6 +203,20 @@ def _chunks(files: Iterable[Found]) -> Iterator[list[Found]]:
         chunk.append(each)
     if chunk:
         yield chunk
+
+
+def _read_all(
+    files: Sequence[Found], reader: _Reader, work: Work | None, workers: int | None
+) -> Generator[_Result, None, None]:
+    """Yield what is in the files, in order: by threads of this process, or by `work`."""
+    if work is not None:
+        read = dict(work(files, reader.read_one))
+        yield from ((read[place], "", False) for place in range(len(files)))
+        return
+    is_remote = any(is_url(each.path) for each in files)
+    count = workers or (_REMOTE_WORKERS if is_remote else os.cpu_count() or 1)
+    with ThreadPoolExecutor(count) as pool:
+        yield from _in_order(pool, reader.read, _chunks(files), 4 * count)
 
 
 def _in_order(
