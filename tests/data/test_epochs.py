@@ -42,6 +42,10 @@ def test_crops_that_are_planned_in_blocks_fill_the_same_batches(monkeypatch, blo
     assert first_of_batches(num_samples, limit=100, max_crops=max_crops).tolist() == whole.tolist()
 
 
+def test_a_batch_may_be_full_to_the_last_sample():
+    assert first_of_batches(np.array([5, 5, 5]), limit=10, max_crops=9).tolist() == [0, 2, 3]
+
+
 @pytest.fixture
 def epoch() -> Epoch:
     crops = (np.arange(5), np.zeros(5, np.int64), np.array([10, 20, 20, 30, 40]))

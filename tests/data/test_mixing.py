@@ -52,6 +52,13 @@ def test_no_utterance_comes_twice_before_all_of_its_corpus_have_come_once(rows):
             assert max(times) - min(times) <= 1
 
 
+def test_every_round_of_a_corpus_has_an_order_of_its_own(rows):
+    sampler = BatchSampler(rows, config_of(0.0), seed=0)  # an epoch has 148 of the 400 in Russian
+    halves = [{index for index in seen(rows, sampler, epoch) if index < 400} for epoch in (0, 100)]
+    assert halves[0] != halves[1]  # both begin a round: 100 x 148 = 37 x 400
+    assert {len(half) for half in halves} == {148}
+
+
 def test_a_mixed_epoch_depends_on_seed_and_epoch_alone(rows):
     walked = BatchSampler(rows, config_of(0.3), seed=0)
     epochs = [walked.epoch(epoch) for epoch in range(4)]
