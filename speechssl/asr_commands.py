@@ -3,6 +3,7 @@
 Each command reads its arguments, calls one function of the package and prints what came of it.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -107,7 +108,9 @@ def score_command(
     level: Annotated[float, typer.Option(help="Confidence of the intervals.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     html: Annotated[Path | None, typer.Option(help="Page to write: all of it in one file, with sound.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Run whose tokens the page draws over spectrograms.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Run that wrote them: its policy of texts, its tokens in the page.")
+    ] = None,
     worst: Annotated[int, typer.Option(help="Utterances whose sound the page holds.")] = 100,
     audio_mb: Annotated[float, typer.Option(help="Of sound in the page, at most.")] = 30.0,
     root: Root = None,
@@ -119,6 +122,9 @@ def score_command(
     table = read_columns(columns) if columns is not None else None
     manifest = read_manifest(references, root=root)
     rows = references_of(manifest, by or (), table)
+    if model is not None:
+        speller = SavedModel.read(model).description.speller()
+        rows = [dataclasses.replace(row, text=speller.reference(row.text)) for row in rows]
     first = evaluate(rows, read_hypotheses(hypotheses), config)
     systems = [(hypotheses, first)]
     print(*lines(first), sep="\n")

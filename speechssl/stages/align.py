@@ -64,7 +64,7 @@ def align(
         words, letters = words_of(tokens, vocabulary, hop=encoder.hop, window=encoder.window)
         found[key] = Transcript(
             id=key,
-            text=row.text or "",
+            text=vocabulary.reference(row.text or ""),
             duration_s=row.duration_s,
             words=words,
             letters=letters,

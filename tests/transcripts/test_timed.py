@@ -55,3 +55,20 @@ def test_confidence_is_the_mean_of_letters_and_of_words() -> None:
 
 def test_nothing_said_has_no_words() -> None:
     assert words_of(best_path(log_probs([0, 1, 0])), VOCABULARY, hop=320, window=400) == ((), ())
+
+
+def test_words_of_pieces_begin_where_a_piece_says_so_and_a_lone_start_is_of_none() -> None:
+    pieces = Vocabulary(("<blank>", "▁", "▁ab", "c"), "pieces", scores={"▁": -1.0, "▁ab": -1.0, "c": -2.0})
+    tokens = best_path(log_probs([0, 2, 3, 0, 2, 2, 1, 0, 3, 3]))
+    words, parts = words_of(tokens, pieces, hop=320, window=400)
+    assert [word.text for word in words] == ["abc", "ab", "c"] == pieces.decode([token.id for token in tokens]).split()
+    assert [part.text for part in parts] == ["ab", "c", "ab", "c"]
+    assert [round((word.start_s * 16_000 - 40) / 320) for word in words] == [1, 4, 8]
+    assert [round((word.end_s * 16_000 - 40) / 320) for word in words] == [3, 6, 10]
+
+
+def test_words_of_phones_have_dots_between_and_phones_their_times() -> None:
+    phones = Vocabulary(("<blank>", "|", "oʊ", "k"), "phones", lexicon={"oak": ("oʊ", "k")})
+    words, sounds = words_of(best_path(log_probs([2, 2, 3, 1, 0, 3])), phones, hop=320, window=400)
+    assert [word.text for word in words] == ["oʊ.k", "k"]
+    assert [sound.text for sound in sounds] == ["oʊ", "k", "k"]
