@@ -87,15 +87,13 @@ def build(
     found = find(sources, suffixes=suffixes, archives=archives, stamped=kept is not None)
     if found.errors and not skip_bad:
         raise found.errors[0]
-    errors, passed_over, reused = list(found.errors), Counter(found.passed_over), 0
-    utterances: list[Utterance] = []
-    settings = f"{' '.join(suffixes)} {ffmpeg_program()}"
+    errors, passed_over, reused, utterances = list(found.errors), Counter(found.passed_over), 0, list[Utterance]()
     with ExitStack() as opened:
-        keeper = opened.enter_context(Kept(kept, settings=settings, fresh=fresh)) if kept is not None else None
+        keeper = None if kept is None else opened.enter_context(_keeper(kept, suffixes, fresh=fresh))
         reader = _Reader(found.root, tuple(suffixes), keeper)
         results = opened.enter_context(closing(_read_all(found.files, reader, work, workers)))
         for each, (result, stamp, is_known) in zip(progress(found.files, len(found.files)), results, strict=False):
-            failed = result.errors if isinstance(result, Shard) else [result] if isinstance(result, AudioError) else []
+            failed = _errors(result)
             if failed and not skip_bad:
                 raise failed[0]
             errors += failed
@@ -107,8 +105,7 @@ def build(
     if not utterances:
         raise _nothing(sources, suffixes, passed_over, errors)
     refuse_duplicate_ids(utterances, where=", ".join(sources))
-    if side_file is not None:
-        utterances = _with_side_columns(utterances, side_file)
+    utterances = utterances if side_file is None else _with_side_columns(utterances, side_file)
     return Built(Manifest(root=found.root, utterances=tuple(utterances)), errors, passed_over, reused)
 
 
@@ -203,6 +200,14 @@ def _chunks(files: Iterable[Found]) -> Iterator[list[Found]]:
         chunk.append(each)
     if chunk:
         yield chunk
+
+
+def _keeper(kept: Path, suffixes: Sequence[str], *, fresh: bool) -> Kept:
+    return Kept(kept, settings=f"{' '.join(suffixes)} {ffmpeg_program()}", fresh=fresh)
+
+
+def _errors(result: AudioHeader | Shard | AudioError) -> list[AudioError]:
+    return result.errors if isinstance(result, Shard) else [result] if isinstance(result, AudioError) else []
 
 
 def _read_all(
