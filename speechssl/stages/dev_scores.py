@@ -38,7 +38,7 @@ class DevSet:
     texts: Mapping[str, str]  # of the manifest, by id
     dataset: SpeechDataset
     vocabulary: Vocabulary
-    table: Path | None = None  # gets id, text and reference of every utterance, of the last call
+    table: Path | None = None  # gets the text of every utterance, as of the last call
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -78,8 +78,8 @@ class DevSet:
             print(f"dev {key}  said: {references[key][:_WIDTH]}", file=sys.stderr)
             print(f"    {' ' * len(key)} heard: {heard[key].text[:_WIDTH] or '(nothing)'}", file=sys.stderr)
         if self.table is not None:
-            rows = "".join(f"{key}\t{heard[key].text}\t{references[key]}\n" for key in sorted(heard))
-            write_atomically(self.table, "id\ttext\treference\n" + rows)
+            rows = "".join(f"{key}\t{heard[key].text}\n" for key in sorted(heard))
+            write_atomically(self.table, "id\ttext\n" + rows)
 
 
 def transcribe_manifest(
