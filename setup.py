@@ -39,6 +39,12 @@ setup(
         "s3prl": ["s3prl>=0.4.18", "omegaconf>=2.1"],  # does not import with torchaudio 2.9 as it is: interop/s3prl.py
         "fairseq2": ["fairseq2==0.8.1"],  # pins torch 2.9.1; needs Debian's libsndfile1
         "datasets": ["datasets>=4"],  # saved datasets of Hugging Face as manifests
+        "remote": ["fsspec>=2024.6", "aiohttp>=3.9", "s3fs>=2024.6"],  # audio at URLs
+        "parquet": ["pyarrow>=15"],  # manifests of millions of rows
+        "ray": ["ray>=2.9"],  # manifest build, check and segment on a cluster
+        "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.23"],  # manifest segment by a trained model
+        "decode": ["flashlight-text>=0.0.7", "kenlm>=0.2"],  # torchaudio's ctc_decoder
+        "pieces": ["sentencepiece>=0.2"],  # pieces of words as tokens of fine-tuning
         "wandb": ["wandb>=0.22"],  # train.log.wandb=PROJECT
         "bench": ["faiss-cpu", "superkmeans", "fastkmeans", "scikit-learn"],  # peers of recipes/benchmarks
         "dev": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],
