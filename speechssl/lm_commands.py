@@ -7,23 +7,27 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, TypeVar, get_args
 
 import typer
 
 from speechssl.config import from_dict
-from speechssl.data.vocabulary import Vocabulary
-from speechssl.errors import ConfigError, VocabularyError
+from speechssl.data.manifest import read_manifest
+from speechssl.errors import ConfigError
 from speechssl.lm.arpa import read_arpa
 from speechssl.lm.build import build_model
 from speechssl.lm.kneser_ney import NGramConfig
 from speechssl.lm.lexicon import Lexicon
 from speechssl.lm.model import perplexity
 from speechssl.lm.texts import as_letters, read_sentences
+from speechssl.manifest_commands import Root
 from speechssl.saved import SavedModel
 from speechssl.score.normalise import Normaliser, normalise
+from speechssl.stages.tune import Point, TuneConfig, tune
 
 __all__ = ["lm_app"]
+
+Number = TypeVar("Number", int, float)
 
 lm_app = typer.Typer(
     name="lm",
@@ -48,11 +52,15 @@ def build_command(
     vocabulary: Annotated[int | None, typer.Option(help="Most frequent words to keep; all if not given.")] = None,
     letters: Letters = False,
     normaliser: Normalised = "none",
+    model: Annotated[
+        Path | None, typer.Option(help="Fine-tuned model: the texts are treated as its training texts were.")
+    ] = None,
 ) -> None:
     """Build an n-gram model, with interpolated modified Kneser-Ney smoothing."""
-    values = {"order": order, "prune": _numbers(prune), "vocabulary": vocabulary}
+    values = {"order": order, "prune": _numbers(prune, int), "vocabulary": vocabulary}
     config = from_dict(values, NGramConfig, where="lm build")
-    built = build_model(texts, out, config, letters=letters, change=_change(normaliser))
+    policy = None if model is None else SavedModel.read(model).recogniser()[1].text.apply
+    built = build_model(texts, out, config, letters=letters, change=_change(normaliser) or policy)
     for n in built.fallbacks:
         print(
             f"order {n}: too little text to estimate its discounts; they are 0.5, 1 and 1.5, the perplexity may suffer",
@@ -89,12 +97,13 @@ def lexicon_command(
     min_count: Annotated[int, typer.Option(help="Rarer words are left out.")] = 1,
     normaliser: Normalised = "none",
 ) -> None:
-    """List the words of texts, spelled in a model's letters, for decoding with a lexicon."""
-    tokens = SavedModel.read(model).description.vocabulary
-    if not tokens:
-        raise VocabularyError(f"{model}: the model has no vocabulary; name one that was fine-tuned with CTC")
-    sentences = read_sentences(texts, change=_change(normaliser))
-    lexicon, refused = Lexicon.from_sentences(sentences, Vocabulary(tuple(tokens)), min_count=min_count)
+    """List the words of texts, spelled in a model's letters, for decoding with a lexicon.
+
+    The texts are treated as those that the model was fine-tuned on, if no --normaliser is given.
+    """
+    _, vocabulary = SavedModel.read(model).recogniser()
+    sentences = read_sentences(texts, change=_change(normaliser) or vocabulary.text.apply)
+    lexicon, refused = Lexicon.from_sentences(sentences, vocabulary, min_count=min_count)
     lexicon.write(out)
     if refused:
         print(
@@ -104,11 +113,56 @@ def lexicon_command(
     print(f"{out}: {len(lexicon.words)} words")
 
 
-def _numbers(text: str) -> list[int]:
+@lm_app.command("tune")
+def tune_command(
+    model: Annotated[Path, typer.Argument(help="Fine-tuned model.")],
+    dev: Annotated[Path, typer.Argument(help="Manifest with texts: the development set.")],
+    lm: Annotated[Path, typer.Option(help="ARPA file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the table, the picture and log-probabilities.")],
+    test: Annotated[Path | None, typer.Option(help="Manifest decoded once, with the weights found.")] = None,
+    lexicon: Annotated[Path | None, typer.Option(help="From lm lexicon; without it any letters are possible.")] = None,
+    flashlight: Annotated[bool, typer.Option("--flashlight", help="Decode with flashlight; needs a lexicon.")] = False,
+    letters: Letters = False,
+    lm_weights: Annotated[str, typer.Option(help="Weights of the language model to try.")] = "0 0.5 1 2 3",
+    word_scores: Annotated[str, typer.Option(help="Scores of a word to try.")] = "-1 0 1 2",
+    rounds: Annotated[int, typer.Option(help="Refinements around the best pair.")] = 1,
+    beam: Annotated[int, typer.Option(help="Width of the search.")] = 100,
+    metric: Annotated[str, typer.Option(help="What is made small: wer or cer.")] = "wer",
+    root: Root = None,
+) -> None:
+    """Choose the weights of a language model on a development set."""
+    if flashlight and lexicon is None:
+        raise ConfigError("lm tune: --flashlight needs a lexicon; make one with `speechssl lm lexicon`")
+    kind = "flashlight" if flashlight else "lexicon" if lexicon is not None else "beam"
+    decoder = {"kind": kind, "lm": lm, "search": {"beam": beam}}
+    decoder |= {"lexicon": lexicon} if lexicon is not None else {"lm_of": "letters" if letters else "words"}
+    numbers = {"lm_weights": _numbers(lm_weights, float), "word_scores": _numbers(word_scores, float)}
+    values = {"decoder": decoder, **numbers, "rounds": rounds, "metric": metric}
+    config = from_dict(values, TuneConfig, where="lm tune")
+    held_out = None if test is None else read_manifest(test, root=root)
+    found = tune(model, read_manifest(dev, root=root), config, out, test=held_out, progress=_tell)
+    print(f"dev   greedy          WER {found.greedy['dev'][0]:.2%}  CER {found.greedy['dev'][1]:.2%}")
+    print(f"dev   {_named(found.best)}")
+    if found.test is not None:
+        print(f"test  greedy          WER {found.greedy['test'][0]:.2%}  CER {found.greedy['test'][1]:.2%}")
+        print(f"test  with these      WER {found.test[0]:.2%}  CER {found.test[1]:.2%}")
+    print(f"{out}: tune.json, surface.tsv, surface.png")
+
+
+def _tell(point: Point) -> None:
+    print(_named(point), file=sys.stderr)
+
+
+def _named(point: Point) -> str:
+    weights = f"lm_weight={point.lm_weight:g} word_score={point.word_score:g}"
+    return f"{weights}  WER {point.wer:.2%}  CER {point.cer:.2%}"
+
+
+def _numbers(text: str, kind: type[Number]) -> list[Number]:
     try:
-        return [int(number) for number in text.replace(",", " ").split()]
+        return [kind(number) for number in text.replace(",", " ").split()]
     except ValueError:
-        raise ConfigError(f'lm build: --prune: expected numbers such as "0 0 1", found {text!r}') from None
+        raise ConfigError(f'lm: expected numbers such as "0 0 1", found {text!r}') from None
 
 
 def _change(normaliser: str) -> Callable[[str], str] | None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Protocol
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
-from torchaudio.functional import forced_align
 
 from speechssl.data.vocabulary import BLANK
 from speechssl.transcripts.timed import Token
@@ -68,16 +68,40 @@ def place_tokens(log_probs: Tensor, ids: Sequence[int]) -> tuple[Token, ...]:
     required = len(ids) + sum(left == right for left, right in pairwise(ids))
     if required > len(log_probs):
         raise ValueError(f"{len(ids)} tokens need {required} frames, found {len(log_probs)}")
-    if not ids:
-        return ()
-    path, scores = forced_align(log_probs[None].float(), torch.tensor([list(ids)]), blank=BLANK)
-    probabilities = scores[0].exp().tolist()
+    values = log_probs.double().numpy()
     tokens: list[Token] = []
     frame = 0
-    for token, run in groupby(path[0].tolist()):
+    for place, run in groupby(_best_path(values, np.array(ids, np.int64)).tolist()):
         behind = frame + len(list(run))
-        if token != BLANK:
-            best = max(probabilities[frame:behind])
+        if place % 2:
+            token = ids[place // 2]
+            best = float(np.exp(values[frame:behind, token].max()))
             tokens.append(Token(id=token, start=frame, end=behind, probability=best))
         frame = behind
     return tuple(tokens)
+
+
+def _best_path(values: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (frames,) where the most probable path is: token i at place 2 i + 1, blanks before, between and behind."""
+    line = np.full(2 * len(ids) + 1, BLANK)
+    line[1::2] = ids
+    can_skip = np.zeros(len(line), bool)  # the blank before a token other than the last one
+    can_skip[3::2] = ids[1:] != ids[:-1]
+    scores = np.full(len(line), -np.inf)
+    scores[0] = 0.0  # the frame before the first stands on the blank in front
+    steps = np.zeros((len(values), len(line)), np.int64)
+    for frame, row in enumerate(values):
+        choices = np.full((3, len(line)), -np.inf)
+        choices[0] = scores
+        choices[1, 1:] = scores[:-1]
+        choices[2, 2:] = np.where(can_skip[2:], scores[:-2], -np.inf)
+        steps[frame] = choices.argmax(0)
+        scores = choices.max(0) + row[line]
+    place = len(line) - 1
+    if len(ids) and scores[-2] > scores[-1]:
+        place -= 1
+    path = np.zeros(len(values), np.int64)
+    for frame in range(len(values) - 1, -1, -1):
+        path[frame] = place
+        place -= steps[frame, place]
+    return path

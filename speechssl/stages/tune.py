@@ -1,0 +1,200 @@
+"""Stage `tune`: the weights of a language model, chosen on a development set; the test set is decoded once, after it.
+
+The model sees the development set once: its log-probabilities are kept beside the results and used again while model
+and manifest stay the same. A grid is decoded, then a finer one around its best point.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from speechssl.config import configuration, to_dict
+from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.data.vocabulary import Vocabulary
+from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
+from speechssl.decoding.grammar import Weights
+from speechssl.errors import ConfigError
+from speechssl.lm.arpa import read_arpa
+from speechssl.lm.model import NGramModel
+from speechssl.parallel import pick_device
+from speechssl.saved import SavedModel
+from speechssl.score.wer import score_texts
+from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.stages.tune_surface import draw_surface
+
+__all__ = ["Point", "TuneConfig", "Tuned", "kept_emissions", "tune"]
+
+
+@configuration
+class TuneConfig:
+    """Which weights are tried."""
+
+    decoder: Beam | WithLexicon | Flashlight  # its own weights are not used
+    lm_weights: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
+    word_scores: tuple[float, ...] = (-1.0, 0.0, 1.0, 2.0)
+    rounds: int = 1  # of refinement: half-way to the neighbours of the best point
+    metric: Literal["wer", "cer"] = "wer"
+
+    def __post_init__(self) -> None:
+        """Check that there is something to try."""
+        if self.decoder.lm is None:
+            raise ConfigError("decoder.lm: there is nothing to tune without a language model; name an ARPA file")
+        if not self.lm_weights or not self.word_scores or self.rounds < 0:
+            raise ConfigError("expected one or more lm_weights and word_scores, and rounds of 0 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """One pair of weights on the development set."""
+
+    lm_weight: float
+    word_score: float
+    wer: float
+    cer: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What was found."""
+
+    points: tuple[Point, ...]  # in the order they were tried
+    best: Point  # of equal ones the smallest weights
+    greedy: dict[str, tuple[float, float]]  # WER and CER without language model, of dev and, if given, test
+    test: tuple[float, float] | None  # WER and CER with the best weights
+
+
+def tune(
+    run: Path,
+    dev: Manifest,
+    config: TuneConfig,
+    out: Path,
+    *,
+    test: Manifest | None = None,
+    progress: Callable[[Point], None] = lambda point: None,
+) -> Tuned:
+    """Try weights on the development set and write `tune.json`, `surface.tsv` and `surface.png` into a folder.
+
+    Args:
+        run: folder of a fine-tuning run, or of a converted model.
+        dev: development set, with texts.
+        config: which decoder and weights.
+        out: folder.
+        test: decoded once, with the weights that dev chose, and greedily.
+        progress: told each point.
+
+    Raises:
+        ConfigError: utterances of the test set are among the development set.
+    """
+    if test is not None and (shared := {row.id for row in test.utterances} & {row.id for row in dev.utterances}):
+        raise ConfigError(
+            f"tune: {len(shared)} utterances are in both sets, {min(shared)} for one; keep test untouched"
+        )
+    saved = SavedModel.read(run)
+    vocabulary = saved.recogniser()[1]
+    heard = kept_emissions(saved, dev, out / "dev.safetensors")
+    points = _search(heard, _texts(dev, vocabulary), vocabulary, config, progress)
+    best = min(points, key=lambda point: (getattr(point, config.metric), point.lm_weight, abs(point.word_score)))
+    sets = {"dev": (heard, _texts(dev, vocabulary))}
+    if test is not None:
+        sets["test"] = (kept_emissions(saved, test, out / "test.safetensors"), _texts(test, vocabulary))
+    greedy = {name: _rates(*each, vocabulary, Greedy()) for name, each in sets.items()}
+    weights = Weights(lm_weight=best.lm_weight, word_score=best.word_score)
+    chosen = dataclasses.replace(config.decoder, weights=weights)
+    found = Tuned(
+        points=tuple(points),
+        best=best,
+        greedy=greedy,
+        test=_rates(*sets["test"], vocabulary, chosen) if test is not None else None,
+    )
+    _write(found, config, out)
+    return found
+
+
+def kept_emissions(saved: SavedModel, manifest: Manifest, path: Path) -> dict[str, Tensor]:
+    """Return (frames, vocab) log-probabilities by utterance id, from a file if it is of this model and manifest."""
+    rows = [(row.id, row.path, row.start, row.num_samples) for row in manifest.utterances]
+    origin = hashlib.sha256(json.dumps([saved.fingerprint(), rows]).encode()).hexdigest()
+    if path.exists():
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("origin") == origin:
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    model, _ = saved.recogniser()
+    model.to(pick_device())
+    heard = {key: row.contiguous() for key, row in emissions(model, manifest, saved.description.audio, EmitConfig())}
+    write_atomically(path, save(heard, metadata={"origin": origin}))
+    return heard
+
+
+def _search(
+    heard: Mapping[str, Tensor],
+    texts: Mapping[str, str],
+    vocabulary: Vocabulary,
+    config: TuneConfig,
+    progress: Callable[[Point], None],
+) -> list[Point]:
+    """Decode the grid, then finer ones."""
+    tried: dict[tuple[float, float], Point] = {}
+    decoder = config.decoder
+    assert decoder.lm is not None
+    lm = None if isinstance(decoder, Flashlight) else read_arpa(decoder.lm)
+    lm_weights, word_scores = sorted(set(config.lm_weights)), sorted(set(config.word_scores))
+    for number in range(config.rounds + 1):
+        if number:
+            best = min(tried.values(), key=lambda point: (getattr(point, config.metric), point.lm_weight))
+            lm_weights, word_scores = _around(best.lm_weight, lm_weights), _around(best.word_score, word_scores)
+        for pair in product(lm_weights, word_scores):
+            if pair in tried:
+                continue
+            weights = Weights(lm_weight=pair[0], word_score=pair[1])
+            wer, cer = _rates(heard, texts, vocabulary, dataclasses.replace(decoder, weights=weights), lm)
+            tried[pair] = Point(lm_weight=pair[0], word_score=pair[1], wer=wer, cer=cer)
+            progress(tried[pair])
+    return [*tried.values()]
+
+
+def _around(best: float, values: list[float]) -> list[float]:
+    """Return the best value, and those half-way to its neighbours.
+
+    Examples:
+        >>> _around(2.0, [0.0, 2.0, 3.0])
+        [1.0, 2.0, 2.5]
+    """
+    place = values.index(best)
+    neighbours = values[max(0, place - 1) : place] + values[place + 1 : place + 2]
+    return sorted({best, *((best + other) / 2 for other in neighbours)})
+
+
+def _rates(
+    heard: Mapping[str, Tensor],
+    texts: Mapping[str, str],
+    vocabulary: Vocabulary,
+    decoder: Greedy | Beam | WithLexicon | Flashlight,
+    lm: NGramModel | None = None,
+) -> tuple[float, float]:
+    """Return WER and CER."""
+    built = build_decoder(decoder, vocabulary, lm=lm)
+    found = {key: built.decode(row[None], torch.tensor([len(row)]))[0][0].text for key, row in heard.items()}
+    scores = score_texts(texts, found)
+    return scores.wer, scores.cer
+
+
+def _texts(manifest: Manifest, vocabulary: Vocabulary) -> dict[str, str]:
+    return {row.id: vocabulary.text.apply(row.text or "") for row in manifest.utterances}
+
+
+def _write(found: Tuned, config: TuneConfig, out: Path) -> None:
+    values = {"config": to_dict(config), **dataclasses.asdict(found)}
+    write_atomically(out / "tune.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    rows = sorted((point.lm_weight, point.word_score, point.wer, point.cer) for point in found.points)
+    lines = [f"{lm_weight:g}\t{word_score:g}\t{wer:.5f}\t{cer:.5f}\n" for lm_weight, word_score, wer, cer in rows]
+    write_atomically(out / "surface.tsv", "".join(["lm_weight\tword_score\twer\tcer\n", *lines]))
+    draw_surface(found.points, found.best, config.metric, out / "surface.png")
