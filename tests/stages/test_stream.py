@@ -1,0 +1,37 @@
+"""Streams of other units than letters: speechssl.stages.stream. Those of letters are in test_transcribe."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from speechssl.data.vocabulary import Vocabulary
+from speechssl.saved import SavedModel
+from speechssl.stages.stream import StreamConfig, stream
+
+
+@pytest.mark.parametrize("chunk_s", [0.02, 0.05, 0.33])
+def test_a_stream_of_pieces_yields_a_word_when_the_next_begins(finetuned, monkeypatch, chunk_s):
+    """Samples say themselves which token their frame is; repeats must not be cut into two words."""
+    model, _ = SavedModel.read(finetuned).recogniser()
+    hop, window = model.encoder.config.hop, model.encoder.config.window
+    scores = {"▁": -1.0, "▁ab": -1.0, "c": -2.0}
+    pieces = Vocabulary(("<blank>", *scores), "pieces", scores=scores)
+    path = [0, 2, 2, 2, 3, 0, 3, 2, 2, 0, 2, 1, 1, 3, 0, 0, 2, 3]
+    samples = np.repeat(path, hop).astype("<i2") * 1000
+    content = np.concatenate([samples, np.zeros(window - hop, "<i2")]).tobytes()
+
+    def log_probs(_: object, heard: torch.Tensor, __: bool) -> torch.Tensor:
+        ids = (heard[::hop][: (len(heard) - window) // hop + 1] * 2**15 / 1000).round().long()
+        return torch.nn.functional.one_hot(ids, 4).float().clamp(min=1e-6).log()
+
+    monkeypatch.setattr("speechssl.stages.stream._log_probs", log_probs)
+    config = StreamConfig(chunk_s=chunk_s, ahead_s=0.0, context_s=5.0)
+    words = list(stream(model, pieces, io.BytesIO(content), config))
+    assert (
+        [word.text for word in words]
+        == ["abcc", "ab", "ab", "c", "abc"]
+        == pieces.decode([2, 3, 3, 2, 2, 1, 3, 2, 3]).split()
+    )
+    assert [round((word.start_s * 16_000 - (window - hop) / 2) / hop) for word in words] == [1, 7, 10, 13, 16]
