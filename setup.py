@@ -32,6 +32,7 @@ setup(
         "soundfile>=0.13",
         "tensorboard>=2.16",
         "typer>=0.15",
+        "xxhash>=3.4",  # tells doubled audio
     ],
     extras_require={
         "interop": ["transformers>=4.57,<5"],  # the references that parity is tested against
