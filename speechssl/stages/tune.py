@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from speechssl.config import configuration, to_dict
+from speechssl.config import configuration, from_dict, to_dict
 from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
@@ -31,7 +31,7 @@ from speechssl.score.wer import score_texts
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.stages.tune_surface import draw_surface
 
-__all__ = ["Point", "TuneConfig", "Tuned", "kept_emissions", "tune"]
+__all__ = ["Point", "TuneConfig", "Tuned", "kept_emissions", "read_tuned", "tune"]
 
 
 @configuration
@@ -96,7 +96,7 @@ def tune(
     """
     if test is not None and (shared := {row.id for row in test.utterances} & {row.id for row in dev.utterances}):
         raise ConfigError(
-            f"tune: {len(shared)} utterances are in both sets, {min(shared)} for one; keep test untouched"
+            f"{len(shared)} utterances are in dev and in test, {min(shared)} for one; keep test untouched"
         )
     saved = SavedModel.read(run)
     vocabulary = saved.recogniser()[1]
@@ -117,6 +117,23 @@ def tune(
     )
     _write(found, config, out)
     return found
+
+
+def read_tuned(folder: Path) -> Beam | WithLexicon | Flashlight:
+    """Return the decoder of a folder that `tune` wrote, with the best weights.
+
+    Raises:
+        ConfigError: there is no `tune.json`, or it does not parse.
+    """
+    path = folder / "tune.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        best = values["best"]
+        weights = Weights(lm_weight=best["lm_weight"], word_score=best["word_score"])
+        config = from_dict(values["config"], TuneConfig, where=str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); name a folder that `speechssl lm tune` wrote") from error
+    return dataclasses.replace(config.decoder, weights=weights)
 
 
 def kept_emissions(saved: SavedModel, manifest: Manifest, path: Path) -> dict[str, Tensor]:

@@ -41,6 +41,7 @@ def draw_surface(points: Sequence[_Point], best: _Point, metric: Literal["wer", 
     axes.plot(best.lm_weight, best.word_score, "r*", markersize=14, label="chosen")
     axes.set_xlabel("weight of the language model")
     axes.set_ylabel("score of a word")
+    axes.use_sticky_edges = False
     axes.margins(0.08)
     axes.legend(loc="upper left", fontsize=8)
     picture = io.BytesIO()
