@@ -14,6 +14,8 @@ import typer
 
 from speechssl.config import from_dict, load
 from speechssl.data.manifest import Manifest, read_manifest, write_atomically
+from speechssl.decoding.build import decoder_for
+from speechssl.decoding.grammar import Weights
 from speechssl.manifest_commands import Root
 from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
@@ -28,6 +30,7 @@ from speechssl.stages.score import GROUPINGS, read_columns, read_hypotheses, ref
 from speechssl.stages.score_page import PageConfig, read_confidences, write_page
 from speechssl.stages.stream import StreamConfig, stream
 from speechssl.stages.transcribe import files_as_manifest, transcribe
+from speechssl.stages.tune import read_tuned
 from speechssl.transcripts.formats import SUFFIXES, write_transcripts
 from speechssl.transcripts.timed import Transcript
 
@@ -55,6 +58,15 @@ def transcribe_command(
     out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
     root: Root = None,
     skip_bad: Annotated[bool, typer.Option(help="List and count unusable audio instead of stopping.")] = False,
+    lm: Annotated[Path | None, typer.Option(help="ARPA file of words, from lm build; searches with a beam.")] = None,
+    lexicon: Annotated[Path | None, typer.Option(help="From lm lexicon: writes its words only.")] = None,
+    lm_weight: Annotated[float, typer.Option(help="How much the language model counts.")] = 2.0,
+    word_score: Annotated[float, typer.Option(help="What each word earns.")] = 0.0,
+    beam: Annotated[int, typer.Option(help="Width of the search; 0 takes the likeliest token of each frame.")] = 0,
+    nbest: Annotated[int, typer.Option(help="Texts with scores for each utterance, in .jsonl.")] = 1,
+    hot_word: Annotated[list[str] | None, typer.Option(help="Word to be preferred; may be repeated.")] = None,
+    flashlight: Annotated[bool, typer.Option("--flashlight", help="Search with flashlight; needs a lexicon.")] = False,
+    tuned: Annotated[Path | None, typer.Option(help="Folder of lm tune: its decoder and weights.")] = None,
     window_s: Annotated[float, typer.Option(help="Longer audio is heard in windows of so many seconds.")] = 60.0,
     batch_s: Annotated[float, typer.Option(help="Seconds of audio at a time.")] = 120.0,
 ) -> None:
@@ -73,7 +85,11 @@ def transcribe_command(
         skipped: list[str] = []
     else:
         config = EmitConfig(batch_s=batch_s, window_s=window_s, overlap_s=min(8.0, window_s / 4))
-        found, skipped = transcribe(model, _listed(sources, root), config, skip_bad_audio=skip_bad)
+        weights = Weights(lm_weight=lm_weight, word_score=word_score)
+        asked = decoder_for(lm, lexicon, weights, beam=beam, nbest=nbest, hot=hot_word or (), native=flashlight)
+        decoder = asked if tuned is None else read_tuned(tuned)
+        listed = _listed(sources, root)
+        found, skipped = transcribe(model, listed, config, decoder=decoder, skip_bad_audio=skip_bad)
     _say_written(write_transcripts(out, found), found, skipped)
 
 

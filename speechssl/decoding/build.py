@@ -1,5 +1,6 @@
 """Which decoder: a configuration of four kinds, and what it makes for a model's vocabulary."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ from speechssl.lm.arpa import read_arpa
 from speechssl.lm.lexicon import Lexicon, read_lexicon
 from speechssl.lm.model import NGramModel
 
-__all__ = ["Beam", "DecoderConfig", "Flashlight", "Greedy", "WithLexicon", "build_decoder"]
+__all__ = ["Beam", "DecoderConfig", "Flashlight", "Greedy", "WithLexicon", "build_decoder", "decoder_for"]
 
 
 @configuration
@@ -68,6 +69,45 @@ class Flashlight:
 
 
 DecoderConfig = Annotated[Greedy | Beam | WithLexicon | Flashlight, Discriminator("kind")]
+
+
+def decoder_for(
+    lm: Path | None,
+    lexicon: Path | None,
+    weights: Weights,
+    *,
+    beam: int = 0,
+    nbest: int = 1,
+    hot: Sequence[str] = (),
+    native: bool = False,
+) -> Greedy | Beam | WithLexicon | Flashlight:
+    """Choose the kind that what is given asks for: greedy for nothing, a beam for anything, words for a lexicon.
+
+    Args:
+        lm: ARPA file of words.
+        lexicon: words that may be written.
+        weights: of the language model.
+        beam: width of the search; 0 for that of `SearchConfig`, and no search at all where nothing asks for one.
+        nbest: hypotheses of each utterance.
+        hot: words to be preferred.
+        native: search with flashlight.
+
+    Raises:
+        ConfigError: flashlight is asked for without a lexicon, or with hot words.
+    """
+    width = {"beam": beam} if beam else {}
+    if native:
+        if lexicon is None or hot:
+            raise ConfigError("flashlight needs a lexicon and knows no hot words; name one, or leave flashlight out")
+        return Flashlight(
+            lexicon=lexicon, lm=lm, weights=weights, search=SearchConfig(add_paths=False, **width), nbest=nbest
+        )
+    if lexicon is not None:
+        search = SearchConfig(add_paths=False, **width)
+        return WithLexicon(lexicon=lexicon, lm=lm, weights=weights, search=search, nbest=nbest, hot_words=tuple(hot))
+    if lm is None and not beam and nbest == 1 and not hot:
+        return Greedy()
+    return Beam(lm=lm, weights=weights, search=SearchConfig(**width), nbest=nbest, hot_words=tuple(hot))
 
 
 def build_decoder(

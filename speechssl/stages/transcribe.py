@@ -4,19 +4,27 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from speechssl.data.audio import read_header
 from speechssl.data.manifest import Manifest, Utterance
+from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
 from speechssl.errors import ManifestError
 from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
 from speechssl.stages.emit import EmitConfig, emissions
-from speechssl.transcripts.timed import Transcript, best_path, words_of
+from speechssl.transcripts.timed import Transcript, words_of
 
 __all__ = ["files_as_manifest", "transcribe"]
 
 
 def transcribe(
-    run: Path, manifest: Manifest, config: EmitConfig | None = None, *, skip_bad_audio: bool = False
+    run: Path,
+    manifest: Manifest,
+    config: EmitConfig | None = None,
+    *,
+    decoder: Greedy | Beam | WithLexicon | Flashlight | None = None,
+    skip_bad_audio: bool = False,
 ) -> tuple[list[Transcript], list[str]]:
     """Transcribe every utterance of a manifest with a fine-tuned model, of a run its best step.
 
@@ -24,6 +32,7 @@ def transcribe(
         run: folder of the run, or of a converted model.
         manifest: what to transcribe.
         config: how speech goes through the model; None for the defaults.
+        decoder: what makes texts of it; None for the likeliest token of each frame.
         skip_bad_audio: leave out files that cannot be used instead of raising.
 
     Returns:
@@ -31,6 +40,7 @@ def transcribe(
     """
     saved = SavedModel.read(run)
     model, vocabulary = saved.recogniser()
+    decode = build_decoder(decoder or Greedy(), vocabulary).decode
     model.to(pick_device())
     encoder = model.encoder.config
     rows = {row.id: row for row in manifest.utterances}
@@ -44,16 +54,18 @@ def transcribe(
         skipped=skipped if skip_bad_audio else None,
     )
     for key, log_probs in emitted:
-        tokens = best_path(log_probs)
-        words, letters = words_of(tokens, vocabulary, hop=encoder.hop, window=encoder.window)
+        (hypotheses,) = decode(log_probs[None], torch.tensor([len(log_probs)]))
+        best = hypotheses[0]
+        words, letters = words_of(best.tokens, vocabulary, hop=encoder.hop, window=encoder.window)
         found[key] = Transcript(
             id=key,
-            text=vocabulary.decode([token.id for token in tokens]),
+            text=best.text,
             duration_s=rows[key].duration_s,
             words=words,
             letters=letters,
             path=rows[key].path,
             start_s=rows[key].start / rows[key].sample_rate,
+            alternatives=tuple((each.text, each.score) for each in hypotheses) if len(hypotheses) > 1 else (),
         )
     return [found[row.id] for row in manifest.utterances if row.id in found], skipped
 

@@ -67,6 +67,8 @@ def _object(each: Transcript) -> dict[str, object]:
                 }
                 for one in timed
             ]
+    if each.alternatives:
+        found["alternatives"] = [{"text": text, "score": round(score, 4)} for text, score in each.alternatives]
     return found
 
 

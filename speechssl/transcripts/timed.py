@@ -43,6 +43,7 @@ class Transcript:
     letters: tuple[Timed, ...] = ()
     path: str | None = None  # of the audio
     start_s: float = 0.0  # of the utterance in its file
+    alternatives: tuple[tuple[str, float], ...] = ()  # texts with scores, the best first, where more were asked for
 
     @property
     def confidence(self) -> float | None:

@@ -168,3 +168,30 @@ def test_the_command_reads_samples_from_standard_input(finetuned, long, tmp_path
     found = json.loads((tmp_path / "s.jsonl").read_text())
     assert found["id"] == "stream"
     assert len(capsys.readouterr().out.splitlines()) == len(found["text"].split()) + 1
+
+
+def test_the_command_searches_with_a_language_model_and_lists_alternatives(finetuned, corpus, tmp_path):
+    words, lm, out = tmp_path / "lexicon.tsv", tmp_path / "lm.arpa", tmp_path / "t.jsonl"
+    assert main(["lm", "build", str(corpus), "-o", str(lm), "--order", "2"]) == 0
+    assert main(["lm", "lexicon", str(corpus), "-o", str(words), "--model", str(finetuned)]) == 0
+    common = ["transcribe", str(finetuned), str(corpus), "-o", str(out), "--beam", "20", "--nbest", "3"]
+    assert main([*common, "--lm", str(lm), "--lexicon", str(words)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {word for row in rows for word in row["text"].split()} <= {"one", "two", "six", "ten"}
+    scores = [alternative["score"] for alternative in rows[0]["alternatives"]]
+    assert 1 < len(scores) <= 3
+    assert scores == sorted(scores, reverse=True)
+    assert rows[0]["alternatives"][0]["text"] == rows[0]["text"]
+    assert main([*common, "--flashlight"]) == 2
+
+
+def test_the_command_takes_what_tuning_found(finetuned, corpus, tmp_path):
+    lm, folder, out = tmp_path / "lm.arpa", tmp_path / "tuned", tmp_path / "t.tsv"
+    assert main(["lm", "build", str(corpus), "-o", str(lm), "--order", "2"]) == 0
+    grid = ["--lm-weights", "0 2", "--word-scores", "0", "--rounds", "0", "--beam", "10"]
+    assert main(["lm", "tune", str(finetuned), str(corpus), "--lm", str(lm), "-o", str(folder), *grid]) == 0
+    assert main(["transcribe", str(finetuned), str(corpus), "-o", str(out), "--tuned", str(folder)]) == 0
+    best = json.loads((folder / "tune.json").read_text())["best"]
+    assert main(["score", str(corpus), str(out), "-o", str(tmp_path / "score.json"), "--samples", "10"]) == 0
+    assert json.loads((tmp_path / "score.json").read_text())["wer"] == pytest.approx(best["wer"])
+    assert main(["transcribe", str(finetuned), str(corpus), "-o", str(out), "--tuned", str(tmp_path)]) == 2
