@@ -28,6 +28,7 @@ from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Vocabulary, WrittenIn
 from speechssl.errors import CheckpointError, LabelError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.lora import merged_tensors
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
@@ -125,6 +126,8 @@ class SavedModel:
     def read(cls, path: Path) -> Self:
         """Read a model folder, a run folder (its best step, or its last) or one of its steps.
 
+        Adapters are merged into the projections they sit on: what is read has none.
+
         Raises:
             CheckpointError: no model is there, or a file of it is broken.
         """
@@ -136,11 +139,11 @@ class SavedModel:
             )
         checkpoint = path if folder != path or (path / PARAMETERS).exists() else _best_step(path)
         name = folder.name if checkpoint == folder else f"{folder.name}/{checkpoint.name}"
-        return cls(
-            description=_read_description(folder / DESCRIPTION),
-            tensors=read_parameters(checkpoint),
-            name=name,
-        )
+        description, tensors = _read_description(folder / DESCRIPTION), read_parameters(checkpoint)
+        if description.ctc is not None and description.ctc.lora is not None:
+            tensors = merged_tensors(tensors, description.ctc.lora)
+            description = dataclasses.replace(description, ctc=dataclasses.replace(description.ctc, lora=None))
+        return cls(description=description, tensors=tensors, name=name)
 
     def write(self, folder: Path) -> None:
         """Write a model folder; the description comes last, so that a half-written folder is none.

@@ -16,7 +16,7 @@ from speechssl.errors import ConfigError
 from speechssl.model.conv import BASE_STACK, ConvFeatureExtractor, frame_count, hop_size, receptive_field, within
 from speechssl.model.dropout import Dropout
 from speechssl.model.host import send
-from speechssl.model.transformer import Transformer, TransformerConfig
+from speechssl.model.transformer import Transformer, TransformerConfig, without_learning
 
 __all__ = ["Encoded", "EncoderConfig", "SpeechEncoder"]
 
@@ -137,6 +137,7 @@ class SpeechEncoder(nn.Module):
         is_channel_masked: Tensor | None = None,
         num_layers: int | None = None,
         layer_seed: int | None = None,
+        num_frozen: int = 0,
     ) -> Encoded:
         """Encode a padded batch.
 
@@ -148,20 +149,22 @@ class SpeechEncoder(nn.Module):
             is_channel_masked: (batch, dim) bool, channels to set to zero in all frames of a row.
             num_layers: stop after so many Transformer layers.
             layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
+            num_frozen: layers, from the first, that learn nothing from this batch, nor does anything before them.
 
         Returns:
             Every stage of the computation; a valid frame's values do not depend on the padding, but for its length
             with `padding_in_norm`.
         """
-        conv = self.extract(waveforms, num_samples)  # (batch, frames, channels)
-        is_valid = within(frame_count(num_samples, self.config.conv), conv.shape[1])  # (batch, frames)
-        features = self.norm(conv)
-        x = self.dropout(self.project(features))  # (batch, frames, dim)
-        if is_masked is not None:
-            x = torch.where(send(is_masked, x.device)[..., None], self.mask_vector.to(x.dtype), x)
-        if is_channel_masked is not None:
-            x = x.masked_fill(send(is_channel_masked, x.device)[:, None], 0)
-        layers = self.transformer(x, is_valid, num_layers, layer_seed)  # num_layers x (batch, frames, dim)
+        with without_learning(num_frozen > 0):
+            conv = self.extract(waveforms, num_samples)  # (batch, frames, channels)
+            is_valid = within(frame_count(num_samples, self.config.conv), conv.shape[1])  # (batch, frames)
+            features = self.norm(conv)
+            x = self.dropout(self.project(features))  # (batch, frames, dim)
+            if is_masked is not None:
+                x = torch.where(send(is_masked, x.device)[..., None], self.mask_vector.to(x.dtype), x)
+            if is_channel_masked is not None:
+                x = x.masked_fill(send(is_channel_masked, x.device)[:, None], 0)
+        layers = self.transformer(x, is_valid, num_layers, layer_seed, num_frozen)  # num_layers x (batch, frames, dim)
         return Encoded(conv=conv, features=features, layers=layers, is_valid=is_valid)
 
     def extract(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
@@ -176,6 +179,16 @@ class SpeechEncoder(nn.Module):
         self.config = dataclasses.replace(self.config, conv_grad_scale=0.0)
         self.conv.requires_grad_(False)
         return self
+
+    def with_frozen_layers(self, number: int) -> Self:
+        """Keep the first layers, and all before them, from learning; changes and returns this encoder."""
+        before = [self.norm, self.project, self.transformer.positions]
+        if self.config.transformer.norm == "post":
+            before.append(self.transformer.norm)
+        for module in [*before, *self.transformer.layers[:number]]:
+            module.requires_grad_(False)
+        self.mask_vector.requires_grad_(False)
+        return self.with_frozen_conv()
 
 
 class ScaleGradient(torch.autograd.Function):

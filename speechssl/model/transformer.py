@@ -3,6 +3,7 @@
 Post-norm as in BASE (the paper's figure) or pre-norm as in LARGE. Knows nothing about waveforms or masking.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from speechssl.model.dropout import Dropout
 from speechssl.model.host import send
 from speechssl.model.positions import PositionalConv
 
-__all__ = ["Layer", "Transformer", "TransformerConfig"]
+__all__ = ["Layer", "Transformer", "TransformerConfig", "without_learning"]
 
 
 @configuration
@@ -65,7 +66,12 @@ class Transformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(
-        self, x: Tensor, is_valid: Tensor, num_layers: int | None = None, layer_seed: int | None = None
+        self,
+        x: Tensor,
+        is_valid: Tensor,
+        num_layers: int | None = None,
+        layer_seed: int | None = None,
+        num_frozen: int = 0,
     ) -> list[Tensor]:
         """Encode.
 
@@ -76,6 +82,7 @@ class Transformer(nn.Module):
             layer_seed: says, alone, which layers are dropped in training. All ranks and all batches of an update get
                 the same: a layer that only some of them run would leave the others waiting for its weights or
                 gradients. None draws anew from torch's default generator of the host.
+            num_frozen: layers, from the first, that learn nothing from this batch; nor do the positions then.
 
         Returns:
             num_layers x (batch, frames, dim). A layer dropped in training repeats its input. In pre-norm form the
@@ -86,16 +93,19 @@ class Transformer(nn.Module):
         if has_padding:
             x = x.masked_fill(~is_valid[..., None], 0)  # padding must not reach valid frames through the convolution
         is_attended = is_valid if has_padding else None
-        x = x + self.positions(x)
-        if self.config.norm == "post":
-            x = self.norm(x)
-        x = self.dropout(x)
+        with without_learning(num_frozen > 0):
+            x = x + self.positions(x)
+            if self.config.norm == "post":
+                x = self.norm(x)
+            x = self.dropout(x)
         outputs = []
-        for layer, is_kept in zip(self.layers[:num_layers], self.draw_kept_layers(layer_seed), strict=False):
-            if is_kept and self.recompute and torch.is_grad_enabled():
-                x = checkpoint(layer, x, is_attended, use_reentrant=False)
-            elif is_kept:
-                x = layer(x, is_attended)
+        kept = self.draw_kept_layers(layer_seed)
+        for index, (layer, is_kept) in enumerate(zip(self.layers[:num_layers], kept, strict=False)):
+            with without_learning(index < num_frozen):
+                if is_kept and self.recompute and torch.is_grad_enabled():
+                    x = checkpoint(layer, x, is_attended, use_reentrant=False)
+                elif is_kept:
+                    x = layer(x, is_attended)
             outputs.append(x)
         if self.config.norm == "pre" and len(outputs) == len(self.layers):
             outputs[-1] = self.norm(x)
@@ -108,6 +118,11 @@ class Transformer(nn.Module):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         draws = torch.rand(len(self.layers), generator=generator, device="cpu")
         return (draws >= self.config.layer_drop).tolist()
+
+
+def without_learning(is_frozen: bool) -> AbstractContextManager[object]:
+    """Return what keeps gradients off its block, or does nothing: then an exported graph shows no trace of it."""
+    return torch.no_grad() if is_frozen else nullcontext()
 
 
 class Layer(nn.Module):

@@ -10,10 +10,12 @@ from torch.nn import functional
 from speechssl.config import configuration
 from speechssl.data.batching import Batch
 from speechssl.data.vocabulary import BLANK
+from speechssl.errors import ConfigError
 from speechssl.model.conv import frame_count, within
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.host import send
+from speechssl.model.lora import LoraConfig, add_adapters
 from speechssl.model.masking import MaskConfig, draw_spans
 from speechssl.objective.figures import empty_share
 from speechssl.objective.loss import LossSum
@@ -28,16 +30,47 @@ class CTCConfig:
     dropout: float = 0.0  # before the head (fairseq: final_dropout)
     freeze_conv: bool = True  # the extractor is never updated
     freeze_steps: int = 10_000  # steps in which only the head learns (fairseq: freeze_finetune_updates)
+    freeze_below: int = 0  # Transformer layers, from the first, that do not learn; nor does anything before them
+    freeze_below_steps: int | None = None  # steps after which they learn after all; None: never
+    lora: LoraConfig | None = None  # adapters learn instead of the trunk; a finished model is read with them merged
     mask: MaskConfig = MaskConfig()  # over frames
     channel_mask: MaskConfig = MaskConfig(start_prob=0.5 / 64, span=64, min_spans=0)  # over the trunk's input channels
+
+    def __post_init__(self) -> None:
+        if min(self.freeze_steps, self.freeze_below, self.freeze_below_steps or 0) < 0:
+            raise ConfigError(
+                "ctc.freeze_steps, freeze_below and freeze_below_steps must not be negative, found "
+                f"{self.freeze_steps}, {self.freeze_below} and {self.freeze_below_steps}"
+            )
+
+    @property
+    def thaws(self) -> bool:
+        """Whether parameters begin to learn on the way."""
+        return self.freeze_steps > 0 or (self.freeze_below > 0 and bool(self.freeze_below_steps))
+
+    def num_frozen(self, step: int) -> int:
+        """Return how many layers, from the first, learn nothing in a step; all before them learns nothing then."""
+        return self.freeze_below if self.freeze_below_steps is None or step < self.freeze_below_steps else 0
 
 
 class CTCModel(nn.Module):
     """Trunk and CTC head."""
 
     def __init__(self, encoder: SpeechEncoder, config: CTCConfig, vocabulary_size: int) -> None:
+        """Put a head on a trunk, which is changed: parts of it freeze, and it gets adapters.
+
+        Raises:
+            ConfigError: more layers are to be frozen than there are.
+        """
         super().__init__()
+        num_layers = encoder.config.transformer.num_layers
+        if config.freeze_below > num_layers:
+            raise ConfigError(f"ctc.freeze_below is {config.freeze_below}, expected at most {num_layers} layers")
         self.encoder = encoder.with_frozen_conv() if config.freeze_conv else encoder
+        if config.lora is not None:
+            add_adapters(encoder, config.lora)
+        if config.freeze_below and config.freeze_below_steps is None:
+            encoder.with_frozen_layers(config.freeze_below)
         self.config = config
         self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(encoder.config.transformer.dim, vocabulary_size)
@@ -100,7 +133,12 @@ class CTCModel(nn.Module):
         is_frozen = self.training and step < self.config.freeze_steps
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
             encoded = self.encoder(
-                batch.waveforms, batch.num_samples, is_masked, is_channel_masked, layer_seed=layer_seed
+                batch.waveforms,
+                batch.num_samples,
+                is_masked,
+                is_channel_masked,
+                layer_seed=layer_seed,
+                num_frozen=self.config.num_frozen(step) if self.training else 0,
             )
         return self.head(self.dropout(encoded.last)), counts
 

@@ -16,7 +16,7 @@ from speechssl.data.manifest import Manifest
 from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Letters, UnitsConfig
 from speechssl.errors import ManifestError
-from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.parallel import start_ranks
 from speechssl.saved import Description, SavedModel, describe_model
@@ -25,8 +25,9 @@ from speechssl.stages.dev_scores import DevSet
 from speechssl.stages.preflight import Preflight, Rules, preflight
 from speechssl.stages.preflight_advice import about_freezing
 from speechssl.stages.preflight_text import short_lines, tell_skipped
+from speechssl.stages.starting import starting_encoder
 from speechssl.stages.training import Task, train
-from speechssl.train.checkpoint import fill
+from speechssl.train.groups import describe_learning
 from speechssl.train.loop import TrainConfig
 from speechssl.train.optim import OptimConfig
 from speechssl.train.run_folder import hold_run_folder
@@ -48,7 +49,11 @@ class FinetuneConfig:
     unfit: Literal["stop", "skip"] = "stop"  # texts none can learn: empty, refused digits, words without phones
     too_short: Literal["stop", "skip"] = "stop"  # utterances with fewer frames than their text needs; skip: leave out
     ctc: CTCConfig = CTCConfig()
-    dropout: float | None = None  # in the Transformer; None keeps that of pretraining
+    reset_layers: int = 0  # Transformer layers, from the last, that start from random weights
+    dropout: float | None = None  # in the Transformer; None keeps that of pretraining, here and below
+    attention_dropout: float | None = None
+    activation_dropout: float | None = None
+    feature_dropout: float | None = None  # on the projected features (fairseq: dropout_input)
     layer_drop: float | None = None
     batch: BatchConfig = BatchConfig(seconds=200.0, max_crop_s=None, min_s=0.1)
     augment: AugmentConfig = AugmentConfig()
@@ -64,6 +69,7 @@ def finetune(config: FinetuneConfig) -> Path:
         task = finetuning_task(config, say=ranks.is_first)
         if ranks.is_first:
             describe_model(config.out, task.description)
+            print(*describe_learning(task.model, config.optim.layer_decay), sep="\n", file=sys.stderr)
         return train(task, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
 
 
@@ -77,7 +83,12 @@ def finetuning_task(config: FinetuneConfig, *, say: bool = False) -> Task:
     vocabulary = found.refuse()
     data = like_training(config.data, start.description.audio, where=start.name)
     torch.manual_seed(config.seed)
-    encoder = _build_encoder(config, start)
+    encoder = starting_encoder(
+        start,
+        finetuned_encoder(start.description.encoder, config),
+        reset_layers=config.reset_layers,
+        random_weights=config.random_weights,
+    )
     tell_skipped(found)
     manifest = found.usable(manifest)
     dataset = _dataset(manifest, data, encoder.config, found.tokens, augment=config.augment, seed=config.seed)
@@ -143,21 +154,24 @@ def _look(config: FinetuneConfig, manifest: Manifest, dev: Manifest | None, pret
     )
 
 
-def _build_encoder(config: FinetuneConfig, start: SavedModel) -> SpeechEncoder:
-    encoder = SpeechEncoder(finetuned_encoder(start.description.encoder, config))
-    if not config.random_weights:
-        fill(encoder, start.tensors, prefix="encoder.", where=start.name)
-    return encoder
-
-
 def finetuned_encoder(pretraining: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
     """Return the trunk that fine-tuning builds: the pretrained one with the dropouts of `config`."""
+    before = pretraining.transformer
     transformer = dataclasses.replace(
-        pretraining.transformer,
-        dropout=pretraining.transformer.dropout if config.dropout is None else config.dropout,
-        layer_drop=pretraining.transformer.layer_drop if config.layer_drop is None else config.layer_drop,
+        before,
+        dropout=_or(config.dropout, before.dropout),
+        attention_dropout=_or(config.attention_dropout, before.attention_dropout),
+        activation_dropout=_or(config.activation_dropout, before.activation_dropout),
+        layer_drop=_or(config.layer_drop, before.layer_drop),
     )
-    return dataclasses.replace(pretraining, transformer=transformer, conv_grad_scale=1.0)
+    feature_dropout = _or(config.feature_dropout, pretraining.feature_dropout)
+    return dataclasses.replace(
+        pretraining, transformer=transformer, conv_grad_scale=1.0, feature_dropout=feature_dropout
+    )
+
+
+def _or(chance: float | None, before: float) -> float:
+    return before if chance is None else chance
 
 
 def _dataset(

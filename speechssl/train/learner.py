@@ -125,8 +125,9 @@ class Learner:
             TrainingError: no batch has usable audio, or too much of the audio of late is bad; on all ranks.
         """
         self.model.train()
+        rate = learning_rate(state.step, self.config.steps, self.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, self.config.steps, self.optim)
+            group["lr"] = rate * group["lr_scale"]
         for _ in range(EMPTY_IN_A_ROW):
             taken = self._take(batches, state.step, say)
             sums = self.ranks.sum(taken.sums(wants_stop, self.ranks.device)).tolist()

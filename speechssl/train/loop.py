@@ -188,7 +188,7 @@ class Run:
         """Log the averages since the last report, and where the run is; return the alarms, the same on all ranks."""
         state = self.state
         values = self.meter.report() | {
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),
             "hours_seen": state.audio_seconds / 3600,
             "audio_s_per_s": state.audio_seconds / max(state.wall_seconds, 1e-9),
             "memory_gib": peak_memory_gib(self.ranks.device),

@@ -10,6 +10,7 @@ from torch.nn.utils import get_total_norm
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 from speechssl.parallel import whole
+from speechssl.train.groups import parameter_groups
 
 __all__ = ["OptimConfig", "build_optimizer", "learning_rate", "scale_gradients"]
 
@@ -27,18 +28,28 @@ class OptimConfig:
     hold: float = 0.0  # share of all steps at the peak, tri_stage only
     init_scale: float = 0.01  # of the peak at step 0, tri_stage only
     final_scale: float = 0.05  # of the peak at the last step, tri_stage only
+    layer_decay: float = 1.0  # learning rate of a layer, as a share of that of the layer above it; 1: all alike
     max_grad_norm: float | None = None  # None leaves gradients as they are (fairseq: clip_norm = 0)
 
     def __post_init__(self) -> None:
         if not (0 <= self.warmup <= 1 and 0 <= self.hold <= 1 - self.warmup):
             raise ConfigError(f"optim.warmup and optim.hold are shares of all steps, found {self.warmup}, {self.hold}")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"optim.layer_decay must lie above 0 and at most at 1, found {self.layer_decay}")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Build AdamW over the parameters that learn; all of them decay, as in the reference."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Build AdamW over the parameters that learn; all of them decay, as in the reference.
+
+    Each of its groups has an `lr_scale`, which `learning_rate` is multiplied by; see `parameter_groups`.
+    """
     return torch.optim.AdamW(
-        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+        parameter_groups(model, config.layer_decay),
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
 
 

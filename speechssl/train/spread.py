@@ -128,7 +128,7 @@ def _all_learn(model: nn.Module) -> bool:
     """Whether every parameter gets a gradient in every step: no layer is dropped, nothing thaws on the way."""
     if not isinstance(model, PretrainModel | CTCModel) or model.encoder.config.transformer.layer_drop > 0:
         return False
-    if isinstance(model, CTCModel) and model.config.freeze_steps > 0:
+    if isinstance(model, CTCModel) and model.config.thaws:
         return False
     without_gradient = model.encoder.config.conv_grad_scale == 0
     return not (without_gradient and any(parameter.requires_grad for parameter in model.encoder.conv.parameters()))
