@@ -16,7 +16,7 @@ from speechssl.decoding.greedy import greedy_decode
 from speechssl.objective.ctc import CTCModel
 from speechssl.score.wer import ErrorRate, score_texts
 
-__all__ = ["DevSet", "transcribe_manifest"]
+__all__ = ["DevSet", "texts_of_others", "transcribe_manifest"]
 
 _EXAMPLES = 3
 _WIDTH = 110  # characters of an example
@@ -45,7 +45,8 @@ class DevSet:
         """Return the figures, the one that picks the best step first, and print some texts.
 
         Error rates are of characters (`dev_cer`) and words, of phones `dev_per` first; insertions, deletions and
-        substitutions are shares of the first rate's tokens, and add up to it.
+        substitutions are shares of the first rate's tokens, and add up to it. `dev_others` is the first rate against
+        the texts of other utterances of like length: what is as far from the right text has not been read.
         """
         assert isinstance(model, CTCModel)
         skipped: list[str] = []
@@ -53,6 +54,9 @@ class DevSet:
         references = {key: self.vocabulary.reference(self.texts[key]) for key in heard}
         rates, errors = self._score(references, {key: each.text for key, each in heard.items()})
         self._show(references, heard)
+        others = texts_of_others(references)
+        if others:
+            rates["dev_others"] = next(iter(self._score(others, {key: heard[key].text for key in others})[0].values()))
         return rates | {
             "dev_skipped": len(skipped),
             "dev_blank_share": sum(each.blanks for each in heard.values())
@@ -122,6 +126,19 @@ def _hear(
         decoded = greedy_decode(logits, counts)
         for key, ids, row, count in zip(batch.ids, decoded, best, counts.tolist(), strict=True):
             yield Heard(key, vocabulary.decode(ids), int((row[:count] == BLANK).sum()), count)
+
+
+def texts_of_others(references: Mapping[str, str]) -> dict[str, str]:
+    """Give each utterance the text of another: the next longer one that differs, behind the longest the shortest."""
+    order = sorted(references, key=lambda key: (len(references[key]), key))
+    texts = [references[key] for key in order]
+    found = {}
+    for place, key in enumerate(order):
+        following = [*texts[place + 1 :], *texts[:place]]
+        other = next((text for text in following if text != references[key]), None)
+        if other is not None:
+            found[key] = other
+    return found
 
 
 def _phones(text: str) -> str:

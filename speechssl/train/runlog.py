@@ -54,7 +54,8 @@ def progress_bar(title: str, total: int | None, *, done: int = 0) -> Iterator[tu
 
 
 _HEADLINES = re.compile(  # what the console shows of the figures; the files have all
-    r"(valid_|dev_)?(loss|accuracy|(un)?masked_accuracy(_\d+)?|code_perplexity|ctc_loss|blank_share|cer|wer|skipped)"
+    r"(valid_|dev_)?(loss|accuracy|(un)?masked_accuracy(_\d+)?|code_perplexity|ctc_loss|blank_share|cer|per|wer|skipped)"
+    r"|(dev_)?empty_share|dev_(insertions|deletions|substitutions)"
     r"|grad_norm|lr|hours_seen|audio_s_per_s|epoch|skipped_steps|probe_\w+"
 )
 

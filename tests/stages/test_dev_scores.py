@@ -62,6 +62,19 @@ def test_blanks_and_empty_texts_are_shares_of_frames_and_utterances(score) -> No
     assert figures["dev_empty_share"] == pytest.approx(2 / 3)
 
 
+def test_a_model_that_reads_is_nearer_to_the_right_texts_than_to_others(score) -> None:
+    texts = {"x": "ab c", "y": "cab", "z": "b"}
+    read = score(texts, {"x": [2, 3, 1, 4], "y": [4, 2, 3], "z": [3]})
+    assert read["dev_cer"] == 0
+    assert read["dev_others"] == pytest.approx((2 + 3 + 3) / 8)  # z against cab, y against ab c, x against b
+    unread = score(texts, {key: [2, 3] for key in texts})
+    assert unread["dev_others"] == pytest.approx(unread["dev_cer"])
+
+
+def test_texts_that_are_all_alike_say_nothing_of_others(score) -> None:
+    assert "dev_others" not in score({"x": "a", "y": "a"}, {"x": [2], "y": [2]})
+
+
 def test_references_go_through_the_policy(score) -> None:
     vocabulary = Vocabulary(LETTERS.tokens, text=TextConfig(case="lower", punctuation="remove"))
     figures = score({"x": "A,  B!"}, {"x": [2, 1, 3]}, vocabulary)
