@@ -117,12 +117,11 @@ def lexicon_command(
 def tune_command(
     model: Annotated[Path, typer.Argument(help="Fine-tuned model.")],
     dev: Annotated[Path, typer.Argument(help="Manifest with texts: the development set.")],
-    lm: Annotated[Path, typer.Option(help="ARPA file.")],
+    lm: Annotated[Path, typer.Option(help="ARPA file; of letters only without a lexicon.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the table, the picture and log-probabilities.")],
     test: Annotated[Path | None, typer.Option(help="Manifest decoded once, with the weights found.")] = None,
     lexicon: Annotated[Path | None, typer.Option(help="From lm lexicon; without it any letters are possible.")] = None,
     flashlight: Annotated[bool, typer.Option("--flashlight", help="Decode with flashlight; needs a lexicon.")] = False,
-    letters: Letters = False,
     lm_weights: Annotated[str, typer.Option(help="Weights of the language model to try.")] = "0 0.5 1 2 3",
     word_scores: Annotated[str, typer.Option(help="Scores of a word to try.")] = "-1 0 1 2",
     rounds: Annotated[int, typer.Option(help="Refinements around the best pair.")] = 1,
@@ -135,7 +134,7 @@ def tune_command(
         raise ConfigError("lm tune: --flashlight needs a lexicon; make one with `speechssl lm lexicon`")
     kind = "flashlight" if flashlight else "lexicon" if lexicon is not None else "beam"
     decoder = {"kind": kind, "lm": lm, "search": {"beam": beam}}
-    decoder |= {"lexicon": lexicon} if lexicon is not None else {"lm_of": "letters" if letters else "words"}
+    decoder |= {} if lexicon is None else {"lexicon": lexicon}
     numbers = {"lm_weights": _numbers(lm_weights, float), "word_scores": _numbers(word_scores, float)}
     values = {"decoder": decoder, **numbers, "rounds": rounds, "metric": metric}
     config = from_dict(values, TuneConfig, where="lm tune")

@@ -15,8 +15,9 @@ from speechssl.decoding.hypothesis import Decoder
 from speechssl.decoding.search import SearchConfig
 from speechssl.errors import ConfigError, VocabularyError
 from speechssl.lm.arpa import read_arpa
-from speechssl.lm.lexicon import Lexicon, read_lexicon
+from speechssl.lm.lexicon import Lexicon, read_lexicon, spell
 from speechssl.lm.model import NGramModel
+from speechssl.lm.texts import BEGIN, END, UNKNOWN
 
 __all__ = ["Beam", "DecoderConfig", "Flashlight", "Greedy", "WithLexicon", "build_decoder", "decoder_for"]
 
@@ -33,8 +34,7 @@ class Beam:
     """Any letters, with a language model or none; needs no other package."""
 
     kind: Literal["beam"] = "beam"
-    lm: Path | None = None  # ARPA file
-    lm_of: Literal["words", "letters"] = "words"  # letters: built with --letters
+    lm: Path | None = None  # ARPA file, of words, or of letters (lm build --letters): it is looked at
     weights: Weights = Weights()
     search: SearchConfig = SearchConfig()
     nbest: int = 1
@@ -84,7 +84,7 @@ def decoder_for(
     """Choose the kind that what is given asks for: greedy for nothing, a beam for anything, words for a lexicon.
 
     Args:
-        lm: ARPA file of words.
+        lm: ARPA file of words; without a lexicon also one of letters.
         lexicon: words that may be written.
         weights: of the language model.
         beam: width of the search; 0 for that of `SearchConfig`, and no search at all where nothing asks for one.
@@ -95,19 +95,19 @@ def decoder_for(
     Raises:
         ConfigError: flashlight is asked for without a lexicon, or with hot words.
     """
-    width = {"beam": beam} if beam else {}
+    width = beam or SearchConfig.beam
     if native:
         if lexicon is None or hot:
             raise ConfigError("flashlight needs a lexicon and knows no hot words; name one, or leave flashlight out")
         return Flashlight(
-            lexicon=lexicon, lm=lm, weights=weights, search=SearchConfig(add_paths=False, **width), nbest=nbest
+            lexicon=lexicon, lm=lm, weights=weights, search=SearchConfig(beam=width, add_paths=False), nbest=nbest
         )
     if lexicon is not None:
-        search = SearchConfig(add_paths=False, **width)
+        search = SearchConfig(beam=width, add_paths=False)
         return WithLexicon(lexicon=lexicon, lm=lm, weights=weights, search=search, nbest=nbest, hot_words=tuple(hot))
     if lm is None and not beam and nbest == 1 and not hot:
         return Greedy()
-    return Beam(lm=lm, weights=weights, search=SearchConfig(**width), nbest=nbest, hot_words=tuple(hot))
+    return Beam(lm=lm, weights=weights, search=SearchConfig(beam=width), nbest=nbest, hot_words=tuple(hot))
 
 
 def build_decoder(
@@ -145,8 +145,9 @@ def build_decoder(
 def _with_lexicon(config: WithLexicon, vocabulary: Vocabulary, lm: NGramModel | None) -> Decoder:
     lexicon = read_lexicon(config.lexicon, vocabulary)
     missing = sorted(set(config.hot_words) - set(lexicon.words))
-    lexicon = Lexicon((*lexicon.words, *missing), (*lexicon.spellings, *map(tuple, missing)))
     hot = _hot_words(config, vocabulary)
+    added = [spell(word, vocabulary) or () for word in missing]
+    lexicon = Lexicon((*lexicon.words, *missing), (*lexicon.spellings, *added))
     ids = {token: number for number, token in enumerate(vocabulary.tokens)}
     entries = [
         (word, [ids[token] for token in spelling])
@@ -160,22 +161,22 @@ def _beam(config: Beam, vocabulary: Vocabulary, lm: NGramModel | None) -> Decode
     hot = _hot_words(config, vocabulary)
     ids = {token: number for number, token in enumerate(vocabulary.tokens)}
     boundary = ids[WORD_BOUNDARY]
-    if lm is None or config.lm_of == "letters":
-        if lm is not None and WORD_BOUNDARY not in lm.ids:
-            raise VocabularyError(
-                f"{config.lm}: expected a model of letters, found no {WORD_BOUNDARY!r} in it; "
-                "build it with --letters, or set lm_of=words"
-            )
+    if lm is None or _is_of_letters(lm):
         letters = LetterGrammar(vocabulary.tokens, boundary, lm, config.weights, hot)
         return BeamDecoder(vocabulary, letters, config.search, nbest=config.nbest)
-    known = [(word, [ids[letter] for letter in word]) for word in lm.ids if set(word) <= ids.keys() - {WORD_BOUNDARY}]
+    known = [(word, [ids[token] for token in spelling]) for word in lm.ids if (spelling := spell(word, vocabulary))]
     if not known:
         raise VocabularyError(
-            f"{config.lm}: none of its {len(lm.ids)} words can be spelled with the model's letters; "
-            "take texts of its language and case, or set lm_of=letters for a model built with --letters"
+            f"{config.lm}: none of its {len(lm.ids)} words can be spelled in the model's {vocabulary.written_in}; "
+            "build it from texts of its language and case"
         )
     words = WordGrammar(len(ids), boundary, lm, known, config.weights, hot)
     return BeamDecoder(vocabulary, words, config.search, nbest=config.nbest)
+
+
+def _is_of_letters(lm: NGramModel) -> bool:
+    ordinary = lm.ids.keys() - {UNKNOWN, BEGIN, END}
+    return WORD_BOUNDARY in ordinary and all(len(word) == 1 for word in ordinary)
 
 
 def _read(path: Path | None) -> NGramModel | None:
@@ -186,13 +187,11 @@ def _hot_words(config: Beam | WithLexicon, vocabulary: Vocabulary) -> HotWords |
     if not config.hot_words:
         return None
     ids = {token: number for number, token in enumerate(vocabulary.tokens)}
-    boundary = ids[WORD_BOUNDARY]
     for word in config.hot_words:
-        unknown = sorted({letter for letter in word if ids.get(letter, boundary) == boundary})
-        if unknown or not word:
+        if spell(word, vocabulary) is None:
             raise VocabularyError(
-                f"hot word {word!r}: the model's vocabulary lacks {' '.join(map(repr, unknown)) or 'an empty word'}; "
-                "give single words, in the letters the model writes"
+                f"hot word {word!r} cannot be spelled in the model's {vocabulary.written_in}; "
+                "give single words, as the model writes them"
             )
-    spellings = [[ids[letter] for letter in word] for word in config.hot_words]
-    return HotWords(spellings, len(ids), boundary, config.hot_weight)
+    spellings = [[ids[token] for token in spell(word, vocabulary) or ()] for word in config.hot_words]
+    return HotWords(spellings, len(ids), ids[WORD_BOUNDARY], config.hot_weight)

@@ -14,7 +14,7 @@ from speechssl.data.manifest import write_atomically
 from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary
 from speechssl.errors import VocabularyError
 
-__all__ = ["Lexicon", "read_lexicon"]
+__all__ = ["Lexicon", "read_lexicon", "spell"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Lexicon:
     def from_sentences(
         cls, sentences: Iterable[Sequence[str]], vocabulary: Vocabulary, *, min_count: int = 1
     ) -> tuple[Self, list[str]]:
-        """Collect the words of texts that the vocabulary can spell, letter by letter.
+        """Collect the words of texts that the vocabulary can spell: letter by letter, or in its lexicon's phones.
 
         Args:
             sentences: words of each.
@@ -36,22 +36,21 @@ class Lexicon:
             min_count: words that are rarer are left out.
 
         Returns:
-            The lexicon, and the words that hold a letter the vocabulary lacks, most frequent first.
+            The lexicon, and the words that the vocabulary cannot spell, most frequent first.
 
         Raises:
             VocabularyError: no word is left.
         """
         counts = Counter(word for sentence in sentences for word in sentence)
         frequent = {word: count for word, count in counts.items() if count >= min_count}
-        letters = set(vocabulary.tokens[1:]) - {WORD_BOUNDARY}
-        words = sorted(word for word in frequent if letters.issuperset(word))
-        refused = sorted(set(frequent) - set(words), key=lambda word: (-counts[word], word))
-        if not words:
+        spelled = {word: spelling for word in sorted(frequent) if (spelling := spell(word, vocabulary))}
+        refused = sorted(set(frequent) - set(spelled), key=lambda word: (-counts[word], word))
+        if not spelled:
             raise VocabularyError(
-                f"none of {len(counts)} words can be spelled with the vocabulary's letters; "
+                f"none of {len(counts)} words can be spelled in the vocabulary's {vocabulary.written_in}; "
                 "normalise the texts as those of training were (--normaliser), or take texts of its language"
             )
-        return cls(tuple(words), tuple(map(tuple, words))), refused
+        return cls(tuple(spelled), tuple(spelled.values())), refused
 
     def write(self, path: Path) -> None:
         """Write the file."""
@@ -60,6 +59,14 @@ class Lexicon:
             for word, spelling in zip(self.words, self.spellings, strict=True)
         )
         write_atomically(path, "".join(lines))
+
+
+def spell(word: str, vocabulary: Vocabulary) -> tuple[str, ...] | None:
+    """Return a word in tokens of a vocabulary of letters or phones, None if it cannot be spelled."""
+    if vocabulary.written_in == "phones":
+        return vocabulary.lexicon.get(word)
+    is_known = all(letter in vocabulary.tokens[1:] and letter != WORD_BOUNDARY for letter in word)
+    return tuple(word) if is_known and word else None
 
 
 def read_lexicon(path: Path, vocabulary: Vocabulary) -> Lexicon:

@@ -15,6 +15,7 @@ from speechssl.decoding.search import SearchConfig
 from speechssl.errors import ConfigError, VocabularyError
 from speechssl.lm.arpa import write_arpa
 from speechssl.lm.kneser_ney import NGramConfig, estimate
+from speechssl.lm.lexicon import Lexicon
 from speechssl.lm.texts import as_letters
 from speechssl.transcripts.timed import words_of
 from tests.oracles.ctc import oracle_collapse
@@ -132,9 +133,8 @@ def test_what_does_not_fit_the_model_is_refused(files, tmp_path):
     (tmp_path / "foreign.arpa").write_text("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\txyz\n\n\\end\\\n")
     for config, message in (
         (Beam(lm=tmp_path / "foreign.arpa"), "none of its 4 words can be spelled"),
-        (Beam(lm=files[1], lm_of="letters"), "expected a model of letters"),
-        (Beam(hot_words=("ax",)), "hot word 'ax': the model's vocabulary lacks 'x'"),
-        (Beam(hot_words=("a b",)), "lacks ' '"),
+        (Beam(hot_words=("ax",)), "hot word 'ax' cannot be spelled in the model's letters"),
+        (Beam(hot_words=("a b",)), "give single words"),
     ):
         with pytest.raises(VocabularyError, match=message):
             build_decoder(config, VOCABULARY)
@@ -151,9 +151,19 @@ def test_a_model_of_letters_leads_the_search(tmp_path):
     log_probs = torch.log(torch.eye(5)[[4, 2, 2, 4]] * 0.8 + 0.04)[None]
     log_probs[0, 3] = torch.tensor([0.04, 0.04, 0.04, 0.4, 0.48]).log()  # after "ca" b is almost as good as c
     texts = [
-        build_decoder(Beam(lm=lm, lm_of="letters", weights=Weights(lm_weight=1.0)), VOCABULARY)
+        build_decoder(Beam(lm=lm, weights=Weights(lm_weight=1.0)), VOCABULARY)
         .decode(log_probs, torch.tensor([4]))[0][0]
         .text
         for lm in (None, tmp_path / "letters.arpa")
     ]
     assert texts == ["cac", "cab"]
+
+
+def test_a_model_of_phones_writes_the_words_of_its_lexicon(tmp_path):
+    phones = Vocabulary(("<blank>", "|", "EY", "B", "IY"), "phones", lexicon={"a": ("EY",), "bee": ("B", "IY")})
+    lexicon, refused = Lexicon.from_sentences([["a", "bee", "sea"]], phones)
+    assert (lexicon.words, lexicon.spellings, refused) == (("a", "bee"), (("EY",), ("B", "IY")), ["sea"])
+    lexicon.write(tmp_path / "lexicon.txt")
+    log_probs = torch.log(torch.eye(5)[[2, 1, 3, 4]] * 0.8 + 0.04)[None]
+    decoder = build_decoder(WithLexicon(lexicon=tmp_path / "lexicon.txt"), phones)
+    assert decoder.decode(log_probs, torch.tensor([4]))[0][0].text == "a bee"
