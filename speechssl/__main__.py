@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from speechssl.asr_commands import align_command, preflight_command, score_command, transcribe_command
+from speechssl.asr_commands import align_command, average_command, preflight_command, score_command, transcribe_command
 from speechssl.config import describe, load
 from speechssl.corpora import CORPORA, describe_corpora, prepare_corpus
 from speechssl.data.audio import SAMPLE_RATE
@@ -119,6 +119,7 @@ app.add_typer(lm_app)
 app.command("preflight")(preflight_command)
 app.command("transcribe")(transcribe_command)
 app.command("align")(align_command)
+app.command("average")(average_command)
 app.command("score")(score_command)
 
 

@@ -22,6 +22,7 @@ from speechssl.saved import SavedModel
 from speechssl.score.evaluate import ScoreConfig, evaluate, judge
 from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
 from speechssl.stages.align import align
+from speechssl.stages.average import average, best_steps, last_steps
 from speechssl.stages.emit import EmitConfig
 from speechssl.stages.finetune import FinetuneConfig, check_texts
 from speechssl.stages.preflight_text import as_json as preflight_json
@@ -34,7 +35,7 @@ from speechssl.stages.tune import read_tuned
 from speechssl.transcripts.formats import SUFFIXES, write_transcripts
 from speechssl.transcripts.timed import Transcript
 
-__all__ = ["align_command", "preflight_command", "score_command", "transcribe_command"]
+__all__ = ["align_command", "average_command", "preflight_command", "score_command", "transcribe_command"]
 
 
 def preflight_command(
@@ -163,6 +164,19 @@ def score_command(
             html, references, manifest, rows, systems, differences, confidences=sure, model=model, config=page
         )
         print(f"{html}: {'; '.join(notes)}")
+
+
+def average_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    best: Annotated[int | None, typer.Option(help="So many checkpoints with the best dev scores.")] = None,
+    last: Annotated[int | None, typer.Option(help="So many of the last checkpoints.")] = None,
+) -> None:
+    """Average checkpoints of a run into one model."""
+    if (best is None) == (last is None):
+        raise typer.BadParameter("say which checkpoints: --best 3, or --last 3")
+    steps = best_steps(run, best) if best is not None else last_steps(run, last or 0)
+    print(f"{out}: {average(run, out, steps).description.origin}")
 
 
 def _listed(sources: Sequence[Path], root: Path | None) -> Manifest:

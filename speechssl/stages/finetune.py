@@ -15,11 +15,12 @@ from speechssl.data.dataset import SpeechDataset
 from speechssl.data.manifest import Manifest
 from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Letters, UnitsConfig
-from speechssl.errors import ManifestError
+from speechssl.errors import ConfigError, ManifestError
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.parallel import start_ranks
 from speechssl.saved import Description, SavedModel, describe_model
+from speechssl.stages.average import average_best
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.stages.dev_scores import DevSet
 from speechssl.stages.preflight import Preflight, Rules, preflight
@@ -59,7 +60,19 @@ class FinetuneConfig:
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig(lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup=0.1, hold=0.4)
     train: TrainConfig = TrainConfig(steps=20_000)
+    average: int = 0  # of the best checkpoints, whose mean is written to out/average at the end of the run; 0 for none
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.average < 0 or self.reset_layers < 0:
+            raise ConfigError(
+                f"average and reset_layers must not be negative, found {self.average} and {self.reset_layers}"
+            )
+        if self.average > self.train.keep_best or (self.average and self.dev is None):
+            raise ConfigError(
+                f"average={self.average} takes that many checkpoints with the best dev scores: give dev data, and "
+                f"train.keep_best={self.average}, found {self.train.keep_best}"
+            )
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -70,7 +83,13 @@ def finetune(config: FinetuneConfig) -> Path:
         if ranks.is_first:
             describe_model(config.out, task.description)
             print(*describe_learning(task.model, config.optim.layer_decay), sep="\n", file=sys.stderr)
-        return train(task, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
+        last = train(task, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
+        if config.average and ranks.is_first and isinstance(task.evaluate, DevSet):
+            table = config.out / "average/dev.tsv"
+            average_best(
+                config.out, config.average, dataclasses.replace(task.evaluate, table=table), device=ranks.device
+            )
+        return last
 
 
 def finetuning_task(config: FinetuneConfig, *, say: bool = False) -> Task:

@@ -58,6 +58,7 @@ __all__ = [
 MAY_CHANGE = (  # keys and sections, between two calls of one run: its place, and what leaves its numbers as they are
     "out",
     *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
+    "train.patience",
     *(f"train.{section}" for section in ("health", "parallel", "log")),
     *("data.loader", "data.max_bad_share"),
 )
@@ -75,6 +76,8 @@ class TrainState:
     wall_seconds: float = 0.0  # spent so far, over all interruptions
     best_score: float | None = None
     best_step: int | None = None
+    best: list[tuple[float, int]] = field(default_factory=list)  # score and step of those kept for it, best first
+    since_best: int = 0  # evaluations that count against `train.patience`
     skipped: int = 0  # examples left out because their audio was bad
     recent: int = 0  # examples of late, and how many of them were bad; halved when a window of them is full
     recent_bad: int = 0
@@ -184,7 +187,7 @@ def save_checkpoint(
     ranks: Ranks = ALONE,
     in_shares: bool = False,
 ) -> Path:
-    """Write a checkpoint and remove all but the last `keep`; the best by score is always kept.
+    """Write a checkpoint and remove all but the last `keep`; the best by score are always kept.
 
     It gets its name when everything is on the disk, so that a rank that dies on the way leaves the one before.
 
@@ -222,8 +225,9 @@ def save_checkpoint(
             f"{final}: cannot be written ({error}); free some space or make the folder writable, and run the same "
             "command again: it goes on from the checkpoint before"
         ) from error
+    best = {f"step_{step:08d}" for step in (state.best_step, *(step for _, step in state.best)) if step is not None}
     for old in sorted(out.glob("step_*[0-9]"))[:-keep]:
-        if state.best_step is None or old.name != f"step_{state.best_step:08d}":
+        if old.name not in best:
             shutil.rmtree(old)
     return final
 

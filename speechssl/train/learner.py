@@ -35,6 +35,8 @@ class TrainConfig:
     save_every: int = 1000
     eval_every: int = 0  # steps between evaluations; 0 for none
     keep: int = 2  # newest checkpoints kept, next to the best: one to go back to when the newest is broken
+    keep_best: int = 1  # checkpoints with the best scores kept, for `speechssl average`
+    patience: int = 0  # evaluations in a row without a better score that end the run, none in its grace; 0: it goes on
     bfloat16: bool = False  # autocast, where the device has it
     parallel: ParallelConfig = ParallelConfig()
     log: LogConfig = LogConfig()
@@ -43,6 +45,13 @@ class TrainConfig:
     health: HealthConfig = HealthConfig()
 
     def __post_init__(self) -> None:
+        if self.keep_best < 1 or self.patience < 0:
+            raise ConfigError(
+                "train.keep_best must be 1 or more and train.patience not negative, found "
+                f"{self.keep_best} and {self.patience}"
+            )
+        if self.patience and not self.eval_every:
+            raise ConfigError("train.patience counts evaluations: set train.eval_every, or leave train.patience at 0")
         if min(self.steps, self.accumulate, self.log_every, self.save_every, self.keep, self.stop_after_skipped) < 1:
             raise ConfigError(
                 "train.steps, accumulate, log_every, save_every, keep and stop_after_skipped must be 1 or more, found "

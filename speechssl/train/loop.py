@@ -27,6 +27,7 @@ from speechssl.train.health import Alarm, Facts, Guard
 from speechssl.train.learner import Learner, TrainConfig, Update
 from speechssl.train.meter import Meter, peak_memory_gib
 from speechssl.train.optim import OptimConfig, build_optimizer
+from speechssl.train.ranking import note_score
 from speechssl.train.runlog import RunLog
 from speechssl.train.skipped_steps import note_skipped_step
 from speechssl.train.spread import is_sharded, outline, spread, whole_model
@@ -86,15 +87,15 @@ def fit(
     batches = batches_from(state.epoch, state.position)
     log = RunLog(out, title, steps=config.steps, done=state.step, config=config.log, enabled=ranks.is_first)
     with StopRequest() as stop, log, explained_failures(ranks, state):
-        while state.step < config.steps:
+        while state.step < config.steps and not run.is_out_of_patience:
             update = run.update(batches, log, wants_stop=stop.signal is not None)
             alarms = run.report(log) if run.is_due(config.log_every) else []
-            is_best = evaluate is not None and run.is_due(config.eval_every) and run.evaluate(evaluate, log)
+            is_kept = evaluate is not None and run.is_due(config.eval_every) and run.evaluate(evaluate, log)
             if probe is not None and config.health.probe_every and run.is_due(config.health.probe_every):
                 run.probe(probe, log)
             must_stop = not state.is_finished and (update.must_stop or (ranks.world_size == 1 and bool(stop.signal)))
             alarmed = config.health.stop and bool(alarms) and not state.is_finished
-            if must_stop or alarmed or is_best or run.is_due(config.save_every):
+            if must_stop or alarmed or is_kept or run.is_due(config.save_every):
                 saved = run.save()
             if alarmed:
                 raise stopped_by(alarms, saved)
@@ -208,8 +209,11 @@ class Run:
         return alarms
 
     def evaluate(self, evaluate: Evaluate, log: RunLog) -> bool:
-        """Score the model, on the first rank, and return, on all ranks, whether it is the best so far."""
-        is_best = False
+        """Score the model, on the first rank, and return, on all ranks, whether it is kept for its score.
+
+        The run is finished where too many scores in a row were no better than one before.
+        """
+        is_kept = False
         model = whole_model(self.learner.model, self.outline, self.ranks)
         if model is not None:
             state = self.state
@@ -218,11 +222,26 @@ class Run:
                 state.scores = evaluate(model)
             log.write(state.step, state.scores, wall_s=state.wall_seconds)
             self._watch(state.scores, log)
-            score = next(iter(state.scores.values()))
-            is_best = state.best_score is None or score < state.best_score
-            if is_best:
-                state.best_score, state.best_step = score, state.step
-        return bool(self.ranks.sum(torch.tensor(int(is_best), device=self.ranks.device)))
+            is_kept = note_score(
+                state,
+                next(iter(state.scores.values())),
+                keep_best=self.config.keep_best,
+                counts=state.step > self.guard.grace(self.config.steps),
+            )
+        noted = torch.tensor([is_kept, self.state.since_best if self.ranks.is_first else 0], device=self.ranks.device)
+        is_kept_anywhere, self.state.since_best = self.ranks.sum(noted.long()).tolist()
+        if self.is_out_of_patience and not self.state.is_finished:
+            self.state.is_finished = True
+            log.say(
+                f"step {self.state.step}: {self.state.since_best} evaluations without a better score, so the run ends "
+                "here; the same command goes on with a larger train.patience, or 0"
+            )
+        return bool(is_kept_anywhere)
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether so many evaluations in a row were no better than one before that the run ends."""
+        return 0 < self.config.patience <= self.state.since_best
 
     def probe(self, probe: Evaluate, log: RunLog) -> None:
         """Log what the probe says of the model, on the first rank."""
