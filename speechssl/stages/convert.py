@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from speechssl.data.audio import read_audio
+from speechssl.data.texts import TextConfig
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop.fairseq import is_fairseq, read_fairseq, write_fairseq
 from speechssl.interop.fairseq2 import is_fairseq2, read_fairseq2, run_fairseq2, write_fairseq2
@@ -17,7 +18,7 @@ from speechssl.interop.names import Conversion
 from speechssl.interop.onnx import run_onnx, write_onnx
 from speechssl.interop.torchaudio import is_torchaudio, read_torchaudio, run_torchaudio, write_torchaudio
 from speechssl.interop.transformers import is_transformers, read_transformers, run_transformers, write_transformers
-from speechssl.saved import SavedModel
+from speechssl.saved import Description, SavedModel
 from speechssl.train.checkpoint import last_checkpoint, read_state, run_folder
 
 __all__ = ["FORMATS", "Converted", "Format", "convert", "describe", "read_model"]
@@ -78,7 +79,7 @@ def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -
     return Converted(
         model=read.model,
         source_format=source_format,
-        dropped=read.dropped | dropped,
+        dropped=read.dropped | dropped | ({} if to == "speechssl" else _lost_texts(read.model.description)),
         added=read.added,
         differences=differences,
     )
@@ -116,6 +117,7 @@ def describe(source: Path) -> list[tuple[str, str]]:
         ("waveforms", "normalised" if described.audio.normalize else "as they are"),
         ("units", ", ".join(map(str, described.clusters)) or "none"),
         ("vocabulary", f"{len(described.vocabulary)}: {' '.join(described.vocabulary)}"[:200]),
+        *([("tokens", described.written_in), ("texts", described.text.describe())] if described.ctc else []),
         ("origin", described.origin),
         ("fingerprint", model.fingerprint()),
     ]
@@ -128,6 +130,20 @@ def describe(source: Path) -> list[tuple[str, str]]:
     rows += [(f"not there: {name}", reason) for name, reason in read.added.items()]
     rows += [(f"not used: {name}", reason) for name, reason in read.dropped.items()]
     return rows
+
+
+def _lost_texts(described: Description) -> dict[str, str]:
+    """Say what other formats have no place for: how texts become tokens, and tokens texts."""
+    lost = {}
+    if described.text != TextConfig():
+        lost["text"] = f"the policy of texts ({described.text.describe()}): prepare texts alike where the model is used"
+    if described.written_in == "pieces":
+        lost["written_in"] = (
+            "tokens are pieces, read there as letters: write a space for each U+2581 of what is decoded"
+        )
+    if described.written_in == "phones":
+        lost["written_in"] = "tokens are phones, read there as letters: put blanks between; the lexicon stays behind"
+    return lost
 
 
 @torch.no_grad()

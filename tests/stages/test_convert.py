@@ -9,6 +9,7 @@ import torch
 
 from speechssl.__main__ import main
 from speechssl.data.manifest import read_manifest
+from speechssl.data.texts import TextConfig
 from speechssl.errors import CheckpointError
 from speechssl.saved import SavedModel
 from speechssl.stages import convert as module
@@ -122,12 +123,31 @@ def test_the_command_says_what_was_dropped_and_how_it_was_checked(pretrained, tm
     assert main(["convert", str(pretrained), str(tmp_path / "other"), "--to", "tensorflow"]) == 2
 
 
+def test_what_other_formats_cannot_say_of_texts_is_named_and_ours_keeps_it(finetuned, tmp_path):
+    saved = SavedModel.read(finetuned)
+    pieces = {
+        "written_in": "pieces",
+        "text": TextConfig(case="lower"),
+        "piece_scores": tuple(-1.0 for _ in saved.description.vocabulary[1:]),
+    }
+    made = dataclasses.replace(saved, description=dataclasses.replace(saved.description, **pieces))
+    made.write(tmp_path / "ours")
+    theirs = convert(tmp_path / "ours", tmp_path / "theirs.pt", "torchaudio")
+    assert "lower case" in theirs.dropped["text"]
+    assert "pieces, read there as letters" in theirs.dropped["written_in"]
+    same = convert(tmp_path / "ours", tmp_path / "same", "speechssl")
+    assert not {"text", "written_in"} & set(same.dropped)
+    assert SavedModel.read(tmp_path / "same").description == made.description
+    assert not {"text", "written_in"} & set(convert(finetuned, tmp_path / "letters.pt", "torchaudio").dropped)
+
+
 def test_info_says_what_a_model_is(finetuned, pretrained, tmp_path, capsys):
     assert main(["info", str(finetuned)]) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert rows["format"] == "speechssl"
     assert rows["holds"] == "ctc"
     assert rows["vocabulary"].startswith("10: <blank> |")
+    assert (rows["tokens"], rows["texts"]) == ("letters", "Unicode NFC, single spaces")
     assert rows["fingerprint"] == SavedModel.read(finetuned).fingerprint()
     assert rows["trained"].startswith("3 steps")
     convert(pretrained, tmp_path / "theirs", "transformers")
