@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,7 @@ class FlashlightDecoder:
         self._vocabulary = vocabulary
         self._nbest = nbest
         self._beam = config.beam
+        self._adds_paths = config.add_paths
         self._boundary = vocabulary.tokens.index(WORD_BOUNDARY)
         make = _ctc_decoder()
         with tempfile.TemporaryDirectory() as folder:
@@ -69,9 +71,9 @@ class FlashlightDecoder:
         found = []
         for row, count in zip(log_probs.float().cpu(), counts.tolist(), strict=True):
             closed = torch.cat([row[:count], last[None]]).contiguous()
-            best = self._best(closed, self._nbest)
-            if len(best) < self._nbest:  # some may have been beginnings of words behind the same text
-                best = self._best(closed, self._beam)
+            best, is_cut = self._best(closed, self._nbest)
+            if is_cut:  # beginnings of words behind the texts: several hypotheses may have one
+                best, _ = self._best(closed, self._beam)
             found.append(
                 [
                     Hypothesis(text=text, score=score, tokens=place_tokens(row[:count], spoken))
@@ -80,15 +82,23 @@ class FlashlightDecoder:
             )
         return found
 
-    def _best(self, closed: Tensor, number: int) -> dict[str, tuple[float, list[int]]]:
-        """Return score and tokens by text, best first, of so many of flashlight's hypotheses."""
+    def _best(self, closed: Tensor, number: int) -> tuple[dict[str, tuple[float, list[int]]], bool]:
+        """Return score and tokens by text, best first, of so many of flashlight's hypotheses.
+
+        And whether none of them could end its last word, which then is no part of the text.
+        """
         self._decoder.nbest = number
         best: dict[str, tuple[float, list[int]]] = {}
+        is_cut = False
         for one in self._decoder(closed[None])[0]:
-            score = one.score if one.score > CLOSED / 2 else one.score - CLOSED
-            spoken = first_words(one.tokens.tolist(), self._boundary, len(one.words))
-            best.setdefault(" ".join(one.words), (score, spoken))
-        return best
+            is_cut |= one.score < CLOSED / 2
+            score = one.score - CLOSED if is_cut else one.score
+            text = " ".join(one.words)
+            if text not in best:
+                best[text] = (score, first_words(one.tokens.tolist(), self._boundary, len(one.words)))
+            elif self._adds_paths:
+                best[text] = (float(np.logaddexp(best[text][0], score)), best[text][1])
+        return dict(sorted(best.items(), key=lambda item: -item[1][0])), is_cut
 
 
 def _ctc_decoder() -> Any:

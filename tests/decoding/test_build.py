@@ -62,6 +62,21 @@ def test_flashlight_and_our_own_search_rank_alike(add, has_model, beam, tokens, 
         assert found[0].tokens == expected[0].tokens
 
 
+@pytest.mark.parametrize("add", [False, True])
+def test_flashlight_and_our_own_search_agree_where_no_word_can_end(add, tmp_path):
+    pytest.importorskip("flashlight.lib.text")
+    (tmp_path / "lexicon.txt").write_text("a\ta |\nbcbcbcbc\tb c b c b c b c |\ncbcbcbcb\tc b c b c b c b |\n")
+    log_probs = torch.log(torch.eye(5)[[2, 1, 3, 4, 3]] * 0.9 + 0.02)[None]  # "a bcb", and more is to come
+    for beam in (12, 1):
+        values = {"lexicon": tmp_path / "lexicon.txt", "search": SearchConfig(beam=beam, add_paths=add), "nbest": 3}
+        ours, theirs = (build_decoder(kind(**values), VOCABULARY) for kind in (WithLexicon, Flashlight))
+        found, expected = (decoder.decode(log_probs, torch.tensor([5]))[0] for decoder in (ours, theirs))
+        assert [one.text for one in found] == [one.text for one in expected]
+        assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-3)
+    assert [one.text for one in found] == ["a"]
+    assert -5 < found[0].score < 0
+
+
 def test_flashlight_that_is_not_installed_names_the_extra_and_the_way_without(files, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchaudio.models.decoder", None)
     with pytest.raises(ConfigError, match=r"speechssl\[decode\].*kind=lexicon"):
