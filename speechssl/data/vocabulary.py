@@ -120,11 +120,11 @@ class Vocabulary:
                 f"{where}: the text holds digits, {' '.join(digits_in(prepared))}, and text.digits=refuse; "
                 "write numbers as they are spoken"
             )
-        if unknown := self.unknown_words(text):
+        if unknown := self._unknown_words(prepared):
             raise VocabularyError(
                 f"{where}: the text holds {' '.join(map(repr, unknown))}, which the lexicon lacks; add them to it"
             )
-        if unknown := self.unknown_letters(text):
+        if unknown := self._unknown_letters(prepared):
             raise VocabularyError(
                 f"{where}: the text holds {' '.join(map(repr, unknown))}, which the vocabulary lacks; "
                 "normalise the text, or add it to the training texts"
@@ -159,7 +159,7 @@ class Vocabulary:
         prepared = self.text.apply(text)
         if self.written_in != "phones":
             return prepared
-        if unknown := self.unknown_words(text):
+        if unknown := self._unknown_words(prepared):
             raise VocabularyError(
                 f"the text {text[:40]!r} holds {' '.join(map(repr, unknown))}, which the lexicon lacks; add them to it"
             )
@@ -167,22 +167,11 @@ class Vocabulary:
 
     def unknown_letters(self, text: str) -> list[str]:
         """Return the letters, or phones, of a text that no token spells, in code-point order."""
-        prepared = self.text.apply(text)
-        match self.written_in:
-            case "letters":
-                needed, known = set("".join(prepared.split())), set(self.tokens[1:]) - {WORD_BOUNDARY}
-            case "phones":
-                needed = {phone for word in prepared.split() for phone in self.lexicon.get(word, ())}
-                known = set(self.tokens[1:])
-            case "pieces":
-                needed, known = set("".join(prepared.split())), set(self.scores) - {WORD_START}
-        return sorted(needed - known)
+        return self._unknown_letters(self.text.apply(text))
 
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of a text that the lexicon of phones lacks, in their order; none for other units."""
-        if self.written_in != "phones":
-            return []
-        return [word for word in dict.fromkeys(self.text.apply(text).split()) if word not in self.lexicon]
+        return self._unknown_words(self.text.apply(text))
 
     def begins_word(self, token: int) -> bool:
         """Whether a token, by id, begins a word: a piece that says so. Letters and phones have the boundary instead."""
@@ -191,6 +180,22 @@ class Vocabulary:
     def is_boundary(self, token: int) -> bool:
         """Whether a token, by id, only parts words and is of none: `|`, or a lone start of a word."""
         return self.tokens[token] == (WORD_START if self.written_in == "pieces" else WORD_BOUNDARY)
+
+    def _unknown_letters(self, prepared: str) -> list[str]:
+        match self.written_in:
+            case "letters":
+                needed, known = {*prepared} - {" "}, {*self.tokens[1:]} - {WORD_BOUNDARY}
+            case "phones":
+                needed = {phone for word in prepared.split() for phone in self.lexicon.get(word, ())}
+                known = {*self.tokens[1:]}
+            case "pieces":
+                needed, known = {*prepared} - {" "}, self.scores.keys() - {WORD_START}
+        return sorted(needed - known)
+
+    def _unknown_words(self, prepared: str) -> list[str]:
+        if self.written_in != "phones":
+            return []
+        return [word for word in dict.fromkeys(prepared.split()) if word not in self.lexicon]
 
     def _spell(self, prepared: str) -> list[str]:
         match self.written_in:
@@ -216,7 +221,7 @@ class Vocabulary:
 
 
 def _letters(texts: Iterable[str]) -> list[str]:
-    letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
+    letters = sorted(set[str]().union(*texts) - {" "})
     if not letters:
         raise VocabularyError("the training texts hold no letters; give the manifest a text column")
     if WORD_BOUNDARY in letters:

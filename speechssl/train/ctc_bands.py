@@ -60,8 +60,8 @@ CTC_BANDS: tuple[Band, ...] = (
         is_early=False,
         after=0.5,
         said_by="all_blank",
-        seen="0.63 (CER 0.51), 0.85 (0.69) and 0.95 (0.74, the worst that learned anything). Texts that do not belong "
-        "to their audio: 0.99 to 1.01",
+        seen="0.63 (CER 0.51), 0.85 (0.69) and 0.95 (0.74, the worst that learned anything). A random trunk frozen for "
+        "ever, a learning rate 100 times too high, texts of other utterances or languages: 1.00",
         likely="what is heard says nothing of what is to be written: texts of another language or of other utterances, "
         "audio that is not of the rate its files say, a trunk that is frozen for ever, random or of other speech, a "
         "learning rate too high or too low",

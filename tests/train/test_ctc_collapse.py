@@ -1,6 +1,6 @@
 """Fine-tunings gone wrong, each caught within a stated number of steps, and healthy ones that raise no alarm.
 
-The fast tests train a tiny model on tones; `recipes/README.md` has the runs on real speech.
+A tiny model is trained on tones.
 """
 
 import dataclasses
