@@ -1,7 +1,7 @@
 """The short form of every benchmark here, one after the other, and one table: ratios, targets, and what was committed.
 
 short.py                                          batches of equal length
-short.py --manifest festvox-ru/pool.tsv           and real speech: mixed lengths, k-means, manifests
+short.py --manifest festvox-ru/pool.tsv           and real speech: mixed lengths, k-means, manifests, texts
 """
 
 import argparse
@@ -35,6 +35,9 @@ TARGETS = {  # how many times as fast as a contender ours is to be
     "data build flac: glob + soundfile.info": 3.0,
     "data check flac: one process decodes": 1.8,
     "data check flac: speechssl -j 1": 1.8,
+    "base finetune same: transformers": 1.3,
+    "base transcribe mixed: transformers": 1.5,
+    "decode lexicon and 4-gram beam 50: torchaudio": 1.0,
 }
 
 
@@ -89,6 +92,7 @@ def run_short(manifests: Sequence[Path] = (), *, threads: int = 2, seed: int = 0
         if manifests:
             commands["kmeans"] = ["kmeans.py", *general, "short", *speech]
             commands["data"] = ["data.py", "--short", *speech]
+            commands["asr"] = ["asr.py", "--short", *general, "--seed", str(seed), *speech]
         ratios: dict[str, float] = {}
         for name, command in commands.items():
             report = out / f"{name}.json"
@@ -107,7 +111,9 @@ def main() -> None:
     options = parser.parse_args()
     manifests = [path for path in options.manifest if path.exists()]
     if not manifests:
-        print("no prepared speech (--manifest): mixed lengths, k-means and manifests are left out", file=sys.stderr)
+        print(
+            "no prepared speech (--manifest): mixed lengths, k-means, manifests and texts are left out", file=sys.stderr
+        )
     ratios = run_short(manifests, threads=options.threads, seed=options.seed)
     committed = json.loads(MEASURED.read_text(encoding="utf-8"))["ratios"] if MEASURED.exists() else {}
     print(ratio_table(ratios, committed))
