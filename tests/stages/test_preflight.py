@@ -16,6 +16,7 @@ from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Letters, Phones, Pieces
 from speechssl.errors import ConfigError, ManifestError, VocabularyError
 from speechssl.saved import SavedModel
+from speechssl.stages.align import align
 from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import FinetuneConfig, check_texts, finetune
 from speechssl.stages.preflight import Preflight, Rules, preflight
@@ -287,6 +288,27 @@ def test_a_run_with_a_policy_keeps_it_for_whatever_is_written_later(finetune_con
     assert described.vocabulary == ("<blank>", "|", "-", *sorted(set("ONETWO")))
     assert described.speller().reference("six, two.") == "TEN TWO"
     assert set((tmp_path / "run/dev.tsv").read_text()) <= set("u01234567\t\nidtext- ONETWO")
+    aligned, _ = align(tmp_path / "run", read_manifest(tmp_path / "train.tsv"))
+    assert [(each.id, each.text) for each in aligned][:4] == [
+        ("u0000", "ONE TWO"), ("u0001", "TWO ONE"), ("u0002", "ONE"), ("u0003", "TEN-TWO"),
+    ]  # fmt: skip
+    said = [str(tmp_path / "train.tsv"), str(tmp_path / "run/dev.tsv")]
+    assert main(["score", *said, "--model", str(tmp_path / "run"), "-o", str(tmp_path / "score.json")]) == 0
+    last = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()][-1]
+    assert json.loads((tmp_path / "score.json").read_text())["cer"] == last["dev_cer"]
+
+
+def test_a_run_leaves_out_what_cannot_be_learned_when_asked_for(finetune_config, recipe, tmp_path, capfd) -> None:
+    recipe(u0001="", u0004="?")
+    data = DataConfig(manifests=(tmp_path / "train.tsv",))
+    policy = TextConfig(punctuation="remove")
+    finetune(finetune_config(tmp_path / "run", data=data, dev=data, text=policy, unfit="skip"))
+    said = capfd.readouterr().err
+    assert "left out, without text: 1 utterances: u0001" in said
+    assert "left out, with a text that is empty after the policy: 1 utterances: u0004 ('?')" in said
+    assert "left out, dev: without text: 1 utterances: u0001" in said
+    rows = (tmp_path / "run/dev.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[0] for row in rows] == ["u0000", "u0002", "u0003", "u0005", "u0006", "u0007"]
 
 
 @pytest.mark.parametrize("kind", ["phones", "pieces"])
