@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from speechssl.config import load
 from speechssl.data.batching import Batch, Example, collate
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.lora import LoraConfig
 from speechssl.model.masking import MaskConfig
 from speechssl.model.transformer import TransformerConfig
 from speechssl.objective.contrastive import ContrastiveConfig
@@ -44,8 +45,10 @@ OBJECTIVES = {
     "wav2vec2": ContrastiveConfig(mask=MASK, dim=8, distractors=5, quantizer=QuantizerConfig(entries=4, dim=8)),
     "ctc": CTCConfig(mask=MASK, dropout=0.1, freeze_steps=1, channel_mask=MaskConfig(start_prob=0.05, span=4)),
     "ctc_thawed": CTCConfig(mask=MASK, freeze_steps=0),
+    "ctc_adapters": CTCConfig(mask=MASK, freeze_steps=0, lora=LoraConfig(rank=2, dropout=0.1)),
+    "ctc_gradual": CTCConfig(mask=MASK, freeze_steps=0, freeze_below=2, freeze_below_steps=1),
 }
-OPTIM = OptimConfig(lr=1e-3, eps=1e-3, warmup=0.0, max_grad_norm=2.0)
+OPTIM = OptimConfig(lr=1e-3, eps=1e-3, warmup=0.0, max_grad_norm=2.0, layer_decay=0.9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,8 @@ _VARIANTS = {
     "no_layer_drop": Case(layer_drop=0.0),
     "static": Case(objective="wav2vec2", layer_drop=0.0, batches=2),
     "static_ctc": Case(objective="ctc_thawed", layer_drop=0.0, batches=2),
+    "adapters": Case(objective="ctc_adapters"),
+    "gradual": Case(objective="ctc_gradual", layer_drop=0.0),
     "bfloat16": Case(bfloat16=True),
     "recomputed": Case(parallel=ParallelConfig(activation_checkpointing=True)),
     "compiled": Case(parallel=ParallelConfig(compile=True), dropout=0.0, layer_drop=0.0),
