@@ -147,12 +147,17 @@ def check_texts(config: FinetuneConfig) -> Preflight:
         SpeechSSLError: data or checkpoint of the recipe cannot be read.
     """
     manifest, dev = read_data(config.data), read_data(config.dev) if config.dev else None
-    found = _look(config, manifest, dev, SavedModel.read(config.checkpoint).description.encoder)
-    if not found.errors:
-        try:
-            BatchSampler(found.usable(manifest).utterances, config.batch, seed=config.seed)
-        except ManifestError as error:
-            found = dataclasses.replace(found, errors=(error,))
+    start = SavedModel.read(config.checkpoint)
+    found = _look(config, manifest, dev, start.description.encoder)
+    rows = found.usable(manifest).utterances
+    try:
+        for data in (config.data, config.dev or config.data):
+            like_training(data, start.description.audio, where=start.name)
+        if not found.errors:
+            speeds = config.augment.speeds_of(len(rows), seed=config.seed)
+            BatchSampler(rows, config.batch, seed=config.seed, speeds=speeds)
+    except (ConfigError, ManifestError) as error:
+        found = dataclasses.replace(found, errors=(*found.errors, error))
     return found
 
 

@@ -266,6 +266,8 @@ def test_the_command_prints_the_report_and_ends_with_0_or_1(recipe, tmp_path, ca
     assert "the trunk is frozen for ever: ctc.freeze_steps=5, train.steps=1" in said
     assert main(["preflight", str(recipe()), "batch.seconds=0.6"]) == 1
     assert "lasts 0.9 s, more than a batch (batch.seconds=0.6)" in capsys.readouterr().out
+    assert main(["preflight", str(recipe()), "data.audio.normalize=true"]) == 1
+    assert "refused  data.audio.normalize=true, but run/step_00000003 was trained with false" in capsys.readouterr().out
     assert main(["preflight", str(recipe()), "units.kind=phonemes"]) == 2
 
 
