@@ -105,10 +105,15 @@ class Learner:
         ranks: Ranks,
         max_bad_share: float = 1.0,
     ) -> None:
-        """Hold what all updates need; `model` may be what `spread` returned."""
+        """Hold what all updates need; `model` may be what `spread` returned.
+
+        A group of the optimiser without `lr_scale` learns at the full rate.
+        """
         self.model, self.optimizer, self.max_bad_share = model, optimizer, max_bad_share
         self.seed, self.optim, self.config, self.ranks = seed, optim, config, ranks
         self.generator = torch.Generator()
+        for group in optimizer.param_groups:
+            group.setdefault("lr_scale", 1.0)
 
     def update(
         self,
@@ -136,7 +141,7 @@ class Learner:
         self.model.train()
         rate = learning_rate(state.step, self.config.steps, self.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
+            group["lr"] = rate * group.get("lr_scale", 1.0)  # layer-wise decay: train.groups
         for _ in range(EMPTY_IN_A_ROW):
             taken = self._take(batches, state.step, say)
             sums = self.ranks.sum(taken.sums(wants_stop, self.ranks.device)).tolist()
