@@ -146,14 +146,22 @@ class SpeechDataset(Dataset[Example | str]):
         return replace(collate([example]), ids=(), is_stand_in=True)
 
 
-def load_in_order(dataset: SpeechDataset, *, seconds: float) -> Iterator[Batch]:
-    """Yield every utterance once, whole, batched by length, the longest first so that memory fails early."""
+def load_in_order(dataset: SpeechDataset, *, seconds: float, max_padding: float = 1.0) -> Iterator[Batch]:
+    """Yield every utterance once, whole, batched by length, the longest first so that memory fails early.
+
+    Args:
+        dataset: the utterances.
+        seconds: in a batch at most, padding counted; one utterance at least.
+        max_padding: share of a batch that may be padding; where few utterances differ much, batches are smaller.
+    """
     rows = dataset.manifest.utterances
     order = sorted(range(len(rows)), key=lambda i: -rows[i].num_samples_16k)
     batch: list[Crop] = []
     for index in order:
         longest = batch[0].num_samples if batch else rows[index].num_samples_16k
-        if batch and longest * (len(batch) + 1) > seconds * 16_000:
+        padded = longest * (len(batch) + 1)
+        speech = sum(crop.num_samples for crop in batch) + rows[index].num_samples_16k
+        if batch and (padded > seconds * 16_000 or padded - speech > max_padding * padded):
             yield collate([dataset[crop] for crop in batch])
             batch = []
         batch.append(Crop(index, 0, rows[index].num_samples_16k))

@@ -17,6 +17,8 @@ from speechssl.objective.ctc import CTCModel
 
 __all__ = ["EmitConfig", "emissions"]
 
+MAX_PADDING = 0.1  # of a batch: on CPU padding costs what speech does
+
 
 @configuration
 class EmitConfig:
@@ -64,7 +66,8 @@ def emissions(
             window=encoder.window,
             skip_bad_audio=skipped is not None,
         )
-        for batch in load_in_order(dataset, seconds=0 if long else config.batch_s):  # 0: one at a time
+        seconds = 0 if long else config.batch_s  # 0: one at a time
+        for batch in load_in_order(dataset, seconds=seconds, max_padding=MAX_PADDING):
             if skipped is not None:
                 skipped.extend(batch.skipped)
             if batch.ids and long:

@@ -85,6 +85,15 @@ def test_audio_shorter_than_a_frame_is_refused(tmp_path, make_corpus, num_sample
             dataset[Crop(0, 0, num_samples)]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.1])
+def test_no_batch_holds_more_padding_than_allowed(dataset, corpus, share):
+    batches = list(load_in_order(dataset, seconds=1000.0, max_padding=share))
+    assert sorted(key for batch in batches for key in batch.ids) == sorted(row.id for row in corpus.utterances)
+    assert all(1 - int(batch.num_samples.sum()) / batch.waveforms.numel() <= share for batch in batches)
+    (whole,) = load_in_order(dataset, seconds=1000.0)
+    assert 1 - int(whole.num_samples.sum()) / whole.waveforms.numel() > 0.1
+
+
 @pytest.mark.parametrize("seconds", [0.1, 2.0, 1000.0])
 def test_every_utterance_comes_once_and_whole_in_order_of_length(dataset, corpus, seconds):
     batches = list(load_in_order(dataset, seconds=seconds))
