@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from speechssl.arguments import Root, with_bar
 from speechssl.asr_commands import align_command, average_command, preflight_command, score_command, transcribe_command
 from speechssl.config import describe, load
 from speechssl.corpora import CORPORA, describe_corpora, prepare_corpus
@@ -20,7 +21,7 @@ from speechssl.data.labels import read_labels, write_labels
 from speechssl.data.manifest import read_manifest, write_atomically
 from speechssl.errors import SpeechSSLError, StoppedError
 from speechssl.lm_commands import lm_app
-from speechssl.manifest_commands import Root, manifest_app, with_bar
+from speechssl.manifest_commands import manifest_app
 from speechssl.parallel import keep_freed_memory
 from speechssl.plot import plot_sweep, plot_units
 from speechssl.report import report_run

@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
+from speechssl.arguments import Root
 from speechssl.config import from_dict, load
 from speechssl.data.manifest import Manifest, read_manifest, write_atomically
 from speechssl.decoding.build import decoder_for
 from speechssl.decoding.grammar import Weights
-from speechssl.manifest_commands import Root
 from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
 from speechssl.score.evaluate import ScoreConfig, evaluate, judge

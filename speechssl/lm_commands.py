@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar, get_args
 
 import typer
 
+from speechssl.arguments import Root
 from speechssl.config import from_dict
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError
@@ -20,7 +21,6 @@ from speechssl.lm.kneser_ney import NGramConfig
 from speechssl.lm.lexicon import Lexicon
 from speechssl.lm.model import perplexity
 from speechssl.lm.texts import as_letters, read_sentences
-from speechssl.manifest_commands import Root
 from speechssl.saved import SavedModel
 from speechssl.score.normalise import Normaliser, normalise
 from speechssl.stages.tune import Point, TuneConfig, tune

@@ -6,13 +6,13 @@ Each command reads its arguments, calls one function of the package and prints w
 import dataclasses
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from speechssl.arguments import Root, name_numbers, name_values, with_bar
 from speechssl.config import from_dict
 from speechssl.corpora.published import PUBLISHED, Published, list_published
 from speechssl.data.manifest import (
@@ -47,9 +47,8 @@ from speechssl.manifests.segment import in_processes, segment_manifest
 from speechssl.manifests.spans import SegmentConfig
 from speechssl.manifests.split import Key, split_by_hours, split_by_shares
 from speechssl.manifests.stats import count, describe_stats, plot_durations
-from speechssl.train.runlog import progress_bar
 
-__all__ = ["Root", "manifest_app", "with_bar"]
+__all__ = ["manifest_app"]
 
 manifest_app = typer.Typer(
     name="manifest",
@@ -60,8 +59,6 @@ manifest_app = typer.Typer(
 
 Foreign = Literal[Format, Published]  # what `import` reads
 
-_SAY_S = 60.0  # seconds between the lines that say how far a command is, where there is no terminal
-
 Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")]
 Source = Annotated[Path, typer.Argument(help="Manifest to read.")]
 Columns = Annotated[str | None, typer.Option(help="For a table, ours=theirs: path=wav,text=sentence.")]
@@ -70,7 +67,6 @@ Part = Annotated[
     typer.Option("--shard", help="In a job array: do part I/N, as 2/8; then `merge`, once, puts all together."),
 ]
 By = Annotated[Engine, typer.Option("--engine", help="Who does the work: this machine, or a Ray cluster.")]
-Root = Annotated[Path | None, typer.Option(help="Folder of the audio; the manifest's own if not given.")]
 
 
 @manifest_app.command("build")
@@ -133,12 +129,12 @@ def split_command(
     if (shares is None) == (hours is None):
         raise typer.BadParameter("give either --shares or --hours")
     if shares is not None:
-        splits = split_by_shares(listed.utterances, _numbers(shares), by=by, salt=salt)
+        splits = split_by_shares(listed.utterances, name_numbers(shares), by=by, salt=salt)
     else:
-        *named, rest = _pairs(hours or "").items()
+        *named, rest = name_values(hours or "").items()
         if rest[1] != "rest":
             raise typer.BadParameter(f"--hours {hours}: the last split takes what is left: {rest[0]}=rest")
-        wanted = _numbers(",".join(f"{name}={number}" for name, number in named))
+        wanted = name_numbers(",".join(f"{name}={number}" for name, number in named))
         splits = split_by_hours(listed.utterances, wanted, rest=rest[0], by=by, salt=salt)
     for name, rows in splits.items():
         _write(out / f"{name}.tsv", Manifest(root=listed.root, utterances=tuple(rows)))
@@ -249,7 +245,7 @@ def check_command(
     engine: By = "local",
 ) -> None:
     """Decode everything and say what is wrong with it; status 1 if there are errors."""
-    values = _pairs(thresholds) if thresholds else {}
+    values = name_values(thresholds) if thresholds else {}
     config = from_dict({"scripts": script or (), **values}, CheckConfig, where="--set")
     listed = [read_manifest(path, root=root) for path in manifests]
     names = [str(path) for path in manifests]
@@ -330,7 +326,7 @@ def import_command(
 
     `speechssl corpus NAME --source FOLDER` reads LibriSpeech, Libri-Light and Common Voice into a manifest a split.
     """
-    pairs = None if columns is None else _pairs(columns)
+    pairs = None if columns is None else name_values(columns)
     match form:
         case "librispeech" | "libri-light" | "common-voice":
             if root is not None or columns is not None:
@@ -354,32 +350,9 @@ def export_command(
 ) -> None:
     """Write a manifest in another toolkit's format."""
     listed = read_manifest(manifest, root=root)
-    for note in export_manifest(listed, out, form, columns=None if columns is None else _pairs(columns)):
+    for note in export_manifest(listed, out, form, columns=None if columns is None else name_values(columns)):
         print(note, file=sys.stderr)
     print(_summary(out, listed))
-
-
-def with_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
-    """Return a function that wraps items, given their number, to show how far they are gone through.
-
-    On a terminal that is a bar with rate and time left; elsewhere, as in the log of a job, a line each minute.
-    """
-
-    def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
-        begin = said = time.monotonic()
-        is_terminal = sys.stderr.isatty()
-        with progress_bar(title, total) as (bar, task):
-            for done, item in enumerate(items, start=1):
-                yield item
-                now = time.monotonic()
-                rate = done / (now - begin)
-                bar.update(task, completed=done, note=f"{rate:.0f}/s")
-                if not is_terminal and now - said > _SAY_S:
-                    said = now
-                    left_min = (total - done) / rate / 60
-                    print(f"{title} {done}/{total}  {rate:.0f}/s  left {left_min:.1f} min", file=sys.stderr, flush=True)
-
-    return wrap
 
 
 def _write(out: Path, manifest: Manifest) -> None:
@@ -390,20 +363,6 @@ def _write(out: Path, manifest: Manifest) -> None:
 def _say_root(out: Path, root: Path) -> None:
     if out.parent.resolve() != root.resolve():
         print(f"paths are relative to {root}: pass data.root={root}, or --root, where the manifest is used")
-
-
-def _pairs(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    if not all(name and value for name, _, value in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
-        raise typer.BadParameter(f"expected NAME=VALUE,NAME=VALUE, each name once, found {text}")
-    return {name: value for name, _, value in pairs}
-
-
-def _numbers(text: str) -> dict[str, float]:
-    try:
-        return {name: float(value) for name, value in _pairs(text).items()}
-    except ValueError as error:
-        raise typer.BadParameter(f"expected NAME=NUMBER,NAME=NUMBER, found {text}") from error
 
 
 def _summary(out: Path, manifest: Manifest) -> str:

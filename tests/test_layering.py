@@ -21,6 +21,7 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"interop"},
     {"stages"},
     {"report", "plot", "runs"},
+    {"arguments"},
     {"manifest_commands"},
     {"asr_commands", "lm_commands"},
     {"__main__"},

@@ -1,0 +1,64 @@
+"""What the commands have in common: options that several take, lists of NAME=VALUE, how far a command is."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from speechssl.train.runlog import progress_bar
+
+__all__ = ["Root", "name_numbers", "name_values", "with_bar"]
+
+Root = Annotated[Path | None, typer.Option(help="Folder of the audio; the manifest's own if not given.")]
+
+_SAY_S = 60.0  # seconds between the lines that say how far a command is, where there is no terminal
+
+
+def with_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
+    """Return a function that wraps items, given their number, to show how far they are gone through.
+
+    On a terminal that is a bar with rate and time left; elsewhere, as in the log of a job, a line each minute.
+    """
+
+    def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
+        begin = said = time.monotonic()
+        is_terminal = sys.stderr.isatty()
+        with progress_bar(title, total) as (bar, task):
+            for done, item in enumerate(items, start=1):
+                yield item
+                now = time.monotonic()
+                rate = done / (now - begin)
+                bar.update(task, completed=done, note=f"{rate:.0f}/s")
+                if not is_terminal and now - said > _SAY_S:
+                    said = now
+                    left_min = (total - done) / rate / 60
+                    print(f"{title} {done}/{total}  {rate:.0f}/s  left {left_min:.1f} min", file=sys.stderr, flush=True)
+
+    return wrap
+
+
+def name_values(text: str) -> dict[str, str]:
+    """Read NAME=VALUE,NAME=VALUE, each name once.
+
+    Raises:
+        typer.BadParameter: it is something else.
+    """
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(name and value for name, _, value in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
+        raise typer.BadParameter(f"expected NAME=VALUE,NAME=VALUE, each name once, found {text}")
+    return {name: value for name, _, value in pairs}
+
+
+def name_numbers(text: str) -> dict[str, float]:
+    """Read NAME=NUMBER,NAME=NUMBER, each name once.
+
+    Raises:
+        typer.BadParameter: it is something else.
+    """
+    try:
+        return {name: float(value) for name, value in name_values(text).items()}
+    except ValueError as error:
+        raise typer.BadParameter(f"expected NAME=NUMBER,NAME=NUMBER, found {text}") from error
