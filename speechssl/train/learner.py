@@ -141,7 +141,7 @@ class Learner:
         self.model.train()
         rate = learning_rate(state.step, self.config.steps, self.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)  # layer-wise decay: train.groups
+            group["lr"] = rate * group["lr_scale"]
         for _ in range(EMPTY_IN_A_ROW):
             taken = self._take(batches, state.step, say)
             sums = self.ranks.sum(taken.sums(wants_stop, self.ranks.device)).tolist()
