@@ -47,7 +47,10 @@ setup(
         "decode": ["flashlight-text>=0.0.7", "kenlm>=0.2"],  # torchaudio's ctc_decoder
         "pieces": ["sentencepiece>=0.2"],  # pieces of words as tokens of fine-tuning
         "wandb": ["wandb>=0.22"],  # train.log.wandb=PROJECT
-        "bench": ["faiss-cpu", "superkmeans", "fastkmeans", "scikit-learn"],  # peers of recipes/benchmarks
+        "bench": [  # peers of recipes/benchmarks
+            *["faiss-cpu", "superkmeans", "fastkmeans", "scikit-learn"],
+            *["lhotse", "datasets", "pyctcdecode", "ctc-beam-decoder"],
+        ],
         "dev": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["speechssl = speechssl.__main__:console"]},
