@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batching import Batch, BatchSampler, Crop
 from speechssl.data.dataset import SpeechDataset
+from speechssl.data.manifest import Manifest
 from speechssl.data.pcm import PcmReader, has_fairseq2, native_reader, read_pcm
 from speechssl.data.shared import Packed, SharedPlaces, pack
 from speechssl.errors import TrainingError
@@ -63,7 +64,8 @@ def load_batches(
         workers: processes (torch) or threads (fairseq2) that read; 0 reads when a batch is asked for.
         rank: of this process.
         world_size: number of ranks.
-        loader: what reads; `auto` is fairseq2 where it is installed, which needs less processor time.
+        loader: what reads; `auto` is fairseq2 for wav where it is installed, else torch: the faster one as measured
+            (recipes/benchmarks/README.md, Feeding).
 
     Yields:
         Epoch and position with which all ranks go on after this batch, and the batch.
@@ -73,7 +75,7 @@ def load_batches(
         TrainingError: a worker died.
         ConfigError: `loader` is fairseq2, and it is not installed.
     """
-    is_native = loader == "fairseq2" or (loader == "auto" and has_fairseq2())
+    is_native = loader == "fairseq2" or (loader == "auto" and has_fairseq2() and _is_wav(dataset.manifest))
     planned = _plan(sampler, epoch, position, rank=rank, world_size=world_size)
     read = _Reader(dataset, native_reader() if is_native else read_pcm)
     if workers == 0:
@@ -103,6 +105,13 @@ def _ended_in_time(loaded: "Generator[_Loaded]") -> Iterator[None]:
     finally:
         atexit.unregister(loaded.close)
         loaded.close()
+
+
+def _is_wav(manifest: Manifest) -> bool:
+    """Whether most of a hundred utterances, spread over the manifest, are files that nothing compresses."""
+    rows = manifest.utterances
+    looked_at = [rows[place].path for place in range(0, len(rows), -(-len(rows) // 100))]
+    return 2 * sum(path.lower().endswith(".wav") for path in looked_at) > len(looked_at)
 
 
 @dataclass(frozen=True)

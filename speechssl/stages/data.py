@@ -29,7 +29,7 @@ class DataConfig:
     audio: AudioConfig = AudioConfig()
     bad_audio: Literal["stop", "skip"] = "stop"  # skip: count and report each bad file, and go on
     max_bad_share: float = 0.05  # of the last one to two thousand utterances; where more is bad, training stops
-    loader: Loader = "auto"  # what reads in training; auto: fairseq2 where it is installed, else torch; same batches
+    loader: Loader = "auto"  # what reads in training; auto: fairseq2 for wav where it is installed; same batches
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_share <= 1:

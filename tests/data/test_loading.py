@@ -10,6 +10,7 @@ import tarfile
 import threading
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -340,3 +341,19 @@ print(len(next(batches)[2].ids))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{len(corpus.utterances)}\n", "")
+
+
+@pytest.mark.parametrize(("suffix", "is_native"), [(".wav", True), (".flac", False)])
+def test_auto_takes_the_loader_that_is_faster_for_what_there_is(suffix, is_native, make_utterances, monkeypatch):
+    rows = tuple(
+        dataclasses.replace(row, path=f"{row.id}{'.wav' if i % 10 == 0 else suffix}")
+        for i, row in enumerate(make_utterances([16_000] * 1010))
+    )
+    monkeypatch.setattr(loading, "has_fairseq2", lambda: True)
+    asked = []
+    monkeypatch.setattr(loading, "native_reader", lambda: asked.append(True) or loading.read_pcm)
+    dataset = SpeechDataset(Manifest(root=Path("/none"), utterances=rows), AudioConfig(), hop=HOP, window=WINDOW)
+    sampler = BatchSampler(rows, BatchConfig(min_s=0.1), seed=0)
+    with pytest.raises(AudioError):
+        next(load_batches(dataset, sampler, epoch=0, position=0, workers=0, loader="auto"))
+    assert bool(asked) == is_native
