@@ -136,7 +136,8 @@ def test_the_short_form_of_every_file_is_run_and_real_speech_only_where_it_is_gi
     monkeypatch.setattr(short.subprocess, "run", run)
     assert short.run_short() == {"pretraining.py": 2.0}
     assert "--manifest" not in commands[0]
-    assert short.run_short([Path("pool.tsv")]) == {"pretraining.py": 2.0, "kmeans.py": 2.0, "data.py": 2.0}
+    files = ("pretraining.py", "kmeans.py", "data.py", "asr.py")
+    assert short.run_short([Path("pool.tsv")]) == dict.fromkeys(files, 2.0)
     assert all("pool.tsv" in command for command in commands[1:])
 
 

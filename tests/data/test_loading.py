@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -289,6 +290,9 @@ def test_an_error_ends_the_workers_also_while_its_traceback_is_kept(load, datase
         corpus.audio_path(row).unlink()
     with pytest.raises(AudioError) as kept:
         next(load(dataset, sampler, epoch=0, position=0, workers=2))
+    patience = time.monotonic() + 10  # a thread that feeds a queue may take a moment to end
+    while threading.active_count() > before and time.monotonic() < patience:
+        time.sleep(0.01)
     assert (multiprocessing.active_children(), threading.active_count()) == ([], before), kept
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from speechssl.data import dataset
+from speechssl.data.loading import AHEAD
 from speechssl.errors import CheckpointError, StoppedError, TrainingError
 from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import finetune
@@ -139,7 +140,8 @@ def test_a_full_disk_ends_the_run_with_what_was_saved_before(pretrain_config, tm
 
 
 def test_a_worker_that_dies_stops_the_run_which_goes_on_later(pretrain_config, tmp_path, monkeypatch):
-    config = pretrain_config(tmp_path / "run", "contrastive", train=TrainConfig(steps=4, save_every=1, workers=1))
+    steps = 2 + 2 * AHEAD + 2  # more than are read ahead when the second step is saved
+    config = pretrain_config(tmp_path / "run", "contrastive", train=TrainConfig(steps=steps, save_every=1, workers=1))
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader="torch"))
     straight = pretrain(dataclasses.replace(config, out=tmp_path / "straight"))
     parent, read = os.getpid(), dataset.read_utterance
