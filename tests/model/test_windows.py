@@ -6,9 +6,9 @@ import itertools
 import pytest
 import torch
 
+from speechssl.model import windows as module
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.model import windows as module
 from speechssl.model.windows import encode_windows, place_windows
 from tests.model.tiny import noise
 
