@@ -3,6 +3,7 @@
 Knows texts, alignments and names of groups; nothing of manifests or audio.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ def evaluate(references: Sequence[Reference], hypotheses: Mapping[str, str], con
         members: dict[str, list[int]] = {}
         for index in rows:
             members.setdefault(references[index].groups.get(grouping, "unknown"), []).append(index)
-        groups[grouping] = [_group(name, chosen, compared, names, config) for name, chosen in sorted(members.items())]
+        ordered = sorted(members, key=_by_number)
+        groups[grouping] = [_group(name, members[name], compared, names, config) for name in ordered]
     return Evaluation(
         config=config,
         normaliser=describe_normaliser(config.normaliser),
@@ -192,6 +194,16 @@ def _compare(references: Sequence[Reference], hypotheses: Mapping[str, str], con
         Compared(id=row.id, reference=pair[0], hypothesis=pair[1], words=of_words, characters=of_characters)
         for row, pair, of_words, of_characters in zip(references, pairs, words, characters, strict=True)
     ]
+
+
+def _by_number(name: str) -> list[str | int]:
+    """Order names by the numbers in them.
+
+    Examples:
+        >>> sorted(["from 10 to 20 s", "from 2 to 5 s", "below 1 s"], key=_by_number)
+        ['below 1 s', 'from 2 to 5 s', 'from 10 to 20 s']
+    """
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def _block_names(references: Sequence[Reference], config: ScoreConfig) -> list[str]:

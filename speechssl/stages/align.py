@@ -1,5 +1,6 @@
 """Stage `align`: a fine-tuned model and known texts -> when each word and letter was said."""
 
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -81,7 +82,9 @@ def _align_tokens(log_probs: Tensor, ids: list[int], *, where: str) -> list[Toke
         raise VocabularyError(
             f"{where}: the text needs {required} frames, the audio makes {len(log_probs)}; correct the transcript"
         )
-    path, scores = forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK)
+    with warnings.catch_warnings():  # of its end with 2.9, which has it
+        warnings.filterwarnings("ignore", message=".*forced_align has been deprecated")
+        path, scores = forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK)
     probabilities = scores[0].exp().tolist()
     tokens: list[Token] = []
     previous = BLANK
