@@ -12,8 +12,7 @@ from typing import Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.data.manifest import Manifest, Utterance
-from speechssl.errors import ManifestError
+from speechssl.data.manifest import Manifest, Utterance, refuse_duplicate_ids
 
 __all__ = [
     "Chosen",
@@ -235,17 +234,7 @@ def refuse_repeated_ids(utterances: Sequence[Utterance], hashes: Sequence[NDArra
     ordered = np.sort(found)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     suspects = np.flatnonzero(np.isin(found, [*repeated.tolist(), hash("")]))
-    seen: dict[str, str] = {}
-    for index in suspects.tolist():
-        row = utterances[index]
-        if not row.id:
-            raise ManifestError(f"{where}: {row.path} has the id ''; name it")
-        if row.id in seen:
-            raise ManifestError(
-                f"{where}: the id {row.id!r} belongs to {seen[row.id]} and to {row.path}; "
-                "rename one of them, or remove a row listed twice"
-            )
-        seen[row.id] = row.path
+    refuse_duplicate_ids((utterances[index] for index in suspects.tolist()), where=where)
 
 
 def _list_lengths(ids: Iterator[Strings], lengths: NDArray[np.int64], is_wanted: NDArray[np.bool_]) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ pieces, those that begin a word begin with `▁`, and the most probable come fir
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,7 +16,17 @@ from speechssl.data.pieces import WORD_START, segment, train_pieces
 from speechssl.data.texts import TextConfig, digits_in
 from speechssl.errors import ConfigError, VocabularyError
 
-__all__ = ["BLANK", "WORD_BOUNDARY", "Letters", "Phones", "Pieces", "UnitsConfig", "Vocabulary", "WrittenIn"]
+__all__ = [
+    "BLANK",
+    "WORD_BOUNDARY",
+    "Letters",
+    "Phones",
+    "Pieces",
+    "UnitsConfig",
+    "Vocabulary",
+    "WrittenIn",
+    "frames_needed",
+]
 
 BLANK = 0  # id of the CTC blank
 WORD_BOUNDARY = "|"
@@ -218,6 +229,16 @@ class Vocabulary:
             else:
                 words[-1].append(token)
         return [word for word in words if word]
+
+
+def frames_needed(ids: Sequence[int]) -> int:
+    """Count the frames that CTC needs: one a token, and a blank between equal neighbours.
+
+    Examples:
+        >>> frames_needed([5, 5, 6])
+        4
+    """
+    return len(ids) + sum(left == right for left, right in pairwise(ids))
 
 
 def _letters(texts: Iterable[str]) -> list[str]:

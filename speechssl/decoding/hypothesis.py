@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speechssl.data.vocabulary import BLANK
+from speechssl.data.vocabulary import BLANK, frames_needed
 from speechssl.transcripts.timed import Token
 
 __all__ = ["Decoder", "Hypothesis", "first_words", "place_tokens"]
@@ -65,7 +65,7 @@ def place_tokens(log_probs: Tensor, ids: Sequence[int]) -> tuple[Token, ...]:
     Raises:
         ValueError: there are fewer frames than the tokens need.
     """
-    required = len(ids) + sum(left == right for left, right in pairwise(ids))
+    required = frames_needed(ids)
     if required > len(log_probs):
         raise ValueError(f"{len(ids)} tokens need {required} frames, found {len(log_probs)}")
     values = log_probs.double().numpy()

@@ -7,7 +7,7 @@ import json
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
@@ -148,7 +148,7 @@ def _said(name: str, content: bytes) -> dict[str, str]:
     try:
         written = content.decode("utf-8-sig")
         if not name.lower().endswith(".json"):
-            return _columns(text=written)
+            return _columns({"text": written})
         values = json.loads(written)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
@@ -156,11 +156,8 @@ def _said(name: str, content: bytes) -> dict[str, str]:
         raise ValueError(f"no JSON ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"expected a JSON object, found {written[:60]!r}")
-    return _columns(
-        text=_first(values, _TEXT_KEYS),
-        speaker=_first(values, _SPEAKER_KEYS),
-        language=_first(values, _LANGUAGE_KEYS),
-    )
+    keys = {"text": _TEXT_KEYS, "speaker": _SPEAKER_KEYS, "language": _LANGUAGE_KEYS}
+    return _columns({name: _first(values, known) for name, known in keys.items()})
 
 
 def _first(values: dict[str, object], keys: Sequence[str]) -> str | None:
@@ -173,7 +170,7 @@ def _first(values: dict[str, object], keys: Sequence[str]) -> str | None:
     return None
 
 
-def _columns(**values: str | None) -> dict[str, str]:
+def _columns(values: Mapping[str, str | None]) -> dict[str, str]:
     """Return what is filled, on one line: a manifest holds no tabs nor line breaks.
 
     Raises:

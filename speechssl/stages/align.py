@@ -1,7 +1,6 @@
 """Stage `align`: a fine-tuned model and known texts -> when each word and letter was said."""
 
 import warnings
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -9,12 +8,12 @@ from torch import Tensor
 from torchaudio.functional import forced_align
 
 from speechssl.data.manifest import Manifest
-from speechssl.data.vocabulary import BLANK
+from speechssl.data.vocabulary import BLANK, frames_needed
 from speechssl.errors import ManifestError, VocabularyError
 from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
 from speechssl.stages.emit import EmitConfig, emissions
-from speechssl.transcripts.timed import Token, Transcript, words_of
+from speechssl.transcripts.timed import Token, Transcript, tokens_of, words_of
 
 __all__ = ["align"]
 
@@ -77,7 +76,7 @@ def align(
 
 def _align_tokens(log_probs: Tensor, ids: list[int], *, where: str) -> list[Token]:
     """Return the tokens with the frames that they hold on the most probable path of (frames, vocab)."""
-    required = len(ids) + sum(left == right for left, right in pairwise(ids))
+    required = frames_needed(ids)
     if required > len(log_probs):
         raise VocabularyError(
             f"{where}: the text needs {required} frames, the audio makes {len(log_probs)}; correct the transcript"
@@ -85,16 +84,4 @@ def _align_tokens(log_probs: Tensor, ids: list[int], *, where: str) -> list[Toke
     with warnings.catch_warnings():  # of its end with 2.9, which has it
         warnings.filterwarnings("ignore", message=".*forced_align has been deprecated")
         path, scores = forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK)
-    probabilities = scores[0].exp().tolist()
-    tokens: list[Token] = []
-    previous = BLANK
-    for frame, token in enumerate(path[0].tolist()):
-        if token == BLANK:
-            pass
-        elif token == previous:
-            best = max(tokens[-1].probability, probabilities[frame])
-            tokens[-1] = Token(id=token, start=tokens[-1].start, end=frame + 1, probability=best)
-        else:
-            tokens.append(Token(id=token, start=frame, end=frame + 1, probability=probabilities[frame]))
-        previous = token
-    return tokens
+    return tokens_of(path[0].tolist(), scores[0].exp().tolist())

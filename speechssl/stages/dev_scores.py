@@ -16,7 +16,7 @@ from speechssl.decoding.greedy import greedy_decode
 from speechssl.objective.ctc import CTCModel
 from speechssl.score.wer import ErrorRate, score_texts
 
-__all__ = ["DevSet", "texts_of_others", "transcribe_manifest"]
+__all__ = ["DevSet", "hear", "texts_of_others"]
 
 _EXAMPLES = 3
 _WIDTH = 110  # characters of an example
@@ -50,7 +50,7 @@ class DevSet:
         """
         assert isinstance(model, CTCModel)
         skipped: list[str] = []
-        heard = {each.id: each for each in _hear(model, self.vocabulary, self.dataset, skipped=skipped)}
+        heard = {each.id: each for each in hear(model, self.vocabulary, self.dataset, skipped=skipped)}
         references = {key: self.vocabulary.reference(self.texts[key]) for key in heard}
         rates, errors = self._score(references, {key: each.text for key, each in heard.items()})
         self._show(references, heard)
@@ -86,15 +86,16 @@ class DevSet:
             write_atomically(self.table, "id\ttext\n" + rows)
 
 
-def transcribe_manifest(
+@torch.no_grad()
+def hear(
     model: CTCModel,
     vocabulary: Vocabulary,
     dataset: SpeechDataset,
     *,
     seconds: float = 120.0,
     skipped: list[str] | None = None,
-) -> dict[str, str]:
-    """Return the greedy text of every utterance by id.
+) -> Iterator[Heard]:
+    """Yield what greedy decoding makes of every utterance, the longest first.
 
     Args:
         model: in evaluation mode.
@@ -103,18 +104,6 @@ def transcribe_manifest(
         seconds: of audio in a batch, padding counted.
         skipped: gets the reasons why utterances were left out, where the dataset allows that.
     """
-    return {each.id: each.text for each in _hear(model, vocabulary, dataset, seconds=seconds, skipped=skipped)}
-
-
-@torch.no_grad()
-def _hear(
-    model: CTCModel,
-    vocabulary: Vocabulary,
-    dataset: SpeechDataset,
-    *,
-    seconds: float = 120.0,
-    skipped: list[str] | None = None,
-) -> Iterator[Heard]:
     device = next(model.parameters()).device
     for batch in load_in_order(dataset, seconds=seconds):
         if skipped is not None:

@@ -8,14 +8,13 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.texts import TextConfig, digits_in
-from speechssl.data.vocabulary import UnitsConfig, Vocabulary
+from speechssl.data.vocabulary import UnitsConfig, Vocabulary, frames_needed
 from speechssl.doctor.texts import count_letters, unusual_rates
 from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import ManifestError, SpeechSSLError, VocabularyError
@@ -211,7 +210,7 @@ def _unpronounced(manifest: Manifest, faults: Sequence[Unfit], vocabulary: Vocab
 
 def _frames(row: Utterance, ids: Sequence[int], rules: Rules) -> tuple[int, int]:
     """Count the frames that CTC needs, one a token and one between equal neighbours, and those that the audio makes."""
-    required = len(ids) + sum(left == right for left, right in pairwise(ids))
+    required = frames_needed(ids)
     return required, max(0, (int(row.num_samples_16k / rules.fastest) - rules.window) // rules.hop + 1)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from speechssl.config import configuration
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio import SAMPLE_RATE, normalize_waveform
 from speechssl.data.batching import Example, collate
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.errors import AudioError, ConfigError
@@ -126,7 +126,8 @@ def _chunks(source: BinaryIO, size: int) -> Iterator[Tensor]:
 def _log_probs(model: CTCModel, waveform: Tensor, normalize: bool) -> Tensor:
     device = next(model.parameters()).device
     if normalize:
-        waveform = (waveform - waveform.mean()) / torch.sqrt(waveform.var(unbiased=False) + 1e-5)
+        waveform = waveform.clone()
+        normalize_waveform(waveform)
     logits, _ = model.logits(collate([Example(id="", waveform=waveform)]).to(device))
     count = frame_count(len(waveform), model.encoder.config.conv)
     return logits[0, :count].float().log_softmax(-1).cpu()

@@ -9,7 +9,7 @@ from torch import Tensor
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.vocabulary import BLANK, Vocabulary
 
-__all__ = ["Timed", "Token", "Transcript", "best_path", "words_of"]
+__all__ = ["Timed", "Token", "Transcript", "best_path", "tokens_of", "words_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,18 @@ def best_path(log_probs: Tensor) -> list[Token]:
         log_probs: (frames, vocab), of one utterance without padding.
     """
     values, ids = log_probs.max(-1)
-    probabilities = values.exp().tolist()
+    return tokens_of(ids.tolist(), values.exp().tolist())
+
+
+def tokens_of(path: Sequence[int], probabilities: Sequence[float]) -> list[Token]:
+    """Merge the repeats of a path and leave its blanks out.
+
+    Args:
+        path: token of each frame.
+        probabilities: of that token in each frame.
+    """
     tokens, position = [], 0
-    for token, run in groupby(ids.tolist()):
+    for token, run in groupby(path):
         length = len(list(run))
         if token != BLANK:
             best = max(probabilities[position : position + length])

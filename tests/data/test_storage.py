@@ -90,12 +90,12 @@ def test_a_missing_archive_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["a:1:2.flac", "a.flac:1:2", "x.tar:1", "x.tar:a:b", "x.tar"])
 def test_only_numbers_behind_an_archive_are_a_place_in_it(name: str) -> None:
-    assert Place.parse(name, Path("/root")) == Place(f"/root/{name}")
+    assert Place.parse(name, Path("/data")) == Place(f"/data/{name}")
 
 
 def test_a_place_is_written_as_it_was_read() -> None:
-    for written in ("/root/x.TAR:512:9", "s3://bucket/x.tar:512:9", "https://host/a.flac"):
-        assert str(Place.parse(written, Path("/root"))) == written
+    for written in ("/data/x.TAR:512:9", "s3://bucket/x.tar:512:9", "https://host/a.flac"):
+        assert str(Place.parse(written, Path("/data"))) == written
 
 
 @pytest.mark.parametrize("whole", [2**24, 100])

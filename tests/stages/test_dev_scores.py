@@ -109,6 +109,6 @@ def test_figures_of_a_real_model_are_those_of_its_transcripts(tiny_encoder, corp
     dataset = SpeechDataset(rows, AudioConfig(), hop=tiny_encoder.hop, window=tiny_encoder.window)
     texts = {row.id: row.text or "" for row in rows.utterances}
     figures = DevSet(texts=texts, dataset=dataset, vocabulary=vocabulary)(model)
-    heard = dev_scores.transcribe_manifest(model, vocabulary, dataset)
+    heard = {each.id: each.text for each in dev_scores.hear(model, vocabulary, dataset)}
     assert figures["dev_cer"] == score_texts(texts, heard).cer
     assert figures["dev_empty_share"] == sum(not text for text in heard.values()) / len(texts)

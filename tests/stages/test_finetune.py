@@ -21,7 +21,7 @@ from speechssl.score.wer import score_texts
 from speechssl.stages.align import align
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
-from speechssl.stages.dev_scores import DevSet, transcribe_manifest
+from speechssl.stages.dev_scores import DevSet, hear
 from speechssl.stages.finetune import finetune
 from speechssl.stages.pretrain import pretrain
 from speechssl.stages.transcribe import transcribe
@@ -95,8 +95,8 @@ def test_texts_do_not_depend_on_the_company_in_a_batch(finetuned, corpus):
     model, vocabulary = SavedModel.read(finetuned).recogniser()
     encoder = model.encoder.config
     dataset = SpeechDataset(read_manifest(corpus), AudioConfig(), hop=encoder.hop, window=encoder.window)
-    alone = transcribe_manifest(model, vocabulary, dataset, seconds=0.1)
-    together = transcribe_manifest(model, vocabulary, dataset, seconds=100.0)
+    alone = {each.id: each.text for each in hear(model, vocabulary, dataset, seconds=0.1)}
+    together = {each.id: each.text for each in hear(model, vocabulary, dataset, seconds=100.0)}
     assert alone == together
 
 
