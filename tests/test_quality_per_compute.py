@@ -54,6 +54,18 @@ def test_the_number_of_updates_is_settled_once(script, tmp_path, monkeypatch, ca
         assert capsys.readouterr().out == "120\n"
 
 
+def test_a_given_number_of_updates_is_written_down_unmeasured(script, tmp_path, monkeypatch, capsys):
+    cost = script("cost")
+    (tmp_path / "units").write_text(json.dumps({"name": "units", "cpu_s": 7.0, "wall_s": 9.0}) + "\n")
+    arguments = ["--minutes", "1", "--count", "24", "--spent", str(tmp_path / "units")]
+    monkeypatch.setattr(sys, "argv", ["", "updates", str(tmp_path / "out.json"), *arguments])
+    assert cost.main() == 0
+    assert capsys.readouterr().out == "24\n"
+    assert json.loads((tmp_path / "out.json").read_text())["spent_before_wall_s"] == 9.0
+    with pytest.raises(ValueError, match="multiple of 12"):
+        cost.given_count(25, 1.0, 0.0)
+
+
 @pytest.mark.parity
 def test_the_peers_run_that_was_interrupted_equals_one_that_was_not(script, tmp_path, make_corpus, monkeypatch):
     peer = script("transformers_arm")

@@ -2,9 +2,11 @@
 
     cost.py run COSTS.jsonl NAME -- COMMAND ...     note CPU and wall seconds of the command and all it started
     cost.py updates OUT.json --minutes 40 --short 10 SHORT.jsonl --long 60 LONG.jsonl [--spent COSTS.jsonl ...]
+    cost.py updates OUT.json --minutes 40 --count 6612 [--spent COSTS.jsonl ...]
 
 `updates` takes the CPU time of an update from two short runs, so that starting up does not count, subtracts what was
 spent before (units), rounds down to a multiple of 12 and writes the answer once: a later call prints the same number.
+With --count the number is given and only written down.
 """
 
 import argparse
@@ -64,6 +66,17 @@ def plan(minutes: float, short: tuple[int, float], long: tuple[int, float], befo
     return {"updates": count, "cpu_s_per_update": an_update, "spent_before_s": before, "budget_s": 60 * minutes}
 
 
+def given_count(count: int, minutes: float, before: float) -> dict[str, float]:
+    """Return what `plan` does for a number of updates that the caller has chosen.
+
+    Raises:
+        ValueError: it is not a positive multiple of `MULTIPLE`.
+    """
+    if count <= 0 or count % MULTIPLE:
+        raise ValueError(f"{count} updates: expected a positive multiple of {MULTIPLE}, one checkpoint for each part")
+    return {"updates": count, "spent_before_s": before, "budget_s": 60 * minutes}
+
+
 def main() -> int:
     """Read the command line, do it, return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,16 +88,23 @@ def main() -> int:
     planning = actions.add_parser("updates")
     planning.add_argument("out", type=Path)
     planning.add_argument("--minutes", type=float, required=True)
-    planning.add_argument("--short", nargs=2, required=True, metavar=("N", "COSTS"))
-    planning.add_argument("--long", nargs=2, required=True, metavar=("N", "COSTS"))
+    planning.add_argument("--count", type=int)
+    planning.add_argument("--short", nargs=2, metavar=("N", "COSTS"))
+    planning.add_argument("--long", nargs=2, metavar=("N", "COSTS"))
     planning.add_argument("--spent", type=Path, nargs="*", default=[])
     given = parser.parse_args()
     if given.action == "run":
         return run(given.costs, given.name, given.command[given.command[:1] == ["--"] :])
     if not given.out.exists():
-        short, long = ((int(count), spent(Path(costs))["cpu_s"]) for count, costs in (given.short, given.long))
         before = [spent(costs) for costs in given.spent]
-        answer = plan(given.minutes, short, long, sum(row["cpu_s"] for row in before))
+        before_s = sum(row["cpu_s"] for row in before)
+        if given.count is not None:
+            answer = given_count(given.count, given.minutes, before_s)
+        elif given.short is None or given.long is None:
+            parser.error("updates needs --short and --long, or --count")
+        else:
+            short, long = ((int(count), spent(Path(costs))["cpu_s"]) for count, costs in (given.short, given.long))
+            answer = plan(given.minutes, short, long, before_s)
         answer["spent_before_wall_s"] = sum(row["wall_s"] for row in before)
         write_atomically(given.out, json.dumps(answer, indent=1) + "\n")
     answer = json.loads(given.out.read_text(encoding="utf-8"))

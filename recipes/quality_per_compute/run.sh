@@ -5,8 +5,10 @@
 #
 #   CPU_MINUTES=40 SEED=1 ARMS="hubert transformers-small" CURVE=1 recipes/quality_per_compute/run.sh
 #
-# The number of updates comes from short runs at the start and is kept in updates.json. CURVE=1 fine-tunes a quarter
-# and half of the way, too. FINETUNE="train.steps=..." changes the fine-tuning of all arms that this call runs. Resumable.
+# The number of updates comes from short runs at the start; UPDATES=6612 gives all arms of this call that many instead: on
+# a machine that is now busy, now idle, short runs tell little, and arms whose updates cost the same are then compared
+# fairly. WAYS="frozen" leaves out the other fine-tuning. CURVE=1 fine-tunes a quarter and half of the way, too.
+# FINETUNE="train.steps=..." changes the fine-tuning of all arms that this call runs. Resumable.
 # Needs: a core, 4 GB of memory (transformers-*: up to 12 GB), 3 GB of disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -15,6 +17,7 @@ export OMP_NUM_THREADS=${THREADS:-1} MKL_NUM_THREADS=${THREADS:-1}
 # glibc hands large tensors back to the system after each use: to keep them spares the peer 40 % of its time (measured)
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736
 minutes=${CPU_MINUTES:-120} seed=${SEED:-0} curve=${CURVE:-0} finetune=${FINETUNE:-}
+updates=${UPDATES:-} ways=${WAYS:-frozen trained}
 arms=${ARMS:-transformers-small wav2vec2 hubert hubert2 hubert-logmel hubert-linear transformers-small-ours transformers-base}
 recipe=recipes/quality_per_compute
 pool=recipes/registry_pool
@@ -58,6 +61,7 @@ pretrain() {  # method, folder of the arm, name of the run, CPU minutes in all, 
     shift 5
     [ "$method" = transformers-base ] && short=1 long=4
     [ "$method" = transformers-small ] && long=40
+    [ -z "$updates" ] || cost updates "$arm/$name.json" --count "$updates" --minutes "$budget" --spent $before > /dev/null
     for steps in $short $long; do
         [ -f "$arm/$name.json" ] || [ -f "$arm/measure/$name-$steps.jsonl" ] || {
             rm -rf "$arm/measure/$name-$steps"
@@ -97,8 +101,8 @@ evaluate() {  # folder of the arm, name of its last pretraining run
             [ -d "$arm/converted/$folder" ] || speechssl convert "$model" "$arm/converted/$folder" --to speechssl
             model=$arm/converted/$folder
         fi
-        fine_tune "$model" "$arm/asr-$part-frozen" $pool/pretrained.yaml
-        fine_tune "$model" "$arm/asr-$part-trained" $recipe/trained.yaml
+        case $ways in *frozen*) fine_tune "$model" "$arm/asr-$part-frozen" $pool/pretrained.yaml ;; esac
+        case $ways in *trained*) fine_tune "$model" "$arm/asr-$part-trained" $recipe/trained.yaml ;; esac
     done
 }
 
