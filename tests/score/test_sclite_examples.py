@@ -1,4 +1,4 @@
-"""Counts of sclite's own test suite (SCTK, src/sclite/testdata, in the public domain), as its folder `base` has them."""
+"""Counts of sclite's own test suite (SCTK, src/sclite/testdata, in the public domain), as its `base` has them."""
 
 import pytest
 
