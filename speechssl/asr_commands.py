@@ -19,7 +19,7 @@ from speechssl.decoding.build import decoder_for
 from speechssl.decoding.grammar import Weights
 from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
-from speechssl.score.evaluate import ScoreConfig, evaluate, judge
+from speechssl.score.evaluate import ScoreConfig, evaluate_systems, judge
 from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
 from speechssl.stages.align import align
 from speechssl.stages.average import average, best_steps, last_steps
@@ -142,14 +142,13 @@ def score_command(
     if model is not None:
         speller = SavedModel.read(model).description.speller()
         rows = [dataclasses.replace(row, text=speller.reference(row.text)) for row in rows]
-    first = evaluate(rows, read_hypotheses(hypotheses), config)
-    systems = [(hypotheses, first)]
+    paths = [hypotheses] if second is None else [hypotheses, second]
+    systems = list(zip(paths, evaluate_systems(rows, [read_hypotheses(path) for path in paths], config), strict=True))
+    first = systems[0][1]
     print(*lines(first), sep="\n")
     differences = None
-    if second is not None:
-        other = evaluate(rows, read_hypotheses(second), config)
-        print(f"second: {second}", *lines(other)[:2], sep="\n")
-        systems.append((second, other))
+    for path, other in systems[1:]:
+        print(f"second: {path}", *lines(other)[:2], sep="\n")
         differences = judge(rows, first, other)
         print(*difference_lines(differences), sep="\n")
     if out is not None:

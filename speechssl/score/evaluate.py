@@ -6,8 +6,8 @@ Knows texts, alignments and names of groups; nothing of manifests or audio.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,21 @@ from numpy.typing import NDArray
 from speechssl.config import configuration
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.score.alignment import Method, Step, align
-from speechssl.score.intervals import Difference, Interval, bootstrap, compare_systems, in_blocks
+from speechssl.score.intervals import Difference, Interval, compare_systems, drawn_sums, in_blocks, percentiles
 from speechssl.score.normalise import Normaliser, describe_normaliser, normalise
 from speechssl.score.wer import ErrorRate
 
-__all__ = ["Compared", "Evaluation", "Group", "Rate", "Reference", "ScoreConfig", "evaluate", "judge"]
+__all__ = [
+    "Compared",
+    "Evaluation",
+    "Group",
+    "Rate",
+    "Reference",
+    "ScoreConfig",
+    "evaluate",
+    "evaluate_systems",
+    "judge",
+]
 
 _KINDS = ("substitution", "deletion", "insertion", "hit")
 
@@ -102,58 +112,83 @@ class Evaluation:
     total: Group
     groups: Mapping[str, Sequence[Group]]  # by grouping
     utterances: Sequence[Compared]
+    drawn: NDArray[np.int64] = field(repr=False, compare=False)  # (samples, 4): errors, tokens of words and characters
+
+
+class _Part(NamedTuple):
+    """Some of the utterances."""
+
+    grouping: str
+    name: str
+    rows: NDArray[np.int64]  # their places among all
+    blocks: Sequence[str]  # what each is drawn with
 
 
 def evaluate(references: Sequence[Reference], hypotheses: Mapping[str, str], config: ScoreConfig) -> Evaluation:
-    """Score one system.
+    """Score one system; see `evaluate_systems`."""
+    return evaluate_systems(references, [hypotheses], config)[0]
+
+
+def evaluate_systems(
+    references: Sequence[Reference], systems: Sequence[Mapping[str, str]], config: ScoreConfig
+) -> list[Evaluation]:
+    """Score systems on the same references. What is drawn for intervals is drawn once for all.
 
     Args:
         references: each id once.
-        hypotheses: text by id, the same ids.
+        systems: hypotheses of each, text by id, the same ids.
         config: how.
 
     Raises:
         ManifestError: ids that only one side has or that occur twice, nothing to score, references without words after
             normalising, no speaker where speakers are to be drawn.
     """
-    _check_ids(references, hypotheses)
-    compared = _compare(references, hypotheses, config)
-    names = _block_names(references, config)
-    rows = range(len(references))
-    groups: dict[str, list[Group]] = {}
-    for grouping in {name: None for row in references for name in row.groups}:
-        members: dict[str, list[int]] = {}
-        for index in rows:
-            members.setdefault(references[index].groups.get(grouping, "unknown"), []).append(index)
-        ordered = sorted(members, key=_by_number)
-        groups[grouping] = [_group(name, members[name], compared, names, config) for name in ordered]
-    return Evaluation(
-        config=config,
-        normaliser=describe_normaliser(config.normaliser),
-        total=_group("all", rows, compared, names, config),
-        groups=groups,
-        utterances=compared,
-    )
+    for hypotheses in systems:
+        _check_ids(references, hypotheses)
+    compared = [_compare(references, hypotheses, config) for hypotheses in systems]
+    counts = [_counts(each) for each in compared]
+    parts = _parts(references, _block_names(references, config))
+    tables = [in_blocks(_rates(count[part.rows]), part.blocks) for count in counts for part in parts]
+    groups: dict[int, Group] = {}
+    totals: dict[int, NDArray[np.int64]] = {}  # drawn sums of all utterances, by system
+    for place, drawn in drawn_sums(tables, samples=config.samples, seed=config.seed):
+        system, number = divmod(place, len(parts))
+        part = parts[number]
+        groups[place] = _group(part, counts[system][part.rows].sum(0), percentiles(drawn, config.level))
+        if number == 0:
+            totals[system] = drawn
+    found = []
+    for system, utterances in enumerate(compared):
+        total, *rest = (groups[system * len(parts) + number] for number in range(len(parts)))
+        by_grouping: dict[str, list[Group]] = {}
+        for part, group in zip(parts[1:], rest, strict=True):
+            by_grouping.setdefault(part.grouping, []).append(group)
+        found.append(
+            Evaluation(
+                config=config,
+                normaliser=describe_normaliser(config.normaliser),
+                total=total,
+                groups=by_grouping,
+                utterances=utterances,
+                drawn=totals[system],
+            )
+        )
+    return found
 
 
 def judge(references: Sequence[Reference], first: Evaluation, second: Evaluation) -> tuple[Difference, Difference]:
-    """Compare two systems, scored alike on the same references: differences of WER and of CER, paired."""
+    """Compare two systems, scored alike on the same references: differences of WER and of CER, paired.
+
+    Raises:
+        ValueError: they were not scored alike.
+    """
     config = first.config
+    if second.config != config:
+        raise ValueError(f"expected two systems scored alike, found {config} and {second.config}")
     names = _block_names(references, config)
-    found = []
-    for tokens in ("words", "characters"):
-        one, other = (in_blocks(_table(each.utterances, tokens), names) for each in (first, second))
-        found.append(
-            compare_systems(
-                one[:, :3].sum(1),
-                other[:, :3].sum(1),
-                one[:, [0, 1, 3]].sum(1),
-                samples=config.samples,
-                seed=config.seed,
-                level=config.level,
-            )
-        )
-    return found[0], found[1]
+    one, other = (in_blocks(_rates(_counts(each.utterances)), names) for each in (first, second))
+    words, characters = compare_systems(one, other, (first.drawn, second.drawn), seed=config.seed, level=config.level)
+    return words, characters
 
 
 def _check_ids(references: Sequence[Reference], hypotheses: Mapping[str, str]) -> None:
@@ -218,28 +253,40 @@ def _block_names(references: Sequence[Reference], config: ScoreConfig) -> list[s
     return [row.speaker or "" for row in references]
 
 
-def _group(
-    name: str, rows: Sequence[int], compared: Sequence[Compared], names: Sequence[str], config: ScoreConfig
-) -> Group:
-    chosen, blocks = [compared[index] for index in rows], [names[index] for index in rows]
-    rates = []
-    for tokens in ("words", "characters"):
-        table = _table(chosen, tokens)
-        sums = in_blocks(table, blocks)
-        interval = bootstrap(
-            sums[:, :3].sum(1),
-            sums[:, [0, 1, 3]].sum(1),
-            samples=config.samples,
-            seed=config.seed,
-            level=config.level,
-        )
-        rates.append(Rate(errors=_error_rate(table.sum(0)), interval=interval))
-    return Group(name=name, utterances=len(chosen), blocks=len(set(blocks)), words=rates[0], characters=rates[1])
+def _parts(references: Sequence[Reference], names: Sequence[str]) -> list[_Part]:
+    """Return all utterances, then the groups of each grouping in the order of their numbers."""
+    found = [_Part("", "all", np.arange(len(references)), names)]
+    for grouping in {name: None for row in references for name in row.groups}:
+        members: dict[str, list[int]] = {}
+        for index, row in enumerate(references):
+            members.setdefault(row.groups.get(grouping, "unknown"), []).append(index)
+        for name in sorted(members, key=_by_number):
+            found.append(_Part(grouping, name, np.array(members[name]), [names[index] for index in members[name]]))
+    return found
 
 
-def _table(compared: Sequence[Compared], tokens: str) -> NDArray[np.int64]:
-    """Return (utterances, 4) counts: substitutions, deletions, insertions, hits."""
-    return np.array([_count(row.words if tokens == "words" else row.characters) for row in compared], np.int64)
+def _group(part: _Part, counts: NDArray[np.int64], intervals: Sequence[Interval]) -> Group:
+    words, characters = (
+        Rate(errors=_error_rate(kind), interval=interval) for kind, interval in zip(counts, intervals, strict=True)
+    )
+    return Group(
+        name=part.name,
+        utterances=len(part.rows),
+        blocks=len(set(part.blocks)),
+        words=words,
+        characters=characters,
+    )
+
+
+def _counts(compared: Sequence[Compared]) -> NDArray[np.int64]:
+    """Return (utterances, 2, 4) counts of words and of characters: substitutions, deletions, insertions, hits."""
+    return np.array([[_count(row.words), _count(row.characters)] for row in compared], np.int64)
+
+
+def _rates(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Turn (utterances, 2, 4) counts into columns: word errors, words, character errors, characters."""
+    errors, tokens = counts[..., :3].sum(-1), counts[..., [0, 1, 3]].sum(-1)
+    return np.stack([errors, tokens], -1).reshape(len(counts), 4)
 
 
 def _count(steps: Sequence[Step]) -> list[int]:

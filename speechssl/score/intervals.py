@@ -5,15 +5,15 @@ speakers; blocks of a speaker's utterances are drawn together then (Bisani and N
 confidence intervals in ASR performance evaluation").
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Difference", "Interval", "bootstrap", "compare_systems", "in_blocks"]
+__all__ = ["Difference", "Interval", "compare_systems", "drawn_sums", "in_blocks", "percentiles"]
 
-_AT_ONCE = 2**22  # drawn counts held in memory at a time
+_AT_ONCE = 2**22  # drawn counts, or their sums, held in memory at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,64 +43,81 @@ def in_blocks(counts: NDArray[np.int64], blocks: Sequence[str]) -> NDArray[np.in
     return sums
 
 
-def bootstrap(
-    errors: NDArray[np.int64], lengths: NDArray[np.int64], *, samples: int, seed: int, level: float
-) -> Interval:
-    """Return the percentile interval of the error rate, blocks drawn with replacement.
+def drawn_sums(
+    tables: Sequence[NDArray[np.int64]], *, samples: int, seed: int
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Sum tables over blocks drawn with replacement, as many as each has. Tables of as many blocks share the draws.
 
     Args:
-        errors: (blocks,), of each block.
-        lengths: (blocks,), reference tokens of each block.
+        tables: (blocks, columns) counts, any number of blocks and the same columns in all.
         samples: number of draws.
         seed: of the draws.
+
+    Yields:
+        The number of a table and its sums, (samples, columns), each table once and in any order.
+    """
+    heights: dict[int, list[int]] = {}
+    for number, table in enumerate(tables):
+        heights.setdefault(len(table), []).append(number)
+    for blocks, alike in heights.items():
+        most = max(1, _AT_ONCE // (samples * tables[alike[0]].shape[1]))  # tables whose sums are held at a time
+        for begin in range(0, len(alike), most):
+            some = alike[begin : begin + most]
+            drawn = _draw(np.concatenate([tables[number] for number in some], 1), blocks, samples, seed)
+            yield from zip(some, np.split(drawn, len(some), 1), strict=True)
+
+
+def percentiles(drawn: NDArray[np.int64], level: float) -> list[Interval]:
+    """Return the percentile interval of each error rate.
+
+    Args:
+        drawn: (samples, 2 x rates), a column of errors and one of reference tokens for each rate.
         level: of confidence, as 0.95.
     """
-    drawn = _drawn_sums(np.stack([errors, lengths], 1), samples, seed)
-    return _percentiles(drawn[:, 0] / np.maximum(drawn[:, 1], 1), level)
+    rates = drawn[:, ::2] / np.maximum(drawn[:, 1::2], 1)
+    return [_percentiles(rate, level) for rate in rates.T]
 
 
 def compare_systems(
     first: NDArray[np.int64],
     second: NDArray[np.int64],
-    lengths: NDArray[np.int64],
+    drawn: tuple[NDArray[np.int64], NDArray[np.int64]],
     *,
-    samples: int,
     seed: int,
     level: float,
-) -> Difference:
-    """Compare two systems on the same blocks, paired.
+) -> list[Difference]:
+    """Compare two systems on the same blocks, paired, in each of their rates.
 
     Args:
-        first: (blocks,), errors of the first system.
-        second: (blocks,), errors of the second.
-        lengths: (blocks,), reference tokens, the same for both.
-        samples: number of draws of each kind.
+        first: (blocks, 2 x rates), of the first system: a column of errors and one of reference tokens for each rate.
+        second: the same of the second, with the same tokens.
+        drawn: sums of the two tables, of `drawn_sums` with the same seed.
         seed: of the draws.
         level: of confidence.
     """
-    gaps = second - first
-    drawn = _drawn_sums(np.stack([gaps, lengths], 1), samples, seed)
-    rates = drawn[:, 0] / np.maximum(drawn[:, 1], 1)
-    generator = np.random.default_rng([seed, 1])
-    observed, as_large = abs(int(gaps.sum())), 0
+    gaps, tokens = (second - first)[:, ::2], first[:, 1::2].sum(0)
+    rates = (drawn[1] - drawn[0])[:, ::2] / np.maximum(drawn[0][:, 1::2], 1)
+    samples, generator = len(rates), np.random.default_rng([seed, 1])
+    observed, as_large = np.abs(gaps.sum(0)), np.zeros(len(tokens), np.int64)
     for count in _portions(samples, len(gaps)):
         signs = generator.integers(0, 2, (count, len(gaps)), np.int8) * 2 - 1  # which system is which, by chance
-        as_large += int((np.abs(signs @ gaps) >= observed).sum())
-    return Difference(
-        difference=float(gaps.sum() / lengths.sum()),
-        interval=_percentiles(rates, level),
-        p_value=(as_large + 1) / (samples + 1),
-        better_share=float((rates < 0).mean()),
-    )
+        as_large += (np.abs(signs @ gaps) >= observed).sum(0)
+    return [
+        Difference(
+            difference=float(gaps[:, each].sum() / tokens[each]),
+            interval=_percentiles(rates[:, each], level),
+            p_value=(int(as_large[each]) + 1) / (samples + 1),
+            better_share=float((rates[:, each] < 0).mean()),
+        )
+        for each in range(len(tokens))
+    ]
 
 
-def _drawn_sums(counts: NDArray[np.int64], samples: int, seed: int) -> NDArray[np.int64]:
-    """Sum (blocks, any) counts over as many blocks drawn with replacement: (samples, any)."""
+def _draw(counts: NDArray[np.int64], blocks: int, samples: int, seed: int) -> NDArray[np.int64]:
+    """Sum (blocks, columns) counts over as many blocks drawn with replacement: (samples, columns)."""
     generator = np.random.default_rng([seed, 0])
-    blocks = len(counts)
-    return np.concatenate(
-        [generator.multinomial(blocks, np.full(blocks, 1 / blocks), n) @ counts for n in _portions(samples, blocks)]
-    )
+    chances = np.full(blocks, 1 / blocks)
+    return np.concatenate([generator.multinomial(blocks, chances, n) @ counts for n in _portions(samples, blocks)])
 
 
 def _portions(samples: int, blocks: int) -> list[int]:

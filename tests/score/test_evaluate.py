@@ -6,7 +6,7 @@ import json
 import pytest
 
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.score.evaluate import Reference, ScoreConfig, evaluate, judge
+from speechssl.score.evaluate import Reference, ScoreConfig, evaluate, evaluate_systems, judge
 from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
 from speechssl.score.wer import score_texts
 
@@ -96,6 +96,19 @@ def test_two_systems_are_compared_on_the_same_speech() -> None:
     assert characters.difference < 0
     assert judge(references(), first, first)[0].p_value == 1
     assert difference_lines((words, characters))[0].startswith("WER of the second minus the first: -37.50 points [")
+
+
+def test_systems_scored_together_have_the_figures_of_each_alone() -> None:
+    together = evaluate_systems(references(), [HEARD, TEXTS], QUICK)
+    alone = [evaluate(references(), heard, QUICK) for heard in (HEARD, TEXTS)]
+    assert [as_json(each) for each in together] == [as_json(each) for each in alone]
+    assert judge(references(), *together) == judge(references(), *alone)
+
+
+def test_systems_scored_in_two_ways_are_not_compared() -> None:
+    other = evaluate(references(), HEARD, dataclasses.replace(QUICK, seed=1))
+    with pytest.raises(ValueError, match="expected two systems scored alike"):
+        judge(references(), evaluate(references(), HEARD, QUICK), other)
 
 
 def test_the_report_names_normaliser_alignment_draws_and_few_blocks() -> None:
