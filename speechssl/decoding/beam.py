@@ -1,5 +1,6 @@
 """Beam search by arrays, without any package beside numpy: the prefix search with one of its grammars."""
 
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -55,13 +56,18 @@ class BeamDecoder:
             words = self._words(one)
             text = " ".join(words)
             scores[text] = float(merge(scores[text], one.score)) if text in scores else one.score
-            spoken.setdefault(text, first_words(one.tokens, self._grammar.boundary, len(words)))
+            boundary = self._grammar.boundary
+            tokens = list(one.tokens) if boundary is None else first_words(one.tokens, boundary, len(words))
+            spoken.setdefault(text, tokens)
         best = sorted(scores, key=lambda text: -scores[text])[: self._nbest]
         return [
-            Hypothesis(text=text, score=scores[text], tokens=place_tokens(log_probs, spoken[text])) for text in best
+            Hypothesis(text=text, score=scores[text], place=partial(place_tokens, log_probs, spoken[text]))
+            for text in best
         ]
 
     def _words(self, found: Found) -> list[str]:
+        if self._grammar.boundary is None:
+            return self._vocabulary.decode(found.tokens).split()
         if self._lexicon is None or not isinstance(self._grammar, LexiconGrammar):
             spelt = groupby(found.tokens, key=self._grammar.boundary.__eq__)
             return [self._vocabulary.decode([*run]) for is_boundary, run in spelt if not is_boundary]

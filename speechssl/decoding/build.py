@@ -1,6 +1,7 @@
 """Which decoder: a configuration of four kinds, and what it makes for a model's vocabulary."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from speechssl.decoding.grammar import LetterGrammar, LexiconGrammar, Weights, W
 from speechssl.decoding.greedy import GreedyDecoder
 from speechssl.decoding.hot_words import HotWords
 from speechssl.decoding.hypothesis import Decoder
+from speechssl.decoding.pieces import PieceGrammar, letters_of
 from speechssl.decoding.search import SearchConfig
 from speechssl.errors import ConfigError, VocabularyError
 from speechssl.lm.arpa import read_arpa
@@ -67,6 +69,8 @@ class Flashlight:
     search: SearchConfig = SearchConfig(add_paths=False)
     nbest: int = 1
 
+
+PIECES_TRIED = 30  # of a model of pieces, in each frame, where `SearchConfig.tokens` says nothing: it has hundreds
 
 DecoderConfig = Annotated[Greedy | Beam | WithLexicon | Flashlight, Discriminator("kind")]
 
@@ -128,6 +132,10 @@ def build_decoder(
         return GreedyDecoder(vocabulary)
     if config.nbest < 1:
         raise ConfigError(f"nbest must be at least 1, found {config.nbest}")
+    if vocabulary.written_in == "pieces":
+        if isinstance(config, Flashlight):
+            raise ConfigError("flashlight needs a token between words, and the model writes pieces; leave it out")
+        return _with_pieces(config, vocabulary, lm or _read(config.lm))
     if WORD_BOUNDARY not in vocabulary.tokens:
         raise ConfigError(
             f"the model's vocabulary has no word boundary {WORD_BOUNDARY!r}: it can be decoded with kind=greedy only"
@@ -166,12 +174,48 @@ def _beam(config: Beam, vocabulary: Vocabulary, lm: NGramModel | None) -> Decode
         return BeamDecoder(vocabulary, letters, config.search, nbest=config.nbest)
     known = [(word, [ids[token] for token in spelling]) for word in lm.ids if (spelling := spell(word, vocabulary))]
     if not known:
-        raise VocabularyError(
-            f"{config.lm}: none of its {len(lm.ids)} words can be spelled in the model's {vocabulary.written_in}; "
-            "build it from texts of its language and case"
-        )
+        raise _no_words(config.lm, len(lm.ids), vocabulary)
     words = WordGrammar(len(ids), boundary, lm, known, config.weights, hot)
     return BeamDecoder(vocabulary, words, config.search, nbest=config.nbest)
+
+
+def _with_pieces(config: Beam | WithLexicon, vocabulary: Vocabulary, lm: NGramModel | None) -> Decoder:
+    letters = letters_of(vocabulary)
+    ids = {letter: number for number, letter in enumerate(letters)}
+    hot = _hot_words(config, Vocabulary(letters))
+    judge: LetterGrammar | WordGrammar
+    if isinstance(config, Beam) and (lm is None or _is_of_letters(lm)):
+        judge = LetterGrammar(letters, ids[WORD_BOUNDARY], lm, config.weights, hot)
+    else:
+        is_lexicon = isinstance(config, WithLexicon)
+        words: Collection[str] = () if lm is None else lm.ids
+        if isinstance(config, WithLexicon):
+            words = _of_pieces(config, vocabulary)
+        known = [(word, [ids[letter] for letter in word]) for word in words if {*word} <= ids.keys()]
+        if not known:
+            raise _no_words(config.lm, len(words), vocabulary)
+        judge = WordGrammar(len(letters), ids[WORD_BOUNDARY], lm, known, config.weights, hot, only_known=is_lexicon)
+    search = config.search if config.search.tokens else replace(config.search, tokens=PIECES_TRIED)
+    return BeamDecoder(vocabulary, PieceGrammar(vocabulary, judge), search, nbest=config.nbest)
+
+
+def _of_pieces(config: WithLexicon, vocabulary: Vocabulary) -> list[str]:
+    """Return a lexicon's words and hot words; they are written as their pieces say, so both must say the same."""
+    lexicon = read_lexicon(config.lexicon, vocabulary)
+    for word, spelling in zip(lexicon.words, lexicon.spellings, strict=True):
+        if vocabulary.write(spelling) != word:
+            raise VocabularyError(
+                f"{config.lexicon}: {word} is spelled {' '.join(spelling)}; of pieces a word is what they write: "
+                "make the lexicon with `speechssl lm lexicon` for this model"
+            )
+    return [*lexicon.words, *config.hot_words]
+
+
+def _no_words(path: Path | None, count: int, vocabulary: Vocabulary) -> VocabularyError:
+    return VocabularyError(
+        f"{path}: none of its {count} words can be spelled in the model's {vocabulary.written_in}; "
+        "build it from texts of its language and case"
+    )
 
 
 def _is_of_letters(lm: NGramModel) -> bool:

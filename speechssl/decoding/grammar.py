@@ -63,30 +63,32 @@ class _Grammar:
         ends = np.full(len(states), self._lm.ids[END])
         return self._weights.lm_weight * self._lm.score(states[:, _HISTORY], ends)[0]
 
+    def follow(self, states: Integers, tokens: Integers) -> tuple[Integers, Floats]:
+        """Return (prefixes, width) states after a token each, and (prefixes,) what the tokens earn."""
+        states = states.copy()
+        earned = np.zeros(len(states))
+        states[:, _BETWEEN] = tokens == self.boundary
+        if self._hot is not None:
+            states[:, _HOT], earned = self._hot.advance(states[:, _HOT], tokens)
+        return states, earned
+
     def _every_token(self, states: Integers, is_allowed: Flags) -> Extensions:
-        """Return every allowed token after every prefix, without bonus; a boundary only after a letter."""
+        """Return every allowed token after every prefix; a boundary only after a letter."""
         tokens = np.flatnonzero(is_allowed)
         tokens = tokens[tokens != BLANK]
         owner, token = np.repeat(np.arange(len(states)), len(tokens)), np.tile(tokens, len(states))
         is_kept = (token != self.boundary) | (states[owner, _BETWEEN] == 0)
         owner, token = owner[is_kept], token[is_kept]
-        return self._advanced(Extensions(owner, token, token, np.zeros(len(owner)), states[owner]))
+        after, earned = self.follow(states[owner], token)
+        return Extensions(owner, token, token, earned, after)
 
-    def _advanced(self, more: Extensions) -> Extensions:
-        """Return extensions with what does not depend on the language model."""
-        more.state[:, _BETWEEN] = more.token == self.boundary
-        if self._hot is not None:
-            more.state[:, _HOT], earned = self._hot.advance(more.state[:, _HOT], more.token)
-            more.bonus[:] += earned
-        return more
-
-    def _judge(self, more: Extensions, where: Integers, words: Integers) -> None:
-        """Add what the language model says of (places,) words at some of the extensions."""
-        more.bonus[where] += self._weights.word_score
+    def _judge(self, states: Integers, earned: Floats, where: Integers, words: Integers) -> None:
+        """Add to some of the states and what they earn what the language model says of (places,) words."""
+        earned[where] += self._weights.word_score
         if self._lm is not None:
-            scores, histories = self._lm.score(more.state[where, _HISTORY], words)
-            more.bonus[where] += self._weights.lm_weight * scores
-            more.state[where, _HISTORY] = histories
+            scores, histories = self._lm.score(states[where, _HISTORY], words)
+            earned[where] += self._weights.lm_weight * scores
+            states[where, _HISTORY] = histories
 
 
 class LetterGrammar(_Grammar):
@@ -103,48 +105,62 @@ class LetterGrammar(_Grammar):
         super().__init__(boundary, len(tokens), lm, weights or Weights(), hot)
         self._lm_ids = np.array([0] * len(tokens) if lm is None else lm.numbers(tokens))
 
+    def follow(self, states: Integers, tokens: Integers) -> tuple[Integers, Floats]:
+        """Return (prefixes, width) states after a token each, and (prefixes,) what the tokens earn."""
+        states, earned = super().follow(states, tokens)
+        earned[tokens == self.boundary] += self._weights.word_score
+        if self._lm is not None:
+            scores, states[:, _HISTORY] = self._lm.score(states[:, _HISTORY], self._lm_ids[tokens])
+            earned += self._weights.lm_weight * scores
+        return states, earned
+
     def extend(self, states: Integers, is_allowed: Flags) -> Extensions:
         """Return every allowed token after every prefix."""
-        more = self._every_token(states, is_allowed)
-        more.bonus[more.token == self.boundary] += self._weights.word_score
-        if self._lm is not None:
-            scores, histories = self._lm.score(more.state[:, _HISTORY], self._lm_ids[more.token])
-            more.bonus[:] += self._weights.lm_weight * scores
-            more.state[:, _HISTORY] = histories
-        return more
+        return self._every_token(states, is_allowed)
 
 
 class WordGrammar(_Grammar):
-    """Any letters, each word judged by a model of words when it ends; words it does not know are possible."""
+    """Any letters, each word judged by a model of words when it ends; words that are not known are possible, or not."""
 
     def __init__(
         self,
         vocab: int,
         boundary: int,
-        lm: NGramModel,
+        lm: NGramModel | None,
         known: Sequence[tuple[str, Sequence[int]]],
         weights: Weights,
         hot: HotWords | None = None,
+        *,
+        only_known: bool = False,
     ) -> None:
-        """Prepare; `known` are words of the model with their token ids."""
+        """Prepare; `known` are words with their token ids, of a lexicon or of the model."""
         super().__init__(boundary, vocab, lm, weights, hot)
         self._trie = Trie.build([spelling for _, spelling in known], vocab)
         owner, entry = self._trie.ending(np.arange(len(self._trie.keys) + 1))
         self._word = np.full(len(self._trie.keys) + 2, -1)  # by node, the last of no node: which word ends there
-        self._word[owner] = np.array(lm.numbers(word for word, _ in known), np.int64)[entry]
-        self._unknown = lm.numbers([""])[0]
+        numbers = range(len(known)) if lm is None else lm.numbers(word for word, _ in known)
+        self._word[owner] = np.array(numbers, np.int64)[entry]
+        self._unknown = 0 if lm is None else lm.numbers([""])[0]
+        self._only_known = only_known
+
+    def follow(self, states: Integers, tokens: Integers) -> tuple[Integers, Floats]:
+        """Return (prefixes, width) states after a token each, and (prefixes,) what the tokens earn."""
+        states, earned = super().follow(states, tokens)
+        nodes = states[:, _NODE].copy()
+        states[:, _NODE] = self._trie.child(nodes, tokens)
+        ends = np.flatnonzero(tokens == self.boundary)
+        words = self._word[nodes[ends]]
+        earned[ends] += np.where(words < 0, self._weights.unknown_score, 0.0)
+        states[ends, _NODE] = 0
+        self._judge(states, earned, ends, np.where(words < 0, self._unknown, words))
+        if self._only_known:
+            earned[ends[words < 0]] = -np.inf
+            earned[states[:, _NODE] < 0] = -np.inf
+        return states, earned
 
     def extend(self, states: Integers, is_allowed: Flags) -> Extensions:
         """Return every allowed token after every prefix."""
-        more = self._every_token(states, is_allowed)
-        nodes = more.state[:, _NODE].copy()
-        more.state[:, _NODE] = self._trie.child(nodes, more.token)
-        ends = np.flatnonzero(more.token == self.boundary)
-        words = self._word[nodes[ends]]
-        more.bonus[ends] += np.where(words < 0, self._weights.unknown_score, 0.0)
-        more.state[ends, _NODE] = 0
-        self._judge(more, ends, np.where(words < 0, self._unknown, words))
-        return more
+        return self._every_token(states, is_allowed)
 
 
 class LexiconGrammar(_Grammar):
@@ -191,14 +207,9 @@ class LexiconGrammar(_Grammar):
             ending, entry = ending[:0], entry[:0]
         both = np.concatenate([owner, ending])
         ends = np.arange(len(owner), len(both))
-        more = Extensions(
-            both,
-            np.concatenate([self._token[child], np.full(len(ends), self.boundary)]),
-            np.concatenate([child, entry + self._nodes]),
-            np.concatenate([self._ahead[child], np.zeros(len(ends))]) - self._ahead[nodes[both]],
-            states[both],
-        )
-        more = self._advanced(more)
-        more.state[:, _NODE] = np.concatenate([child, np.zeros(len(ends), np.int64)])
-        self._judge(more, ends, self._words[entry])
-        return more
+        token = np.concatenate([self._token[child], np.full(len(ends), self.boundary)])
+        after, earned = self.follow(states[both], token)
+        earned += np.concatenate([self._ahead[child], np.zeros(len(ends))]) - self._ahead[nodes[both]]
+        after[:, _NODE] = np.concatenate([child, np.zeros(len(ends), np.int64)])
+        self._judge(after, earned, ends, self._words[entry])
+        return Extensions(both, token, np.concatenate([child, entry + self._nodes]), earned, after)

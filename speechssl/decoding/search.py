@@ -30,7 +30,9 @@ class SearchConfig:
 
     beam: int = 100  # scores kept after each frame, two a prefix at most (flashlight: beam_size)
     threshold: float = 50.0  # scores this far below the best are dropped (flashlight: beam_threshold)
-    tokens: int | None = None  # tokens tried in each frame, the likeliest; None tries all (flashlight: beam_size_token)
+    tokens: int | None = (
+        None  # tokens tried in each frame, the likeliest; None tries all, of pieces 30 (flashlight: beam_size_token)
+    )
     add_paths: bool = True  # add the probabilities of paths; False counts the best path (flashlight: log_add)
 
     def __post_init__(self) -> None:
@@ -55,8 +57,12 @@ class Extensions(NamedTuple):
 class Grammar(Protocol):
     """What may follow a prefix; it sees prefixes as the rows of integers that it made itself."""
 
-    boundary: int  # token between words
     edges: int  # larger than any edge
+
+    @property
+    def boundary(self) -> int | None:
+        """The token between words; None where words have no token between them."""
+        ...
 
     def start(self) -> Integers:
         """Return the (width,) state of the empty prefix."""
@@ -67,7 +73,7 @@ class Grammar(Protocol):
         ...
 
     def is_between_words(self, states: Integers) -> NDArray[np.bool_]:
-        """Return (prefixes,) True where a word has just ended or none has begun."""
+        """Return (prefixes,) True where a boundary has ended a word, or could but need not begin the text."""
         ...
 
     def finish(self, states: Integers) -> Floats:
@@ -90,7 +96,7 @@ class _Prefixes:
         self.edges = grammar.edges
         self.numbers: dict[int, int] = {}  # by key: parent x edges + edge
         self.keys = np.full(1, -1)
-        self.tokens = np.full(1, grammar.boundary)
+        self.tokens = np.full(1, BLANK if grammar.boundary is None else grammar.boundary)
         self.states = grammar.start()[None]
 
     def add(self, keys: Integers, tokens: Integers, states: Integers) -> Integers:
@@ -141,10 +147,16 @@ def search(log_probs: Floats, grammar: Grammar, config: SearchConfig) -> list[Fo
         config: how wide the search is.
     """
     prefixes = _Prefixes(grammar)
-    beam = _Beam(np.zeros(1, np.int64), np.full(1, -np.inf), np.zeros(1))
+    nothing, certain = np.full(1, -np.inf), np.zeros(1)
     vocab = log_probs.shape[1]
+    frames = [*log_probs]
+    if grammar.boundary is None:
+        beam = _Beam(np.zeros(1, np.int64), certain, nothing)  # as after a blank
+    else:
+        beam = _Beam(np.zeros(1, np.int64), nothing, certain)  # as after a boundary
+        frames.append(closing_frame(vocab, grammar.boundary))
     is_allowed = np.ones(vocab, bool)
-    for frame in [*log_probs, closing_frame(vocab, grammar.boundary)]:
+    for frame in frames:
         if config.tokens is not None and config.tokens < vocab:
             is_allowed[:] = False
             is_allowed[np.argpartition(-frame, config.tokens - 1)[: config.tokens]] = True
@@ -152,8 +164,9 @@ def search(log_probs: Floats, grammar: Grammar, config: SearchConfig) -> list[Fo
     merge = np.logaddexp if config.add_paths else np.maximum
     states = prefixes.states[beam.numbers]
     scores = merge(beam.blank, beam.other)
-    is_done = grammar.is_between_words(states)
-    scores = np.where(is_done, scores, -np.inf) if is_done.any() else scores - CLOSED  # else: no word could end
+    if grammar.boundary is not None:
+        is_done = grammar.is_between_words(states)
+        scores = np.where(is_done, scores, -np.inf) if is_done.any() else scores - CLOSED  # else: no word could end
     scores = scores + grammar.finish(states)
     order = np.argsort(-scores, kind="stable")
     return [Found(float(scores[i]), *prefixes.trace(int(beam.numbers[i]))) for i in order if scores[i] > -np.inf]

@@ -1,7 +1,7 @@
 """Lexicons: the words a decoder may write, each spelled in the tokens of a model's vocabulary.
 
 A file has a line a word, the word, a tab and its tokens with blanks between, the word boundary last, as flashlight and
-torchaudio read it. A word may have several spellings.
+torchaudio read it; pieces say themselves where a word starts and have none. A word may have several spellings.
 """
 
 from collections import Counter
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from speechssl.data.manifest import write_atomically
+from speechssl.data.pieces import WORD_START, segment
 from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary
 from speechssl.errors import VocabularyError
 
@@ -28,7 +29,7 @@ class Lexicon:
     def from_sentences(
         cls, sentences: Iterable[Sequence[str]], vocabulary: Vocabulary, *, min_count: int = 1
     ) -> tuple[Self, list[str]]:
-        """Collect the words of texts that the vocabulary can spell: letter by letter, or in its lexicon's phones.
+        """Collect the words of texts that the vocabulary can spell: by letters, its lexicon's phones, or pieces.
 
         Args:
             sentences: words of each.
@@ -54,17 +55,20 @@ class Lexicon:
 
     def write(self, path: Path) -> None:
         """Write the file."""
-        lines = (
-            f"{word}\t{' '.join((*spelling, WORD_BOUNDARY))}\n"
-            for word, spelling in zip(self.words, self.spellings, strict=True)
-        )
+        lines = []
+        for word, spelling in zip(self.words, self.spellings, strict=True):
+            end = () if spelling[0].startswith(WORD_START) else (WORD_BOUNDARY,)
+            lines.append(f"{word}\t{' '.join((*spelling, *end))}\n")
         write_atomically(path, "".join(lines))
 
 
 def spell(word: str, vocabulary: Vocabulary) -> tuple[str, ...] | None:
-    """Return a word in tokens of a vocabulary of letters or phones, None if it cannot be spelled."""
+    """Return a word in tokens of a vocabulary, the likeliest pieces of all; None if it cannot be spelled."""
     if vocabulary.written_in == "phones":
         return vocabulary.lexicon.get(word)
+    if vocabulary.written_in == "pieces":
+        is_known = bool(word) and {*word} <= vocabulary.scores.keys() - {WORD_START}
+        return tuple(segment(word, vocabulary.scores)) if is_known else None
     is_known = all(letter in vocabulary.tokens[1:] and letter != WORD_BOUNDARY for letter in word)
     return tuple(word) if is_known and word else None
 
