@@ -43,6 +43,13 @@ def test_a_script_parses_and_names_recipes_that_exist(path):
     names |= {"pretrained", "scratch"} if "recognise()" in script else set()
     assert names or path.parent.name == "decode", "it configures nothing"
     assert all((path.parent / f"{name}.yaml").exists() for name in names)
+    assert all((RECIPES.parent / name).exists() for name in re.findall(r"recipes/\w+/\w+\.yaml", script))
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_script_that_a_recipe_refers_to_exists(path):
+    scripts = re.findall(r"recipes/\w+/\w+\.sh", path.read_text(encoding="utf-8"))
+    assert all((RECIPES.parent / name).exists() for name in scripts)
 
 
 def test_a_recipe_that_sets_one_key_keeps_the_stages_other_defaults(tmp_path):

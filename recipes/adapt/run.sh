@@ -6,6 +6,7 @@
 # MODEL: folder of transformers, or a file of fairseq, torchaudio or fairseq2 (`speechssl info MODEL` says what it is).
 # METHOD: wav2vec2 (default; a model with its quantizer keeps it, another needs FRESH_HEAD=true) or hubert, which makes
 # units from layer 9 of the model first and always starts a fresh head. OUT: run folder.
+# CTC has the reference's settings for BASE on one hour of Libri-Light.
 # Needs: an accelerator with 16 GB or more. Both steps are tested with a small model; no figure was measured yet.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -22,8 +23,8 @@ if [ "$method" = hubert ]; then
 fi
 speechssl pretrain "$recipe/$method.yaml" "out=$run/pretrain" "fresh_head=$fresh" "$@"
 finished "$run/pretrain"
-speechssl finetune $recipe/ctc_1h.yaml "out=$run/ctc" "checkpoint=$run/pretrain" "seed=$seed" \
-    "data.manifests=[$TRAIN]" "dev.manifests=[$DEV]"
+speechssl finetune recipes/finetune/ctc_1h.yaml "out=$run/ctc" "checkpoint=$run/pretrain" "seed=$seed" \
+    "data.manifests=[$TRAIN]" "dev.manifests=[$DEV]" train.eval_every=500 train.workers=4
 finished "$run/ctc"
 speechssl transcribe "$run/ctc" "$TEST" --out "$run/ctc/test.tsv"
 speechssl score "$TEST" "$run/ctc/test.tsv" --out "$run/ctc/test.json"

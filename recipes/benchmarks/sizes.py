@@ -47,7 +47,7 @@ def _base() -> Size:
     """BASE with the dropouts of the reference; fine-tuning as for ten hours, past the steps with a frozen trunk."""
     encoder = EncoderConfig.base()
     pretrain = load(RECIPES / "wav2vec2_base" / "pretrain.yaml", PretrainConfig)
-    finetune = load(RECIPES / "wav2vec2_base" / "ctc_10h.yaml", FinetuneConfig)
+    finetune = load(RECIPES / "finetune" / "ctc_10h.yaml", FinetuneConfig)
     return Size(
         name="base",
         encoder=encoder,

@@ -24,6 +24,7 @@ from speechssl.stages.transcribe import transcribe
 from speechssl.train.checkpoint import read_state
 
 RECIPE = Path(__file__).parents[2] / "recipes/adapt"
+RECOGNISER = RECIPE.parent / "finetune/ctc_1h.yaml"  # with which run.sh ends
 SMALLER = ("train.steps=2", "train.accumulate=1", "train.workers=0", "train.bfloat16=false")
 BATCH = ("batch.seconds=20", "batch.min_s=0.1")
 ARCHITECTURE = {
@@ -85,7 +86,7 @@ def test_a_hubert_model_of_transformers_gets_units_of_its_own_and_is_fine_tuned(
 def recognise(folder: Path, corpus: Path, checkpoint: Path) -> None:
     """Fine-tune as the recipe says, and transcribe with what transformers reads of it again."""
     data = (f"data.manifests=[{corpus}]", f"dev.manifests=[{corpus}]", f"checkpoint={checkpoint}", "batch.seconds=40")
-    finetune(load(RECIPE / "ctc_1h.yaml", FinetuneConfig, [f"out={folder}/ctc", *data, *SMALLER]))
+    finetune(load(RECOGNISER, FinetuneConfig, [f"out={folder}/ctc", *data, *SMALLER]))
     convert(folder / "ctc", folder / "theirs", "transformers")
     found, skipped = transcribe(folder / "ctc", read_manifest(corpus))
     assert len(found) == len(read_manifest(corpus).utterances) and not skipped
