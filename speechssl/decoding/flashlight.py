@@ -4,6 +4,9 @@ The same texts in the same order as our own search with a lexicon; faster in nar
 """
 
 import tempfile
+from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from speechssl.decoding.hypothesis import Hypothesis, first_words, place_tokens
 from speechssl.decoding.search import CLOSED, SearchConfig, closing_frame
 from speechssl.errors import ConfigError
 from speechssl.lm.lexicon import Lexicon
+from speechssl.transcripts.timed import Token
 
 __all__ = ["FlashlightDecoder"]
 
@@ -67,38 +71,50 @@ class FlashlightDecoder:
 
     def decode(self, log_probs: Tensor, counts: Tensor) -> list[list[Hypothesis]]:
         """Decode a batch; see `Decoder`."""
-        last = torch.from_numpy(closing_frame(log_probs.shape[-1], self._boundary)).float()
+        last = torch.from_numpy(closing_frame(log_probs.shape[-1], self._boundary)).float()[None]
+        native = self._decoder.decoder
         found = []
         for row, count in zip(log_probs.float().cpu(), counts.tolist(), strict=True):
-            closed = torch.cat([row[:count], last[None]]).contiguous()
-            best, is_cut = self._best(closed, self._nbest)
+            heard = row[:count].contiguous()
+            self._decoder.decode_begin()
+            self._decoder.decode_step(heard)
+            self._decoder.decode_step(last)
+            self._decoder.decode_end()
+            results = native.get_all_final_hypothesis()
+            best, is_cut = self._best(results[: self._nbest])
             if is_cut:  # beginnings of words behind the texts: several hypotheses may have one
-                best, _ = self._best(closed, self._beam)
+                best, _ = self._best(results)
             found.append(
                 [
-                    Hypothesis(text=text, score=score, tokens=place_tokens(row[:count], spoken))
-                    for text, (score, spoken) in [*best.items()][: self._nbest]
+                    Hypothesis(text=text, score=score, place=partial(self._place, heard, one))
+                    for text, (score, one) in [*best.items()][: self._nbest]
                 ]
             )
         return found
 
-    def _best(self, closed: Tensor, number: int) -> tuple[dict[str, tuple[float, list[int]]], bool]:
-        """Return score and tokens by text, best first, of so many of flashlight's hypotheses.
+    def _best(self, results: Sequence[Any]) -> tuple[dict[str, tuple[float, Any]], bool]:
+        """Return score and flashlight's best result by text, best first.
 
         And whether none of them could end its last word, which then is no part of the text.
         """
-        self._decoder.nbest = number
-        best: dict[str, tuple[float, list[int]]] = {}
+        best: dict[str, tuple[float, Any]] = {}
         is_cut = False
-        for one in self._decoder(closed[None])[0]:
+        for one in results:
             is_cut |= one.score < CLOSED / 2
             score = one.score - CLOSED if is_cut else one.score
-            text = " ".join(one.words)
+            text = " ".join(self._words(one))
             if text not in best:
-                best[text] = (score, first_words(one.tokens.tolist(), self._boundary, len(one.words)))
+                best[text] = (score, one)
             elif self._adds_paths:
                 best[text] = (float(np.logaddexp(best[text][0], score)), best[text][1])
         return dict(sorted(best.items(), key=lambda item: -item[1][0])), is_cut
+
+    def _words(self, one: Any) -> list[str]:
+        return [self._decoder.word_dict.get_entry(word) for word in one.words if word >= 0]
+
+    def _place(self, heard: Tensor, one: Any) -> tuple[Token, ...]:
+        merged = [token for token, _ in groupby(one.tokens) if token != BLANK]
+        return place_tokens(heard, first_words(merged, self._boundary, len(self._words(one))))
 
 
 def _ctc_decoder() -> Any:

@@ -1,5 +1,7 @@
 """CTC logits to token ids: the best token of each frame, repeats merged, blanks removed."""
 
+from functools import partial
+
 from torch import Tensor
 
 from speechssl.data.vocabulary import BLANK, Vocabulary
@@ -44,5 +46,5 @@ class GreedyDecoder:
             tokens = best_path(row[:count])
             text = self._vocabulary.decode([token.id for token in tokens])
             score = float(row[:count].max(-1).values.sum())
-            found.append([Hypothesis(text=text, score=score, tokens=tuple(tokens))])
+            found.append([Hypothesis(text=text, score=score, place=partial(tuple, tokens))])
         return found

@@ -1,7 +1,8 @@
 """What decoders return: texts with scores, and the frames in which their tokens were said."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import Protocol
 
@@ -25,7 +26,15 @@ class Hypothesis:
 
     text: str
     score: float  # natural logarithm; comparable between hypotheses of one utterance and one decoder
-    tokens: tuple[Token, ...]  # on the most probable path of this text; word boundaries between words included
+    place: Callable[[], tuple[Token, ...]] = field(repr=False, compare=False)  # finds `tokens`
+
+    @cached_property
+    def tokens(self) -> tuple[Token, ...]:
+        """Tokens on the most probable path of the text, boundaries between words included; placed when asked for.
+
+        Placing costs a third of a narrow search, and only the best of many hypotheses is ever asked.
+        """
+        return self.place()
 
 
 class Decoder(Protocol):

@@ -8,6 +8,7 @@ import torch
 
 from speechssl.config import from_dict
 from speechssl.data.vocabulary import Vocabulary
+from speechssl.decoding import hypothesis
 from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
 from speechssl.decoding.grammar import Weights
 from speechssl.decoding.hypothesis import place_tokens
@@ -77,6 +78,33 @@ def test_flashlight_and_our_own_search_agree_where_no_word_can_end(add, tmp_path
     assert -5 < found[0].score < 0
 
 
+@pytest.mark.parametrize("add", [False, True])
+def test_the_best_of_flashlight_is_the_first_of_several(add, files):
+    pytest.importorskip("flashlight.lib.text")
+    values = {"lexicon": files[0], "lm": files[1], "search": SearchConfig(beam=30, add_paths=add)}
+    alone, several = (build_decoder(Flashlight(**values, nbest=nbest), VOCABULARY) for nbest in (1, 4))
+    for seed in range(6):
+        log_probs, counts = emissions(24, seed), torch.tensor([24])
+        (one,), (first, *others) = (decoder.decode(log_probs, counts)[0] for decoder in (alone, several))
+        assert others and all(other.score <= first.score for other in others)
+        assert (one.text, one.tokens) == (first.text, first.tokens)
+        assert add or one.score == pytest.approx(first.score)  # with paths added up several have more to add
+
+
+@pytest.mark.parametrize("kind", [Beam, WithLexicon, Flashlight])
+def test_tokens_are_placed_when_they_are_asked_for_and_once(kind, files, monkeypatch):
+    if kind is Flashlight:
+        pytest.importorskip("flashlight.lib.text")
+    placed = []
+    path = hypothesis._best_path
+    monkeypatch.setattr(hypothesis, "_best_path", lambda values, ids: placed.append(len(ids)) or path(values, ids))
+    values = {"lm": files[1]} if kind is Beam else {"lexicon": files[0], "lm": files[1]}
+    found = build_decoder(kind(**values, nbest=3), VOCABULARY).decode(emissions(24, 0), torch.tensor([24]))[0]
+    assert len(found) == 3 and placed == []
+    assert found[0].tokens == found[0].tokens
+    assert placed == [len(found[0].tokens)]
+
+
 def test_flashlight_that_is_not_installed_names_the_extra_and_the_way_without(files, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchaudio.models.decoder", None)
     with pytest.raises(ConfigError, match=r"speechssl\[decode\].*kind=lexicon"):
@@ -89,7 +117,9 @@ def test_a_batch_is_its_rows_without_their_padding(files):
     for config in (Greedy(), Beam(nbest=3), Beam(lm=files[1]), WithLexicon(lexicon=files[0], lm=files[1])):
         decoder = build_decoder(config, VOCABULARY)
         rows = [decoder.decode(log_probs[i : i + 1, :count], counts[i : i + 1]) for i, count in ((0, 20), (1, 13))]
-        assert decoder.decode(log_probs, counts) == [rows[0][0], rows[1][0]]
+        found = decoder.decode(log_probs, counts)
+        assert found == [rows[0][0], rows[1][0]]
+        assert [[one.tokens for one in row] for row in found] == [[one.tokens for one in row[0]] for row in rows]
 
 
 def test_greedy_decoding_takes_the_likeliest_token_of_each_frame():
