@@ -124,6 +124,7 @@ def tune_command(
     flashlight: Annotated[bool, typer.Option("--flashlight", help="Decode with flashlight; needs a lexicon.")] = False,
     lm_weights: Annotated[str, typer.Option(help="Weights of the language model to try.")] = "0 0.5 1 2 3",
     word_scores: Annotated[str, typer.Option(help="Scores of a word to try.")] = "-1 0 1 2",
+    widen: Annotated[int, typer.Option(help="Times the grid may grow where its best pair lies at an edge.")] = 3,
     rounds: Annotated[int, typer.Option(help="Refinements around the best pair.")] = 1,
     beam: Annotated[int, typer.Option(help="Width of the search.")] = 100,
     metric: Annotated[str, typer.Option(help="What is made small: wer or cer.")] = "wer",
@@ -136,7 +137,7 @@ def tune_command(
     decoder = {"kind": kind, "lm": lm, "search": {"beam": beam}}
     decoder |= {} if lexicon is None else {"lexicon": lexicon}
     numbers = {"lm_weights": _numbers(lm_weights, float), "word_scores": _numbers(word_scores, float)}
-    values = {"decoder": decoder, **numbers, "rounds": rounds, "metric": metric}
+    values = {"decoder": decoder, **numbers, "widen": widen, "rounds": rounds, "metric": metric}
     config = from_dict(values, TuneConfig, where="lm tune")
     held_out = None if test is None else read_manifest(test, root=root)
     found = tune(model, read_manifest(dev, root=root), config, out, test=held_out, progress=_tell)

@@ -7,7 +7,8 @@ and manifest stay the same. A grid is decoded, then a finer one around its best 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -41,6 +42,7 @@ class TuneConfig:
     decoder: Beam | WithLexicon | Flashlight  # its own weights are not used
     lm_weights: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
     word_scores: tuple[float, ...] = (-1.0, 0.0, 1.0, 2.0)
+    widen: int = 3  # times that the grid may grow by a step beyond an edge that its best point lies at
     rounds: int = 1  # of refinement: half-way to the neighbours of the best point
     metric: Literal["wer", "cer"] = "wer"
 
@@ -48,8 +50,8 @@ class TuneConfig:
         """Check that there is something to try."""
         if self.decoder.lm is None:
             raise ConfigError("decoder.lm: there is nothing to tune without a language model; name an ARPA file")
-        if not self.lm_weights or not self.word_scores or self.rounds < 0:
-            raise ConfigError("expected one or more lm_weights and word_scores, and rounds of 0 or more")
+        if not self.lm_weights or not self.word_scores or min(self.rounds, self.widen) < 0:
+            raise ConfigError("expected one or more lm_weights and word_scores, widen and rounds of 0 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,16 +160,14 @@ def _search(
     config: TuneConfig,
     progress: Callable[[Point], None],
 ) -> list[Point]:
-    """Decode the grid, then finer ones."""
+    """Decode the grid, its growth, then finer ones."""
     tried: dict[tuple[float, float], Point] = {}
     decoder = config.decoder
     assert decoder.lm is not None
     lm = None if isinstance(decoder, Flashlight) else read_arpa(decoder.lm)
-    lm_weights, word_scores = sorted(set(config.lm_weights)), sorted(set(config.word_scores))
-    for number in range(config.rounds + 1):
-        if number:
-            best = min(tried.values(), key=lambda point: (getattr(point, config.metric), point.lm_weight))
-            lm_weights, word_scores = _around(best.lm_weight, lm_weights), _around(best.word_score, word_scores)
+
+    def decode(lm_weights: Sequence[float], word_scores: Sequence[float]) -> Point:
+        """Try what is new, and return the best of all."""
         for pair in product(lm_weights, word_scores):
             if pair in tried:
                 continue
@@ -175,7 +175,35 @@ def _search(
             wer, cer = _rates(heard, texts, vocabulary, dataclasses.replace(decoder, weights=weights), lm)
             tried[pair] = Point(lm_weight=pair[0], word_score=pair[1], wer=wer, cer=cer)
             progress(tried[pair])
+        return min(tried.values(), key=lambda point: (getattr(point, config.metric), point.lm_weight))
+
+    lm_weights, word_scores = sorted(set(config.lm_weights)), sorted(set(config.word_scores))
+    best = decode(lm_weights, word_scores)
+    for _ in range(config.widen):
+        wider = _widened(best.lm_weight, lm_weights, lowest=0.0), _widened(best.word_score, word_scores)
+        if wider == (lm_weights, word_scores):
+            break
+        lm_weights, word_scores = wider
+        best = decode(lm_weights, word_scores)
+    for _ in range(config.rounds):
+        lm_weights, word_scores = _around(best.lm_weight, lm_weights), _around(best.word_score, word_scores)
+        best = decode(lm_weights, word_scores)
     return [*tried.values()]
+
+
+def _widened(best: float, values: list[float], lowest: float = -math.inf) -> list[float]:
+    """Return the values, and another one beyond the edge that the best one lies at.
+
+    Examples:
+        >>> _widened(3.0, [0.0, 2.0, 3.0]), _widened(2.0, [0.0, 2.0, 3.0]), _widened(0.0, [0.0, 2.0], lowest=0.0)
+        ([0.0, 2.0, 3.0, 4.0], [0.0, 2.0, 3.0], [0.0, 2.0])
+    """
+    if len(values) < 2:
+        return values
+    below, above = max(lowest, 2 * values[0] - values[1]), 2 * values[-1] - values[-2]
+    if best == values[0] and below < best:
+        return [below, *values]
+    return [*values, above] if best == values[-1] else values
 
 
 def _around(best: float, values: list[float]) -> list[float]:

@@ -39,7 +39,7 @@ def lm(corpus, tmp_path) -> Path:
 
 def test_the_best_pair_of_dev_is_found_and_test_is_decoded_with_it(finetuned, sets, lm, tmp_path):
     decoder = Beam(lm=lm, search=SearchConfig(beam=8))
-    config = TuneConfig(decoder=decoder, lm_weights=(0.0, 2.0), word_scores=(-1.0, 3.0), metric="cer")
+    config = TuneConfig(decoder=decoder, lm_weights=(0.0, 2.0), word_scores=(-1.0, 3.0), widen=0, metric="cer")
     told = []
     found = tune(finetuned, sets[0], config, tmp_path / "out", test=sets[1], progress=told.append)
     assert tuple(told) == found.points
@@ -60,6 +60,21 @@ def test_the_best_pair_of_dev_is_found_and_test_is_decoded_with_it(finetuned, se
     assert written["best"] == dataclasses.asdict(found.best)
     assert len((tmp_path / "out/surface.tsv").read_text().splitlines()) == 8
     assert (tmp_path / "out/surface.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_grid_grows_beyond_the_edge_that_the_best_pair_lies_at(monkeypatch, finetuned, sets, lm, tmp_path):
+    def rates(heard, texts, vocabulary, decoder, lm=None):  # a valley at (4, -3)
+        weights = getattr(decoder, "weights", Weights())
+        return 0.0, abs(weights.lm_weight - 4) + abs(weights.word_score + 3)
+
+    monkeypatch.setattr(stage, "_rates", rates)
+    config = TuneConfig(decoder=Beam(lm=lm), lm_weights=(1.0, 2.0), word_scores=(0.0, 1.0), rounds=0, metric="cer")
+    for widen, best in ((0, (2.0, 0.0)), (2, (4.0, -2.0)), (9, (4.0, -3.0))):
+        found = tune(finetuned, sets[0], dataclasses.replace(config, widen=widen), tmp_path / "out")
+        assert (found.best.lm_weight, found.best.word_score) == best
+    assert len(found.points) == 30, "five weights and six scores: one step beyond the best where it is an edge no more"
+    low = dataclasses.replace(config, lm_weights=(0.0, 9.0), word_scores=(-3.0,))
+    assert all(point.lm_weight >= 0 for point in tune(finetuned, sets[0], low, tmp_path / "out").points)
 
 
 def test_the_model_hears_a_set_once(finetuned, sets, tmp_path, monkeypatch):
@@ -98,7 +113,7 @@ def test_the_command_prints_what_it_chose(finetuned, corpus, sets, lm, tmp_path,
     assert main(["lm", "lexicon", str(corpus), "-o", str(lexicon), "--model", str(finetuned)]) == 0
     command = ["lm", "tune", str(finetuned), str(tmp_path / "dev.tsv"), "--test", str(tmp_path / "test.tsv")]
     options = ["--lm", str(lm), "--lexicon", str(lexicon), "-o", str(tmp_path / "out"), "--root", str(corpus.parent)]
-    numbers = ["--lm-weights", "1", "--word-scores", "0 2", "--rounds", "0", "--beam", "8"]
+    numbers = ["--lm-weights", "1", "--word-scores", "0 2", "--widen", "0", "--rounds", "0", "--beam", "8"]
     assert main([*command, *options, *numbers]) == 0
     told = capsys.readouterr()
     assert [line.split("  WER")[0] for line in told.err.splitlines()] == [
