@@ -8,6 +8,7 @@ as well and can be written.
 """
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ __all__ = [
     "read_fairseq_manifest",
     "read_manifest",
     "read_side_file",
+    "read_table",
     "refuse_duplicate_ids",
     "write_atomically",
     "write_fairseq_manifest",
@@ -196,32 +198,57 @@ def write_fairseq_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def read_side_file(path: Path) -> dict[str, dict[str, str]]:
-    """Read a table (tab, or comma for `.csv`) with a header: `id` or `path`, and any optional manifest column.
+    """Read a table of `read_table` by `id` or `path`, with any optional manifest column.
 
     Returns:
         For each id, or path, its columns.
 
     Raises:
-        ManifestError: no `id` or `path` column, an unknown column, or a key that occurs twice.
+        ManifestError: it cannot be read, no `id` or `path` column, an unknown column, or a key that occurs twice.
     """
-    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-    reader = csv.DictReader(
-        _read_lines(path), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    )
-    columns, rows = list(reader.fieldnames or ()), list(reader)
-    key = next((name for name in ("id", "path") if name in columns), None)
-    unknown = [name for name in columns if name not in ("id", "path", *_OPTIONAL)]
-    if key is None or unknown:
+    table = read_table(path, ("id", "path"), _OPTIONAL)
+    return {key: {name: row[name] for name in _OPTIONAL if name in row} for key, row in table.items()}
+
+
+def read_table(path: Path, keys: Sequence[str], known: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+    """Read a table with a header: of tabs, in which quotes are text, or of commas for `.csv`.
+
+    Args:
+        path: of the table, in UTF-8.
+        keys: columns of which the first that is there tells the rows apart.
+        known: columns that there may be besides; empty for any, one at least.
+
+    Returns:
+        For each key the other columns.
+
+    Raises:
+        ManifestError: it cannot be read, the columns are others, a row has too few or too many cells, or a key occurs
+            twice.
+    """
+    is_csv = path.suffix.lower() == ".csv"
+    try:
+        content = io.StringIO(path.read_text(encoding="utf-8-sig"))
+        reader = csv.DictReader(
+            content, delimiter="," if is_csv else "\t", quoting=csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE
+        )
+        names = list(reader.fieldnames or ())
+        rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{path}: cannot be read ({error}); name a table in UTF-8") from error
+    key = next((name for name in keys if name in names), None)
+    if key is None or not {*names} <= {*(known or names), *keys} or len(names) < (1 if known else 2):
+        others = f"any of {' '.join(known)}" if known else "others"
         raise ManifestError(
-            f"{path}:1: expected a column `id` or `path` and any of {' '.join(_OPTIONAL)}, found {' '.join(columns)}"
+            f"{path}:1: expected a column {' or '.join(f'`{name}`' for name in keys)} and {others}, "
+            f"found {' '.join(names) or 'nothing'}"
         )
     table: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(rows, start=2):
+    for line, row in rows:
         if None in row or None in row.values():
-            raise ManifestError(f"{path}:{number}: expected {len(columns)} columns, as many as the first line names")
+            raise ManifestError(f"{path}:{line}: expected {len(names)} columns, as many as the first line names")
         if row[key] in table:
-            raise ManifestError(f"{path}:{number}: {row[key]} occurs twice; keep one of its rows")
-        table[row[key]] = {name: row[name] for name in _OPTIONAL if name in columns}
+            raise ManifestError(f"{path}:{line}: {row[key]} occurs twice; keep one of its rows")
+        table[row[key]] = {name: row[name] for name in names if name != key}
     return table
 
 

@@ -1,6 +1,5 @@
 """Stage `score`: a manifest with texts and what a system wrote -> references with their groups."""
 
-import csv
 import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 from speechssl.data.audio import AudioConfig
 from speechssl.data.dataset import read_utterance
-from speechssl.data.manifest import Manifest, Utterance, read_side_file
+from speechssl.data.manifest import Manifest, Utterance, read_side_file, read_table
 from speechssl.errors import ManifestError
 from speechssl.score.evaluate import Reference
 from speechssl.score.snr import estimate_snr_db
@@ -113,23 +112,7 @@ def read_columns(path: Path) -> dict[str, dict[str, str]]:
     Raises:
         ManifestError: neither column is there, a row has too few cells, or a key occurs twice.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="," if path.suffix.lower() == ".csv" else "\t")
-            names, rows = list(reader.fieldnames or ()), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: cannot be read ({error}); name a table in UTF-8") from error
-    key = next((name for name in ("id", "speaker") if name in names), None)
-    if key is None or len(names) < 2:
-        raise ManifestError(f"{path}:1: expected a column id or speaker, and others, found {' '.join(names)}")
-    table: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise ManifestError(f"{path}:{number}: expected {len(names)} columns, as many as the first line names")
-        if row[key] in table:
-            raise ManifestError(f"{path}:{number}: {row[key]} occurs twice; keep one of its rows")
-        table[row[key]] = {name: row[name] for name in names if name != key}
-    return table
+    return read_table(path, ("id", "speaker"))
 
 
 def _group_of(manifest: Manifest, row: Utterance, name: str, columns: Mapping[str, Mapping[str, str]]) -> str:

@@ -12,6 +12,7 @@ from speechssl.data.manifest import (
     read_fairseq_manifest,
     read_manifest,
     read_side_file,
+    read_table,
     write_atomically,
     write_fairseq_manifest,
     write_manifest,
@@ -47,6 +48,23 @@ def test_a_number_of_samples_beyond_all_reason_is_refused(tmp_path, form):
 
 def test_quotes_in_a_tab_separated_side_file_are_text(table):
     assert read_side_file(table("id\ttext", 'x\t"no" he said')) == {"x": {"text": '"no" he said'}}
+    assert read_table(table("id\tsaid", 'x\t"no', "y\tyes"), ("id",)) == {"x": {"said": '"no'}, "y": {"said": "yes"}}
+
+
+def test_a_cell_of_a_csv_may_hold_commas_and_lines_and_a_mark_of_byte_order_is_no_name(table):
+    lines = ("\ufeffid,path,text", 'a,x,"one, two', 'three"', "", "a,x,four")
+    with pytest.raises(ManifestError, match=r"t\.csv:5: a occurs twice"):
+        read_table(table(*lines, name="t.csv"), ("id",))
+    path = table(*lines[:3], name="t.csv")
+    assert read_table(path, ("id", "path")) == {"a": {"path": "x", "text": "one, two\nthree"}}
+    assert read_side_file(path) == {"a": {"text": "one, two\nthree"}}
+
+
+def test_a_table_that_is_none_is_refused(table, tmp_path):
+    with pytest.raises(ManifestError, match=r"none\.tsv: cannot be read .*; name a table in UTF-8"):
+        read_table(tmp_path / "none.tsv", ("id",))
+    with pytest.raises(ManifestError, match=r"t\.csv: cannot be read \(field larger than field limit"):
+        read_table(table("id,text", "x," + "a" * 200_000, name="t.csv"), ("id",))
 
 
 def test_a_manifest_survives_being_written_and_read(tmp_path):

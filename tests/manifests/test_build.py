@@ -155,7 +155,7 @@ def test_columns_of_a_side_file_are_joined_by_id_or_path(corpus, table, name, li
         (["id\ttext", "zz\tone", "a-1\ttwo", "yy\tone"], r"table\.tsv: 2 rows name no audio file: zz, yy; correct"),
         (["id\ttext\tspeaker", "a-1\tone"], r"table\.tsv:2: expected 3 columns, as many as the first line"),
         (["id\ttext", "b-2\tx", "a-1\tone\ttwo"], r"table\.tsv:3: expected 2 columns, as many as the first line"),
-        ([], r"table\.tsv: empty"),
+        ([], r"table\.tsv:1: expected a column .*, found nothing"),
     ],
 )
 def test_a_side_file_that_does_not_fit_is_refused(corpus, table, lines, message):

@@ -86,9 +86,10 @@ def test_what_no_table_says_is_unknown(corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("accent\nnorth\n", "expected a column id or speaker"),
+        ("accent\nnorth\n", "expected a column `id` or `speaker` and others, found accent"),
         ("id\taccent\na\tb\na\tc\n", "a occurs twice"),
         ("id\taccent\na\n", "expected 2 columns"),
+        ("id\na\n", "expected a column `id` or `speaker` and others, found id"),
     ],
 )
 def test_tables_that_cannot_be_used_are_refused(tmp_path: Path, content: str, said: str) -> None:
