@@ -17,7 +17,6 @@ from speechssl.config import from_dict, load
 from speechssl.data.manifest import Manifest, read_manifest, write_atomically
 from speechssl.decoding.build import decoder_for
 from speechssl.decoding.grammar import Weights
-from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
 from speechssl.score.evaluate import ScoreConfig, evaluate_systems, judge
 from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
@@ -29,11 +28,11 @@ from speechssl.stages.preflight_text import as_json as preflight_json
 from speechssl.stages.preflight_text import lines as preflight_lines
 from speechssl.stages.score import GROUPINGS, read_columns, read_hypotheses, references_of
 from speechssl.stages.score_page import PageConfig, read_confidences, write_page
-from speechssl.stages.stream import StreamConfig, stream
+from speechssl.stages.stream import transcribe_stream
 from speechssl.stages.transcribe import files_as_manifest, transcribe
 from speechssl.stages.tune import read_tuned
 from speechssl.transcripts.formats import SUFFIXES, write_transcripts
-from speechssl.transcripts.timed import Transcript
+from speechssl.transcripts.timed import Timed, Transcript
 
 __all__ = ["align_command", "average_command", "preflight_command", "score_command", "transcribe_command"]
 
@@ -73,17 +72,7 @@ def transcribe_command(
 ) -> None:
     """Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples from standard input, word by word."""
     if sources == [Path("-")]:
-        saved = SavedModel.read(model)
-        recogniser, vocabulary = saved.recogniser()
-        recogniser.to(pick_device())
-        is_normalized = bool(saved.description.audio.normalize)
-        words = []
-        for word in stream(recogniser, vocabulary, sys.stdin.buffer, StreamConfig(), normalize=is_normalized):
-            print(f"{word.start_s:.2f} {word.end_s:.2f} {word.text}", flush=True)
-            words.append(word)
-        text = " ".join(word.text for word in words)
-        found = [Transcript(id="stream", text=text, duration_s=words[-1].end_s if words else 0.0, words=tuple(words))]
-        skipped: list[str] = []
+        found, skipped = [transcribe_stream(model, sys.stdin.buffer, tell=_print_word)], list[str]()
     else:
         config = EmitConfig(batch_s=batch_s, window_s=window_s, overlap_s=min(8.0, window_s / 4))
         weights = Weights(lm_weight=lm_weight, word_score=word_score)
@@ -185,6 +174,10 @@ def _listed(sources: Sequence[Path], root: Path | None) -> Manifest:
             f"{lists[0]}: name one manifest, or audio files; `speechssl manifest merge` joins them"
         )
     return read_manifest(lists[0], root=root) if lists else files_as_manifest(sources)
+
+
+def _print_word(word: Timed) -> None:
+    print(f"{word.start_s:.2f} {word.end_s:.2f} {word.text}", flush=True)
 
 
 def _say_written(written: Sequence[Path], found: Sequence[Transcript], skipped: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Stage `stream`: raw samples as they come in -> words as soon as they are sure, without hearing the whole."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -14,9 +15,11 @@ from speechssl.data.vocabulary import Vocabulary
 from speechssl.errors import AudioError, ConfigError
 from speechssl.model.conv import frame_count
 from speechssl.objective.ctc import CTCModel
-from speechssl.transcripts.timed import Timed, best_path, words_of
+from speechssl.parallel import pick_device
+from speechssl.saved import SavedModel
+from speechssl.transcripts.timed import Timed, Transcript, best_path, words_of
 
-__all__ = ["StreamConfig", "stream"]
+__all__ = ["StreamConfig", "stream", "transcribe_stream"]
 
 
 @configuration
@@ -33,6 +36,36 @@ class StreamConfig:
                 f"expected chunk_s above 0 and chunk_s + ahead_s below context_s, found {self.chunk_s}, {self.ahead_s} "
                 f"and {self.context_s}"
             )
+
+
+def transcribe_stream(
+    run: Path, source: BinaryIO, config: StreamConfig | None = None, *, tell: Callable[[Timed], None]
+) -> Transcript:
+    """Transcribe samples with a fine-tuned model, of a run its best step.
+
+    Args:
+        run: folder of the run, or of a converted model.
+        source: of 16-bit little-endian mono samples at 16 kHz, read until it ends.
+        config: how soon; None for the defaults.
+        tell: called with each word as soon as its end has been heard.
+
+    Returns:
+        All words, with the id `stream`; it lasts as long as to the end of the last.
+
+    Raises:
+        AudioError: the source ends within a sample.
+        CheckpointError: the model is not fine-tuned, or cannot be read.
+    """
+    saved = SavedModel.read(run)
+    model, vocabulary = saved.recogniser()
+    model.to(pick_device())
+    words = []
+    normalize = bool(saved.description.audio.normalize)
+    for word in stream(model, vocabulary, source, config or StreamConfig(), normalize=normalize):
+        tell(word)
+        words.append(word)
+    text = " ".join(word.text for word in words)
+    return Transcript(id="stream", text=text, duration_s=words[-1].end_s if words else 0.0, words=tuple(words))
 
 
 def stream(

@@ -4,11 +4,28 @@ import io
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.saved import SavedModel
-from speechssl.stages.stream import StreamConfig, stream
+from speechssl.stages.stream import StreamConfig, stream, transcribe_stream
+
+
+def test_words_are_told_as_they_end_and_all_are_in_the_transcript(finetuned, corpus):
+    content = b"".join(
+        soundfile.read(str(path), dtype="int16")[0].astype("<i2").tobytes()
+        for path in sorted(corpus.parent.glob("*.wav"))
+    )
+    source, told = io.BytesIO(content), []
+    config = StreamConfig(chunk_s=0.1, ahead_s=0.1, context_s=2.0)
+    found = transcribe_stream(finetuned, source, config, tell=lambda word: told.append((word, source.tell())))
+    assert found.words == tuple(word for word, _ in told)
+    assert (found.id, found.text) == ("stream", " ".join(word.text for word in found.words))
+    assert found.duration_s == found.words[-1].end_s
+    assert told[0][1] < len(content)  # before the end was heard
+    empty = transcribe_stream(finetuned, io.BytesIO(), tell=told.append)
+    assert (empty.text, empty.duration_s, empty.words) == ("", 0.0, ())
 
 
 @pytest.mark.parametrize("chunk_s", [0.02, 0.05, 0.33])
