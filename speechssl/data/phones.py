@@ -1,7 +1,8 @@
 """Pronunciation lexicons. A line a word: the word, a tab or a blank, and its phones with blanks between.
 
-Comments (`;;;` and `#` at the start of a line) are passed over. CMUdict's `WORD(2)` is a further pronunciation; of
-several the first counts, since a target is one sequence.
+Comments (`;;;` and `#` at the start of a line, ` # ` behind phones where a blank parts them from the word, as in CMUdict)
+are passed over. CMUdict's `WORD(2)` is a further pronunciation; of several the first counts, since a target is one
+sequence.
 """
 
 import re
@@ -30,7 +31,7 @@ def read_lexicon_of_phones(path: Path, text: TextConfig) -> dict[str, tuple[str,
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith((";;;", "#")):
             continue
-        word, *phones = line.split("\t", 1) if "\t" in line else line.split(maxsplit=1)
+        word, *phones = line.split("\t", 1) if "\t" in line else line.split(" # ")[0].split(maxsplit=1)
         sounds = tuple(" ".join(phones).split())
         if not sounds:
             raise VocabularyError(f"{path}:{number}: expected a word and its phones, found {line!r}")

@@ -42,6 +42,12 @@ def test_phones_of_a_text_come_back_with_their_words(lexicon):
     assert vocabulary.tokens[ids[4]] == "|"
 
 
+def test_a_comment_behind_the_phones_of_cmudict_is_none_of_them(tmp_path):
+    (tmp_path / "cmudict").write_text("aalto AA1 L T OW2 # name, finnish\nb\tB #\n")
+    vocabulary = Vocabulary.from_texts(["aalto b"], Phones(lexicon=tmp_path / "cmudict"))
+    assert vocabulary.tokens[2:] == ("#", "AA1", "B", "L", "OW2", "T"), "with a tab # may be a phone"
+
+
 def test_words_without_phones_are_named(lexicon):
     vocabulary = Vocabulary.from_texts(["world"], Phones(lexicon=lexicon))
     with pytest.raises(VocabularyError, match=r"u7: the text holds 'new' 'york', which the lexicon lacks; add them"):
