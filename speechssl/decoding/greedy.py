@@ -8,7 +8,7 @@ from speechssl.data.vocabulary import BLANK, Vocabulary
 from speechssl.decoding.hypothesis import Hypothesis
 from speechssl.transcripts.timed import best_path
 
-__all__ = ["GreedyDecoder", "greedy_decode"]
+__all__ = ["GreedyDecoder", "greedy_decode", "merged"]
 
 
 def greedy_decode(logits: Tensor, counts: Tensor) -> list[list[int]]:
@@ -27,10 +27,12 @@ def greedy_decode(logits: Tensor, counts: Tensor) -> list[list[int]]:
         >>> greedy_decode(torch.nn.functional.one_hot(best), torch.tensor([5]))
         [[2, 2, 3]]
     """
-    rows = []
-    for best, count in zip(logits.argmax(-1).cpu(), counts.tolist(), strict=True):
-        rows.append([token for token in best[:count].unique_consecutive().tolist() if token != BLANK])
-    return rows
+    return [merged(best[:count]) for best, count in zip(logits.argmax(-1).cpu(), counts.tolist(), strict=True)]
+
+
+def merged(path: Tensor) -> list[int]:
+    """Return the token ids of one path, (frames,) int64: repeats merged, blanks removed."""
+    return [token for token in path.unique_consecutive().tolist() if token != BLANK]
 
 
 class GreedyDecoder:

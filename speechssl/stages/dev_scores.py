@@ -12,7 +12,7 @@ from torch import nn
 from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.manifest import write_atomically
 from speechssl.data.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
-from speechssl.decoding.greedy import greedy_decode
+from speechssl.decoding.greedy import merged
 from speechssl.objective.ctc import CTCModel
 from speechssl.score.wer import ErrorRate, score_texts
 
@@ -111,10 +111,9 @@ def hear(
         if not batch.ids:
             continue
         logits, counts = model.logits(batch.to(device))
-        best = logits.argmax(-1).cpu()
-        decoded = greedy_decode(logits, counts)
-        for key, ids, row, count in zip(batch.ids, decoded, best, counts.tolist(), strict=True):
-            yield Heard(key, vocabulary.decode(ids), int((row[:count] == BLANK).sum()), count)
+        for key, best, count in zip(batch.ids, logits.argmax(-1).cpu(), counts.tolist(), strict=True):
+            path = best[:count]
+            yield Heard(key, vocabulary.decode(merged(path)), int((path == BLANK).sum()), count)
 
 
 def texts_of_others(references: Mapping[str, str]) -> dict[str, str]:
