@@ -48,6 +48,7 @@ class FlashlightDecoder:
         self._beam = config.beam
         self._adds_paths = config.add_paths
         self._boundary = vocabulary.tokens.index(WORD_BOUNDARY)
+        self._last = torch.from_numpy(closing_frame(len(vocabulary), self._boundary)).float()[None]
         make = _ctc_decoder()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "lexicon.txt"
@@ -71,19 +72,16 @@ class FlashlightDecoder:
 
     def decode(self, log_probs: Tensor, counts: Tensor) -> list[list[Hypothesis]]:
         """Decode a batch; see `Decoder`."""
-        last = torch.from_numpy(closing_frame(log_probs.shape[-1], self._boundary)).float()[None]
-        native = self._decoder.decoder
         found = []
         for row, count in zip(log_probs.float().cpu(), counts.tolist(), strict=True):
             heard = row[:count].contiguous()
             self._decoder.decode_begin()
             self._decoder.decode_step(heard)
-            self._decoder.decode_step(last)
+            self._decoder.decode_step(self._last)
             self._decoder.decode_end()
-            results = native.get_all_final_hypothesis()
-            best, is_cut = self._best(results[: self._nbest])
+            best, is_cut = self._best(self._results(len(heard)))
             if is_cut:  # beginnings of words behind the texts: several hypotheses may have one
-                best, _ = self._best(results)
+                best, _ = self._best(self._decoder.decoder.get_all_final_hypothesis())
             found.append(
                 [
                     Hypothesis(text=text, score=score, place=partial(self._place, heard, one))
@@ -91,6 +89,16 @@ class FlashlightDecoder:
                 ]
             )
         return found
+
+    def _results(self, count: int) -> Sequence[Any]:
+        """Return as many of flashlight's results as are wanted, best first; to hand over all takes as long as a frame.
+
+        The best alone it gives up to the end of a word, which may lie before the last frame: then it is the first of
+        all. Its tokens are those of the frames, the closing one, and one at either end.
+        """
+        if self._nbest == 1 and len((best := self._decoder.decoder.get_best_hypothesis(0)).tokens) == count + 3:
+            return [best]
+        return self._decoder.decoder.get_all_final_hypothesis()[: self._nbest]
 
     def _best(self, results: Sequence[Any]) -> tuple[dict[str, tuple[float, Any]], bool]:
         """Return score and flashlight's best result by text, best first.
