@@ -54,7 +54,7 @@ def fit(
     evaluate: Evaluate | None = None,
     probe: Evaluate | None = None,
 ) -> Path:
-    """Train until `config.steps`, from the newest whole checkpoint in `out` if there is one.
+    """Train until `config.steps`, from the newest whole checkpoint in `out` if any; return the folder of the last.
 
     Args:
         model: called as `model(batch, step=..., generator=...)`, returns a `LossSum`.
@@ -71,9 +71,6 @@ def fit(
         evaluate: called every `config.eval_every` steps and after the last, on the first rank.
         probe: called every `config.health.probe_every` steps and after the last, on the first rank.
 
-    Returns:
-        The folder of the last checkpoint.
-
     Raises:
         CheckpointError: no checkpoint is whole, or the newest is of other data; or one cannot be written.
         TrainingError: too many steps in a row are not finite, too much audio is bad, or an alarm is to stop the
@@ -89,10 +86,7 @@ def fit(
     with StopRequest() as stop, log, explained_failures(ranks, state):
         while state.step < config.steps and not run.is_out_of_patience:
             update = run.update(batches, log, wants_stop=stop.signal is not None)
-            alarms = run.report(log) if run.is_due(config.log_every) else []
-            is_kept = evaluate is not None and run.is_due(config.eval_every) and run.evaluate(evaluate, log)
-            if probe is not None and config.health.probe_every and run.is_due(config.health.probe_every):
-                run.probe(probe, log)
+            alarms, is_kept = run.look(evaluate, probe, log)
             must_stop = not state.is_finished and (update.must_stop or (ranks.world_size == 1 and bool(stop.signal)))
             alarmed = config.health.stop and bool(alarms) and not state.is_finished
             if must_stop or alarmed or is_kept or run.is_due(config.save_every):
@@ -184,6 +178,15 @@ class Run:
     def is_due(self, every: int) -> bool:
         """Whether the step just done is the last, or one of those that come `every` so often; 0 is the last alone."""
         return self.state.is_finished or (every > 0 and self.state.step % every == 0)
+
+    def look(self, evaluate: Evaluate | None, probe: Evaluate | None, log: RunLog) -> tuple[list[Alarm], bool]:
+        """Report, evaluate and probe, each when due; return alarms, and whether the step is kept for its score."""
+        config = self.config
+        alarms = self.report(log) if self.is_due(config.log_every) else []
+        is_kept = evaluate is not None and self.is_due(config.eval_every) and self.evaluate(evaluate, log)
+        if probe is not None and config.health.probe_every and self.is_due(config.health.probe_every):
+            self.probe(probe, log)
+        return alarms, is_kept
 
     def report(self, log: RunLog) -> list[Alarm]:
         """Log the averages since the last report, and where the run is; return the alarms, the same on all ranks."""
