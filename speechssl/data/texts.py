@@ -11,9 +11,10 @@ from typing import Literal
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 
-__all__ = ["TextConfig", "digits_in"]
+__all__ = ["ONE_FORM", "TextConfig", "digits_in", "is_inner", "lowered"]
 
-_ONE_FORM = str.maketrans(dict.fromkeys("’‘ʼ`´＇", "'") | dict.fromkeys("‐‑–—", "-"))
+# for str.translate: one apostrophe and one hyphen
+ONE_FORM = str.maketrans(dict.fromkeys("’‘ʼ`´＇", "'") | dict.fromkeys("‐‑–—", "-"))
 _JOINERS = "\u200c\u200d"  # shape letters of Persian and of Indian scripts
 _DOTTED_I = ("az", "tr")  # languages in which the capital of i has its dot
 
@@ -46,7 +47,7 @@ class TextConfig:
             text = text.replace(unicodedata.normalize("NFC", old), new)
         text = self._cased(text)
         if self.punctuation == "remove":
-            text = _without_punctuation(text.translate(_ONE_FORM))
+            text = _without_punctuation(text.translate(ONE_FORM))
         return " ".join(unicodedata.normalize("NFC", text).split())
 
     def refuses(self, text: str) -> bool:
@@ -64,8 +65,7 @@ class TextConfig:
 
     def _cased(self, text: str) -> str:
         if self.case == "lower":
-            dotted = text.replace("I", "ı").replace("İ", "i") if self.language in _DOTTED_I else text
-            return dotted.lower()
+            return lowered(text, self.language)
         if self.case == "upper":
             return (text.replace("i", "İ") if self.language in _DOTTED_I else text).upper()
         return text
@@ -81,20 +81,33 @@ def digits_in(text: str) -> str:
     return "".join(c for c in dict.fromkeys(text) if unicodedata.category(c)[0] == "N")
 
 
+def is_inner(text: str, index: int, signs: str = "'-") -> bool:
+    """Whether one of the signs stands at `index`, between two letters, digits or marks on them.
+
+    Examples:
+        >>> text = "'tis o'clock"
+        >>> is_inner(text, 0), is_inner(text, 6)
+        (False, True)
+    """
+    if text[index] not in signs or not 0 < index < len(text) - 1:
+        return False
+    return all(unicodedata.category(text[near])[0] in "LMN" for near in (index - 1, index + 1))
+
+
+def lowered(text: str, language: str | None) -> str:
+    """Return a text in lower case, by the rules of the language of two letters."""
+    if language in _DOTTED_I:
+        text = text.replace("I", "ı").replace("İ", "i")
+    return text.lower()
+
+
 def _without_punctuation(text: str) -> str:
     """Turn punctuation and symbols into spaces; invisible marks vanish, but joiners between two letters."""
     if text.replace(" ", "").isalnum():  # most texts, at a tenth of the time
         return text
-    text = "".join(c for i, c in enumerate(text) if unicodedata.category(c) != "Cf" or _is_inner(text, i, _JOINERS))
+    text = "".join(c for i, c in enumerate(text) if unicodedata.category(c) != "Cf" or is_inner(text, i, _JOINERS))
     kept = (
-        c if unicodedata.category(c)[0] in "LMN" or c in _JOINERS or _is_inner(text, i, "'-") else " "
+        c if unicodedata.category(c)[0] in "LMN" or c in _JOINERS or is_inner(text, i) else " "
         for i, c in enumerate(text)
     )
     return re.sub(r"\s+", " ", "".join(kept)).strip()
-
-
-def _is_inner(text: str, index: int, signs: str) -> bool:
-    """Whether one of the signs stands between two letters, digits or marks on them."""
-    if text[index] not in signs or not 0 < index < len(text) - 1:
-        return False
-    return all(unicodedata.category(text[near])[0] in "LMN" for near in (index - 1, index + 1))

@@ -1,22 +1,22 @@
 """What is done to both texts before they are compared. A report names it: figures of two normalisers do not compare.
 
 `none`: nothing. `nfc`: Unicode NFC, runs of blanks one space. `lower`: that, in lower case. `plain`: that, and
-punctuation and symbols become spaces, but for an apostrophe or hyphen between two letters; vowel points that
-languages leave out in writing (Arabic, Hebrew) and Russian stress marks are removed.
+punctuation and symbols become spaces, but for an apostrophe or hyphen between two letters, digits or marks on them;
+vowel points that languages leave out in writing (Arabic, Hebrew) and Russian stress marks are removed.
 """
 
 import re
 import unicodedata
 from typing import Literal, get_args
 
+from speechssl.data.texts import ONE_FORM, is_inner, lowered
+
 __all__ = ["NORMALISERS", "Normaliser", "describe_normaliser", "normalise"]
 
 Normaliser = Literal["none", "nfc", "lower", "plain"]
 NORMALISERS: tuple[str, ...] = get_args(Normaliser)
 
-_ONE_FORM = str.maketrans(dict.fromkeys("’‘ʼ`´", "'") | dict.fromkeys("‐‑–—", "-"))
 _POINTS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640]")
-_DOTTED_I = ("az", "tr")  # languages in which the capital of i has its dot
 
 
 def normalise(text: str, how: Normaliser, language: str | None = None) -> str:
@@ -36,14 +36,12 @@ def normalise(text: str, how: Normaliser, language: str | None = None) -> str:
     text = " ".join(unicodedata.normalize("NFC", text).split())
     if how == "nfc":
         return text
-    if language in _DOTTED_I:
-        text = text.replace("I", "ı").replace("İ", "i")
-    text = unicodedata.normalize("NFC", text.lower())
+    text = unicodedata.normalize("NFC", lowered(text, language))
     if how == "lower":
         return text
     if language in ("be", "bg", "ru", "uk"):
         text = text.replace("\N{COMBINING ACUTE ACCENT}", "")
-    text = _POINTS.sub("", text.translate(_ONE_FORM))
+    text = _POINTS.sub("", text.translate(ONE_FORM))
     return " ".join("".join(_kept(text, index) for index in range(len(text))).split())
 
 
@@ -58,8 +56,4 @@ def describe_normaliser(how: Normaliser) -> str:
 
 
 def _kept(text: str, index: int) -> str:
-    character = text[index]
-    if unicodedata.category(character)[0] in "LMN":
-        return character
-    is_inner = 0 < index < len(text) - 1 and text[index - 1].isalnum() and text[index + 1].isalnum()
-    return character if character in "'-" and is_inner else " "
+    return text[index] if unicodedata.category(text[index])[0] in "LMN" or is_inner(text, index) else " "

@@ -1,7 +1,10 @@
 """Normalisers: speechssl.score.normalise."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from speechssl.data.texts import TextConfig
 from speechssl.score.normalise import NORMALISERS, Normaliser, describe_normaliser, normalise
 
 
@@ -19,6 +22,8 @@ from speechssl.score.normalise import NORMALISERS, Normaliser, describe_normalis
         ("كَتَبَ", "plain", "ar", "كتب"),
         ("שָׁלוֹם", "plain", "he", "שלום"),
         ("हिन्दी है।", "plain", "hi", "हिन्दी है"),
+        ("हिन्दी-उर्दू", "plain", "hi", "हिन्दी-उर्दू"),  # a vowel sign before the hyphen
+        ("l＇été", "plain", "fr", "l'été"),
         ("Ich habe 3 € (drei).", "plain", "de", "ich habe 3 drei"),
         ("'tis -5 o'clock-", "plain", "en", "tis 5 o'clock"),
         ("...", "plain", None, ""),
@@ -26,6 +31,11 @@ from speechssl.score.normalise import NORMALISERS, Normaliser, describe_normalis
 )
 def test_texts_are_normalised(text: str, how: Normaliser, language: str | None, expected: str) -> None:
     assert normalise(text, how, language) == expected
+
+
+@given(st.text("aÉ1ही .,!'’-–", max_size=12))
+def test_what_stands_inside_words_is_what_a_policy_without_punctuation_keeps(text: str) -> None:
+    assert normalise(text, "plain") == TextConfig(case="lower", punctuation="remove").apply(text)
 
 
 @pytest.mark.parametrize("how", NORMALISERS)
