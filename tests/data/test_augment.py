@@ -20,11 +20,6 @@ HOP, WINDOW = 320, 325
 
 
 @pytest.fixture
-def corpus(tmp_path, make_corpus):
-    return read_manifest(make_corpus(tmp_path / "corpus"))
-
-
-@pytest.fixture
 def write(tmp_path):
     """Give a function that writes 16 kHz waveforms and their manifest."""
 

@@ -13,23 +13,6 @@ from speechssl.errors import AudioError
 HOP, WINDOW = 320, 325
 
 
-@pytest.fixture
-def corpus(tmp_path, make_corpus):
-    return read_manifest(make_corpus(tmp_path / "corpus"))
-
-
-@pytest.fixture
-def dataset(corpus, random_labels):
-    return SpeechDataset(
-        corpus,
-        AudioConfig(),
-        hop=HOP,
-        window=WINDOW,
-        labels=[random_labels(corpus), random_labels(corpus, hop=320, window=325, clusters=9)],
-        tokens={row.id: [2, 3, i + 2] for i, row in enumerate(corpus.utterances)},
-    )
-
-
 def test_a_crop_becomes_its_samples_labels_and_tokens(dataset, corpus):
     example = dataset[Crop(3, 640, 4000)]
     row = corpus.utterances[3]

@@ -22,7 +22,7 @@ from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Crop, Example
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import load_batches
-from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError, TrainingError
 
 HOP, WINDOW = 320, 325
@@ -35,23 +35,6 @@ def load(request):
     if request.param == "fairseq2":
         pytest.importorskip("fairseq2")
     return partial(load_batches, loader=request.param)
-
-
-@pytest.fixture
-def corpus(tmp_path, make_corpus):
-    return read_manifest(make_corpus(tmp_path / "corpus"))
-
-
-@pytest.fixture
-def dataset(corpus, random_labels):
-    return SpeechDataset(
-        corpus,
-        AudioConfig(),
-        hop=HOP,
-        window=WINDOW,
-        labels=[random_labels(corpus), random_labels(corpus, hop=320, window=325, clusters=9)],
-        tokens={row.id: [2, 3, i + 2] for i, row in enumerate(corpus.utterances)},
-    )
 
 
 @pytest.fixture
