@@ -10,14 +10,15 @@ A run folder is a model folder: what reads one reads the other, and needs no oth
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from speechssl.config import configuration, from_dict, to_dict
 from speechssl.data.audio import AudioConfig
@@ -35,10 +36,11 @@ from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
 from speechssl.train.checkpoint import fill, last_checkpoint, read_parameters, read_state, run_folder
 
-__all__ = ["Description", "SavedModel", "build_model", "check_units", "describe_model"]
+__all__ = ["Description", "SavedModel", "build_model", "check_units", "describe_model", "without_values"]
 
 DESCRIPTION = "model.json"
 PARAMETERS = "model.safetensors"
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @configuration
@@ -165,9 +167,8 @@ class SavedModel:
         Raises:
             CheckpointError: the parameters do not fit the description.
         """
-        encoder = SpeechEncoder(self.description.encoder)
-        fill(encoder, self.tensors, prefix="encoder.", where=self.name)
-        return encoder.eval()
+        encoder = without_values(lambda: SpeechEncoder(self.description.encoder))
+        return self._filled(encoder, prefix="encoder.")
 
     def pretraining(self) -> PretrainModel:
         """Build trunk and objective, in evaluation mode.
@@ -175,11 +176,10 @@ class SavedModel:
         Raises:
             CheckpointError: the model has no objective, or parameters that do not fit the description.
         """
-        model = build_model(self.description)
+        model = without_values(lambda: build_model(self.description))
         if not isinstance(model, PretrainModel):
             raise CheckpointError(f"{self.name}: is of kind {self.description.method}, expected one with its objective")
-        fill(model, self.tensors, where=self.name)
-        return model.eval()
+        return self._filled(model)
 
     def recogniser(self) -> tuple[CTCModel, Vocabulary]:
         """Build trunk and CTC head, in evaluation mode, with the vocabulary.
@@ -187,11 +187,15 @@ class SavedModel:
         Raises:
             CheckpointError: the model is not fine-tuned, or its parameters do not fit the description.
         """
-        model = build_model(self.description)
+        model = without_values(lambda: build_model(self.description))
         if not isinstance(model, CTCModel):
             raise CheckpointError(f"{self.name}: is of kind {self.description.method}, expected a fine-tuned one")
-        fill(model, self.tensors, where=self.name)
-        return model.eval(), self.description.speller()
+        return self._filled(model), self.description.speller()
+
+    def _filled(self, model: Model, *, prefix: str = "") -> Model:
+        """Copy the parameters into a model without values, whose memory is its own, so that it may learn."""
+        fill(model, self.tensors, prefix=prefix, where=self.name)
+        return model.eval()
 
     def fingerprint(self) -> str:
         """Return 16 hex digits of the SHA-256 of names, shapes and values."""
@@ -200,6 +204,26 @@ class SavedModel:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(-1).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+class _Unfilled(TorchFunctionMode):
+    """What draws random values does nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call all but initialisers."""
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def without_values(build: Callable[[], Model]) -> Model:
+    """Build a model whose parameters hold anything, as no initialiser runs: a second for BASE, and a random state kept.
+
+    Not on the `meta` device, where buffers would lack their values too, tensors with two names would part, and
+    weight norm alone imports for a second.
+    """
+    with _Unfilled():
+        return build()
 
 
 def build_model(description: Description) -> nn.Module:

@@ -6,15 +6,33 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from speechssl.data.batching import Batch
 from speechssl.errors import CheckpointError
+from speechssl.model.lora import LoraConfig
+from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
 from speechssl.objective.pretraining import PretrainModel
-from speechssl.saved import Description, SavedModel, describe_model
-from tests.model.tiny import BASE_LIKE, noise, tiny_encoder
+from speechssl.saved import Description, SavedModel, build_model, describe_model, without_values
+from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
 
 VOCABULARY = ("<blank>", "|", "п", "न")
+
+
+class Heard(TorchFunctionMode):
+    """Notes what draws random values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            self.drawn.append(func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def fine_tuned() -> SavedModel:
@@ -52,6 +70,96 @@ def test_the_parts_of_a_model_are_built_with_its_parameters():
     torch.testing.assert_close(encoder(waveforms, lengths).last, tiny_encoder()(waveforms, lengths).last)
     assert fine_tuned().recogniser()[1].tokens == VOCABULARY
     assert pretrained().pretraining().objective.clusters == (5, 7)
+
+
+LORA = CTCConfig(lora=LoraConfig(rank=2, projections=("query", "out")))
+DESCRIPTIONS = {
+    "encoder": Description(encoder=LARGE_LIKE),
+    "ctc": Description(encoder=BASE_LIKE, ctc=CTCConfig(), vocabulary=VOCABULARY),
+    "adapters": Description(encoder=BASE_LIKE, ctc=LORA, vocabulary=VOCABULARY),
+    "hubert": Description(encoder=BASE_LIKE, objective=MaskedPredictionConfig(dim=8), clusters=(5, 7)),
+    "linear": Description(encoder=LARGE_LIKE, objective=MaskedPredictionConfig(dim=8, logits="linear"), clusters=(5,)),
+    "wav2vec2": Description(encoder=BASE_LIKE, objective=ContrastiveConfig(dim=8)),
+}
+
+
+def without_values_but_nan(description: Description, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *args, **how: empty(*args, **how).fill_(torch.nan))
+    model = without_values(lambda: build_model(description))
+    monkeypatch.setattr(torch, "empty", empty)
+    return model
+
+
+@pytest.mark.parametrize("kind", DESCRIPTIONS)
+def test_a_model_without_values_lacks_only_what_its_file_holds(kind, monkeypatch):
+    plain = build_model(DESCRIPTIONS[kind])
+    blank = without_values_but_nan(DESCRIPTIONS[kind], monkeypatch)
+    for (name, tensor), (other, value) in zip(blank.named_parameters(), plain.named_parameters(), strict=True):
+        assert (name, tensor.shape, tensor.dtype) == (other, value.shape, value.dtype)
+        assert tensor.requires_grad == value.requires_grad
+    assert any(tensor.isnan().any() for tensor in blank.parameters())
+    for name, buffer in blank.named_buffers():
+        assert torch.equal(buffer, plain.get_buffer(name))
+    assert {name for name, _ in blank.named_parameters()} <= {*blank.state_dict()}  # so that `fill` misses none
+
+
+@pytest.mark.parametrize("kind", ["ctc", "hubert", "linear", "wav2vec2"])
+def test_a_model_is_filled_with_all_its_parameters_and_no_initialiser_runs(kind, monkeypatch):
+    description = DESCRIPTIONS[kind]
+    tensors = {**build_model(description).state_dict()}
+    for number, tensor in enumerate(tensors.values(), 1):
+        tensor.fill_(number)
+    tensors["encoder.norm.weight"] = tensors["encoder.norm.weight"].double()
+    saved = SavedModel(description=description, tensors=tensors, name="made here")
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *args, **how: empty(*args, **how).fill_(torch.nan))
+    with Heard() as heard:
+        model = saved.recogniser()[0] if kind == "ctc" else saved.pretraining()
+    assert heard.drawn == []
+    for number, (name, tensor) in enumerate(model.state_dict().items(), 1):
+        assert tensor.dtype == torch.float32
+        assert bool((tensor == number).all()), name
+    with Heard() as heard:
+        build_model(description)
+    assert heard.drawn
+
+
+def test_building_a_saved_model_leaves_the_random_state_alone():
+    ctc, hubert = fine_tuned(), pretrained()
+    before = torch.get_rng_state()
+    ctc.recogniser(), ctc.encoder(), hubert.pretraining()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_a_read_model_learns_changes_neither_its_file_nor_what_was_read(tmp_path):
+    fine_tuned().write(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    saved = SavedModel.read(tmp_path)
+    first, second = saved.recogniser()[0], saved.recogniser()[0]
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1.0)
+    assert (tmp_path / "model.safetensors").read_bytes() == content
+    assert saved.fingerprint() == SavedModel.read(tmp_path).fingerprint()
+    for (name, tensor), (_, other) in zip(second.state_dict().items(), first.state_dict().items(), strict=True):
+        assert torch.equal(tensor, saved.tensors[name])
+        assert not torch.equal(tensor, other)
+
+
+def test_a_read_model_computes_what_was_written_and_learns(tmp_path):
+    model = CTCModel(tiny_encoder(), CTCConfig(), len(VOCABULARY)).eval()
+    description = dataclasses.replace(fine_tuned().description)
+    SavedModel(description=description, tensors=model.state_dict(), name="made here").write(tmp_path)
+    again, _ = SavedModel.read(tmp_path).recogniser()
+    assert not again.training
+    batch = Batch(ids=("a",), waveforms=noise(1, 900), num_samples=torch.tensor([900]))
+    logits, _ = again.logits(batch)
+    torch.testing.assert_close(logits, model.logits(batch)[0], rtol=0, atol=0)
+    logits.sum().backward()
+    assert {name for name, each in again.named_parameters() if each.grad is None} == {
+        name for name, each in again.named_parameters() if name.startswith("encoder.conv.") or "mask_vector" in name
+    }
 
 
 def test_a_model_says_what_it_is():

@@ -17,7 +17,7 @@ from torch import Tensor
 from speechssl.config import to_dict
 from speechssl.errors import CheckpointError
 from speechssl.model.encoder import EncoderConfig
-from speechssl.saved import Description, SavedModel, build_model
+from speechssl.saved import Description, SavedModel, build_model, without_values
 
 __all__ = [
     "Conversion",
@@ -80,8 +80,8 @@ def name_table(description: Description, toolkit: Toolkit, *, trunk: str = "", h
         trunk: prefix of their trunk's parameters.
         head: prefix of their head's.
     """
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in build_model(description).state_dict().items()}
+    model = without_values(lambda: build_model(description))
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     rows = [(row._replace(ours=f"encoder.{row.ours}"), trunk) for row in _trunk_rows(description.encoder)]
     rows += [(row, head) for row in _HEADS[description.method]]
     if toolkit in ("fairseq", "fairseq2") and _is_square(description.encoder):
