@@ -6,10 +6,11 @@ windowed-sinc filter.
 
 import math
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
@@ -79,8 +80,12 @@ class Segment:
     num_samples: int
 
 
-def read_header(where: Path | Place) -> AudioHeader:
+def read_header(where: Path | Place, file: BinaryIO | None = None) -> AudioHeader:
     """Read the header of one file, without its samples (which ffmpeg's formats have to be decoded for).
+
+    Args:
+        where: audio of one of `AUDIO_SUFFIXES` or `FFMPEG_SUFFIXES`.
+        file: its bytes, of `Place.opened`, where it is read further, so that it is fetched once.
 
     Raises:
         AudioError: the file is missing, empty, not audio, or shorter than its header says.
@@ -93,11 +98,8 @@ def read_header(where: Path | Place) -> AudioHeader:
     if stated is not None:
         return AudioHeader(num_samples=stated.num_samples, sample_rate=stated.sample_rate, channels=stated.channels)
     try:
-        if place.is_plain_file:
-            info = soundfile.info(place.path, verbose=True)
-        else:
-            with place.open() as file:
-                info = soundfile.info(file, verbose=True)
+        with place.opened() if file is None else nullcontext(file) as source:
+            info = soundfile.info(_at_start(place, source), verbose=True)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error
     declared = re.search(r"data *: (\d+) \(should be (\d+)\)", info.extra_info)
@@ -144,25 +146,26 @@ def read_audio(
     """
     place = where if isinstance(where, Place) else Place(str(where))
     decoded = None
-    if _needs_ffmpeg(place):
-        decoded, rate = decode_by_ffmpeg(Path(place.path))
-        header = _decoded_header(place, decoded, rate)
-    else:
-        header = read_header(place)
-    _check_length(place, header, segment, expected_samples)
-    if segment is not None:
-        header = replace(header, num_samples=segment.num_samples)
-    _check_header(place, header, config, whole=num_samples is None)
-    rate = header.sample_rate
-    margin = 0 if rate == SAMPLE_RATE else rate // 50  # context, so that a part equals the same part of the whole
-    period = rate // math.gcd(rate, SAMPLE_RATE)  # a cut at a multiple of it falls on a whole sample at both rates
-    first = max(0, (start * rate // SAMPLE_RATE - margin) // period * period)
-    count = header.num_samples - first
-    if num_samples is not None:
-        count = min(count, -(-(start + num_samples) * rate // SAMPLE_RATE) + margin - first)
-    count = max(0, count)
-    offset = first + (segment.start if segment else 0)
-    samples = _decode(place, offset, count) if decoded is None else decoded[offset : offset + count]
+    with place.opened() as file:
+        if _needs_ffmpeg(place):
+            decoded, rate = decode_by_ffmpeg(Path(place.path))
+            header = _decoded_header(place, decoded, rate)
+        else:
+            header = read_header(place, file)
+        _check_length(place, header, segment, expected_samples)
+        if segment is not None:
+            header = replace(header, num_samples=segment.num_samples)
+        _check_header(place, header, config, whole=num_samples is None)
+        rate = header.sample_rate
+        margin = 0 if rate == SAMPLE_RATE else rate // 50  # context, so that a part equals the same part of the whole
+        period = rate // math.gcd(rate, SAMPLE_RATE)  # a cut at a multiple of it falls on a whole sample at both rates
+        first = max(0, (start * rate // SAMPLE_RATE - margin) // period * period)
+        count = header.num_samples - first
+        if num_samples is not None:
+            count = min(count, -(-(start + num_samples) * rate // SAMPLE_RATE) + margin - first)
+        count = max(0, count)
+        offset = first + (segment.start if segment else 0)
+        samples = _decode(place, file, offset, count) if decoded is None else decoded[offset : offset + count]
     _check_samples(place, samples, header, whole=num_samples is None and start == 0)
     mono = samples[:, 0] if config.channels == "first" else samples.mean(axis=1)
     waveform = torch.from_numpy(np.ascontiguousarray(mono))
@@ -195,14 +198,18 @@ def _decoded_header(place: Place, samples: NDArray[np.float32], rate: int) -> Au
     return AudioHeader(num_samples=len(samples), sample_rate=rate, channels=samples.shape[1])
 
 
-def _decode(place: Place, first: int, count: int) -> NDArray[np.float32]:
+def _at_start(place: Place, file: BinaryIO | None) -> str | BinaryIO:
+    """Return what soundfile reads: the name of the file, or its bytes where `Place.opened` opened them."""
+    if file is None:
+        return place.path
+    file.seek(0)
+    return file
+
+
+def _decode(place: Place, file: BinaryIO | None, first: int, count: int) -> NDArray[np.float32]:
     """Return (time, channels) from the file's sample `first` on."""
     try:
-        if place.is_plain_file:
-            samples, _ = soundfile.read(place.path, frames=count, start=first, dtype="float32", always_2d=True)
-        else:
-            with place.open() as file:
-                samples, _ = soundfile.read(file, frames=count, start=first, dtype="float32", always_2d=True)
+        samples, _ = soundfile.read(_at_start(place, file), frames=count, start=first, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error
     return samples

@@ -6,6 +6,7 @@ neither the archive's index nor its format. URLs go through fsspec, whatever it 
 
 import io
 import re
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -75,6 +76,10 @@ class Place:
                 f"{self}: cannot be opened ({error.strerror}); correct the manifest or its root"
             ) from error
         return self._checked(content)
+
+    def opened(self) -> AbstractContextManager[BinaryIO | None]:
+        """Open the bytes for whoever reads them more than once; None for a file that libraries open by its name."""
+        return nullcontext() if self.is_plain_file else self.open()
 
     def _fetch(self) -> BinaryIO:
         try:

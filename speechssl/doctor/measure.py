@@ -151,15 +151,17 @@ def _open(recording: Recording, config: CheckConfig, said: _Said) -> list[Measur
     try:
         with contextlib.ExitStack() as stack:
             file: _Source
+            opened = stack.enter_context(place.opened())
             if place.is_plain_file and place.path.lower().endswith(FFMPEG_SUFFIXES):
                 file = _Array(*decode_by_ffmpeg(Path(place.path)))
             else:
                 try:
-                    header = read_header(place)
+                    header = read_header(place, opened)
                 except AudioError as error:
                     problem = str(error).removeprefix(f"{place}: ")
-                opened = place.path if place.is_plain_file else stack.enter_context(place.open())
-                file = stack.enter_context(_File(opened))
+                if opened is not None:
+                    opened.seek(0)
+                file = stack.enter_context(_File(place.path if opened is None else opened))
             if header is None and 0 < file.frames < _LONGEST:
                 header = AudioHeader(num_samples=file.frames, sample_rate=file.samplerate, channels=file.channels)
             if header is not None:

@@ -109,6 +109,16 @@ def test_a_url_is_read_like_the_file(
     assert torch.equal(read_audio(place, ANY), read_audio(flac, ANY))
 
 
+def test_a_url_is_fetched_once(flac: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="URLs need fsspec")
+    fsspec.filesystem("memory").pipe_file("/once.flac", flac.read_bytes())
+    fetched, fetch = [], Place._fetch
+    monkeypatch.setattr(Place, "_fetch", lambda place: fetched.append(place) or fetch(place))
+    place = Place("memory://once.flac")
+    assert torch.equal(read_audio(place, ANY), read_audio(flac, ANY))
+    assert fetched == [place]
+
+
 def test_a_url_that_is_not_there_is_named(quiet_server: str) -> None:
     pytest.importorskip("aiohttp", reason="URLs need fsspec and aiohttp")
     with pytest.raises(AudioError, match=rf"{quiet_server}/none.flac: cannot be fetched"):

@@ -153,6 +153,18 @@ def test_bytes_of_an_archive_are_measured_as_a_file_is(tmp_path, speech):
     assert beyond.problem.startswith("the archive ends after")
 
 
+@pytest.mark.parametrize("name", ["a.flac", "none.flac"])
+def test_a_url_is_fetched_once_whether_it_is_there_or_not(tmp_path, speech, monkeypatch, name):
+    fsspec = pytest.importorskip("fsspec", reason="URLs need fsspec")
+    alone = measured(tmp_path, speech(1.0), name="a.flac")
+    fsspec.filesystem("memory").pipe_file("/measured/a.flac", (tmp_path / "a.flac").read_bytes())
+    fetched, fetch = [], Place._fetch
+    monkeypatch.setattr(Place, "_fetch", lambda place: fetched.append(place) or fetch(place))
+    found = measure(Place(f"memory://measured/{name}"), CheckConfig())
+    assert len(fetched) == 1
+    assert found == alone if name == "a.flac" else found.problem.startswith("cannot be fetched")
+
+
 def test_flac_without_a_length_cannot_be_measured(tmp_path, speech):
     measured(tmp_path, speech(0.5), name="a.flac")
     content = (tmp_path / "a.flac").read_bytes()
