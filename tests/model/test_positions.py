@@ -38,3 +38,20 @@ def test_autocast_takes_the_convolution_and_agrees() -> None:
         found = positions(x)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), positions(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("batch", "frames", "grad", "is_convolved"),
+    [(1, 20, False, True), (1, 20, True, False), (2, 5, False, True), (2, 6, False, False), (1, 25, False, False)],
+)
+def test_what_is_short_is_convolved_without_gradients_and_agrees(
+    batch: int, frames: int, grad: bool, is_convolved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, x = PositionalConv(8, 6, 2), noise(batch, frames, 8)
+    expected = functional.gelu(correlate(x, layer.conv.weight, 2) + layer.conv.bias)
+    calls = []
+    forward = layer.conv.forward
+    monkeypatch.setattr(layer.conv, "forward", lambda each: calls.append(1) or forward(each))
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
+    assert bool(calls) == is_convolved
