@@ -75,6 +75,25 @@ def test_searches_read_the_same_speech_and_flashlight_reads_alike_through_both(s
     assert found["speechssl"] == found["torchaudio"] == found[module.PURE]
 
 
+def test_searches_that_are_not_installed_are_left_out_and_named(script, manifest, tmp_path, monkeypatch, capsys):
+    module = script("decoders")
+    find = module.importlib.util.find_spec
+    absent = {"flashlight", "ctc_beam_decoder", "pyctcdecode"}
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name in absent else find(name))
+    out = tmp_path / "report.json"
+    given = ["--manifest", str(manifest), "--repeats", "1", "--threads", "1", "--beam", "10"]
+    monkeypatch.setattr(sys, "argv", ["asr.py", "--task", "decode", *given, "--out", str(out)])
+    script("asr").main()
+    report = json.loads(out.read_text())
+    assert [row["contender"] for row in report["rows"]] == [module.PURE]
+    assert report["ratios"] == {}
+    packages = {"speechssl": "flashlight-text", "torchaudio": "flashlight-text"}
+    packages |= {"pyctcdecode": "pyctcdecode", "ctc-beam-decoder": "ctc-beam-decoder"}
+    found = {key.rpartition(": ")[2]: value.split(", ")[0] for key, value in report["left_out"].items()}
+    assert found == packages
+    assert "| torchaudio | not installed: flashlight-text" in capsys.readouterr().out
+
+
 def test_the_report_has_a_ratio_against_every_search(script, manifest, tmp_path, monkeypatch, capsys):
     pytest.importorskip("flashlight")
     pytest.importorskip("kenlm")

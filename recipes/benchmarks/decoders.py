@@ -2,7 +2,7 @@
 
 Each contender is a function from (frames, vocab) log-probabilities to a text, built before the clock starts.
 pyctcdecode and ctc-beam-decoder know no lexicon: they are told its words and think less of others. They prune by
-settings of their own, which are left as they come. What is not installed is left out.
+settings of their own, which are left as they come. What is not installed is left out, and `left_out` says so.
 """
 
 import importlib
@@ -30,10 +30,17 @@ from speechssl.lm.lexicon import Lexicon
 from speechssl.lm.texts import read_sentences
 from speechssl.score.wer import score_texts
 
-__all__ = ["PURE", "Heard", "Language", "build_language", "decoders", "error_rate", "simulate", "turn"]
+__all__ = ["PURE", "Heard", "Language", "build_language", "decoders", "error_rate", "left_out", "simulate", "turn"]
 
 PURE = "speechssl, no native package"
 FREE_SPELLERS = {"pyctcdecode": "pyctcdecode", "ctc-beam-decoder": "ctc_beam_decoder"}  # module by name
+FLASHLIGHT = {"flashlight-text": "flashlight", "kenlm": "kenlm"}  # modules by package
+NEEDED = {  # by contender
+    OURS: FLASHLIGHT,
+    "torchaudio": FLASHLIGHT,
+    "pyctcdecode": {"pyctcdecode": "pyctcdecode", "kenlm": "kenlm"},
+    "ctc-beam-decoder": {"ctc-beam-decoder": "ctc_beam_decoder"},
+}
 HOP = 320  # samples a frame, of simulated speech
 
 Decode = Callable[[Tensor], str]
@@ -90,19 +97,27 @@ def build_language(texts: Sequence[Path], vocabulary: Vocabulary, folder: Path, 
     return Language(arpa=arpa, lexicon=path, words=lexicon.words)
 
 
+def left_out() -> dict[str, str]:
+    """List the contenders that cannot be measured here, each with the packages that are not installed."""
+    missing = {
+        name: [package for package, module in modules.items() if importlib.util.find_spec(module) is None]
+        for name, modules in NEEDED.items()
+    }
+    return {name: ", ".join(packages) for name, packages in missing.items() if packages}
+
+
 def decoders(vocabulary: Vocabulary, language: Language, weights: Weights, beam: int) -> dict[str, Decode]:
-    """Build every decoder that is installed, by name."""
+    """Build every decoder that is installed, by name; ours searches with flashlight, and without any package."""
     given = {"lexicon": language.lexicon, "lm": language.arpa, "weights": weights}
     search = SearchConfig(beam=beam, add_paths=False)
-    flashlight = build_decoder(Flashlight(**given, search=search), vocabulary)
-    pure = build_decoder(WithLexicon(**given, search=search), vocabulary)
-    found: dict[str, Decode] = {
-        OURS: partial(_ours, flashlight),
-        "torchaudio": _torchaudio(vocabulary, language, weights, beam),
-        PURE: partial(_ours, pure),
-    }
+    missing = left_out()
+    found: dict[str, Decode] = {}
+    if OURS not in missing:
+        found[OURS] = partial(_ours, build_decoder(Flashlight(**given, search=search), vocabulary))
+        found["torchaudio"] = _torchaudio(vocabulary, language, weights, beam)
+    found[PURE] = partial(_ours, build_decoder(WithLexicon(**given, search=search), vocabulary))
     for name, module in FREE_SPELLERS.items():
-        if importlib.util.find_spec(module) is not None:
+        if name not in missing:
             found[name] = _free_speller(importlib.import_module(module), vocabulary, language, weights, beam)
     return found
 

@@ -151,8 +151,13 @@ def ratios(rows: Sequence[Row], *, clock: str = "walls") -> dict[str, float]:
     return found
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Lay out rows as a Markdown table."""
+def table(rows: Sequence[Row], left_out: Mapping[str, str] | None = None) -> str:
+    """Lay out rows as a Markdown table.
+
+    Args:
+        rows: what was measured.
+        left_out: packages that are not installed, by `work: contender`, which get a line each.
+    """
     lines = [
         "| work | contender | s a turn | CPU s | audio s/s | ours is times as fast | CPU | peak MiB | of the bound "
         "| parameters | loss | predictions |",
@@ -176,6 +181,9 @@ def table(rows: Sequence[Row]) -> str:
             str(row.predicted),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    for key, packages in (left_out or {}).items():
+        work, _, contender = key.rpartition(": ")
+        lines.append(f"| {work} | {contender} | not installed: {packages} |{' |' * 9}")
     return "\n".join(lines)
 
 
