@@ -10,7 +10,7 @@ A run folder is a model folder: what reads one reads the other, and needs no oth
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -181,8 +181,12 @@ class SavedModel:
             raise CheckpointError(f"{self.name}: is of kind {self.description.method}, expected one with its objective")
         return self._filled(model)
 
-    def recogniser(self) -> tuple[CTCModel, Vocabulary]:
+    def recogniser(self, *, shares: bool = False) -> tuple[CTCModel, Vocabulary]:
         """Build trunk and CTC head, in evaluation mode, with the vocabulary.
+
+        Args:
+            shares: take `tensors` themselves for parameters, for who only runs the model: a file is mapped, and none of
+                it copied. The file must stay as it is meanwhile; to learn would change `tensors`, though not the file.
 
         Raises:
             CheckpointError: the model is not fine-tuned, or its parameters do not fit the description.
@@ -190,10 +194,13 @@ class SavedModel:
         model = without_values(lambda: build_model(self.description))
         if not isinstance(model, CTCModel):
             raise CheckpointError(f"{self.name}: is of kind {self.description.method}, expected a fine-tuned one")
-        return self._filled(model), self.description.speller()
+        return self._filled(model, shares=shares), self.description.speller()
 
-    def _filled(self, model: Model, *, prefix: str = "") -> Model:
-        """Copy the parameters into a model without values, whose memory is its own, so that it may learn."""
+    def _filled(self, model: Model, *, prefix: str = "", shares: bool = False) -> Model:
+        """Copy the parameters into a model without values, whose memory is its own, so that it may learn; or share."""
+        if shares and _are_alike(model.state_dict(), self.tensors):
+            model.load_state_dict(self.tensors, assign=True)
+            return model.eval()
         fill(model, self.tensors, prefix=prefix, where=self.name)
         return model.eval()
 
@@ -204,6 +211,12 @@ class SavedModel:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(-1).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _are_alike(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    """Say whether names, shapes and types are the same."""
+    kinds = [{name: (each.shape, each.dtype) for name, each in tensors.items()} for tensors in (ours, theirs)]
+    return kinds[0] == kinds[1]
 
 
 class _Unfilled(TorchFunctionMode):

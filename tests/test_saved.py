@@ -147,6 +147,31 @@ def test_what_a_read_model_learns_changes_neither_its_file_nor_what_was_read(tmp
         assert not torch.equal(tensor, other)
 
 
+def test_who_only_runs_a_model_shares_its_memory_and_the_file_is_never_written_to(tmp_path):
+    fine_tuned().write(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    saved = SavedModel.read(tmp_path)
+    shared, copied = saved.recogniser(shares=True)[0], saved.recogniser()[0]
+    assert not shared.training
+    for (name, ours), (_, other) in zip(shared.named_parameters(), copied.named_parameters(), strict=True):
+        assert torch.equal(ours, other) and ours.requires_grad == other.requires_grad
+        assert ours.data_ptr() == saved.tensors[name].data_ptr() != other.data_ptr()
+    with torch.no_grad():
+        shared.head.weight.add_(1.0)
+    assert (tmp_path / "model.safetensors").read_bytes() == content
+    assert not torch.equal(shared.head.weight, copied.head.weight)
+
+
+def test_what_cannot_be_shared_is_copied_or_named():
+    model = fine_tuned()
+    half = {name: tensor.half() for name, tensor in model.tensors.items()}
+    found, _ = dataclasses.replace(model, tensors=half).recogniser(shares=True)
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+    less = {name: tensor for name, tensor in model.tensors.items() if name != "head.bias"}
+    with pytest.raises(CheckpointError, match=r"made here: 1 parameters do not fit this model: head\.bias"):
+        dataclasses.replace(model, tensors=less).recogniser(shares=True)
+
+
 def test_a_read_model_computes_what_was_written_and_learns(tmp_path):
     model = CTCModel(tiny_encoder(), CTCConfig(), len(VOCABULARY)).eval()
     description = dataclasses.replace(fine_tuned().description)

@@ -39,7 +39,7 @@ def transcribe(
         Transcripts in the manifest's order, and the reasons of what was left out.
     """
     saved = SavedModel.read(run)
-    model, vocabulary = saved.recogniser()
+    model, vocabulary = saved.recogniser(shares=True)
     decode = build_decoder(decoder or Greedy(), vocabulary).decode
     model.to(pick_device())
     encoder = model.encoder.config
