@@ -1,8 +1,8 @@
 """Pronunciation lexicons. A line a word: the word, a tab or a blank, and its phones with blanks between.
 
-Comments (`;;;` and `#` at the start of a line, ` # ` behind phones where a blank parts them from the word, as in CMUdict)
-are passed over. CMUdict's `WORD(2)` is a further pronunciation; of several the first counts, since a target is one
-sequence.
+Comments are passed over: `;;;` and `#` at the start of a line and, where a blank parts the word from its phones as in
+CMUdict, ` # ` behind them. CMUdict's `WORD(2)` is a further pronunciation; of several the first counts, since a target
+is one sequence.
 """
 
 import re
