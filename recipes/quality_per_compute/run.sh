@@ -113,21 +113,21 @@ run_arm() {
         hubert | hubert-linear)
             units "$mfcc"
             set -- "$1" "labels=[$mfcc/units-100/labels.tsv,$mfcc/units-500/labels.tsv]"
-            [ "$1" = hubert ] || set -- "$@" objective.logits=linear
+            [ "$1" = hubert-linear ] || set -- "$@" objective.logits=cosine
             shift
             pretrain hubert "$arm" pretrain "$minutes" "$mfcc/cost.jsonl" "$@" ;;
         hubert-logmel)
             units "$logmel" features=log_mel
             pretrain hubert "$arm" pretrain "$minutes" "$logmel/cost.jsonl" \
-                "labels=[$logmel/units-100/labels.tsv,$logmel/units-500/labels.tsv]" ;;
+                "labels=[$logmel/units-100/labels.tsv,$logmel/units-500/labels.tsv]" objective.logits=cosine ;;
         hubert2)  # half of the time for MFCC units, the rest for those of its third layer
             half=$(python -c "print($minutes / 2)")
             units "$mfcc"
             pretrain hubert "$arm" pretrain-1 "$half" "$mfcc/cost.jsonl" \
-                "labels=[$mfcc/units-100/labels.tsv,$mfcc/units-500/labels.tsv]"
+                "labels=[$mfcc/units-100/labels.tsv,$mfcc/units-500/labels.tsv]" objective.logits=cosine
             units "$arm" features=layer layer=3 cmn=false "checkpoint=$first"
             pretrain hubert "$arm" pretrain-2 "$minutes" "$mfcc/cost.jsonl $arm/cost.jsonl" \
-                "labels=[$arm/units-100/labels.tsv,$arm/units-500/labels.tsv]" ;;
+                "labels=[$arm/units-100/labels.tsv,$arm/units-500/labels.tsv]" objective.logits=cosine ;;
         *) echo "run.sh: no arm $1; see ARMS in this script" >&2; exit 2 ;;
     esac
     if [ -d "$arm/pretrain-2" ]; then evaluate "$arm" pretrain-2; else evaluate "$arm" pretrain; fi
