@@ -129,7 +129,7 @@ SIZES: dict[SizeName, ModelSize] = {
             mask=MaskConfig(start_prob=0.1, span=3),
         ),
         masked_prediction=MaskedPredictionConfig(
-            unmasked_weight=1.0, feature_penalty=0.0, mask=MaskConfig(start_prob=0.08, span=5)
+            logits="linear", unmasked_weight=1.0, feature_penalty=0.0, mask=MaskConfig(start_prob=0.08, span=5)
         ),
         clusters=(100,),
         normalize=False,
