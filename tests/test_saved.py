@@ -250,6 +250,14 @@ def test_a_truncated_parameter_file_is_named(tmp_path):
         SavedModel.read(tmp_path)
 
 
+def test_a_model_folder_may_have_the_name_of_a_checkpoint(tmp_path):
+    folder = tmp_path / "step_00000570"
+    model = pretrained()
+    model.write(folder)
+    read = SavedModel.read(folder)
+    assert (read.name, read.fingerprint()) == (folder.name, model.fingerprint())
+
+
 def test_a_folder_left_by_an_interrupted_write_is_no_model(tmp_path):
     fine_tuned().write(tmp_path / "whole")
     shutil.copy(tmp_path / "whole/model.safetensors", tmp_path)

@@ -346,8 +346,11 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], *, where: str, prefix: st
 
 
 def run_folder(path: Path) -> Path:
-    """Return the folder of the run that `path` names, itself or by one of its checkpoints."""
-    return path.parent if path.name.startswith("step_") else path
+    """Return the folder of the run that `path` names, itself or by one of its checkpoints.
+
+    A folder that says itself what its model is, as a converted one does, is none of them, whatever its name.
+    """
+    return path.parent if path.name.startswith("step_") and not (path / "model.json").exists() else path
 
 
 def read_config(out: Path) -> dict[str, Any]:
