@@ -16,6 +16,7 @@ from cost import spent
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 SHARES = {"full": 1, "half": 2, "quarter": 4}  # of the updates, as their divisor
 
@@ -119,6 +120,9 @@ def draw(found: list[Point], out: Path) -> None:
             is_first = cost == "hours_seen" and seed == min(one.seed for one in found if one.arm == arm)
             axis.plot(*zip(*values, strict=True), "o-", color=colours[arm], label=arm if is_first else None)
     panels[0].set_xscale("log")
+    panels[0].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panels[0].xaxis.set_major_formatter("{x:g}")
+    panels[0].xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_xlabel("hours of audio seen in pretraining")
     panels[1].set_xlabel("CPU minutes of pretraining, units included")
     panels[0].set_ylabel("test CER, %, festvox-ru, 10 labelled minutes")
