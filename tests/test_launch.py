@@ -39,7 +39,8 @@ done
 echo "${pids[@]}" >"$STAND_IN/tasks"
 status=0
 for ((i = 0; i < tasks; i++)); do
-  wait -n "${pids[@]}" && continue || status=$?
+  wait -n "${pids[@]}" && continue || found=$?
+  ((status)) || status=$found  # of who died first; the others are killed for it
   for pid in "${pids[@]}"; do pkill -KILL -P "$pid"; done
 done
 exit "$status"
