@@ -34,11 +34,10 @@ from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
-from speechssl.train.checkpoint import fill, last_checkpoint, read_parameters, read_state, run_folder
+from speechssl.train.checkpoint import DESCRIPTION, fill, last_checkpoint, read_parameters, read_state, run_folder
 
 __all__ = ["Description", "SavedModel", "build_model", "check_units", "describe_model", "without_values"]
 
-DESCRIPTION = "model.json"
 PARAMETERS = "model.safetensors"
 Model = TypeVar("Model", bound=nn.Module)
 

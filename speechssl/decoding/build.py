@@ -184,16 +184,18 @@ def _with_pieces(config: Beam | WithLexicon, vocabulary: Vocabulary, lm: NGramMo
     ids = {letter: number for number, letter in enumerate(letters)}
     hot = _hot_words(config, Vocabulary(letters))
     judge: LetterGrammar | WordGrammar
-    if isinstance(config, Beam) and (lm is None or _is_of_letters(lm)):
+    words: Collection[str] | None = None  # that are judged, or kept to; None for letters
+    if isinstance(config, WithLexicon):
+        words = _of_pieces(config, vocabulary)
+    elif lm is not None and not _is_of_letters(lm):
+        words = lm.ids
+    if words is None:
         judge = LetterGrammar(letters, ids[WORD_BOUNDARY], lm, config.weights, hot)
     else:
-        is_lexicon = isinstance(config, WithLexicon)
-        words: Collection[str] = () if lm is None else lm.ids
-        if isinstance(config, WithLexicon):
-            words = _of_pieces(config, vocabulary)
         known = [(word, [ids[letter] for letter in word]) for word in words if {*word} <= ids.keys()]
         if not known:
             raise _no_words(config.lm, len(words), vocabulary)
+        is_lexicon = isinstance(config, WithLexicon)
         judge = WordGrammar(len(letters), ids[WORD_BOUNDARY], lm, known, config.weights, hot, only_known=is_lexicon)
     search = config.search if config.search.tokens else replace(config.search, tokens=PIECES_TRIED)
     return BeamDecoder(vocabulary, PieceGrammar(vocabulary, judge), search, nbest=config.nbest)

@@ -18,7 +18,7 @@ from speechssl.decoding.trie import Trie
 from speechssl.lm.model import NGramModel
 from speechssl.lm.texts import END
 
-__all__ = ["LetterGrammar", "LexiconGrammar", "Weights", "WordGrammar"]
+__all__ = ["LetterGrammar", "LexiconGrammar", "Weights", "WordGrammar", "every_pair"]
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -34,6 +34,13 @@ class Weights:
     lm_weight: float = 2.0  # times log10 of the model's probability (flashlight: lm_weight)
     word_score: float = 0.0  # for each word (flashlight: word_score)
     unknown_score: float = 0.0  # for each word the model does not know, beside its probability; not with a lexicon
+
+
+def every_pair(prefixes: int, is_allowed: Flags) -> tuple[Integers, Integers]:
+    """Return (pairs,) prefix and token: every allowed token, but the blank, after each of so many prefixes."""
+    tokens = np.flatnonzero(is_allowed)
+    tokens = tokens[tokens != BLANK]
+    return np.repeat(np.arange(prefixes), len(tokens)), np.tile(tokens, prefixes)
 
 
 class _Grammar:
@@ -74,9 +81,7 @@ class _Grammar:
 
     def _every_token(self, states: Integers, is_allowed: Flags) -> Extensions:
         """Return every allowed token after every prefix; a boundary only after a letter."""
-        tokens = np.flatnonzero(is_allowed)
-        tokens = tokens[tokens != BLANK]
-        owner, token = np.repeat(np.arange(len(states)), len(tokens)), np.tile(tokens, len(states))
+        owner, token = every_pair(len(states), is_allowed)
         is_kept = (token != self.boundary) | (states[owner, _BETWEEN] == 0)
         owner, token = owner[is_kept], token[is_kept]
         after, earned = self.follow(states[owner], token)

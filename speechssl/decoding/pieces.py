@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from speechssl.data.pieces import WORD_START
 from speechssl.data.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
-from speechssl.decoding.grammar import LetterGrammar, WordGrammar
+from speechssl.decoding.grammar import LetterGrammar, WordGrammar, every_pair
 from speechssl.decoding.search import Extensions
 
 __all__ = ["PieceGrammar", "letters_of"]
@@ -55,9 +55,7 @@ class PieceGrammar:
 
     def extend(self, states: Integers, is_allowed: Flags) -> Extensions:
         """Return every allowed piece after every prefix."""
-        tokens = np.flatnonzero(is_allowed)
-        tokens = tokens[tokens != BLANK]
-        owner, token = np.repeat(np.arange(len(states)), len(tokens)), np.tile(tokens, len(states))
+        owner, token = every_pair(len(states), is_allowed)
         after, earned = self._follow(states[owner], self._spelled[token])
         return Extensions(owner, token, token, earned, after)
 

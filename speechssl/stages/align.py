@@ -37,7 +37,7 @@ def align(
         VocabularyError: a text holds letters that the model does not know, or needs more frames than there are.
     """
     saved = SavedModel.read(run)
-    model, vocabulary = saved.recogniser()
+    model, vocabulary = saved.recogniser(shares=True)
     model.to(pick_device())
     encoder = model.encoder.config
     untranscribed = [row.id for row in manifest.utterances if not row.text]

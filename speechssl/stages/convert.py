@@ -19,7 +19,7 @@ from speechssl.interop.onnx import run_onnx, write_onnx
 from speechssl.interop.torchaudio import is_torchaudio, read_torchaudio, run_torchaudio, write_torchaudio
 from speechssl.interop.transformers import is_transformers, read_transformers, run_transformers, write_transformers
 from speechssl.saved import Description, SavedModel
-from speechssl.train.checkpoint import last_checkpoint, read_state, run_folder
+from speechssl.train.checkpoint import DESCRIPTION, last_checkpoint, read_state, run_folder
 
 __all__ = ["FORMATS", "Converted", "Format", "convert", "describe", "read_model"]
 
@@ -228,7 +228,7 @@ def _move(folder: Path, target: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    return (run_folder(path) / "model.json").exists()
+    return (run_folder(path) / DESCRIPTION).exists()
 
 
 def _write_ours(model: SavedModel, target: Path) -> dict[str, str]:

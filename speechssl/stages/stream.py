@@ -57,7 +57,7 @@ def transcribe_stream(
         CheckpointError: the model is not fine-tuned, or cannot be read.
     """
     saved = SavedModel.read(run)
-    model, vocabulary = saved.recogniser()
+    model, vocabulary = saved.recogniser(shares=True)
     model.to(pick_device())
     words = []
     normalize = bool(saved.description.audio.normalize)

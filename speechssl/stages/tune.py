@@ -1,7 +1,7 @@
 """Stage `tune`: the weights of a language model, chosen on a development set; the test set is decoded once, after it.
 
 The model sees the development set once: its log-probabilities are kept beside the results and used again while model
-and manifest stay the same. A grid is decoded, then a finer one around its best point.
+and manifest stay the same. A grid is decoded, grows where its best point lies at an edge, and a finer one follows.
 """
 
 import dataclasses

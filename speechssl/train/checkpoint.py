@@ -37,6 +37,7 @@ from speechssl.parallel import Ranks, whole_tensors
 from speechssl.train.sharded import has_shares, load_shares, optimizer_tensors, read_shares, save_shares
 
 __all__ = [
+    "DESCRIPTION",
     "TrainState",
     "check_same_run",
     "claim_run_folder",
@@ -55,6 +56,7 @@ __all__ = [
     "verify",
 ]
 
+DESCRIPTION = "model.json"  # what a run's or a converted model is (speechssl.saved)
 MAY_CHANGE = (  # keys and sections, between two calls of one run: its place, and what leaves its numbers as they are
     "out",
     *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
@@ -350,7 +352,7 @@ def run_folder(path: Path) -> Path:
 
     A folder that says itself what its model is, as a converted one does, is none of them, whatever its name.
     """
-    return path.parent if path.name.startswith("step_") and not (path / "model.json").exists() else path
+    return path.parent if path.name.startswith("step_") and not (path / DESCRIPTION).exists() else path
 
 
 def read_config(out: Path) -> dict[str, Any]:
