@@ -17,6 +17,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from speechssl.data.texts import ONE_FORM
+
 __all__ = ["LANGUAGES", "Spoken", "normalize_text"]
 
 _INNER_MARKS = {  # marks kept between two letters
@@ -37,7 +39,6 @@ _INNER_MARKS = {  # marks kept between two letters
 LANGUAGES = tuple(_INNER_MARKS)
 
 _ALPHABETS = {"be": "CYRILLIC", "bg": "CYRILLIC", "el": "GREEK", "ru": "CYRILLIC"}  # all others LATIN
-_ONE_FORM = str.maketrans(dict.fromkeys("’‘ʼ`´", "'") | dict.fromkeys("‐‑–—", "-"))
 _SPOKEN_PUNCTUATION = "#*@&%/\\§_"
 
 
@@ -63,7 +64,7 @@ def normalize_text(text: str, language: str) -> Spoken:
         >>> normalize_text("Press 1", "en")
         Spoken(text=None, why_not='digits in the text')
     """
-    text = unicodedata.normalize("NFC", text).lower().translate(_ONE_FORM)
+    text = unicodedata.normalize("NFC", text).lower().translate(ONE_FORM)
     if _ALPHABETS.get(language) == "CYRILLIC":
         text = text.replace("+", "").replace("\N{COMBINING ACUTE ACCENT}", "")
     for character in text:

@@ -11,7 +11,7 @@ from typing import Literal
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 
-__all__ = ["ONE_FORM", "TextConfig", "digits_in", "is_inner", "lowered"]
+__all__ = ["ONE_FORM", "TextConfig", "digits_in", "lowered", "without_punctuation"]
 
 # for str.translate: one apostrophe and one hyphen
 ONE_FORM = str.maketrans(dict.fromkeys("’‘ʼ`´＇", "'") | dict.fromkeys("‐‑–—", "-"))
@@ -47,7 +47,7 @@ class TextConfig:
             text = text.replace(unicodedata.normalize("NFC", old), new)
         text = self._cased(text)
         if self.punctuation == "remove":
-            text = _without_punctuation(text.translate(ONE_FORM))
+            text = without_punctuation(text.translate(ONE_FORM))
         return " ".join(unicodedata.normalize("NFC", text).split())
 
     def refuses(self, text: str) -> bool:
@@ -101,8 +101,11 @@ def lowered(text: str, language: str | None) -> str:
     return text.lower()
 
 
-def _without_punctuation(text: str) -> str:
-    """Turn punctuation and symbols into spaces; invisible marks vanish, but joiners between two letters."""
+def without_punctuation(text: str) -> str:
+    """Turn punctuation and symbols into spaces; an apostrophe or hyphen inside a word stays.
+
+    Invisible marks, the soft hyphen say, vanish but for joiners between two letters.
+    """
     if text.replace(" ", "").isalnum():  # most texts, at a tenth of the time
         return text
     text = "".join(c for i, c in enumerate(text) if unicodedata.category(c) != "Cf" or is_inner(text, i, _JOINERS))

@@ -2,14 +2,15 @@
 
 `none`: nothing. `nfc`: Unicode NFC, runs of blanks one space. `lower`: that, in lower case. `plain`: that, and
 punctuation and symbols become spaces, but for an apostrophe or hyphen between two letters, digits or marks on them;
-vowel points that languages leave out in writing (Arabic, Hebrew) and Russian stress marks are removed.
+soft hyphens and other invisible signs vanish, but for joiners between two letters; vowel points that languages leave
+out in writing (Arabic, Hebrew) and Russian stress marks are removed.
 """
 
 import re
 import unicodedata
 from typing import Literal, get_args
 
-from speechssl.data.texts import ONE_FORM, is_inner, lowered
+from speechssl.data.texts import ONE_FORM, lowered, without_punctuation
 
 __all__ = ["NORMALISERS", "Normaliser", "describe_normaliser", "normalise"]
 
@@ -41,8 +42,7 @@ def normalise(text: str, how: Normaliser, language: str | None = None) -> str:
         return text
     if language in ("be", "bg", "ru", "uk"):
         text = text.replace("\N{COMBINING ACUTE ACCENT}", "")
-    text = _POINTS.sub("", text.translate(ONE_FORM))
-    return " ".join("".join(_kept(text, index) for index in range(len(text))).split())
+    return without_punctuation(_POINTS.sub("", text.translate(ONE_FORM)))
 
 
 def describe_normaliser(how: Normaliser) -> str:
@@ -53,7 +53,3 @@ def describe_normaliser(how: Normaliser) -> str:
         "lower": "Unicode NFC, runs of blanks one space, lower case",
         "plain": "Unicode NFC, lower case, punctuation and symbols removed but inside words, vowel points removed",
     }[how]
-
-
-def _kept(text: str, index: int) -> str:
-    return text[index] if unicodedata.category(text[index])[0] in "LMN" or is_inner(text, index) else " "

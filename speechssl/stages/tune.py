@@ -103,8 +103,7 @@ def tune(
     saved = SavedModel.read(run)
     vocabulary = saved.recogniser()[1]
     heard = kept_emissions(saved, dev, out / "dev.safetensors")
-    points = _search(heard, _texts(dev, vocabulary), vocabulary, config, progress)
-    best = min(points, key=lambda point: (getattr(point, config.metric), point.lm_weight, abs(point.word_score)))
+    points, best = _search(heard, _texts(dev, vocabulary), vocabulary, config, progress)
     sets = {"dev": (heard, _texts(dev, vocabulary))}
     if test is not None:
         sets["test"] = (kept_emissions(saved, test, out / "test.safetensors"), _texts(test, vocabulary))
@@ -159,8 +158,8 @@ def _search(
     vocabulary: Vocabulary,
     config: TuneConfig,
     progress: Callable[[Point], None],
-) -> list[Point]:
-    """Decode the grid, its growth, then finer ones."""
+) -> tuple[list[Point], Point]:
+    """Decode the grid, its growth, then finer ones; return all points, and the best."""
     tried: dict[tuple[float, float], Point] = {}
     decoder = config.decoder
     assert decoder.lm is not None
@@ -175,7 +174,7 @@ def _search(
             wer, cer = _rates(heard, texts, vocabulary, dataclasses.replace(decoder, weights=weights), lm)
             tried[pair] = Point(lm_weight=pair[0], word_score=pair[1], wer=wer, cer=cer)
             progress(tried[pair])
-        return min(tried.values(), key=lambda point: (getattr(point, config.metric), point.lm_weight))
+        return min(tried.values(), key=lambda one: (getattr(one, config.metric), one.lm_weight, abs(one.word_score)))
 
     lm_weights, word_scores = sorted(set(config.lm_weights)), sorted(set(config.word_scores))
     best = decode(lm_weights, word_scores)
@@ -188,7 +187,7 @@ def _search(
     for _ in range(config.rounds):
         lm_weights, word_scores = _around(best.lm_weight, lm_weights), _around(best.word_score, word_scores)
         best = decode(lm_weights, word_scores)
-    return [*tried.values()]
+    return [*tried.values()], best
 
 
 def _widened(best: float, values: list[float], lowest: float = -math.inf) -> list[float]:
