@@ -59,7 +59,7 @@ def build_command(
     """Build an n-gram model, with interpolated modified Kneser-Ney smoothing."""
     values = {"order": order, "prune": _numbers(prune, int), "vocabulary": vocabulary}
     config = from_dict(values, NGramConfig, where="lm build")
-    policy = None if model is None else SavedModel.read(model).recogniser()[1].text.apply
+    policy = None if model is None else SavedModel.read(model).vocabulary().text.apply
     built = build_model(texts, out, config, letters=letters, change=_change(normaliser) or policy)
     for n in built.fallbacks:
         print(
@@ -101,7 +101,7 @@ def lexicon_command(
 
     The texts are treated as those that the model was fine-tuned on, if no --normaliser is given.
     """
-    _, vocabulary = SavedModel.read(model).recogniser()
+    vocabulary = SavedModel.read(model).vocabulary()
     sentences = read_sentences(texts, change=_change(normaliser) or vocabulary.text.apply)
     lexicon, refused = Lexicon.from_sentences(sentences, vocabulary, min_count=min_count)
     lexicon.write(out)

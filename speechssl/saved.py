@@ -180,6 +180,16 @@ class SavedModel:
             raise CheckpointError(f"{self.name}: is of kind {self.description.method}, expected one with its objective")
         return self._filled(model)
 
+    def vocabulary(self) -> Vocabulary:
+        """Return what a fine-tuned model writes in, without building the model.
+
+        Raises:
+            CheckpointError: the model is not fine-tuned.
+        """
+        if self.description.ctc is None:
+            raise CheckpointError(f"{self.name}: is of kind {self.description.method}, expected a fine-tuned one")
+        return self.description.speller()
+
     def recogniser(self, *, shares: bool = False) -> tuple[CTCModel, Vocabulary]:
         """Build trunk and CTC head, in evaluation mode, with the vocabulary.
 
@@ -190,10 +200,10 @@ class SavedModel:
         Raises:
             CheckpointError: the model is not fine-tuned, or its parameters do not fit the description.
         """
+        vocabulary = self.vocabulary()
         model = without_values(lambda: build_model(self.description))
-        if not isinstance(model, CTCModel):
-            raise CheckpointError(f"{self.name}: is of kind {self.description.method}, expected a fine-tuned one")
-        return self._filled(model, shares=shares), self.description.speller()
+        assert isinstance(model, CTCModel)
+        return self._filled(model, shares=shares), vocabulary
 
     def _filled(self, model: Model, *, prefix: str = "", shares: bool = False) -> Model:
         """Copy the parameters into a model without values, whose memory is its own, so that it may learn; or share."""

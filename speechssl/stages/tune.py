@@ -101,7 +101,7 @@ def tune(
             f"{len(shared)} utterances are in dev and in test, {min(shared)} for one; keep test untouched"
         )
     saved = SavedModel.read(run)
-    vocabulary = saved.recogniser()[1]
+    vocabulary = saved.vocabulary()
     heard = kept_emissions(saved, dev, out / "dev.safetensors")
     points, best = _search(heard, _texts(dev, vocabulary), vocabulary, config, progress)
     sets = {"dev": (heard, _texts(dev, vocabulary))}
