@@ -1,8 +1,12 @@
-"""Scripts of recipes/quality_per_compute: what an arm costs, the peer's training, and what is drawn of both."""
+"""Scripts of recipes/quality_per_compute: what an arm costs and tells, the peer's training, what is drawn of both."""
 
 import importlib
 import json
+import math
+import re
+import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +14,12 @@ from types import ModuleType
 import pytest
 import torch
 
+from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.data.manifest import read_manifest
+from speechssl.model.encoder import SpeechEncoder
+from speechssl.objective.contrastive import ContrastiveConfig
+from speechssl.saved import Description, SavedModel, build_model
+from speechssl.score.alignments import Interval
 from speechssl.train.checkpoint import load_tensors
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "quality_per_compute"
@@ -132,3 +142,72 @@ def test_the_picture_is_a_png(script, top):
     draw = script("draw")
     draw.draw(list(draw.points(top)), top / "quality.png")
     assert (top / "quality.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_information_of_labellings_is_that_of_their_counts(script):
+    phones = script("phones")
+    generator = torch.Generator().manual_seed(0)
+    even = torch.arange(400) % 4
+    assert phones.information(even, even) == pytest.approx(math.log(4))
+    assert phones.information(even, even // 2) == pytest.approx(math.log(2))
+    assert phones.information(even, torch.arange(400) // 4 % 5) == pytest.approx(0.0, abs=1e-12)  # each pair 20 times
+    first, second = (torch.randint(5, (300,), generator=generator) for _ in range(2))
+    pairs = Counter(zip(first.tolist(), second.tolist(), strict=True))
+    ones, twos = Counter(first.tolist()), Counter(second.tolist())
+    slow = sum(n / 300 * math.log(300 * n / (ones[one] * twos[two])) for (one, two), n in pairs.items())
+    assert phones.information(first, second) == pytest.approx(slow)
+
+
+def test_a_linear_classifier_reads_what_is_linear_and_nothing_else(script):
+    phones = script("phones")
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (900,), generator=generator)
+    noise = torch.randn(900, 8, generator=generator)
+    told = noise + 20 * torch.nn.functional.one_hot(labels, 8)
+    assert phones.linear_accuracy(told[:600], labels[:600], told[600:], labels[600:]) == 1.0
+    assert phones.linear_accuracy(noise[:600], labels[:600], noise[600:], labels[600:]) < 0.5
+
+
+def test_frames_take_the_phone_at_their_centre_and_the_loudness_of_what_they_see(
+    script, tmp_path, make_corpus, tiny_encoder
+):
+    module, audio = script("phones"), AudioConfig()
+    manifest = read_manifest(make_corpus(tmp_path, [8_000, 9_000]))
+    ends = {row.id: [(0.1, "a"), (0.25, "b"), (0.4, "a")] for row in manifest.utterances}  # a gap before the first
+    intervals = {key: [Interval(end - 0.05, end, phone) for end, phone in each] for key, each in ends.items()}
+    encoder = SpeechEncoder(tiny_encoder).eval()
+    frames = module.frames_of(encoder, tmp_path / "manifest.tsv", intervals, ["a", "b"], audio)
+    expected, loudness = [], []
+    for row in manifest.utterances:
+        waveform = read_audio(manifest.audio_path(row), audio)
+        for frame in range((len(waveform) - tiny_encoder.window) // tiny_encoder.hop + 1):
+            seen = waveform[frame * tiny_encoder.hop :][: tiny_encoder.window]
+            centre = (frame * tiny_encoder.hop + tiny_encoder.window / 2) / 16_000
+            inside = [each for each in intervals[row.id] if each.start_s <= centre < each.end_s]
+            if inside:
+                expected.append("ab".index(inside[0].phone))
+                loudness.append(float(seen.square().mean()))
+    assert set(expected) == {0, 1}
+    assert frames.phones.tolist() == expected
+    assert frames.loudness.tolist() == pytest.approx(loudness)
+    assert [len(layer) for layer in frames.layers] == [len(expected)] * (1 + tiny_encoder.transformer.num_layers)
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_a_line_tells_of_a_model_and_of_its_codes_where_it_has_some(
+    script, tmp_path, make_corpus, tiny_encoder, random
+):
+    description = Description(encoder=tiny_encoder, objective=ContrastiveConfig())
+    model = build_model(description)
+    SavedModel(name="here", description=description, tensors=model.state_dict()).write(tmp_path / "model")
+    manifest = make_corpus(tmp_path / "corpus")
+    for split in ("train", "dev"):
+        shutil.copy(manifest, manifest.with_name(f"{split}.tsv"))
+    rows = "".join(f"{row.id}\t0.1:a 0.3:b 0.5:a\n" for row in read_manifest(manifest).utterances)
+    manifest.with_name("phones.tsv").write_text(f"id\tphones\n{rows}")
+    line = script("phones").look(tmp_path / "model", manifest.parent, random=random)
+    found = re.search(r"by layer ([\d. ]+) %", line)
+    assert found
+    shares = [float(share) for share in found[1].split()]
+    assert len(shares) == 3 and all(50 < share <= 100 for share in shares)  # scored on what it learned from
+    assert ("of loudness" in line) != random and line.startswith("random, as ") == random

@@ -18,7 +18,8 @@ export OMP_NUM_THREADS=${THREADS:-1} MKL_NUM_THREADS=${THREADS:-1}
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736
 minutes=${CPU_MINUTES:-120} seed=${SEED:-0} curve=${CURVE:-0} finetune=${FINETUNE:-}
 updates=${UPDATES:-} ways=${WAYS:-frozen trained}
-arms=${ARMS:-transformers-small wav2vec2 hubert hubert2 hubert-logmel hubert-linear transformers-small-ours transformers-base}
+all="transformers-small wav2vec2 hubert hubert2 hubert-logmel hubert-linear hubert2-linear transformers-small-ours"
+arms=${ARMS:-$all transformers-base}
 recipe=recipes/quality_per_compute
 pool=recipes/registry_pool
 data=${DATA:-runs/registry_pool/corpora}
@@ -107,7 +108,7 @@ evaluate() {  # folder of the arm, name of its last pretraining run
 }
 
 run_arm() {
-    local arm=$run/$1 mfcc=$run/units-mfcc logmel=$run/units-logmel first=$run/hubert2/pretrain-1 half
+    local arm=$run/$1 mfcc=$run/units-mfcc logmel=$run/units-logmel half logits
     case $1 in
         transformers-* | wav2vec2) pretrain "$1" "$arm" pretrain "$minutes" "" ;;
         hubert | hubert-linear)
@@ -120,14 +121,16 @@ run_arm() {
             units "$logmel" features=log_mel
             pretrain hubert "$arm" pretrain "$minutes" "$logmel/cost.jsonl" \
                 "labels=[$logmel/units-100/labels.tsv,$logmel/units-500/labels.tsv]" objective.logits=cosine ;;
-        hubert2)  # half of the time for MFCC units, the rest for those of its third layer
+        hubert2 | hubert2-linear)  # half of the time for MFCC units, the rest for those of its third layer
             half=$(python -c "print($minutes / 2)")
+            logits=cosine
+            [ "$1" = hubert2 ] || logits=linear
             units "$mfcc"
             pretrain hubert "$arm" pretrain-1 "$half" "$mfcc/cost.jsonl" \
-                "labels=[$mfcc/units-100/labels.tsv,$mfcc/units-500/labels.tsv]" objective.logits=cosine
-            units "$arm" features=layer layer=3 cmn=false "checkpoint=$first"
+                "labels=[$mfcc/units-100/labels.tsv,$mfcc/units-500/labels.tsv]" "objective.logits=$logits"
+            units "$arm" features=layer layer=3 cmn=false "checkpoint=$arm/pretrain-1"
             pretrain hubert "$arm" pretrain-2 "$minutes" "$mfcc/cost.jsonl $arm/cost.jsonl" \
-                "labels=[$arm/units-100/labels.tsv,$arm/units-500/labels.tsv]" objective.logits=cosine ;;
+                "labels=[$arm/units-100/labels.tsv,$arm/units-500/labels.tsv]" "objective.logits=$logits" ;;
         *) echo "run.sh: no arm $1; see ARMS in this script" >&2; exit 2 ;;
     esac
     if [ -d "$arm/pretrain-2" ]; then evaluate "$arm" pretrain-2; else evaluate "$arm" pretrain; fi
