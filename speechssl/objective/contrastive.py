@@ -33,7 +33,7 @@ class ContrastiveConfig:
     distractors: int = 100  # from masked frames of the same utterance (fairseq: num_negatives)
     cross_distractors: int = 0  # from masked frames of the whole batch (fairseq: cross_sample_negatives)
     diversity_weight: float = 0.1
-    feature_penalty: float = 10.0
+    feature_penalty: float = 10.0  # on the extractor's squared output; LARGE: 0 (with a layer norm it can collapse)
     feature_dropout: float = 0.1  # on what is quantized (fairseq: dropout_features)
     quantizer: QuantizerConfig = QuantizerConfig()
     mask: MaskConfig = MaskConfig()

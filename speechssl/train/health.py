@@ -97,11 +97,14 @@ BANDS: tuple[Band, ...] = (
         shown="perplexity of the codebook that is used least",
         low=2.0,
         seen="demo and pool 4.4 to 15 of 16 entries; BASE 9 to 13 of 320 early on (fairseq issues 2981 and 3391). "
-        "Collapsed: 1.0 of 320 (transformers' recipe on the small model, by step 150; transformers issue 14387)",
+        "Collapsed: 1.0 of 320 (transformers' recipe on the small model, by step 150; transformers issue 14387), 1.0 "
+        "of 16 (small model with a layer-norm extractor and a feature penalty of 1, by step 300)",
         likely="the quantizer answers every frame alike: a learning rate too high, too little weight on diversity, "
-        "codebooks too large for the audio, or audio that says nothing",
+        "codebooks too large for the audio, a feature penalty on an extractor that norms every layer, or audio that "
+        "says nothing",
         change="lower optim.lr or lengthen optim.warmup, raise objective.diversity_weight, lower "
-        "objective.quantizer.entries, and go on from a checkpoint before this step",
+        "objective.quantizer.entries, set objective.feature_penalty=0 if encoder.conv_norm is layer, and go on from a "
+        "checkpoint before this step",
     ),
     Band(
         name="too_easy",
