@@ -5,7 +5,8 @@ masking or objectives. Padding never leaks: each convolution looks only at real 
 statistics of the group norm are taken over valid frames alone, unless asked for otherwise.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Literal, overload
 
@@ -18,6 +19,8 @@ from speechssl.model.host import send
 __all__ = ["BASE_STACK", "ConvFeatureExtractor", "Stack", "frame_count", "hop_size", "receptive_field", "within"]
 
 Stack = Sequence[tuple[int, int, int]]  # (channels, kernel, stride) of each convolution, first to last
+
+PIECE = 2**23  # numbers of the first layer's output that are computed at a time where no gradients are asked for
 
 BASE_STACK: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
 
@@ -135,16 +138,55 @@ class ConvFeatureExtractor(nn.Module):
         if torch.compiler.is_exporting():
             return self._forward_by_rows(waveforms, counted)
         waveforms = functional.pad(waveforms, (0, -time % hop_size(self.stack)))  # rows end on whole hops
-        x = waveforms.reshape(-1, 1)  # (batch * time, 1)
-        for (conv, norm), (_, _, stride) in zip(self._layers(), self.stack, strict=True):
-            if isinstance(norm, TimeNorm):
-                counts = frame_count(counted, self.stack[:1])
-                x = normalised_conv(waveforms, counts, conv, norm, stride).flatten(0, 1)
-            else:
-                x = strided_conv(x, conv.weight, conv.bias, stride)  # (batch * steps, channels)
-                x = x if norm is None else norm(x)
-            x = functional.gelu(x)
-        return x.view(batch, -1, x.shape[1])[:, : frame_count(time, self.stack)]  # (batch, frames, channels)
+        first = self._first_layer(waveforms, counted)
+        frames = frame_count(time, self.stack)
+        if torch.is_grad_enabled() or not frames:
+            return self._later_layers(first(slice(batch), slice(None)))[:, :frames]
+        return self._in_pieces(first, batch, frames)
+
+    def _first_layer(self, waveforms: Tensor, counted: Tensor) -> Callable[[slice, slice], Tensor]:
+        """Return what convolves and normalises some rows of the batch at some steps: (rows, steps, channels)."""
+        conv, norm = next(self._layers())
+        stride = self.stack[0][2]
+        if isinstance(norm, TimeNorm):
+            windows, taps = normalised_kernel(waveforms, frame_count(counted, self.stack[:1]), conv, norm, stride)
+            return lambda rows, steps: convolved(windows[rows, steps], taps[rows])
+
+        def layer(rows: slice, steps: slice) -> Tensor:
+            samples = waveforms.unflatten(1, (-1, stride))[rows, steps]  # (rows, steps, stride)
+            x = strided_conv(samples.reshape(-1, 1), conv.weight, conv.bias, stride)
+            return (x if norm is None else norm(x)).unflatten(0, samples.shape[:2])
+
+        return layer
+
+    def _later_layers(self, x: Tensor) -> Tensor:
+        """Map (batch, steps, channels) of the first convolution to (batch, steps / their strides, channels)."""
+        batch = len(x)
+        x = functional.gelu(x.flatten(0, 1))
+        for (conv, norm), (_, _, stride) in zip(list(self._layers())[1:], self.stack[1:], strict=True):
+            x = strided_conv(x, conv.weight, conv.bias, stride)  # (batch * steps, channels)
+            x = functional.gelu(x if norm is None else norm(x))
+        return x.unflatten(0, (batch, -1))
+
+    def _in_pieces(self, first: Callable[[slice, slice], Tensor], batch: int, frames: int) -> Tensor:
+        """Extract (batch, frames, channels) without gradients, some rows or a part of one at a time.
+
+        The first layer's output is by far the widest. So all of a batch takes the memory of a few seconds, most of
+        which stays in the cache. Frames that see beyond their piece are computed once more in the next one.
+        """
+        hop, stride = hop_size(self.stack), self.stack[0][2]
+        steps = hop // stride  # of the first layer, a frame
+        beyond = math.ceil(receptive_field(self.stack) / hop) - 1  # frames that a frame's last samples lie ahead
+        length = max(1, PIECE // (steps * self.stack[0][0]))  # frames a piece
+        num_rows = max(1, length // frames)
+        pieces = []
+        for row in range(0, batch, num_rows):
+            parts = []
+            for at in range(0, frames, length):
+                x = first(slice(row, row + num_rows), slice(at * steps, (at + length + beyond) * steps))
+                parts.append(self._later_layers(x)[:, : min(length, frames - at)])
+            pieces.append(torch.cat(parts, 1))
+        return torch.cat(pieces)
 
     def _forward_by_rows(self, waveforms: Tensor, counted: Tensor) -> Tensor:
         """Convolve each row for itself: for exported graphs, which have no operator for `ShiftedProducts`."""
@@ -225,8 +267,10 @@ class ShiftedProducts(torch.autograd.Function):
         return rows_gradient, taps_gradient
 
 
-def normalised_conv(waveforms: Tensor, counts: Tensor, conv: nn.Conv1d, norm: "TimeNorm", stride: int) -> Tensor:
-    """Convolve waveforms and normalise each channel over time, in one product.
+def normalised_kernel(
+    waveforms: Tensor, counts: Tensor, conv: nn.Conv1d, norm: "TimeNorm", stride: int
+) -> tuple[Tensor, Tensor]:
+    """Prepare to convolve waveforms and normalise each channel over time in one product.
 
     Mean and variance of a channel follow from those of the windows that its kernel sees: with mean m and covariance C
     of the windows, they are w m and w C w. So the norm becomes another kernel and another bias for each row of the
@@ -240,16 +284,21 @@ def normalised_conv(waveforms: Tensor, counts: Tensor, conv: nn.Conv1d, norm: "T
         stride: samples from one window to the next.
 
     Returns:
-        (batch, time / stride, channels), as `norm(conv(...), counts)`.
+        (batch, time / stride, taps) windows and (batch, taps, channels) kernels for `convolved`, the last tap the bias.
     """
     kernel = conv.kernel_size[0]
     time = waveforms.shape[1]
     surplus = max(kernel - stride, kernel - time, 0)
     windows = functional.pad(waveforms, (0, surplus)).unfold(1, kernel, stride)[:, : time // stride]
-    windows = functional.pad(windows, (0, 1), value=1.0)  # (batch, steps, kernel + 1), the last tap is the bias
-    device = waveforms.device.type
+    windows = functional.pad(windows, (0, 1), value=1.0)  # (batch, steps, kernel + 1)
+    with torch.autocast(waveforms.device.type, enabled=False):
+        return windows, norm.into_kernel(windows, counts, conv.weight[:, 0].T, conv.bias)
+
+
+def convolved(windows: Tensor, taps: Tensor) -> Tensor:
+    """Multiply what `normalised_kernel` gave, or the same part of both: `norm(conv(...), counts)`."""
+    device = windows.device.type
     with torch.autocast(device, enabled=False):  # the bias may take off far more than it leaves: no case for bfloat16
-        taps = norm.into_kernel(windows, counts, conv.weight[:, 0].T, conv.bias)  # (batch, kernel + 1, channels)
         out = windows @ taps
     return out.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else out
 

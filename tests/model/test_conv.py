@@ -91,6 +91,32 @@ def test_extractor_equals_a_stack_of_conv1d(stack: tuple, norm: str, bias: bool,
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("piece", [1, 200, 700, 10**6])  # a frame, some, a row and a half, the whole batch
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("stack", [TINY_STACK, ((4, 5, 4), (6, 2, 3)), ((4, 7, 2), (6, 9, 1), (8, 3, 3))])
+def test_frames_without_gradients_are_made_in_pieces_that_do_not_show(
+    monkeypatch: pytest.MonkeyPatch, stack: tuple, norm: str, piece: int
+) -> None:
+    extractor = ConvFeatureExtractor(stack, norm, True)
+    randomise(extractor)
+    waveforms, num_samples = noise(5, 263), torch.tensor([263, 100, 30, 262, 200])
+    expected = extractor(waveforms, num_samples).detach()
+    monkeypatch.setattr("speechssl.model.conv.PIECE", piece)
+    later, pieces = extractor._later_layers, []
+
+    def spy(x: Tensor) -> Tensor:
+        pieces.append(x)
+        return later(x)
+
+    monkeypatch.setattr(extractor, "_later_layers", spy)
+    with torch.no_grad():
+        found = extractor(waveforms, num_samples)
+    for row, count in enumerate(frame_count(num_samples, stack)):
+        torch.testing.assert_close(found[row, :count], expected[row, :count], rtol=1e-5, atol=1e-6)
+    assert found.shape == expected.shape
+    assert (len(pieces) == 1) == (piece == 10**6)
+
+
 @pytest.mark.parametrize("norm", ["group", "layer"])
 def test_extractor_gives_the_same_gradient_to_the_waveform_as_conv1d(norm: str) -> None:
     extractor = ConvFeatureExtractor(TINY_STACK, norm, True)
