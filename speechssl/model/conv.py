@@ -171,8 +171,8 @@ class ConvFeatureExtractor(nn.Module):
     def _in_pieces(self, first: Callable[[slice, slice], Tensor], batch: int, frames: int) -> Tensor:
         """Extract (batch, frames, channels) without gradients, some rows or a part of one at a time.
 
-        The first layer's output is by far the widest. So all of a batch takes the memory of a few seconds, most of
-        which stays in the cache. Frames that see beyond their piece are computed once more in the next one.
+        The first layer's output is by far the widest; so the whole batch takes the memory of a few seconds of it. What
+        the last frames of a piece see beyond it is computed once more for the next one.
         """
         hop, stride = hop_size(self.stack), self.stack[0][2]
         steps = hop // stride  # of the first layer, a frame

@@ -203,11 +203,13 @@ def test_base_looks_at_400_samples_every_320() -> None:
     assert (receptive_field(BASE_STACK), hop_size(BASE_STACK)) == (400, 320)
 
 
+@pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize("time", [0, 5, 29, 30, 49, 50, 163])
-def test_extractor_makes_as_many_frames_as_are_counted(time: int) -> None:
+def test_extractor_makes_as_many_frames_as_are_counted(time: int, learns: bool) -> None:
     extractor = ConvFeatureExtractor(TINY_STACK, "group", False)
-    frames = extractor(noise(2, time), torch.tensor([time, time])).shape[1]
-    assert frames == int(frame_count(torch.tensor(time), TINY_STACK))
+    with torch.set_grad_enabled(learns):
+        found = extractor(noise(2, time), torch.tensor([time, time]))
+    assert found.shape[:2] == (2, int(frame_count(torch.tensor(time), TINY_STACK)))
 
 
 def _norms() -> tuple[TimeNorm, nn.GroupNorm]:
