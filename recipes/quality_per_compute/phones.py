@@ -9,7 +9,6 @@ models have learned. Needs the corpus's phones.tsv.
 """
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveObjective
 from speechssl.saved import SavedModel
 from speechssl.score.alignments import Interval, read_phones
+from speechssl.score.clusters import mutual_information, segments_of_frames
 
 RIDGE = 10.0  # added to the diagonal; features have variance one
 LOUDNESS_CLASSES = 16
@@ -50,26 +50,17 @@ def frames_of(
         waveform = read_audio(read.audio_path(row), audio)
         encoded = encoder(waveform[None], torch.tensor([len(waveform)]))
         outputs = [encoded.features[0], *(layer[0] for layer in encoded.layers)]
-        is_inside, phone = _phones_at(phones[row.id], names, count=len(outputs[0]), hop=hop, window=window)
+        segment, is_inside = map(
+            torch.from_numpy, segments_of_frames(phones[row.id], len(outputs[0]), hop=hop, window=window)
+        )
         layers.append([output[is_inside].float() for output in outputs])
-        labels.append(phone[is_inside])
+        labels.append(torch.tensor([names.index(each.phone) for each in phones[row.id]])[segment[is_inside]])
         loudness.append(waveform.unfold(0, window, hop).square().mean(1)[is_inside])
     return Frames(
         layers=[torch.cat(parts) for parts in zip(*layers, strict=True)],
         phones=torch.cat(labels),
         loudness=torch.cat(loudness),
     )
-
-
-def _phones_at(
-    intervals: Sequence[Interval], names: list[str], *, count: int, hop: int, window: int
-) -> tuple[Tensor, Tensor]:
-    """Return which frames have their centre in a phone, (count,) bool, and its number, (count,) int64."""
-    starts, ends = torch.tensor([interval[:2] for interval in intervals], dtype=torch.float64).T.contiguous()
-    numbers = torch.tensor([names.index(interval.phone) for interval in intervals])
-    centres = (torch.arange(count, dtype=torch.float64) * hop + window / 2) / SAMPLE_RATE
-    place = torch.searchsorted(ends, centres, right=True).clamp(max=len(ends) - 1)
-    return (starts[place] <= centres) & (centres < ends[place]), numbers[place]
 
 
 def linear_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> float:
@@ -92,10 +83,7 @@ def information(first: Tensor, second: Tensor) -> float:
     """Return the mutual information of two (frames,) int64 labellings in nats; of one with itself, its entropy."""
     joint = torch.zeros(int(first.max()) + 1, int(second.max()) + 1, dtype=torch.float64)
     joint.index_put_((first, second), torch.ones(len(first), dtype=joint.dtype), accumulate=True)
-    joint /= joint.sum()
-    independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
-    is_seen = joint > 0
-    return float((joint[is_seen] * (joint[is_seen] / independent[is_seen]).log()).sum())
+    return mutual_information((joint / joint.sum()).numpy())
 
 
 @torch.no_grad()
@@ -114,12 +102,15 @@ def codes_tell(objective: ContrastiveObjective, frames: Frames) -> str:
 def look(model: Path, corpus: Path, *, random: bool) -> str:
     """Return a line on one model."""
     saved = SavedModel.read(model)
-    has_codes = saved.description.method == "wav2vec2" and not random
-    objective = saved.pretraining().objective if has_codes else None
-    encoder = saved.encoder()
+    objective = None
     if random:
         torch.manual_seed(0)
         encoder = SpeechEncoder(saved.description.encoder).eval()
+    elif saved.description.method == "wav2vec2":
+        pretrained = saved.pretraining()
+        encoder, objective = pretrained.encoder, pretrained.objective
+    else:
+        encoder = saved.encoder()
     phones = read_phones(corpus / "phones.tsv")
     names = sorted({interval.phone for intervals in phones.values() for interval in intervals})
     train, dev = (

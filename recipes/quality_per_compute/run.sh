@@ -45,6 +45,8 @@ units() {  # folder, overrides: 100 and 500 clusters; their CPU time is in the f
     done
 }
 
+labels() { echo "labels=[$1/units-100/labels.tsv,$1/units-500/labels.tsv]"; }  # of the folder that units() filled
+
 train() {  # method, out, steps, overrides
     local method=$1 out=$2 steps=$3 saves=12
     shift 3
@@ -113,24 +115,24 @@ run_arm() {
         transformers-* | wav2vec2) pretrain "$1" "$arm" pretrain "$minutes" "" ;;
         hubert | hubert-linear)
             units "$mfcc"
-            set -- "$1" "labels=[$mfcc/units-100/labels.tsv,$mfcc/units-500/labels.tsv]"
+            set -- "$1" "$(labels "$mfcc")"
             [ "$1" = hubert-linear ] || set -- "$@" objective.logits=cosine
             shift
             pretrain hubert "$arm" pretrain "$minutes" "$mfcc/cost.jsonl" "$@" ;;
         hubert-logmel)
             units "$logmel" features=log_mel
             pretrain hubert "$arm" pretrain "$minutes" "$logmel/cost.jsonl" \
-                "labels=[$logmel/units-100/labels.tsv,$logmel/units-500/labels.tsv]" objective.logits=cosine ;;
+                "$(labels "$logmel")" objective.logits=cosine ;;
         hubert2 | hubert2-linear)  # half of the time for MFCC units, the rest for those of its third layer
             half=$(python -c "print($minutes / 2)")
             logits=cosine
             [ "$1" = hubert2 ] || logits=linear
             units "$mfcc"
             pretrain hubert "$arm" pretrain-1 "$half" "$mfcc/cost.jsonl" \
-                "labels=[$mfcc/units-100/labels.tsv,$mfcc/units-500/labels.tsv]" "objective.logits=$logits"
+                "$(labels "$mfcc")" "objective.logits=$logits"
             units "$arm" features=layer layer=3 cmn=false "checkpoint=$arm/pretrain-1"
             pretrain hubert "$arm" pretrain-2 "$minutes" "$mfcc/cost.jsonl $arm/cost.jsonl" \
-                "labels=[$arm/units-100/labels.tsv,$arm/units-500/labels.tsv]" "objective.logits=$logits" ;;
+                "$(labels "$arm")" "objective.logits=$logits" ;;
         *) echo "run.sh: no arm $1; see ARMS in this script" >&2; exit 2 ;;
     esac
     if [ -d "$arm/pretrain-2" ]; then evaluate "$arm" pretrain-2; else evaluate "$arm" pretrain; fi

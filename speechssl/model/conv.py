@@ -141,7 +141,7 @@ class ConvFeatureExtractor(nn.Module):
         first = self._first_layer(waveforms, counted)
         frames = frame_count(time, self.stack)
         if torch.is_grad_enabled() or not frames:
-            return self._later_layers(first(slice(batch), slice(None)))[:, :frames]
+            return self.later_layers(first(slice(batch), slice(None)))[:, :frames]
         return self._in_pieces(first, batch, frames)
 
     def _first_layer(self, waveforms: Tensor, counted: Tensor) -> Callable[[slice, slice], Tensor]:
@@ -159,7 +159,7 @@ class ConvFeatureExtractor(nn.Module):
 
         return layer
 
-    def _later_layers(self, x: Tensor) -> Tensor:
+    def later_layers(self, x: Tensor) -> Tensor:
         """Map (batch, steps, channels) of the first convolution to (batch, steps / their strides, channels)."""
         batch = len(x)
         x = functional.gelu(x.flatten(0, 1))
@@ -184,7 +184,7 @@ class ConvFeatureExtractor(nn.Module):
             parts = []
             for at in range(0, frames, length):
                 x = first(slice(row, row + num_rows), slice(at * steps, (at + length + beyond) * steps))
-                parts.append(self._later_layers(x)[:, : min(length, frames - at)])
+                parts.append(self.later_layers(x)[:, : min(length, frames - at)])
             pieces.append(torch.cat(parts, 1))
         return torch.cat(pieces)
 

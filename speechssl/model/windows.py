@@ -92,7 +92,7 @@ def _whole_norm(conv: ConvFeatureExtractor, waveform: Tensor, device: torch.devi
     for start in range(0, steps, _AT_ONCE):
         stop = min(start + _AT_ONCE, steps)
         part = waveform[start * stride : (stop - 1) * stride + kernel].to(device)
-        x = _convolve_once(conv, 0, functional.pad(part, (0, -len(part) % stride))[:, None])[: stop - start].double()
+        x = _convolve_first(conv, functional.pad(part, (0, -len(part) % stride)))[: stop - start].double()
         moments += torch.stack([x.sum(0), x.square().sum(0)])
     mean, square = moments / steps
     scale = (square - mean.square()).clamp(min=0).add(norm.eps).rsqrt() * norm.weight
@@ -101,19 +101,13 @@ def _whole_norm(conv: ConvFeatureExtractor, waveform: Tensor, device: torch.devi
 
 def _convolve(conv: ConvFeatureExtractor, waveform: Tensor, norm: tuple[Tensor, Tensor] | None) -> Tensor:
     """Extract (frames, channels) from a part of a waveform, with the group norm's shift and scale of the whole."""
-    x = functional.pad(waveform, (0, -len(waveform) % hop_size(conv.stack)))[:, None]  # (steps, 1), whole hops
-    for index in range(len(conv.stack)):
-        x = _convolve_once(conv, index, x)
-        if norm is None:
-            x = conv.norms[index](x)
-        elif index == 0:
-            x = torch.addcmul(norm[0], x, norm[1])
-        x = functional.gelu(x)
-    return x[: frame_count(len(waveform), conv.stack)]
+    x = _convolve_first(conv, functional.pad(waveform, (0, -len(waveform) % hop_size(conv.stack))))  # whole hops
+    x = conv.norms[0](x) if norm is None else torch.addcmul(norm[0], x, norm[1])
+    return conv.later_layers(x[None])[0, : frame_count(len(waveform), conv.stack)]
 
 
-def _convolve_once(conv: ConvFeatureExtractor, index: int, x: Tensor) -> Tensor:
-    """Map (steps, channels) through one convolution, as `ConvFeatureExtractor` does."""
-    layer = conv.convs[index]
+def _convolve_first(conv: ConvFeatureExtractor, waveform: Tensor) -> Tensor:
+    """Map (time,) through the first convolution, as `ConvFeatureExtractor` does: (steps, channels)."""
+    layer = conv.convs[0]
     assert isinstance(layer, torch.nn.Conv1d)
-    return strided_conv(x, layer.weight, layer.bias, conv.stack[index][2])
+    return strided_conv(waveform[:, None], layer.weight, layer.bias, conv.stack[0][2])

@@ -14,7 +14,15 @@ from speechssl.data.labels import FrameLabels
 from speechssl.errors import LabelError
 from speechssl.score.alignments import Interval, read_phones
 
-__all__ = ["FeatureSpread", "UnitQuality", "UnitTally", "measure_units", "read_phones"]
+__all__ = [
+    "FeatureSpread",
+    "UnitQuality",
+    "UnitTally",
+    "measure_units",
+    "mutual_information",
+    "read_phones",
+    "segments_of_frames",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +38,33 @@ class UnitQuality:
     unit_segment_s: float  # mean length of a run of one unit
     phone_segment_s: float  # mean length of a phone
     frames: int
+
+
+def segments_of_frames(
+    intervals: Sequence[Interval], frames: int, *, hop: int, window: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the interval at the centre of each frame.
+
+    Args:
+        intervals: at least one, ascending.
+        frames: their number.
+        hop: samples from one frame to the next.
+        window: samples that a frame looks at.
+
+    Returns:
+        (frames,) int64 positions among the intervals, and (frames,) bool, False in a gap or past the last.
+    """
+    starts, ends = np.array([interval[:2] for interval in intervals]).T
+    centres = (np.arange(frames) * hop + window / 2) / SAMPLE_RATE
+    segment = np.searchsorted(ends, centres, side="right").clip(max=len(ends) - 1)
+    return segment, (starts[segment] <= centres) & (centres < ends[segment])
+
+
+def mutual_information(share: np.ndarray) -> float:
+    """Return the mutual information, in nats, of a joint distribution (one, other) that sums to 1."""
+    is_seen = share > 0
+    independent = np.outer(share.sum(1), share.sum(0))
+    return float((share[is_seen] * np.log(share[is_seen] / independent[is_seen])).sum())
 
 
 class UnitTally:
@@ -60,17 +95,14 @@ class UnitTally:
         """
         if not intervals or not len(units):
             return
-        starts, ends = np.array([interval[:2] for interval in intervals]).T
         phones = np.array([self._index[interval.phone] for interval in intervals])
-        centres = (np.arange(len(units)) * self.hop + self.window / 2) / SAMPLE_RATE
-        segment = np.searchsorted(ends, centres, side="right").clip(max=len(ends) - 1)
-        is_inside = (starts[segment] <= centres) & (centres < ends[segment])
+        segment, is_inside = segments_of_frames(intervals, len(units), hop=self.hop, window=self.window)
         cells = phones[segment[is_inside]] * self._joint.shape[1] + units[is_inside]
         self._joint += np.bincount(cells, minlength=self._joint.size).reshape(self._joint.shape)
         is_first = np.r_[True, (units[1:] != units[:-1]) | ~is_inside[:-1]]
         self._runs += int((is_inside & is_first).sum())
         self._phones += len(intervals)
-        self._phones_s += float((ends - starts).sum())
+        self._phones_s += sum(interval.end_s - interval.start_s for interval in intervals)
 
     def quality(self) -> UnitQuality:
         """Compute the figures.
@@ -85,12 +117,10 @@ class UnitTally:
             )
         share = self._joint / frames
         phone, unit = share.sum(1), share.sum(0)
-        is_seen = share > 0
-        information = (share[is_seen] * np.log(share[is_seen] / np.outer(phone, unit)[is_seen])).sum()
         entropy = _entropy(phone)
         used = int((unit > 0).sum())
         return UnitQuality(
-            pnmi=float(information / entropy) if entropy > 0 else 0.0,
+            pnmi=mutual_information(share) / entropy if entropy > 0 else 0.0,
             phone_purity=float(share.max(0).sum()),
             cluster_purity=float(share.max(1).sum()),
             used=used,

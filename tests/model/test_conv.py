@@ -102,13 +102,13 @@ def test_frames_without_gradients_are_made_in_pieces_that_do_not_show(
     waveforms, num_samples = noise(5, 263), torch.tensor([263, 100, 30, 262, 200])
     expected = extractor(waveforms, num_samples).detach()
     monkeypatch.setattr("speechssl.model.conv.PIECE", piece)
-    later, pieces = extractor._later_layers, []
+    later, pieces = extractor.later_layers, []
 
     def spy(x: Tensor) -> Tensor:
         pieces.append(x)
         return later(x)
 
-    monkeypatch.setattr(extractor, "_later_layers", spy)
+    monkeypatch.setattr(extractor, "later_layers", spy)
     with torch.no_grad():
         found = extractor(waveforms, num_samples)
     for row, count in enumerate(frame_count(num_samples, stack)):
