@@ -1,19 +1,25 @@
-# Two commands set everything up: `make demo` and `make test`. Both build .venv when it is not there.
+# Two commands set everything up: `make demo` and `make test`. Both install what they need when it is not there.
+# PYTHON=python3.13 chooses the interpreter, STACK=newest the versions to test with (.ci/venv.sh).
 
-.PHONY: demo test slow check bench environment
+.PHONY: demo test slow check bench environment matrix
 METHOD ?= hubert
 CORPUS ?= festvox-ru
 SEED ?= 0
 BENCH_MANIFEST ?= runs/demo/festvox-ru/pool.tsv
+CELLS ?=
+export PYTHON STACK
 
 demo: environment
 	PATH="$(CURDIR)/.venv/bin:$$PATH" METHOD=$(METHOD) CORPUS=$(CORPUS) SEED=$(SEED) recipes/demo/run.sh
 
-test: environment
-	.venv/bin/python -m pytest
+test:
+	@.ci/suite
 
-slow: environment
-	.venv/bin/python -m pytest -m slow
+slow:
+	@.ci/suite -m slow
+
+matrix:
+	@.ci/matrix $(CELLS)
 
 bench: environment
 	.venv/bin/python recipes/benchmarks/short.py --manifest $(BENCH_MANIFEST)

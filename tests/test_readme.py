@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import speechssl
+
 ROOT = Path(__file__).parents[1]
+PACKAGE = Path(speechssl.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_file_map_names_every_module():
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "speechssl").rglob("*.py")}
+    modules = {f"speechssl/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py")}
     mapped = set(re.findall(r"^\| `(speechssl/\S+\.py)` \|", README, flags=re.MULTILINE))
     assert mapped == {module for module in modules if not module.endswith("__init__.py")}
 

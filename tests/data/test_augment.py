@@ -15,6 +15,7 @@ from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import load_batches
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
 from speechssl.errors import ConfigError, ManifestError
+from tests.optional import NO_FAIRSEQ2
 
 HOP, WINDOW = 320, 325
 
@@ -140,7 +141,7 @@ def test_a_share_of_utterances_is_left_as_it_is(write):
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_augmented_batches_are_the_same_for_any_loader_number_of_workers_and_beginning(corpus, write, normalize):
-    pytest.importorskip("fairseq2")
+    pytest.importorskip("fairseq2", reason=NO_FAIRSEQ2)
     noise, room = write("noise", tone(50), tone(60, 40_000)), write("room", np.array([1, 0.1, 0.3], np.float32))
     config = AugmentConfig(speeds=(0.9, 1.1), noise=(noise,), rooms=(room,), gain_db=(-3.0, 3.0))
     audio = AudioConfig(normalize=normalize)

@@ -24,6 +24,7 @@ from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import load_batches
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError, TrainingError
+from tests.optional import NO_FAIRSEQ2
 
 HOP, WINDOW = 320, 325
 SMALL = BatchConfig(seconds=2.0, max_crop_s=0.7, min_s=0.1)
@@ -33,7 +34,7 @@ SMALL = BatchConfig(seconds=2.0, max_crop_s=0.7, min_s=0.1)
 def load(request):
     """One of the loaders."""
     if request.param == "fairseq2":
-        pytest.importorskip("fairseq2")
+        pytest.importorskip("fairseq2", reason=NO_FAIRSEQ2)
     return partial(load_batches, loader=request.param)
 
 
@@ -189,7 +190,7 @@ def _row(key, path, info) -> Utterance:
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_both_loaders_read_all_kinds_of_audio_as_read_audio_does(mixed, normalize):
-    pytest.importorskip("fairseq2")
+    pytest.importorskip("fairseq2", reason=NO_FAIRSEQ2)
     audio = AudioConfig(normalize=normalize)
     dataset = SpeechDataset(mixed, audio, hop=HOP, window=WINDOW)
     sampler = BatchSampler(mixed.utterances, BatchConfig(seconds=6.0, max_crop_s=1.6, min_s=0.1), seed=3, hop=HOP)
@@ -303,7 +304,7 @@ def test_what_the_sampler_raises_is_not_lost(load, dataset, sampler):
 def test_without_fairseq2_its_loader_is_refused_and_auto_takes_torchs(dataset, sampler, monkeypatch):
     for name in ("fairseq2.data.audio", "fairseq2.data.data_pipeline"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match=r"pip install speechssl\[fairseq2\]`, or set data\.loader=torch"):
+    with pytest.raises(ConfigError, match=r"pip install 'speechssl\[fairseq2\]'` .*or set data\.loader=torch"):
         next(load_batches(dataset, sampler, epoch=0, position=0, workers=0, loader="fairseq2"))
     monkeypatch.setattr(loading, "has_fairseq2", lambda: False)
     assert next(load_batches(dataset, sampler, epoch=0, position=0, workers=0, loader="auto"))[2].ids
@@ -312,7 +313,7 @@ def test_without_fairseq2_its_loader_is_refused_and_auto_takes_torchs(dataset, s
 @pytest.mark.slow
 @pytest.mark.parametrize("loader", ["torch", "fairseq2"])
 def test_a_process_that_ends_while_others_read_for_it_ends_quietly(corpus, loader):
-    pytest.importorskip("fairseq2")
+    pytest.importorskip("fairseq2", reason=NO_FAIRSEQ2)
     code = f"""
 from pathlib import Path
 from speechssl.data.audio import AudioConfig

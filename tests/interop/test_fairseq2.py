@@ -19,12 +19,14 @@ from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.ctc import CTCConfig
 from tests.interop.models import CONTRASTIVE, FORMS, SQUARE, WAVEFORM, Malicious, broken_copies, model_of, our_output
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE
+from tests.optional import needs_fairseq2
 
 pytestmark = pytest.mark.filterwarnings("ignore:`hg_exporter` is deprecated:DeprecationWarning")  # their use of theirs
 
 METHODS = pytest.mark.parametrize("method", ["wav2vec2", "ctc"])
 
 
+@needs_fairseq2
 @FORMS
 @METHODS
 def test_what_we_write_their_hub_loads_with_the_same_output(tmp_path, config, method):
@@ -49,6 +51,7 @@ def test_a_model_comes_back_as_it_went(tmp_path, config, method):
     assert [*dropped] == (["objective.feature_dropout"] if method == "wav2vec2" else [])
 
 
+@needs_fairseq2
 @METHODS
 def test_an_extractor_with_the_channels_of_the_layers_has_no_projection(tmp_path, method):
     model = model_of(method, SQUARE)
@@ -64,6 +67,7 @@ def test_an_extractor_with_the_channels_of_the_layers_has_no_projection(tmp_path
     assert back.model.fingerprint() == model.fingerprint()
 
 
+@needs_fairseq2
 @METHODS
 def test_their_hub_fills_every_parameter(tmp_path, method):
     from fairseq2.models.wav2vec2 import get_wav2vec2_model_hub
@@ -88,6 +92,7 @@ def their_card(card: dict[str, object]) -> object:
     return TheirCard(str(card["name"]), card)
 
 
+@needs_fairseq2
 @pytest.mark.parametrize(
     ("family", "architecture"),
     [
@@ -118,6 +123,7 @@ def test_what_is_lost_is_reported(tmp_path):
     assert dropped == {"ctc.freeze_steps": "fairseq2 does not hold it; 10000 instead of 7 when read back"}
 
 
+@needs_fairseq2
 def test_a_model_tuned_without_masks_has_no_mask_vector(tmp_path):
     none = MaskConfig(start_prob=0.0, min_spans=0)
     model = model_of("ctc", ctc=CTCConfig(mask=none, channel_mask=none))
@@ -140,6 +146,7 @@ def test_a_model_without_a_family_is_refused(tmp_path, method):
     assert not [*tmp_path.iterdir()]
 
 
+@needs_fairseq2
 def test_a_pickled_checkpoint_and_its_card_are_read(tmp_path):
     write_fairseq2(model_of("wav2vec2"), tmp_path / "theirs")
     tensors = load_file(tmp_path / "theirs/model.safetensors")

@@ -10,6 +10,11 @@ import dataclasses
 
 import pytest
 import torch
+
+from tests.optional import NO_FAIRSEQ2
+
+pytest.importorskip("fairseq2", reason=NO_FAIRSEQ2)
+
 from fairseq2.models.transformer import TransformerNormOrder
 from fairseq2.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2EncoderConfig, Wav2Vec2Loss, create_wav2vec2_model
 from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig, Wav2Vec2AsrModel, create_wav2vec2_asr_model

@@ -1,0 +1,1 @@
+"""Speech as training sees it: audio files, manifests, labels, texts, and the batches made of them."""

@@ -1,0 +1,1 @@
+"""How good something is: word and character errors with intervals, hidden units against phones."""

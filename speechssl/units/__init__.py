@@ -1,0 +1,1 @@
+"""Hidden units of HuBERT: features, k-means of any size, and labels of frames."""
