@@ -9,7 +9,8 @@ SpeechSSLError
 |-- CheckpointError   a checkpoint or a run folder
 |-- TrainingError     a run that cannot go on
 |-- StoppedError      a run that was asked to stop, and has saved: no failure
-`-- CorpusError       a corpus that cannot be fetched or laid out
+|-- CorpusError       a corpus that cannot be fetched or laid out
+`-- PackageError      a package that is missing, or does not fit another
 """
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "CorpusError",
     "LabelError",
     "ManifestError",
+    "PackageError",
     "SpeechSSLError",
     "StoppedError",
     "TrainingError",
@@ -64,3 +66,7 @@ class StoppedError(SpeechSSLError):
 
 class CorpusError(SpeechSSLError):
     """A corpus that cannot be fetched, or whose layout is not the published one."""
+
+
+class PackageError(SpeechSSLError):
+    """A Python package that is missing, or cannot be loaded beside another."""

@@ -1,6 +1,5 @@
 """Ranks of a torchrun job, or the single process without one: who we are, on which device, and the sums we need."""
 
-import ctypes
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import torch.distributed as distributed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-__all__ = ["Ranks", "keep_freed_memory", "pick_device", "start_ranks", "whole", "whole_tensors"]
+__all__ = ["Ranks", "pick_device", "start_ranks", "whole", "whole_tensors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +68,3 @@ def whole_tensors(tensors: Mapping[str, Tensor], ranks: Ranks, device: torch.dev
         if ranks.is_first:  # the others let go of it at once
             gathered[name] = whole_tensor.to(device).contiguous()
     return gathered
-
-
-def keep_freed_memory() -> bool:
-    """Let this process keep the memory it frees, for its next tensors, instead of handing it back to the system.
-
-    glibc maps every tensor above a few MiB anew, and the system fills each new page with zeros at its first use: a
-    tenth of a training step of BASE on CPU. For programs, once at their start; a library has no business to.
-
-    Returns:
-        Whether this C library knows such settings (glibc does).
-    """
-    trim_threshold, mmap_max = -1, -4  # of malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, or no way to look into it
-        return False
-    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))

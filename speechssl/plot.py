@@ -4,8 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import librosa
-import librosa.display
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,7 +15,7 @@ from speechssl.data.labels import read_labels
 from speechssl.data.manifest import Manifest
 from speechssl.errors import LabelError, ManifestError
 
-__all__ = ["plot_sweep", "plot_units"]
+__all__ = ["plot_sweep", "plot_sweeps", "plot_units"]
 
 _LONGEST_S = 6.0  # what a picture shows of a longer utterance
 
@@ -35,6 +33,9 @@ def plot_units(label_files: Sequence[Path], manifest: Manifest, out: Path, *, ut
         ManifestError: the manifest does not list the utterance.
         LabelError: a label file has no labels for it.
     """
+    import librosa  # not for `plot_sweep`: it takes seconds to import
+    import librosa.display
+
     rows = {row.id: row for row in manifest.utterances}
     row = rows.get(utterance_id or next(iter(rows)))
     if row is None:
@@ -99,6 +100,17 @@ def plot_sweep(figures: Path, out: Path) -> None:
     figure.legend(loc="outside right upper", fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=90)
+
+
+def plot_sweeps(run: Path) -> None:
+    """Write the pictures of all sweeps of a HuBERT recipe's folder that have none yet.
+
+    Raises:
+        LabelError: as `plot_sweep`.
+    """
+    for figures in sorted(run.glob("*-sweep/sweep.json")):
+        if not figures.with_suffix(".png").exists():
+            plot_sweep(figures, figures.with_suffix(".png"))
 
 
 def _draw_strip(axis, units: np.ndarray, hop_s: float, clusters: int, duration_s: float) -> None:  # type: ignore[no-untyped-def]

@@ -7,12 +7,13 @@ run and `test.json` from `speechssl score`.
 import json
 import math
 import platform
-import subprocess
 from pathlib import Path
 
 import torch
 
+import speechssl
 from speechssl.errors import CheckpointError
+from speechssl.provenance import source_commit
 from speechssl.train.checkpoint import last_checkpoint, read_config, read_state
 
 __all__ = ["report_run"]
@@ -113,16 +114,8 @@ def _units(run: Path) -> list[str]:
 
 
 def _machine() -> str:
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
     device = torch.accelerator.current_accelerator(check_available=True) or "CPU"
     threads = torch.get_num_threads()
-    return f"Commit {commit}, torch {torch.__version__}, {threads} threads, {device}, {platform.machine()}."
+    commit = source_commit()
+    sources = f"speechssl {speechssl.__version__}" if commit is None else f"Commit {commit}"
+    return f"{sources}, torch {torch.__version__}, {threads} threads, {device}, {platform.machine()}."

@@ -12,8 +12,8 @@ import speechssl
 
 SOURCES = Path(speechssl.__file__).parent
 LAYERS = (  # a module may import from the layers before its own, and from its own part
-    {"errors"},
-    {"config"},
+    {"errors", "memory", "provenance"},
+    {"config", "extras"},
     {"parallel", "data", "model"},
     {"objective", "corpora", "doctor", "manifests", "lm", "units"},
     {"score", "train", "transcripts"},
@@ -21,9 +21,7 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"interop"},
     {"stages"},
     {"report", "plot", "runs"},
-    {"arguments"},
-    {"manifest_commands"},
-    {"asr_commands", "lm_commands"},
+    {"commands"},
     {"__main__"},
 )
 SEPARATE = [
@@ -93,13 +91,16 @@ def test_two_parts_know_nothing_of_each_other(one, other):
         ("errors", set()),
         ("config", {"errors"}),
         ("parallel", set()),
+        ("memory", set()),
+        ("provenance", set()),
+        ("extras", {"errors"}),
         ("decoding", {"decoding", "transcripts", "lm", "data", "config", "errors"}),
         ("lm", {"lm", "data", "config", "errors"}),
         ("corpora", {"corpora", "data", "errors"}),
         ("doctor", {"doctor", "data", "config", "errors"}),
         ("manifests", {"manifests", "data", "config", "errors"}),
         ("model", {"model", "config", "errors"}),
-        ("data", {"data", "config", "errors"}),
+        ("data", {"data", "config", "errors", "extras"}),
     ],
 )
 def test_what_a_low_part_may_know_is_listed_here(module, allowed):

@@ -1,4 +1,4 @@
-"""The settings of this process: speechssl.parallel. Ranks are tested in tests/distributed."""
+"""How a program treats the memory it frees: speechssl.memory."""
 
 import platform
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, sys
-from speechssl.parallel import keep_freed_memory
+from speechssl.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for _ in range(30):

@@ -5,7 +5,7 @@ It matters: pages that are handed back come again one fault at a time.
 
 import ctypes
 
-from speechssl.parallel import keep_freed_memory
+from speechssl.memory import keep_freed_memory
 
 __all__ = ["set_allocator"]
 

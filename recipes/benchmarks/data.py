@@ -28,7 +28,8 @@ import soundfile
 from measuring import about
 
 from speechssl.data.manifest import read_manifest, write_manifest
-from speechssl.doctor import CheckConfig, check_manifests
+from speechssl.doctor.check import check_manifests
+from speechssl.doctor.thresholds import CheckConfig
 from speechssl.manifests.build import build_manifest
 
 BUILD, CHECK = "data build flac", "data check flac"

@@ -15,7 +15,7 @@ from contenders import TASKS, batches_of, contenders
 from measuring import OURS
 from sizes import SIZES
 
-from speechssl.parallel import keep_freed_memory
+from speechssl.memory import keep_freed_memory
 
 __all__ = ["peak_mib"]
 

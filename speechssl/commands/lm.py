@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
-from speechssl.arguments import Root
+from speechssl.commands.arguments import Root
 from speechssl.config import from_dict
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError
@@ -23,25 +23,20 @@ from speechssl.lm.model import perplexity
 from speechssl.lm.texts import as_letters, read_sentences
 from speechssl.saved import SavedModel
 from speechssl.score.normalise import Normaliser, normalise
-from speechssl.stages.tune import Point, TuneConfig, tune
+from speechssl.stages.tuned import TuneConfig
 
-__all__ = ["lm_app"]
+if TYPE_CHECKING:  # the module needs extras that the other commands run without
+    from speechssl.stages.tune import Point
+
+__all__ = ["build_command", "lexicon_command", "perplexity_command", "tune_command"]
 
 Number = TypeVar("Number", int, float)
-
-lm_app = typer.Typer(
-    name="lm",
-    help="Language models for decoding: build n-grams from text, measure them, make lexicons, tune their weights.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 
 Texts = Annotated[list[Path], typer.Argument(help="Text files, a sentence a line (.gz too), or manifests.")]
 Normalised = Annotated[str, typer.Option(help=f"What is done to the texts: {', '.join(get_args(Normaliser))}.")]
 Letters = Annotated[bool, typer.Option("--letters", help="A model of letters and word boundaries instead of words.")]
 
 
-@lm_app.command("build")
 def build_command(
     texts: Texts,
     out: Annotated[Path, typer.Option("--out", "-o", help="ARPA file to write; .gz is packed.")],
@@ -74,7 +69,6 @@ def build_command(
     print(f"{out}, settings and discounts in {out.name}.json; {built.peak_mib} MiB of memory")
 
 
-@lm_app.command("perplexity")
 def perplexity_command(
     model: Annotated[Path, typer.Argument(help="ARPA file.")],
     texts: Texts,
@@ -89,7 +83,6 @@ def perplexity_command(
     print(f"perplexity {found.perplexity:.2f}, of known words and ends of sentences {found.perplexity_known:.2f}")
 
 
-@lm_app.command("lexicon")
 def lexicon_command(
     texts: Texts,
     out: Annotated[Path, typer.Option("--out", "-o", help="Lexicon to write.")],
@@ -113,7 +106,6 @@ def lexicon_command(
     print(f"{out}: {len(lexicon.words)} words")
 
 
-@lm_app.command("tune")
 def tune_command(
     model: Annotated[Path, typer.Argument(help="Fine-tuned model.")],
     dev: Annotated[Path, typer.Argument(help="Manifest with texts: the development set.")],
@@ -131,6 +123,8 @@ def tune_command(
     root: Root = None,
 ) -> None:
     """Choose the weights of a language model on a development set."""
+    from speechssl.stages.tune import tune
+
     if flashlight and lexicon is None:
         raise ConfigError("lm tune: --flashlight needs a lexicon; make one with `speechssl lm lexicon`")
     kind = "flashlight" if flashlight else "lexicon" if lexicon is not None else "beam"
@@ -149,11 +143,11 @@ def tune_command(
     print(f"{out}: tune.json, surface.tsv, surface.png")
 
 
-def _tell(point: Point) -> None:
+def _tell(point: "Point") -> None:
     print(_named(point), file=sys.stderr)
 
 
-def _named(point: Point) -> str:
+def _named(point: "Point") -> str:
     weights = f"lm_weight={point.lm_weight:g} word_score={point.word_score:g}"
     return f"{weights}  WER {point.wer:.2%}  CER {point.cer:.2%}"
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from speechssl.arguments import Root, name_numbers, name_values, with_bar
+from speechssl.commands.arguments import Root, name_numbers, name_values, with_bar
 from speechssl.config import from_dict
 from speechssl.corpora.published import PUBLISHED, Published, list_published
 from speechssl.data.manifest import (
@@ -23,16 +23,6 @@ from speechssl.data.manifest import (
     write_manifest,
 )
 from speechssl.data.storage import is_url
-from speechssl.doctor import RESULTS as RESULTS_OF_CHECK
-from speechssl.doctor import (
-    CheckConfig,
-    check_manifests,
-    describe_repaired,
-    in_crew,
-    summarise,
-    write_repaired,
-    write_table,
-)
 from speechssl.manifests.activity import chosen_vad
 from speechssl.manifests.build import RESULTS as RESULTS_OF_BUILD
 from speechssl.manifests.build import build, describe_built
@@ -48,14 +38,19 @@ from speechssl.manifests.spans import SegmentConfig
 from speechssl.manifests.split import Key, split_by_hours, split_by_shares
 from speechssl.manifests.stats import count, describe_stats, plot_durations
 
-__all__ = ["manifest_app"]
-
-manifest_app = typer.Typer(
-    name="manifest",
-    help="Make manifests, lists of audio with what is known of it, and work on them.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+__all__ = [
+    "build_command",
+    "check_command",
+    "convert_command",
+    "export_command",
+    "filter_command",
+    "import_command",
+    "merge_command",
+    "sample_command",
+    "segment_command",
+    "split_command",
+    "stats_command",
+]
 
 Foreign = Literal[Format, Published]  # what `import` reads
 
@@ -69,7 +64,6 @@ Part = Annotated[
 By = Annotated[Engine, typer.Option("--engine", help="Who does the work: this machine, or a Ray cluster.")]
 
 
-@manifest_app.command("build")
 def build_command(
     sources: Annotated[
         list[str], typer.Argument(help="Folders, tar or zip archives, URLs of such, or .txt files that list them.")
@@ -112,7 +106,6 @@ def build_command(
         remove_parts(parts)
 
 
-@manifest_app.command("split")
 def split_command(
     manifest: Source,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder that gets SPLIT.tsv for each split.")],
@@ -141,7 +134,6 @@ def split_command(
     _say_root(out / "any", listed.root)
 
 
-@manifest_app.command("merge")
 def merge_command(
     manifests: Annotated[list[Path], typer.Argument(help="Two or more of them.")],
     out: Out,
@@ -161,7 +153,6 @@ def merge_command(
     _say_root(out, joined.root)
 
 
-@manifest_app.command("filter")
 def filter_command(
     manifest: Source,
     out: Out,
@@ -194,7 +185,6 @@ def filter_command(
     _say_root(out, listed.root)
 
 
-@manifest_app.command("stats")
 def stats_command(
     manifest: Source,
     png: Annotated[Path | None, typer.Option(help="PNG to write: a histogram of durations.")] = None,
@@ -211,7 +201,6 @@ def stats_command(
         print(png)
 
 
-@manifest_app.command("sample")
 def sample_command(
     manifest: Source,
     out: Out,
@@ -229,7 +218,6 @@ def sample_command(
     _say_root(out, listed.root)
 
 
-@manifest_app.command("check")
 def check_command(
     manifests: Annotated[list[Path], typer.Argument(help="One, or several in the order train, dev, test.")],
     table: Annotated[Path | None, typer.Option(help="TSV to write: a row for each finding.")] = None,
@@ -245,14 +233,17 @@ def check_command(
     engine: By = "local",
 ) -> None:
     """Decode everything and say what is wrong with it; status 1 if there are errors."""
+    from speechssl.doctor.check import RESULTS, check_manifests, in_crew
+    from speechssl.doctor.repair import describe_repaired, write_repaired
+    from speechssl.doctor.report import summarise, write_table
+    from speechssl.doctor.thresholds import CheckConfig
+
     values = name_values(thresholds) if thresholds else {}
     config = from_dict({"scripts": script or (), **values}, CheckConfig, where="--set")
     listed = [read_manifest(path, root=root) for path in manifests]
     names = [str(path) for path in manifests]
     about, parts = f"check {config} {' '.join(names)}", parts_beside(manifests[0])
-    work = chosen_work(
-        in_crew(config, jobs), in_crew(config, 1), engine, shard, parts, about=about, kinds=RESULTS_OF_CHECK
-    )
+    work = chosen_work(in_crew(config, jobs), in_crew(config, 1), engine, shard, parts, about=about, kinds=RESULTS)
     report = check_manifests(listed, names, config, by=work, progress=with_bar("check"))
     print(*summarise(report), sep="\n")
     if table is not None:
@@ -267,7 +258,6 @@ def check_command(
         raise typer.Exit(1)
 
 
-@manifest_app.command("convert")
 def convert_command(manifest: Source, out: Out) -> None:
     """Write a manifest in its other form: Parquet for millions of rows if the name ends in .parquet, text if not."""
     listed = read_manifest(manifest)
@@ -275,7 +265,6 @@ def convert_command(manifest: Source, out: Out) -> None:
     _say_root(out, listed.root)
 
 
-@manifest_app.command("segment")
 def segment_command(
     manifest: Source,
     out: Out,
@@ -312,7 +301,6 @@ def segment_command(
         remove_parts(parts)
 
 
-@manifest_app.command("import")
 def import_command(
     source: Annotated[Path, typer.Argument(help="File or folder of another toolkit.")],
     out: Out,
@@ -340,7 +328,6 @@ def import_command(
     _say_root(out, manifest.root)
 
 
-@manifest_app.command("export")
 def export_command(
     manifest: Source,
     out: Annotated[Path, typer.Argument(help="File or folder to write.")],

@@ -6,6 +6,7 @@ windowed-sinc filter.
 
 import math
 import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,13 +18,13 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchaudio.transforms import Resample
 
 from speechssl.config import configuration
 from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
 from speechssl.data.headers import stated_at
 from speechssl.data.storage import Place, is_url
 from speechssl.errors import AudioError
+from speechssl.extras import import_torchaudio
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -277,5 +278,6 @@ def _check_samples(place: Place, samples: NDArray[np.float32], header: AudioHead
 
 
 @lru_cache(maxsize=8)
-def _resampler(rate: int) -> Resample:
-    return Resample(rate, SAMPLE_RATE, lowpass_filter_width=64, rolloff=0.95)
+def _resampler(rate: int) -> Callable[[Tensor], Tensor]:
+    resample = import_torchaudio("transforms").Resample
+    return resample(rate, SAMPLE_RATE, lowpass_filter_width=64, rolloff=0.95)

@@ -6,7 +6,7 @@ speech recognition"); the rest when the audio is read (Ko et al. 2017, "A study 
 speech"). Measured or simulated impulse responses come from manifests, as noise does; none are simulated here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchaudio.transforms import Resample
 
 from speechssl.config import configuration
 from speechssl.data.audio import AudioConfig
@@ -24,6 +23,7 @@ from speechssl.data.batching import seeded_generator
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
 from speechssl.data.utterance import read_utterance
 from speechssl.errors import ConfigError
+from speechssl.extras import import_torchaudio
 
 __all__ = ["AugmentConfig", "Augmenter", "Speeds", "change_speed"]
 
@@ -189,8 +189,8 @@ def change_speed(
 
 
 @lru_cache(maxsize=16)
-def _resampler(down: int, up: int) -> Resample:
-    return Resample(down, up, lowpass_filter_width=64, rolloff=0.95)
+def _resampler(down: int, up: int) -> Callable[[Tensor], Tensor]:
+    return import_torchaudio("transforms").Resample(down, up, lowpass_filter_width=64, rolloff=0.95)
 
 
 def _ratio(speed: float) -> Fraction:

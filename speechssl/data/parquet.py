@@ -267,5 +267,5 @@ def _pyarrow() -> Any:
         import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
-        raise ManifestError("a manifest in Parquet needs pyarrow: pip install speechssl[parquet]") from error
+        raise ManifestError("a manifest in Parquet needs pyarrow: pip install 'speechssl[parquet]'") from error
     return pyarrow

@@ -69,7 +69,8 @@ def native_reader() -> PcmReader:
         from fairseq2.data.data_pipeline import FileMapper
     except (ImportError, OSError) as error:
         raise ConfigError(
-            f"data.loader=fairseq2 needs it ({error}); `pip install speechssl[fairseq2]`, or set data.loader=torch"
+            f"data.loader=fairseq2 needs it ({error}); `pip install 'speechssl[fairseq2]'` (Python 3.11 or 3.12), "
+            "or set data.loader=torch"
         ) from error
     decode_wav, decode_flac = AudioDecoder(dtype=torch.int16), AudioDecoder(dtype=torch.float32)
     find = FileMapper()

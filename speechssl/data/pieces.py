@@ -83,7 +83,7 @@ def _train(lines: list[str], size: int) -> dict[str, float]:
         import sentencepiece
     except ImportError as error:
         raise ConfigError(
-            "units.kind=pieces: expected the package sentencepiece, found none; `pip install speechssl[pieces]`"
+            "units.kind=pieces: expected the package sentencepiece, found none; `pip install 'speechssl[pieces]'`"
         ) from error
     written = io.BytesIO()
     try:

@@ -85,7 +85,7 @@ class Place:
         try:
             import fsspec  # optional: the extra `remote`
         except ImportError as error:
-            raise AudioError(f"{self}: a URL needs fsspec: `pip install speechssl[remote]`") from error
+            raise AudioError(f"{self}: a URL needs fsspec: `pip install 'speechssl[remote]'`") from error
         try:
             files, path = fsspec.url_to_fs(self.path)
             if self.size is not None:

@@ -130,7 +130,7 @@ def _ctc_decoder() -> Any:
         from torchaudio.models.decoder import ctc_decoder
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
-            "decoding with flashlight needs flashlight-text and kenlm: pip install 'speechssl[decode]', "
-            "or take kind=lexicon, which needs neither and finds the same texts"
+            "decoding with flashlight needs flashlight-text and kenlm: pip install 'speechssl[decode]' "
+            "(Python 3.12 or older, a compiler), or take kind=lexicon, which needs neither and finds the same texts"
         ) from error
     return ctc_decoder

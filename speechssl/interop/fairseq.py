@@ -56,7 +56,7 @@ BLANK_NAME = "<blank>"
 EMPTY_BIAS = -10_000.0  # of the rows of a head for signs that our model does not have: never predicted
 EMPTY_EMBEDDING = 0.5  # of a sign that is no unit: the mean of fairseq's own initialisation
 
-_METERS = ("AverageMeter", "MetersDict", "StopwatchMeter", "SumMeter", "TimeMeter")
+_METERS = ("AverageMeter", "StopwatchMeter", "SumMeter", "TimeMeter")
 _NODES = ("AnyNode", "BooleanNode", "EnumNode", "FloatNode", "IntegerNode", "StringNode")
 _CLASSES = (  # what such files hold beside tensors and plain containers; read as attributes, see `files.Record`
     "argparse.Namespace",
@@ -68,12 +68,12 @@ _CLASSES = (  # what such files hold beside tensors and plain containers; read a
     "omegaconf.base.Metadata",
     *(f"omegaconf.nodes.{name}" for name in _NODES),
     "typing.Any",
-    "collections.defaultdict",
     *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str")),  # types that omegaconf notes
     *(f"numpy.{module}.multiarray.scalar" for module in ("core", "_core")),  # scores
     "numpy.dtype",
     "_codecs.encode",
 )
+_MAPPINGS = ("collections.defaultdict", "fairseq.meters.MetersDict", "fairseq.logging.meters.MetersDict")
 _NONSENSE = (
     ArithmeticError,
     AttributeError,
@@ -101,7 +101,7 @@ def read_fairseq(path: Path) -> Conversion:
         CheckpointError: another architecture; a file that is missing, broken or not what its settings say; a class
             that such files are not known to hold.
     """
-    state = load_pickled(path, _CLASSES)
+    state = load_pickled(path, _CLASSES, _MAPPINGS)
     theirs = tensors_only(_without_average(state.get("model")), where=str(path))
     try:
         settings = read_settings(state, path)

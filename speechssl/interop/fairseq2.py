@@ -150,7 +150,9 @@ def run_fairseq2(path: Path, waveform: Tensor) -> Tensor:
         from fairseq2.nn import BatchLayout
         from fairseq2.runtime.dependency import get_dependency_resolver
     except ImportError as error:
-        raise CheckpointError("fairseq2 is not installed; pip install speechssl[interop]") from error
+        raise CheckpointError(
+            "fairseq2 is not installed; pip install 'speechssl[fairseq2]' (Python 3.11 or 3.12)"
+        ) from error
     card_path = _card_path(path).resolve()
     provider = get_dependency_resolver().resolve(FileAssetMetadataLoader).load(card_path)  # type: ignore[type-abstract]
     card = StandardAssetStore([provider]).retrieve_card(load(card_path, AssetCard).name)

@@ -3,6 +3,7 @@
 import os
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -33,18 +34,25 @@ class Record:
         """Forget an entry: no mapping of another toolkit holds anything of ours."""
 
 
-def load_pickled(path: Path, stand_ins: Sequence[str] = ()) -> dict[str, Any]:
+def _mapping(*_: object) -> OrderedDict[Any, Any]:
+    """Stand in for a class that is filled like a dictionary: torch (2.14, not 2.9) fills only the standard ones."""
+    return OrderedDict()
+
+
+def load_pickled(path: Path, stand_ins: Sequence[str] = (), mappings: Sequence[str] = ()) -> dict[str, Any]:
     """Read a torch file, new or old layout, as tensors and plain containers only; no code of the file runs.
 
     Args:
         path: of the file.
         stand_ins: full names of classes that become a `Record`; a file that names any other class is refused.
+        mappings: full names of classes that become an `OrderedDict`.
 
     Raises:
         CheckpointError: the file is missing, broken, no dictionary, or names a class that is not allowed.
     """
     try:
-        with torch.serialization.safe_globals([(Record, name) for name in stand_ins]):
+        allowed = [*((Record, name) for name in stand_ins), *((_mapping, name) for name in mappings)]
+        with torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or hostile file makes torch raise nearly anything
         if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):

@@ -162,7 +162,7 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise CheckpointError(f"{name} is not installed; pip install speechssl[onnx]") from error
+        raise CheckpointError(f"{name} is not installed; pip install 'speechssl[onnx]'") from error
 
 
 @contextmanager

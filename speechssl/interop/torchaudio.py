@@ -18,6 +18,7 @@ from torch import Tensor
 
 from speechssl.config import from_dict
 from speechssl.errors import CheckpointError, ConfigError
+from speechssl.extras import import_torchaudio
 from speechssl.interop.files import load_pickled, pickled_bytes, tensors_only, write_files
 from speechssl.interop.names import Conversion, NameTable, lost_settings, name_table, rename_from, rename_to
 from speechssl.model.conv import BASE_STACK
@@ -148,8 +149,7 @@ def run_torchaudio(path: Path, waveform: Tensor) -> Tensor:
     Returns:
         (frames, vocab) logits of a CTC model, else (frames, dim) of the last layer.
     """
-    from torchaudio import models
-
+    models = import_torchaudio("models")
     theirs, settings, _ = _read(path)
     model = getattr(models, settings["constructor"])(**settings["arguments"]).eval()
     model.load_state_dict(theirs)

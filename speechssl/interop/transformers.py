@@ -1,8 +1,12 @@
 """Folders of Hugging Face transformers: wav2vec2 and hubert, bare, for pretraining (wav2vec2 only) and for CTC.
 
-    config.json               architecture             preprocessor_config.json   sample rate, normalisation
-    model.safetensors         parameters               vocab.json, tokenizer_config.json   of a CTC model
+    config.json         architecture     preprocessor_config.json            sample rate, normalisation
+    model.safetensors   parameters       vocab.json, tokenizer_config.json   of a CTC model
+                                         processor_config.json               of a CTC model: all of the processor
 
+Version 5 puts the feature extractor into processor_config.json, where a processor is saved, and writes no
+preprocessor_config.json then; version 4 writes the latter alone. Both are read, what is in the former first, as version
+5 does; both are written for a CTC model.
 Reading and writing need no transformers; `run_transformers` does. What their configuration cannot say is taken from the
 papers: the gradient of a group-norm extractor is scaled by 0.1. Their group norm looks at padding: give their BASE
 models one utterance at a time, or set `padding_in_norm` here to get their numbers.
@@ -120,6 +124,10 @@ def write_transformers(model: SavedModel, target: Path) -> dict[str, str]:
         files |= {
             "vocab.json": {token: index for index, token in enumerate(described.vocabulary)},
             "tokenizer_config.json": _their_tokenizer(described),
+            "processor_config.json": {
+                "processor_class": "Wav2Vec2Processor",
+                "feature_extractor": files["preprocessor_config.json"],
+            },
         }
     temporary = target.with_name(f".{target.name}.tmp")
     try:
@@ -147,7 +155,7 @@ def run_transformers(path: Path, waveform: Tensor) -> Tensor:
     try:
         import transformers
     except ImportError as error:
-        raise CheckpointError("transformers is not installed; pip install speechssl[interop]") from error
+        raise CheckpointError("transformers is not installed; pip install 'speechssl[interop]'") from error
     config = _json(path / "config.json")
     (architecture,) = config["architectures"]
     model = getattr(transformers, architecture).from_pretrained(path).eval()
@@ -258,16 +266,24 @@ def _mask(config: Mapping[str, Any], axis: str) -> MaskConfig:
 
 
 def _audio(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, str], AudioConfig]:
-    """Return what was assumed, and how the model's audio is read."""
-    file = path / "preprocessor_config.json"
-    if not file.exists():
+    """Return what was assumed, and how the model's audio is read: as transformers 5 reads it, where versions differ."""
+    nested, alone = path / "processor_config.json", path / "preprocessor_config.json"
+    inside = _json(nested).get("feature_extractor") if nested.exists() else None
+    found = {nested: inside} if isinstance(inside, dict) else {}
+    found |= {alone: _json(alone)} if alone.exists() else {}
+    for file, extractor in found.items():
+        if extractor.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
+            raise CheckpointError(f"{file}: sampling_rate is {extractor['sampling_rate']}, expected {SAMPLE_RATE}")
+    if not found:
         is_large = config["feat_extract_norm"] == "layer"
-        reason = "no preprocessor_config.json: normalised, as published models with layer norm are, unlike BASE"
+        reason = "no feature extractor was saved: normalised, as published models with layer norm are, unlike BASE"
         return {"audio.normalize": reason}, AudioConfig(normalize=is_large)
-    content = _json(file)
-    if content.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
-        raise CheckpointError(f"{file}: sampling_rate is {content['sampling_rate']}, expected {SAMPLE_RATE}")
-    return {}, AudioConfig(normalize=content.get("do_normalize", True))
+    normalize, *others = (bool(extractor.get("do_normalize", True)) for extractor in found.values())
+    added = {}
+    if others and others != [normalize]:
+        reason = f"{nested.name} says do_normalize={normalize}, {alone.name} the opposite"
+        added["audio.normalize"] = f"{reason}; transformers 5 reads the former, 4 the latter: correct the wrong one"
+    return added, AudioConfig(normalize=normalize)
 
 
 def _vocabulary(path: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], list[int]]:

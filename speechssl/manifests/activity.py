@@ -61,7 +61,9 @@ def chosen_vad(wanted: Literal["silero", "energy", "auto"]) -> Vad:
     """
     missing = [name for name in ("silero_vad", "onnxruntime") if importlib.util.find_spec(name) is None]
     if wanted == "silero" and missing:
-        raise ConfigError(f"vad: silero needs {' and '.join(missing)}: `pip install speechssl[vad]`, or choose energy")
+        raise ConfigError(
+            f"vad: silero needs {' and '.join(missing)}: `pip install 'speechssl[vad]'`, or choose energy"
+        )
     if wanted == "auto":
         return "energy" if missing else "silero"
     return wanted
@@ -131,10 +133,10 @@ def _session() -> Any:
     onnxruntime = importlib.import_module("onnxruntime")  # optional: the extra `vad`
     package = importlib.util.find_spec("silero_vad")
     if package is None or not package.submodule_search_locations:
-        raise ConfigError("vad: silero needs silero_vad: `pip install speechssl[vad]`, or choose energy")
+        raise ConfigError("vad: silero needs silero_vad: `pip install 'speechssl[vad]'`, or choose energy")
     network = Path(package.submodule_search_locations[0], "data", "silero_vad_16k_sequence.onnx")
     if not network.is_file():
-        raise ConfigError(f"{network}: not there; it is in silero-vad from 6.2.3 on: `pip install speechssl[vad]`")
+        raise ConfigError(f"{network}: not there; it is in silero-vad from 6.2.3 on: `pip install 'speechssl[vad]'`")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # recordings are done in parallel
     return onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])

@@ -82,5 +82,5 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ManifestError("--engine ray needs Ray: pip install speechssl[ray]") from error
+        raise ManifestError("--engine ray needs Ray: pip install 'speechssl[ray]'") from error
     return ray

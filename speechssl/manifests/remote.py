@@ -229,11 +229,11 @@ def _files_at(url: str) -> tuple[Any, str]:
     try:
         import fsspec  # optional: the extra `remote`
     except ImportError as error:
-        raise ManifestError(f"{url}: a URL needs fsspec: `pip install speechssl[remote]`") from error
+        raise ManifestError(f"{url}: a URL needs fsspec: `pip install 'speechssl[remote]'`") from error
     try:
         return cast(tuple[Any, str], fsspec.url_to_fs(url))
     except (ImportError, ValueError) as error:  # s3fs or the like is missing, or no such protocol
-        raise ManifestError(f"{url}: {error}; `pip install speechssl[remote]`, or correct the URL") from error
+        raise ManifestError(f"{url}: {error}; `pip install 'speechssl[remote]'`, or correct the URL") from error
 
 
 def _crawl(files: Any, base: str) -> Iterator[dict[str, Any]]:

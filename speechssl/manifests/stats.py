@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from speechssl.data.manifest import Utterance
 
@@ -72,6 +70,9 @@ def describe_stats(stats: Stats) -> list[str]:
 
 def plot_durations(utterances: Sequence[Utterance], out: Path) -> None:
     """Write a PNG: a histogram of durations, hours over seconds, the largest languages in colours of their own."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # the extra `plots`, which counting does without
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

@@ -193,6 +193,7 @@ class ConvFeatureExtractor(nn.Module):
         x = waveforms[..., None]  # (batch, time, 1)
         for conv, norm in self._layers():
             x = conv(x.transpose(1, 2)).transpose(1, 2)  # (batch, steps, channels)
+            x = x.contiguous()  # torch 2.15 cannot export an elementwise operation on a transposed axis of free length
             if isinstance(norm, TimeNorm):
                 x = norm(x, frame_count(counted, self.stack[:1]))
             else:

@@ -27,7 +27,8 @@ class PositionalConv(nn.Module):
         """Return (batch, frames, dim) to be added to `x` (batch, frames, dim)."""
         if torch.compiler.is_exporting() or torch.is_autocast_enabled(x.device.type) or self._is_short(x):
             positions = self.conv(x.transpose(1, 2)).transpose(1, 2)
-            return functional.gelu(positions[:, : x.shape[1]] if self.surplus else positions)
+            positions = positions[:, : x.shape[1]] if self.surplus else positions
+            return functional.gelu(positions.contiguous())  # as in conv.py: torch 2.15 could not export it otherwise
         return functional.gelu(correlate(x, self.conv.weight, self.conv.groups) + self.conv.bias)
 
     def _is_short(self, x: Tensor) -> bool:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchaudio.functional import forced_align
 
 from speechssl.data.manifest import Manifest
 from speechssl.data.vocabulary import BLANK, frames_needed
 from speechssl.errors import ManifestError, VocabularyError
+from speechssl.extras import import_torchaudio
 from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
 from speechssl.stages.emit import EmitConfig, emissions
@@ -83,5 +83,5 @@ def _align_tokens(log_probs: Tensor, ids: list[int], *, where: str) -> list[Toke
         )
     with warnings.catch_warnings():  # of its end with 2.9, which has it
         warnings.filterwarnings("ignore", message=".*forced_align has been deprecated")
-        path, scores = forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK)
+        path, scores = import_torchaudio("functional").forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK)
     return tokens_of(path[0].tolist(), scores[0].exp().tolist())

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ import torch
 import speechssl
 from speechssl.config import to_dict
 from speechssl.errors import CheckpointError
+from speechssl.provenance import source_commit
 
 __all__ = ["Inputs", "RunRecord", "content_hash", "step_inputs"]
 
@@ -275,22 +275,12 @@ def _surroundings() -> dict[str, Any]:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return {
         "speechssl": speechssl.__version__,
-        "commit": _commit(),
+        "commit": source_commit(),
         "torch": torch.__version__,
         "machine": platform.platform(),
         "device": str(accelerator or "cpu"),
         "threads": torch.get_num_threads(),
     }
-
-
-def _commit() -> str | None:
-    """Return the commit of the sources, with a + where they differ from it; None where they are not in a checkout."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def _now() -> str:

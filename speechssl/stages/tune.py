@@ -11,14 +11,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from speechssl.config import configuration, from_dict, to_dict
+from speechssl.config import to_dict
 from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
@@ -31,27 +30,9 @@ from speechssl.saved import SavedModel
 from speechssl.score.wer import score_texts
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.stages.tune_surface import draw_surface
+from speechssl.stages.tuned import TuneConfig
 
-__all__ = ["Point", "TuneConfig", "Tuned", "kept_emissions", "read_tuned", "tune"]
-
-
-@configuration
-class TuneConfig:
-    """Which weights are tried."""
-
-    decoder: Beam | WithLexicon | Flashlight  # its own weights are not used
-    lm_weights: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
-    word_scores: tuple[float, ...] = (-1.0, 0.0, 1.0, 2.0)
-    widen: int = 3  # times that the grid may grow by a step beyond an edge that its best point lies at
-    rounds: int = 1  # of refinement: half-way to the neighbours of the best point
-    metric: Literal["wer", "cer"] = "wer"
-
-    def __post_init__(self) -> None:
-        """Check that there is something to try."""
-        if self.decoder.lm is None:
-            raise ConfigError("decoder.lm: there is nothing to tune without a language model; name an ARPA file")
-        if not self.lm_weights or not self.word_scores or min(self.rounds, self.widen) < 0:
-            raise ConfigError("expected one or more lm_weights and word_scores, widen and rounds of 0 or more")
+__all__ = ["Point", "Tuned", "kept_emissions", "tune"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,23 +99,6 @@ def tune(
     )
     _write(found, config, out)
     return found
-
-
-def read_tuned(folder: Path) -> Beam | WithLexicon | Flashlight:
-    """Return the decoder of a folder that `tune` wrote, with the best weights.
-
-    Raises:
-        ConfigError: there is no `tune.json`, or it does not parse.
-    """
-    path = folder / "tune.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        best = values["best"]
-        weights = Weights(lm_weight=best["lm_weight"], word_score=best["word_score"])
-        config = from_dict(values["config"], TuneConfig, where=str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); name a folder that `speechssl lm tune` wrote") from error
-    return dataclasses.replace(config.decoder, weights=weights)
 
 
 def kept_emissions(saved: SavedModel, manifest: Manifest, path: Path) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -18,10 +18,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch.utils.tensorboard import SummaryWriter
 
 from speechssl.config import configuration
-from speechssl.errors import StoppedError, TrainingError
+from speechssl.errors import PackageError, StoppedError, TrainingError
 from speechssl.train.log_file import LogFile
 from speechssl.train.wandb_run import start_wandb
 
@@ -60,6 +59,17 @@ _HEADLINES = re.compile(  # what the console shows of the figures; the files hav
 )
 
 
+def _writer(folder: Path, purge_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+    except ImportError as error:
+        raise PackageError(
+            f"TensorBoard cannot be imported ({error}): pip install 'speechssl[train]', "
+            "or set train.log.tensorboard=false; log.jsonl has the same figures"
+        ) from error
+    return SummaryWriter(folder, purge_step=purge_step)
+
+
 class RunLog:
     """Reports of a run: `log.jsonl`, TensorBoard and wandb, and a line to standard error for each.
 
@@ -91,6 +101,7 @@ class RunLog:
 
         Raises:
             ConfigError: wandb is asked for and not installed.
+            PackageError: TensorBoard is.
             TrainingError: a file cannot be written, or wandb refuses.
         """
         if self.enabled:
@@ -102,7 +113,7 @@ class RunLog:
                 self._board = None
                 if self.config.tensorboard:
                     with self._naming(self.out / "tensorboard"):
-                        self._board = SummaryWriter(self.out / "tensorboard", purge_step=self.done + 1)
+                        self._board = _writer(self.out / "tensorboard", purge_step=self.done + 1)
                     opened.push(self._close_board)
                 self._wandb = None
                 if self.config.wandb is not None:

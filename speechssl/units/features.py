@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchaudio.compliance import kaldi
-from torchaudio.functional import compute_deltas
 
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.extras import import_torchaudio
 
 __all__ = [
     "FRAME_HOP",
@@ -45,6 +44,7 @@ def mfcc(waveform: Tensor) -> Tensor:
         (frames, 39) float32, a frame every 10 ms.
     """
     static = _by_the_minute(_cepstra, waveform).T  # (13, frames)
+    compute_deltas = import_torchaudio("functional").compute_deltas
     deltas = compute_deltas(static)
     return torch.cat([static, deltas, compute_deltas(deltas)]).T.contiguous()
 
@@ -63,10 +63,12 @@ def centred(features: Tensor) -> Tensor:
 
 
 def _cepstra(waveform: Tensor) -> Tensor:
+    kaldi = import_torchaudio("compliance.kaldi")
     return kaldi.mfcc(waveform[None], sample_frequency=SAMPLE_RATE, use_energy=False)
 
 
 def _mel_energies(waveform: Tensor) -> Tensor:
+    kaldi = import_torchaudio("compliance.kaldi")
     return kaldi.fbank(waveform[None], num_mel_bins=LOG_MEL_DIM, sample_frequency=SAMPLE_RATE)
 
 

@@ -1,4 +1,4 @@
-"""Command line of language models: speechssl.lm_commands."""
+"""Command line of language models: speechssl.commands.lm."""
 
 import json
 

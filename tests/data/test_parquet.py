@@ -200,4 +200,4 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path):
         "from speechssl.data.manifest import read_manifest\nread_manifest(Path('m.parquet'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "ManifestError: a manifest in Parquet needs pyarrow: pip install speechssl[parquet]" in done.stderr
+    assert "ManifestError: a manifest in Parquet needs pyarrow: pip install 'speechssl[parquet]'" in done.stderr

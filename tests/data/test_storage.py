@@ -135,7 +135,7 @@ def test_bytes_of_an_archive_in_memory_are_read(flac: Path) -> None:
 
 def test_without_fsspec_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
-    with pytest.raises(AudioError, match=r"pip install speechssl\[remote\]"):
+    with pytest.raises(AudioError, match=r"pip install 'speechssl\[remote\]'"):
         read_header(Place("s3://bucket/a.flac"))
 
 

@@ -161,7 +161,7 @@ def test_without_sentencepiece_pieces_name_the_extra_and_nothing_else_needs_it(m
     import sys
 
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ConfigError, match=r"pip install speechssl\[pieces\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'speechssl\[pieces\]'"):
         Vocabulary.from_texts(TEXTS, Pieces(size=30))
     kept = Vocabulary(("<blank>", *PIECES.scores), "pieces", scores=PIECES.scores)
     assert kept.decode(kept.encode("ab b", where="u1")) == "ab b"

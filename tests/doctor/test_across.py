@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from speechssl.doctor import CheckConfig, check_manifests
+from speechssl.doctor.check import check_manifests
+from speechssl.doctor.thresholds import CheckConfig
 
 
 @pytest.fixture

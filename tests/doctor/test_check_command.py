@@ -5,8 +5,9 @@ import pytest
 
 from speechssl.__main__ import main
 from speechssl.data.manifest import read_manifest
-from speechssl.doctor import FINDINGS, CheckConfig
+from speechssl.doctor.findings import FINDINGS
 from speechssl.doctor.report import COLUMNS
+from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import ConfigError
 
 

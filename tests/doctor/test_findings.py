@@ -11,8 +11,12 @@ import pytest
 import soundfile
 
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
-from speechssl.doctor import FINDINGS, CheckConfig, Report, check, check_manifests, write_repaired
+from speechssl.doctor import check
+from speechssl.doctor.check import Report, check_manifests
+from speechssl.doctor.findings import FINDINGS
 from speechssl.doctor.measure import Recording, measure_recording
+from speechssl.doctor.repair import write_repaired
+from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import ManifestError
 
 RATE = 16_000

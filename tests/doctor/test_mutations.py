@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from speechssl.data.manifest import Manifest, Utterance
-from speechssl.doctor import CheckConfig, check_manifests
+from speechssl.doctor.check import check_manifests
+from speechssl.doctor.thresholds import CheckConfig
 
 SUFFIXES = ("wav", "flac", "ogg", "mp3", "opus")
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from speechssl.data.manifest import read_manifest, write_manifest
-from speechssl.doctor import CheckConfig, check_manifests, describe_repaired, write_repaired
+from speechssl.doctor.check import check_manifests
+from speechssl.doctor.repair import describe_repaired, write_repaired
+from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import ConfigError, ManifestError
 
 

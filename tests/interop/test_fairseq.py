@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from argparse import Namespace
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.saved import SavedModel
 from tests.interop.models import FORMS, SQUARE, WAVEFORM, Malicious, broken_copies, model_of, our_output
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE
+from tests.optional import needs_fairseq2
 
 METHODS = pytest.mark.parametrize("method", ["wav2vec2", "hubert", "ctc"])
 
@@ -155,6 +157,7 @@ def test_torchaudio_reads_what_we_write_with_the_same_output(tmp_path, config, m
     torch.testing.assert_close(found, our_output(model), rtol=1e-5, atol=1e-5)
 
 
+@needs_fairseq2
 @FORMS
 @pytest.mark.filterwarnings("ignore:`hg_exporter` is deprecated:DeprecationWarning")
 def test_fairseq2_renames_what_we_write_to_the_names_of_our_table(tmp_path, config):
@@ -197,6 +200,14 @@ def dictionary_of(units: list[str]) -> Dictionary:
     return dictionary
 
 
+class MetersDict(OrderedDict[str, AverageMeter]):
+    """As fairseq's: a dictionary with an attribute."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.priorities = [(0, name) for name in self]
+
+
 class DictConfig:
     """As omegaconf's, with what its state holds."""
 
@@ -218,6 +229,7 @@ class fairseq_classes:  # noqa: N801
     places = (
         (Dictionary, "fairseq.data.dictionary"),
         (AverageMeter, "fairseq.meters"),
+        (MetersDict, "fairseq.logging.meters"),
         (DictConfig, "omegaconf.dictconfig"),
         (AnyNode, "omegaconf.nodes"),
     )
@@ -453,6 +465,22 @@ def test_the_classes_that_are_allowed_run_no_code_either(tmp_path):
     path = written(tmp_path, model_of("wav2vec2"))
     with fairseq_classes():
         rewritten(path, extra_state=Trap())
+    try:
+        found = read_fairseq(path)
+    except CheckpointError as refused:  # torch from 2.14 on fills dictionaries alone
+        assert "Can only SETITEM for dict" in str(refused.__cause__)
+    else:
+        assert found.model.fingerprint() == model_of("wav2vec2").fingerprint()
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_dictionaries_of_their_own_and_of_python_are_passed_over(tmp_path, is_zip):
+    path = written(tmp_path, model_of("wav2vec2"))
+    meter = AverageMeter()
+    meter.sum, meter.count = 1.0, 2
+    extra = {"train_meters": MetersDict({"loss": meter}), "counts": defaultdict(list, {"a": [1]})}
+    with fairseq_classes():
+        torch.save(state_of(path) | {"extra_state": extra}, path, _use_new_zipfile_serialization=is_zip)
     assert read_fairseq(path).model.fingerprint() == model_of("wav2vec2").fingerprint()
 
 

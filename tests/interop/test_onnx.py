@@ -165,13 +165,13 @@ def test_writing_without_the_packages_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(CheckpointError, match=rf"{package} is not installed; pip install speechssl\[onnx\]"):
+    with pytest.raises(CheckpointError, match=rf"{package} is not installed; pip install 'speechssl\[onnx\]'"):
         write_onnx(model_of(BASE_LIKE, {}), tmp_path / "model.onnx")
 
 
 def test_running_without_onnxruntime_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(CheckpointError, match=r"onnxruntime is not installed; pip install speechssl\[onnx\]"):
+    with pytest.raises(CheckpointError, match=r"onnxruntime is not installed; pip install 'speechssl\[onnx\]'"):
         run_onnx(tmp_path / "model.onnx", noise(1, 400)[0])
 
 

@@ -137,6 +137,7 @@ def s3prl_nn() -> Iterator[ModuleType]:
         patch.setitem(sys.modules, "torchaudio.sox_effects", sox_effects)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning)  # distutils, invalid escapes
+            warnings.filterwarnings("ignore", category=FutureWarning)  # scripting, which torch gives up
             add_to_s3prl()
             import s3prl.nn
 

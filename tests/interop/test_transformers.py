@@ -9,7 +9,9 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from transformers import (
+    AutoFeatureExtractor,
     AutoModel,
+    AutoProcessor,
     HubertConfig,
     HubertForCTC,
     HubertModel,
@@ -19,6 +21,7 @@ from transformers import (
     Wav2Vec2ForCTC,
     Wav2Vec2ForPreTraining,
     Wav2Vec2Model,
+    Wav2Vec2Processor,
     pipeline,
 )
 
@@ -266,6 +269,75 @@ def test_a_folder_without_a_feature_extractor_is_taken_as_published_ones_are(tmp
         found = read_transformers(tmp_path / config.conv_norm)
         assert found.model.description.audio.normalize is is_normalized
         assert [*found.added] == ["audio.normalize"]
+
+
+EITHER = pytest.mark.parametrize("is_normalized", [False, True])
+
+
+@FORMS
+@EITHER
+def test_a_processor_saved_by_this_version_says_how_waveforms_are_read(tmp_path, config, is_normalized):
+    theirs = Wav2Vec2ForCTC(their_config(Wav2Vec2Config, config))
+    folder = saved_by_transformers(tmp_path / "theirs", theirs, normalize=not is_normalized)
+    tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder)
+    (folder / "preprocessor_config.json").unlink()
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=is_normalized)
+    Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
+    found = read_transformers(folder)
+    assert found.model.description.audio.normalize is is_normalized
+    assert "audio.normalize" not in found.added
+
+
+def nest(folder: Path, **extractor: object) -> None:
+    """Write the settings of a feature extractor where version 5 does."""
+    content = {"processor_class": "Wav2Vec2Processor", "feature_extractor": extractor}
+    (folder / "processor_config.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+@FORMS
+@EITHER
+def test_a_feature_extractor_inside_a_processor_is_read(tmp_path, config, is_normalized):
+    write_transformers(model_of("encoder", config), tmp_path / "theirs")
+    (tmp_path / "theirs/preprocessor_config.json").unlink()
+    nest(tmp_path / "theirs", do_normalize=is_normalized, sampling_rate=16_000)
+    found = read_transformers(tmp_path / "theirs")
+    assert found.model.description.audio.normalize is is_normalized
+    assert not found.added
+    nest(tmp_path / "theirs", do_normalize=is_normalized, sampling_rate=8_000)
+    with pytest.raises(CheckpointError, match=r"processor_config\.json: sampling_rate is 8000, expected 16000"):
+        read_transformers(tmp_path / "theirs")
+
+
+@EITHER
+def test_two_feature_extractors_that_disagree_are_named(tmp_path, is_normalized):
+    write_transformers(model_of("encoder", audio=AudioConfig(normalize=not is_normalized)), tmp_path / "theirs")
+    nest(tmp_path / "theirs", do_normalize=is_normalized)
+    found = read_transformers(tmp_path / "theirs")
+    assert found.model.description.audio.normalize is is_normalized
+    assert found.added["audio.normalize"] == (
+        f"processor_config.json says do_normalize={is_normalized}, preprocessor_config.json the opposite; "
+        "transformers 5 reads the former, 4 the latter: correct the wrong one"
+    )
+
+
+@EITHER
+@pytest.mark.parametrize("method", ["encoder", "ctc"])
+def test_every_way_to_load_finds_how_waveforms_are_read(tmp_path, method, is_normalized):
+    write_transformers(model_of(method, audio=AudioConfig(normalize=is_normalized)), tmp_path / "theirs")
+    loaded = [kind.from_pretrained(tmp_path / "theirs") for kind in (AutoFeatureExtractor, Wav2Vec2FeatureExtractor)]
+    if method == "ctc":
+        processor = AutoProcessor.from_pretrained(tmp_path / "theirs")
+        assert type(processor) is Wav2Vec2Processor
+        loaded.append(processor.feature_extractor)
+    assert [extractor.do_normalize for extractor in loaded] == [is_normalized] * len(loaded)
+    assert all(extractor.sampling_rate == 16_000 for extractor in loaded)
+
+
+def test_a_processor_without_a_feature_extractor_leaves_the_word_to_the_other_file(tmp_path):
+    write_transformers(model_of("encoder", audio=AudioConfig(normalize=True)), tmp_path / "theirs")
+    (tmp_path / "theirs/processor_config.json").write_text('{"processor_class": "Wav2Vec2Processor"}')
+    found = read_transformers(tmp_path / "theirs")
+    assert (found.model.description.audio.normalize, found.added) == (True, {})
 
 
 def test_nothing_is_written_over(tmp_path):

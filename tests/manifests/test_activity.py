@@ -118,7 +118,7 @@ def test_without_the_package_auto_is_energy_and_silero_names_the_extra(monkeypat
     assert chosen_vad("energy") == "energy"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert chosen_vad("auto") == "energy"
-    with pytest.raises(ConfigError, match=r"silero needs silero_vad and onnxruntime: `pip install speechssl\[vad\]`"):
+    with pytest.raises(ConfigError, match=r"silero needs silero_vad and onnxruntime: `pip install 'speechssl\[vad\]'`"):
         chosen_vad("silero")
 
 

@@ -67,7 +67,7 @@ def test_a_root_that_is_a_link_holds_what_lies_behind_it(root):
         ("a", "is not there, or no regular file"),
         ("pipe.wav", "is not there, or no regular file"),
         ("gone.wav", "is not there, or no regular file"),
-        ("loop", "cannot be followed"),
+        ("loop", "(cannot be followed|is not there)"),  # Python 3.13 resolves it to itself
         ("x" * 256 + ".wav", "(cannot be followed|is not there)"),
     ],
 )

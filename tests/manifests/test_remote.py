@@ -244,7 +244,7 @@ def test_an_archive_whose_url_has_a_query_is_refused(server):
 def test_without_fsspec_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     for url in ("s3://bucket/speech", "s3://bucket/a.flac"):
-        with pytest.raises((ManifestError, AudioError), match=r"pip install speechssl\[remote\]"):
+        with pytest.raises((ManifestError, AudioError), match=r"pip install 'speechssl\[remote\]'"):
             build([url])
 
 

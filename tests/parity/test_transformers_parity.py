@@ -3,13 +3,15 @@
 Where they differ by design: transformers takes the group norm's statistics over the padding too, which
 `EncoderConfig.padding_in_norm` does as well; it takes the perplexity of the chosen entries instead of the softmax when
 not in training, so the losses are compared in training; it has no feature penalty and no scale of the extractor's
-gradient.
+gradient. Versions differ: from 5.2 on the entropy of unused entries is exact, before it had 1e-7 in the logarithm, as
+here; from 5.16 on the list of hidden states ends before a pre-norm trunk's final norm and leaves dropped layers out.
 """
 
 import dataclasses
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import (
     HubertConfig,
@@ -21,6 +23,7 @@ from transformers import (
     Wav2Vec2Model,
 )
 from transformers.modeling_outputs import CausalLMOutput, ModelOutput
+from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQuantizer
 
 from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import SpeechEncoder
@@ -32,6 +35,9 @@ from tests.parity.weights import inside, transformers_names
 
 pytestmark = pytest.mark.parity
 
+VERSION = tuple(int(number) for number in transformers.__version__.split(".")[:2])
+HAS_EXACT_ENTROPY = VERSION >= (5, 2)
+LISTS_WHAT_RAN = VERSION >= (5, 16)
 HEADS = {
     r"objective\.quantizer\.score\.": ("quantizer.weight_proj.",),
     r"objective\.quantizer\.codebook": ("quantizer.codevectors",),
@@ -150,12 +156,24 @@ def test_every_stage_equals_hubert_models(hubert: Duo, is_padded: bool) -> None:
 def test_hidden_states_begin_with_the_input_of_the_first_layer(pretraining: Duo) -> None:
     pretraining.train(False)
     speech = Speech.of(pretraining.case, is_padded=False)
+    trunk = pretraining.theirs.wav2vec2
     with torch.no_grad():
         found = pretraining.ours.encoder(speech.waveforms, speech.num_samples).layers
-        expected = pretraining.theirs.wav2vec2(speech.waveforms, output_hidden_states=True).hidden_states
+        *expected, last = trunk(speech.waveforms, output_hidden_states=True).hidden_states
+        if LISTS_WHAT_RAN and pretraining.case.config.transformer.norm == "pre":
+            last = trunk.encoder.layer_norm(last)
+        expected.append(last)
     assert len(found) == len(expected) - 1
     for index, (layer, other) in enumerate(zip(found, expected[1:], strict=True)):
         pretraining.assert_close(layer, other, f"stage: hidden state {index + 1}")
+
+
+def test_a_dropped_layer_repeats_its_input_or_is_missing_from_the_list() -> None:
+    settings = {**_settings(CASES[0]), "layerdrop": 1.0, "num_hidden_layers": 3}
+    trunk = Wav2Vec2Model(Wav2Vec2Config(**settings, apply_spec_augment=False)).train()
+    states = trunk(noise(1, 1000), output_hidden_states=True).hidden_states
+    assert len(states) == (0 if LISTS_WHAT_RAN else 4)
+    assert all(torch.equal(states[0], state) for state in states)
 
 
 @pytest.mark.parametrize("case", [CASES[0]], ids=["tiny base"])
@@ -183,6 +201,32 @@ def test_padding_changes_the_group_norm_of_transformers_and_ours_only_when_asked
     moved = {name: float((alone[0] - together[0, :count]).abs().max()) for name, (alone, together) in runs.items()}
     assert moved["default"] < 1e-5
     assert min(moved["switched"], moved["theirs"]) > 0.01
+
+
+def _with_epsilon(probs: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Perplexity as before 5.2 and here: 1e-7 in the logarithm."""
+    chosen = probs if mask is None else probs[mask.flatten()]
+    usage = chosen.mean(0)
+    return torch.exp(-(usage * torch.log(usage + 1e-7)).sum(-1)).sum()
+
+
+@pytest.fixture(autouse=True)
+def _one_perplexity(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all versions have the perplexity of those before 5.2, but in the test of what has changed."""
+    if HAS_EXACT_ENTROPY and "exact" not in request.node.name:
+        monkeypatch.setattr(Wav2Vec2GumbelVectorQuantizer, "_compute_perplexity", staticmethod(_with_epsilon))
+
+
+@pytest.mark.parametrize("unused", [0.0, 1e-8])
+def test_perplexities_differ_by_the_epsilon_of_the_logarithm_where_theirs_is_exact(unused: float) -> None:
+    usage = torch.tensor([[[0.5, 0.5 - unused, unused]]], requires_grad=True)
+    theirs = Wav2Vec2GumbelVectorQuantizer._compute_perplexity(usage)
+    ours = _with_epsilon(usage)
+    torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=0)
+    for found in (theirs, ours):
+        (gradient,) = torch.autograd.grad(found, usage)
+        is_broken = HAS_EXACT_ENTROPY and found is theirs and unused == 0
+        assert bool(gradient.isfinite().all()) is not is_broken
 
 
 def _negatives(speech: Speech, draws: Draws) -> Tensor:

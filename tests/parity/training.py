@@ -100,9 +100,11 @@ class Duo:
             patch.setattr(Tensor, "float", Tensor.double)
             for model in self.models:
                 model.to(torch.float64)
-            yield
-            for model in self.models:
-                model.to(torch.float32)
+            try:
+                yield
+            finally:
+                for model in self.models:
+                    model.to(torch.float32)
 
     def assert_training_equal(
         self,

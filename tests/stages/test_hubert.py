@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from speechssl.__main__ import STAGES
 from speechssl.config import load, to_dict
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import CheckpointError, ConfigError, LabelError, StoppedError, TrainingError
+from speechssl.plot import plot_sweeps
 from speechssl.saved import SavedModel
 from speechssl.score.clusters import UnitQuality
 from speechssl.stages import hubert as stage
@@ -324,7 +324,8 @@ def test_layer_and_number_of_units_are_what_the_sweep_found_best(make, phones, s
         f"phones={phones}", "sweep.clusters=[3, 4]", "sweep.iterations=5", "sweep.tolerance=0",
         iterations=second(layer="auto", clusters="auto"),
     )  # fmt: skip
-    out = STAGES["hubert"][1](config).parent  # as the command line runs it
+    out = hubert(config).parent
+    plot_sweeps(out)  # as the command line does
     assert performed == ["1-units", "1-pretrain", "2-sweep", "2-units", "2-pretrain"]
     assert (out / "2-sweep/sweep.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((out / "2-sweep/sweep.json").read_text())

@@ -19,7 +19,8 @@ from speechssl.lm.kneser_ney import NGramConfig, estimate
 from speechssl.saved import SavedModel
 from speechssl.score.wer import score_texts
 from speechssl.stages import tune as stage
-from speechssl.stages.tune import TuneConfig, kept_emissions, tune
+from speechssl.stages.tune import kept_emissions, tune
+from speechssl.stages.tuned import TuneConfig
 
 
 @pytest.fixture

@@ -1,0 +1,47 @@
+"""Command line: models on disk: what they are, other toolkits' formats, averages of checkpoints."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechssl.stages.average import average, best_steps, last_steps
+from speechssl.stages.convert import FORMATS, convert, describe
+
+__all__ = ["average_command", "convert_command", "info_command"]
+
+
+def average_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    best: Annotated[int | None, typer.Option(help="So many checkpoints with the best dev scores.")] = None,
+    last: Annotated[int | None, typer.Option(help="So many of the last checkpoints.")] = None,
+) -> None:
+    """Average checkpoints of a run into one model."""
+    if (best is None) == (last is None):
+        raise typer.BadParameter("say which checkpoints: --best 3, or --last 3")
+    steps = best_steps(run, best) if best is not None else last_steps(run, last or 0)
+    print(f"{out}: {average(run, out, steps).description.origin}")
+
+
+def convert_command(
+    source: Annotated[Path, typer.Argument(help="Model of any of these formats but onnx; it is recognised.")],
+    target: Annotated[Path, typer.Argument(help="File or folder to write.")],
+    to: Annotated[str, typer.Option(help=f"Format to write: {', '.join(FORMATS)}.")],
+    probe: Annotated[Path | None, typer.Option(help="Recording to compare on; made up if not given.")] = None,
+) -> None:
+    """Convert a model to another toolkit's format, and check the result by running it."""
+    converted = convert(source, target, to, probe=probe)
+    for name, reason in converted.added.items():
+        print(f"added    {name}: {reason}")
+    for name, reason in converted.dropped.items():
+        print(f"dropped  {name}: {reason}")
+    for who, difference in converted.differences.items():
+        print(f"checked  run by {who}: largest difference {difference:.1e} of the largest output")
+    print(f"{target}: {to}, from {converted.source_format}, {converted.model.description.method}")
+
+
+def info_command(model: Annotated[Path, typer.Argument(help="Model of any format that can be read.")]) -> None:
+    """Say what a model is: method, size, layers, units, vocabulary, origin, fingerprint."""
+    for name, value in describe(model):
+        print(f"{name:<14} {value}")

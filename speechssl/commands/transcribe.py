@@ -1,0 +1,85 @@
+"""Command line: what a fine-tuned model makes of speech: texts, and the times of known texts."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechssl.commands.arguments import Root
+from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.decoding.build import decoder_for
+from speechssl.decoding.grammar import Weights
+from speechssl.stages.align import align
+from speechssl.stages.emit import EmitConfig
+from speechssl.stages.stream import transcribe_stream
+from speechssl.stages.transcribe import files_as_manifest, transcribe
+from speechssl.stages.tuned import read_tuned
+from speechssl.transcripts.formats import SUFFIXES, write_transcripts
+from speechssl.transcripts.timed import Timed, Transcript
+
+__all__ = ["align_command", "transcribe_command"]
+
+
+def transcribe_command(
+    model: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run, or of a converted model.")],
+    sources: Annotated[list[Path], typer.Argument(help="A manifest, or audio files of any length; - for samples.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
+    root: Root = None,
+    skip_bad: Annotated[bool, typer.Option(help="List and count unusable audio instead of stopping.")] = False,
+    lm: Annotated[Path | None, typer.Option(help="ARPA file of words, from lm build; searches with a beam.")] = None,
+    lexicon: Annotated[Path | None, typer.Option(help="From lm lexicon: writes its words only.")] = None,
+    lm_weight: Annotated[float, typer.Option(help="How much the language model counts.")] = 2.0,
+    word_score: Annotated[float, typer.Option(help="What each word earns.")] = 0.0,
+    beam: Annotated[int, typer.Option(help="Width of the search; 0 takes the likeliest token of each frame.")] = 0,
+    nbest: Annotated[int, typer.Option(help="Texts with scores for each utterance, in .jsonl.")] = 1,
+    hot_word: Annotated[list[str] | None, typer.Option(help="Word to be preferred; may be repeated.")] = None,
+    flashlight: Annotated[bool, typer.Option("--flashlight", help="Search with flashlight; needs a lexicon.")] = False,
+    tuned: Annotated[Path | None, typer.Option(help="Folder of lm tune: its decoder and weights.")] = None,
+    window_s: Annotated[float, typer.Option(help="Longer audio is heard in windows of so many seconds.")] = 60.0,
+    batch_s: Annotated[float, typer.Option(help="Seconds of audio at a time.")] = 120.0,
+) -> None:
+    """Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples from standard input, word by word."""
+    if sources == [Path("-")]:
+        found, skipped = [transcribe_stream(model, sys.stdin.buffer, tell=_print_word)], list[str]()
+    else:
+        config = EmitConfig(batch_s=batch_s, window_s=window_s, overlap_s=min(8.0, window_s / 4))
+        weights = Weights(lm_weight=lm_weight, word_score=word_score)
+        asked = decoder_for(lm, lexicon, weights, beam=beam, nbest=nbest, hot=hot_word or (), native=flashlight)
+        decoder = asked if tuned is None else read_tuned(tuned)
+        listed = _listed(sources, root)
+        found, skipped = transcribe(model, listed, config, decoder=decoder, skip_bad_audio=skip_bad)
+    _say_written(write_transcripts(out, found), found, skipped)
+
+
+def align_command(
+    model: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run, or of a converted model.")],
+    manifest: Annotated[Path, typer.Argument(help="Utterances with their texts.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
+    root: Root = None,
+    skip: Annotated[bool, typer.Option(help="List and count what cannot be aligned instead of stopping.")] = False,
+) -> None:
+    """Find when each word and letter of known texts was said."""
+    found, skipped = align(model, read_manifest(manifest, root=root), skip=skip)
+    _say_written(write_transcripts(out, found), found, skipped)
+
+
+def _listed(sources: Sequence[Path], root: Path | None) -> Manifest:
+    lists = [path for path in sources if path.suffix.lower() in (".tsv", ".parquet")]
+    if lists and len(sources) > 1:
+        raise typer.BadParameter(
+            f"{lists[0]}: name one manifest, or audio files; `speechssl manifest merge` joins them"
+        )
+    return read_manifest(lists[0], root=root) if lists else files_as_manifest(sources)
+
+
+def _print_word(word: Timed) -> None:
+    print(f"{word.start_s:.2f} {word.end_s:.2f} {word.text}", flush=True)
+
+
+def _say_written(written: Sequence[Path], found: Sequence[Transcript], skipped: Sequence[str]) -> None:
+    for reason in skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    where = written[0] if len(written) == 1 else f"{len(written)} files" if written else "nothing written"
+    print(f"{where}: {len(found)} utterances, {len(skipped)} skipped")

@@ -1,0 +1,59 @@
+"""Command line: hidden units in other toolkits' files and in pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechssl.commands.arguments import Root
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.km import is_km, read_km, with_ids_of, write_km
+from speechssl.data.labels import read_labels, write_labels
+from speechssl.data.manifest import read_manifest
+
+__all__ = ["labels_command", "plot_command"]
+
+
+def labels_command(
+    source: Annotated[Path, typer.Argument(help="Label file of ours, or fairseq's SPLIT.km.")],
+    out: Annotated[Path, typer.Argument(help="SPLIT.km, gets dict.km.txt beside it; or label file of ours to write.")],
+    manifest: Annotated[Path, typer.Option(help="Gives the order of the lines: fairseq's SPLIT.tsv, or ours.")],
+    ids: Annotated[Path | None, typer.Option(help="Manifest of ours for the ids of fairseq's, by path.")] = None,
+    rate: Annotated[
+        int | None, typer.Option(help="Labels a second of SPLIT.km; if not given, 100 (MFCC) or 50 (HuBERT), as fits.")
+    ] = None,
+    window: Annotated[int, typer.Option(help="Samples that a label of SPLIT.km looks at.")] = 400,
+    clusters: Annotated[int | None, typer.Option(help="Units of SPLIT.km; dict.km.txt says it if not given.")] = None,
+    kmeans: Annotated[
+        Path | None, typer.Option(help="File of the k-means behind SPLIT.km: files with the same one may be mixed.")
+    ] = None,
+) -> None:
+    """Convert frame labels from fairseq and to it."""
+    listed = read_manifest(manifest)
+    if ids is not None:
+        listed = with_ids_of(listed, read_manifest(ids))
+    if is_km(source):
+        labels = read_km(source, listed, rate=rate, window=window, clusters=clusters, kmeans=kmeans)
+        write_labels(out, labels)
+    elif (rate, window, clusters, kmeans) != (None, 400, None, None):
+        raise typer.BadParameter(f"{source} says itself at what rate it is and of which units; leave the options out")
+    else:
+        labels = read_labels(source)
+        write_km(out, labels, listed)
+    made_by = labels.source
+    print(f"{out}: {len(listed.utterances)} utterances, {made_by.clusters} units, k-means {made_by.kmeans}")
+    print(f"fairseq: model.label_rate={SAMPLE_RATE / made_by.hop:g}")
+
+
+def plot_command(
+    labels: Annotated[list[Path], typer.Argument(help="Label files from cluster.")],
+    manifest: Annotated[Path, typer.Option(help="Where the utterance is listed.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
+    utterance: Annotated[str | None, typer.Option(help="Its id; the first of the manifest if not given.")] = None,
+    root: Root = None,
+) -> None:
+    """Draw an utterance with its hidden units."""
+    from speechssl.plot import plot_units
+
+    plot_units(labels, read_manifest(manifest, root=root), out, utterance_id=utterance)
+    print(out)

@@ -1,0 +1,24 @@
+"""Which sources ran: their commit, where they lie in a checkout of this project."""
+
+import subprocess
+from pathlib import Path
+
+__all__ = ["source_commit"]
+
+
+def source_commit() -> str | None:
+    """Return the commit of the sources, with a + where they differ from it; None for an installed wheel.
+
+    A wheel may be installed inside somebody else's checkout, of which git would tell: it has to list this file.
+    """
+    here = Path(__file__)
+    try:
+        _git(here, "ls-files", "--error-unmatch", here.name)
+        return _git(here, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(beside: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=beside.parent, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,49 @@
+"""Which weights of a language model are tried, and the decoder that the best of them make, as `tune` leaves it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+from speechssl.config import configuration, from_dict
+from speechssl.decoding.build import Beam, Flashlight, WithLexicon
+from speechssl.decoding.grammar import Weights
+from speechssl.errors import ConfigError
+
+__all__ = ["TuneConfig", "read_tuned"]
+
+
+@configuration
+class TuneConfig:
+    """Which weights are tried."""
+
+    decoder: Beam | WithLexicon | Flashlight  # its own weights are not used
+    lm_weights: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
+    word_scores: tuple[float, ...] = (-1.0, 0.0, 1.0, 2.0)
+    widen: int = 3  # times that the grid may grow by a step beyond an edge that its best point lies at
+    rounds: int = 1  # of refinement: half-way to the neighbours of the best point
+    metric: Literal["wer", "cer"] = "wer"
+
+    def __post_init__(self) -> None:
+        """Check that there is something to try."""
+        if self.decoder.lm is None:
+            raise ConfigError("decoder.lm: there is nothing to tune without a language model; name an ARPA file")
+        if not self.lm_weights or not self.word_scores or min(self.rounds, self.widen) < 0:
+            raise ConfigError("expected one or more lm_weights and word_scores, widen and rounds of 0 or more")
+
+
+def read_tuned(folder: Path) -> Beam | WithLexicon | Flashlight:
+    """Return the decoder of a folder that `tune` wrote, with the best weights.
+
+    Raises:
+        ConfigError: there is no `tune.json`, or it does not parse.
+    """
+    path = folder / "tune.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        best = values["best"]
+        weights = Weights(lm_weight=best["lm_weight"], word_score=best["word_score"])
+        config = from_dict(values["config"], TuneConfig, where=str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); name a folder that `speechssl lm tune` wrote") from error
+    return dataclasses.replace(config.decoder, weights=weights)

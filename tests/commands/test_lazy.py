@@ -1,0 +1,57 @@
+"""The table of commands tells the truth of their functions, and help is printed from it alone."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from speechssl.commands.lazy import Command, Group, command_and_extras
+from speechssl.commands.table import COMMANDS
+
+
+def commands(group: Group, words: tuple[str, ...] = ()) -> list[tuple[str, Command]]:
+    found: list[tuple[str, Command]] = []
+    for name, entry in group.table.items():
+        found += commands(entry, (*words, name)) if isinstance(entry, Group) else [(" ".join((*words, name)), entry)]
+    return found
+
+
+ALL = dict(commands(COMMANDS))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_help_says_of_a_command_is_the_first_line_of_its_docstring(name):
+    entry = ALL[name]
+    built = entry.built(name)
+    assert inspect.getdoc(built.callback).splitlines()[0] == entry.summary
+    assert built.name == name
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["manifest", "--help"], ["lm", "--help"], ["pretrain", "--help"], []]
+)
+def test_help_imports_nothing_heavy(arguments):
+    heavy = {"torch", "torchaudio", "numpy", "soundfile", "safetensors", "matplotlib", "librosa", "jiwer"}
+    code = f"""
+import sys
+from speechssl.__main__ import main
+main({arguments})
+print(sorted({heavy} & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+    assert "Usage: speechssl" in done.stdout + done.stderr
+
+
+def test_the_extras_of_a_command_are_found_from_its_arguments():
+    assert command_and_extras(COMMANDS, "speechssl", ["lm", "tune", "m"]) == ("speechssl lm tune", ("score", "plots"))
+    assert command_and_extras(COMMANDS, "speechssl", ["score", "lm", "tune"]) == ("speechssl score", ("score",))
+    assert command_and_extras(COMMANDS, "speechssl", []) == ("speechssl", ())
+
+
+def test_an_unknown_command_is_refused_with_the_usage(capsys):
+    from speechssl.__main__ import main
+
+    assert main(["manifest", "biuld"]) == 2
+    assert "No such command 'biuld'" in capsys.readouterr().err
