@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batching import Batch, BatchSampler, Crop
 from speechssl.data.dataset import SpeechDataset
+from speechssl.data.deaths import deaths_at_batches, explained_deaths
 from speechssl.data.manifest import Manifest
 from speechssl.data.pcm import PcmReader, has_fairseq2, native_reader, read_pcm
 from speechssl.data.shared import Packed, SharedPlaces, pack
-from speechssl.errors import TrainingError
 
-__all__ = ["AHEAD", "Loader", "explained_deaths", "load_batches"]
+__all__ = ["AHEAD", "Loader", "load_batches"]
 
 Loader = Literal["auto", "torch", "fairseq2"]
 AHEAD = 4  # batches that each worker has ready or at hand
@@ -175,27 +175,14 @@ def _by_processes(read: _Reader, planned: Iterator[_Planned], workers: int, samp
         generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
     )
     is_pinned = torch.cuda.is_available()  # or its copy to the device makes the step wait
-    with explained_deaths():
-        for sent in loader:
+    sending = iter(loader)
+    with explained_deaths(), deaths_at_batches() as waiting:
+        while True:
+            with waiting():
+                sent = next(sending, None)
+            if sent is None:
+                return
             yield _Loaded(sent.epoch, sent.following, sent.packed.unpack(places, is_pinned=is_pinned))
-
-
-@contextmanager
-def explained_deaths() -> Iterator[None]:
-    """Turn torch's error for a process that died into a `TrainingError`; it comes at any time, by a signal.
-
-    Raises:
-        TrainingError: instead of it.
-    """
-    try:
-        yield
-    except RuntimeError as error:  # torch has no class for it
-        if "DataLoader worker" not in str(error):
-            raise
-        raise TrainingError(
-            f"a process that reads audio died ({str(error).splitlines()[0]}); memory may have run out: lower "
-            "train.workers or batch.seconds, and run the same command again to go on"
-        ) from error
 
 
 def _by_threads(read: _Reader, planned: Iterator[_Planned], workers: int) -> Generator[_Loaded]:

@@ -51,7 +51,7 @@ def load_pickled(path: Path, stand_ins: Sequence[str] = (), mappings: Sequence[s
         CheckpointError: the file is missing, broken, no dictionary, or names a class that is not allowed.
     """
     try:
-        allowed = [*((Record, name) for name in stand_ins), *((_mapping, name) for name in mappings)]
+        allowed: list[Any] = [*((Record, name) for name in stand_ins), *((_mapping, name) for name in mappings)]
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or hostile file makes torch raise nearly anything

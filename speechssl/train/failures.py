@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as distributed
 
-from speechssl.data.loading import explained_deaths
+from speechssl.data.deaths import explained_deaths
 from speechssl.errors import TrainingError
 from speechssl.parallel import Ranks
 from speechssl.train.checkpoint import TrainState

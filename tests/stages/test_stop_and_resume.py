@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechssl.data import dataset
+from speechssl.data import loading
 from speechssl.data.loading import AHEAD
 from speechssl.errors import CheckpointError, StoppedError, TrainingError
 from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import finetune
 from speechssl.stages.pretrain import pretrain
 from speechssl.train import loop
-from speechssl.train.checkpoint import load_tensors, read_state
+from speechssl.train.checkpoint import last_checkpoint, load_tensors, read_state
 from speechssl.train.loop import TrainConfig
 
 TIMES = {"audio_s_per_s", "wall_s", "data_wait_s", "memory_gib"}  # what may differ between two equal runs
@@ -140,21 +140,24 @@ def test_a_full_disk_ends_the_run_with_what_was_saved_before(pretrain_config, tm
 
 
 def test_a_worker_that_dies_stops_the_run_which_goes_on_later(pretrain_config, tmp_path, monkeypatch):
-    steps = 2 + 2 * AHEAD + 2  # more than are read ahead when the second step is saved
-    config = pretrain_config(tmp_path / "run", "contrastive", train=TrainConfig(steps=steps, save_every=1, workers=1))
+    last = AHEAD + 4  # batches of the worker; it reads so many ahead, so some steps are saved when it dies
+    training = TrainConfig(steps=last + 2, save_every=1, workers=1)
+    config = pretrain_config(tmp_path / "run", "contrastive", train=training)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader="torch"))
     straight = pretrain(dataclasses.replace(config, out=tmp_path / "straight"))
-    parent, read = os.getpid(), dataset.read_utterance
+    sent = loading._Sender.__getitem__
 
-    def deadly(*arguments: object, **rest: object) -> torch.Tensor:
-        if os.getpid() != parent and (tmp_path / "run/step_00000002").exists():
+    def deadly(sender, planned):
+        sender.count = getattr(sender, "count", 0) + 1
+        if sender.count > last:
             os.kill(os.getpid(), signal.SIGKILL)
-        return read(*arguments, **rest)
+        return sent(sender, planned)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "read_utterance", deadly)
+        patch.setattr(loading._Sender, "__getitem__", deadly)
         with pytest.raises(TrainingError, match=r"a process that reads audio died \(.*\); memory may have run out"):
             pretrain(config)
+    assert 2 <= read_state(last_checkpoint(tmp_path / "run")).step < last + 2
     resumed = pretrain(config)
     expected, found = (load_tensors(run / "model.safetensors") for run in (straight, resumed))
     assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
