@@ -121,7 +121,7 @@ prepare_dependencies() {
 
 # Make environment $1, which sees the dependencies, and install the package into it: $2... are arguments for pip.
 make_venv() {
-    local folder=$1 site
+    local folder=$1 site said
     shift
     rm -rf "$folder"
     "$python" -m venv --without-pip "$folder"
@@ -129,6 +129,6 @@ make_venv() {
     "$dependencies/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$site/dependencies.pth"
     # oneTBB: fairseq2 looks for it in the environment that runs it (x86 only)
     find "$dependencies/lib" -maxdepth 1 -name 'lib*.so*' -exec ln -s -t "$folder/lib" {} +
-    "$folder/bin/python" -m pip install --quiet --no-deps --no-index "$@" 2>&1 |
-        { grep -v 'WARNING: \(Ignoring\|Location\)' >&2 || true; }
+    said=$("$folder/bin/python" -m pip install --quiet --no-deps --no-index "$@" 2>&1) ||
+        fail "cannot install speechssl: $said"
 }

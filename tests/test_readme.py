@@ -33,4 +33,4 @@ def test_the_visible_top_level_is_the_promised_one():
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
     visible = {path.split("/")[0] for path in tracked if not path.startswith(".")}
     promised = {"speechssl", "recipes", "manifests", "tests", "setup.py", "README.md", "pyproject.toml", "Makefile"}
-    assert visible == promised | {"CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"}
+    assert visible == promised | {"docs", "findings", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"}

@@ -136,8 +136,10 @@ def s3prl_nn() -> Iterator[ModuleType]:
         patch.setattr(torchaudio, "sox_effects", sox_effects, raising=False)
         patch.setitem(sys.modules, "torchaudio.sox_effects", sox_effects)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=DeprecationWarning)  # distutils, invalid escapes
-            warnings.filterwarnings("ignore", category=FutureWarning)  # scripting, which torch gives up
+            for kind in (DeprecationWarning, SyntaxWarning, FutureWarning):  # distutils, escapes, scripting by torch
+                warnings.filterwarnings("ignore", category=kind)
+            import setuptools  # noqa: F401  brings distutils, which s3prl imports and Python from 3.12 on lacks
+
             add_to_s3prl()
             import s3prl.nn
 
