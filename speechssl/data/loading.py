@@ -23,7 +23,7 @@ from speechssl.data.dataset import SpeechDataset
 from speechssl.data.deaths import deaths_at_batches, explained_deaths
 from speechssl.data.manifest import Manifest
 from speechssl.data.pcm import PcmReader, has_fairseq2, native_reader, read_pcm
-from speechssl.data.shared import Packed, SharedPlaces, pack
+from speechssl.data.shared import Packed, SharedPlaces, pack, start_method
 
 __all__ = ["AHEAD", "Loader", "load_batches"]
 
@@ -172,6 +172,7 @@ def _by_processes(read: _Reader, planned: Iterator[_Planned], workers: int, samp
         collate_fn=_as_it_is,
         prefetch_factor=AHEAD,
         worker_init_fn=_ignore_stops,
+        multiprocessing_context=start_method(),
         generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
     )
     is_pinned = torch.cuda.is_available()  # or its copy to the device makes the step wait

@@ -8,6 +8,7 @@ small /dev/shm of containers does not limit it.
 
 import mmap
 import multiprocessing
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,16 @@ from torch.utils.data import get_worker_info
 
 from speechssl.data.batching import Batch
 
-__all__ = ["Packed", "SharedPlaces", "pack"]
+__all__ = ["Packed", "SharedPlaces", "pack", "start_method"]
+
+
+def start_method() -> str:
+    """Return how processes that read are started: forked on Linux, unless the program asked for `spawn`.
+
+    Python's own default there is a server from 3.14 on, whose processes import torch anew and inherit no memory.
+    """
+    default = multiprocessing.get_start_method()
+    return "fork" if sys.platform == "linux" and default != "spawn" else default
 
 
 class SharedPlaces:
@@ -39,7 +49,7 @@ class SharedPlaces:
     @classmethod
     def where_processes_are_forked(cls, workers: int, ahead: int, samples: int) -> "SharedPlaces | None":
         """Share memory, or None where processes do not inherit it."""
-        return cls(workers, ahead, samples) if multiprocessing.get_start_method() == "fork" else None
+        return cls(workers, ahead, samples) if start_method() == "fork" else None
 
     def take(self) -> tuple[tuple[int, int], Tensor]:
         """Return, in a process that reads, the next place: where it is, and its (samples,) float32."""

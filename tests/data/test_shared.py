@@ -1,5 +1,6 @@
 """Batches through shared memory: they arrive whole, and stay as they are while later ones are read."""
 
+import sys
 from itertools import islice
 
 import pytest
@@ -10,7 +11,7 @@ from speechssl.data.batching import Batch, BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import AHEAD, load_batches
 from speechssl.data.manifest import read_manifest
-from speechssl.data.shared import SharedPlaces, pack
+from speechssl.data.shared import SharedPlaces, pack, start_method
 from speechssl.errors import AudioError
 
 
@@ -45,6 +46,13 @@ def test_an_unpacked_batch_does_not_change_with_the_memory_it_came_through():
     found = pack(batch, (0, 0), places.at((0, 0))).unpack(places, is_pinned=False)
     places.at((0, 0)).zero_()
     assert torch.equal(found.waveforms, batch.waveforms)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python's own default is taken")
+@pytest.mark.parametrize("default", ["fork", "forkserver", "spawn"])
+def test_readers_are_forked_on_linux_unless_the_program_asked_for_spawn(monkeypatch, default):
+    monkeypatch.setattr("speechssl.data.shared.multiprocessing.get_start_method", lambda: default)
+    assert start_method() == ("spawn" if default == "spawn" else "fork")
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
