@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"speechssl: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        cure = missing_extra(error, *command_and_extras(COMMANDS, "speechssl", words))
+        cure = missing_extra(error, *command_and_extras(COMMANDS, words))
         if cure is None:
             raise
         print(f"speechssl: {cure}", file=sys.stderr)

@@ -58,14 +58,14 @@ def entries(group: Group, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], 
 EXTRAS_OF = entries(COMMANDS)
 
 
-def test_every_command_but_score_explains_itself_without_any_extra():  # score says at once what it needs
+def test_every_command_explains_itself_without_any_extra():
     code = """
 from speechssl.__main__ import main
 for words in {commands}:
     status = main([*words, "--help"])
     assert status == 0, words
 """
-    done = without(OF_EXTRAS, code.format(commands=[words for words in EXTRAS_OF if words != ("score",)]))
+    done = without(OF_EXTRAS, code.format(commands=[*EXTRAS_OF]))
     assert done.returncode == 0, done.stderr
 
 
@@ -89,19 +89,19 @@ def test_a_command_whose_extra_is_missing_says_which_one_in_one_line(arguments, 
     done = without(OF_EXTRAS, f"from speechssl.__main__ import main\nsys.exit(main({arguments}))")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert re.fullmatch(rf"speechssl: speechssl {command} needs \w+, which is not installed: (.*)", line)
+    assert re.fullmatch(rf"speechssl: {command} needs \w+, which is not installed: (.*)", line)
     assert line.endswith(f": pip install 'speechssl[{extras}]'")
 
 
 def test_a_missing_module_that_no_extra_brings_is_a_fault_of_ours():
-    assert missing_extra(ModuleNotFoundError("No module named 'torchx'", name="torchx"), "speechssl x", ()) is None
-    assert missing_extra(ModuleNotFoundError("", name="speechssl.nothing"), "speechssl x", ()) is None
+    assert missing_extra(ModuleNotFoundError("No module named 'torchx'", name="torchx"), "x", ()) is None
+    assert missing_extra(ModuleNotFoundError("", name="speechssl.nothing"), "x", ()) is None
 
 
 def test_an_extra_is_found_by_its_module_where_the_command_names_none():
     error = ModuleNotFoundError("", name="fontTools.unicodedata")
-    assert missing_extra(error, "speechssl", ()) == (
-        "speechssl needs fontTools, which is not installed: pip install 'speechssl[train]'"
+    assert missing_extra(error, "this command", ()) == (
+        "this command needs fontTools, which is not installed: pip install 'speechssl[train]'"
     )
 
 
@@ -134,3 +134,28 @@ def test_torch_and_torchaudio_that_do_not_fit_are_named_with_the_cure(monkeypatc
     )
     assert one.strip() == cure
     assert other.strip() == "pip install --upgrade 'torch>=2.13' 'torchaudio>=2.11.1'"
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_without_tensorboard_nothing_is_claimed_before_it_is_said(stage, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    keys = "checkpoint: nowhere\n" if stage == "finetune" else ""
+    recipe.write_text(f"out: {tmp_path / 'run'}\n{keys}data: {{manifests: [{tmp_path / 'gone.tsv'}]}}\n")
+    done = without(["tensorboard"], f"from speechssl.__main__ import main\nsys.exit(main(['{stage}', '{recipe}']))")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "speechssl: TensorBoard cannot be imported (it is not installed): pip install 'speechssl"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["filter", "gone.tsv", "-o", "b.parquet"], "parquet"), (["stats", "gone.tsv", "--png", "a.png"], "plots")],
+)
+def test_what_writes_the_result_is_looked_for_before_the_work(arguments, said):
+    code = f"from speechssl.__main__ import main\nsys.exit(main({['manifest', *arguments]}))"
+    done = without(["pyarrow", "matplotlib"], code)
+    assert done.returncode == 2
+    assert f"pip install 'speechssl[{said}]'" in done.stderr
+    assert "gone.tsv" not in done.stderr

@@ -39,7 +39,7 @@ done
 echo "${pids[@]}" >"$STAND_IN/tasks"
 status=0
 for ((i = 0; i < tasks; i++)); do
-  wait -n "${pids[@]}" && continue || found=$?
+  wait -n && continue || found=$?  # named pids: bash 5.3 would return one that has ended a second time
   ((status)) || status=$found  # of who died first; the others are killed for it
   for pid in "${pids[@]}"; do pkill -KILL -P "$pid"; done
 done

@@ -47,6 +47,10 @@ def app_of(group: Group, name: str) -> typer.Typer:
     """Make an app of a group, which lists its commands in the order of their table."""
 
     class LazyGroup(TyperGroup):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.commands: Any = dict.fromkeys(group.table)  # of whose names it suggests one for a slip
+
         def list_commands(self, ctx: Any) -> list[str]:
             return list(group.table)
 
@@ -64,15 +68,16 @@ def app_of(group: Group, name: str) -> typer.Typer:
     return app
 
 
-def command_and_extras(group: Group, name: str, arguments: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Return the whole name of the command that arguments start with, and the extras it needs."""
+def command_and_extras(group: Group, arguments: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Return the whole name of the command that arguments start with, as `lm tune`, and the extras it needs."""
+    name = ""
     for word in arguments:
         entry = group.table.get(word)
         if isinstance(entry, Group):
-            group, name = entry, f"{name} {word}"
+            group, name = entry, f"{word} "
         elif entry is not None:
-            return f"{name} {word}", entry.extras
-    return name, ()
+            return f"{name}{word}", entry.extras
+    return "this command", ()
 
 
 def _plain_app(**settings: Any) -> typer.Typer:

@@ -16,12 +16,14 @@ from speechssl.commands.arguments import Root, name_numbers, name_values, with_b
 from speechssl.config import from_dict
 from speechssl.corpora.published import PUBLISHED, Published, list_published
 from speechssl.data.manifest import (
+    PARQUET,
     Manifest,
     read_manifest,
     write_atomically,
     write_fairseq_manifest,
     write_manifest,
 )
+from speechssl.data.parquet import pyarrow_package
 from speechssl.data.storage import is_url
 from speechssl.manifests.activity import chosen_vad
 from speechssl.manifests.build import RESULTS as RESULTS_OF_BUILD
@@ -54,7 +56,15 @@ __all__ = [
 
 Foreign = Literal[Format, Published]  # what `import` reads
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")]
+
+def _form_that_can_be_written(out: Path) -> Path:
+    """Look for pyarrow before the work whose result it shall write."""
+    if out.suffix.lower() == PARQUET:
+        pyarrow_package()
+    return out
+
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.", callback=_form_that_can_be_written)]
 Source = Annotated[Path, typer.Argument(help="Manifest to read.")]
 Columns = Annotated[str | None, typer.Option(help="For a table, ours=theirs: path=wav,text=sentence.")]
 Part = Annotated[
@@ -191,6 +201,9 @@ def stats_command(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write: all figures.")] = None,
 ) -> None:
     """Count hours by speaker, language and split, and how durations are spread."""
+    if png is not None:
+        import matplotlib.figure  # noqa: F401  before the counting, whose figures are of no use without it
+
     rows = read_manifest(manifest).utterances
     stats = count(rows)
     print(*describe_stats(stats), sep="\n")

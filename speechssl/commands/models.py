@@ -1,5 +1,6 @@
 """Command line: models on disk: what they are, other toolkits' formats, averages of checkpoints."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,9 @@ def convert_command(
         print(f"dropped  {name}: {reason}")
     for who, difference in converted.differences.items():
         print(f"checked  run by {who}: largest difference {difference:.1e} of the largest output")
+    package = FORMATS[to].package
+    if FORMATS[to].run is not None and find_spec(package) is None:
+        print(f"not checked by {to}'s own model: {package} is not installed")
     print(f"{target}: {to}, from {converted.source_format}, {converted.model.description.method}")
 
 

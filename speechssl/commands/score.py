@@ -11,10 +11,6 @@ from speechssl.commands.arguments import Root
 from speechssl.config import from_dict
 from speechssl.data.manifest import read_manifest, write_atomically
 from speechssl.saved import SavedModel
-from speechssl.score.evaluate import ScoreConfig, evaluate_systems, judge
-from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
-from speechssl.stages.score import GROUPINGS, read_columns, read_hypotheses, references_of
-from speechssl.stages.score_page import PageConfig, read_confidences, write_page
 
 __all__ = ["score_command"]
 
@@ -26,7 +22,8 @@ def score_command(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None,
     utterances: Annotated[Path | None, typer.Option(help="TSV to write: a row an utterance, the worst first.")] = None,
     by: Annotated[
-        list[str] | None, typer.Option(help=f"Grouping: {', '.join(GROUPINGS)} or a column; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Grouping: speaker, language, split, duration, snr or a column; may be repeated."),
     ] = None,
     columns: Annotated[Path | None, typer.Option(help="Table by id or speaker, with columns to group by.")] = None,
     normaliser: Annotated[str, typer.Option(help="none, nfc, lower or plain, of both texts.")] = "none",
@@ -46,6 +43,11 @@ def score_command(
     root: Root = None,
 ) -> None:
     """Score transcripts by utterance id: CER and WER with intervals, by group, and against another system."""
+    from speechssl.score.evaluate import ScoreConfig, evaluate_systems, judge
+    from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
+    from speechssl.stages.score import read_columns, read_hypotheses, references_of
+    from speechssl.stages.score_page import PageConfig, read_confidences, write_page
+
     values = {"normaliser": normaliser, "blocks": blocks, "alignment": alignment}
     numbers = {"samples": samples, "level": level, "seed": seed}
     config = from_dict({**values, **numbers}, ScoreConfig, where="score")

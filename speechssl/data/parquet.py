@@ -18,7 +18,7 @@ from speechssl.data.manifest import Utterance
 from speechssl.data.rows import Column, Rows, Strings, hash_ids, refuse_repeated_ids
 from speechssl.errors import ManifestError
 
-__all__ = ["ParquetRows", "write_parquet"]
+__all__ = ["ParquetRows", "pyarrow_package", "write_parquet"]
 
 _NAMES = ("id", "path")
 _NUMBERS = ("samples", "rate", "channels")
@@ -104,7 +104,7 @@ class ParquetRows(Rows):
 
     def list_lengths(self, lengths: NDArray[np.int64], is_wanted: NDArray[np.bool_]) -> Iterator[bytes]:
         """Yield what the function of this name does, a fourth of the time that strings of Python's would take."""
-        pa = _pyarrow()
+        pa = pyarrow_package()
         begin = 0
         for batch in self._batches(["id"]):
             wanted = is_wanted[begin : begin + batch.num_rows]
@@ -127,12 +127,12 @@ class ParquetRows(Rows):
         return _utterance({name: values[0] for name, values in cells.items()})
 
     def _open(self) -> None:
-        parquet = _pyarrow().parquet
+        parquet = pyarrow_package().parquet
         try:
             self._file = parquet.ParquetFile(self._path, memory_map=True)
         except OSError as error:
             raise ManifestError(f"{self._path}: cannot read the manifest ({error}); name an existing file") from error
-        except _pyarrow().ArrowInvalid as error:
+        except pyarrow_package().ArrowInvalid as error:
             raise ManifestError(f"{self._path}: no Parquet file ({error}); build the manifest again") from error
         self._group = (-1, None)
 
@@ -140,7 +140,7 @@ class ParquetRows(Rows):
         """Read columns, `_BLOCK` rows at a time; in this thread, as processes are forked from this one later."""
         try:
             yield from self._file.iter_batches(_BLOCK, columns=columns, use_threads=False)
-        except (OSError, _pyarrow().ArrowInvalid) as error:
+        except (OSError, pyarrow_package().ArrowInvalid) as error:
             raise ManifestError(f"{self._path}: damaged ({error}); copy it again, or build it anew") from error
 
     def _check_rows(self) -> tuple[NDArray[np.int64], float]:
@@ -173,7 +173,7 @@ def write_parquet(path: Path, utterances: Iterable[Utterance]) -> None:
     Raises:
         ManifestError: a tab, a line break or what is no Unicode in a name or text.
     """
-    pa = _pyarrow()
+    pa = pyarrow_package()
     names = _NAMES + _NUMBERS + _PART + _TEXTS
     schema = pa.schema([(name, pa.string() if name in _NAMES + _TEXTS else pa.int64()) for name in names])
     rows = iter(utterances)
@@ -198,7 +198,7 @@ def _array(name: str, rows: list[Utterance], kind: Any, path: Path) -> Any:
     elif name in _TEXTS:
         values = [value or None for value in values]
     try:
-        array = _pyarrow().array(values, kind)
+        array = pyarrow_package().array(values, kind)
     except UnicodeEncodeError as error:
         raise ManifestError(f"{path}: {error.object!r} in {name} is not UTF-8; rename the file") from error
     return _strings(array, f"{path}: {name}", 0) if name in _NAMES + _TEXTS else array
@@ -220,7 +220,7 @@ def _utterance(cells: dict[str, Any]) -> Utterance:
 
 def _integers(column: Any, where: str) -> NDArray[np.int64]:
     """Return a column as int64, nulls as -1."""
-    pa = _pyarrow()
+    pa = pyarrow_package()
     try:
         return column.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -245,7 +245,7 @@ def _check_numbers(columns: dict[str, NDArray[np.int64]], where: str, begin: int
 
 def _strings(column: Any, where: str, begin: int) -> Any:
     """Return a column as checked strings."""
-    pa = _pyarrow()
+    pa = pyarrow_package()
     try:
         column = column.cast(pa.string())
         column.validate(full=True)
@@ -261,7 +261,12 @@ def _strings(column: Any, where: str, begin: int) -> Any:
     return column
 
 
-def _pyarrow() -> Any:
+def pyarrow_package() -> Any:
+    """Import pyarrow with the parts that are used.
+
+    Raises:
+        ManifestError: it is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.compute

@@ -204,4 +204,4 @@ def _datasets() -> Any:
     try:
         return import_module("datasets")
     except ImportError as error:
-        raise ManifestError("saved datasets need the package `datasets`: pip install datasets") from error
+        raise ManifestError("saved datasets need the package `datasets`: pip install 'speechssl[datasets]'") from error

@@ -32,6 +32,7 @@ from speechssl.train.groups import describe_learning
 from speechssl.train.loop import TrainConfig
 from speechssl.train.optim import OptimConfig
 from speechssl.train.run_folder import hold_run_folder
+from speechssl.train.runlog import require_reports
 
 __all__ = ["FinetuneConfig", "check_texts", "finetune", "finetuned_encoder", "finetuning_task"]
 
@@ -77,6 +78,7 @@ class FinetuneConfig:
 
 def finetune(config: FinetuneConfig) -> Path:
     """Fine-tune, or continue to, and return the folder of the last checkpoint."""
+    require_reports(config.train.log)
     ranks = start_ranks()
     with hold_run_folder(config.out, config, ranks):
         task = finetuning_task(config, say=ranks.is_first)

@@ -28,6 +28,7 @@ from speechssl.train.checkpoint import fill
 from speechssl.train.loop import TrainConfig
 from speechssl.train.optim import OptimConfig
 from speechssl.train.run_folder import hold_run_folder
+from speechssl.train.runlog import require_reports
 
 __all__ = ["PretrainConfig", "pretrain", "pretraining_task"]
 
@@ -64,6 +65,7 @@ class PretrainConfig:
 
 def pretrain(config: PretrainConfig) -> Path:
     """Pretrain an encoder, or continue to, and return the folder of the last checkpoint."""
+    require_reports(config.train.log)
     ranks = start_ranks()
     with hold_run_folder(config.out, config, ranks):
         task = pretraining_task(config)

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,11 +21,16 @@ from rich.progress import (
 )
 
 from speechssl.config import configuration
-from speechssl.errors import PackageError, StoppedError, TrainingError
+from speechssl.errors import ConfigError, PackageError, StoppedError, TrainingError
 from speechssl.train.log_file import LogFile
 from speechssl.train.wandb_run import start_wandb
 
-__all__ = ["LogConfig", "RunLog", "progress_bar"]
+__all__ = ["LogConfig", "RunLog", "progress_bar", "require_reports"]
+
+_NO_TENSORBOARD = (
+    "TensorBoard cannot be imported ({}): pip install 'speechssl[train]', or set train.log.tensorboard=false; "
+    "log.jsonl has the same figures"
+)
 
 
 @configuration
@@ -33,6 +39,22 @@ class LogConfig:
 
     tensorboard: bool = True
     wandb: str | None = None  # project of Weights & Biases; None: not even imported
+
+
+def require_reports(config: LogConfig) -> None:
+    """Look whether what a run reports to is installed, before it reads or writes anything.
+
+    Raises:
+        PackageError: TensorBoard is not.
+        ConfigError: wandb is not.
+    """
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise PackageError(_NO_TENSORBOARD.format("it is not installed"))
+    if config.wandb is not None and find_spec("wandb") is None:
+        raise ConfigError(
+            f"train.log.wandb={config.wandb}: wandb is not installed; pip install 'speechssl[wandb]', or set "
+            "train.log.wandb=null"
+        )
 
 
 @contextmanager
@@ -63,10 +85,7 @@ def _writer(folder: Path, purge_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
     except ImportError as error:
-        raise PackageError(
-            f"TensorBoard cannot be imported ({error}): pip install 'speechssl[train]', "
-            "or set train.log.tensorboard=false; log.jsonl has the same figures"
-        ) from error
+        raise PackageError(_NO_TENSORBOARD.format(error)) from error
     return SummaryWriter(folder, purge_step=purge_step)
 
 

@@ -45,13 +45,23 @@ print(sorted({heavy} & set(sys.modules)), file=sys.stderr)
 
 
 def test_the_extras_of_a_command_are_found_from_its_arguments():
-    assert command_and_extras(COMMANDS, "speechssl", ["lm", "tune", "m"]) == ("speechssl lm tune", ("score", "plots"))
-    assert command_and_extras(COMMANDS, "speechssl", ["score", "lm", "tune"]) == ("speechssl score", ("score",))
-    assert command_and_extras(COMMANDS, "speechssl", []) == ("speechssl", ())
+    assert command_and_extras(COMMANDS, ["lm", "tune", "m"]) == ("lm tune", ("score", "plots"))
+    assert command_and_extras(COMMANDS, ["score", "lm", "tune"]) == ("score", ("score",))
+    assert command_and_extras(COMMANDS, []) == ("this command", ())
 
 
 def test_an_unknown_command_is_refused_with_the_usage(capsys):
     from speechssl.__main__ import main
 
     assert main(["manifest", "biuld"]) == 2
-    assert "No such command 'biuld'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "No such command 'biuld'" in said
+    assert "build" in said.partition("biuld")[2]  # the nearest is named
+
+
+def test_the_help_of_score_names_the_groupings(capsys):
+    from speechssl.__main__ import main
+    from speechssl.stages.score import GROUPINGS
+
+    assert main(["score", "--help"]) == 0
+    assert ", ".join(GROUPINGS) in " ".join(capsys.readouterr().out.split())

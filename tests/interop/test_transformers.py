@@ -150,7 +150,8 @@ def test_what_transformers_writes_is_read_with_the_same_output(tmp_path, config,
     if method == "ctc":
         expected = expected[:, [3, 0, 1, 2, 4, 5]]  # the blank comes first with us
         assert found.model.description.vocabulary == ("[PAD]", "a", "б", "|", "न", "[UNK]")
-    torch.testing.assert_close(our_output(found.model), expected, rtol=1e-5, atol=1e-5)
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(our_output(found.model) / scale, expected / scale, rtol=0, atol=1e-5)
 
 
 def test_the_quantizer_of_transformers_is_read(tmp_path):

@@ -270,7 +270,8 @@ def test_a_false_size_neither_hangs_nor_fills_the_memory():
     block[156:157], block[124:136] = b"x", b"77777777777\0"  # an extended header of 8 GiB
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
-    assert "a header of" in str(next(members(io.BytesIO(bytes(block) + b"\0" * 1024))).problem)
+    problem = str(next(members(io.BytesIO(bytes(block) + b"\0" * 1024))).problem)
+    assert "a header of" in problem or "empty header" in problem  # Python 3.14 reads what is there, a MiB at a time
 
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path):
