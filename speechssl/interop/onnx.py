@@ -12,6 +12,7 @@ says which architecture it came from, so nothing here reads ONNX back; keep the 
 import importlib
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,12 +168,16 @@ def _package(name: str) -> Any:
 
 @contextmanager
 def _without_hints() -> Iterator[None]:
-    """Keep the exporter from listing packages that it could also export, were they installed."""
+    """Keep the exporter from listing packages it could also export, and from warning of what torch itself does."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning
+            )  # torch 2.11
+            yield
     finally:
         logger.setLevel(level)
 
