@@ -263,7 +263,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             temporary.write_text(content, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        if error.errno is not None and error.filename is None:  # a full disk names no file
+        if error.errno is not None and error.filename in (None, str(temporary)):  # a full disk names no file
             error.filename = str(path)
         raise
     finally:

@@ -218,3 +218,14 @@ def test_a_file_is_never_seen_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest_module.Path, "replace", look_then_replace)
     write_atomically(path, "new")
     assert (seen, path.read_text()) == (["old"], "new")
+
+
+@pytest.mark.parametrize("names_its_file", [False, True])
+def test_a_file_that_cannot_be_written_is_named_by_its_own_name(tmp_path, monkeypatch, names_its_file):
+    def refuse(path, *_, **__):
+        raise OSError(30, "Read-only file system", *([str(path)] if names_its_file else []))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(OSError, match=r"Read-only file system") as caught:
+        write_atomically(tmp_path / "out.tsv", "text")
+    assert caught.value.filename == str(tmp_path / "out.tsv")
