@@ -21,9 +21,9 @@ from rich.progress import (
 )
 
 from speechssl.config import configuration
-from speechssl.errors import ConfigError, PackageError, StoppedError, TrainingError
+from speechssl.errors import PackageError, StoppedError, TrainingError
 from speechssl.train.log_file import LogFile
-from speechssl.train.wandb_run import start_wandb
+from speechssl.train.wandb_run import not_installed, start_wandb
 
 __all__ = ["LogConfig", "RunLog", "progress_bar", "require_reports"]
 
@@ -51,10 +51,7 @@ def require_reports(config: LogConfig) -> None:
     if config.tensorboard and find_spec("tensorboard") is None:
         raise PackageError(_NO_TENSORBOARD.format("it is not installed"))
     if config.wandb is not None and find_spec("wandb") is None:
-        raise ConfigError(
-            f"train.log.wandb={config.wandb}: wandb is not installed; pip install 'speechssl[wandb]', or set "
-            "train.log.wandb=null"
-        )
+        raise not_installed(config.wandb)
 
 
 @contextmanager

@@ -11,7 +11,14 @@ from speechssl.errors import ConfigError, TrainingError
 if TYPE_CHECKING:
     import wandb
 
-__all__ = ["start_wandb"]
+__all__ = ["not_installed", "start_wandb"]
+
+
+def not_installed(project: str) -> ConfigError:
+    """Return the error for a run that asks for wandb where it is not installed."""
+    return ConfigError(
+        f"train.log.wandb={project}: wandb is not installed; pip install wandb, or set train.log.wandb=null"
+    )
 
 
 def start_wandb(out: Path, project: str, title: str) -> "wandb.Run":
@@ -33,9 +40,7 @@ def start_wandb(out: Path, project: str, title: str) -> "wandb.Run":
     try:
         import wandb
     except ImportError as error:
-        raise ConfigError(
-            f"train.log.wandb={project}: wandb is not installed; pip install wandb, or set train.log.wandb=null"
-        ) from error
+        raise not_installed(project) from error
     path = out / "wandb_id"
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex[:12] + "\n")
