@@ -39,12 +39,14 @@ def transcribe_command(
     tuned: Annotated[Path | None, typer.Option(help="Folder of lm tune: its decoder and weights.")] = None,
     window_s: Annotated[float, typer.Option(help="Longer audio is heard in windows of so many seconds.")] = 60.0,
     batch_s: Annotated[float, typer.Option(help="Seconds of audio at a time.")] = 120.0,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits: for GPUs.")] = False,
 ) -> None:
     """Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples from standard input, word by word."""
     if sources == [Path("-")]:
         found, skipped = [transcribe_stream(model, sys.stdin.buffer, tell=_print_word)], list[str]()
     else:
-        config = EmitConfig(batch_s=batch_s, window_s=window_s, overlap_s=min(8.0, window_s / 4))
+        overlap_s = min(8.0, window_s / 4)
+        config = EmitConfig(batch_s=batch_s, window_s=window_s, overlap_s=overlap_s, bfloat16=bfloat16)
         weights = Weights(lm_weight=lm_weight, word_score=word_score)
         asked = decoder_for(lm, lexicon, weights, beam=beam, nbest=nbest, hot=hot_word or (), native=flashlight)
         decoder = asked if tuned is None else read_tuned(tuned)

@@ -75,7 +75,7 @@ def encode_windows(
     for window in place_windows(frame_count(len(waveform), config.conv), size, overlap):
         part = waveform[window.start * config.hop : (window.stop - 1) * config.hop + config.window]
         conv = _convolve(encoder.conv, part.to(device), norm)[None]  # (1, frames, channels)
-        is_valid = torch.ones(conv.shape[:2], dtype=torch.bool, device=device)
+        is_valid = torch.ones(conv.shape[:2], dtype=torch.bool)  # on the host, where nobody waits to look at it
         outputs = encoder.transformer(encoder.project(encoder.norm(conv)), is_valid, max(layers))
         kept = slice(window.keep_from - window.start, window.keep_to - window.start)
         yield [outputs[layer - 1][0, kept] for layer in layers]

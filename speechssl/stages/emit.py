@@ -3,19 +3,21 @@
 import dataclasses
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
+from speechssl.data.batching import Batch
 from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.manifest import Manifest
 from speechssl.errors import ConfigError
 from speechssl.model.windows import encode_windows
 from speechssl.objective.ctc import CTCModel
 
-__all__ = ["EmitConfig", "emissions"]
+__all__ = ["EmitConfig", "emissions", "read_ahead"]
 
 MAX_PADDING = 0.1  # of a batch: on CPU padding costs what speech does
 
@@ -27,6 +29,7 @@ class EmitConfig:
     batch_s: float = 120.0  # seconds of audio in a batch, padding counted
     window_s: float = 60.0  # longer audio is encoded in windows of this length
     overlap_s: float = 8.0  # that neighbouring windows share at least; each frame comes from the nearer middle
+    bfloat16: bool = False  # products in 16 bits, where the device has them
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap_s < self.window_s:
@@ -67,16 +70,29 @@ def emissions(
             skip_bad_audio=skipped is not None,
         )
         seconds = 0 if long else config.batch_s  # 0: one at a time
-        for batch in load_in_order(dataset, seconds=seconds, max_padding=MAX_PADDING):
+        batches = load_in_order(dataset, seconds=seconds, max_padding=MAX_PADDING)
+        for batch in batches if device.type == "cpu" else read_ahead(batches):
             if skipped is not None:
                 skipped.extend(batch.skipped)
             if batch.ids and long:
-                yield batch.ids[0], _in_windows(model, batch.waveforms[0], config)
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+                    log_probs = _in_windows(model, batch.waveforms[0], config)
+                yield batch.ids[0], log_probs
             elif batch.ids:
-                logits, counts = model.logits(batch.to(device))
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+                    logits, counts = model.logits(batch.to(device))
                 log_probs = logits.float().log_softmax(-1).cpu()
                 for key, row, count in zip(batch.ids, log_probs, counts.tolist(), strict=True):
                     yield key, row[:count]
+
+
+def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Give batches; the next one is read while the device works on this one."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield batch
 
 
 def _in_windows(model: CTCModel, waveform: Tensor, config: EmitConfig) -> Tensor:

@@ -55,6 +55,7 @@ class ExtractConfig:
     window_s: float = 60.0  # longer utterances go through a model in windows of so many seconds
     overlap_s: float = 4.0  # that neighbouring windows share, their middles are kept; BASE's positions reach 1.3 s
     batch_s: float | None = None  # audio in a batch, padding counted; 0: one at a time; None: 0, on a device 200
+    bfloat16: bool = False  # a model's products in 16 bits, where the device has them
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap_s < self.window_s:
@@ -171,6 +172,7 @@ def trunk(
             torch.manual_seed(untrained_seed)
             encoder = SpeechEncoder(saved.description.encoder).eval()
         name, settings = "random weights", {"seed": untrained_seed}
+    settings |= {"bfloat16": True} if config.bfloat16 else {}
     device = pick_device()
     encoder.to(device)
     batch_s = config.batch_s if config.batch_s is not None else (0.0 if device.type == "cpu" else 200.0)
@@ -179,17 +181,25 @@ def trunk(
     size = (longest - window) // hop + 1
     overlap = min(size - 1, int(config.overlap_s * SAMPLE_RATE) // hop)
 
+    def in_16_bits() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16)
+
     @torch.no_grad()
     def compute(waveforms: Sequence[Tensor]) -> Pieces:
         if len(waveforms) == 1 and len(waveforms[0]) > longest:
             pieces = encode_windows(encoder, waveforms[0], layers, size=size, overlap=overlap)
-            yield from ((0, piece) for piece in pieces)
-            return
+            while True:
+                with in_16_bits():  # never while the caller has its turn
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                yield 0, [features.float() for features in piece]
         counts = torch.tensor([len(waveform) for waveform in waveforms])
         padded = pad_sequence(list(waveforms), batch_first=True).to(device)
-        outputs = encoder(padded, counts.to(device), num_layers=max(layers)).layers
+        with in_16_bits():
+            outputs = encoder(padded, counts, num_layers=max(layers)).layers
         for index, num_samples in enumerate(counts.tolist()):
-            yield index, [outputs[layer - 1][index, : (num_samples - window) // hop + 1] for layer in layers]
+            yield index, [outputs[layer - 1][index, : (num_samples - window) // hop + 1].float() for layer in layers]
 
     return FeatureSource(
         name=name,

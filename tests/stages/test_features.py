@@ -87,6 +87,20 @@ def test_only_longer_utterances_go_through_windows_and_keep_their_number_of_fram
             torch.testing.assert_close(found[row.id], alone[row.id], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("window_s", [0.7, 60.0])
+def test_16_bits_change_features_by_rounding_and_are_named(pretrained, corpus_data, alone, window_s):
+    data, manifest = corpus_data
+    config = ExtractConfig(bfloat16=True, batch_s=100.0, window_s=window_s, overlap_s=0.3)
+    source = trunk(SavedModel.read(pretrained), (2,), data, config)
+    assert source.about(2)["bfloat16"] is True
+    found, _ = features_of(source, data, manifest)
+    for row in manifest.utterances:
+        if row.duration_s <= window_s:
+            exact, (rounded,) = alone[row.id][1], found[row.id]
+            assert rounded.dtype == torch.float32
+            assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.02
+
+
 @pytest.mark.parametrize(("kind", "dim"), [("mfcc", 39), ("log_mel", 80)])
 def test_a_front_end_says_what_it_is(corpus_data, kind, dim):
     data, manifest = corpus_data

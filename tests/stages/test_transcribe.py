@@ -13,11 +13,12 @@ import torch
 
 from speechssl.__main__ import main
 from speechssl.data.audio import AudioConfig
+from speechssl.data.batching import Example, collate
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, ConfigError, ManifestError, VocabularyError
 from speechssl.saved import SavedModel
 from speechssl.stages.align import align
-from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.stages.emit import EmitConfig, emissions, read_ahead
 from speechssl.stages.stream import StreamConfig, stream
 from speechssl.stages.transcribe import files_as_manifest, transcribe
 from speechssl.transcripts.timed import Timed
@@ -50,6 +51,32 @@ def test_what_fits_into_a_window_is_encoded_as_a_whole(finetuned, long):
     manifest = files_as_manifest([long])
     whole, fitting = emitted(finetuned, manifest), emitted(finetuned, manifest, window_s=13.0)
     assert torch.equal(whole["long"], fitting["long"])
+
+
+@pytest.mark.parametrize("window_s", [60.0, 3.0])
+def test_16_bits_change_what_is_emitted_by_rounding(finetuned, long, window_s):
+    manifest = files_as_manifest([long])
+    exact, rounded = (
+        emitted(finetuned, manifest, window_s=window_s, overlap_s=1.5, bfloat16=bfloat16)["long"]
+        for bfloat16 in (False, True)
+    )
+    assert rounded.dtype == torch.float32
+    assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.02
+
+
+def test_reading_ahead_gives_the_same_batches_and_stops_at_the_same_error():
+    batches = [collate([Example(id=str(number), waveform=torch.ones(4))]) for number in range(3)]
+
+    def failing():
+        yield from batches
+        raise AudioError("the fourth")
+
+    assert [batch.ids for batch in read_ahead(iter(batches))] == [("0",), ("1",), ("2",)]
+    assert [*read_ahead(iter([]))] == []
+    ahead = read_ahead(failing())
+    assert [next(ahead).ids for _ in range(3)] == [("0",), ("1",), ("2",)]
+    with pytest.raises(AudioError, match="the fourth"):
+        next(ahead)
 
 
 def test_long_and_short_audio_come_in_the_manifests_order(finetuned, corpus):
