@@ -46,6 +46,9 @@ def _transformers_settings(size: Size, encoder: EncoderConfig) -> dict[str, Any]
         "layerdrop": transformer.layer_drop,
         "feat_proj_dropout": encoder.feature_dropout,
         "feat_quantizer_dropout": contrastive.feature_dropout,
+        "feat_extract_norm": encoder.conv_norm,
+        "conv_bias": encoder.conv_bias,
+        "do_stable_layer_norm": transformer.norm == "pre",
         "num_codevectors_per_group": contrastive.quantizer.entries,
         "codevector_dim": contrastive.quantizer.dim,
         "proj_codevector_dim": contrastive.dim,
@@ -73,11 +76,12 @@ def transformers_wav2vec2(size: Size) -> Learner:
         is_real = model._get_feature_vector_attention_mask(frames, attention_mask)
         is_masked = _compute_mask_indices(shape, config.mask_time_prob, config.mask_time_length, is_real)
         negatives = _sample_negative_indices(shape, config.num_negatives, mask_time_indices=is_masked)
+        device = batch.waveforms.device
         output = model(
             batch.waveforms,
-            attention_mask=attention_mask,
-            mask_time_indices=torch.tensor(is_masked, dtype=torch.long),
-            sampled_negative_indices=torch.tensor(negatives, dtype=torch.long),
+            attention_mask=attention_mask.to(device),
+            mask_time_indices=torch.tensor(is_masked, dtype=torch.long, device=device),
+            sampled_negative_indices=torch.tensor(negatives, dtype=torch.long, device=device),
         )
         return output.loss, int(is_masked.sum())
 
@@ -106,8 +110,9 @@ def transformers_ctc(size: Size) -> Learner:
 
     def score(batch: Batch) -> tuple[Tensor, int]:
         assert batch.targets is not None and batch.target_lengths is not None
-        is_target = within(batch.target_lengths, batch.targets.shape[1])
-        attention_mask = within(batch.num_samples, batch.waveforms.shape[1]).long()
+        device = batch.waveforms.device
+        is_target = within(batch.target_lengths, batch.targets.shape[1]).to(device)
+        attention_mask = within(batch.num_samples, batch.waveforms.shape[1]).long().to(device)
         labels = batch.targets.masked_fill(~is_target, -100)
         return model(batch.waveforms, attention_mask=attention_mask, labels=labels).loss, len(batch.ids)
 
