@@ -30,7 +30,9 @@ class PositionalConv(nn.Module):
             positions = positions[:, : x.shape[1]] if self.surplus else positions
             return functional.gelu(positions.contiguous())  # as in conv.py: torch 2.15 could not export it otherwise
         with torch.autocast(x.device.type, enabled=False):
-            return functional.gelu(correlate(x.to(self.conv.bias.dtype), self.conv.weight, self.conv.groups) + self.conv.bias)
+            return functional.gelu(
+                correlate(x.to(self.conv.bias.dtype), self.conv.weight, self.conv.groups) + self.conv.bias
+            )
 
     def _is_convolved_in_half(self, x: Tensor) -> bool:
         """Say whether the convolution is left to autocast, in 16 bits.

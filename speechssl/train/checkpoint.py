@@ -21,7 +21,6 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import speechssl
 from speechssl.config import flatten, from_dict, to_dict
 from speechssl.data.manifest import write_atomically
 from speechssl.errors import CheckpointError, ConfigError
@@ -307,7 +307,7 @@ def check_same_run(state: TrainState, *, data: str, batches_per_step: int, where
 
 def software_versions() -> dict[str, str]:
     """Return the versions that a checkpoint notes."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "speechssl": version("speechssl")}
+    return {"python": platform.python_version(), "torch": torch.__version__, "speechssl": speechssl.__version__}
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
