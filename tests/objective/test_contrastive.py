@@ -11,7 +11,12 @@ from torch import Tensor
 
 from speechssl.errors import TrainingError
 from speechssl.model.encoder import Encoded
-from speechssl.objective.contrastive import ContrastiveConfig, ContrastiveObjective, draw_distractors
+from speechssl.objective.contrastive import (
+    ContrastiveConfig,
+    ContrastiveObjective,
+    draw_distractors,
+    own_similarities,
+)
 from speechssl.objective.loss import LossSum
 from speechssl.objective.quantizer import QuantizerConfig
 from tests.model.tiny import noise, randomise
@@ -109,6 +114,34 @@ def test_logits_equal_cosines_taken_pair_by_pair(sizes: list[int], cross: int) -
     )
     assert torch.isinf(found).any()
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("padding", [1.0, 1.25, 100.0])
+@pytest.mark.parametrize("sizes", [[5, 3], [1, 6], [7], [4, 1, 1, 2], [3, 3, 3], [9, 10, 10]])
+def test_products_of_own_distractors_equal_those_taken_pair_by_pair_with_their_gradients(
+    sizes: list[int], padding: float
+) -> None:
+    utterance = _utterances(sizes)
+    context, targets = (noise(len(utterance), 8, seed=k).double().requires_grad_() for k in range(2))
+    distractors = draw_distractors(utterance, 6, 0, torch.Generator().manual_seed(1))
+    exists = distractors >= 0
+
+    found = own_similarities(context, targets, utterance, distractors, padding)
+    expected = torch.stack(
+        [
+            torch.stack([context[frame] @ targets[other] for other in row])
+            for frame, row in enumerate(distractors.clamp(min=0).tolist())
+        ]
+    )
+
+    torch.testing.assert_close(found[exists], expected[exists])
+    cotangent = noise(*found.shape, seed=2).double() * exists
+    for one, other in zip(
+        torch.autograd.grad(found, (context, targets), cotangent),
+        torch.autograd.grad(expected, (context, targets), cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
 
 
 def test_utterances_without_a_masked_frame_do_not_shift_the_others() -> None:
