@@ -50,7 +50,7 @@ def keep(x: Tensor, kept: Tensor) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """As `nn.Dropout`; on CPU the mask comes from `draw_kept`."""
+    """As `nn.Dropout`; on CPU the mask comes from `draw_kept`, but in compiled code."""
 
     def __init__(self, chance: float) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Dropout(nn.Module):
         """Return `x`, in training with elements dropped and the others scaled."""
         if not self.training or self.chance == 0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # a compiled graph has no place for `Masked`
             return functional.dropout(x, self.chance)
         return Masked.apply(x, draw_kept(x.shape, self.chance, x.device), kept_scale(self.chance))
 

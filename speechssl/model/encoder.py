@@ -5,6 +5,7 @@ neither draws masks nor computes losses.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -104,7 +105,7 @@ class Encoded:
 
     conv: Tensor  # (batch, frames, conv channels), output of the extractor
     features: Tensor  # (batch, frames, conv channels), the same after layer norm, never masked
-    layers: list[Tensor]  # num_layers x (batch, frames, dim)
+    layers: Sequence[Tensor]  # num_layers x (batch, frames, dim)
     is_valid: Tensor  # (batch, frames) bool, False in the padding; where the lengths were given, on the host or not
 
     @property

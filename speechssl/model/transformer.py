@@ -3,6 +3,7 @@
 Post-norm as in BASE (the paper's figure) or pre-norm as in LARGE. Knows nothing about waveforms or masking.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -16,6 +17,7 @@ from speechssl.errors import ConfigError
 from speechssl.model.attention import SelfAttention
 from speechssl.model.dropout import Dropout
 from speechssl.model.host import send
+from speechssl.model.packing import Packing, UnpackedLayers
 from speechssl.model.positions import PositionalConv
 
 __all__ = ["Layer", "Transformer", "TransformerConfig", "without_learning"]
@@ -49,13 +51,15 @@ class Transformer(nn.Module):
     """Frames in, the output of every layer out.
 
     `recompute` trades time for memory: in the backward pass each layer runs again, with the dropout it had, from its
-    input, which is all that is kept of it. It is no part of what the model is, so whoever trains sets it.
+    input, which is all that is kept of it. With `packed`, layers work on the valid frames alone, see `packing`: no
+    time goes into padding, some into packing. Neither is a part of what the model is, so whoever trains sets them.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         self.recompute = False
+        self.packed = False
         self.positions = PositionalConv(config.dim, config.position_kernel, config.position_groups)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.dim)
@@ -72,7 +76,7 @@ class Transformer(nn.Module):
         num_layers: int | None = None,
         layer_seed: int | None = None,
         num_frozen: int = 0,
-    ) -> list[Tensor]:
+    ) -> Sequence[Tensor]:
         """Encode.
 
         Args:
@@ -86,18 +90,22 @@ class Transformer(nn.Module):
 
         Returns:
             num_layers x (batch, frames, dim). A layer dropped in training repeats its input. In pre-norm form the
-            last of all layers has passed the final norm, the others have not.
+            last of all layers has passed the final norm, the others have not. Zero in the padding if `packed`.
         """
-        has_padding = torch.compiler.is_exporting() or not bool(is_valid.all())  # a graph holds no branch on values
-        is_valid = send(is_valid, x.device)
+        is_exporting = torch.compiler.is_exporting()  # a graph holds no branch on values
+        has_padding = is_exporting or not bool(is_valid.all())
+        is_packed = self.packed and has_padding and not is_exporting and bool(is_valid.any())
+        packing = Packing(is_valid, x.device) if is_packed else None
+        is_valid = send(is_valid, x.device) if packing is None else packing.is_valid
         if has_padding:
             x = x.masked_fill(~is_valid[..., None], 0)  # padding must not reach valid frames through the convolution
-        is_attended = is_valid if has_padding else None
+        is_attended = packing if is_packed else is_valid if has_padding else None
         with without_learning(num_frozen > 0):
             x = x + self.positions(x)
             if self.config.norm == "post":
                 x = self.norm(x)
             x = self.dropout(x)
+            x = x if packing is None else packing.pack(x)  # (valid, dim)
         outputs = []
         kept = self.draw_kept_layers(layer_seed)
         for index, (layer, is_kept) in enumerate(zip(self.layers[:num_layers], kept, strict=False)):
@@ -109,7 +117,7 @@ class Transformer(nn.Module):
             outputs.append(x)
         if self.config.norm == "pre" and len(outputs) == len(self.layers):
             outputs[-1] = self.norm(x)
-        return outputs
+        return outputs if packing is None else UnpackedLayers(outputs, packing)
 
     def draw_kept_layers(self, seed: int | None) -> list[bool]:
         """Draw which layers run, first to last; all of them outside training. See `forward` for the seed."""
@@ -139,8 +147,8 @@ class Layer(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.activation_dropout = Dropout(config.activation_dropout)
 
-    def forward(self, x: Tensor, is_attended: Tensor | None) -> Tensor:
-        """Map (batch, frames, dim) to the same shape; `is_attended` is (batch, frames) bool, None for all True."""
+    def forward(self, x: Tensor, is_attended: Tensor | Packing | None) -> Tensor:
+        """Map (batch, frames, dim) to the same shape, or (valid, dim); `is_attended` as `SelfAttention` takes it."""
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), is_attended))
             return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
@@ -148,5 +156,5 @@ class Layer(nn.Module):
         return self.ffn_norm(x + self.dropout(self.feed_forward(x)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """Map (batch, frames, dim) through the wide middle."""
+        """Map (..., dim) through the wide middle."""
         return self.contract(self.activation_dropout(functional.gelu(self.expand(x))))

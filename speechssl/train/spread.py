@@ -33,6 +33,9 @@ class ParallelConfig:
 
     mode: Literal["ddp", "fsdp"] = "ddp"
     activation_checkpointing: bool = False  # keep the inputs of the Transformer's layers alone, and run them twice
+    # the Transformer's layers run on valid frames alone: nothing is computed for padding, and CUDA's flash attention,
+    # which takes no masks, can be used; a few copies more. Not measured on a GPU yet: recipes/gpu compares both
+    packed: bool = False
     compile: bool = False  # the Transformer's layers, by torch.compile; needs a C++ compiler, on GPUs Triton
     sharded_checkpoints: bool = False  # with fsdp: each rank writes its share, instead of the first writing all
 
@@ -54,6 +57,7 @@ def spread(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: 
     for module in model.modules():
         if isinstance(module, Transformer):
             module.recompute = config.activation_checkpointing
+            module.packed = config.packed
         if isinstance(module, Layer) and config.compile:
             module.compile(dynamic=True)
     if ranks.world_size == 1:

@@ -78,7 +78,9 @@ _VARIANTS = {
     "gradual": Case(objective="ctc_gradual", layer_drop=0.0),
     "bfloat16": Case(bfloat16=True),
     "recomputed": Case(parallel=ParallelConfig(activation_checkpointing=True)),
+    "packed": Case(parallel=ParallelConfig(packed=True, activation_checkpointing=True), dropout=0.0),
     "compiled": Case(parallel=ParallelConfig(compile=True), dropout=0.0, layer_drop=0.0),
+    "packed_compiled": Case(parallel=ParallelConfig(packed=True, compile=True), dropout=0.0, layer_drop=0.0),
 }
 CASES = {
     f"{mode}-{name}": dataclasses.replace(case, parallel=dataclasses.replace(case.parallel, mode=mode))

@@ -62,8 +62,12 @@ def _batch(lengths: tuple[int, ...]) -> Batch:
 @pytest.mark.parametrize(
     "config", [CONTRASTIVE, CROSS, COSINE, LINEAR, CTC], ids=["own", "cross", "cosine", "linear", "ctc"]
 )
-def test_a_step_never_waits_for_the_device(config: Config, encoder: EncoderConfig, lengths: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_a_step_never_waits_for_the_device(
+    config: Config, encoder: EncoderConfig, lengths: tuple[int, ...], packed: bool
+) -> None:
     model, batch = _model(config, encoder), _batch(lengths)
+    model.encoder.transformer.packed = packed
     move_parameters(model)
     with stubbed_device() as waits:
         loss = model(batch, step=0, generator=torch.Generator())

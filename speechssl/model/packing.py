@@ -1,0 +1,88 @@
+"""Packed batches: the valid frames of all utterances, one after the other, without the padding between them.
+
+What works on each frame alone then works on no padding, and attention needs no mask, which would rule out the fastest
+kernels. Where the frames lie is known on the host, and nothing waits for the device.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from speechssl.model.host import send
+
+__all__ = ["Packing", "UnpackedLayers"]
+
+
+class Packing:
+    """Where the valid frames of a padded batch lie, as `pack` lays them out: (valid, ...) of (batch, frames, ...).
+
+    Not a dataclass: compiled layers would look at all its fields, and be compiled again for other lengths.
+    """
+
+    def __init__(self, is_valid: Tensor, device: torch.device) -> None:
+        """Find the frames.
+
+        Args:
+            is_valid: (batch, frames) bool, True for the first frames of each row, for one at least; on the host, else
+                the host waits for it.
+            device: of what will be packed.
+        """
+        is_valid = is_valid.cpu()
+        counts = is_valid.sum(1)
+        counts = counts[counts > 0]
+        self.batch, self.frames = is_valid.shape
+        self.lengths: list[int] = counts.tolist()  # frames of each utterance that has any
+        self.longest = max(self.lengths)
+        self.is_valid = send(is_valid, device)  # (batch, frames) bool
+        self.places = send(is_valid.flatten().nonzero()[:, 0], device)  # (valid,) int64, in the padded batch
+        self.offsets = send(functional.pad(counts.cumsum(0), (1, 0)).int(), device)  # (utterances + 1,) int32
+        self.has_flash = _has_flash(device)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Map (batch, frames, ...) to (valid, ...)."""
+        return x.flatten(0, 1).index_select(0, self.places)
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """Map (valid, ...) to (batch, frames, ...), zero in the padding."""
+        padded = x.new_zeros(self.batch * self.frames, *x.shape[1:]).index_copy(0, self.places, x)
+        return padded.unflatten(0, (self.batch, self.frames))
+
+
+class UnpackedLayers(Sequence[Tensor]):
+    """Outputs of packed layers, each padded when it is asked for: a step asks for one of them."""
+
+    def __init__(self, packed: Sequence[Tensor], packing: Packing) -> None:
+        self.packed = packed
+        self.packing = packing
+        self.unpacked: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        """Return the number of layers."""
+        return len(self.packed)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        """Return the output of a layer, (batch, frames, dim), zero in the padding; or those of several."""
+        if isinstance(index, slice):
+            return [self[each] for each in range(len(self))[index]]
+        index = range(len(self))[index]
+        if index not in self.unpacked:
+            self.unpacked[index] = self.packing.unpack(self.packed[index])
+        return self.unpacked[index]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Give the outputs, first layer to last."""
+        return (self[index] for index in range(len(self)))
+
+
+def _has_flash(device: torch.device) -> bool:
+    """Say whether torch's flash attention runs on a device; asked here because a compiled layer could not."""
+    if device.type != "cuda" or not torch.backends.cuda.is_flash_attention_available():
+        return False
+    return torch.backends.cuda.flash_sdp_enabled() and torch.cuda.get_device_capability(device) >= (8, 0)
