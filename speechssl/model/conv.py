@@ -155,7 +155,7 @@ class ConvFeatureExtractor(nn.Module):
         def layer(rows: slice, steps: slice) -> Tensor:
             samples = waveforms.unflatten(1, (-1, stride))[rows, steps]  # (rows, steps, stride)
             x = strided_conv(samples.reshape(-1, 1), conv.weight, conv.bias, stride)
-            return (x if norm is None else norm(x)).unflatten(0, samples.shape[:2])
+            return normalised(x, norm).unflatten(0, samples.shape[:2])
 
         return layer
 
@@ -165,7 +165,7 @@ class ConvFeatureExtractor(nn.Module):
         x = functional.gelu(x.flatten(0, 1))
         for (conv, norm), (_, _, stride) in zip(list(self._layers())[1:], self.stack[1:], strict=True):
             x = strided_conv(x, conv.weight, conv.bias, stride)  # (batch * steps, channels)
-            x = functional.gelu(x if norm is None else norm(x))
+            x = functional.gelu(normalised(x, norm))
         return x.unflatten(0, (batch, -1))
 
     def _in_pieces(self, first: Callable[[slice, slice], Tensor], batch: int, frames: int) -> Tensor:
@@ -231,7 +231,27 @@ def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
     if torch.is_autocast_enabled(x.device.type):
         rows, taps = (tensor.to(torch.get_autocast_dtype(x.device.type)) for tensor in (rows, taps))
     out = ShiftedProducts.apply(rows, taps)
-    return out if bias is None else out + bias
+    return out if bias is None else out + bias.to(out.dtype)
+
+
+def normalised(x: Tensor, norm: nn.Module | None) -> Tensor:
+    """Normalise each row of (steps, channels), under autocast too in the type of `x`, as the reference code does.
+
+    Autocast would write the widest tensors there are in float32, for GELU to read and write as many bytes, and for
+    the next convolution to round.
+    """
+    if not isinstance(norm, nn.LayerNorm) or not torch.is_autocast_enabled(x.device.type):
+        return x if norm is None else norm(x)
+    if x.device.type == "cpu":  # whose kernel would add up the weight's gradient in bfloat16: 15 % off after 10 s
+        return norm(x.float()).to(x.dtype)
+    return _normalised_in_one_type(x, norm)
+
+
+def _normalised_in_one_type(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Normalise (steps, channels) by a kernel that reads and writes the type of `x`; CUDA's computes in float32."""
+    weight, bias = (parameter.to(x.dtype) for parameter in (norm.weight, norm.bias))
+    with torch.autocast(x.device.type, enabled=False):
+        return functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
 class ShiftedProducts(torch.autograd.Function):

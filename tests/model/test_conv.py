@@ -1,17 +1,22 @@
 """The convolutional feature extractor: speechssl.model.conv."""
 
+import collections
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechssl.model.conv import (
     BASE_STACK,
     ConvFeatureExtractor,
     ShiftedProducts,
     TimeNorm,
+    _normalised_in_one_type,
     frame_count,
     hop_size,
     receptive_field,
@@ -66,6 +71,64 @@ def test_strided_convolution_computes_in_bfloat16_under_autocast() -> None:
         found = strided_conv(x, weight, None, 2)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), strided_conv(x, weight, None, 2), rtol=0.05, atol=0.05)
+
+
+class Written(TorchDispatchMode):
+    """Counts the bytes that activations and norms write, by type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_type: collections.Counter[tuple[str, torch.dtype]] = collections.Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (name := func.overloadpacket.__name__) in ("gelu", "gelu_backward", "add", "mm"):
+            self.by_type[name, out.dtype] += out.nbytes
+        return out
+
+
+def test_under_autocast_a_layer_norm_leaves_nothing_wide_in_float32_and_stays_close() -> None:
+    extractor = ConvFeatureExtractor(((64, 10, 5), (64, 3, 2), (64, 2, 2)), "layer", bias=True)
+    waveforms, counts = noise(2, 40_000), torch.tensor([40_000, 36_000])
+    expected = extractor(waveforms, counts)
+    cotangent = noise(*expected.shape, seed=1)
+    expected.backward(cotangent)
+    exact = {name: parameter.grad for name, parameter in extractor.named_parameters()}
+    extractor.zero_grad()
+
+    with Written() as written:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = extractor(waveforms, counts)
+        found.backward(cotangent.bfloat16())
+
+    assert found.dtype == torch.bfloat16
+    assert {name for name, _ in written.by_type} == {"gelu", "gelu_backward", "add", "mm"}
+    assert [key for key in written.by_type if key[1] != torch.bfloat16] == []
+    valid = frame_count(36_000, extractor.stack)
+    assert _distance(found[:, :valid], expected[:, :valid]) < 0.015
+    for name, parameter in extractor.named_parameters():
+        assert _distance(parameter.grad, exact[name]) < 0.03, name
+
+
+def test_norm_in_one_type_is_the_layer_norm_rounded() -> None:
+    norm = nn.LayerNorm(64)
+    randomise(norm)
+    x = (3 * noise(50, 64) + 1).bfloat16().requires_grad_()
+    found, expected = _normalised_in_one_type(x, norm), norm(x.float())
+    assert found.dtype == torch.bfloat16
+    assert _distance(found, expected) < 0.005
+    cotangent = noise(50, 64, seed=1)
+    leaves = (x, norm.weight, norm.bias)
+    for one, other in zip(
+        torch.autograd.grad(found, leaves, cotangent.bfloat16()),
+        torch.autograd.grad(expected, leaves, cotangent),
+        strict=True,
+    ):
+        assert _distance(one, other) < 0.02
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    return float((found.detach().float() - expected.detach().float()).norm() / expected.detach().float().norm())
 
 
 @pytest.mark.parametrize("time", [30, 31, 149, 150, 163])
