@@ -1,0 +1,339 @@
+"""Triton kernels for k-means on a GPU: nearest centroids without the table of distances, and sums over runs of rows.
+
+The plain forms are `Nearest.partial` in `speechssl.units.assignment` and `embedding_bag` in `speechssl.units.grouping`.
+Triton is imported when the first kernel is wanted. Where it is missing, `is_available` says so and nobody comes here.
+"""
+
+from __future__ import annotations  # those of the kernels are for Triton
+
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import triton.language as tl  # `_jitted` does so for Triton
+
+__all__ = ["Product", "Tiles", "assign", "choose_tiles", "is_available", "sum_runs", "tiles_for"]
+
+Product = Literal["bf16", "tf32", "tf32x3", "ieee"]  # how `tl.dot` multiplies
+
+_TYPES = (torch.float16, torch.bfloat16, torch.float32)
+_ROOMY = (9, 10)  # compute capabilities (H100, B200) with 227 KiB of shared memory for a program; others have 99
+_NARROW = 128  # dimensions up to which products on the ordinary cores are worth a kernel; above, cuBLAS is better
+_WAVES = 4  # programs a multiprocessor that go through the points in turn
+_ROWS_AT_ONCE = 16  # that `sum_runs` adds up side by side
+_DIMS_AT_ONCE = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How `assign` cuts its work: rows x columns of distances at once, over chunks of the dimension."""
+
+    rows: int  # points at once
+    columns: int  # centroids at once
+    chunk: int  # dimensions at once; all these are powers of two, 16 at least
+    warps: int
+    stages: int  # chunks in shared memory, being read or worked on
+    product: Product
+
+    def hold_all(self, clusters: int, dim: int) -> bool:
+        """Whether all centroids lie in one tile, so that a program reads them once and goes through many points."""
+        return self.columns >= clusters and self.chunk >= dim
+
+
+def is_available(device: torch.device) -> bool:
+    """Whether kernels can run on a device: an NVIDIA GPU that Triton makes code for, and Triton installed."""
+    if device.type != "cuda" or torch.version.hip is not None or not _has_triton():
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def choose_tiles(device: torch.device, dtype: torch.dtype, clusters: int, dim: int, precision: str) -> Tiles | None:
+    """Choose how to cut the work; None where the plain form is to be used.
+
+    Args:
+        device: of the points and the centroids.
+        dtype: number type of the points.
+        clusters: number of centroids.
+        dim: dimensions.
+        precision: of the factors: float32, tf32 or bfloat16.
+    """
+    if not is_available(device) or dtype not in _TYPES or clusters * dim >= 2**31:
+        return None
+    is_roomy = torch.cuda.get_device_capability(device)[0] in _ROOMY
+    return tiles_for(precision, clusters, dim, is_roomy=is_roomy)
+
+
+def tiles_for(precision: str, clusters: int, dim: int, *, is_roomy: bool) -> Tiles | None:
+    """Choose for a GPU with much shared memory, or with as little as all have.
+
+    Chosen by what the compiler makes of them for compute capabilities 9.0 and 8.0, not by time: the largest tiles
+    that stay in registers and, on 9.0, whose products do not wait for each other (`tests/units/test_fused.py`).
+    """
+    width, columns = _power_of_two(dim), _power_of_two(clusters)
+    product: Product
+    match precision:
+        case "float32" if dim > _NARROW:
+            return None
+        case "float32":
+            return Tiles(rows=128, columns=min(columns, 128), chunk=16, warps=8, stages=2, product="ieee")
+        case "bfloat16":
+            product, chunk = "bf16", 32 if is_roomy or dim % 32 == 0 else 16
+        case _:
+            product, chunk = "tf32", 16
+    if width <= 64 and columns <= 128:
+        return Tiles(rows=64, columns=columns, chunk=width, warps=4, stages=3, product=product)
+    widest = 256 if is_roomy and dim % chunk == 0 else 128  # a chunk that is cut off takes registers
+    return Tiles(rows=128, columns=min(columns, widest), chunk=chunk, warps=8, stages=4, product=product)
+
+
+def assign(
+    points: Tensor, centroids: Tensor, norms: Tensor, centre: Tensor | None, tiles: Tiles
+) -> tuple[Tensor, Tensor]:
+    """Find the nearest centroids.
+
+    Args:
+        points: (points, dim) float16, bfloat16 or float32, with any strides.
+        centroids: (clusters, dim) bfloat16 for products of that type, else float32; contiguous.
+        norms: (clusters,) float32, their squared lengths.
+        centre: (dim,) float32, to be taken from the points; None for zero.
+        tiles: how to cut the work.
+
+    Returns:
+        (points,) int64 index of the nearest centroid, the first of equals, and (points,) float32 squared distance;
+        that is not finite where a number of the point is not.
+    """
+    (num_points, dim), clusters = points.shape, len(centroids)
+    labels = torch.empty(num_points, dtype=torch.long, device=points.device)
+    distances = torch.empty(num_points, device=points.device)
+    if num_points == 0:
+        return labels, distances
+    tensors = (points, centroids, norms, norms if centre is None else centre, labels, distances)
+    programs = -(-num_points // tiles.rows)
+    kernel = _assign
+    if tiles.hold_all(clusters, dim):
+        programs, kernel = min(programs, _WAVES * _multiprocessors(points.device)), _assign_narrow
+    with _on(points.device):
+        _jitted(kernel)[(programs,)](
+            *tensors,
+            num_points,
+            clusters,
+            *points.stride(),
+            programs,
+            DIM=dim,
+            ROWS=tiles.rows,
+            COLUMNS=tiles.columns,
+            CHUNK=tiles.chunk,
+            STAGES=tiles.stages,
+            PRODUCT="ieee" if tiles.product == "bf16" else tiles.product,
+            HAS_CENTRE=centre is not None,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+        )
+    return labels, distances
+
+
+def sum_runs(points: Tensor, order: Tensor, cuts: Tensor) -> Tensor:
+    """Add up rows that follow each other in some order.
+
+    Args:
+        points: (points, dim) float16, bfloat16 or float32, with any strides.
+        order: (points,) int64, the rows in that order.
+        cuts: (runs,) int64, ascending: the place in the order where each run starts; it ends where the next one does.
+
+    Returns:
+        (runs, dim) float32 sums; zero for a run without rows.
+    """
+    dim = points.shape[1]
+    width = min(_DIMS_AT_ONCE, _power_of_two(dim))
+    sums = torch.empty(len(cuts), dim, device=points.device)
+    with _on(points.device):
+        _jitted(_sum_runs)[(len(cuts), -(-dim // width))](
+            points,
+            order,
+            cuts,
+            sums,
+            len(cuts),
+            len(order),
+            *points.stride(),
+            DIM=dim,
+            ROWS=_ROWS_AT_ONCE,
+            WIDTH=width,
+            num_warps=4,
+        )
+    return sums
+
+
+# What follows is read by Triton, not run by Python.
+
+
+def _assign(  # type: ignore[no-untyped-def]
+    points,
+    centroids,
+    norms,
+    centre,
+    labels,
+    distances,
+    num_points,
+    clusters,
+    row_stride,
+    column_stride,
+    programs,
+    DIM: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+    COLUMNS: tl.constexpr,  # noqa: N803
+    CHUNK: tl.constexpr,  # noqa: N803
+    STAGES: tl.constexpr,  # noqa: N803
+    PRODUCT: tl.constexpr,  # noqa: N803
+    HAS_CENTRE: tl.constexpr,  # noqa: N803
+):
+    """Kernel of `assign`: a program has ROWS points and goes through all centroids, COLUMNS at a time."""
+    begin = tl.program_id(0) * ROWS
+    row = tl.arange(0, ROWS)  # places within a tile fit into 32 bits, which saves registers
+    first = tl.minimum(row, num_points - 1 - begin)[:, None] * row_stride  # beyond the end: the last point again
+    points += begin.to(tl.int64) * row_stride
+    lengths = tl.zeros((ROWS,), tl.float32)
+    smallest = tl.full((ROWS,), float("inf"), tl.float32)
+    nearest = tl.zeros((ROWS,), tl.int32)
+    for LATER in tl.static_range(2):  # noqa: N806 - the lengths of the points come with the first tile alone
+        for start in range(LATER * COLUMNS, clusters if LATER else COLUMNS, COLUMNS):
+            column = start + tl.arange(0, COLUMNS)
+            second = tl.minimum(column, clusters - 1)[None, :] * DIM
+            products = tl.zeros((ROWS, COLUMNS), tl.float32)
+            for chunk in range(0, DIM, CHUNK):
+                dim = chunk + tl.arange(0, CHUNK)
+                if DIM % CHUNK == 0:
+                    x = tl.load(points + (first + dim[None, :] * column_stride))
+                    c = tl.load(centroids + (second + dim[:, None]))
+                else:
+                    x = tl.load(points + (first + dim[None, :] * column_stride), mask=dim[None, :] < DIM, other=0.0)
+                    c = tl.load(centroids + (second + dim[:, None]), mask=dim[:, None] < DIM, other=0.0)
+                if HAS_CENTRE:
+                    x = x.to(tl.float32) - tl.load(centre + dim, mask=dim < DIM, other=0.0)[None, :]
+                if not LATER:
+                    lengths += tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
+                products = tl.dot(x.to(c.dtype), c, products, input_precision=PRODUCT)
+            found = tl.load(norms + column, mask=column < clusters, other=float("inf"))[None, :] - 2.0 * products
+            least = tl.min(found, 1)
+            place = tl.min(tl.where(found == least[:, None], column[None, :], 2147483647), 1)
+            nearest = tl.where(least < smallest, place, nearest)
+            smallest = tl.where(least < smallest, least, smallest)
+    smallest += lengths
+    is_point = row < num_points - begin
+    tl.store(labels + begin + row, nearest.to(tl.int64), mask=is_point)
+    tl.store(distances + begin + row, tl.where(smallest < 0.0, 0.0, smallest), mask=is_point)  # NaN stays
+
+
+def _assign_narrow(  # type: ignore[no-untyped-def]
+    points,
+    centroids,
+    norms,
+    centre,
+    labels,
+    distances,
+    num_points,
+    clusters,
+    row_stride,
+    column_stride,
+    programs,
+    DIM: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+    COLUMNS: tl.constexpr,  # noqa: N803
+    CHUNK: tl.constexpr,  # noqa: N803
+    STAGES: tl.constexpr,  # noqa: N803
+    PRODUCT: tl.constexpr,  # noqa: N803
+    HAS_CENTRE: tl.constexpr,  # noqa: N803
+):
+    """Kernel of `assign` where all centroids fit into one tile: a program keeps them and goes through the points."""
+    row = tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    dim = tl.arange(0, CHUNK)
+    is_dim = dim < DIM
+    second = tl.minimum(column, clusters - 1)[None, :] * DIM
+    c = tl.load(centroids + (second + dim[:, None]), mask=is_dim[:, None], other=0.0)
+    norm = tl.load(norms + column, mask=column < clusters, other=float("inf"))
+    mean = tl.load(centre + dim, mask=is_dim & HAS_CENTRE, other=0.0)
+    for block in tl.range(tl.program_id(0), tl.cdiv(num_points, ROWS), programs, num_stages=STAGES):
+        begin = block * ROWS
+        first = tl.minimum(row, num_points - 1 - begin)[:, None] * row_stride + dim[None, :] * column_stride
+        x = tl.load(points + begin.to(tl.int64) * row_stride + first, mask=is_dim[None, :], other=0.0)
+        if HAS_CENTRE:
+            x = x.to(tl.float32) - mean[None, :]
+        lengths = tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
+        found = norm[None, :] - 2.0 * tl.dot(x.to(c.dtype), c, input_precision=PRODUCT)
+        least = tl.min(found, 1)
+        place = tl.min(tl.where(found == least[:, None], column[None, :], COLUMNS), 1)
+        smallest = least + lengths
+        is_point = row < num_points - begin
+        tl.store(labels + begin + row, tl.where(least < float("inf"), place, 0).to(tl.int64), mask=is_point)
+        tl.store(distances + begin + row, tl.where(smallest < 0.0, 0.0, smallest), mask=is_point)
+
+
+def _sum_runs(  # type: ignore[no-untyped-def]
+    points,
+    order,
+    cuts,
+    sums,
+    num_runs,
+    num_points,
+    row_stride,
+    column_stride,
+    DIM: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+    WIDTH: tl.constexpr,  # noqa: N803
+):
+    """Kernel of `sum_runs`: a program has a run and WIDTH dimensions."""
+    run = tl.program_id(0)
+    start = tl.load(cuts + run)
+    end = tl.load(cuts + run + 1, mask=run + 1 < num_runs, other=num_points)
+    dim = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    total = tl.zeros((ROWS, WIDTH), tl.float32)
+    for begin in range(start, end, ROWS):
+        place = begin + tl.arange(0, ROWS)
+        row = tl.load(order + place, mask=place < end, other=0)
+        is_there = (place < end)[:, None] & (dim < DIM)[None, :]
+        x = tl.load(points + row[:, None] * row_stride + dim[None, :] * column_stride, mask=is_there, other=0.0)
+        total += x.to(tl.float32)
+    tl.store(sums + run.to(tl.int64) * DIM + dim, tl.sum(total, 0), mask=dim < DIM)
+
+
+# Python again.
+
+
+@cache
+def _jitted(kernel: Callable[..., Any]) -> Any:
+    """Hand a kernel to Triton."""
+    triton = importlib.import_module("triton")
+    globals()["tl"] = importlib.import_module("triton.language")
+    varying = ["num_points", "clusters", "programs", "num_runs"]  # a kernel for all of their values
+    named = kernel.__code__.co_varnames
+    return triton.jit(kernel, do_not_specialize=[name for name in varying if name in named])
+
+
+@cache
+def _has_triton() -> bool:
+    try:
+        importlib.import_module("triton.language")
+    except ImportError:  # missing, or made for another machine
+        return False
+    return True
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """Launch on this device inside, which may not be the current one; the CPU is where Triton's interpreter works."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def _power_of_two(number: int) -> int:
+    """Return the smallest power of two that is at least `number` and 16."""
+    return max(16, 1 << (number - 1).bit_length())

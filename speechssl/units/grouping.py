@@ -1,0 +1,40 @@
+"""Sums over clusters on a GPU: the points are sorted by cluster, cut into runs, and run after run is added up.
+
+Adding every point to its cluster as it comes makes thousands of threads wait for the same few rows, in an order that
+differs from time to time. Here the order is always the same, and nothing waits for the host. The CPU has its own way
+(`speechssl.units.assignment`).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from speechssl.units import fused
+
+__all__ = ["sorted_sums"]
+
+_RUN = 1024  # rows of a run at most; added up in float32, the runs of a cluster in float64
+
+
+def sorted_sums(points: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """Add up points by cluster.
+
+    Args:
+        points: (points, dim) of any float type.
+        labels: (points,) int64, the cluster of each.
+        clusters: how many there are; one without points has zeros.
+
+    Returns:
+        (clusters, dim) float64 sums and (clusters,) int64 numbers of points.
+    """
+    short = labels.to(torch.int16 if clusters < 2**15 else torch.int32)  # sorted by radix: the fewer bits, the faster
+    ascending, order = torch.sort(short, stable=True)
+    edges = torch.searchsorted(ascending, torch.arange(clusters + 1, dtype=short.dtype, device=short.device))
+    regular = torch.arange(0, len(points), _RUN, device=short.device)
+    cuts = torch.cat([edges[:-1], regular]).sort()[0]  # as many for any labels; equal ones make runs without rows
+    if fused.is_available(points.device):
+        runs = fused.sum_runs(points, order, cuts)
+    else:
+        runs = embedding_bag(order, points.float(), cuts, mode="sum")  # (runs, dim)
+    first = torch.searchsorted(cuts, edges[:-1])  # run of each cluster
+    return embedding_bag(torch.arange(len(cuts), device=cuts.device), runs.double(), first, mode="sum"), edges.diff()
