@@ -1,7 +1,7 @@
 """Nearest centroids, and the sums over each cluster that a Lloyd iteration needs. One block at a time.
 
 Squared distances come from one matrix product a tile: |x|^2 - 2 x.c + |c|^2. It cancels badly where the features lie
-far from zero; there, all is taken relative to the mean of the centroids.
+far from zero; there, all is taken relative to the mean of the centroids. On a GPU a kernel does all of it at once.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+
+from speechssl.units import fused
+from speechssl.units.grouping import sorted_sums
 
 __all__ = ["ClusterSums", "Nearest", "Precision", "cluster_sums", "sum_clusters"]
 
@@ -30,10 +33,12 @@ class Nearest:
         centroids: (clusters, dim) float32, on the device that shall do the work.
         precision: of the factors of the matrix product; it accumulates in float32 in any case. `tf32` is float32
             where the device has none.
+        allow_fused: take the kernel of `speechssl.units.fused` where there is one; else distances go through memory.
     """
 
-    def __init__(self, centroids: Tensor, precision: Precision = "float32") -> None:
+    def __init__(self, centroids: Tensor, precision: Precision = "float32", *, allow_fused: bool = True) -> None:
         self.precision: Precision = precision
+        self.allow_fused = allow_fused
         self.device = centroids.device
         mean = centroids.mean(0)
         distance = float(mean.square().sum())
@@ -55,6 +60,9 @@ class Nearest:
         Returns:
             (points,) int64 index of the nearest centroid, the first of equals, and (points,) float32 squared distance.
         """
+        tiles = self.fused_tiles(points.dtype)
+        if tiles is not None and points.device == self.device:
+            return fused.assign(points, self.shifted, self.norms, self.centre if self.is_far else None, tiles)
         labels = torch.empty(len(points), dtype=torch.long, device=self.device)
         distances = torch.empty(len(points), device=self.device)
         for start in range(0, len(points), self.tile):
@@ -63,6 +71,13 @@ class Nearest:
             _smallest(self.partial(part), label, distance)
             distance.add_(_squared_lengths(part)).clamp_(min=0)
         return labels, distances
+
+    def fused_tiles(self, dtype: torch.dtype) -> fused.Tiles | None:
+        """Return how the kernel would assign points of a number type; None where it is not to be used."""
+        if not self.allow_fused:
+            return None
+        clusters, dim = self.shifted.shape
+        return fused.choose_tiles(self.device, dtype, clusters, dim, self.precision)
 
     def relative(self, points: Tensor) -> Tensor:
         """Return points as float32, less the centre; the same memory where nothing has to be done."""
@@ -100,16 +115,22 @@ class ClusterSums:
 
 
 def sum_clusters(blocks: Iterable[Tensor], nearest: Nearest) -> ClusterSums:
-    """Assign all points and add them up by cluster, in float64 over blocks."""
+    """Assign all points and add them up by cluster, in float64 over blocks. On a GPU, nothing waits for it."""
     clusters, dim = nearest.shifted.shape
     sums = torch.zeros(clusters, dim, dtype=torch.float64, device=nearest.device)
     counts = torch.zeros(clusters, dtype=torch.float64, device=nearest.device)
     inertia = torch.zeros((), dtype=torch.float64, device=nearest.device)
     for block in blocks:
-        points = block.to(nearest.device, torch.float32)
-        labels, distances = nearest(points)
-        members = torch.bincount(labels, minlength=clusters)
-        sums += cluster_sums(points, labels, members)
+        if nearest.device.type == "cpu":
+            points = block.to(nearest.device, torch.float32)
+            labels, distances = nearest(points)
+            members = torch.bincount(labels, minlength=clusters)
+            sums += cluster_sums(points, labels, members)
+        else:
+            points = block.to(nearest.device)
+            labels, distances = nearest(points)
+            own, members = sorted_sums(points, labels, clusters)
+            sums += own
         counts += members
         inertia += distances.sum(dtype=torch.float64)
     return ClusterSums(sums=sums, counts=counts, inertia=inertia)
@@ -124,7 +145,7 @@ def cluster_sums(points: Tensor, labels: Tensor, members: Tensor) -> Tensor:
         members: (clusters,) int64, how many points have each label.
     """
     if points.device.type != "cpu":
-        return torch.zeros(len(members), points.shape[1], device=points.device).index_add_(0, labels, points)
+        return sorted_sums(points, labels, len(members))[0].float()
     short = np.int16 if len(members) < 2**15 else np.int64  # numpy sorts short integers by radix
     order = torch.from_numpy(np.argsort(labels.numpy().astype(short), kind="stable"))
     return embedding_bag(order, points, members.cumsum(0) - members, mode="sum")

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from speechssl.parallel import Ranks
 from speechssl.units.assignment import ClusterSums, Nearest, Precision, sum_clusters
-from speechssl.units.points import BLOCK, Points, TensorPoints, check_finite
+from speechssl.units.feeding import on_device
+from speechssl.units.points import Points, TensorPoints, block_rows, check_finite
 from speechssl.units.shortcut import Shortcut
 
 __all__ = ["Algorithm", "LloydConfig", "Problem", "Step", "first_size", "run_lloyd"]
@@ -67,9 +68,11 @@ class Problem:
     def blocks(self, size: int) -> Iterable[Tensor]:
         """Yield this rank's part of the first `size` points of the sample, or of all points."""
         if size > len(self.sample):
-            return map(self._checked, self.points.blocks())
+            if self.sample.device.type == "cpu":
+                return map(self._checked, self.points.blocks())
+            return map(self.scaled, on_device(self.points.blocks(), self.sample.device))
         first, last = (size * (self.ranks.rank + i) // self.ranks.world_size for i in (0, 1))
-        return self.sample[first:last].split(BLOCK)
+        return self.sample[first:last].split(block_rows(self.sample))
 
     def projected(self, directions: Tensor) -> "Problem":
         """Return the problem of the sample alone, along (dim, directions) directions."""
@@ -79,8 +82,15 @@ class Problem:
         )
 
     def add_up(self, size: int, centroids: Tensor, precision: Precision) -> ClusterSums:
-        """Assign `size` points to the nearest centroids and add them up over all ranks."""
+        """Assign `size` points to the nearest centroids and add them up over all ranks.
+
+        Raises:
+            LabelError: some of this rank's points are not finite.
+        """
         own = sum_clusters(self.blocks(size), self._nearest(centroids, precision))
+        if size > len(self.sample) and not bool(own.inertia.isfinite()):  # on a GPU, the first that is seen of it
+            for block in self.points.blocks():
+                check_finite(block)
         total = self.ranks.sum
         return ClusterSums(sums=total(own.sums), counts=total(own.counts), inertia=total(own.inertia))
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from speechssl.errors import LabelError
 
-__all__ = ["BLOCK", "Points", "StreamPoints", "TensorPoints", "as_points", "check_finite", "reblock"]
+__all__ = ["BLOCK", "Points", "StreamPoints", "TensorPoints", "as_points", "block_rows", "check_finite", "reblock"]
 
 BLOCK = 16_384  # rows of a block; the last one has fewer
+_GPU_BYTES = 2**30  # of a block in the memory of a GPU, where small ones would cost more to start than to work on
 
 Batches = Callable[[], Iterable[Tensor | np.ndarray]]
 
@@ -33,7 +34,10 @@ class Points(Protocol):
         ...
 
     def blocks(self) -> Iterator[Tensor]:
-        """Yield all rows in order as (BLOCK, dim) tensors of any float type; a block may be overwritten by the next."""
+        """Yield all rows in order as (BLOCK, dim) tensors of any float type; a block may be overwritten by the next.
+
+        On a GPU they may have more rows, as `block_rows` says.
+        """
         ...
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -56,7 +60,7 @@ class TensorPoints:
 
     def blocks(self) -> Iterator[Tensor]:
         """Yield views of the tensor."""
-        yield from self.features.split(BLOCK)
+        yield from self.features.split(block_rows(self.features))
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return rows as float32."""
@@ -145,6 +149,13 @@ def reblock(batches: Iterable[Tensor], dim: int, *, where: str) -> Iterator[Tens
             num_waiting += len(batch)
     if waiting:
         yield torch.cat(waiting)
+
+
+def block_rows(features: Tensor) -> int:
+    """Return how many rows of (points, dim) features to take at once, where they lie."""
+    if features.device.type == "cpu":
+        return BLOCK
+    return max(1, _GPU_BYTES // (4 * features.shape[1] * BLOCK)) * BLOCK
 
 
 def check_finite(block: Tensor) -> None:

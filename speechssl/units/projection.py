@@ -10,7 +10,7 @@ from torch import Tensor
 
 from speechssl.parallel import Ranks
 from speechssl.units.assignment import Nearest, cluster_sums
-from speechssl.units.points import BLOCK
+from speechssl.units.points import block_rows
 
 __all__ = ["lifted", "principal_directions"]
 
@@ -47,7 +47,9 @@ def lifted(sample: Tensor, projected: Tensor, centroids: Tensor) -> Tensor:
 
     A cluster without points gets the point whose projection is nearest to its centroid.
     """
-    labels = torch.cat([nearest_labels for nearest_labels, _ in map(Nearest(centroids), projected.split(BLOCK))])
+    labels = torch.cat(
+        [nearest_labels for nearest_labels, _ in map(Nearest(centroids), projected.split(block_rows(projected)))]
+    )
     counts = torch.bincount(labels, minlength=len(centroids))
     means = cluster_sums(sample, labels, counts) / counts.clamp(min=1)[:, None]
     empty = (counts == 0).nonzero()[:, 0]

@@ -1,6 +1,7 @@
 """What a fit knows of the points before it starts: a sample held in memory, their mean and variance."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -28,10 +29,15 @@ class Standard:
         """Return the same on another device."""
         return type(self)(mean=self.mean.to(device), scale=self.scale.to(device))
 
+    @cached_property
+    def is_none(self) -> bool:
+        """Whether features stay as they are; found out once, as a GPU has to be waited for."""
+        return not bool(self.mean.any()) and bool((self.scale == 1).all())
+
     def apply(self, features: Tensor) -> Tensor:
-        """Return (points, dim) features as float32 in the units of distances."""
-        if not bool(self.mean.any()) and bool((self.scale == 1).all()):
-            return features.float()
+        """Return (points, dim) features as float32 in the units of distances; on a GPU, any float type may stay."""
+        if self.is_none:
+            return features.float() if features.device.type == "cpu" else features
         return (features.float() - self.mean) * self.scale
 
 
@@ -71,8 +77,9 @@ def measure_standard(points: Points, ranks: Ranks) -> Standard:
     moments = torch.zeros(3, points.dim, dtype=torch.float64)
     for block in points.blocks():
         check_finite(block)
-        block = block.double().cpu()
-        moments += torch.stack([torch.full((points.dim,), float(len(block))), block.sum(0), block.square().sum(0)])
+        block = block.double()  # its sums are taken where it lies
+        count = torch.full((points.dim,), float(len(block)))
+        moments += torch.stack([count, block.sum(0).cpu(), block.square().sum(0).cpu()])
     count, total, squares = ranks.sum(moments.to(ranks.device)).cpu()
     mean = total / count
     variance = (squares / count - mean.square()).clamp(min=0) * count / (count - 1).clamp(min=1)

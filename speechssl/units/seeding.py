@@ -74,10 +74,10 @@ def kmeans_plus_plus(
         picks = torch.searchsorted(total, draws[step] * total[-1], right=True).clamp(max=len(points) - 1)
         distances = torch.addmm(norms, points[picks], columns, alpha=-2) + norms[picks, None]  # (candidates, points)
         distances = torch.minimum(distances, closest).clamp_(min=0)
-        distances[torch.arange(candidates, device=points.device), picks] = 0.0
-        best = (distances if weights is None else distances * weights).sum(1).argmin()
-        closest = distances[best]
-        chosen = torch.cat([chosen, picks[best][None]])
+        distances.scatter_(1, picks[:, None], 0.0)
+        best = (distances if weights is None else distances * weights).sum(1).argmin(0, keepdim=True)
+        closest = distances.index_select(0, best)[0]  # by brackets, the host would wait for the number
+        chosen = torch.cat([chosen, picks.index_select(0, best)])
     if len(points[chosen].unique(dim=0)) == clusters:
         return chosen.cpu()
     return _among_distinct(points, clusters, generator, weights)
