@@ -13,7 +13,7 @@ from speechssl.units import fused
 
 __all__ = ["sorted_sums"]
 
-_RUN = 1024  # rows of a run at most; added up in float32, the runs of a cluster in float64
+_RUN = 512  # rows of a run at most; added up in float32, the runs of a cluster in float64
 
 
 def sorted_sums(points: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
