@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from speechssl.units import fused
-from speechssl.units.grouping import sorted_sums
+from speechssl.units.grouping import grouped_sums
 
 __all__ = ["ClusterSums", "Nearest", "Precision", "cluster_sums", "sum_clusters"]
 
@@ -129,7 +129,7 @@ def sum_clusters(blocks: Iterable[Tensor], nearest: Nearest) -> ClusterSums:
         else:
             points = block.to(nearest.device)
             labels, distances = nearest(points)
-            own, members = sorted_sums(points, labels, clusters)
+            own, members = grouped_sums(points, labels, clusters)
             sums += own
         counts += members
         inertia += distances.sum(dtype=torch.float64)
@@ -145,7 +145,7 @@ def cluster_sums(points: Tensor, labels: Tensor, members: Tensor) -> Tensor:
         members: (clusters,) int64, how many points have each label.
     """
     if points.device.type != "cpu":
-        return sorted_sums(points, labels, len(members))[0].float()
+        return grouped_sums(points, labels, len(members))[0].float()
     short = np.int16 if len(members) < 2**15 else np.int64  # numpy sorts short integers by radix
     order = torch.from_numpy(np.argsort(labels.numpy().astype(short), kind="stable"))
     return embedding_bag(order, points, members.cumsum(0) - members, mode="sum")

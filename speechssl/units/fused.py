@@ -7,10 +7,14 @@ Triton is imported when the first kernel is wanted. Where it is missing, `is_ava
 from __future__ import annotations  # those of the kernels are for Triton
 
 import importlib
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -19,16 +23,27 @@ from torch import Tensor
 if TYPE_CHECKING:
     import triton.language as tl  # `_jitted` does so for Triton
 
-__all__ = ["Product", "Tiles", "assign", "choose_tiles", "is_available", "sum_runs", "tiles_for"]
+__all__ = [
+    "Product",
+    "Tiles",
+    "assign",
+    "can_sum_narrow",
+    "choose_tiles",
+    "is_available",
+    "sum_narrow",
+    "sum_runs",
+    "tiles_for",
+]
 
 Product = Literal["bf16", "tf32", "tf32x3", "ieee"]  # how `tl.dot` multiplies
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32)
-_ROOMY = (9, 10)  # compute capabilities (H100, B200) with 227 KiB of shared memory for a program; others have 99
+_ROOMY = 9  # compute capability (H100, H200) whose products read shared memory themselves, of which it has 227 KiB
 _NARROW = 128  # dimensions up to which products on the ordinary cores are worth a kernel; above, cuBLAS is better
 _WAVES = 4  # programs a multiprocessor that go through the points in turn
 _ROWS_AT_ONCE = 16  # that `sum_runs` adds up side by side
 _DIMS_AT_ONCE = 128
+_NARROW_ROWS = 64  # that `sum_narrow` multiplies at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +81,12 @@ def choose_tiles(device: torch.device, dtype: torch.dtype, clusters: int, dim: i
     """
     if not is_available(device) or dtype not in _TYPES or clusters * dim >= 2**31:
         return None
-    is_roomy = torch.cuda.get_device_capability(device)[0] in _ROOMY
+    is_roomy = torch.cuda.get_device_capability(device)[0] == _ROOMY
     return tiles_for(precision, clusters, dim, is_roomy=is_roomy)
 
 
 def tiles_for(precision: str, clusters: int, dim: int, *, is_roomy: bool) -> Tiles | None:
-    """Choose for a GPU with much shared memory, or with as little as all have.
+    """Choose for an H100 or its like, or for all others, which have 99 KiB of shared memory at least.
 
     Chosen by what the compiler makes of them for compute capabilities 9.0 and 8.0, not by time: the largest tiles
     that stay in registers and, on 9.0, whose products do not wait for each other (`tests/units/test_fused.py`).
@@ -100,7 +115,7 @@ def assign(
 
     Args:
         points: (points, dim) float16, bfloat16 or float32, with any strides.
-        centroids: (clusters, dim) bfloat16 for products of that type, else float32; contiguous.
+        centroids: (clusters, dim) bfloat16 for products of that type, else float32.
         norms: (clusters,) float32, their squared lengths.
         centre: (dim,) float32, to be taken from the points; None for zero.
         tiles: how to cut the work.
@@ -114,7 +129,8 @@ def assign(
     distances = torch.empty(num_points, device=points.device)
     if num_points == 0:
         return labels, distances
-    tensors = (points, centroids, norms, norms if centre is None else centre, labels, distances)
+    points = _addressable(points)
+    tensors = (points, centroids.contiguous(), norms, norms if centre is None else centre, labels, distances)
     programs = -(-num_points // tiles.rows)
     kernel = _assign
     if tiles.hold_all(clusters, dim):
@@ -153,6 +169,7 @@ def sum_runs(points: Tensor, order: Tensor, cuts: Tensor) -> Tensor:
     dim = points.shape[1]
     width = min(_DIMS_AT_ONCE, _power_of_two(dim))
     sums = torch.empty(len(cuts), dim, device=points.device)
+    points = _addressable(points)
     with _on(points.device):
         _jitted(_sum_runs)[(len(cuts), -(-dim // width))](
             points,
@@ -165,6 +182,49 @@ def sum_runs(points: Tensor, order: Tensor, cuts: Tensor) -> Tensor:
             DIM=dim,
             ROWS=_ROWS_AT_ONCE,
             WIDTH=width,
+            num_warps=4,
+        )
+    return sums
+
+
+def can_sum_narrow(device: torch.device, dtype: torch.dtype, clusters: int, dim: int) -> bool:
+    """Whether `sum_narrow` is to be used: all sums fit into one tile, and no cluster gets many of the points."""
+    return is_available(device) and dtype in _TYPES and 32 <= clusters <= 128 and dim < 64
+
+
+def sum_narrow(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
+    """Add up points by cluster in the order in which they lie, each program a part of them.
+
+    The sums are a product of a matrix of zeros and ones with the points. Numbers of float32 are cut into three of
+    bfloat16 for it, which hold all their digits.
+
+    Args:
+        points: (points, dim) float16, bfloat16 or float32, with any strides.
+        labels: (points,) int64, the cluster of each.
+        clusters: how many there are.
+
+    Returns:
+        (programs, clusters, dim + 1) float32 sums; the last column has the number of points.
+    """
+    dim = points.shape[1]
+    programs = max(1, min(-(-len(points) // _NARROW_ROWS), _WAVES * _multiprocessors(points.device)))
+    sums = torch.empty(programs, clusters, dim + 1, device=points.device)
+    points = _addressable(points)
+    with _on(points.device):
+        _jitted(_sum_narrow)[(programs,)](
+            points,
+            labels,
+            sums,
+            len(points),
+            clusters,
+            *points.stride(),
+            programs,
+            DIM=dim,
+            ROWS=_NARROW_ROWS,
+            COLUMNS=_power_of_two(clusters),
+            WIDTH=_power_of_two(dim + 1),
+            PARTS=3 if points.dtype == torch.float32 else 1,
+            STAGES=3,
             num_warps=4,
         )
     return sums
@@ -303,6 +363,43 @@ def _sum_runs(  # type: ignore[no-untyped-def]
     tl.store(sums + run.to(tl.int64) * DIM + dim, tl.sum(total, 0), mask=dim < DIM)
 
 
+def _sum_narrow(  # type: ignore[no-untyped-def]
+    points,
+    labels,
+    sums,
+    num_points,
+    clusters,
+    row_stride,
+    column_stride,
+    programs,
+    DIM: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+    COLUMNS: tl.constexpr,  # noqa: N803
+    WIDTH: tl.constexpr,  # noqa: N803
+    PARTS: tl.constexpr,  # noqa: N803
+    STAGES: tl.constexpr,  # noqa: N803
+):
+    """Kernel of `sum_narrow`: a program goes through blocks of ROWS points, and keeps the sums of all clusters."""
+    row = tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    dim = tl.arange(0, WIDTH)
+    total = tl.zeros((COLUMNS, WIDTH), tl.float32)
+    for block in tl.range(tl.program_id(0), tl.cdiv(num_points, ROWS), programs, num_stages=STAGES):
+        begin = block * ROWS
+        is_point = row < num_points - begin
+        first = tl.minimum(row, num_points - 1 - begin)[:, None] * row_stride + dim[None, :] * column_stride
+        x = tl.load(points + begin.to(tl.int64) * row_stride + first, mask=(dim < DIM)[None, :], other=0.0)
+        x = tl.where((dim == DIM)[None, :], 1.0, x.to(tl.float32))
+        label = tl.load(labels + begin + row, mask=is_point, other=-1).to(tl.int32)
+        is_member = (label[None, :] == column[:, None]).to(tl.float32)
+        for _ in tl.static_range(PARTS):
+            part = x.to(tl.float16) if points.dtype.element_ty == tl.float16 else x.to(tl.bfloat16)
+            total = tl.dot(is_member.to(part.dtype), part, total)
+            x -= part.to(tl.float32)
+    place = tl.program_id(0).to(tl.int64) * clusters * (DIM + 1) + column[:, None] * (DIM + 1) + dim[None, :]
+    tl.store(sums + place, total, mask=(column < clusters)[:, None] & (dim <= DIM)[None, :])
+
+
 # Python again.
 
 
@@ -316,8 +413,18 @@ def _jitted(kernel: Callable[..., Any]) -> Any:
     return triton.jit(kernel, do_not_specialize=[name for name in varying if name in named])
 
 
+def _addressable(points: Tensor) -> Tensor:
+    """Return points whose places within a tile fit into 32 bits: rows of whole numbers side by side."""
+    return points if points.stride(1) == 1 and points.stride(0) < 2**23 else points.contiguous()
+
+
 @cache
 def _has_triton() -> bool:
+    """Whether Triton is there, with what it builds its launchers with: a C compiler and the headers of Python."""
+    compilers = (os.environ.get("CC", ""), "gcc", "clang")
+    headers = Path(sysconfig.get_path("include", "posix_prefix"))
+    if not any(map(shutil.which, compilers)) or not (headers / "Python.h").exists():
+        return False
     try:
         importlib.import_module("triton.language")
     except ImportError:  # missing, or made for another machine

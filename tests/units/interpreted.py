@@ -16,7 +16,7 @@ from torch import Tensor
 
 from speechssl.units import fused
 from speechssl.units.assignment import Nearest
-from speechssl.units.grouping import sorted_sums
+from speechssl.units.grouping import grouped_sums, sorted_sums
 from speechssl.units.kmeans import KMeans
 
 LAYOUTS = ("contiguous", "every other row", "some columns", "transposed")
@@ -111,6 +111,16 @@ def check_sums() -> None:
         assert counts.tolist() == torch.bincount(labels, minlength=12).tolist()
 
 
+def check_narrow_sums() -> None:
+    for dtype, clusters, dim in ((torch.float32, 100, 39), (torch.float16, 33, 15), (torch.bfloat16, 128, 63)):
+        points = (torch.randn(3001, dim) * torch.logspace(-3, 3, dim) + 5).to(dtype)[1::2]
+        labels = torch.randint(9, (1500,)) ** 2 % clusters
+        expected, numbers = sorted_sums(points.double(), labels, clusters)
+        sums, counts = grouped_sums(points, labels, clusters)
+        torch.testing.assert_close(sums, expected, rtol=1e-6, atol=1e-2)
+        assert counts.tolist() == numbers.tolist()
+
+
 def check_fit() -> None:
     points = torch.randn(40, 5).mul(10).repeat_interleave(10, 0) + torch.randn(400, 5)
     fast = KMeans(n_clusters=8).fit(points)
@@ -120,7 +130,7 @@ def check_fit() -> None:
     assert abs(float(slow(points)[1].double().sum()) / fast.inertia_ - 1) < 1e-5
 
 
-OTHERS = {"not finite": check_not_finite, "sums": check_sums, "fit": check_fit}
+OTHERS = {"not finite": check_not_finite, "sums": check_sums, "narrow sums": check_narrow_sums, "fit": check_fit}
 
 
 def make_the_interpreter_right() -> None:
@@ -156,6 +166,7 @@ def main() -> None:
     assert "triton" not in sys.modules, "importing speechssl imports triton"
     make_the_interpreter_right()
     fused.is_available = lambda device: True
+    fused._multiprocessors = lambda device: 1
     fused.choose_tiles = lambda device, dtype, clusters, dim, precision: fused.tiles_for(
         precision, clusters, dim, is_roomy=True
     )

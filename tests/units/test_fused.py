@@ -15,7 +15,7 @@ from torch import Tensor
 from speechssl.units import fused
 from speechssl.units.assignment import Nearest, sum_clusters
 from speechssl.units.feeding import on_device
-from speechssl.units.grouping import sorted_sums
+from speechssl.units.grouping import grouped_sums, sorted_sums
 from speechssl.units.kmeans import KMeans
 from speechssl.units.points import StreamPoints, block_rows
 from tests.units import interpreted
@@ -120,6 +120,11 @@ def test_a_missing_triton_is_no_error(monkeypatch):
     assert not fused._has_triton.__wrapped__()
 
 
+def test_without_a_c_compiler_there_are_no_kernels(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert not fused._has_triton.__wrapped__()
+
+
 def drawn(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -155,14 +160,15 @@ def test_on_a_gpu_the_first_of_equally_near_centroids_is_taken(precision, dim):
 
 
 @needs_a_gpu
+@pytest.mark.parametrize("add_up", [grouped_sums, sorted_sums])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("clusters", "dim"), [(100, 39), (500, 768), (3, 200)])
-def test_on_a_gpu_sums_are_those_of_the_cpu_and_the_same_each_time(clusters, dim, dtype):
+def test_on_a_gpu_sums_are_those_of_the_cpu_and_the_same_each_time(clusters, dim, dtype, add_up):
     points = drawn(0, 50_001, dim).to("cuda", dtype)
     labels = torch.randint(clusters, (50_001,), generator=torch.Generator().manual_seed(0)).cuda()
     labels[labels == 1] = 0
     expected = torch.zeros(clusters, dim, dtype=torch.float64).index_add_(0, labels.cpu(), points.cpu().double())
-    (sums, counts), (again, _) = (sorted_sums(points, labels, clusters) for _ in range(2))
+    (sums, counts), (again, _) = (add_up(points, labels, clusters) for _ in range(2))
     assert torch.equal(sums, again)
     torch.testing.assert_close(sums.cpu(), expected, rtol=1e-5, atol=1e-3)
     assert torch.equal(counts.cpu(), labels.cpu().bincount(minlength=clusters))
