@@ -11,7 +11,7 @@ from functools import cache
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.export import register_dataclass
@@ -60,7 +60,7 @@ def spread(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: 
             module.packed = config.packed
         if isinstance(module, Layer) and config.compile:
             module.compile(dynamic=True)
-    if ranks.world_size == 1:
+    if ranks.world_size == 1 and not distributed.is_initialized():  # a group of one wraps as any other does
         return model
     _show_losses()
     if config.mode == "fsdp":

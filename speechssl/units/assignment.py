@@ -77,7 +77,7 @@ class Nearest:
         if not self.allow_fused:
             return None
         clusters, dim = self.shifted.shape
-        return fused.choose_tiles(self.device, dtype, clusters, dim, self.precision)
+        return fused.choose_tiles(self.device, dtype, clusters, dim, self.precision, has_centre=self.is_far)
 
     def relative(self, points: Tensor) -> Tensor:
         """Return points as float32, less the centre; the same memory where nothing has to be done."""

@@ -2,6 +2,8 @@
 
 The plain forms are `Nearest.partial` in `speechssl.units.assignment` and `embedding_bag` in `speechssl.units.grouping`.
 Triton is imported when the first kernel is wanted. Where it is missing, `is_available` says so and nobody comes here.
+Each kernel is tried on random points before it is first used on a device: one that fails there or gives other numbers
+than the plain form is not used, and that is said.
 """
 
 from __future__ import annotations  # those of the kernels are for Triton
@@ -9,6 +11,7 @@ from __future__ import annotations  # those of the kernels are for Triton
 import importlib
 import os
 import shutil
+import sys
 import sysconfig
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -27,11 +30,14 @@ __all__ = [
     "Product",
     "Tiles",
     "assign",
+    "assigns_right",
     "can_sum_narrow",
+    "can_sum_runs",
     "choose_tiles",
     "is_available",
     "sum_narrow",
     "sum_runs",
+    "sums_right",
     "tiles_for",
 ]
 
@@ -69,7 +75,9 @@ def is_available(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def choose_tiles(device: torch.device, dtype: torch.dtype, clusters: int, dim: int, precision: str) -> Tiles | None:
+def choose_tiles(
+    device: torch.device, dtype: torch.dtype, clusters: int, dim: int, precision: str, *, has_centre: bool = False
+) -> Tiles | None:
     """Choose how to cut the work; None where the plain form is to be used.
 
     Args:
@@ -78,11 +86,13 @@ def choose_tiles(device: torch.device, dtype: torch.dtype, clusters: int, dim: i
         clusters: number of centroids.
         dim: dimensions.
         precision: of the factors: float32, tf32 or bfloat16.
+        has_centre: whether something has to be taken from the points.
     """
     if not is_available(device) or dtype not in _TYPES or clusters * dim >= 2**31:
         return None
     is_roomy = torch.cuda.get_device_capability(device)[0] == _ROOMY
-    return tiles_for(precision, clusters, dim, is_roomy=is_roomy)
+    tiles = tiles_for(precision, clusters, dim, is_roomy=is_roomy)
+    return tiles if tiles is not None and assigns_right(device, dtype, clusters, dim, tiles, has_centre) else None
 
 
 def tiles_for(precision: str, clusters: int, dim: int, *, is_roomy: bool) -> Tiles | None:
@@ -155,6 +165,27 @@ def assign(
     return labels, distances
 
 
+@cache
+def assigns_right(
+    device: torch.device, dtype: torch.dtype, clusters: int, dim: int, tiles: Tiles, has_centre: bool
+) -> bool:
+    """Try `assign` on random points: whether each gets a centroid as near as any, and the distance to it."""
+    number = max(1, min(4096, 2**24 // clusters))
+    points, centroids = (_random(rows, dim, device, seed) for seed, rows in enumerate((number, clusters)))
+    points = points.to(dtype)
+    centre = torch.full((dim,), 0.5, device=device) if has_centre else None
+    exact = points.double() - (0.5 if has_centre else 0.0)
+    held = centroids.bfloat16() if tiles.product == "bf16" else centroids
+
+    def difference() -> float:
+        labels, distances = assign(points, held, held.float().square().sum(1), centre, tiles)
+        least = torch.cdist(exact, held.double()).square().min(1)[0]
+        chosen = (exact - held.double()[labels]).square().sum(1)
+        return float(torch.maximum((chosen - least).abs(), (chosen - distances).abs()).max() / least.mean())
+
+    return _is_right("assigns", difference, 1e-2 if tiles.product == "bf16" else 1e-3)
+
+
 def sum_runs(points: Tensor, order: Tensor, cuts: Tensor) -> Tensor:
     """Add up rows that follow each other in some order.
 
@@ -187,9 +218,33 @@ def sum_runs(points: Tensor, order: Tensor, cuts: Tensor) -> Tensor:
     return sums
 
 
+def can_sum_runs(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
+    """Whether `sum_runs` is to be used."""
+    return is_available(device) and dtype in _TYPES and sums_right(device, dtype, 3, dim, is_narrow=False)
+
+
 def can_sum_narrow(device: torch.device, dtype: torch.dtype, clusters: int, dim: int) -> bool:
     """Whether `sum_narrow` is to be used: all sums fit into one tile, and no cluster gets many of the points."""
-    return is_available(device) and dtype in _TYPES and 32 <= clusters <= 128 and dim < 64
+    is_made_for = is_available(device) and dtype in _TYPES and 32 <= clusters <= 128 and dim < 64
+    return is_made_for and sums_right(device, dtype, clusters, dim, is_narrow=True)
+
+
+@cache
+def sums_right(device: torch.device, dtype: torch.dtype, clusters: int, dim: int, *, is_narrow: bool) -> bool:
+    """Try `sum_narrow`, or `sum_runs`, on random points."""
+    points = _random(5000, dim, device, 0).to(dtype)
+    labels = torch.arange(5000, device=device) * clusters // 5000
+    expected = torch.zeros(clusters, dim, dtype=torch.float64, device=device).index_add_(0, labels, points.double())
+
+    def difference() -> float:
+        if is_narrow:
+            found = sum_narrow(points, labels, clusters).sum(0, dtype=torch.float64)[:, :-1]
+        else:
+            cuts = torch.searchsorted(labels, torch.arange(clusters, device=device))
+            found = sum_runs(points, torch.arange(5000, device=device), cuts)
+        return float((found - expected).abs().max() / expected.abs().max())
+
+    return _is_right("sums", difference, 1e-4)
 
 
 def sum_narrow(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
@@ -416,6 +471,23 @@ def _jitted(kernel: Callable[..., Any]) -> Any:
 def _addressable(points: Tensor) -> Tensor:
     """Return points whose places within a tile fit into 32 bits: rows of whole numbers side by side."""
     return points if points.stride(1) == 1 and points.stride(0) < 2**23 else points.contiguous()
+
+
+def _is_right(does: str, difference: Callable[[], float], at_most: float) -> bool:
+    """Say whether a kernel differs from the plain form no more than by rounding; tell the user if not."""
+    try:
+        found = difference()
+        reason = "" if found <= at_most else f"its numbers are off by {found:.2g}"  # NaN is
+    except Exception as error:  # whatever a compiler or driver finds: there is another way
+        reason = f"{type(error).__name__}: {error}"
+    if reason:
+        message = f"k-means: the kernel that {does} cannot be used on this GPU ({reason}); its plain form is used"
+        print(message, file=sys.stderr)
+    return not reason
+
+
+def _random(rows: int, dim: int, device: torch.device, seed: int) -> Tensor:
+    return torch.randn(rows, dim, device=device, generator=torch.Generator(device).manual_seed(seed))
 
 
 @cache

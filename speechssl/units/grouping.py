@@ -40,7 +40,7 @@ def sorted_sums(points: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor, 
     edges = torch.searchsorted(ascending, torch.arange(clusters + 1, dtype=short.dtype, device=short.device))
     regular = torch.arange(0, len(points), _RUN, device=short.device)
     cuts = torch.cat([edges[:-1], regular]).sort()[0]  # as many for any labels; equal ones make runs without rows
-    if fused.is_available(points.device):
+    if fused.can_sum_runs(points.device, points.dtype, points.shape[1]):
         runs = fused.sum_runs(points, order, cuts)
     else:
         runs = embedding_bag(order, points.float(), cuts, mode="sum")  # (runs, dim)

@@ -167,7 +167,8 @@ def main() -> None:
     make_the_interpreter_right()
     fused.is_available = lambda device: True
     fused._multiprocessors = lambda device: 1
-    fused.choose_tiles = lambda device, dtype, clusters, dim, precision: fused.tiles_for(
+    fused.sums_right = lambda *_, **__: True  # tried in `check_sums` and `check_narrow_sums`
+    fused.choose_tiles = lambda device, dtype, clusters, dim, precision, has_centre: fused.tiles_for(
         precision, clusters, dim, is_roomy=True
     )
     checks = {str(case): (lambda case=case: check_assignment(case)) for case in CASES} | OTHERS

@@ -1,5 +1,6 @@
 """The kernels against the plain forms: in Triton's interpreter, through its compiler, and on a GPU."""
 
+import dataclasses
 import inspect
 import json
 import os
@@ -216,3 +217,69 @@ def test_blocks_on_a_gpu_are_large():
     assert rows % 16_384 == 0
     assert 2**29 < rows * 39 * 4 <= 2**30
     assert block_rows(torch.empty(1, 39)) == 16_384
+
+
+TRIED = fused.Tiles(rows=128, columns=128, chunk=16, warps=8, stages=2, product="ieee")
+
+
+@pytest.fixture
+def untried(monkeypatch):
+    """Have kernels tried on the CPU, by their plain forms: nothing is remembered from test to test."""
+    monkeypatch.setattr(fused, "assigns_right", fused.assigns_right.__wrapped__)
+    monkeypatch.setattr(fused, "sums_right", fused.sums_right.__wrapped__)
+
+    def assign(points, centroids, norms, centre, tiles):
+        return Nearest(centroids.float(), allow_fused=False)(points.float() - (0.0 if centre is None else centre))
+
+    monkeypatch.setattr(fused, "assign", assign)
+    return assign
+
+
+def tried(**changes) -> bool:
+    asked = {"clusters": 7, "dim": 39, "tiles": TRIED, "has_centre": False, "dtype": torch.float32} | changes
+    return fused.assigns_right(torch.device("cpu"), **asked)
+
+
+@pytest.mark.parametrize("has_centre", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_kernel_that_is_right_is_used(untried, has_centre, dtype, capsys):
+    assert tried(has_centre=has_centre, dtype=dtype)
+    assert tried(tiles=dataclasses.replace(TRIED, product="bf16"))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda labels, distances: (labels.roll(1), distances), "its numbers are off by"),
+        (lambda labels, distances: (labels, distances + 1), "its numbers are off by"),
+        (lambda labels, distances: (labels, distances * torch.nan), "its numbers are off by nan"),
+        (lambda labels, distances: 1 / 0, "ZeroDivisionError: division by zero"),
+    ],
+    ids=["labels", "distances", "nan", "fails"],
+)
+def test_a_kernel_that_is_wrong_or_fails_is_not_used_and_that_is_said(untried, monkeypatch, changed, said, capsys):
+    monkeypatch.setattr(fused, "assign", lambda *arguments: changed(*untried(*arguments)))
+    assert not tried()
+    told = capsys.readouterr().err
+    assert said in told and "its plain form is used" in told
+
+
+@pytest.mark.parametrize("is_narrow", [False, True])
+def test_sums_are_tried_too(untried, monkeypatch, is_narrow, capsys):
+    def runs(points, order, cuts):
+        parts = torch.arange(len(order)).tensor_split(cuts[1:])
+        return torch.stack([points[order][part].float().sum(0) for part in parts])
+
+    def narrow(points, labels, clusters):
+        cuts = torch.searchsorted(labels, torch.arange(clusters))
+        return torch.cat([runs(points, torch.arange(len(points)), cuts), torch.ones(clusters, 1)], 1)[None]
+
+    monkeypatch.setattr(fused, "sum_runs", runs)
+    monkeypatch.setattr(fused, "sum_narrow", narrow)
+    asked = {"dtype": torch.float32, "clusters": 3, "dim": 5, "is_narrow": is_narrow}
+    assert fused.sums_right(torch.device("cpu"), **asked)
+    monkeypatch.setattr(fused, "sum_runs", lambda *arguments: runs(*arguments) * 1.01)
+    monkeypatch.setattr(fused, "sum_narrow", lambda *arguments: narrow(*arguments) * 1.01)
+    assert not fused.sums_right(torch.device("cpu"), **asked)
+    assert "the kernel that sums cannot be used" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""recipes/gpu, rehearsed as on a machine without a GPU, and what its page says where nothing was measured."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "recipes" / "gpu"
+PARTS = ("agreement", "clustering", "stepping", "recognising", "tracing")
+
+
+def run(out: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OUT": str(out), "PYTHON": sys.executable, "DEVICE": "cpu", **settings}
+    return subprocess.run(
+        ["bash", str(FOLDER / "run.sh")], env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory) -> dict[str, dict[tuple[str, str], dict]]:
+    """Give the rows of all parts, by work and who."""
+    out = tmp_path_factory.mktemp("gpu")
+    done = run(out)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:] + (out / "log.txt").read_text()[-4000:]
+    report = json.loads((out / "gpu.json").read_text())
+    assert report["about"]["is_rehearsal"] is True
+    table = (out / "table.md").read_text()
+    assert table.startswith("**A rehearsal without a GPU: the figures mean nothing.**")
+    assert sorted(path.name for path in out.iterdir()) == ["gpu.json", "log.txt", "table.md"]
+    return {part: {(row["work"], row["who"]): row["values"] for row in rows} for part, rows in report["parts"].items()}
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    monkeypatch.syspath_prepend(ROOT / "recipes" / "benchmarks")
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+def test_every_check_of_the_rehearsal_holds(rehearsal):
+    rows = rehearsal["agreement"]
+    assert {key: values for key, values in rows.items() if values.get("holds") is not True} == {}
+    assert len(rows) == 12 + 4 + 6 + 6 + 1
+
+
+def test_every_part_finds_what_it_is_to_find(rehearsal):
+    assert sorted(rehearsal) == sorted(PARTS)
+    failed = {
+        (part, *key): values["failed"]
+        for part, rows in rehearsal.items()
+        for key, values in rows.items()
+        if "failed" in values
+    }
+    assert set(failed.values()) <= {"needs a GPU"}, failed
+    ours = [values for part in PARTS[1:] for (_, who), values in rehearsal[part].items() if who.startswith("speechssl")]
+    assert len(ours) > 20
+    steps = rehearsal["stepping"]
+    assert {who for _, who in steps} == {
+        "speechssl",
+        "transformers",
+        "speechssl, packed",
+        "speechssl, compiled",
+        "speechssl, packed, compiled",
+    }
+    assert all(values["hours_an_hour"] > 0 for values in steps.values())
+    inertia = [row["inertia"] for (_, who), row in rehearsal["clustering"].items() if row.get("inertia")]
+    assert inertia == pytest.approx([1.0] * len(inertia), rel=2e-3)
+
+
+def test_a_part_that_is_cut_short_leaves_its_rows_and_the_others_go_on(tmp_path):
+    done = run(tmp_path, PARTS="recognising nonsense clustering", SECONDS_IN_ALL="20")
+    assert done.returncode != 0
+    assert "nonsense failed" in done.stdout
+    assert "not done:" in done.stderr
+    assert json.loads((tmp_path / "gpu.json").read_text())["parts"].keys() <= {"recognising", "clustering"}
+    assert "not measured yet" in (tmp_path / "table.md").read_text()
+
+
+def test_the_page_holds_what_was_measured_and_nothing_else(script):
+    report = script("report")
+    page = report.README.read_text("utf-8")
+    shown = re.search(f"{report.START}\n\n(.*)\n{report.END}", page, re.DOTALL)[1]
+    if not report.MEASURED.exists():
+        assert shown == report.tables({})
+        assert set(re.findall(r"\| ([^|]*\d[^|]*) \|$", shown, re.MULTILINE)) == set()
+        return
+    measured = json.loads(report.MEASURED.read_text("utf-8"))
+    assert measured["about"]["is_rehearsal"] is False
+    assert shown == f"{report.head(measured['about'])}\n{report.tables(measured['parts'])}"
+
+
+def test_a_rehearsal_never_reaches_the_page(script, tmp_path, monkeypatch, capsys):
+    report = script("report")
+    (tmp_path / "parts").mkdir()
+    page = tmp_path / "README.md"
+    page.write_text(f"{report.START}\n\nold\n{report.END}\n")
+    monkeypatch.setattr(report, "README", page)
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path), "--readme", "--device", "cpu"])
+    with pytest.raises(SystemExit, match="rehearsal"):
+        report.main()
+    assert "old" in page.read_text()
+    assert report.NOT_YET in capsys.readouterr().out
+
+
+def test_ratios_compare_ours_with_each_other(script):
+    report = script("report")
+    work = script("plan").STEPPING[0][0]
+    rows = [
+        {"work": work, "who": who, "values": {"hours_an_hour": speed}}
+        for who, speed in (("speechssl", 6000.0), ("transformers", 2000.0))
+    ]
+    lines = report.tables({"stepping": rows}).splitlines()
+    (peer,) = (line for line in lines if line.startswith(f"| {work} | transformers"))
+    assert peer.endswith("| 3.00 |")
+    assert sum(report.NOT_YET in line for line in lines) > 50
