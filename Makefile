@@ -1,7 +1,7 @@
 # Two commands set everything up: `make demo` and `make test`. Both install what they need when it is not there.
 # PYTHON=python3.13 chooses the interpreter, STACK=newest the versions to test with (.ci/venv.sh).
 
-.PHONY: demo test slow check bench environment matrix
+.PHONY: demo test slow check bench gpu environment matrix
 METHOD ?= hubert
 CORPUS ?= festvox-ru
 SEED ?= 0
@@ -24,6 +24,9 @@ matrix:
 bench: environment
 	.venv/bin/python recipes/benchmarks/short.py --manifest $(BENCH_MANIFEST)
 	.venv/bin/python recipes/benchmarks/planning.py --rows 1000000 --repeats 1
+
+gpu: environment
+	PYTHON="$(CURDIR)/.venv/bin/python" recipes/gpu/run.sh
 
 check: environment
 	.venv/bin/python -m ruff format --check .

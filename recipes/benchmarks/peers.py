@@ -56,8 +56,11 @@ def _transformers_settings(size: Size, encoder: EncoderConfig) -> dict[str, Any]
     }
 
 
-def transformers_wav2vec2(size: Size) -> Learner:
-    """Wav2Vec2ForPreTraining; masks and negatives drawn in the step, as its example's collator does."""
+def transformers_wav2vec2(size: Size, *, draws_once: bool = False) -> Learner:
+    """Wav2Vec2ForPreTraining; masks and negatives drawn in the step, as its example's collator does.
+
+    With `draws_once` those of a batch are drawn at its first step, as if processes beside the training had done it.
+    """
     from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
@@ -69,21 +72,28 @@ def transformers_wav2vec2(size: Size) -> Learner:
     )
     model = Wav2Vec2ForPreTraining(config).train()
 
-    def score(batch: Batch) -> tuple[Tensor, int]:
+    def draw(batch: Batch) -> tuple[dict[str, Tensor], int]:
         attention_mask = within(batch.num_samples, batch.waveforms.shape[1]).long()
         frames = int(model._get_feat_extract_output_lengths(batch.waveforms.shape[1]))
         shape = (len(batch.ids), frames)
         is_real = model._get_feature_vector_attention_mask(frames, attention_mask)
         is_masked = _compute_mask_indices(shape, config.mask_time_prob, config.mask_time_length, is_real)
         negatives = _sample_negative_indices(shape, config.num_negatives, mask_time_indices=is_masked)
-        device = batch.waveforms.device
-        output = model(
-            batch.waveforms,
-            attention_mask=attention_mask.to(device),
-            mask_time_indices=torch.tensor(is_masked, dtype=torch.long, device=device),
-            sampled_negative_indices=torch.tensor(negatives, dtype=torch.long, device=device),
-        )
-        return output.loss, int(is_masked.sum())
+        drawn = {
+            "attention_mask": attention_mask,
+            "mask_time_indices": torch.tensor(is_masked, dtype=torch.long),
+            "sampled_negative_indices": torch.tensor(negatives, dtype=torch.long),
+        }
+        return {name: tensor.to(batch.waveforms.device) for name, tensor in drawn.items()}, int(is_masked.sum())
+
+    kept: dict[tuple[str, ...], tuple[dict[str, Tensor], int]] = {}
+
+    def score(batch: Batch) -> tuple[Tensor, int]:
+        if not draws_once:
+            drawn, masked = draw(batch)
+        else:
+            drawn, masked = kept[batch.ids] if batch.ids in kept else kept.setdefault(batch.ids, draw(batch))
+        return model(batch.waveforms, **drawn).loss, masked
 
     return Learner(model, score, plain_adamw(model, size.optim), size.optim.max_grad_norm)
 

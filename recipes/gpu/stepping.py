@@ -1,0 +1,261 @@
+"""Part 3, a training step of pretraining: BASE and LARGE, either method, 16 bits, lengths as speech has them.
+
+Ours goes through the very update that a run makes: optimiser, masks, figures and all. It is measured eager and
+compiled, padded and packed; transformers beside it on the same batches, with masks and negatives of its own that are
+drawn outside of the timed steps, as processes beside its training would. A batch is as many seconds
+as fill the card by the estimate of `speechssl plan`, less if that was too many. Hours are hours of audio, without
+padding. FLOPs are those of `speechssl/objective/products.py`, for the lengths as they are.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partialmethod
+from unittest import mock
+
+import plan
+import torch
+from card import Part, matrix_rate, wait
+from learners import Learner as Peer
+from mixture import mixed_batches
+from peers import transformers_wav2vec2
+from sizes import SIZES, Size
+from torch import Tensor, nn
+
+from speechssl.data.batching import Batch, BatchConfig
+from speechssl.model.encoder import SpeechEncoder
+from speechssl.objective.contrastive import ContrastiveConfig
+from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.objective.pretraining import PretrainModel, build_objective
+from speechssl.objective.products import pretraining_flops
+from speechssl.parallel import Ranks
+from speechssl.stages.budget import SIZES as BUDGETS
+from speechssl.stages.budget import memory_gb
+from speechssl.train.checkpoint import TrainState
+from speechssl.train.learner import Learner
+from speechssl.train.loop import TrainConfig
+from speechssl.train.optim import build_optimizer
+from speechssl.train.spread import ParallelConfig, spread
+
+__all__ = ["VARIANTS", "build_learner", "fitting_seconds", "make_batches", "make_size"]
+
+PEAK = 989e12  # operations a second, bfloat16 without sparsity, of an H100 or H200 SXM by the data sheet
+VARIANTS = {
+    plan.OURS: ParallelConfig(),
+    **dict(
+        zip(
+            plan.VARIANTS,
+            (ParallelConfig(packed=True), ParallelConfig(compile=True), ParallelConfig(packed=True, compile=True)),
+            strict=True,
+        )
+    ),
+}
+MOST_S = 2000.0  # of audio in a batch: more gains nothing, and takes minutes
+STEPS, WARM_UP = 6, 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Steps of one contender."""
+
+    seconds: list[float]  # of each step
+    audio_s: list[float]  # in each step, without padding
+    flops: list[float]  # of each step
+    peak_gib: float
+
+
+def make_size(name: str, *, is_small: bool) -> Size:
+    """Give BASE or LARGE with what belongs to it; tiny ones for a rehearsal."""
+    base, budget = SIZES["base"](), BUDGETS["base" if name == "BASE" else "large"]
+    encoder = budget.encoder
+    if is_small:
+        small = {
+            "dim": 128,
+            "num_heads": 2,
+            "ffn_dim": 64,
+            "num_layers": 2,
+            "position_kernel": 16,
+            "position_groups": 2,
+        }
+        encoder = dataclasses.replace(
+            encoder,
+            conv=((16, 10, 5), (16, 4, 2), (16, 4, 4)),
+            transformer=dataclasses.replace(encoder.transformer, **small),
+        )
+    assert isinstance(budget.contrastive, ContrastiveConfig)
+    assert isinstance(budget.masked_prediction, MaskedPredictionConfig)
+    optim = dataclasses.replace(base.optim, max_grad_norm=budget.max_grad_norm["wav2vec2"])
+    return dataclasses.replace(
+        base,
+        name=name.lower(),
+        encoder=encoder,
+        ctc_encoder=encoder,
+        contrastive=budget.contrastive,
+        masked_prediction=budget.masked_prediction,
+        clusters=budget.clusters,
+        optim=optim,
+    )
+
+
+def build_learner(size: Size, task: str, parallel: ParallelConfig, device: torch.device, *, seed: int) -> Learner:
+    """Build our model with its optimiser, as a run does, in 16 bits."""
+    torch.manual_seed(seed)
+    objective = size.contrastive if task == "wav2vec2" else size.masked_prediction
+    clusters = () if task == "wav2vec2" else size.clusters
+    dim, channels = size.encoder.transformer.dim, size.encoder.conv[-1][0]
+    built = build_objective(objective, dim=dim, conv_dim=channels, clusters=clusters)
+    model = PretrainModel(SpeechEncoder(size.encoder), built).to(device)
+    ranks = Ranks(rank=0, world_size=1, device=device)
+    with rehearsed_compiler(device):
+        called = spread(model, parallel, ranks, bfloat16=True, accumulate=1)
+    config = TrainConfig(steps=10**9, bfloat16=True, parallel=parallel)
+    return Learner(called, build_optimizer(model, size.optim), seed=seed, optim=size.optim, config=config, ranks=ranks)
+
+
+def rehearsed_compiler(device: torch.device) -> AbstractContextManager[object]:
+    """Without a GPU, let layers be compiled to graphs that run as they are: code for a CPU would take minutes."""
+    if device.type != "cpu":
+        return nullcontext()
+    return mock.patch.object(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+
+
+def our_step(
+    size: Size, task: str, parallel: ParallelConfig, part: Part
+) -> tuple[Callable[[Batch], object], nn.Module]:
+    """Return our update of one batch, and the model."""
+    learner, state = build_learner(size, task, parallel, part.device, seed=part.seed), TrainState()
+    return lambda batch: learner.update(iter([(0, 1, batch)]), state, say=print), learner.model
+
+
+def peer_step(size: Size, part: Part) -> tuple[Callable[[Batch], object], nn.Module]:
+    """Return the update of transformers' model for pretraining, forward under autocast, and the model."""
+    torch.manual_seed(part.seed)
+    peer = transformers_wav2vec2(size, draws_once=True)
+    assert isinstance(peer, Peer)
+    peer.model.to(part.device)
+    score = peer.score
+
+    def in_16_bits(batch: Batch) -> tuple[Tensor, int]:
+        with torch.autocast(part.device.type, torch.bfloat16):
+            return score(batch.to(part.device))
+
+    peer.score = in_16_bits
+    return peer, peer.model
+
+
+def measure(part: Part, name: str, size: Size, task: str, seconds: float) -> tuple[Measured, float]:
+    """Time steps; halve the batch where the card is too small for it. Returns the seconds of a batch too."""
+    while True:
+        step = None
+        try:
+            batches = make_batches(part, size, seconds)
+            step, _ = peer_step(size, part) if name == plan.PEER else our_step(size, task, VARIANTS[name], part)
+            return time_steps(part, step, batches, size, task), seconds
+        except torch.OutOfMemoryError:
+            if seconds < 30:
+                raise
+            seconds /= 2
+        del step
+        torch.cuda.empty_cache()
+
+
+def make_batches(part: Part, size: Size, seconds: float) -> list[Batch]:
+    """Make three batches as pretraining does, on pinned memory where there is a GPU."""
+    config = (
+        BatchConfig(seconds=seconds)
+        if not part.is_rehearsal
+        else BatchConfig(seconds=seconds, max_crop_s=0.6, min_s=0.1)
+    )
+    scale = 0.05 if part.is_rehearsal else 1.0
+    number = 1 if part.is_rehearsal else 3
+    batches = mixed_batches(
+        number, config, stack=size.encoder.conv, clusters=size.clusters, vocabulary=4, seed=part.seed, scale=scale
+    )
+    return [batch.pin_memory() if part.device.type == "cuda" else batch for batch in batches]
+
+
+def time_steps(
+    part: Part, step: Callable[[Batch], object], batches: Sequence[Batch], size: Size, task: str
+) -> Measured:
+    """Take steps, every batch first once untimed."""
+    repeats = (1, 1) if part.is_rehearsal else (WARM_UP, STEPS)
+    for number in range(repeats[0]):
+        step(batches[number % len(batches)])
+    if part.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(part.device)
+    found: tuple[list[float], list[float], list[float]] = ([], [], [])
+    for number in range(repeats[1]):
+        batch = batches[number % len(batches)]
+        wait(part.device)
+        begun = time.perf_counter()
+        step(batch)
+        wait(part.device)
+        for values, value in zip(
+            found, (time.perf_counter() - begun, batch.duration_s, count_flops(size, task, batch)), strict=True
+        ):
+            values.append(value)
+    peak = torch.cuda.max_memory_allocated(part.device) / 2**30 if part.device.type == "cuda" else 0.0
+    return Measured(*found, peak_gib=peak)
+
+
+def count_flops(size: Size, task: str, batch: Batch) -> float:
+    """Count the operations of a step on a batch, for its utterances' own lengths."""
+    objective = size.contrastive if task == "wav2vec2" else size.masked_prediction
+    clusters = () if task == "wav2vec2" else size.clusters
+    return sum(
+        pretraining_flops(size.encoder, objective, clusters=clusters, samples=samples)
+        for samples in batch.num_samples.tolist()
+    )
+
+
+def fitting_seconds(part: Part, name: str, task: str) -> float:
+    """Return the seconds of a batch that fill the card by our own estimate, in 16 bits."""
+    if part.is_rehearsal:
+        return 1.2
+    budget, at_most = BUDGETS["base" if name == "BASE" else "large"], 0.85
+    held = torch.cuda.get_device_properties(part.device).total_memory * at_most / 1e9
+    one, two = (memory_gb(budget, task, seconds, bfloat16=True, on_cpu=False) for seconds in (100.0, 200.0))
+    return min(MOST_S, 100.0 + 100.0 * (held - one) / (two - one))
+
+
+def main() -> None:
+    """Measure, the most telling rows first; compiled forms come last, as they take longest to begin."""
+    part = Part(__doc__)
+    rate = matrix_rate(part.device, "bfloat16")
+    models = (plan.MODELS[0], plan.MODELS[-1]) if part.is_rehearsal else plan.MODELS
+    order = [(row, name) for row in models for name in (plan.OURS, plan.PEER)]
+    order += [(row, name) for name in plan.VARIANTS for row in models]
+    fits: dict[tuple[str, str], float] = {}
+    for (name, task), contender in order:
+        if part.is_over:
+            break
+        if contender == plan.PEER and task != "wav2vec2":
+            continue  # it has no model that pretrains with HuBERT's objective
+        work = f"{name} {task}"
+        with part.surviving(work, contender):
+            size = make_size(name, is_small=part.is_rehearsal)
+            begun = time.perf_counter()
+            seconds = fits.get((name, task)) or fitting_seconds(part, name, task)
+            measured, fitted = measure(part, contender, size, task, seconds)
+            if contender == plan.OURS:
+                fits[name, task] = fitted
+            wall = statistics.median(measured.seconds)
+            total = sum(measured.seconds)
+            part.add(
+                work,
+                contender,
+                batch_s=fitted,
+                step_s=wall,
+                hours_an_hour=sum(measured.audio_s) / total,
+                of_products=sum(measured.flops) / total / rate,
+                of_peak=sum(measured.flops) / total / PEAK,
+                peak_gib=measured.peak_gib,
+                warm_up_s=time.perf_counter() - begun - total,
+            )
+
+
+if __name__ == "__main__":
+    main()
