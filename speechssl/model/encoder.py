@@ -17,6 +17,7 @@ from speechssl.errors import ConfigError
 from speechssl.model.conv import BASE_STACK, ConvFeatureExtractor, frame_count, hop_size, receptive_field, within
 from speechssl.model.dropout import Dropout
 from speechssl.model.host import send
+from speechssl.model.norm import LayerNorm
 from speechssl.model.transformer import Transformer, TransformerConfig, without_learning
 
 __all__ = ["Encoded", "EncoderConfig", "SpeechEncoder"]
@@ -124,7 +125,7 @@ class SpeechEncoder(nn.Module):
         self.conv = ConvFeatureExtractor(
             config.conv, config.conv_norm, config.conv_bias, padding_in_norm=config.padding_in_norm
         )
-        self.norm = nn.LayerNorm(channels)
+        self.norm = LayerNorm(channels)
         self.project = nn.Linear(channels, dim)
         self.dropout = Dropout(config.feature_dropout)
         self.mask_vector = nn.Parameter(torch.empty(dim).uniform_())

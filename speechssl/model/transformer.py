@@ -17,6 +17,7 @@ from speechssl.errors import ConfigError
 from speechssl.model.attention import SelfAttention
 from speechssl.model.dropout import Dropout
 from speechssl.model.host import send
+from speechssl.model.norm import LayerNorm
 from speechssl.model.packing import Packing, UnpackedLayers
 from speechssl.model.positions import PositionalConv
 
@@ -62,7 +63,7 @@ class Transformer(nn.Module):
         self.packed = False
         self.positions = PositionalConv(config.dim, config.position_kernel, config.position_groups)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):  # BERT's initialisation, as in the reference
@@ -140,10 +141,10 @@ class Layer(nn.Module):
         super().__init__()
         self.pre_norm = config.norm == "pre"
         self.attention = SelfAttention(config.dim, config.num_heads, config.attention_dropout)
-        self.attention_norm = nn.LayerNorm(config.dim)
+        self.attention_norm = LayerNorm(config.dim)
         self.expand = nn.Linear(config.dim, config.ffn_dim)
         self.contract = nn.Linear(config.ffn_dim, config.dim)
-        self.ffn_norm = nn.LayerNorm(config.dim)
+        self.ffn_norm = LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
         self.activation_dropout = Dropout(config.activation_dropout)
 
