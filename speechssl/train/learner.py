@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from speechssl.config import configuration
 from speechssl.data.batching import Batch, seeded_generator
 from speechssl.errors import ConfigError, TrainingError
+from speechssl.model.host import send
 from speechssl.parallel import Ranks
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.health import HealthConfig
@@ -144,24 +145,26 @@ class Learner:
             group["lr"] = rate * group["lr_scale"]
         for _ in range(EMPTY_IN_A_ROW):
             taken = self._take(batches, state.step, say)
-            sums = self.ranks.sum(taken.sums(wants_stop, self.ranks.device)).tolist()
-            loss, count, stops, seconds, skipped, examples = sums
+            sums = self.ranks.sum(taken.sums(wants_stop, self.ranks.device))
+            factor = (self.ranks.world_size / sums[1].clamp(min=1)).float()  # ranks average; the global count divides
+            watched = {name: figure * factor for name, figure in (watch() if watch else {}).items()}
+            norm = scale_gradients(self.model, factor, self.optim.max_grad_norm)
+            # the one wait of an update for the device: all that comes before it is queued by now
+            loss, count, stops, seconds, skipped, examples, norm_read = torch.cat([sums, norm[None]]).cpu().tolist()
             state.epoch, state.position = taken.epoch, taken.position
             state.audio_seconds += seconds
             state.skipped += int(skipped)
             self._count_bad(state, int(examples), int(skipped))
             if count:
                 break
+            self.optimizer.zero_grad(set_to_none=True)  # of stand-ins
         else:
             raise TrainingError(f"{EMPTY_IN_A_ROW} batches in a row hold no usable audio; see the reasons above")
-        factor = self.ranks.world_size / count  # the ranks' gradients are averaged; the global count divides
-        watched = {name: figure * factor for name, figure in (watch() if watch else {}).items()}
-        norm = scale_gradients(self.model, factor, self.optim.max_grad_norm)
-        each_step = {"loss": norm.new_tensor(loss / count), "grad_norm": norm} | watched
+        each_step = {"loss": (sums[0] / sums[1]).to(norm.dtype), "grad_norm": norm} | watched
         update = Update(
             loss=loss,
             count=int(count),
-            norm=float(norm),
+            norm=norm_read,
             must_stop=stops > 0,
             micro_batches=tuple(taken.micro_batches),
             totals=taken.totals | each_step,
@@ -252,8 +255,8 @@ class _Taken:
         nothing = torch.zeros((), dtype=torch.float64, device=device)
         loss = sum((batch.value.double() for batch in self.micro_batches), nothing)
         count = sum((batch.count.double() for batch in self.micro_batches), nothing)
-        host = torch.tensor([wants_stop, self.seconds, self.skipped, self.examples], dtype=torch.float64, device=device)
-        return torch.stack([loss, count, *host])
+        host = torch.tensor([wants_stop, self.seconds, self.skipped, self.examples], dtype=torch.float64)
+        return torch.cat([torch.stack([loss, count]), send(host, device)])
 
 
 def layer_drop_seed(seed: int, step: int) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,6 +16,11 @@ from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import PretrainModel, build_objective
 from speechssl.objective.quantizer import QuantizerConfig
+from speechssl.parallel import Ranks
+from speechssl.train.checkpoint import TrainState
+from speechssl.train.gradients import gradient_norms
+from speechssl.train.learner import Learner, TrainConfig
+from speechssl.train.optim import OptimConfig
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
 from tests.objective.stubbed_device import DEVICE, move_parameters, on_device, stubbed_device
 
@@ -76,6 +82,37 @@ def test_a_step_never_waits_for_the_device(
     assert waits == []
     assert {name: device for name, device in devices.items() if device != DEVICE} == {}
     assert any(parameter.grad is not None for parameter in model.parameters())
+
+
+class NoOptimizer:
+    """Takes no steps: torch's own do not know the device."""
+
+    param_groups: ClassVar[list[dict[str, float]]] = [{"lr": 0.0}]
+
+    def step(self) -> None:
+        pass
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        pass
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+@pytest.mark.parametrize("config", [CONTRASTIVE, COSINE, CTC], ids=["own", "cosine", "ctc"])
+def test_an_update_waits_once_when_all_is_queued(config: Config, max_grad_norm: float | None) -> None:
+    model, batch = _model(config, REGULARISED), _batch((820, 430, 610))
+    move_parameters(model)
+    learner = Learner(
+        model,
+        NoOptimizer(),
+        seed=0,
+        optim=OptimConfig(max_grad_norm=max_grad_norm),
+        config=TrainConfig(steps=2),
+        ranks=Ranks(rank=0, world_size=1, device=DEVICE),
+    )
+    with stubbed_device() as waits:
+        update = learner.update(iter([(0, 1, batch)] * 2), TrainState(), say=print, watch=lambda: gradient_norms(model))
+    assert update.is_finite and update.norm > 0
+    assert [wait.split(":")[0] for wait in waits] == ["a copy that waits at learner.py"]
 
 
 @pytest.mark.parametrize(
