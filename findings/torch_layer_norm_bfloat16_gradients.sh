@@ -13,7 +13,8 @@
 #   128,000 rows of 64                       0.30, 0.95     0.30, 0.95
 #   128,000 rows of 64, float32              0.00, 0.00     0.00, 0.00
 #   a sum over 128,000 rows, as of a linear layer's bias, in bfloat16: 0.00
-# Several threads have sums of their own, so that n of them lose what one does with an nth of the rows. Exits 1 when the gradients are right, or found otherwise. Downloads 6 GB.
+# Several threads have sums of their own, so that n of them lose what one does with an nth of the rows.
+# Exits 1 when the gradients are right, or found otherwise. Downloads 6 GB.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -9,7 +9,7 @@ class LayerNorm(nn.LayerNorm):
     """As `nn.LayerNorm`, which on CUDA computes in float32 under autocast; here on the CPU too.
 
     There, torch (2.9.1 to 2.15.0) takes 16 bits as they come and adds up the gradients of weight and bias in them, row
-    after row: after 8,000 frames the bias's is off by a fifth, after 128,000 by nine tenths
+    after row: with one thread, half of the bias's is lost after 8,000 frames, nine tenths after 128,000
     (`findings/torch_layer_norm_bfloat16_gradients.sh`).
     """
 
