@@ -136,7 +136,9 @@ def transformers_extract(size: Size) -> Runner:
     model = Wav2Vec2Model(Wav2Vec2Config(**_transformers_settings(size, size.encoder))).eval()
 
     def forward(batch: Batch) -> Tensor:
-        attention_mask = within(batch.num_samples, batch.waveforms.shape[1]).long() if _is_padded(batch) else None
+        attention_mask = None
+        if _is_padded(batch):
+            attention_mask = within(batch.num_samples, batch.waveforms.shape[1]).long().to(batch.waveforms.device)
         return model(batch.waveforms, attention_mask=attention_mask).last_hidden_state
 
     return Runner(model, forward)

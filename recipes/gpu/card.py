@@ -5,6 +5,7 @@ On a machine without a GPU everything runs on the CPU, small: a rehearsal, whose
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import sys
@@ -63,15 +64,21 @@ class Part:
         """Whether nothing more shall be begun."""
         return time.monotonic() > self.ends
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until the part is cut short, and some to spare."""
+        return max(5.0, self.ends - time.monotonic())
+
     def add(self, work: str, who: str, **values: Value) -> None:
-        """Keep a row, and print it."""
+        """Keep a row, and print it; a number that is not finite becomes a word, which JSON knows."""
+        values = {name: str(each) if _is_odd(each) else each for name, each in values.items()}
         self.rows.append(Row(work=work, who=who, values=values))
         self._write()
         print(f"{work} | {who} | " + ", ".join(f"{name} {_short(value)}" for name, value in values.items()), flush=True)
 
     @contextmanager
     def surviving(self, work: str, who: str) -> Iterator[None]:
-        """Keep the error of a row's work, in one line, and go on with the next row."""
+        """Keep the error of a row's work, in one line, and go on with the next row, unless the device is lost."""
         try:
             yield
         except Exception as error:  # whatever it is, the rows after it are worth having
@@ -80,7 +87,11 @@ class Part:
                 work, who, failed=f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"
             )
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.synchronize(self.device)
+                torch.cuda.empty_cache()
+            except RuntimeError as error:  # after an illegal access nothing runs any more in this process
+                sys.exit(f"the device is lost for this part after {work}, {who}: {error}")
 
     def _write(self) -> None:
         self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -156,6 +167,10 @@ def facts(device: torch.device, seed: int) -> dict[str, Value | dict[str, str]]:
         "seed": seed,
         "versions": {name: str(each) for name, each in found["versions"].items()} | {"cuda": str(torch.version.cuda)},
     }
+
+
+def _is_odd(value: Value) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _short(value: Value) -> str:

@@ -166,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--empty", action="store_true")
+    parser.add_argument("--about", action="store_true", help="write OUT/about.json, what describes the device, alone")
     parser.add_argument("--readme", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
@@ -175,10 +176,14 @@ def main() -> None:
         return
     if options.out is None:
         parser.error("name the folder that run.sh wrote")
+    if options.about:
+        described = facts(torch.device(options.device), options.seed)
+        (options.out / "about.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
+        return
     report = options.out / "gpu.json"
     if (options.out / "parts").is_dir():
         parts = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(options.out.glob("parts/*.json"))}
-        about = facts(torch.device(options.device), options.seed)
+        about = json.loads((options.out / "about.json").read_text("utf-8"))
         content = json.dumps({"about": about, "parts": parts}, indent=1, ensure_ascii=False) + "\n"
         report.write_text(content, encoding="utf-8")
         (options.out / "table.md").write_text(f"{head(about)}\n{tables(parts)}", encoding="utf-8")

@@ -13,6 +13,7 @@
 #   README    set it to write the table into recipes/gpu/README.md as well
 #   PYTHON    interpreter (python3)
 set -uo pipefail
+SECONDS=0
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 python=${PYTHON:-python3}
@@ -28,7 +29,7 @@ if compgen -G "$here/wheels/*.whl" >/dev/null; then
     trap 'rm -rf "$site"' EXIT
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check \
         --root-user-action=ignore --target "$site" "$here"/wheels/*.whl ||
-        echo "gpu: the wheels of $here/wheels are not for this Python; going on without them" >&2
+        echo "gpu: the wheels of $here/wheels do not install here (see above); going on without them" >&2
 fi
 [ ! -d "$root/speechssl" ] || site=$root${site:+:$site}  # a checkout is run as it is; without sources, what is installed
 export PYTHONPATH=$here:$root/recipes/benchmarks${site:+:$site}${PYTHONPATH:+:$PYTHONPATH}
@@ -41,12 +42,12 @@ rm -f "$out"/parts/*.json "$out/log.txt"
 echo "gpu: on $device, at most $in_all s, into $out" | tee "$out/log.txt"
 
 # seconds of each part; what one leaves over, the next ones have
-share() { case $1 in agreement) echo 110 ;; clustering) echo 110 ;; stepping) echo 190 ;; recognising) echo 80 ;; *) echo 40 ;; esac; }
+share() { case $1 in agreement) echo 115 ;; clustering) echo 105 ;; stepping) echo 180 ;; recognising) echo 75 ;; *) echo 35 ;; esac; }
+"$python" "$here/report.py" "$out" --about --device "$device" || fail "the device cannot be described"
+lent=$SECONDS
 
-SECONDS=0
-lent=0
 for part in $parts; do
-    left=$((in_all - SECONDS))
+    left=$((in_all - 20 - SECONDS))  # the report wants some
     ((left > 5)) || { echo "gpu: no time left for $part" | tee -a "$out/log.txt"; continue; }
     lent=$((lent + $(share "$part")))
     given=$((lent - SECONDS < left ? lent - SECONDS : left))
@@ -65,5 +66,5 @@ for part in $parts; do
     ((status == 0)) || failed="${failed:-} $part"
 done
 "$python" "$here/report.py" "$out" --device "$device" ${README:+--readme} || fail "the report failed"
-rm -r "$out/parts"
+rm -r "$out/parts" "$out/about.json"
 [ -z "${failed:-}" ] || fail "not done:$failed"

@@ -43,7 +43,8 @@ def trace_step(part: Part) -> None:
     with profile(activities=activities, acc_events=True) as found:
         step()
     rows = found.key_averages()
-    on_device = [row for row in rows if (row.device_type == DeviceType.CPU) == part.is_rehearsal]
+    kind = DeviceType.CPU if part.is_rehearsal else DeviceType.CUDA
+    on_device = [row for row in rows if row.device_type == kind and not row.is_user_annotation]
     own = {row.key: _own_s(row, part) for row in on_device}
     busy = sum(own.values())
     copies = sum(row.count for row in rows if "DtoH" in row.key)

@@ -141,8 +141,8 @@ def make_the_interpreter_right() -> None:
     builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
     patch, cast, dot = interpreter._patch_lang_tensor, builder.cast_impl, builder.create_dot
 
-    def patch_lang_tensor(tensor) -> None:
-        patch(tensor)
+    def patch_lang_tensor(tensor, *scope) -> None:  # from Triton 3.6 on it is told where to note what it changed
+        patch(tensor, *scope)
         tensor.__index__ = lambda self: int(self.handle.data.item())
 
     def cast_impl(self, source, target):

@@ -55,6 +55,7 @@ def test_compiled_kernels_stay_in_registers_and_shared_memory(
     capability, precision, dtype, clusters, dim, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns that its default will change
     is_roomy = capability == 90
     tiles = fused.tiles_for(precision, clusters, dim, is_roomy=is_roomy)
     kernel = compiled(tiles, capability, dtype, clusters, dim)
