@@ -63,8 +63,8 @@ is_lost = all(seen[128_000, name][1] > 0.5 and seen[8_000, name][1] > 0.1 for na
 is_right_elsewhere = seen[128_000, "float32"][1] < 0.01 and seen[128_000, "bfloat16"][2] < 0.01
 sys.exit(0 if is_lost and is_right_elsewhere else 1)
 PYTHON
-for version in 2.9.1 2.15.0; do
+for package in torch==2.9.1 torch==2.15.0; do
     "$python" -m venv --clear "$folder/venv"
-    "$folder/venv/bin/python" -m pip --quiet --disable-pip-version-check install "torch==$version" numpy
+    "$folder/venv/bin/python" -m pip --quiet --disable-pip-version-check install "$package" numpy==2.4.6
     "$folder/venv/bin/python" -W ignore "$folder/norm.py"
 done

@@ -23,15 +23,13 @@ from contenders import batches_of, contenders, turn
 from decoders import Heard, build_language, decoders, error_rate, left_out, simulate
 from decoders import turn as decoding_turn
 from measuring import OURS, Outcome, Row, about, interleave, table, write_report
-from sizes import SIZES, VOCABULARY, Size
+from recogniser import write_random
+from sizes import SIZES, Size
 
 from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.manifest import Manifest, Utterance, read_manifest
-from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary
 from speechssl.decoding.grammar import Weights
-from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.ctc import CTCModel
-from speechssl.saved import Description, SavedModel
+from speechssl.saved import SavedModel
 from speechssl.stages.convert import convert
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.stages.transcribe import transcribe
@@ -87,7 +85,7 @@ def measure_transcribing(size: Size, settings: Settings) -> tuple[list[Row], dic
 
     with TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"
-        parameters = _write_random(size, ours, seed=settings.seed)
+        parameters = write_random(size, ours, seed=settings.seed)
         convert(ours, theirs, "transformers")
         own = work(OURS, partial(_ours, ours, manifest))
         tried = {count: work(f"{PEER} {count}", partial(_pipeline, theirs, manifest, count)) for count in BATCH_SIZES}
@@ -220,17 +218,6 @@ def _manifest(settings: Settings) -> Manifest:
             break
         rows.append(row)
     return Manifest(root=Path("/"), utterances=tuple(rows))
-
-
-def _write_random(size: Size, folder: Path, *, seed: int) -> int:
-    """Write a recogniser with random weights and `VOCABULARY` tokens; return the number of parameters."""
-    torch.manual_seed(seed)
-    letters = [chr(ord("a") + number) if number < 26 else chr(ord("à") + number) for number in range(VOCABULARY - 2)]
-    vocabulary = Vocabulary(("<blank>", WORD_BOUNDARY, *letters))
-    model = CTCModel(SpeechEncoder(size.encoder), size.ctc, len(vocabulary))
-    description = Description.of_recogniser(size.encoder, size.ctc, vocabulary, audio=AudioConfig(), family="wav2vec2")
-    SavedModel(description=description, tensors=model.state_dict(), name="random").write(folder)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _ours(folder: Path, manifest: Manifest) -> dict[str, str]:

@@ -20,18 +20,17 @@ from card import Part, spent, wait
 from mixture import draw_lengths, list_utterances, mixed_batches
 from peers import transformers_ctc, transformers_extract
 from plan import FINETUNING, KINDS, OURS, PEER, heard
+from recogniser import write_random
 from sizes import VOCABULARY, Size
-from stepping import make_size
-from torch import Tensor
+from stepping import in_16_bits, make_size
 
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchConfig
 from speechssl.data.manifest import Manifest
-from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.objective.ctc import CTCModel
 from speechssl.parallel import Ranks
-from speechssl.saved import Description, SavedModel
+from speechssl.saved import SavedModel
 from speechssl.stages.convert import convert
 from speechssl.stages.data import DataConfig
 from speechssl.stages.emit import EmitConfig
@@ -74,17 +73,8 @@ def our_step(part: Part, size: Size) -> Callable[[Batch], object]:
 
 
 def peer_step(part: Part, size: Size) -> Callable[[Batch], object]:
-    """Return that of transformers, forward under autocast."""
-    peer = transformers_ctc(size)
-    peer.model.to(part.device)
-    score = peer.score
-
-    def in_16_bits(batch: Batch) -> tuple[Tensor, int]:
-        with torch.autocast(part.device.type, torch.bfloat16):
-            return score(batch.to(part.device))
-
-    peer.score = in_16_bits
-    return peer
+    """Return that of transformers."""
+    return in_16_bits(transformers_ctc(size), part.device)
 
 
 def write_audio(part: Part, folder: Path) -> Manifest:
@@ -97,16 +87,6 @@ def write_audio(part: Part, folder: Path) -> Manifest:
     for row in rows:
         soundfile.write(str(folder / row.path), noise[: row.num_samples], SAMPLE_RATE, subtype="PCM_16")
     return Manifest(root=folder, utterances=tuple(rows))
-
-
-def write_recogniser(size: Size, folder: Path, *, seed: int) -> None:
-    """Write a recogniser with random weights."""
-    torch.manual_seed(seed)
-    letters = [chr(ord("a") + number) if number < 26 else chr(ord("à") + number) for number in range(VOCABULARY - 2)]
-    vocabulary = Vocabulary(("<blank>", WORD_BOUNDARY, *letters))
-    model = CTCModel(SpeechEncoder(size.encoder), size.ctc, len(vocabulary))
-    described = Description.of_recogniser(size.encoder, size.ctc, vocabulary, audio=AudioConfig(), family="wav2vec2")
-    SavedModel(description=described, tensors=model.state_dict(), name="random").write(folder)
 
 
 def transcribing(part: Part, kind: str, ours: Path, manifest: Manifest) -> None:
@@ -209,7 +189,7 @@ def main() -> None:
         folder = Path(name)
         (folder / "audio").mkdir()
         manifest = write_audio(part, folder / "audio")
-        write_recogniser(size, folder / "ours", seed=part.seed)
+        write_random(size, folder / "ours", seed=part.seed)
         convert(folder / "ours", folder / "theirs", "transformers")
         for kind in KINDS:
             for measure in (

@@ -41,7 +41,7 @@ from speechssl.train.loop import TrainConfig
 from speechssl.train.optim import build_optimizer
 from speechssl.train.spread import ParallelConfig, spread
 
-__all__ = ["VARIANTS", "build_learner", "fitting_seconds", "make_batches", "make_size"]
+__all__ = ["VARIANTS", "build_learner", "fitting_seconds", "in_16_bits", "make_batches", "make_size"]
 
 PEAK = 989e12  # operations a second, bfloat16 without sparsity, of an H100 or H200 SXM by the data sheet
 VARIANTS = {
@@ -130,18 +130,23 @@ def our_step(size: Size, task: str, parallel: ParallelConfig, part: Part) -> Cal
 
 
 def peer_step(size: Size, part: Part) -> Callable[[Batch], object]:
-    """Return the update of transformers' model for pretraining, forward under autocast."""
+    """Return the update of transformers' model for pretraining."""
     torch.manual_seed(part.seed)
     peer = transformers_wav2vec2(size, draws_once=True)
     assert isinstance(peer, Peer)
-    peer.model.to(part.device)
+    return in_16_bits(peer, part.device)
+
+
+def in_16_bits(peer: Peer, device: torch.device) -> Peer:
+    """Move a peer to the device, its batches too, and run its forward pass under autocast."""
+    peer.model.to(device)
     score = peer.score
 
-    def in_16_bits(batch: Batch) -> tuple[Tensor, int]:
-        with torch.autocast(part.device.type, torch.bfloat16):
-            return score(batch.to(part.device))
+    def rounded(batch: Batch) -> tuple[Tensor, int]:
+        with torch.autocast(device.type, torch.bfloat16):
+            return score(batch.to(device))
 
-    peer.score = in_16_bits
+    peer.score = rounded
     return peer
 
 
