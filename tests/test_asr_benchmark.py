@@ -110,7 +110,7 @@ def test_the_report_has_a_ratio_against_every_search(script, manifest, tmp_path,
 
 def test_a_recogniser_is_measured_with_its_own_log_probabilities(script, manifest, tiny_encoder, tmp_path):
     size = dataclasses.replace(script("sizes").SIZES["small"](), encoder=tiny_encoder)
-    script("asr")._write_random(size, tmp_path / "model", seed=0)
+    script("recogniser").write_random(size, tmp_path / "model", seed=0)
     heard = script("asr").hear(tmp_path / "model", read_manifest(manifest))
     assert heard.references == {f"u{number}": text for number, text in enumerate(TEXTS)}
     assert heard.audio_s == pytest.approx(9.0)
