@@ -4,6 +4,7 @@ Decoding is soundfile (wav, flac, ogg, mp3, opus), or ffmpeg for what that does 
 windowed-sinc filter.
 """
 
+import io
 import math
 import re
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from torch import Tensor
 from speechssl.config import configuration
 from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
 from speechssl.data.headers import stated_at
+from speechssl.data.mpeg import read_mpeg
 from speechssl.data.storage import Place, is_url
 from speechssl.errors import AudioError
 from speechssl.extras import import_torchaudio
@@ -38,10 +40,14 @@ __all__ = [
 ]
 
 SAMPLE_RATE = 16_000  # samples a second, of every waveform inside the project
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus")
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus"),
+    *(".mp2", ".mpga", ".sph", ".nist", ".aif", ".aiff", ".aifc", ".au", ".snd", ".w64", ".rf64", ".caf", ".voc"),
+)
 
 _UNKNOWN_LENGTH = 2**63 - 1  # samples; what libsndfile says where flac says 0
-_STREAMED_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what writers put into a wav header when they cannot seek back
+# bytes: who writes wav into a pipe (sox, arecord, ffmpeg, servers) declares this or more, for want of the length
+_STREAMED_SIZE = 10**9
 
 
 @configuration
@@ -104,11 +110,13 @@ def read_header(where: Path | Place, file: BinaryIO | None = None) -> AudioHeade
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error
     declared = re.search(r"data *: (\d+) \(should be (\d+)\)", info.extra_info)
-    if declared and int(declared[1]) not in _STREAMED_SIZES and int(declared[1]) > int(declared[2]):
+    if declared and not _is_streamed(int(declared[1]), int(declared[2])):
         raise AudioError(
             f"{place}: truncated: its header declares {declared[1]} bytes of samples, the file holds {declared[2]}; "
             "copy the file again, or remove it"
         )
+    if info.format == "MP3":
+        return AudioHeader(num_samples=_mpeg_length(place, file), sample_rate=info.samplerate, channels=info.channels)
     if info.frames <= 0:
         raise AudioError(f"{place}: holds no samples; remove it")
     if info.frames == _UNKNOWN_LENGTH:
@@ -189,6 +197,36 @@ def normalize_waveform(waveform: Tensor) -> None:
     samples /= np.sqrt(samples.var() + np.float32(1e-5))
 
 
+def _is_streamed(declared: int, held: int) -> bool:
+    """Say whether a wav declares no length: one that its writer could not know yet, or no more than there is."""
+    return declared <= held or (declared >= _STREAMED_SIZE and held < declared // 2)
+
+
+def _mpeg_length(place: Place, file: BinaryIO | None) -> int:
+    """Count the samples of MPEG audio, whose header is an estimate: its frames, or what can be decoded of them.
+
+    Raises:
+        AudioError: frames that it states are not there.
+    """
+    with place.opened() if file is None else nullcontext(file) as source:
+        found = read_mpeg(_bytes_of(place, source))
+        if found is None:
+            return len(_decode(place, source, 0, -1))
+    if found.missing > 1:  # some count the one that states them
+        raise AudioError(
+            f"{place}: truncated: it states {found.missing} more frames than the file holds; copy the file again, "
+            "or remove it"
+        )
+    return found.num_samples
+
+
+def _bytes_of(place: Place, file: BinaryIO | None) -> bytes:
+    if file is None:
+        return Path(place.path).read_bytes()
+    file.seek(0)
+    return file.read()
+
+
 def _needs_ffmpeg(place: Place) -> bool:
     return place.is_plain_file and place.path.lower().endswith(FFMPEG_SUFFIXES)
 
@@ -208,12 +246,29 @@ def _at_start(place: Place, file: BinaryIO | None) -> str | BinaryIO:
 
 
 def _decode(place: Place, file: BinaryIO | None, first: int, count: int) -> NDArray[np.float32]:
-    """Return (time, channels) from the file's sample `first` on."""
+    """Return (time, channels) from the file's sample `first` on; all that follow if `count` is -1."""
     try:
-        samples, _ = soundfile.read(_at_start(place, file), frames=count, start=first, dtype="float32", always_2d=True)
+        samples, is_mpeg = _read(_at_start(place, file), first, count)
+        if is_mpeg and len(samples) < count and (found := read_mpeg(_bytes_of(place, file))) is not None:
+            # libsndfile reads no further than its estimate, nor into a second file joined to the first
+            if len(found.streams) == 1:
+                return _read(io.BytesIO(found.streams[0]), first, count)[0]
+            whole = np.concatenate([_read(io.BytesIO(stream), 0, -1)[0] for stream in found.streams])
+            return whole[first : first + count]
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error
     return samples
+
+
+def _read(source: str | BinaryIO, first: int, count: int) -> tuple[NDArray[np.float32], bool]:
+    """Return (time, channels) of what libsndfile reads, and whether it is MPEG audio."""
+    with soundfile.SoundFile(source) as sound:
+        if sound.seekable():
+            sound.seek(min(first, sound.frames))
+            samples = sound.read(count, dtype="float32", always_2d=True)
+        else:  # GSM 6.10 and others are decoded from the beginning
+            samples = sound.read(count if count < 0 else first + count, dtype="float32", always_2d=True)[first:]
+        return samples, sound.format == "MP3"
 
 
 def _why_unreadable(place: Place, error: soundfile.LibsndfileError) -> str:

@@ -1,12 +1,13 @@
 """What is measured of one file and of its parts, in one pass over its samples. Judges nothing, and keeps no audio."""
 
 import contextlib
+import io
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import soundfile
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from speechssl.data.audio import AudioHeader, Segment, read_header
 from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
+from speechssl.data.mpeg import read_mpeg
 from speechssl.data.storage import Place
 from speechssl.doctor.fingerprint import Fingerprint
 from speechssl.doctor.levels import Block, Digest, Levels
@@ -162,6 +164,9 @@ def _open(recording: Recording, config: CheckConfig, said: _Said) -> list[Measur
                 if opened is not None:
                     opened.seek(0)
                 file = stack.enter_context(_File(place.path if opened is None else opened))
+            if isinstance(file, _File) and file.format == "MP3" and header and header.num_samples > file.frames:
+                said.first_line()  # that what it states does not fit the file is about to be mended
+                file = _whole_mpeg(Path(place.path).read_bytes() if opened is None else _all_of(opened), stack)
             if header is None and 0 < file.frames < _LONGEST:
                 header = AudioHeader(num_samples=file.frames, sample_rate=file.samplerate, channels=file.channels)
             if header is not None:
@@ -173,6 +178,23 @@ def _open(recording: Recording, config: CheckConfig, said: _Said) -> list[Measur
     except soundfile.LibsndfileError as error:
         problem = problem or f"cannot be opened ({error}); convert or remove it"
     return [Measured(header=None, problem=problem, complaint=said.first_line()) for _ in recording.parts]
+
+
+def _whole_mpeg(data: bytes, stack: contextlib.ExitStack) -> _Source:
+    """Open MPEG audio of which libsndfile would read a part: its estimate is too short, or several files are joined."""
+    found = read_mpeg(data)
+    assert found is not None  # or the header would not know more than libsndfile
+    files = [stack.enter_context(_File(io.BytesIO(stream))) for stream in found.streams]
+    if len(files) == 1:
+        return files[0]
+    return _Array(
+        np.concatenate([each.read(each.frames, dtype="float32", always_2d=True) for each in files]), files[0].samplerate
+    )
+
+
+def _all_of(opened: BinaryIO) -> bytes:
+    opened.seek(0)
+    return opened.read()
 
 
 def _decode(file: _Source, parts: Sequence["_Part"], said: _Said) -> None:

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data.audio import Segment
+from speechssl.data.audio import Segment, read_header
 from speechssl.data.storage import Place
 from speechssl.doctor import measure as measure_module
 from speechssl.doctor.fingerprint import Fingerprint
 from speechssl.doctor.measure import Measured, Recording, measure, measure_recording
 from speechssl.doctor.spectrum import Spectrum
 from speechssl.doctor.thresholds import CheckConfig
+from tests.data.mpeg import loud_first
 
 
 def measured(folder, waveform, *, name="a.wav", rate=16_000, **kind):
@@ -225,3 +226,13 @@ def test_memory_does_not_grow_with_the_audio(tmp_path, speech):
         spectrum.add(speech(1.0))
     held = sum(part.nbytes for part in [*spectrum._energies, spectrum._rest, spectrum._power])
     assert held < 20_000  # of 192,000 bytes of audio
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_mpeg_audio_without_a_stated_length_is_measured_to_its_end(tmp_path, count):
+    path = tmp_path / "a.mp3"
+    path.write_bytes(loud_first() * count)
+    header = read_header(path)
+    assert soundfile.info(path).frames < 0.8 * header.num_samples  # the estimate, at which libsndfile stops
+    found = measure(path, CheckConfig())
+    assert (found.num_samples, found.problem, found.complaint) == (header.num_samples, None, None)
