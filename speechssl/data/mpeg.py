@@ -7,6 +7,7 @@ decoders do. Of anything irregular nothing is said. mutagen was weighed: it esti
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["Mpeg", "read_mpeg"]
 
@@ -24,6 +25,7 @@ _KBITS = {  # by MPEG 1 or not, and layer
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _DELAY = 529  # samples, of decoders of layer III
 _TAG_SIZE = 4 + 32 + 8 + 4 + 24 + 12  # bytes of a frame that holds what `_stating` writes
+_LENGTH_WORDS = (b"Xing", b"Info", b"VBRI")
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")  # what may follow the frames
 
 
@@ -102,9 +104,11 @@ def _stream_at(data: bytes, position: int) -> _Stream | None:
     tag = _length_tag(data, position, first)
     start = end = position + (first.size if tag else 0)
     frames = 0
+    may_join = any(data.find(word, start) >= 0 for word in _LENGTH_WORDS)
     while (frame := _frame_at(data, end)) is not None:
-        is_other = (frame.version, frame.layer, frame.rate) != (first.version, first.layer, first.rate)
-        if is_other or (frames and _length_tag(data, end, frame)):
+        if frame is not first and (frame.version, frame.layer, frame.rate) != (first.version, first.layer, first.rate):
+            break
+        if may_join and frames and _length_tag(data, end, frame):
             break
         if end + frame.size > len(data):
             end = len(data)  # cut off within its last frame, which no decoder plays
@@ -163,9 +167,14 @@ def _after_id3(data: bytes, position: int) -> int:
 
 def _frame_at(data: bytes, position: int) -> _Frame | None:
     """Read the header of a frame; None where there is none."""
-    if position + 4 > len(data):
+    return _frame(data[position : position + 4])
+
+
+@lru_cache(maxsize=1024)  # a file has few different ones
+def _frame(header: bytes) -> _Frame | None:
+    if len(header) < 4:
         return None
-    head = int.from_bytes(data[position : position + 4])
+    head = int.from_bytes(header)
     version, layer, bits, rate = head >> 19 & 3, head >> 17 & 3, head >> 12 & 15, head >> 10 & 3
     if head >> 21 != 0x7FF or version == _RESERVED or layer == 0 or bits in (0, 15) or rate == 3:
         return None
@@ -187,10 +196,10 @@ def _length_tag(data: bytes, position: int, frame: _Frame) -> tuple[int | None, 
     """
     if frame.layer != _LAYER3:
         return None
-    if data[position + 36 : position + 40] == b"VBRI":
+    if data[position + 36 : position + 40] == _LENGTH_WORDS[2]:
         return int.from_bytes(data[position + 50 : position + 54]), 0, 0
     position += 4 + _side(frame)
-    if data[position : position + 4] not in (b"Xing", b"Info"):
+    if data[position : position + 4] not in _LENGTH_WORDS[:2]:
         return None
     flags = int.from_bytes(data[position + 4 : position + 8])
     frames = int.from_bytes(data[position + 8 : position + 12]) if flags & 1 else None
