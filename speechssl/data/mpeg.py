@@ -9,7 +9,7 @@ decoders do. Of anything irregular nothing is said. mutagen was weighed: it esti
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["Mpeg", "read_mpeg"]
+__all__ = ["Mpeg", "read_mpeg", "starts_mpeg"]
 
 _MPEG1, _RESERVED = 3, 1  # versions; 2 is MPEG 2, 0 is 2.5
 _LAYER1, _LAYER2, _LAYER3 = 3, 2, 1
@@ -94,6 +94,18 @@ def read_mpeg(data: bytes) -> Mpeg | None:
     streams = tuple(_whole(data, stream) for stream in found)
     missing = sum(max(0, (stream.stated or 0) - stream.frames) for stream in found)
     return Mpeg(num_samples=sum(stream.num_samples for stream in found), missing=missing, streams=streams)
+
+
+def starts_mpeg(data: bytes) -> bool:
+    """Say whether bytes begin with three frames of one kind, as samples hardly do."""
+    position, kinds = 0, set()
+    for _ in range(3):
+        frame = _frame_at(data, position)
+        if frame is None:
+            return False
+        position += frame.size
+        kinds.add((frame.version, frame.layer, frame.rate))
+    return len(kinds) == 1
 
 
 def _stream_at(data: bytes, position: int) -> _Stream | None:

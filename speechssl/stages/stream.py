@@ -11,6 +11,7 @@ from torch import Tensor
 from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE, normalize_waveform
 from speechssl.data.batching import Example, collate
+from speechssl.data.piped import Samples, samples_of
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.errors import AudioError, ConfigError
 from speechssl.model.conv import frame_count
@@ -45,7 +46,7 @@ def transcribe_stream(
 
     Args:
         run: folder of the run, or of a converted model.
-        source: of 16-bit little-endian mono samples at 16 kHz, read until it ends.
+        source: of 16-bit little-endian mono samples at 16 kHz, or wav of such, read until it ends.
         config: how soon; None for the defaults.
         tell: called with each word as soon as its end has been heard.
 
@@ -53,15 +54,16 @@ def transcribe_stream(
         All words, with the id `stream`; it lasts as long as to the end of the last.
 
     Raises:
-        AudioError: the source ends within a sample.
+        AudioError: the source ends within a sample, or is a file of another kind.
         CheckpointError: the model is not fine-tuned, or cannot be read.
     """
+    samples = samples_of(source)
     saved = SavedModel.read(run)
     model, vocabulary = saved.recogniser(shares=True)
     model.to(pick_device())
     words = []
     normalize = bool(saved.description.audio.normalize)
-    for word in stream(model, vocabulary, source, config or StreamConfig(), normalize=normalize):
+    for word in stream(model, vocabulary, samples, config or StreamConfig(), normalize=normalize):
         tell(word)
         words.append(word)
     text = " ".join(word.text for word in words)
@@ -69,7 +71,7 @@ def transcribe_stream(
 
 
 def stream(
-    model: CTCModel, vocabulary: Vocabulary, source: BinaryIO, config: StreamConfig, *, normalize: bool = False
+    model: CTCModel, vocabulary: Vocabulary, source: Samples, config: StreamConfig, *, normalize: bool = False
 ) -> Iterator[Timed]:
     """Yield the words of 16-bit little-endian mono samples at 16 kHz, each when its end has been heard.
 
@@ -145,7 +147,7 @@ class _Kept:
             )
 
 
-def _chunks(source: BinaryIO, size: int) -> Iterator[Tensor]:
+def _chunks(source: Samples, size: int) -> Iterator[Tensor]:
     left = b""
     while content := source.read(2 * size - len(left)):
         content = left + content
