@@ -67,7 +67,7 @@ COMMANDS = Group(
             extras=("train",),
         ),
         "transcribe": Command(
-            "Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples or wav from standard input, word by word.",
+            "Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples or wav from stdin, word by word.",
             "transcribe:transcribe_command",
         ),
         "align": Command("Find when each word and letter of known texts was said.", "transcribe:align_command"),

@@ -41,7 +41,7 @@ def transcribe_command(
     batch_s: Annotated[float, typer.Option(help="Seconds of audio at a time.")] = 120.0,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits: for GPUs.")] = False,
 ) -> None:
-    """Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples or wav from standard input, word by word."""
+    """Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples or wav from stdin, word by word."""
     if sources == [Path("-")]:
         found, skipped = [transcribe_stream(model, sys.stdin.buffer, tell=_print_word)], list[str]()
     else:
