@@ -31,9 +31,11 @@ from speechssl.extras import import_torchaudio
 __all__ = [
     "AUDIO_SUFFIXES",
     "SAMPLE_RATE",
+    "STREAMED_SIZE",
     "AudioConfig",
     "AudioHeader",
     "Segment",
+    "bytes_of",
     "normalize_waveform",
     "read_audio",
     "read_header",
@@ -47,7 +49,7 @@ AUDIO_SUFFIXES = (
 
 _UNKNOWN_LENGTH = 2**63 - 1  # samples; what libsndfile says where flac says 0
 # bytes: who writes wav into a pipe (sox, arecord, ffmpeg, servers) declares this or more, for want of the length
-_STREAMED_SIZE = 10**9
+STREAMED_SIZE = 10**9
 
 
 @configuration
@@ -199,7 +201,7 @@ def normalize_waveform(waveform: Tensor) -> None:
 
 def _is_streamed(declared: int, held: int) -> bool:
     """Say whether a wav declares no length: one that its writer could not know yet, or no more than there is."""
-    return declared <= held or (declared >= _STREAMED_SIZE and held < declared // 2)
+    return declared <= held or (declared >= STREAMED_SIZE and held < declared // 2)
 
 
 def _mpeg_length(place: Place, file: BinaryIO | None) -> int:
@@ -209,7 +211,7 @@ def _mpeg_length(place: Place, file: BinaryIO | None) -> int:
         AudioError: frames that it states are not there.
     """
     with place.opened() if file is None else nullcontext(file) as source:
-        found = read_mpeg(_bytes_of(place, source))
+        found = read_mpeg(bytes_of(place, source))
         if found is None:
             return len(_decode(place, source, 0, -1))
     if found.missing > 1:  # some count the one that states them
@@ -220,7 +222,8 @@ def _mpeg_length(place: Place, file: BinaryIO | None) -> int:
     return found.num_samples
 
 
-def _bytes_of(place: Place, file: BinaryIO | None) -> bytes:
+def bytes_of(place: Place, file: BinaryIO | None) -> bytes:
+    """Return all bytes of audio; `file` is what `Place.opened` gave."""
     if file is None:
         return Path(place.path).read_bytes()
     file.seek(0)
@@ -249,11 +252,12 @@ def _decode(place: Place, file: BinaryIO | None, first: int, count: int) -> NDAr
     """Return (time, channels) from the file's sample `first` on; all that follow if `count` is -1."""
     try:
         samples, is_mpeg = _read(_at_start(place, file), first, count)
-        if is_mpeg and len(samples) < count and (found := read_mpeg(_bytes_of(place, file))) is not None:
+        if is_mpeg and len(samples) < count and (found := read_mpeg(bytes_of(place, file))) is not None:
             # libsndfile reads no further than its estimate, nor into a second file joined to the first
-            if len(found.streams) == 1:
-                return _read(io.BytesIO(found.streams[0]), first, count)[0]
-            whole = np.concatenate([_read(io.BytesIO(stream), 0, -1)[0] for stream in found.streams])
+            streams = found.streams()
+            if len(streams) == 1:
+                return _read(io.BytesIO(streams[0]), first, count)[0]
+            whole = np.concatenate([_read(io.BytesIO(stream), 0, -1)[0] for stream in streams])
             return whole[first : first + count]
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error

@@ -29,15 +29,6 @@ _LENGTH_WORDS = (b"Xing", b"Info", b"VBRI")
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")  # what may follow the frames
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mpeg:
-    """What the frames of a file add up to."""
-
-    num_samples: int
-    missing: int  # frames that its own first one states, and that are not there
-    streams: tuple[bytes, ...]  # one after the other, each of which libsndfile reads to its end
-
-
 @dataclass(frozen=True)
 class _Frame:
     """What the four bytes before a frame say."""
@@ -78,6 +69,28 @@ class _Stream:
         return max(0, min(end, self.frames * self.first.num_samples) - self.delay - _DELAY)
 
 
+@dataclass(frozen=True)
+class Mpeg:
+    """What the frames of a file add up to."""
+
+    data: bytes
+    found: tuple[_Stream, ...]  # one after the other
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of each channel."""
+        return sum(stream.num_samples for stream in self.found)
+
+    @property
+    def missing(self) -> int:
+        """Frames that are stated, and not there."""
+        return sum(max(0, (stream.stated or 0) - stream.frames) for stream in self.found)
+
+    def streams(self) -> list[bytes]:
+        """Return files, one after the other, each of which libsndfile reads to its end."""
+        return [_whole(self.data, stream) for stream in self.found]
+
+
 def read_mpeg(data: bytes) -> Mpeg | None:
     """Count the frames of a whole file, which may be several joined.
 
@@ -91,9 +104,7 @@ def read_mpeg(data: bytes) -> Mpeg | None:
         position = _after_id3(data, stream.end)
     if not found or not _is_end(data, position):
         return None
-    streams = tuple(_whole(data, stream) for stream in found)
-    missing = sum(max(0, (stream.stated or 0) - stream.frames) for stream in found)
-    return Mpeg(num_samples=sum(stream.num_samples for stream in found), missing=missing, streams=streams)
+    return Mpeg(data, tuple(found))
 
 
 def starts_mpeg(data: bytes) -> bool:

@@ -7,7 +7,7 @@ are recognised by how they begin, and refused: a stream cannot be read as a file
 from struct import Struct
 from typing import BinaryIO, Protocol
 
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio import SAMPLE_RATE, STREAMED_SIZE
 from speechssl.data.mpeg import starts_mpeg
 from speechssl.errors import AudioError
 
@@ -29,7 +29,6 @@ _FILES = {  # how files begin
 }
 _FORMAT = Struct("<HHIIHH")  # of wav: format, channels, rate, bytes a second, bytes a frame, bits
 _PCM, _EXTENSIBLE = 1, 0xFFFE
-_STREAMED_SIZE = 10**9  # bytes; what declares this or more, or nothing, did not know its length
 _HEAD = 4096  # bytes in which the samples of a wav begin, and mp3 can be told from samples
 _CURE = (
     f"expected 16-bit mono at {SAMPLE_RATE} Hz: name the file instead of -, or pipe it through "
@@ -94,7 +93,7 @@ def _samples_of_wav(source: BinaryIO) -> Samples:
         if len(head) < 8 or (name != b"data" and length > _HEAD):
             break
         if name == b"data" and is_right:
-            return _Begun(b"", source, length if 0 < length < _STREAMED_SIZE else None)
+            return _Begun(b"", source, length if 0 < length < STREAMED_SIZE else None)
         if name == b"data":
             break
         body = source.read(length + length % 2)

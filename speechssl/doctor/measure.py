@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from speechssl.data.audio import AudioHeader, Segment, read_header
+from speechssl.data.audio import AudioHeader, Segment, bytes_of, read_header
 from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
 from speechssl.data.mpeg import read_mpeg
 from speechssl.data.storage import Place
@@ -166,7 +166,7 @@ def _open(recording: Recording, config: CheckConfig, said: _Said) -> list[Measur
                 file = stack.enter_context(_File(place.path if opened is None else opened))
             if isinstance(file, _File) and file.format == "MP3" and header and header.num_samples > file.frames:
                 said.first_line()  # that what it states does not fit the file is about to be mended
-                file = _whole_mpeg(Path(place.path).read_bytes() if opened is None else _all_of(opened), stack)
+                file = _whole_mpeg(bytes_of(place, opened), stack)
             if header is None and 0 < file.frames < _LONGEST:
                 header = AudioHeader(num_samples=file.frames, sample_rate=file.samplerate, channels=file.channels)
             if header is not None:
@@ -184,17 +184,12 @@ def _whole_mpeg(data: bytes, stack: contextlib.ExitStack) -> _Source:
     """Open MPEG audio of which libsndfile would read a part: its estimate is too short, or several files are joined."""
     found = read_mpeg(data)
     assert found is not None  # or the header would not know more than libsndfile
-    files = [stack.enter_context(_File(io.BytesIO(stream))) for stream in found.streams]
+    files = [stack.enter_context(_File(io.BytesIO(stream))) for stream in found.streams()]
     if len(files) == 1:
         return files[0]
     return _Array(
         np.concatenate([each.read(each.frames, dtype="float32", always_2d=True) for each in files]), files[0].samplerate
     )
-
-
-def _all_of(opened: BinaryIO) -> bytes:
-    opened.seek(0)
-    return opened.read()
 
 
 def _decode(file: _Source, parts: Sequence["_Part"], said: _Said) -> None:

@@ -15,7 +15,7 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise the last axis."""
-        return super().forward(input.float() if _is_added_up_in_16_bits(input) else input)
+        return super().forward(input.to(self.weight.dtype) if _is_added_up_in_16_bits(input) else input)
 
 
 def _is_added_up_in_16_bits(x: Tensor) -> bool:

@@ -45,7 +45,7 @@ def test_as_many_samples_are_counted_as_are_decoded(rate: int, mode: str, channe
 def test_what_lies_around_the_frames_counts_for_nothing(changed, is_bare: bool) -> None:
     data = changed(without_tag(coded()) if is_bare else coded())
     found = read_mpeg(data)
-    assert found.num_samples == sum(len(decoded(stream)) for stream in found.streams)
+    assert found.num_samples == sum(len(decoded(stream)) for stream in found.streams())
     assert abs(found.num_samples - 3 * RATE) < 3 * 1152
 
 
@@ -83,7 +83,7 @@ def test_samples_lie_where_ffmpeg_puts_them(tmp_path: Path) -> None:
     path = tmp_path / "a.mp3"
     path.write_bytes(loud_first())
     found = read_mpeg(path.read_bytes())
-    (stream,) = found.streams
+    (stream,) = found.streams()
     other = decode_by_ffmpeg(path)[0][:, 0]
     ours = decoded(stream)[:, 0]
     assert len(ours) == len(other) == found.num_samples

@@ -33,6 +33,11 @@ def test_whole_numbers_of_bits_are_left_as_they_are() -> None:
     assert norm.double()(x.double()).dtype == torch.float64
 
 
+def test_a_model_that_is_in_16_bits_altogether_stays_so() -> None:
+    norm, x = LayerNorm(16).bfloat16(), noise(5, 16).bfloat16()
+    assert torch.equal(norm(x), functional.layer_norm(x, (16,), norm.weight, norm.bias))
+
+
 @pytest.mark.parametrize("config", [BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
 def test_the_trunk_has_no_other_norm_over_its_width(config) -> None:
     encoder = tiny_encoder(config)
