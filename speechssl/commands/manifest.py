@@ -66,7 +66,7 @@ def _form_that_can_be_written(out: Path) -> Path:
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.", callback=_form_that_can_be_written)]
 Source = Annotated[Path, typer.Argument(help="Manifest to read.")]
-Columns = Annotated[str | None, typer.Option(help="For a table, ours=theirs: path=wav,text=sentence.")]
+Columns = Annotated[str | None, typer.Option(help="For tables, NeMo and datasets, ours=theirs: path=wav,text=said.")]
 Part = Annotated[
     str | None,
     typer.Option("--shard", help="In a job array: do part I/N, as 2/8; then `merge`, once, puts all together."),

@@ -48,6 +48,7 @@ AUDIO_SUFFIXES = (
 )
 
 _UNKNOWN_LENGTH = 2**63 - 1  # samples; what libsndfile says where flac says 0
+_AUDIBLE, _CANCELLED = 1e-3, 1e-2  # peaks: of full scale, and of the mean against that of the channels
 # bytes: who writes wav into a pipe (sox, arecord, ffmpeg, servers) declares this or more, for want of the length
 STREAMED_SIZE = 10**9
 
@@ -62,7 +63,7 @@ class AudioConfig:
 
     resample: bool = True  # False: any rate but 16 kHz is an error
     min_sample_rate: int = SAMPLE_RATE  # Hz; lower rates are an error
-    channels: Literal["mean", "first", "refuse"] = "mean"
+    channels: Literal["mean", "first", "refuse"] = "mean"  # where the manifest names none for an utterance
     normalize: bool | None = None  # zero mean, unit variance (fairseq: task.normalize); None: as the model was trained
     max_duration_s: float = 3600.0  # a longer file is an error where it would have to be read whole
 
@@ -83,10 +84,11 @@ class AudioHeader:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a recording that is one utterance, in samples of the recording's own rate."""
+    """What of a recording is one utterance: a part of its time, in samples of its own rate, and of its channels."""
 
     start: int
     num_samples: int
+    channel: int | None = None  # the one that is heard, counted from 0; None: what `AudioConfig.channels` makes of all
 
 
 def read_header(where: Path | Place, file: BinaryIO | None = None) -> AudioHeader:
@@ -164,9 +166,10 @@ def read_audio(
         else:
             header = read_header(place, file)
         _check_length(place, header, segment, expected_samples)
+        channel = None if segment is None else segment.channel
         if segment is not None:
             header = replace(header, num_samples=segment.num_samples)
-        _check_header(place, header, config, whole=num_samples is None)
+        _check_header(place, header, config, channel=channel, whole=num_samples is None)
         rate = header.sample_rate
         margin = 0 if rate == SAMPLE_RATE else rate // 50  # context, so that a part equals the same part of the whole
         period = rate // math.gcd(rate, SAMPLE_RATE)  # a cut at a multiple of it falls on a whole sample at both rates
@@ -177,8 +180,8 @@ def read_audio(
         count = max(0, count)
         offset = first + (segment.start if segment else 0)
         samples = _decode(place, file, offset, count) if decoded is None else decoded[offset : offset + count]
-    _check_samples(place, samples, header, whole=num_samples is None and start == 0)
-    mono = samples[:, 0] if config.channels == "first" else samples.mean(axis=1)
+    mono = _one_channel(place, samples, config, channel)
+    _check_samples(place, mono, header, whole=num_samples is None and start == 0)
     waveform = torch.from_numpy(np.ascontiguousarray(mono))
     if rate != SAMPLE_RATE:
         waveform = _resampler(rate)(waveform)[start - first * SAMPLE_RATE // rate :]
@@ -301,7 +304,25 @@ def _check_length(place: Place, header: AudioHeader, segment: Segment | None, ex
         )
 
 
-def _check_header(place: Place, header: AudioHeader, config: AudioConfig, *, whole: bool) -> None:
+def _one_channel(
+    place: Place, samples: NDArray[np.float32], config: AudioConfig, channel: int | None
+) -> NDArray[np.float32]:
+    """Return (time,) of (time, channels): the one that is named, or what `config` makes of all."""
+    if channel is not None:
+        return samples[:, channel]
+    if config.channels == "first":
+        return samples[:, 0]
+    mono: NDArray[np.float32] = samples.mean(axis=1)
+    peak = np.abs(samples).max(initial=0.0)
+    if peak > _AUDIBLE and np.abs(mono).max() < _CANCELLED * peak:
+        raise AudioError(
+            f"{place}: its channels cancel, as where one is the other upside down: their mean is silent; set "
+            "data.audio.channels=first, or name one in the manifest's column `channel`"
+        )
+    return mono
+
+
+def _check_header(place: Place, header: AudioHeader, config: AudioConfig, *, channel: int | None, whole: bool) -> None:
     if header.sample_rate < config.min_sample_rate:
         raise AudioError(
             f"{place}: audio is {header.sample_rate} Hz, expected at least {config.min_sample_rate}; "
@@ -312,7 +333,11 @@ def _check_header(place: Place, header: AudioHeader, config: AudioConfig, *, who
             f"{place}: audio is {header.sample_rate} Hz, expected {SAMPLE_RATE}; "
             "resample it or set data.audio.resample=true"
         )
-    if header.channels > 1 and config.channels == "refuse":
+    if channel is not None and channel >= header.channels:
+        raise AudioError(
+            f"{place}: has {header.channels} channels, the manifest wants number {channel}, counted from 0; correct it"
+        )
+    if header.channels > 1 and channel is None and config.channels == "refuse":
         raise AudioError(
             f"{place}: audio has {header.channels} channels, expected 1; set data.audio.channels to mean or first"
         )

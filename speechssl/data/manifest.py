@@ -1,10 +1,10 @@
 """Manifests: which utterances there are, where their audio lies, what is said in them. Reads no samples.
 
 A manifest is a tab-separated table with a header line. `id path samples rate channels` are required, any of
-`start file_samples text speaker language split` may follow. Paths are relative to a root that the file does not name,
-so a corpus can move; `shards/x.tar:OFFSET:SIZE` is bytes of an archive, and a URL stands for itself. An utterance with
-`start` and `file_samples` is a part of its file. fairseq's two-column form (root line, then path and samples) is read
-as well and can be written.
+`start file_samples channel text speaker language split` may follow. Paths are relative to a root that the file does not
+name, so a corpus can move; `shards/x.tar:OFFSET:SIZE` is bytes of an archive, and a URL stands for itself. An utterance
+with `start` and `file_samples` is a part of its file; one with a `channel`, counted from 0, is what that one of several
+holds. fairseq's two-column form (root line, then path and samples) is read as well and can be written.
 """
 
 import csv
@@ -37,6 +37,7 @@ PARQUET = ".parquet"  # suffix of a manifest in that form
 
 _REQUIRED = ("id", "path", "samples", "rate", "channels")
 _PART = ("start", "file_samples")
+_CHANNEL = "channel"
 _OPTIONAL = ("text", "speaker", "language", "split")
 
 
@@ -51,6 +52,7 @@ class Utterance:
     channels: int
     start: int = 0  # first sample in the file, in its own rate
     file_samples: int | None = None  # of the whole file, where the utterance is a part of it
+    channel: int | None = None  # the one of several that is heard, counted from 0; None: all, mixed
     text: str | None = None
     speaker: str | None = None
     language: str | None = None
@@ -64,8 +66,9 @@ class Utterance:
 
     @property
     def segment(self) -> Segment | None:
-        """The part of the file that it is; None for the whole file."""
-        return None if self.file_samples is None else Segment(self.start, self.num_samples)
+        """What of the file it is; None for all of it."""
+        is_all = self.file_samples is None and self.channel is None
+        return None if is_all else Segment(self.start, self.num_samples, self.channel)
 
     @property
     def num_samples_16k(self) -> int:
@@ -120,10 +123,11 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     if len(header) == 1:
         return read_fairseq_manifest(path, root=root)
     missing = [name for name in _REQUIRED if name not in header]
-    unknown = [name for name in header if name not in _REQUIRED + _PART + _OPTIONAL]
+    unknown = [name for name in header if name not in (*_REQUIRED, *_PART, _CHANNEL, *_OPTIONAL)]
     if missing or unknown or len(set(header)) != len(header):
         raise ManifestError(
-            f"{path}:1: expected the columns {' '.join(_REQUIRED)} and any of {' '.join(_PART + _OPTIONAL)}, "
+            f"{path}:1: expected the columns {' '.join(_REQUIRED)} and any of "
+            f"{' '.join((*_PART, _CHANNEL, *_OPTIONAL))}, "
             f"found {' '.join(header)}; build the manifest again with `speechssl manifest build`"
         )
     utterances = [_parse_row(header, line, where=f"{path}:{i}") for i, line in enumerate(lines[1:], start=2)]
@@ -143,11 +147,14 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     rows = list(utterances)
     optional = [name for name in _OPTIONAL if any(getattr(row, name) is not None for row in rows)]
     part = _PART if any(row.file_samples is not None for row in rows) else ()
-    lines = ["\t".join([*_REQUIRED, *part, *optional])]
+    channel = (_CHANNEL,) if any(row.channel is not None for row in rows) else ()
+    lines = ["\t".join([*_REQUIRED, *part, *channel, *optional])]
     for row in rows:
         cells = [row.id, row.path, str(row.num_samples), str(row.sample_rate), str(row.channels)]
         if part:
             cells += ["", ""] if row.file_samples is None else [str(row.start), str(row.file_samples)]
+        if channel:
+            cells.append("" if row.channel is None else str(row.channel))
         cells += [getattr(row, name) or "" for name in optional]
         if any(control in cell for cell in cells for control in "\t\n\r"):
             raise ManifestError(f"{row.path!r}: a tab or line break in its path or text; rename the file")
@@ -192,6 +199,11 @@ def write_fairseq_manifest(path: Path, manifest: Manifest) -> None:
         if utterance.file_samples is not None or is_url(utterance.path):
             raise ManifestError(
                 f"{utterance.id}: is a part of a file, or at a URL; fairseq's manifest lists whole files: write it out"
+            )
+        if utterance.channel is not None:
+            raise ManifestError(
+                f"{utterance.id}: is one channel of {utterance.path}; fairseq's manifest lists whole files: write the "
+                "channel to a file of its own"
             )
     rows = [f"{utterance.path}\t{utterance.num_samples}" for utterance in manifest.utterances]
     write_atomically(path, "\n".join([str(manifest.root.resolve()), *rows]) + "\n")
@@ -315,6 +327,11 @@ def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
         raise ManifestError(
             f"{where}: starts at sample {start} and has {row['samples']}, of a file of {file_samples}; correct them"
         )
+    channel = row.get(_CHANNEL) or None
+    if channel is not None and (not channel.isdecimal() or len(channel) > 18 or int(channel) >= int(row["channels"])):
+        raise ManifestError(
+            f"{where}: channel is {channel!r} of {row['channels']}, expected a number counted from 0, or nothing"
+        )
     return Utterance(
         id=row["id"],
         path=row["path"],
@@ -323,6 +340,7 @@ def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
         channels=int(row["channels"]),
         start=start,
         file_samples=file_samples,
+        channel=None if channel is None else int(channel),
         **{name: row[name] for name in _OPTIONAL if row.get(name)},
     )
 

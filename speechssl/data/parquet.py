@@ -23,6 +23,7 @@ __all__ = ["ParquetRows", "pyarrow_package", "write_parquet"]
 _NAMES = ("id", "path")
 _NUMBERS = ("samples", "rate", "channels")
 _PART = ("start", "file_samples")
+_CHANNEL = "channel"
 _TEXTS = ("text", "speaker", "language", "split")
 _ATTRIBUTES = {"samples": "num_samples", "rate": "sample_rate"}  # of `Utterance`; the others have the column's name
 
@@ -49,11 +50,12 @@ class ParquetRows(Rows):
         self._open()
         columns = self._file.schema_arrow.names
         missing = [name for name in _NAMES + _NUMBERS if name not in columns]
-        unknown = [name for name in columns if name not in _NAMES + _NUMBERS + _PART + _TEXTS]
+        unknown = [name for name in columns if name not in (*_NAMES, *_NUMBERS, *_PART, _CHANNEL, *_TEXTS)]
         if missing or unknown or len(set(columns)) < len(columns):
             raise ManifestError(
-                f"{path}: expected the columns {' '.join(_NAMES + _NUMBERS)} and any of {' '.join(_PART + _TEXTS)}, "
-                f"found {' '.join(columns)}; write it with `speechssl manifest convert`"
+                f"{path}: expected the columns {' '.join(_NAMES + _NUMBERS)} and any of "
+                f"{' '.join((*_PART, _CHANNEL, *_TEXTS))}, found {' '.join(columns)}; write it with "
+                "`speechssl manifest convert`"
             )
         self._columns = columns
         counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
@@ -164,7 +166,7 @@ class ParquetRows(Rows):
         return np.concatenate(lengths), seconds
 
     def _numbers(self) -> list[str]:
-        return [name for name in _NUMBERS + _PART if name in self._columns]
+        return [name for name in (*_NUMBERS, *_PART, _CHANNEL) if name in self._columns]
 
 
 def write_parquet(path: Path, utterances: Iterable[Utterance]) -> None:
@@ -174,7 +176,7 @@ def write_parquet(path: Path, utterances: Iterable[Utterance]) -> None:
         ManifestError: a tab, a line break or what is no Unicode in a name or text.
     """
     pa = pyarrow_package()
-    names = _NAMES + _NUMBERS + _PART + _TEXTS
+    names = (*_NAMES, *_NUMBERS, *_PART, _CHANNEL, *_TEXTS)
     schema = pa.schema([(name, pa.string() if name in _NAMES + _TEXTS else pa.int64()) for name in names])
     rows = iter(utterances)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +207,7 @@ def _array(name: str, rows: list[Utterance], kind: Any, path: Path) -> Any:
 
 
 def _utterance(cells: dict[str, Any]) -> Utterance:
-    file_samples = cells.get("file_samples")
+    file_samples, channel = cells.get("file_samples"), cells.get(_CHANNEL)
     return Utterance(
         id=cells["id"],
         path=cells["path"],
@@ -214,6 +216,7 @@ def _utterance(cells: dict[str, Any]) -> Utterance:
         channels=cells["channels"],
         start=cells.get("start") or 0,
         file_samples=file_samples,
+        channel=None if channel == -1 else channel,
         **{name: cells.get(name) or None for name in _TEXTS},
     )
 
@@ -230,7 +233,9 @@ def _integers(column: Any, where: str) -> NDArray[np.int64]:
 def _check_numbers(columns: dict[str, NDArray[np.int64]], where: str, begin: int) -> None:
     samples, rate, channels = (columns[name] for name in _NUMBERS)
     is_wrong = (samples <= 0) | (rate <= 0) | (rate > _FASTEST) | (channels <= 0)
-    if len(columns) > len(_NUMBERS):
+    if _CHANNEL in columns:
+        is_wrong |= (columns[_CHANNEL] < -1) | (columns[_CHANNEL] >= channels)  # -1: none is named
+    if _PART[0] in columns:
         start, whole = (columns[name] for name in _PART)
         is_part = whole >= 0
         is_wrong |= (is_part != (start >= 0)) | (is_part & (start + samples > whole))
@@ -238,8 +243,8 @@ def _check_numbers(columns: dict[str, NDArray[np.int64]], where: str, begin: int
         index = int(is_wrong.argmax())
         found = {name: int(values[index]) for name, values in columns.items()}
         raise ManifestError(
-            f"{where}: row {begin + index + 1} has {found}; expected positive whole numbers, and a part that lies "
-            "within its file"
+            f"{where}: row {begin + index + 1} has {found}; expected positive whole numbers, a part that lies "
+            "within its file, and a channel that it has"
         )
 
 

@@ -27,6 +27,7 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     "dc_offset": ("warning", "its mean is not 0"),
     "rate": ("error", "recorded below the rate that training wants"),
     "narrowband": ("warning", "nothing in the upper band: upsampled, or coded away"),
+    "cancelling": ("error", "channels whose mean is silent, as where one is the other upside down"),
     "channels": ("warning", "channels that differ; training averages them"),
     "short": ("warning", "too short to learn from"),
     "long": ("warning", "too long for one utterance"),
@@ -108,7 +109,10 @@ def _of_sound(measured: Measured, config: CheckConfig) -> Iterator[tuple[str, fl
     if not is_silent and measured.cut_hz and measured.cut_hz < config.bandwidth_share * nominal_hz:
         message = f"its sound ends at {measured.cut_hz:.0f} Hz, its rate promises {nominal_hz:.0f}"
         yield "narrowband", measured.cut_hz, message
-    if measured.channel_difference > config.channel_difference:
+    if measured.channel_difference > config.cancelling_difference:
+        message = "its channels cancel: set data.audio.channels=first, or name one in the column `channel`"
+        yield "cancelling", measured.channel_difference, message
+    elif measured.channel_difference > config.channel_difference:
         lost = f"{100 * measured.channel_difference**2:.0f} %"
         yield "channels", measured.channel_difference, f"averaging its channels loses {lost} of their energy"
     if duration_s < config.min_duration_s:

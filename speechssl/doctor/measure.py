@@ -43,6 +43,7 @@ class Measured:
     mean: float = 0.0  # of the channel where it is farthest from 0
     not_finite: int = 0  # samples that are NaN or infinite, counted as 0 elsewhere
     clipped: int = 0  # samples at full scale between two at full scale
+    channels: int = 1  # that the figures are of: 1 where the utterance names one
     channel_difference: float = 0.0  # rms of what averaging the channels loses, over rms of all
     cut_hz: float | None = None  # where its sound ends abruptly; None where it does not
     active_s: float = 0.0  # from the first sound to the last
@@ -51,7 +52,7 @@ class Measured:
     @property
     def clipped_share(self) -> float:
         """Clipped samples over all."""
-        return self.clipped / max(1, self.num_samples * (self.header.channels if self.header else 1))
+        return self.clipped / max(1, self.num_samples * self.channels)
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,9 @@ class _Part:
     def __init__(self, header: AudioHeader, problem: str | None, segment: Segment | None, config: CheckConfig) -> None:
         self.start = segment.start if segment else 0
         self._end = segment.start + segment.num_samples if segment else 2**63
+        self._channel = segment.channel if segment else None
+        if self._channel is not None and self._channel >= header.channels:  # the manifest is not of this file
+            self._channel = None
         self._header, self._config = header, config
         self._problem = problem
         self._complaint: str | None = None
@@ -237,9 +241,11 @@ class _Part:
         """Take what is its own of a block that begins at `position`, and what the decoder said."""
         self._complaint = self._complaint or words
         own = block[max(0, self.start - position) : self._end - position]
+        if self._channel is not None:
+            own = own[:, self._channel, None].copy()  # in one piece, for the digest
         if len(own):
             if self._sums is None:
-                self._sums = _Sums(self._header, self._config)
+                self._sums = _Sums(self._header.sample_rate, own.shape[1], self._config)
             self._sums.add(own)
 
     def ends_by(self, position: int) -> bool:
@@ -263,10 +269,11 @@ class _Part:
 class _Sums:
     """All that is gathered of samples."""
 
-    def __init__(self, header: AudioHeader, config: CheckConfig) -> None:
-        self._levels = Levels(header.channels, config.clipped_level)
-        self._digest = Digest(header.sample_rate, header.channels)
-        self._spectrum = Spectrum(header.sample_rate)
+    def __init__(self, sample_rate: int, channels: int, config: CheckConfig) -> None:
+        self._channels = channels
+        self._levels = Levels(channels, config.clipped_level)
+        self._digest = Digest(sample_rate, channels)
+        self._spectrum = Spectrum(sample_rate)
 
     def add(self, block: Block) -> None:
         self._digest.add(block)
@@ -281,6 +288,7 @@ class _Sums:
             "mean": levels.mean,
             "not_finite": levels.not_finite,
             "clipped": levels.clipped,
+            "channels": self._channels,
             "channel_difference": levels.channel_difference,
             "cut_hz": spectrum.cut_hz(step_db=config.bandwidth_step_db, floor_db=config.bandwidth_floor_db),
             "active_s": spectrum.active_s,

@@ -92,6 +92,8 @@ def _fits(checked: Checked) -> bool:
 def _corrected(checked: Checked) -> Utterance:
     assert checked.measured is not None and checked.measured.header is not None  # else it had another error
     header, row = checked.measured.header, checked.row
+    if row.channel is not None and row.channel >= header.channels:
+        row = dataclasses.replace(row, channel=None)
     if row.file_samples is not None:
         return dataclasses.replace(row, file_samples=header.num_samples, channels=header.channels)
     return dataclasses.replace(

@@ -20,6 +20,7 @@ class CheckConfig:
     clipped_share: float = 0.001  # of all samples, in runs of 3 or more at full scale; loud clean speech has 1e-4
     dc_offset: float = 0.01  # mean of all samples; -40 dB is as loud as quiet speech and moves its normalisation
     channel_difference: float = 0.3  # rms of what averaging loses over rms of all; two talkers give 0.7, a room 0.1
+    cancelling_difference: float = 0.995  # from there on averaging leaves less than 1 % of the energy
 
     bandwidth_share: float = 0.75  # of 8 kHz, or of half the rate where lower; telephone audio reaches 0.5
     bandwidth_step_db: float = 20.0  # fall within 375 Hz; a filter falls by 30 and more, dark voices by 10

@@ -5,7 +5,8 @@ a regular file; its length, rate and channels are read from the audio itself, an
 
 An utterance that is a part of a recording is written in seconds by most formats. Read, a time is the nearest sample
 (halves up, as Lhotse rounds); written, it is one that readers which round and readers which truncate both turn into
-the sample meant. So parts come back sample for sample.
+the sample meant. So parts come back sample for sample. A part without an id gets one from its file and its times, which
+stays the same whatever else the file from elsewhere lists.
 """
 
 import gzip
@@ -14,7 +15,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,14 @@ from speechssl.errors import ManifestError
 __all__ = [
     "Entry",
     "Progress",
+    "account",
     "as_manifest",
+    "entries_of",
     "file_of",
     "id_of",
     "json_lines",
     "lost_columns",
+    "part_id",
     "place",
     "recording_ids",
     "seconds_of",
@@ -61,6 +65,8 @@ class Entry:
     duration_s: float | None = None  # of the utterance; with a start, it or `end_s`, or neither for all that follows
     end_s: float | None = None  # where in the file it ends
     part: Segment | None = None  # instead of seconds, where samples are said
+    channel: int | None = None  # the one that is heard, counted from 0; None: all
+    is_channel_of_source: bool = False  # of what the file was made from; a file with a single channel is that one
     text: str | None = None
     speaker: str | None = None
     language: str | None = None
@@ -206,6 +212,62 @@ def word(row: dict[str, Any], name: str, *, where: str) -> str | None:
     return found if found is None or isinstance(found, str) else str(found)
 
 
+def entries_of(
+    source: Path,
+    rows: Iterable[tuple[str, dict[str, Any]]],
+    known: Mapping[str, Sequence[str]],
+    columns: Mapping[str, str],
+) -> tuple[list[Entry], list[str]]:
+    """Make entries of objects that say what an utterance is under names of their own.
+
+    Args:
+        source: the file, for messages.
+        rows: where each was found, and the object; a missing value is the same as null.
+        known: field of `Entry` -> the names it may have there, the usual one first.
+        columns: field of `Entry` -> its name there, where a user says so.
+
+    Returns:
+        The entries, and a note on what was taken under which name, and what was left.
+
+    Raises:
+        ManifestError: `columns` has a field that is not known, or a name that no row has; a value of another kind.
+    """
+    listed = [*rows]
+    found = dict.fromkeys(name for _, row in listed for name in row)
+    unknown = [f"{ours}={theirs}" for ours, theirs in columns.items() if ours not in known or theirs not in found]
+    if unknown:
+        raise ManifestError(
+            f"{source}: columns: expected any of {', '.join(known)}, each = one of {', '.join(found)}, found "
+            f"{', '.join(unknown)}"
+        )
+    usual = {ours: next((name for name in names if name in found), None) for ours, names in known.items()}
+    taken = {ours: name for ours, name in {**usual, **columns}.items() if name is not None}
+    entries = []
+    for where, row in listed:
+        said: dict[str, Any] = {}
+        for ours, name in taken.items():
+            match ours:
+                case "start_s" | "end_s" | "duration_s":
+                    said[ours] = _seconds(row, name, where=where)
+                case "channel":
+                    said[ours] = _channel_number(row, name, where=where)
+                case _:
+                    said[ours] = word(row, name, where=where)
+        entries.append(Entry(where=where, **{**said, "path": said.get("path") or ""}))
+    return entries, [account(source, taken, [name for name in found if name not in taken.values()])]
+
+
+def account(source: Path, taken: Mapping[str, str], left: Sequence[str]) -> str:
+    """Say what of a file from elsewhere was taken, ours -> its name there, and what was left.
+
+    Examples:
+        >>> account(Path("m.json"), {"path": "audio_filepath", "text": "text"}, ["pred_text"])
+        'm.json: taken: path from audio_filepath, text; not taken: pred_text'
+    """
+    names = ", ".join(ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in taken.items())
+    return f"{source}: taken: {names}" + (f"; not taken: {', '.join(left)}" if left else "")
+
+
 def seconds_of(samples: int, rate: int) -> float:
     """Return the time of a sample in seconds, such that it is found again by rounding and by truncation.
 
@@ -231,6 +293,18 @@ def file_of(manifest: Manifest, row: Utterance, *, by: str) -> str:
     return str(manifest.root.resolve() / row.path)
 
 
+def part_id(path: str, part: Segment, sample_rate: int) -> str:
+    """Return the id of a part of a file that has none: the file's, milliseconds of start and end, and the channel.
+
+    Examples:
+        >>> part_id("calls/7.wav", Segment(20_000, 8_000, channel=1), 8_000)
+        'calls-7-00002500-00003500-channel1'
+    """
+    start_ms, end_ms = (1000 * at // sample_rate for at in (part.start, part.start + part.num_samples))
+    channel = "" if part.channel is None else f"-channel{part.channel}"
+    return f"{id_of(path)}-{start_ms:08d}-{end_ms:08d}{channel}"
+
+
 def recording_ids(manifest: Manifest) -> dict[str, str]:
     """Return an id without blanks for every file: that of the utterance which is all of it, or one from its path."""
     ids = {row.path: row.id for row in reversed(manifest.utterances) if row.file_samples is None}
@@ -253,18 +327,21 @@ def _header(entry: Entry, root: Path) -> tuple[str, AudioHeader]:
 
 
 def _utterance(entry: Entry, path: str, header: AudioHeader) -> Utterance:
-    key = entry.id if entry.id is not None else id_of(path)
-    for value in (key, entry.text, entry.speaker, entry.language, entry.split):
-        if value is not None and (any(control in value for control in "\t\n\r") or not is_utf8(value)):
-            raise ManifestError(f"{entry.where}: {value!r} has a tab or line break, or is not UTF-8; take it out")
-    if not key:
-        raise ManifestError(f"{entry.where}: the id is empty; name the utterance")
     if entry.sample_rate not in (None, header.sample_rate):
         raise ManifestError(
             f"{entry.where}: says {entry.sample_rate} Hz, {path} has {header.sample_rate}; correct the one or the other"
         )
     _check_length(entry, path, header)
     part = _part(entry, path, header)
+    key = entry.id
+    if key is None:
+        key = id_of(path) if part is None else part_id(path, part, header.sample_rate)
+    for value in (key, entry.text, entry.speaker, entry.language, entry.split):
+        if value is not None and (any(control in value for control in "\t\n\r") or not is_utf8(value)):
+            raise ManifestError(f"{entry.where}: {value!r} has a tab or line break, or is not UTF-8; take it out")
+    if not key:
+        raise ManifestError(f"{entry.where}: the id is empty; name the utterance")
+    is_whole = part is None or part.num_samples == header.num_samples
     return Utterance(
         id=key,
         path=path,
@@ -272,12 +349,32 @@ def _utterance(entry: Entry, path: str, header: AudioHeader) -> Utterance:
         sample_rate=header.sample_rate,
         channels=header.channels,
         start=part.start if part else 0,
-        file_samples=header.num_samples if part else None,
+        file_samples=None if is_whole else header.num_samples,
+        channel=part.channel if part else None,
         text=entry.text or None,
         speaker=entry.speaker or None,
         language=entry.language or None,
         split=entry.split or None,
     )
+
+
+def _seconds(row: dict[str, Any], name: str, *, where: str) -> float | None:
+    found = row.get(name)
+    if found is None or (isinstance(found, int | float) and not isinstance(found, bool)):
+        return found
+    raise ManifestError(f"{where}: {name} is {found!r}, expected seconds")
+
+
+def _channel_number(row: dict[str, Any], name: str, *, where: str) -> int | None:
+    """Return a channel, counted from 0; None for all of them, which NeMo calls their average."""
+    found = row.get(name)
+    if found is None or found == "average":
+        return None
+    if isinstance(found, str) and found.isdecimal():
+        return int(found)
+    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+        raise ManifestError(f"{where}: {name} is {found!r}, expected the number of one channel, counted from 0")
+    return found
 
 
 def _check_length(entry: Entry, path: str, header: AudioHeader) -> None:
@@ -292,7 +389,7 @@ def _check_length(entry: Entry, path: str, header: AudioHeader) -> None:
 
 
 def _part(entry: Entry, path: str, header: AudioHeader) -> Segment | None:
-    """Return the part of the file that the utterance is, None for all of it."""
+    """Return what of the file the utterance is, None for all of it."""
     rate, lasts = header.sample_rate, f"{path} lasts {header.duration_s:g} s"
     if entry.part is not None:
         start, end = entry.part.start, entry.part.start + entry.part.num_samples
@@ -305,11 +402,25 @@ def _part(entry: Entry, path: str, header: AudioHeader) -> Segment | None:
         elif entry.duration_s is not None:
             end, said = start + _nearest(entry.duration_s, rate), f"{said} and lasts {entry.duration_s:g} s"
     else:
-        return None
+        start, end, said, overhang = 0, header.num_samples, "", 0
     if not 0 <= start < min(end, header.num_samples) or end > header.num_samples + overhang:
         raise ManifestError(f"{entry.where}: {said}, {lasts}: no part of it; correct the one or the other")
     end = min(end, header.num_samples)
-    return None if (start, end) == (0, header.num_samples) else Segment(start, end - start)
+    channel = _channel(entry, path, header)
+    is_all = (start, end) == (0, header.num_samples) and channel is None
+    return None if is_all else Segment(start, end - start, channel)
+
+
+def _channel(entry: Entry, path: str, header: AudioHeader) -> int | None:
+    """Return which of several channels is heard; None for all, and where there is a single one."""
+    found = entry.channel
+    if found is None or (header.channels == 1 and (found == 0 or entry.is_channel_of_source)):
+        return None
+    if not 0 <= found < header.channels:
+        raise ManifestError(
+            f"{entry.where}: names the channel {found}, counted from 0; {path} has {header.channels}: correct it"
+        )
+    return found
 
 
 def _nearest(seconds: float, rate: int) -> int:

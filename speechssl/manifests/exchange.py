@@ -40,7 +40,7 @@ def import_manifest(
         form: what it is.
         root: folder that paths start from and may not leave; None for the one fairseq's table names, and for the
             folder of the list otherwise. A saved dataset's audio is written there, so it has to be named.
-        columns: for a table, our column -> its name there.
+        columns: for tables, NeMo's manifests and datasets, our column -> its name there.
         progress: shows how far the headers are.
 
     Returns:
@@ -51,24 +51,26 @@ def import_manifest(
         AudioError: a file cannot be read.
     """
     folder = source if source.is_dir() else source.parent
-    notes: list[str] = []
+    named = columns or {}
+    if named and form in ("fairseq", "kaldi", "lhotse"):
+        raise ManifestError(f"columns: {form} has names of its own, found {dict(named)}; leave --columns out")
     match form:
         case "fairseq":
             entries, folder, notes = read_fairseq(source)
         case "kaldi":
-            entries = read_kaldi(source)
+            entries, notes = read_kaldi(source)
         case "nemo":
-            entries = read_nemo(source)
+            entries, notes = read_nemo(source, named)
         case "lhotse":
             entries, notes = read_lhotse(source)
         case "audiofolder":
-            entries, notes = read_audio_folder(source)
+            entries, notes = read_audio_folder(source, named)
         case "dataset":
             if root is None:
                 raise ManifestError(f"{source}: holds the audio itself; name a folder to write it to with --root")
-            entries = read_saved_dataset(source, root)
+            entries, notes = read_saved_dataset(source, root, named)
         case "table":
-            entries, notes = read_table(source, columns or {})
+            entries, notes = read_table(source, named)
     if not entries:
         raise ManifestError(f"{source}: lists no utterances; name a list that does")
     return as_manifest(entries, root or folder, progress=progress), notes

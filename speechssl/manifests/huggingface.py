@@ -7,6 +7,7 @@ gets a part as a file of its own, cut out sample for sample.
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -17,38 +18,45 @@ import soundfile
 from speechssl.data.audio import read_header
 from speechssl.data.manifest import Manifest, Utterance, write_atomically
 from speechssl.errors import ManifestError
-from speechssl.manifests.entries import Entry, file_of, id_of, is_utf8, json_lines, lost_columns, word
+from speechssl.manifests.entries import Entry, entries_of, file_of, id_of, is_utf8, json_lines, lost_columns, word
 from speechssl.manifests.table import read_table
 
 __all__ = ["read_audio_folder", "read_saved_dataset", "write_audio_folder", "write_saved_dataset"]
 
-_TEXTS = ("text", "transcription", "sentence")  # names in use for what is said
+_NAMES = {  # names in use, the first that is there
+    "id": ("id",),
+    "text": ("text", "transcription", "sentence", "transcript"),
+    "speaker": ("speaker",),
+    "language": ("language",),
+    "split": ("split",),
+}
 
 
-def read_audio_folder(path: Path) -> tuple[list[Entry], list[str]]:
+def read_audio_folder(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
     """Read the table of an audio folder; `file_name` starts from its folder, whatever the root is.
 
     Args:
         path: the folder, or the table.
+        columns: our column -> its name there, where it has none of the usual names.
+
+    Returns:
+        The entries, and a note on what was taken under which name, and what was left.
 
     Raises:
         ManifestError: no table, or one without `file_name`.
     """
     tables = [path] if path.is_file() else [path / name for name in ("metadata.jsonl", "metadata.csv")]
-    table = next((table for table in tables if table.is_file()), None)
-    if table is None:
+    found = [table for table in tables if table.is_file()]
+    if not found:
         raise ManifestError(f"{path}: expected metadata.jsonl or metadata.csv in it; list a bare folder with `build`")
-    folder = table.parent.absolute()
+    table, *others = found
     if table.suffix == ".csv":
-        first = table.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].strip().split(",")
-        text = next((name for name in _TEXTS if name in first), None)
-        entries, notes = read_table(table, {"path": "file_name"} | ({"text": text} if text else {}))
-        return [replace(entry, path=str(folder / entry.path)) for entry in entries], notes
-    entries = []
-    for where, row in json_lines(table):
-        text = next((name for name in _TEXTS if name in row), "text")
-        entries.append(_entry(row, str(folder / (word(row, "file_name", where=where) or "")), text, where))
-    return entries, []
+        entries, notes = read_table(table, columns, {"path": ("file_name",), **_NAMES})
+    else:
+        entries, notes = entries_of(table, json_lines(table), {"path": ("file_name",), **_NAMES}, columns)
+    folder = table.parent.absolute()
+    entries = [replace(entry, path=str(folder / entry.path) if entry.path else "") for entry in entries]
+    return entries, [*notes, *(f"{other}: not read, as {table.name} is" for other in others)]
 
 
 def write_audio_folder(folder: Path, manifest: Manifest) -> None:
@@ -61,10 +69,10 @@ def write_audio_folder(folder: Path, manifest: Manifest) -> None:
     base, root = folder.resolve(), manifest.root.resolve()
     lines = []
     for row in manifest.utterances:
-        if row.file_samples is not None:
+        if row.segment is not None:
             raise ManifestError(
-                f"{row.id}: is a part of {row.path}, and an audio folder lists whole files; export to `dataset`, which "
-                "holds parts as files of their own"
+                f"{row.id}: is a part of {row.path}, or a channel, and an audio folder lists whole files; export to "
+                "`dataset`, which holds them as files of their own"
             )
         audio = Path(file_of(manifest, row, by="an audio folder"))
         if not audio.is_relative_to(base):
@@ -82,27 +90,30 @@ def write_audio_folder(folder: Path, manifest: Manifest) -> None:
     write_atomically(base / "metadata.jsonl", "\n".join(lines) + "\n")
 
 
-def read_saved_dataset(folder: Path, root: Path) -> list[Entry]:
+def read_saved_dataset(folder: Path, root: Path, columns: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
     """Read a dataset saved to disk, and write the audio in its tables to files below `root`.
 
     A file is named after the utterance's id, or keeps its name (`datasets` saves no folders) where there is none; one
-    that is there already has to hold the same bytes.
+    that is there already has to hold the same bytes. `columns` (ours -> theirs) are those without a usual name.
+
+    Returns:
+        The entries, and a note on what was taken under which name, and what was left.
 
     Raises:
         ManifestError: `datasets` is not installed, no saved dataset, no column of audio, or a name that leaves `root`.
     """
     audio_of, dataset = _open(folder)
-    text_of = next((name for name in _TEXTS if name in dataset.column_names), "text")
-    entries = []
+    rows, paths = [], []
     for number, row in enumerate(dataset):
-        where = f"{folder}, row {number}"
-        sound = row[audio_of]
-        name, key = str(sound.get("path") or f"{number}.wav"), word(row, "id", where=where)
+        where, sound = f"{folder}, row {number}", row.pop(audio_of)
+        name, key = str(sound.get("path") or f"{number}.wav"), word(row, columns.get("id", "id"), where=where)
         written = name if key is None else f"{key}{PurePosixPath(name).suffix}"
         if sound.get("bytes") is not None:
             _unpack(sound["bytes"], written, root, where)
-        entries.append(_entry(row, written, text_of, where))
-    return entries
+        rows.append((where, row))
+        paths.append(written)
+    entries, notes = entries_of(folder, rows, _NAMES, columns)
+    return [replace(entry, path=path) for entry, path in zip(entries, paths, strict=True)], notes
 
 
 def write_saved_dataset(folder: Path, manifest: Manifest) -> list[str]:
@@ -122,7 +133,7 @@ def write_saved_dataset(folder: Path, manifest: Manifest) -> list[str]:
         files = [_own_file(manifest, row, Path(scratch, str(number))) for number, row in enumerate(manifest.utterances)]
         made = datasets.Dataset.from_dict({"audio": files, **filled})
         made.cast_column("audio", datasets.Audio()).save_to_disk(str(folder))  # which takes in the files' bytes
-    parts = sum(row.file_samples is not None for row in manifest.utterances)
+    parts = sum(row.segment is not None for row in manifest.utterances)
     notes = [f"{parts} parts of recordings are files of their own in the dataset"] if parts else []
     return notes + lost_columns(manifest, tuple(columns), by="a dataset")
 
@@ -133,9 +144,10 @@ def _own_file(manifest: Manifest, row: Utterance, stem: Path) -> str:
     if part is None:
         return source
     header = read_header(Path(source))
-    if header.num_samples != row.file_samples:
+    if header.num_samples != (row.file_samples or row.num_samples):
         raise ManifestError(
-            f"{source}: holds {header.num_samples} samples, the manifest says {row.file_samples}; build it again"
+            f"{source}: holds {header.num_samples} samples, the manifest says {row.file_samples or row.num_samples}; "
+            "build it again"
         )
     try:
         subtype = soundfile.info(source).subtype
@@ -145,22 +157,12 @@ def _own_file(manifest: Manifest, row: Utterance, stem: Path) -> str:
         )
     except soundfile.LibsndfileError as error:  # ffmpeg's formats among them
         raise ManifestError(f"{source}: libsndfile cannot cut a part out of it ({error}); convert it first") from error
+    if part.channel is not None:
+        samples = samples[:, part.channel]
     target = stem.with_suffix(".flac" if is_integer else ".wav")
     depth = "PCM_24" if subtype == "PCM_24" else "PCM_16"
     soundfile.write(target, samples, rate, subtype=depth if is_integer else "FLOAT")
     return str(target)
-
-
-def _entry(row: dict[str, Any], path: str, text: str, where: str) -> Entry:
-    return Entry(
-        where=where,
-        path=path,
-        id=word(row, "id", where=where),
-        text=word(row, text, where=where),
-        speaker=word(row, "speaker", where=where),
-        language=word(row, "language", where=where),
-        split=word(row, "split", where=where),
-    )
 
 
 def _open(folder: Path) -> tuple[str, Any]:

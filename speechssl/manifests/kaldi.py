@@ -1,8 +1,11 @@
-"""Kaldi's data directories: `wav.scp text utt2spk utt2lang segments`, a key and a value on every line.
+"""Kaldi's data directories: `wav.scp text utt2spk utt2lang segments reco2file_and_channel`, a key and a value a line.
 
 `wav.scp` may hold commands that Kaldi runs in a shell. They are never run here: a line with one is refused by name.
 Kaldi gives an utterance whose speaker is not known its own id as speaker; so that is what such a speaker means.
-`segments` is read and written where utterances are parts of recordings, in seconds (`entries` says how they round).
+`segments` is read and written where utterances are parts of recordings, in seconds (`entries` says how they round);
+its fifth field, where there is one, is a channel, counted from 0. `reco2file_and_channel` says which channel a
+recording was, A or 1 the first of them: of the file that it names, so it counts where `wav.scp` names one of several
+channels.
 """
 
 import re
@@ -11,13 +14,16 @@ from pathlib import Path
 
 from speechssl.data.manifest import Manifest, Utterance, write_atomically
 from speechssl.errors import ManifestError
-from speechssl.manifests.entries import Entry, file_of, lost_columns, recording_ids, seconds_of, text_lines
+from speechssl.manifests.entries import Entry, account, file_of, lost_columns, recording_ids, seconds_of, text_lines
 
 __all__ = ["read_kaldi", "write_kaldi"]
 
 
-def read_kaldi(folder: Path) -> list[Entry]:
+def read_kaldi(folder: Path) -> tuple[list[Entry], list[str]]:
     """Read a data directory.
+
+    Returns:
+        The entries, and a note on the files that were taken, and those that were left.
 
     Raises:
         ManifestError: no `wav.scp`, a command or an archive in it, a key twice, a line without value, or a table with
@@ -29,15 +35,18 @@ def read_kaldi(folder: Path) -> list[Entry]:
         segments = {
             key: (where, *_segment(value, where)) for key, (where, value) in _table(folder / "segments").items()
         }
-        unknown = {key: recording for key, (_, recording, _, _) in segments.items() if recording not in recordings}
+        unknown = {key: part[1] for key, part in segments.items() if part[1] not in recordings}
         if unknown:
             key, recording = next(iter(unknown.items()))
             raise ManifestError(f"{segments[key][0]}: the recording {recording!r} is not in wav.scp; add it there")
     keys = segments or recordings
     columns = {name: _column(folder / file, keys.keys()) for name, file in _FILES.items()}
+    sides = _sides(folder / _SIDES, recordings.keys())
     entries = []
     for key in keys:
-        where, path = recordings[segments[key][1] if segments else key]
+        recording = segments[key][1] if segments else key
+        where, path = recordings[recording]
+        channel = segments[key][4] if segments else None
         speaker = columns["speaker"].get(key)
         entries.append(
             Entry(
@@ -46,12 +55,14 @@ def read_kaldi(folder: Path) -> list[Entry]:
                 path=path,
                 start_s=segments[key][2] if segments else None,
                 end_s=segments[key][3] if segments else None,
+                channel=sides.get(recording) if channel is None else channel,
+                is_channel_of_source=channel is None,
                 text=columns["text"].get(key),
                 speaker=None if speaker == key else speaker,
                 language=columns["language"].get(key),
             )
         )
-    return entries
+    return entries, [_account(folder)]
 
 
 def write_kaldi(folder: Path, manifest: Manifest) -> list[str]:
@@ -74,7 +85,7 @@ def write_kaldi(folder: Path, manifest: Manifest) -> list[str]:
         of_speaker.setdefault(speaker, []).append(key)
     recordings = {row.id: files[row.path] for row in rows}
     parts = {}
-    if any(row.file_samples is not None for row in rows):
+    if any(row.segment is not None for row in rows):
         ids = recording_ids(manifest)
         recordings = {ids[path]: files[path] for path in sorted(files, key=lambda path: ids[path].encode())}
         parts = {row.id: f"{ids[row.path]} {_interval(row)}" for row in rows}
@@ -91,6 +102,34 @@ def write_kaldi(folder: Path, manifest: Manifest) -> list[str]:
 
 
 _FILES = {"text": "text", "speaker": "utt2spk", "language": "utt2lang"}
+_SIDES = "reco2file_and_channel"
+
+
+def _account(folder: Path) -> str:
+    """Say which files of a data directory were taken, and which were not; audio that lies beside them is no table."""
+    places = {"path": "wav.scp", "start and end": "segments", "channel": _SIDES, **_FILES}
+    taken = {ours: file for ours, file in places.items() if (folder / file).exists()}
+    tables = sorted(path.name for path in folder.iterdir() if path.is_file() and re.fullmatch(_TABLE, path.name))
+    return account(folder, taken, [name for name in tables if name not in (*places.values(), "spk2utt")])
+
+
+_TABLE = r"[A-Za-z0-9_]+(\.scp|\.txt)?"  # names that Kaldi's scripts give to tables
+
+
+def _sides(path: Path, recordings: Collection[str]) -> dict[str, int]:
+    """Read the channel of each recording, counted from 0: from A, from 1, or from 0 where a 0 is among them."""
+    sides = {}
+    for key, (where, value) in (_table(path) if path.exists() else {}).items():
+        side = value.rpartition(" ")[2]
+        if not re.fullmatch(r"[A-Z]|[0-9]{1,4}", side):
+            raise ManifestError(
+                f"{where}: expected `recording file channel`, a channel such as A or 1, found {value!r}"
+            )
+        if key not in recordings:
+            raise ManifestError(f"{where}: the recording {key!r} is not in wav.scp; remove the line, or add it there")
+        sides[key] = side
+    first = 0 if "0" in sides.values() else 1
+    return {key: int(side) - first if side.isdecimal() else ord(side) - ord("A") for key, side in sides.items()}
 
 
 def _table(path: Path) -> dict[str, tuple[str, str]]:
@@ -132,18 +171,25 @@ def _file(written: str, where: str) -> str:
     return written
 
 
-def _segment(value: str, where: str) -> tuple[str, float, float | None]:
+def _segment(value: str, where: str) -> tuple[str, float, float | None, int | None]:
     try:
-        recording, start, end = value.split()
+        recording, start, end, *rest = value.split()
         start_s, end_s = float(start), float(end)
+        channel = int(rest[0]) if rest else -1
+        if len(rest) > 1 or channel < -1:
+            raise ValueError(value)
     except ValueError as error:
-        raise ManifestError(f"{where}: expected `utterance recording start end`, found {value!r}") from error
-    return recording, start_s, None if end_s == -1 else end_s
+        raise ManifestError(
+            f"{where}: expected `utterance recording start end`, and a channel, counted from 0, where there are "
+            f"several, found {value!r}"
+        ) from error
+    return recording, start_s, None if end_s == -1 else end_s, None if channel == -1 else channel
 
 
 def _interval(row: Utterance) -> str:
     end = row.start + row.num_samples
-    return f"{seconds_of(row.start, row.sample_rate)!r} {seconds_of(end, row.sample_rate)!r}"
+    channel = "" if row.channel is None else f" {row.channel}"
+    return f"{seconds_of(row.start, row.sample_rate)!r} {seconds_of(end, row.sample_rate)!r}{channel}"
 
 
 def _write(path: Path, table: dict[str, str]) -> None:

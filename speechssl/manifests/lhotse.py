@@ -10,6 +10,7 @@ supervision is one, with its own id, as after Lhotse's `trim_to_supervisions`; a
 import gzip
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -21,32 +22,39 @@ from speechssl.manifests.entries import Entry, file_of, json_lines, recording_id
 
 __all__ = ["read_lhotse", "write_lhotse"]
 
-_NAMES = ("recordings.jsonl.gz", "supervisions.jsonl.gz", "cuts.jsonl.gz")
+_NAMES = ("recordings.jsonl.gz", "supervisions.jsonl.gz", "cuts.jsonl.gz")  # that are written
+_RECORDINGS, _SUPERVISIONS, _CUTS = "recordings", "supervisions", "cuts"  # what names of files are made of
 _TOLERANCE_S = 0.05  # by which a supervision may differ from the cut that it is all of, or leave its cut
 
 
 def read_lhotse(path: Path) -> tuple[list[Entry], list[str]]:
-    """Read a file of cuts or of recordings, or a folder as `write_lhotse` leaves it.
+    """Read cuts, or recordings and what is said in them.
 
     Args:
-        path: a file of cuts or recordings, or a folder with `cuts.jsonl.gz`, or else with `recordings.jsonl.gz`, and
-            `supervisions.jsonl.gz` if there are texts.
+        path: a file of cuts; one of recordings, of which no texts are taken; one of supervisions, with the recordings
+            beside it whose name differs in that word alone, as Lhotse's recipes write them; or a folder with one file
+            of cuts, or else one such pair, or recordings alone.
 
     Returns:
-        The entries, and a note on what lies outside of the supervisions of a cut.
+        The entries, and notes on the files that were read, and what lies outside of the supervisions of a cut.
 
     Raises:
-        ManifestError: no such files, or something in them that a manifest cannot hold.
+        ManifestError: no such files, several of them, or something in them that a manifest cannot hold.
     """
-    if not path.is_dir():
-        return _entries(json_lines(path))
-    recordings, supervisions, cuts = (path / name for name in _NAMES)
-    if cuts.exists():
-        return _entries(json_lines(cuts))
+    named = _only_file(path) if path.is_dir() else path
+    recordings = named.with_name(named.name.replace(_SUPERVISIONS, _RECORDINGS))
+    supervisions = named.with_name(named.name.replace(_RECORDINGS, _SUPERVISIONS))
+    if recordings == supervisions:  # it has neither word in its name
+        return _entries(json_lines(named), [])
     if not recordings.exists():
-        raise ManifestError(f"{path}: expected {_NAMES[2]}, or {' and '.join(_NAMES[:2])}; name the file itself")
+        raise ManifestError(f"{named}: expected {recordings.name} beside it, which says where the audio is")
+    if not supervisions.exists():
+        return _entries(json_lines(recordings), [f"{recordings}: no texts, as there is no {supervisions.name}"])
+    if path == recordings:
+        note = f"{path}: its texts, in {supervisions.name}, are not taken; name that file, or the folder, to take them"
+        return _entries(json_lines(path), [note])
     said: dict[str, list[Any]] = {}
-    for where, row in json_lines(supervisions) if supervisions.exists() else ():
+    for where, row in json_lines(supervisions):
         said.setdefault(word(row, "recording_id", where=where) or "", []).append(row)
     rows = []
     for where, row in json_lines(recordings):
@@ -54,7 +62,7 @@ def read_lhotse(path: Path) -> tuple[list[Entry], list[str]]:
         rows.append((where, {"id": row.get("id"), "type": "MonoCut", **supervised}))
     if said:
         raise ManifestError(f"{supervisions}: the recordings {', '.join(list(said)[:3])} are not in {recordings.name}")
-    return _entries(rows)
+    return _entries(rows, [])
 
 
 def write_lhotse(folder: Path, manifest: Manifest) -> None:
@@ -77,25 +85,39 @@ def write_lhotse(folder: Path, manifest: Manifest) -> None:
         _write_json_lines(folder / name, rows)
 
 
-def _entries(rows: Iterable[tuple[str, dict[str, Any]]]) -> tuple[list[Entry], list[str]]:
+def _only_file(folder: Path) -> Path:
+    """Return the one file of cuts in a folder, or else the one of recordings."""
+    names = sorted(path.name for path in folder.iterdir() if re.search(r"\.jsonl(\.gz)?$", path.name))
+    for kind in (_CUTS, _RECORDINGS):
+        found = [name for name in names if kind in name]
+        if len(found) > 1:
+            raise ManifestError(f"{folder}: holds {', '.join(found)}; name one of the files")
+        if found:
+            return folder / found[0]
+    raise ManifestError(
+        f"{folder}: expected a file such as {_NAMES[2]}, or {' and '.join(_NAMES[:2])}; name the file itself"
+    )
+
+
+def _entries(rows: Iterable[tuple[str, dict[str, Any]]], notes: list[str]) -> tuple[list[Entry], list[str]]:
     entries, trimmed, outside_s = [], 0, 0.0
     for where, row in rows:
         audio = _audio(row, where)
         supervisions: list[dict[str, Any]] = row.get("supervisions") or []
         spans = [_span(one, audio, where) for one in supervisions]
-        cut_s = _length(audio)
+        cut_s, channels = _length(audio), _channel_ids(row)
         if not supervisions:
             entries.append(audio)
         elif len(spans) == 1 and cut_s is not None and abs(spans[0][1] - cut_s) <= _TOLERANCE_S:
-            entries.append(_said(audio, supervisions[0], where))
+            entries.append(_said(audio, supervisions[0], channels, where))
         else:
             trimmed += 1
             outside_s += (cut_s or 0.0) - _covered(spans)
             for one, (start_s, duration_s) in zip(supervisions, spans, strict=True):
                 part = replace(audio, id=word(one, "id", where=where), start_s=start_s, duration_s=duration_s)
-                entries.append(_said(part, one, where))
+                entries.append(_said(part, one, channels, where))
     note = f"{trimmed} cuts were trimmed to their supervisions; {outside_s:.1f} s outside of them are not taken"
-    return entries, [note] if trimmed else []
+    return entries, [*notes, note] if trimmed else notes
 
 
 def _audio(row: dict[str, Any], where: str) -> Entry:
@@ -114,9 +136,6 @@ def _audio(row: dict[str, Any], where: str) -> Entry:
     if sources[0].get("type") != "file" or recording.get("transforms"):
         what = "a transform" if recording.get("transforms") else f"a source of type {sources[0].get('type')!r}"
         raise ManifestError(f"{where}: {key} has {what}, which only Lhotse carries out; save its audio to a file")
-    whole, channel = recording.get("channel_ids") or sources[0].get("channels"), row.get("channel")
-    if channel is not None and whole is not None and (channel if isinstance(channel, list) else [channel]) != whole:
-        raise ManifestError(f"{where}: {key} is channel {channel} of {whole}; save its audio to a file of its own")
     return Entry(
         where=where,
         id=key,
@@ -125,7 +144,30 @@ def _audio(row: dict[str, Any], where: str) -> Entry:
         sample_rate=_whole(recording, "sampling_rate", where),
         start_s=_number(row, "start", where) or 0.0,
         duration_s=_number(row, "duration", where),
+        channel=_channel(row, _channel_ids(row), where),
     )
+
+
+def _channel_ids(row: dict[str, Any]) -> list[Any]:
+    """Return what the channels of the file of a cut or recording are called, in order; empty if nothing says it."""
+    recording = row.get("recording") or row
+    sources = recording.get("sources") or [{}]
+    found = recording.get("channel_ids") or sources[0].get("channels")
+    return found if isinstance(found, list) else []
+
+
+def _channel(row: dict[str, Any], channels: list[Any], where: str) -> int | None:
+    """Return which of the channels of its file a cut or supervision is of; None for all."""
+    found = row.get("channel")
+    wanted = found if isinstance(found, list) else [found]
+    if found is None or not channels or wanted == channels:
+        return None
+    if len(wanted) != 1 or wanted[0] not in channels:
+        raise ManifestError(
+            f"{where}: {row.get('id')} is of the channels {found} of {channels}, expected one or all; save its "
+            "audio to a file of its own"
+        )
+    return channels.index(wanted[0])
 
 
 def _length(audio: Entry) -> float | None:
@@ -163,10 +205,11 @@ def _covered(spans: list[tuple[float, float]]) -> float:
     return covered_s
 
 
-def _said(audio: Entry, supervision: dict[str, Any], where: str) -> Entry:
+def _said(audio: Entry, supervision: dict[str, Any], channels: list[Any], where: str) -> Entry:
     custom = supervision.get("custom")
     return replace(
         audio,
+        channel=_channel(supervision, channels, where) if audio.channel is None else audio.channel,
         text=word(supervision, "text", where=where),
         speaker=word(supervision, "speaker", where=where),
         language=word(supervision, "language", where=where),
@@ -194,6 +237,12 @@ def _channels(row: Utterance) -> list[int]:
     return list(range(row.channels))
 
 
+def _heard(row: Utterance) -> int | list[int]:
+    if row.channel is not None:
+        return row.channel
+    return 0 if row.channels == 1 else _channels(row)
+
+
 def _recording(row: Utterance, key: str, file: str) -> dict[str, Any]:
     num_samples = row.file_samples or row.num_samples
     return {
@@ -213,7 +262,7 @@ def _supervision(row: Utterance, recording: str) -> dict[str, Any]:
         "recording_id": recording,
         "start": seconds_of(row.start, row.sample_rate),
         "duration": seconds_of(row.num_samples, row.sample_rate),
-        "channel": 0 if row.channels == 1 else _channels(row),
+        "channel": _heard(row),
         **{name: value for name, value in said.items() if value is not None},
         **({"custom": {"split": row.split}} if row.split is not None else {}),
     }
@@ -227,7 +276,7 @@ def _cut(row: Utterance, recording: dict[str, Any], supervision: dict[str, Any])
         "channel": supervision["channel"],
         "supervisions": [{**supervision, "start": 0.0}],  # in a cut, counted from its beginning
         "recording": recording,
-        "type": "MonoCut" if row.channels == 1 else "MultiCut",
+        "type": "MultiCut" if isinstance(_heard(row), list) else "MonoCut",
     }
 
 

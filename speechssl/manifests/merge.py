@@ -54,28 +54,35 @@ def merge(manifests: Sequence[Manifest], *, prefixes: Sequence[str] = (), root: 
 
 
 def _part_of_file(utterance: Utterance) -> str:
+    name = utterance.path if utterance.channel is None else f"{utterance.path} (channel {utterance.channel})"
     if utterance.file_samples is None:
-        return utterance.path
-    return f"{utterance.path} (samples {utterance.start} to {utterance.start + utterance.num_samples})"
+        return name
+    return f"{name} (samples {utterance.start} to {utterance.start + utterance.num_samples})"
 
 
 def _refuse_overlaps(utterances: Sequence[Utterance], manifest_of: Sequence[int]) -> None:
     """Raise where two manifests list the same samples. One manifest may: people talk at the same time."""
-    of_file: dict[str, list[tuple[int, int, int, str]]] = {}
-    shared = {utterance.path for utterance in utterances if utterance.file_samples is not None}
+    of_file: dict[str, list[tuple[Utterance, int]]] = {}
+    shared = {utterance.path for utterance in utterances if utterance.segment is not None}
     for row, index in zip(utterances, manifest_of, strict=True):
         if row.path in shared:
-            of_file.setdefault(row.path, []).append((row.start, row.start + row.num_samples, index, row.id))
+            of_file.setdefault(row.path, []).append((row, index))
     for path, parts in of_file.items():
-        reached: dict[int, tuple[int, str]] = {}  # manifest -> the latest end so far, and whose it is
-        for start, end, index, key in sorted(parts):
-            others = [other for number, (until, other) in reached.items() if number != index and until > start]
+        reached: dict[tuple[int, int | None], tuple[int, str]] = {}  # manifest, channel -> the latest end, and whose
+        for row, index in sorted(parts, key=lambda part: (part[0].start, part[0].num_samples, part[1], part[0].id)):
+            start, end, key = row.start, row.start + row.num_samples, row.id
+            others = [
+                other
+                for (number, channel), (until, other) in reached.items()
+                if number != index and until > start and (None in (channel, row.channel) or channel == row.channel)
+            ]
             if others:
                 raise ManifestError(
                     f"{path}: {key} of one manifest and {others[0]} of another hold the same samples; merge manifests "
                     "of different audio"
                 )
-            reached[index] = max(reached.get(index, (0, "")), (end, key))
+            place = (index, row.channel)
+            reached[place] = max(reached.get(place, (0, "")), (end, key))
 
 
 def _repeated(values: Sequence[str]) -> list[str]:

@@ -1,39 +1,45 @@
 """NeMo's manifests: a JSON object on every line, with `audio_filepath`, `duration` in seconds and `text`.
 
-`lang` and `speaker` are NeMo's; `id` and `split` are ours, and NeMo passes over them. A part of a recording has its
-`offset`, in seconds as well (`entries` says how they round).
+`lang`, `speaker` and `channel` are NeMo's; `id` and `split` are ours, and NeMo passes over them. A part of a recording
+has its `offset`, in seconds as well (`entries` says how they round).
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from speechssl.data.manifest import Manifest, write_atomically
-from speechssl.errors import ManifestError
-from speechssl.manifests.entries import Entry, file_of, json_lines, seconds_of, word
+from speechssl.manifests.entries import Entry, entries_of, file_of, json_lines, seconds_of
 
 __all__ = ["read_nemo", "write_nemo"]
 
+_NAMES = {
+    "path": ("audio_filepath", "audio_filename", "audio_file"),
+    "id": ("id",),
+    "start_s": ("offset",),
+    "duration_s": ("duration",),
+    "channel": ("channel_selector", "channel"),
+    "text": ("text",),
+    "speaker": ("speaker",),
+    "language": ("lang",),
+    "split": ("split",),
+}
 
-def read_nemo(path: Path) -> list[Entry]:
+
+def read_nemo(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
     """Read a manifest of NeMo.
+
+    Args:
+        path: the file.
+        columns: our column -> its name there, where it has none of NeMo's names.
+
+    Returns:
+        The entries, and a note on what was taken under which name, and what was left.
 
     Raises:
         ManifestError: a line is no object, has no audio file, or a value of another kind than NeMo writes.
     """
-    return [
-        Entry(
-            where=where,
-            path=word(row, "audio_filepath", where=where) or "",
-            id=word(row, "id", where=where),
-            start_s=_seconds(row, "offset", where=where),
-            duration_s=_seconds(row, "duration", where=where),
-            text=word(row, "text", where=where),
-            speaker=word(row, "speaker", where=where),
-            language=word(row, "lang", where=where),
-            split=word(row, "split", where=where),
-        )
-        for where, row in json_lines(path)
-    ]
+    return entries_of(path, json_lines(path), _NAMES, columns)
 
 
 def write_nemo(path: Path, manifest: Manifest) -> None:
@@ -49,6 +55,7 @@ def write_nemo(path: Path, manifest: Manifest) -> None:
             "audio_filepath": row.path if is_beside else file_of(manifest, row, by="NeMo"),
             "offset": None if row.file_samples is None else seconds_of(row.start, row.sample_rate),
             "duration": seconds_of(row.num_samples, row.sample_rate),
+            "channel_selector": row.channel,
             "text": row.text or "",
             "id": row.id,
             "speaker": row.speaker,
@@ -57,10 +64,3 @@ def write_nemo(path: Path, manifest: Manifest) -> None:
         }
         lines.append(json.dumps({key: value for key, value in named.items() if value is not None}, ensure_ascii=False))
     write_atomically(path, "\n".join(lines) + "\n")
-
-
-def _seconds(row: dict[str, object], name: str, *, where: str) -> float | None:
-    found = row.get(name)
-    if found is None or (isinstance(found, int | float) and not isinstance(found, bool)):
-        return found
-    raise ManifestError(f"{where}: {name} is {found!r}, expected seconds")

@@ -6,35 +6,37 @@ tables from elsewhere, `start_s` and either `end_s` or `duration_s`, in seconds.
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from speechssl.data.audio import Segment
 from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import ManifestError
-from speechssl.manifests.entries import Entry, text_lines
+from speechssl.manifests.entries import Entry, account, text_lines
 
 __all__ = ["read_table", "write_table"]
 
 _PART = ("start", "file_samples")
-_COLUMNS = ("id", "path", "samples", "rate", "channels", *_PART, "text", "speaker", "language", "split")
+_COLUMNS = ("id", "path", "samples", "rate", "channels", *_PART, "channel", "text", "speaker", "language", "split")
 _SECONDS = ("start_s", "end_s", "duration_s")  # read, not written
 
 
-def read_table(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
+def read_table(
+    path: Path, columns: Mapping[str, str], usual: Mapping[str, Sequence[str]] | None = None
+) -> tuple[list[Entry], list[str]]:
     """Read a table.
 
     Args:
         path: the file.
         columns: ours -> theirs, for those that have another name there.
+        usual: ours -> the names that a format gives them, of which the first that is there is taken.
 
     Returns:
-        The entries, and a note on columns that are not taken.
+        The entries, and a note on the columns that are taken, and those that are not.
 
     Raises:
         ManifestError: an unknown column of ours, one of theirs that is not there, no path, a row with other cells.
     """
-    theirs = _named(columns, _COLUMNS + _SECONDS)
     text = "".join(f"{line}\n" for _, line in text_lines(path))
     is_csv = path.suffix.lower() == ".csv"
     reader = csv.DictReader(
@@ -47,7 +49,11 @@ def read_table(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], lis
     except csv.Error as error:
         raise ManifestError(f"{path}:{reader.line_num}: no table ({error})") from error
     header = list(reader.fieldnames or ())
-    missing = [name for ours, name in theirs.items() if name not in header and (ours in columns or ours == "path")]
+    found = {ours: next((name for name in names if name in header), names[0]) for ours, names in (usual or {}).items()}
+    asked = columns
+    columns = {**found, **asked}
+    theirs = _named(columns, _COLUMNS + _SECONDS)
+    missing = [name for ours, name in theirs.items() if name not in header and (ours in asked or ours == "path")]
     if missing:
         raise ManifestError(
             f"{path}:1: no column {', '.join(missing)}, found {', '.join(header)!r:.200}; say which is which with "
@@ -68,6 +74,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], lis
                 start_s=_seconds(cells, "start_s", where),
                 end_s=_seconds(cells, "end_s", where),
                 duration_s=_seconds(cells, "duration_s", where),
+                channel=_number(cells, "channel", where),
                 sample_rate=_number(cells, "rate", where),
                 id=cells.get("id"),
                 text=cells.get("text"),
@@ -76,8 +83,8 @@ def read_table(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], lis
                 split=cells.get("split"),
             )
         )
-    left = [name for name in header if name not in theirs.values()]
-    return entries, [f"{path}: columns not taken: {', '.join(left)}"] if left else []
+    taken = {ours: name for ours, name in theirs.items() if name in header}
+    return entries, [account(path, taken, [name for name in header if name not in theirs.values()])]
 
 
 def write_table(path: Path, manifest: Manifest, columns: Mapping[str, str]) -> None:
@@ -91,7 +98,8 @@ def write_table(path: Path, manifest: Manifest, columns: Mapping[str, str]) -> N
     for row in manifest.utterances:
         numbers = [str(row.num_samples), str(row.sample_rate), str(row.channels)]
         part = [None, None] if row.file_samples is None else [str(row.start), str(row.file_samples)]
-        rows.append([row.id, row.path, *numbers, *part, row.text, row.speaker, row.language, row.split])
+        channel = None if row.channel is None else str(row.channel)
+        rows.append([row.id, row.path, *numbers, *part, channel, row.text, row.speaker, row.language, row.split])
     filled = [i for i in range(len(_COLUMNS)) if any(row[i] is not None for row in rows)]
     cells = [[theirs[_COLUMNS[i]] for i in filled], *([row[i] or "" for i in filled] for row in rows)]
     if path.suffix.lower() == ".csv":

@@ -50,6 +50,7 @@ EXPECTED = {
     "8000": ("rate",),
     "telephone": ("narrowband",),
     "two-talkers": ("channels",),
+    "upside-down": ("cancelling",),
     "short": ("short",),
     "long": ("long",),
     "same": ("duplicate",),
@@ -100,6 +101,7 @@ def write_files(folder: Path, speech) -> None:
     write("8000.wav", speech(1.0, seed=1002, rate=8_000), 8_000)
     write("telephone.wav", telephone(next(new)))
     write("two-talkers.wav", np.stack([next(new), next(new)], axis=1))
+    write("upside-down.wav", np.stack([(one := next(new)), -0.95 * one], axis=1))
     write("short.wav", next(new)[:1_000])
     write("long.wav", speech(3.5, seed=1003))
     write("same.flac", soundfile.read(str(folder / "clean.wav"), dtype="int16")[0])

@@ -141,7 +141,8 @@ def test_columns_of_other_names_are_mapped_both_ways(corpus, tmp_path):
     with pytest.raises(ManifestError, match=r"no column path, found 'utterance, wav, .* --columns"):
         import_manifest(out, "table", root=corpus.root)
     renamed, notes = import_manifest(out, "table", root=corpus.root, columns={"path": "wav"})
-    assert notes == [f"{out}: columns not taken: utterance, sentence"]
+    taken = "path from wav, samples, rate, channels, speaker, language, split"
+    assert notes == [f"{out}: taken: {taken}; not taken: utterance, sentence"]
     assert [row.text for row in renamed.utterances] == [None] * 4
 
 

@@ -56,7 +56,7 @@ def test_audio_is_not_unpacked_out_of_the_folder(datasets, tmp_path, sounds, col
     arrow.write_bytes(arrow.read_bytes().replace(harmless.encode(), name.encode()))
     (tmp_path / "files").mkdir()
     with pytest.raises(ManifestError, match=r"saved, row 0: the file name .* leaves"):
-        read_saved_dataset(tmp_path / "saved", tmp_path / "files")
+        read_saved_dataset(tmp_path / "saved", tmp_path / "files", {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["files", "saved"]
 
 
@@ -66,11 +66,11 @@ def test_audio_is_not_unpacked_over_other_files_or_through_links(datasets, corpu
     first = f"{corpus.utterances[0].id}.wav"
     (tmp_path / "files" / first).symlink_to(tmp_path / "elsewhere.wav")
     with pytest.raises(ManifestError, match=r"wav is or lies behind a link"):
-        read_saved_dataset(tmp_path / "out", tmp_path / "files")
+        read_saved_dataset(tmp_path / "out", tmp_path / "files", {})
     (tmp_path / "files" / first).unlink()
     (tmp_path / "files" / first).write_bytes(b"mine")
     with pytest.raises(ManifestError, match=r"wav is there with other bytes; name an empty folder"):
-        read_saved_dataset(tmp_path / "out", tmp_path / "files")
+        read_saved_dataset(tmp_path / "out", tmp_path / "files", {})
     assert (tmp_path / "files" / first).read_bytes() == b"mine"
 
 
@@ -79,9 +79,9 @@ def test_a_folder_of_splits_and_one_of_no_dataset_are_named(datasets, corpus, tm
     both = datasets.DatasetDict({"dev": datasets.load_from_disk(str(tmp_path / "out"))})
     both.save_to_disk(str(tmp_path / "both"))
     with pytest.raises(ManifestError, match="holds the splits dev; name the folder of one of them"):
-        read_saved_dataset(tmp_path / "both", tmp_path)
+        read_saved_dataset(tmp_path / "both", tmp_path, {})
     with pytest.raises(ManifestError, match="no dataset that was saved to disk"):
-        read_saved_dataset(corpus.root, tmp_path)
+        read_saved_dataset(corpus.root, tmp_path, {})
 
 
 @pytest.mark.parametrize("column", ["text", "transcription", "sentence"])

@@ -77,7 +77,9 @@ def test_recordings_alone_and_cuts_alone_are_read(corpus, tmp_path):
     cuts.rename(tmp_path / "out/cuts.jsonl.gz")
     assert import_manifest(tmp_path / "out", "lhotse", root=corpus.root)[0] == corpus
     (tmp_path / "out/cuts.jsonl.gz").unlink()
-    with pytest.raises(ManifestError, match=r"expected cuts\.jsonl\.gz, or recordings\.jsonl\.gz and supervisions"):
+    with pytest.raises(
+        ManifestError, match=r"expected a file such as cuts\.jsonl\.gz, or recordings\.jsonl\.gz and supervisions"
+    ):
         import_manifest(tmp_path / "out", "lhotse", root=corpus.root)
 
 
@@ -103,7 +105,10 @@ def test_a_supervision_of_no_recording_is_named(corpus, tmp_path):
         ({"recording.sources.0.type": "url"}, r"a source of type 'url'"),
         ({"recording.transforms": [{"name": "Speed"}]}, r"has a transform, which only Lhotse carries out"),
         ({"recording.sources": []}, r"is not made of one file"),
-        ({"recording.channel_ids": [0, 1]}, r"is channel 0 of \[0, 1\]; save its audio to a file of its own"),
+        (
+            {"recording.channel_ids": [0, 1, 2], "channel": [0, 2]},
+            r"is of the channels \[0, 2\] of \[0, 1, 2\], expected one or all; save its audio to a file of its own",
+        ),
         ({"recording.num_samples": 1.5}, r"num_samples is 1\.5, expected a whole number"),
         ({"recording.num_samples": 1e999}, r"num_samples is inf, expected a whole number"),
         ({"recording.sampling_rate": "16000"}, r"sampling_rate is '16000', expected a number"),

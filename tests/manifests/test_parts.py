@@ -155,8 +155,8 @@ def test_tables_from_elsewhere_say_parts_in_seconds(parts, tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("wav,from,to\nb.wav,0.5,0.75\nb.wav,0.75,\n", encoding="utf-8")
     columns = {"path": "wav", "start_s": "from", "end_s": "to"}
-    with pytest.raises(ManifestError, match=r"t\.csv:3: the id 'b' was given before"):
-        import_manifest(path, "table", root=parts.root, columns=columns)
+    found, _ = import_manifest(path, "table", root=parts.root, columns=columns)
+    assert [row.id for row in found.utterances] == ["b-00000500-00000750", "b-00000750-00001000"]
     path.write_text("id,wav,start,duration\nx,b.wav,0.5,0.25\ny,b.wav,0.75,0.1\n", encoding="utf-8")
     columns = {"path": "wav", "start_s": "start", "duration_s": "duration"}
     found, _ = import_manifest(path, "table", root=parts.root, columns=columns)
