@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from speechssl.data.manifest import write_atomically
-from speechssl.report import report_run
 
 __all__ = ["replay_command", "report_command", "runs_command"]
 
@@ -25,6 +24,8 @@ def replay_command(
 
 def report_command(run: Annotated[Path, typer.Argument(help="Folder that a recipe filled.")]) -> None:
     """Print what a recipe measured, as tables."""
+    from speechssl.report import report_run
+
     text = report_run(run)
     write_atomically(run / "report.md", text + "\n")
     print(text)

@@ -10,7 +10,6 @@ import typer
 from speechssl.commands.arguments import Root
 from speechssl.config import from_dict
 from speechssl.data.manifest import read_manifest, write_atomically
-from speechssl.saved import SavedModel
 
 __all__ = ["score_command"]
 
@@ -46,7 +45,6 @@ def score_command(
     from speechssl.score.evaluate import ScoreConfig, evaluate_systems, judge
     from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
     from speechssl.stages.score import read_columns, read_hypotheses, references_of
-    from speechssl.stages.score_page import PageConfig, read_confidences, write_page
 
     values = {"normaliser": normaliser, "blocks": blocks, "alignment": alignment}
     numbers = {"samples": samples, "level": level, "seed": seed}
@@ -55,6 +53,8 @@ def score_command(
     manifest = read_manifest(references, root=root)
     rows = references_of(manifest, by or (), table)
     if model is not None:
+        from speechssl.saved import SavedModel
+
         speller = SavedModel.read(model).description.speller()
         rows = [dataclasses.replace(row, text=speller.reference(row.text)) for row in rows]
     paths = [hypotheses] if second is None else [hypotheses, second]
@@ -72,6 +72,8 @@ def score_command(
         write_atomically(utterances, "".join("\t".join(row) + "\n" for row in utterance_rows(first.utterances)))
         print(utterances)
     if html is not None:
+        from speechssl.stages.score_page import PageConfig, read_confidences, write_page
+
         page = from_dict({"worst": worst, "audio_mb": audio_mb}, PageConfig, where="score")
         sure = read_confidences(hypotheses, table)
         notes = write_page(

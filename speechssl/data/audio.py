@@ -12,13 +12,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 import soundfile
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from speechssl.config import configuration
 from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
@@ -27,6 +25,9 @@ from speechssl.data.mpeg import read_mpeg
 from speechssl.data.storage import Place, is_url
 from speechssl.errors import AudioError
 from speechssl.extras import import_torchaudio
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -139,7 +140,7 @@ def read_audio(
     start: int = 0,
     num_samples: int | None = None,
     expected_samples: int | None = None,
-) -> Tensor:
+) -> "Tensor":
     """Read one utterance, or a part of it, as a checked 16 kHz mono waveform.
 
     Args:
@@ -157,6 +158,8 @@ def read_audio(
         AudioError: the file cannot be decoded, disagrees with `expected_samples`, ends before the segment, is refused
             by `config`, or its samples are silent or not finite.
     """
+    import torch  # which takes more than a second, and headers do without
+
     place = where if isinstance(where, Place) else Place(str(where))
     decoded = None
     with place.opened() as file:
@@ -192,7 +195,7 @@ def read_audio(
     return waveform
 
 
-def normalize_waveform(waveform: Tensor) -> None:
+def normalize_waveform(waveform: "Tensor") -> None:
     """Bring a (time,) float32 waveform in place to zero mean and unit variance.
 
     By numpy, which adds up in one order: torch's sums depend on the number of threads, and loaders differ in it.
@@ -362,6 +365,6 @@ def _check_samples(place: Place, samples: NDArray[np.float32], header: AudioHead
 
 
 @lru_cache(maxsize=8)
-def _resampler(rate: int) -> Callable[[Tensor], Tensor]:
+def _resampler(rate: int) -> Callable[["Tensor"], "Tensor"]:
     resample = import_torchaudio("transforms").Resample
     return resample(rate, SAMPLE_RATE, lowpass_filter_width=64, rolloff=0.95)

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import AudioError, ManifestError
@@ -85,7 +83,7 @@ def in_processes(jobs: int | None) -> Work:
     """
 
     def work(rows: Sequence[Any], do: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
-        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), torch.set_num_threads, (1,))
+        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _start_worker)
         try:
             numbers = {pool.submit(do, row): number for number, row in enumerate(rows)}
             yield from ((numbers[done], done.result()) for done in as_completed(numbers))
@@ -186,6 +184,12 @@ def cut_recording(manifest: Manifest, row: Utterance, config: SegmentConfig) -> 
         num_short=num_short,
         num_in_speech=in_speech,
     )
+
+
+def _start_worker() -> None:
+    import torch  # only where audio is heard, as it takes a second
+
+    torch.set_num_threads(1)
 
 
 def _cut_or_error(row: Utterance, manifest: Manifest, config: SegmentConfig) -> Cut | str:

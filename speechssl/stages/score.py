@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.data.audio import AudioConfig
-from speechssl.data.dataset import read_utterance
 from speechssl.data.manifest import Manifest, Utterance, read_side_file, read_table
 from speechssl.errors import ManifestError
 from speechssl.score.evaluate import Reference
-from speechssl.score.snr import estimate_snr_db
 
 __all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "read_json_lines", "references_of"]
 
@@ -122,6 +120,9 @@ def _group_of(manifest: Manifest, row: Utterance, name: str, columns: Mapping[st
         case "duration":
             return _band(row.duration_s, _BANDS_S, "s")
         case "snr":
+            from speechssl.data.utterance import read_utterance  # both bring torch, which texts do without
+            from speechssl.score.snr import estimate_snr_db
+
             return _band(estimate_snr_db(read_utterance(manifest, row, _ANY_RATE)), _BANDS_DB, "dB")
     known = columns.get(row.id) or columns.get(row.speaker or "") or {}
     return known.get(name) or "unknown"

@@ -65,3 +65,39 @@ def test_the_help_of_score_names_the_groupings(capsys):
 
     assert main(["score", "--help"]) == 0
     assert ", ".join(GROUPINGS) in " ".join(capsys.readouterr().out.split())
+
+
+_COUNTED = """
+import sys
+from speechssl.__main__ import main
+status = main(sys.argv[1:])
+print("torch" in sys.modules, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "manifest --help",
+        "manifest build --help",
+        "manifest check --help",
+        "manifest segment --help",
+        "score --help",
+        "runs --help",
+        "manifest build . -o m.tsv --side-file texts.tsv",
+        "manifest stats a.tsv",
+        "manifest import a.tsv --from table -o m.tsv",
+        "manifest export a.tsv nemo.json --to nemo",
+        "score a.tsv texts.tsv --normaliser plain --by duration",
+    ],
+)
+def test_lists_and_scores_do_without_torch_which_takes_a_second_to_start(tmp_path, write_wav, arguments):
+    write_wav(tmp_path / "a.wav", 16_000)
+    (tmp_path / "texts.tsv").write_text("id\ttext\na\thello you\n")
+    (tmp_path / "a.tsv").write_text("id\tpath\tsamples\trate\tchannels\ttext\na\ta.wav\t16000\t16000\t1\thello you\n")
+    done = subprocess.run(
+        [sys.executable, "-c", _COUNTED, *arguments.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "False"), done.stderr

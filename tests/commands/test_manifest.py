@@ -94,5 +94,5 @@ def test_import_and_export_go_there_and_back_and_say_what_is_lost(make_corpus, t
     assert main([*arguments, "--root", str(tmp_path / "speech"), "--columns", "path=wav,text=said"]) == 2
     assert "no column said" in capsys.readouterr().err
     assert main([*arguments, "--root", str(tmp_path / "speech"), "--columns", "path=wav,id=text"]) == 0
-    assert "columns not taken: id" in capsys.readouterr().err
+    assert "id from text, path from wav, samples, rate, channels; not taken: id" in capsys.readouterr().err
     assert main(["manifest", "export", str(ours), table, "--to", "excel"]) == 2
