@@ -80,6 +80,7 @@ class Vocabulary:
     text: TextConfig = TextConfig()
     lexicon: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # phones by word
     scores: Mapping[str, float] = field(default_factory=dict)  # log-probability by piece
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what of the lexicon was not taken
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], units: UnitsConfig | None = None, text: TextConfig | None = None) -> Self:
@@ -101,7 +102,7 @@ class Vocabulary:
             case Letters():
                 return cls(("<blank>", WORD_BOUNDARY, *_letters(prepared)), text=policy)
             case Phones(lexicon=path):
-                lexicon = read_lexicon_of_phones(path, policy)
+                lexicon, notes = read_lexicon_of_phones(path, policy)
                 used = {phone for each in prepared for word in each.split() for phone in lexicon.get(word, ())}
                 if not used:
                     raise VocabularyError(f"{path}: has none of the words of the training texts; name another lexicon")
@@ -109,7 +110,7 @@ class Vocabulary:
                     raise VocabularyError(
                         f"{path}: has a phone {WORD_BOUNDARY!r}, which marks word boundaries; rename it"
                     )
-                return cls(("<blank>", WORD_BOUNDARY, *sorted(used)), "phones", policy, lexicon)
+                return cls(("<blank>", WORD_BOUNDARY, *sorted(used)), "phones", policy, lexicon, notes=tuple(notes))
             case Pieces(size=size):
                 scores = train_pieces(prepared, size)
                 return cls(("<blank>", *scores), "pieces", policy, scores=scores)

@@ -1,5 +1,6 @@
 """Which decoder: a configuration of four kinds, and what it makes for a model's vocabulary."""
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +143,7 @@ def build_decoder(
         )
     match config:
         case Flashlight():
-            lexicon = read_lexicon(config.lexicon, vocabulary)
+            lexicon = _lexicon(config.lexicon, vocabulary)
             return FlashlightDecoder(vocabulary, lexicon, config.lm, config.weights, config.search, nbest=config.nbest)
         case WithLexicon():
             return _with_lexicon(config, vocabulary, lm or _read(config.lm))
@@ -150,8 +151,16 @@ def build_decoder(
             return _beam(config, vocabulary, lm or _read(config.lm))
 
 
+def _lexicon(path: Path, vocabulary: Vocabulary) -> Lexicon:
+    """Read a lexicon, and say on standard error what of it is not taken."""
+    lexicon = read_lexicon(path, vocabulary)
+    for note in lexicon.notes:
+        print(note, file=sys.stderr)
+    return lexicon
+
+
 def _with_lexicon(config: WithLexicon, vocabulary: Vocabulary, lm: NGramModel | None) -> Decoder:
-    lexicon = read_lexicon(config.lexicon, vocabulary)
+    lexicon = _lexicon(config.lexicon, vocabulary)
     missing = sorted(set(config.hot_words) - set(lexicon.words))
     hot = _hot_words(config, vocabulary)
     added = [spell(word, vocabulary) or () for word in missing]
@@ -203,7 +212,7 @@ def _with_pieces(config: Beam | WithLexicon, vocabulary: Vocabulary, lm: NGramMo
 
 def _of_pieces(config: WithLexicon, vocabulary: Vocabulary) -> list[str]:
     """Return a lexicon's words and hot words; they are written as their pieces say, so both must say the same."""
-    lexicon = read_lexicon(config.lexicon, vocabulary)
+    lexicon = _lexicon(config.lexicon, vocabulary)
     for word, spelling in zip(lexicon.words, lexicon.spellings, strict=True):
         if vocabulary.write(spelling) != word:
             raise VocabularyError(

@@ -1,16 +1,18 @@
 """Lexicons: the words a decoder may write, each spelled in the tokens of a model's vocabulary.
 
 A file has a line a word, the word, a tab and its tokens with blanks between, the word boundary last, as flashlight and
-torchaudio read it; pieces say themselves where a word starts and have none. A word may have several spellings.
+torchaudio read it; pieces say themselves where a word starts and have none. A word may have several spellings. For a
+model of phones a pronunciation lexicon will do, as `data.phones` reads it.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from speechssl.data.manifest import write_atomically
+from speechssl.data.phones import read_pronunciations, without_variant
 from speechssl.data.pieces import WORD_START, segment
 from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary
 from speechssl.errors import VocabularyError
@@ -24,6 +26,7 @@ class Lexicon:
 
     words: tuple[str, ...]  # ascending; repeated where a word has several spellings
     spellings: tuple[tuple[str, ...], ...]  # tokens of each, without the word boundary
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what of the file was not taken
 
     @classmethod
     def from_sentences(
@@ -81,25 +84,21 @@ def read_lexicon(path: Path, vocabulary: Vocabulary) -> Lexicon:
     """
     known = set(vocabulary.tokens[1:]) - {WORD_BOUNDARY}
     entries: set[tuple[str, tuple[str, ...]]] = set()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise VocabularyError(f"{path}: expected a lexicon in UTF-8, found other bytes ({error})") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        word, *tokens = line.split()
-        if tokens and tokens[-1] == WORD_BOUNDARY:
-            tokens.pop()
+    found, notes = read_pronunciations(path, comments=vocabulary.written_in == "phones")
+    words_there = {each.word for each in found}
+    for each in found:
+        word, tokens = each.word, each.phones
+        if vocabulary.written_in == "phones" and (first := without_variant(word)) in words_there:
+            word = first
+        if tokens[-1] == WORD_BOUNDARY:
+            tokens = tokens[:-1]
         if not tokens:
-            raise VocabularyError(f"{path}:{number}: expected a word and its tokens, found {line!r}")
+            raise VocabularyError(f"{path}:{each.line}: expected a word and its tokens, found {word} without any")
         if unknown := sorted(set(tokens) - known):
             raise VocabularyError(
-                f"{path}:{number}: {word} is spelled with {' '.join(map(repr, unknown))}, which the model's vocabulary "
-                "lacks; make the lexicon with `speechssl lm lexicon` for this model"
+                f"{path}:{each.line}: {word} is spelled with {' '.join(map(repr, unknown))}, which the model's "
+                "vocabulary lacks; make the lexicon with `speechssl lm lexicon` for this model"
             )
-        entries.add((word, tuple(tokens)))
-    if not entries:
-        raise VocabularyError(f"{path}: the lexicon holds no words; make one with `speechssl lm lexicon`")
+        entries.add((word, tokens))
     words, spellings = zip(*sorted(entries), strict=True)
-    return Lexicon(words, spellings)
+    return Lexicon(words, spellings, tuple(notes))

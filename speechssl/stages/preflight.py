@@ -170,7 +170,7 @@ def preflight(train: Manifest, dev: Manifest | None, rules: Rules) -> Preflight:
         rare=tuple(_rare(tokens, vocabulary) if vocabulary else ()),
         foreign=tuple(_foreign(_texts(dev, faults, "dev"), vocabulary) if vocabulary and dev else ()),
         unusual=tuple(_unusual(train)),
-        notes=tuple(advice(train, dev, fit, vocabulary)),
+        notes=(*(vocabulary.notes if vocabulary else ()), *advice(train, dev, fit, vocabulary)),
         preview=tuple(sorted(pairs, key=lambda pair: pair[0] == pair[1])[:_PREVIEW]),
         errors=tuple(errors),
     )

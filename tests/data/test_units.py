@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from speechssl.config import from_dict, to_dict
 from speechssl.data.audio import AudioConfig
+from speechssl.data.phones import read_pronunciations
 from speechssl.data.pieces import segment, train_pieces
 from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Phones, Pieces, Vocabulary
@@ -46,6 +47,60 @@ def test_a_comment_behind_the_phones_of_cmudict_is_none_of_them(tmp_path):
     (tmp_path / "cmudict").write_text("aalto AA1 L T OW2 # name, finnish\nb\tB #\n")
     vocabulary = Vocabulary.from_texts(["aalto b"], Phones(lexicon=tmp_path / "cmudict"))
     assert vocabulary.tokens[2:] == ("#", "AA1", "B", "L", "OW2", "T"), "with a tab # may be a phone"
+
+
+MFA = "fox\t1.0\t0.14\t1.2\t0.95\tf ɑ k s\nthe\t0.88\t0.02\t0.97\t1.0\tð ə\n"
+FOX, THE = ("f", "ɑ", "k", "s"), ("ð", "ə")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("mfa.dict", MFA, [FOX, THE]),
+        ("mfa.dict", MFA.replace("0.88", "1").replace("0.97\t1.0", "1\t1").replace("0.95", "1"), [FOX, THE]),
+        ("mfa.dict", MFA.replace("\t", " "), [FOX, THE]),
+        ("one.dict", "fox\t0.9\tf ɑ k s\nthe\t1e-05\tð ə\n", [FOX, THE]),
+        ("one.dict", "red fox\t0.9\tf ɑ k s\nthe\t1\tð ə\n", [FOX, THE]),
+        ("whole.dict", "fox\t1\tf ɑ k s\nthe\t1\tð ə\n", [FOX, THE]),
+        ("some.dict", "fox 0.9 f ɑ k s\nthe ð ə\n", [FOX, THE]),
+        ("prepare_lang", "fox 1.0\tf ɑ k s\nthe 1.0\tð ə\n", [FOX, THE]),
+        ("lexiconp", "fox  1  f ɑ k s\nthe\t.5 ð\tə\n", [FOX, THE]),
+        ("lexiconp.txt", "fox 1 f ɑ k s\nthe 1 ð ə\n", [FOX, THE]),
+        ("lexiconp_silprob.txt", "fox 1 0.2 1 1 f ɑ k s\nthe 1 1 1 1 ð ə\n", [FOX, THE]),
+        ("htk", "fox [fox] f ɑ k s\nthe [] 0.9 ð ə\n", [FOX, THE]),
+        ("sampa", "a 2 9\nb 1 { @\n", [("2", "9"), ("1", "{", "@")]),
+        ("sampa", "a\t2\nb\t9 6\n", [("2",), ("9", "6")]),
+        ("sampa", "a\t2\t9\nb\t1\t6\n", [("2", "9"), ("1", "6")]),
+        ("sampa", "a 0.9 2 9\nb 1 2\n", [("2", "9"), ("2",)]),
+        ("tones", "a 1.0 5\nb 1.0 5 4\n", [("5",), ("5", "4")]),
+        ("words", "1.5\tf\n2 3\tə\n", [("f",), ("ə",)]),
+    ],
+)
+def test_numbers_that_the_format_says_are_probabilities_are_no_phones(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    found, notes = read_pronunciations(tmp_path / name)
+    assert [each.phones for each in found] == expected
+    assert bool(notes) == (len(content.split()) > sum(len(each.word.split()) + len(each.phones) for each in found))
+
+
+def test_what_was_left_out_of_a_lexicon_is_said_once(tmp_path):
+    (tmp_path / "mfa.dict").write_text(MFA, encoding="utf-8")
+    vocabulary = Vocabulary.from_texts(["the fox"], Phones(lexicon=tmp_path / "mfa.dict"))
+    assert vocabulary.tokens[2:] == tuple(sorted(FOX + THE))
+    (note,) = vocabulary.notes
+    assert note.endswith("on 2 of 2 lines, are probabilities and not taken: line 1 is fox: f ɑ k s")
+
+
+def test_a_whole_number_that_may_be_either_is_refused(tmp_path):
+    (tmp_path / "lexicon").write_text("a 0.9 x\nb y\nc 1 z\n")
+    with pytest.raises(VocabularyError, match=r":3: '1' may be a probability or a phone, .*write them with a point"):
+        read_pronunciations(tmp_path / "lexicon")
+
+
+def test_words_and_phones_are_cut_at_blanks_and_tabs_alone(tmp_path):
+    (tmp_path / "lexicon").write_bytes("a\u2028b\tx\u00a0y z\u3000\r\nc\x85d x\x0b \x1c".encode())
+    found = [(each.word, each.phones) for each in read_pronunciations(tmp_path / "lexicon")[0]]
+    assert found == [("a\u2028b", ("x\u00a0y", "z\u3000")), ("c\x85d", ("x\x0b", "\x1c"))]
 
 
 def test_words_without_phones_are_named(lexicon):

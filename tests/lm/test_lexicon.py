@@ -37,6 +37,20 @@ def test_a_lexicon_for_another_model_is_refused(text, message, tmp_path):
         read_lexicon(tmp_path / "lexicon.txt", VOCABULARY)
 
 
+def test_a_pronunciation_lexicon_serves_a_model_of_phones(tmp_path):
+    phones = Vocabulary(("<blank>", "|", "k", "æ", "2"), "phones")
+    (tmp_path / "lexicon.txt").write_text("# by hand\ncat\t0.9\tk æ\ncat(2)\t1.0\tk 2 |\n", encoding="utf-8")
+    found = read_lexicon(tmp_path / "lexicon.txt", phones)
+    assert (found.words, found.spellings) == (("cat", "cat"), (("k", "2"), ("k", "æ")))
+    assert "on 2 of 2 lines, are probabilities" in found.notes[0]
+
+
+def test_signs_of_comments_and_digits_may_be_letters(tmp_path):
+    letters = Vocabulary(("<blank>", "|", "#", "1", "a", "(", "2", ")"))
+    (tmp_path / "lexicon.txt").write_text("#a # a |\n1a 1 a |\na a |\na(2) a ( 2 ) |\n", encoding="utf-8")
+    assert read_lexicon(tmp_path / "lexicon.txt", letters).words == ("#a", "1a", "a", "a(2)")
+
+
 def test_words_that_no_letter_spells_make_no_lexicon():
     with pytest.raises(VocabularyError, match="none of 1 words can be spelled"):
         Lexicon.from_sentences([["x"]], VOCABULARY)

@@ -1,0 +1,71 @@
+"""Lines and fields of text formats: parted where the formats say, at line feeds, blanks and tabs.
+
+`str.splitlines` and `str.split` part at U+2028, U+00A0, U+3000, vertical tabs and others too, which Kaldi, ARPA, NIST's
+formats and lexicons take for letters. Every reader of such a format uses this module. `escape_id` writes ids into
+formats that cannot hold all signs, `unescape_id` reads them back.
+"""
+
+import re
+from collections.abc import Iterable
+
+__all__ = ["BLANKS", "escape_id", "fields_of", "first_field", "lines_of", "unescape_id"]
+
+BLANKS = " \t"
+_ESCAPE = re.compile("((?:%[0-9A-F]{2})+)")
+
+
+def lines_of(text: str) -> list[str]:
+    r"""Part a text at its line feeds; a carriage return before one goes with it, and the last line needs none.
+
+    Examples:
+        >>> lines_of("a\u2028b\r\nc")
+        ['a\u2028b', 'c']
+    """
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def fields_of(line: str) -> list[str]:
+    r"""Part a line at runs of blanks and tabs.
+
+    Examples:
+        >>> fields_of(" a\u00a0b \tc")
+        ['a\xa0b', 'c']
+    """
+    return list(filter(None, line.replace("\t", " ").split(" ")))
+
+
+def first_field(line: str) -> tuple[str, str]:
+    """Return the first field of a line, and all that follows it without blanks around.
+
+    Examples:
+        >>> first_field(" key  some value ")
+        ('key', 'some value')
+    """
+    line = line.strip(BLANKS)
+    end = next((index for index, sign in enumerate(line) if sign in BLANKS), len(line))
+    return line[:end], line[end:].lstrip(BLANKS)
+
+
+def escape_id(key: str, signs: Iterable[str] = ()) -> str:
+    """Write an id as one field: blanks and line breaks of any kind, and `signs`, as `%` and their bytes in UTF-8.
+
+    What looks like such bytes in the id itself is escaped too, so that `unescape_id` returns any id.
+
+    Examples:
+        >>> escape_id("a b"), escape_id("100%"), escape_id("a%20b"), escape_id("a(1)", "()")
+        ('a%20b', '100%', 'a%2520b', 'a%281%29')
+    """
+    key = _ESCAPE.sub(lambda found: found[0].replace("%", "%25"), key)
+    return "".join(_escaped(sign) if sign.isspace() or sign in signs else sign for sign in key)
+
+
+def unescape_id(field: str) -> str:
+    """Return the id that `escape_id` wrote."""
+    return _ESCAPE.sub(lambda found: bytes.fromhex(found[0].replace("%", "")).decode(errors="replace"), field)
+
+
+def _escaped(sign: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in sign.encode())
