@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import speechssl
+from speechssl.data.fields import lines_of
 from speechssl.errors import CheckpointError
 from speechssl.provenance import source_commit
 from speechssl.train.checkpoint import last_checkpoint, read_config, read_state
@@ -88,7 +89,7 @@ def _trained(folder: Path) -> Path | None:
 def _pretrained(checkpoint: Path) -> str:
     state, config = read_state(checkpoint), read_config(checkpoint.parent)
     last: dict[str, float | None] = {}  # None: was not finite; held-out figures have rows of their own
-    for row in (checkpoint.parent / "log.jsonl").read_text(encoding="utf-8").splitlines():
+    for row in lines_of((checkpoint.parent / "log.jsonl").read_text(encoding="utf-8")):
         last |= json.loads(row)
     shown = ("masked_accuracy", "unmasked_accuracy", "accuracy", "code_perplexity", "soft_perplexity")
     streams = ("", *(f"_{number}" for number in range(len(config.get("labels", ())))))  # several streams are numbered

@@ -15,6 +15,7 @@ from pathlib import Path
 from speechssl.corpora.corpus import ClipCollector, Corpus, Findings
 from speechssl.corpora.splits import SplitRule
 from speechssl.corpora.text import Spoken, normalize_text
+from speechssl.data.fields import lines_of
 from speechssl.errors import CorpusError
 
 __all__ = ["ASTERISK", "find_asterisk", "find_asterisk_prompts"]
@@ -90,7 +91,7 @@ def _read_texts(tree: Path, language: str) -> dict[str, str]:
     if not path.is_file():
         raise CorpusError(f"{path}: not found; unpack the package asterisk-core-sounds-{language} too")
     texts: dict[str, str] = {}
-    for line in gzip.decompress(path.read_bytes()).decode("utf-8-sig").splitlines():
+    for line in lines_of(gzip.decompress(path.read_bytes()).decode("utf-8-sig")):
         key, colon, text = line.partition(":")
         if colon and not line.startswith(";"):
             texts.setdefault(key.strip(), text.strip())

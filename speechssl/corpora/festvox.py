@@ -6,6 +6,7 @@ from pathlib import Path
 from speechssl.corpora.corpus import ClipCollector, Corpus, Findings
 from speechssl.corpora.splits import SplitRule
 from speechssl.corpora.text import normalize_text
+from speechssl.data.fields import fields_of, lines_of
 from speechssl.errors import CorpusError
 
 __all__ = ["FESTVOX_RU", "find_festvox_ru", "read_phone_labels"]
@@ -24,7 +25,7 @@ def find_festvox_ru(tree: Path) -> Findings:
     if not prompts.is_file():
         raise CorpusError(f"{prompts}: not found, expected the prompts of the package festvox-ru; unpack it again")
     found = ClipCollector()
-    for number, line in enumerate(prompts.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines_of(prompts.read_text(encoding="utf-8")), start=1):
         match = _PROMPT.fullmatch(line.strip())
         if match is None:
             raise CorpusError(f'{prompts}:{number}: expected `( id "text" )`, found {line!r}; unpack the package again')
@@ -49,8 +50,8 @@ def read_phone_labels(tree: Path) -> dict[str, str]:
     alignments = {}
     for path in sorted((tree / _VOICE / "lab").glob("*.lab")):
         phones = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            cells = line.split()
+        for line in lines_of(path.read_text(encoding="utf-8")):
+            cells = fields_of(line)
             if not cells or cells == ["#"]:
                 continue
             if len(cells) != 3 or not cells[0].replace(".", "", 1).isdecimal():

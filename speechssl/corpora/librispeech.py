@@ -8,6 +8,7 @@ from pathlib import Path
 
 from speechssl.corpora.corpus import ClipCollector, Corpus, Findings
 from speechssl.corpora.text import normalize_text
+from speechssl.data.fields import lines_of
 from speechssl.errors import CorpusError
 
 __all__ = ["LIBRISPEECH", "LIBRI_LIGHT", "find_libri_light", "find_librispeech"]
@@ -108,7 +109,7 @@ def _add_chapters(found: ClipCollector, source: Path, chapters: list[Path]) -> l
 def _read_transcript(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise CorpusError(f"{path}: not found, expected the chapter's texts; unpack the archive again")
-    rows = (line.partition(" ") for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    rows = (line.partition(" ") for line in lines_of(path.read_text(encoding="utf-8")) if line.strip())
     return {name: text for name, _, text in rows}
 
 

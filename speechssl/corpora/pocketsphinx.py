@@ -5,6 +5,7 @@ from pathlib import Path
 
 from speechssl.corpora.corpus import ClipCollector, Corpus, Findings
 from speechssl.corpora.text import normalize_text
+from speechssl.data.fields import lines_of
 from speechssl.errors import CorpusError
 
 __all__ = ["POCKETSPHINX", "find_pocketsphinx"]
@@ -25,7 +26,7 @@ def find_pocketsphinx(tree: Path) -> Findings:
         path = tree / _DATA / folder / transcript
         if not path.is_file():
             raise CorpusError(f"{path}: not found, expected in the package pocketsphinx-testdata; unpack it again")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")), start=1):
             match = _LINE.fullmatch(line.strip())
             if match is None:
                 raise CorpusError(f"{path}:{number}: expected `<s> words </s> (id)`, found {line!r}; unpack it again")

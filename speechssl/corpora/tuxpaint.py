@@ -6,6 +6,7 @@ from pathlib import Path
 from speechssl.corpora.corpus import ClipCollector, Corpus, Findings
 from speechssl.corpora.text import Spoken, normalize_text
 from speechssl.data.audio import read_header
+from speechssl.data.fields import lines_of
 from speechssl.errors import CorpusError
 
 __all__ = ["TUXPAINT", "find_tuxpaint"]
@@ -50,7 +51,7 @@ def find_tuxpaint(tree: Path) -> Findings:
 def _text(path: Path, language: str) -> Spoken:
     prefix = f"{language}.utf8="
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in lines_of(path.read_text(encoding="utf-8", errors="replace")):
             if line.startswith(prefix):
                 return normalize_text(line.removeprefix(prefix), language)
     return Spoken(None, _NO_TEXT)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.fields import lines_of
 from speechssl.data.labels import IMPORTED, FrameLabels, LabelSource, parse_units
 from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import LabelError, ManifestError
@@ -217,7 +218,7 @@ def _read_dictionary(path: Path) -> int:
         LabelError: it is empty, or does not list each unit from 0 on once.
     """
     with _opened(path) as file:
-        lines = file.read().decode(errors="replace").splitlines()
+        lines = lines_of(file.read().decode(errors="replace"))
     if not lines:
         raise LabelError(
             f"{path}: is empty, and with it fairseq takes every label for <unk>; write `unit count` lines, one a unit"

@@ -1,6 +1,7 @@
 """Cleaned manifests: the rows without errors, and beside them a list of what was left out or corrected, and why."""
 
 import dataclasses
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -104,4 +105,4 @@ def _corrected(checked: Checked) -> Utterance:
 def _lines(checked: Checked, change: str, found: list[Finding]) -> Iterator[str]:
     for finding in found:
         cells = (checked.row.id, checked.row.path, change, finding.name, finding.message)
-        yield "\t".join(" ".join(cell.split()) for cell in cells)
+        yield "\t".join(re.sub(r"[\t\r\n]+", " ", cell) for cell in cells)

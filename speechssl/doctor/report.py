@@ -1,5 +1,6 @@
 """What the doctor found, for people (a summary) and for programs (a table)."""
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -38,5 +39,5 @@ def write_table(path: Path, report: Report) -> None:
     for finding in report.findings:
         value = "" if finding.value is None else f"{finding.value:.6g}"
         cells = (finding.id, finding.name, finding.severity, value, finding.message, report.names[finding.manifest])
-        lines.append("\t".join(" ".join(cell.split()) for cell in cells))
+        lines.append("\t".join(re.sub(r"[\t\r\n]+", " ", cell) for cell in cells))
     write_atomically(path, "\n".join(lines) + "\n")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from speechssl.config import from_dict
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.fields import BLANKS
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop.fairseq_settings import (
     Settings,
@@ -213,10 +214,10 @@ def _symbols(dictionary: Any) -> list[str]:
 def _dictionary_file(path: Path) -> list[str]:
     """Read a dictionary file: a sign and its count a line, the four specials left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    return [*SPECIALS, *(line.rstrip().rpartition(" ")[0] for line in lines if line.strip())]
+    return [*SPECIALS, *(line.rstrip(BLANKS).rpartition(" ")[0] for line in lines if line.strip(BLANKS))]
 
 
 def _split_units(

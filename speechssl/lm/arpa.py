@@ -15,6 +15,7 @@ from typing import IO
 
 import numpy as np
 
+from speechssl.data.fields import BLANKS, fields_of
 from speechssl.errors import VocabularyError
 from speechssl.lm.counting import Integers
 from speechssl.lm.kneser_ney import Estimated
@@ -102,18 +103,18 @@ def _columns(model: Estimated, n: int, rows: Integers) -> list[Integers]:
 def _read_sizes(path: Path, lines: Iterator[tuple[int, str]]) -> list[int]:
     """Read how many n-grams each order has, up to the head of the first order."""
     for _, line in lines:
-        if line.strip() == "\\data\\":
+        if line.strip(BLANKS) == "\\data\\":
             break
     else:
         raise VocabularyError(f"{path}: expected an ARPA file, found no line \\data\\; binary models are not read")
     sizes: list[int] = []
     for number, line in lines:
-        if line.strip() == "\\1-grams:":
+        if line.strip(BLANKS) == "\\1-grams:":
             return sizes
         left, _, count = line.partition("=")
-        if not line.strip():
+        if not line.strip(BLANKS):
             continue
-        if left.split() != ["ngram", str(len(sizes) + 1)] or not count.strip().isdigit():
+        if fields_of(left) != ["ngram", str(len(sizes) + 1)] or not count.strip().isdigit():
             raise VocabularyError(f"{path}:{number}: expected `ngram {len(sizes) + 1}=COUNT`, found {line!r}")
         sizes.append(int(count))
     raise VocabularyError(f"{path}: expected \\1-grams:, found the end of the file; it is cut short")
@@ -125,11 +126,11 @@ def _read_order(path: Path, lines: Iterator[tuple[int, str]], n: int, size: int,
     probability, backoff = np.zeros(size), np.zeros(size)
     row = 0
     for number, line in lines:
-        if not line.strip():
+        if not line.strip(BLANKS):
             continue
         if line.startswith("\\"):
             break
-        cells = line.split()
+        cells = fields_of(line)
         try:
             if row == size or len(cells) not in (n + 1, n + 2):
                 raise ValueError

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from speechssl.data.fields import BLANKS, fields_of, first_field
 from speechssl.data.manifest import Manifest, Utterance, write_atomically
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, account, file_of, lost_columns, recording_ids, seconds_of, text_lines
@@ -136,12 +137,12 @@ def _table(path: Path) -> dict[str, tuple[str, str]]:
     """Read `key value` lines: key -> where it was found, value."""
     table: dict[str, tuple[str, str]] = {}
     for where, line in text_lines(path):
-        key, *value = line.strip().split(maxsplit=1) or [""]
+        key, value = first_field(line)
         if not value and path.name != "text":
             raise ManifestError(f"{where}: expected a key and a value, found {line!r}")
         if key in table:
             raise ManifestError(f"{where}: {key} occurs twice, first at {table[key][0]}; keep one of the lines")
-        table[key] = (where, value[0] if value else "")
+        table[key] = (where, value)
     return table
 
 
@@ -166,14 +167,14 @@ def _file(written: str, where: str) -> str:
         )
     if written == "-" or re.search(r":\d+(\[.*\])?$", written):
         raise ManifestError(f"{where}: Kaldi reads {written!r} as standard input or a place in an archive, no file")
-    if written != written.strip() or "\n" in written or written.endswith("]"):
+    if written != written.strip(BLANKS + "\v\f\r") or "\n" in written or written.endswith("]"):
         raise ManifestError(f"{where}: Kaldi cannot hold the path {written!r}; rename the file")
     return written
 
 
 def _segment(value: str, where: str) -> tuple[str, float, float | None, int | None]:
     try:
-        recording, start, end, *rest = value.split()
+        recording, start, end, *rest = fields_of(value)
         start_s, end_s = float(start), float(end)
         channel = int(rest[0]) if rest else -1
         if len(rest) > 1 or channel < -1:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from speechssl.data.fields import BLANKS, fields_of, unescape_id
 from speechssl.errors import LabelError
 
 __all__ = ["Interval", "read_phones"]
@@ -111,11 +112,11 @@ def _checked(rows: Iterable[_Row], path: Path) -> Iterator[Interval]:
 
 
 def _ctm_rows(path: Path) -> dict[str, list[_Row]]:
-    """Read NIST's time-marked conversation format; `;;` starts a comment."""
+    """Read NIST's time-marked conversation format; `;;` starts a comment, ids may be escaped (`fields.escape_id`)."""
     rows: dict[str, list[_Row]] = {}
     channels: dict[str, str] = {}
     for line, text in _lines(path):
-        cells = text.split()
+        cells = fields_of(text)
         if not cells or text.startswith(";;"):
             continue
         try:
@@ -124,24 +125,25 @@ def _ctm_rows(path: Path) -> dict[str, list[_Row]]:
             start_s, duration_s = float(cells[2]), float(cells[3])
         except ValueError as error:
             raise _broken(path, line, "utterance channel start duration phone [confidence]", text) from error
-        if channels.setdefault(cells[0], cells[1]) != cells[1]:
-            raise LabelError(f"{path}:{line}: {cells[0]} has phones of two channels; keep the rows of one")
-        rows.setdefault(cells[0], []).append(_Row(line, start_s, start_s + duration_s, cells[4]))
+        key = unescape_id(cells[0])
+        if channels.setdefault(key, cells[1]) != cells[1]:
+            raise LabelError(f"{path}:{line}: {key} has phones of two channels; keep the rows of one")
+        rows.setdefault(key, []).append(_Row(line, start_s, start_s + duration_s, cells[4]))
     return rows
 
 
 def _festival_rows(path: Path) -> Iterator[_Row]:
     """Read an ESPS xlabel file: a header up to `#`, then `end colour phone`; each phone starts where the last ends."""
     lines = _lines(path)
-    header = next((line for line, text in lines if text.strip() == "#"), None)
+    header = next((line for line, text in lines if text.strip(BLANKS) == "#"), None)
     if header is None:
         raise LabelError(f"{path}: has no line `#`, expected one between header and labels; is it a festival file?")
     start_s = 0.0
     for line, text in lines[header:]:
-        if not text.strip():
+        if not text.strip(BLANKS):
             continue
         try:
-            end, _, phone = text.split()
+            end, _, phone = fields_of(text)
             row = _Row(line, start_s, float(end), phone)
         except ValueError as error:
             raise _broken(path, line, "end number phone", text) from error
@@ -158,7 +160,7 @@ def _table_rows(path: Path) -> dict[str, list[_Row]]:
         key, found, cells = text.partition("\t")
         start_s, phones = 0.0, []
         try:
-            for end, _, phone in (cell.partition(":") for cell in cells.split()):
+            for end, _, phone in (cell.partition(":") for cell in fields_of(cells)):
                 if not phone:
                     raise ValueError
                 phones.append(_Row(line, start_s, float(end), phone))
@@ -187,7 +189,7 @@ def _textgrid_rows(path: Path, tier: str) -> Iterator[_Row]:
         if (kind, name) == ("IntervalTier", tier):
             for _ in range(size):
                 start_s, end_s = values.number(), values.number()
-                phone = values.text().strip()
+                phone = values.text().strip(BLANKS + "\r\n")
                 if phone:
                     yield _Row(values.line, start_s, end_s, phone)
             return

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from speechssl.data.fields import lines_of
 from speechssl.data.manifest import write_atomically
 from speechssl.errors import ConfigError, LabelError, StoppedError, TrainingError
 from speechssl.saved import SavedModel
@@ -157,7 +158,7 @@ def _table(record: RunRecord, used: Sequence[ClusterConfig]) -> str:
         assert checkpoint is not None
         state = read_state(checkpoint)
         last: dict[str, float] = {}  # value of everything that was ever reported
-        for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in lines_of((run / "log.jsonl").read_text(encoding="utf-8")):
             last |= json.loads(line)
         quality = units.out / "quality.json"
         phones = json.loads(quality.read_text(encoding="utf-8")) if quality.exists() else {}

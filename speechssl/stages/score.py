@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.data.audio import AudioConfig
+from speechssl.data.fields import BLANKS, lines_of, unescape_id
 from speechssl.data.manifest import Manifest, Utterance, read_side_file, read_table
 from speechssl.errors import ManifestError
 from speechssl.score.evaluate import Reference
@@ -67,15 +68,16 @@ def read_hypotheses(path: Path) -> dict[str, str]:
     if path.suffix.lower() != ".trn":
         return {key: columns.get("text", "") for key, columns in read_side_file(path).items()}
     found: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        text, opened, key = line.rstrip().rpartition("(")
-        if not line.strip():
+    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")), start=1):
+        text, opened, field = line.rstrip(BLANKS).rpartition("(")
+        key = unescape_id(field[:-1])
+        if not line.strip(BLANKS):
             continue
-        if not opened or not key.endswith(")"):
+        if not opened or not field.endswith(")"):
             raise ManifestError(f"{path}:{number}: expected `text (id)`, found {line!r}")
-        if key[:-1] in found:
-            raise ManifestError(f"{path}:{number}: {key[:-1]} occurs twice; keep one of its rows")
-        found[key[:-1]] = text.strip()
+        if key in found:
+            raise ManifestError(f"{path}:{number}: {key} occurs twice; keep one of its rows")
+        found[key] = text.strip(BLANKS)
     return found
 
 

@@ -1,10 +1,10 @@
 """Transcripts as files: tables, JSON lines, TRN and CTM for scoring, SRT for subtitles, TextGrid for Praat."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from speechssl.data.fields import escape_id
 from speechssl.data.manifest import write_atomically
 from speechssl.errors import ConfigError
 from speechssl.transcripts.timed import Timed, Transcript
@@ -19,10 +19,11 @@ def write_transcripts(out: Path, transcripts: Sequence[Transcript]) -> list[Path
     """Write transcripts in the format that the suffix names, atomically.
 
     `.tsv`, `.jsonl`, `.trn` and `.ctm` hold all utterances. `.srt` and `.TextGrid` hold one: with several, `out`
-    without its suffix becomes a folder with a file for each id.
+    without its suffix becomes a folder with a file for each id. What TRN and CTM would cut an id at is escaped
+    (`fields.escape_id`); our readers undo that.
 
     Raises:
-        ConfigError: another suffix, or an id that cannot be a file's name.
+        ConfigError: another suffix, an id that cannot be a file's name, a tab or line break in a cell of a table.
     """
     suffix = out.suffix.lower()
     if suffix in _OF_ALL:
@@ -33,16 +34,20 @@ def write_transcripts(out: Path, transcripts: Sequence[Transcript]) -> list[Path
     if len(transcripts) == 1:
         write_atomically(out, _OF_ONE[suffix](transcripts[0]))
         return [out]
+    for each in transcripts:
+        if each.id in ("", ".", "..") or "/" in each.id or "\0" in each.id:
+            raise ConfigError(f"{each.id!r}: cannot be the name of a file; write .ctm or .jsonl, which hold any id")
     written = []
     for each in transcripts:
-        if each.id in (".", "..") or "/" in each.id or "\0" in each.id:
-            raise ConfigError(f"{each.id!r}: cannot be the name of a file; write .ctm or .jsonl, which hold any id")
         written.append(out.with_suffix("") / f"{each.id}{out.suffix}")
         write_atomically(written[-1], _OF_ONE[suffix](each))
     return written
 
 
 def _tsv(transcripts: Sequence[Transcript]) -> str:
+    for each in transcripts:
+        if any(control in cell for cell in (each.id, each.text) for control in "\t\n\r"):
+            raise ConfigError(f"{each.id!r}: has a tab or line break in id or text; write .jsonl, which holds any")
     return "".join(["id\ttext\n", *(f"{each.id}\t{each.text}\n" for each in transcripts)])
 
 
@@ -73,14 +78,14 @@ def _object(each: Transcript) -> dict[str, object]:
 
 
 def _trn(transcripts: Sequence[Transcript]) -> str:
-    return "".join(f"{each.text} ({each.id})\n" for each in transcripts)
+    return "".join(f"{each.text} ({escape_id(each.id, '()')})\n" for each in transcripts)
 
 
 def _ctm(transcripts: Sequence[Transcript]) -> str:
-    """Write NIST's form: `utterance channel start duration word confidence`; blanks in an id become `_`."""
+    """Write NIST's form: `utterance channel start duration word confidence`, in which `;;` begins a comment."""
     rows = []
     for each in transcripts:
-        name = re.sub(r"\s", "_", each.id)
+        name = escape_id(each.id, ";" if each.id.startswith(";;") else "")
         for word in each.words or each.letters:
             length_s = word.end_s - word.start_s
             rows.append(f"{name} 1 {word.start_s:.3f} {length_s:.3f} {word.text} {word.confidence:.4f}\n")

@@ -44,8 +44,8 @@ def test_tables_and_trn_are_read_by_the_scorer(tmp_path: Path) -> None:
 
 def test_ctm_has_start_and_length_of_each_word(tmp_path: Path) -> None:
     write_transcripts(tmp_path / "t.ctm", [FIRST, SILENT])
-    assert (tmp_path / "t.ctm").read_text() == ('a_b 1 0.100 0.400 one 0.5000\na_b 1 0.500 0.750 "two" 0.5000\n')
-    assert [row[:3] for row in read_phones(tmp_path / "t.ctm")["a_b"]] == [(0.1, 0.5, "one"), (0.5, 1.25, '"two"')]
+    assert (tmp_path / "t.ctm").read_text() == ('a%20b 1 0.100 0.400 one 0.5000\na%20b 1 0.500 0.750 "two" 0.5000\n')
+    assert [row[:3] for row in read_phones(tmp_path / "t.ctm")["a b"]] == [(0.1, 0.5, "one"), (0.5, 1.25, '"two"')]
 
 
 def test_textgrids_are_read_back(tmp_path: Path) -> None:
@@ -63,6 +63,37 @@ def test_formats_of_one_utterance_become_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'../x': cannot be the name of a file"):
         write_transcripts(tmp_path / "all.srt", [FIRST, Transcript(id="../x", text="", duration_s=1.0)])
     assert not (tmp_path / "x.srt").exists()
+
+
+ODD = ["a (1)", "a(1)", "(a)", "a\u00a0b", "a\u3000b", "a\u2028b", "a\x85b", "a\x0bb", "a\x1cb", ";;a", "#a", "a;;b",
+       '"a"', "a\\b", "100%", "a%20b", " a", "a_b", "a b"]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [*ODD, "a\tb", "a\nb", "a\rb"])
+@pytest.mark.parametrize("name", ["t.tsv", "t.jsonl", "t.trn", "t.ctm"])
+def test_ids_of_any_signs_come_back_or_are_refused_before_anything_is_written(
+    tmp_path: Path, name: str, key: str
+) -> None:
+    words = timed(("one", 0.1, 0.5))
+    given = [Transcript(id=one, text="one", duration_s=1.0, words=words) for one in ("first", key)]
+    if name == "t.tsv" and key not in ODD:
+        with pytest.raises(ConfigError, match=r"has a tab or line break in id or text; write \.jsonl"):
+            write_transcripts(tmp_path / name, given)
+        assert not [*tmp_path.iterdir()]
+        return
+    write_transcripts(tmp_path / name, given)
+    found = read_phones(tmp_path / name) if name == "t.ctm" else read_hypotheses(tmp_path / name)
+    assert [*found] == ["first", key]
+    if name in ("t.trn", "t.ctm"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert len(text.splitlines()) == 2, "and nobody else cuts them elsewhere"
+        assert len(text.split()) == (4 if name == "t.trn" else 12)
+
+
+def test_no_file_is_written_where_one_of_the_ids_names_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be the name of a file"):
+        write_transcripts(tmp_path / "all.srt", [FIRST, Transcript(id="../x", text="", duration_s=1.0)])
+    assert not [*tmp_path.iterdir()]
 
 
 def test_subtitles_break_at_pauses_and_when_they_are_long(tmp_path: Path) -> None:
