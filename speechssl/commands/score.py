@@ -16,7 +16,7 @@ __all__ = ["score_command"]
 
 def score_command(
     references: Annotated[Path, typer.Argument(help="Manifest with a text column.")],
-    hypotheses: Annotated[Path, typer.Argument(help="Table of id and text, from transcribe; or a .trn.")],
+    hypotheses: Annotated[Path, typer.Argument(help="Table of id and text, .jsonl, .trn, or Kaldi lines.")],
     second: Annotated[Path | None, typer.Argument(help="Another system's, to compare with the first.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None,
     utterances: Annotated[Path | None, typer.Option(help="TSV to write: a row an utterance, the worst first.")] = None,

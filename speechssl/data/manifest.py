@@ -9,6 +9,7 @@ holds. fairseq's two-column form (root line, then path and samples) is read as w
 
 import csv
 import io
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ __all__ = [
     "Manifest",
     "Utterance",
     "id_of",
+    "part_id_of",
     "read_fairseq_manifest",
     "read_manifest",
     "read_side_file",
@@ -292,6 +294,17 @@ def id_of(path: str) -> str:
     found = Place.parse(path, Path())
     stem = Path(path if found.size is None else found.path).with_suffix("").as_posix().replace("/", "-")
     return stem if found.size is None else f"{stem}-{found.offset}"
+
+
+def part_id_of(key: str, start_s: float, end_s: float) -> str:
+    """Return the id that a part of a file gets where nothing gives it one: the file's, and its milliseconds.
+
+    Examples:
+        >>> part_id_of("calls-7", 2.5, 3.5)
+        'calls-7-00002500-00003500'
+    """
+    start_ms, end_ms = (math.floor(round(1000 * at_s, 6)) for at_s in (start_s, end_s))
+    return f"{key}-{start_ms:08d}-{end_ms:08d}"
 
 
 def _read_lines(path: Path) -> list[str]:

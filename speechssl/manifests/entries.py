@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.data.audio import AudioHeader, Segment, read_header
-from speechssl.data.manifest import Manifest, Utterance, id_of
+from speechssl.data.manifest import Manifest, Utterance, id_of, part_id_of
 from speechssl.data.storage import Place, is_url
 from speechssl.errors import ManifestError
 
@@ -300,9 +300,9 @@ def part_id(path: str, part: Segment, sample_rate: int) -> str:
         >>> part_id("calls/7.wav", Segment(20_000, 8_000, channel=1), 8_000)
         'calls-7-00002500-00003500-channel1'
     """
-    start_ms, end_ms = (1000 * at // sample_rate for at in (part.start, part.start + part.num_samples))
     channel = "" if part.channel is None else f"-channel{part.channel}"
-    return f"{id_of(path)}-{start_ms:08d}-{end_ms:08d}{channel}"
+    end = part.start + part.num_samples
+    return f"{part_id_of(id_of(path), part.start / sample_rate, end / sample_rate)}{channel}"
 
 
 def recording_ids(manifest: Manifest) -> dict[str, str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.data.audio import AudioConfig
-from speechssl.data.fields import BLANKS, lines_of, unescape_id
-from speechssl.data.manifest import Manifest, Utterance, read_side_file, read_table
+from speechssl.data.fields import BLANKS, first_field, lines_of, unescape_id
+from speechssl.data.manifest import Manifest, Utterance, id_of, part_id_of, read_side_file, read_table
 from speechssl.errors import ManifestError
 from speechssl.score.evaluate import Reference
 
@@ -58,17 +58,44 @@ def references_of(
 
 
 def read_hypotheses(path: Path) -> dict[str, str]:
-    """Read a table of id and text or JSON lines, as `speechssl transcribe` writes them, or sclite's TRN (`text (id)`).
+    """Read what a system wrote, by utterance id, in the form that the name and the first line say.
+
+    `.jsonl` and `.json` are objects, one a line, as `speechssl transcribe` and NeMo write them: `pred_text` counts
+    before `text`, and without an `id` the file and its times make one, as in an import. `.trn` is sclite's
+    (`text (id)`). A table has a header with `id` or `path`; lines without one, in a file that is no `.tsv` or `.csv`,
+    are Kaldi's.
 
     Raises:
         ManifestError: it does not parse, or an id occurs twice.
     """
-    if path.suffix.lower() == ".jsonl":
-        return {key: str(row.get("text", "")) for key, row in read_json_lines(path).items()}
-    if path.suffix.lower() != ".trn":
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".json"):
+        rows = read_json_lines(path)
+        return {key: str(row.get("pred_text", row.get("text", ""))) for key, row in rows.items()}
+    if suffix == ".trn":
+        return _read_trn(path)
+    if suffix in (".tsv", ".csv") or {"id", "path"} & {*_lines(path)[0].split("\t")}:
         return {key: columns.get("text", "") for key, columns in read_side_file(path).items()}
     found: dict[str, str] = {}
-    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")), start=1):
+    for number, line in enumerate(_lines(path), start=1):
+        key, text = first_field(line)
+        if key in found:
+            raise ManifestError(f"{path}:{number}: {key} occurs twice; keep one of its rows")
+        if key:
+            found[key] = text
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return lines_of(path.read_text(encoding="utf-8-sig")) or [""]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read ({error}); name a file in UTF-8") from error
+
+
+def _read_trn(path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for number, line in enumerate(_lines(path), start=1):
         text, opened, field = line.rstrip(BLANKS).rpartition("(")
         key = unescape_id(field[:-1])
         if not line.strip(BLANKS):
@@ -82,7 +109,7 @@ def read_hypotheses(path: Path) -> dict[str, str]:
 
 
 def read_json_lines(path: Path) -> dict[str, dict[str, Any]]:
-    """Read objects, one a line, by their `id`.
+    """Read objects, one a line, by their `id`, or the one that NeMo's `audio_filepath`, `offset` and `duration` make.
 
     Raises:
         ManifestError: it cannot be read, a line is no object with an id, or an id occurs twice.
@@ -97,13 +124,24 @@ def read_json_lines(path: Path) -> dict[str, dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-            key = str(row["id"])
+            key = str(row["id"]) if "id" in row else _id_of_audio(row)
         except (ValueError, KeyError, TypeError) as error:
-            raise ManifestError(f"{path}:{number}: expected an object with an id, found {line[:60]!r}") from error
+            raise ManifestError(
+                f"{path}:{number}: expected an object with an id or audio_filepath, found {line[:60]!r}"
+            ) from error
         if key in found:
             raise ManifestError(f"{path}:{number}: {key} occurs twice; keep one of its lines")
         found[key] = row
     return found
+
+
+def _id_of_audio(row: Mapping[str, Any]) -> str:
+    """Return the id that an import of NeMo's manifest gives an utterance without one."""
+    key = id_of(str(row["audio_filepath"]))
+    if row.get("offset") is None:
+        return key
+    start_s = float(row["offset"])
+    return part_id_of(key, start_s, start_s + float(row["duration"]))
 
 
 def read_columns(path: Path) -> dict[str, dict[str, str]]:

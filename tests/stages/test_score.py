@@ -123,3 +123,30 @@ def test_snr_reads_audio_of_any_rate(tmp_path: Path, corpus: Path) -> None:
     rows = tuple(dataclasses.replace(row, sample_rate=8_000) for row in manifest.utterances[:1])
     (found,) = references_of(dataclasses.replace(manifest, utterances=rows), ["snr"])
     assert found.groups["snr"] in ("below 0 dB", "from 0 to 10 dB")
+
+
+@pytest.mark.parametrize("name", ["text", "hyp.txt", "decoded.tra"])
+def test_hypotheses_may_be_lines_of_kaldi(tmp_path, name):
+    (tmp_path / name).write_text("a-1 hello\u00a0there  you\n\nb\tgood day\nempty", encoding="utf-8")
+    assert read_hypotheses(tmp_path / name) == {"a-1": "hello\u00a0there  you", "b": "good day", "empty": ""}
+    (tmp_path / name).write_text("a x\na y\n")
+    with pytest.raises(ManifestError, match=rf"{name}:2: a occurs twice"):
+        read_hypotheses(tmp_path / name)
+    (tmp_path / name).write_text("id\ttext\na-1\thello\n")
+    assert read_hypotheses(tmp_path / name) == {"a-1": "hello"}
+
+
+@pytest.mark.parametrize("name", ["m.json", "m.jsonl"])
+def test_hypotheses_may_be_what_nemo_wrote(tmp_path, name):
+    audio = {"audio_filepath": "calls/a.wav", "duration": 1.0, "text": "what was said"}
+    rows = [
+        {**audio, "pred_text": "what was heard"},
+        {**audio, "id": "own", "pred_text": ""},
+        {**audio, "offset": 2.5, "pred_text": "more"},
+    ]
+    (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    expected = {"calls-a": "what was heard", "own": "", "calls-a-00002500-00003500": "more"}
+    assert read_hypotheses(tmp_path / name) == expected
+    (tmp_path / name).write_text('{"pred_text": "x"}')
+    with pytest.raises(ManifestError, match=rf"{name}:1: expected an object with an id or audio_filepath"):
+        read_hypotheses(tmp_path / name)
