@@ -25,6 +25,7 @@ setup(
     packages=find_packages(include=["speechssl", "speechssl.*"]),
     package_data={"speechssl": ["py.typed", "runs/page.html", "score/page.html"]},
     install_requires=[
+        "langcodes>=3.5",  # no data package: which codes are of which language
         "torch>=2.9",
         "torchaudio>=2.9",  # no bounds say which go together: speechssl/extras.py does, at import
         "numpy>=1.26",
@@ -60,7 +61,7 @@ setup(
             *["faiss-cpu", "superkmeans", "fastkmeans", "scikit-learn"],
             *["lhotse", "datasets", "pyctcdecode", "ctc-beam-decoder"],
         ],
-        "dev": ["build", "hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],
+        "dev": ["build", "hypothesis", "mypy", "pytest", "ruff", "types-PyYAML", "uniseg"],
     },
     entry_points={"console_scripts": ["speechssl = speechssl.__main__:console"]},
     classifiers=[

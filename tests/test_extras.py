@@ -39,6 +39,7 @@ def test_the_core_names_none_of_them():
     assert names == {
         *("torch", "torchaudio", "numpy", "soundfile", "safetensors"),  # models and their audio
         *("pydantic", "pyyaml", "rich", "typer"),  # recipes and the command line
+        "langcodes",  # a model's policy of texts may name its language
     }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,7 @@ def score_command(
     """Score transcripts by utterance id: CER and WER with intervals, by group, and against another system."""
     from speechssl.score.evaluate import ScoreConfig, evaluate_systems, judge
     from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
-    from speechssl.stages.score import read_columns, read_hypotheses, references_of
+    from speechssl.stages.score import read_columns, read_hypotheses, references_of, with_known_languages
 
     values = {"normaliser": normaliser, "blocks": blocks, "alignment": alignment}
     numbers = {"samples": samples, "level": level, "seed": seed}
@@ -52,6 +53,9 @@ def score_command(
     table = read_columns(columns) if columns is not None else None
     manifest = read_manifest(references, root=root)
     rows = references_of(manifest, by or (), table)
+    if config.normaliser in ("lower", "plain"):  # the others have no rules of languages
+        rows, notes = with_known_languages(rows, references)
+        print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
     if model is not None:
         from speechssl.saved import SavedModel
 
@@ -76,7 +80,7 @@ def score_command(
 
         page = from_dict({"worst": worst, "audio_mb": audio_mb}, PageConfig, where="score")
         sure = read_confidences(hypotheses, table)
-        notes = write_page(
+        said = write_page(
             html, references, manifest, rows, systems, differences, confidences=sure, model=model, config=page
         )
-        print(f"{html}: {'; '.join(notes)}")
+        print(f"{html}: {'; '.join(said)}")

@@ -2,29 +2,30 @@
 
 The rule, in this order:
 
-1. Unicode NFC, lower case, apostrophes `'`, dashes and hyphens `-`, each in one form only.
+1. Unicode NFC, lower case, apostrophes `'` and hyphens `-`, each in one form only.
 2. The stress marks of Russian, Belarusian and Bulgarian are removed: `+`, and the combining acute accent.
 3. A digit anywhere: no text, since nothing says how the number is spoken. A symbol that stands for a spoken word
    (`#`, `*`, `@`, `&`, `%`, `/`, `+`, `=`, `$` ...) likewise, and a letter that is not of the language's alphabet.
-4. An apostrophe or a hyphen between two letters stays where the language spells words with it (`don't`, `rendez-vous`,
-   `что-то`; in Catalan the raised dot too). All other punctuation is turned into a space.
+4. Signs inside words stay, by the rule of `data.words`, but for apostrophes and hyphens of languages that do not spell
+   words with them. All other punctuation is turned into a space.
 5. Runs of spaces become one; none at the ends. If nothing is left, there is no text.
 
 Letters keep their diacritics, and Russian `ё` stays `ё`. Acronyms are kept as written, in lower case.
 """
 
-import re
 import unicodedata
 from dataclasses import dataclass
 
-from speechssl.data.texts import ONE_FORM
+from speechssl.data.languages import read_language
+from speechssl.data.words import ONE_FORM, lowered, without_punctuation
+from speechssl.errors import ConfigError
 
 __all__ = ["LANGUAGES", "Spoken", "normalize_text"]
 
-_INNER_MARKS = {  # marks kept between two letters
+_INNER_MARKS = {  # of apostrophe and hyphen, those that words are spelt with
     "be": "'-",
     "bg": "-",
-    "ca": "'-·",
+    "ca": "'-",
     "cs": "-",
     "da": "'-",
     "el": "'-",
@@ -55,8 +56,8 @@ def normalize_text(text: str, language: str) -> Spoken:
 
     Args:
         text: a transcript as published.
-        language: two-letter code; one that is not in `LANGUAGES` keeps apostrophes and hyphens inside words
-            and may use any alphabet.
+        language: code; one that is not in `LANGUAGES` keeps apostrophes and hyphens inside words and may use any
+            alphabet; what is no code, the name of a folder say, is no language.
 
     Examples:
         >>> normalize_text("Don't press the key!", "en").text
@@ -64,19 +65,24 @@ def normalize_text(text: str, language: str) -> Spoken:
         >>> normalize_text("Press 1", "en")
         Spoken(text=None, why_not='digits in the text')
     """
-    text = unicodedata.normalize("NFC", text).lower().translate(ONE_FORM)
+    try:
+        known = read_language(language)
+    except ConfigError:
+        known = None
+    text = lowered(unicodedata.normalize("NFC", text), known).translate(ONE_FORM)
     if _ALPHABETS.get(language) == "CYRILLIC":
         text = text.replace("+", "").replace("\N{COMBINING ACUTE ACCENT}", "")
     for character in text:
-        if character.isnumeric():
+        if unicodedata.category(character)[0] == "N":  # Han numerals are words
             return Spoken(None, "digits in the text")
         if character in _SPOKEN_PUNCTUATION or unicodedata.category(character).startswith("S"):
             return Spoken(None, "symbols in the text")
         if character.isalpha() and not _belongs(character, language):
             return Spoken(None, "letters of another alphabet in the text")
-    marks = re.escape(_INNER_MARKS.get(language, "'-"))
-    words = re.sub(rf"(?<=[^\W_])([{marks}])(?=[^\W_])|[^\w\u0300-\u036f]", lambda m: m[1] or " ", text)
-    words = " ".join(words.split())
+    for mark in "'-":
+        if mark not in _INNER_MARKS.get(language, "'-"):
+            text = text.replace(mark, " ")
+    words = unicodedata.normalize("NFC", without_punctuation(text, known))
     return Spoken(words) if words else Spoken(None, "no words in the text")
 
 

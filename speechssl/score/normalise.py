@@ -1,16 +1,17 @@
 """What is done to both texts before they are compared. A report names it: figures of two normalisers do not compare.
 
 `none`: nothing. `nfc`: Unicode NFC, runs of blanks one space. `lower`: that, in lower case. `plain`: that, and
-punctuation and symbols become spaces, but for an apostrophe or hyphen between two letters, digits or marks on them;
-soft hyphens and other invisible signs vanish, but for joiners between two letters; vowel points that languages leave
-out in writing (Arabic, Hebrew) and Russian stress marks are removed.
+punctuation and symbols become spaces, but for signs that stand inside words (`data.words` has the rule, docs/scripts.md
+what it makes of 40 languages); vowel points that languages leave out in writing (Arabic, Hebrew) and Slavic stress
+marks are removed.
 """
 
 import re
 import unicodedata
 from typing import Literal, get_args
 
-from speechssl.data.texts import ONE_FORM, lowered, without_punctuation
+from speechssl.data.languages import read_language
+from speechssl.data.words import lowered, without_punctuation
 
 __all__ = ["NORMALISERS", "Normaliser", "describe_normaliser", "normalise"]
 
@@ -19,6 +20,8 @@ NORMALISERS: tuple[str, ...] = get_args(Normaliser)
 
 _POINTS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640]")
 
+_STRESSED = frozenset({"be", "bg", "ru", "rue", "uk"})
+
 
 def normalise(text: str, how: Normaliser, language: str | None = None) -> str:
     """Normalise one text.
@@ -26,7 +29,11 @@ def normalise(text: str, how: Normaliser, language: str | None = None) -> str:
     Args:
         text: of a reference or a hypothesis.
         how: of this module.
-        language: two-letter code; matters for Turkish and Azerbaijani capitals and Slavic stress marks.
+        language: code, such as tr, tur or tr_TR; matters for capitals (Turkish), stress marks (Russian), and signs
+            inside words (Finnish).
+
+    Raises:
+        ConfigError: the language matters, and it is no code.
 
     Examples:
         >>> normalise("Don’t  press — the KEY!", "plain")
@@ -37,12 +44,13 @@ def normalise(text: str, how: Normaliser, language: str | None = None) -> str:
     text = " ".join(unicodedata.normalize("NFC", text).split())
     if how == "nfc":
         return text
-    text = unicodedata.normalize("NFC", lowered(text, language))
+    known = read_language(language)
+    text = unicodedata.normalize("NFC", lowered(text, known))
     if how == "lower":
         return text
-    if language in ("be", "bg", "ru", "uk"):
+    if known is not None and known.is_one_of(_STRESSED):
         text = text.replace("\N{COMBINING ACUTE ACCENT}", "")
-    return without_punctuation(_POINTS.sub("", text.translate(ONE_FORM)))
+    return unicodedata.normalize("NFC", without_punctuation(_POINTS.sub("", text), known))
 
 
 def describe_normaliser(how: Normaliser) -> str:

@@ -1,5 +1,6 @@
 """Stage `score`: a manifest with texts and what a system wrote -> references with their groups."""
 
+import dataclasses
 import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -8,11 +9,12 @@ from typing import Any
 
 from speechssl.data.audio import AudioConfig
 from speechssl.data.fields import BLANKS, first_field, lines_of, unescape_id
+from speechssl.data.languages import is_code_like, read_language
 from speechssl.data.manifest import Manifest, Utterance, id_of, part_id_of, read_side_file, read_table
-from speechssl.errors import ManifestError
+from speechssl.errors import ConfigError, ManifestError
 from speechssl.score.evaluate import Reference
 
-__all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "read_json_lines", "references_of"]
+__all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "read_json_lines", "references_of", "with_known_languages"]
 
 GROUPINGS = ("speaker", "language", "split", "duration", "snr")  # known without a table
 _BANDS_S = (1.0, 2.0, 5.0, 10.0, 20.0)
@@ -54,6 +56,35 @@ def references_of(
             groups={name: _group_of(manifest, row, name, columns or {}) for name in groupings},
         )
         for row in manifest.utterances
+    ]
+
+
+def with_known_languages(references: Sequence[Reference], where: Path) -> tuple[list[Reference], list[str]]:
+    """Check languages before texts are normalised by their rules.
+
+    Args:
+        references: of a manifest.
+        where: it is, for messages.
+
+    Returns:
+        The references, without a language where it is a word that is no code (`English`); and a line about each word.
+
+    Raises:
+        ManifestError: a language looks like a code, and is that of no language.
+    """
+    no_code: dict[str, list[str]] = {}
+    for row in references:
+        try:
+            read_language(row.language)
+        except ConfigError as error:
+            if is_code_like(row.language or ""):
+                raise ManifestError(f"{where}: {row.id}: column language: {error}") from error
+            no_code.setdefault(row.language or "", []).append(row.id)
+    known = [dataclasses.replace(row, language=None) if row.language in no_code else row for row in references]
+    return known, [
+        f"{where}: column language: {word!r} of {len(ids)} utterances ({', '.join(ids[:3])}) is no code; no language's "
+        "rules of capitals and marks are applied to them; write a code, as tr or tur for Turkish"
+        for word, ids in no_code.items()
     ]
 
 

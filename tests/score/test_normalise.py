@@ -18,7 +18,7 @@ from speechssl.score.normalise import NORMALISERS, Normaliser, describe_normalis
         ("IS", "lower", "en", "is"),
         ("Rendez-vous -- l’été, n'est-ce pas?", "plain", "fr", "rendez-vous l'été n'est-ce pas"),
         ("за\u0301мок", "plain", "ru", "замок"),
-        ("а\u0301", "plain", "xx", "а\u0301"),
+        ("а\u0301", "plain", "nv", "а\u0301"),
         ("كَتَبَ", "plain", "ar", "كتب"),
         ("שָׁלוֹם", "plain", "he", "שלום"),
         ("हिन्दी है।", "plain", "hi", "हिन्दी है"),

@@ -1,0 +1,120 @@
+"""Languages by their codes in any usual form: tr, TUR, tr_TR, tr-Latn, azj-script_latin; unknown codes are refused.
+
+The registry is IANA's (BCP 47), by the package langcodes, imported only where a language is given.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from speechssl.errors import ConfigError, PackageError
+
+__all__ = ["Language", "is_code_like", "read_language"]
+
+_NO_LANGUAGE = frozenset({"", "und", "mul", "zxx", "mis", "unknown", "none"})  # the first four are ISO 639's own
+_SCRIPTS = {  # as MMS spells them after `-script_`
+    "arabic": "Arab",
+    "bengali": "Beng",
+    "cyrillic": "Cyrl",
+    "devanagari": "Deva",
+    "ethiopic": "Ethi",
+    "greek": "Grek",
+    "gujarati": "Gujr",
+    "gurmukhi": "Guru",
+    "hebrew": "Hebr",
+    "khmer": "Khmr",
+    "latin": "Latn",
+    "mongolian": "Mong",
+    "simplified": "Hans",
+    "tamil": "Taml",
+    "telugu": "Telu",
+    "thai": "Thai",
+    "tifinagh": "Tfng",
+    "traditional": "Hant",
+}
+
+
+_SINCE_2021 = frozenset(  # ISO 639-3 has them, the registry of langcodes 3.5 is older
+    re.findall(
+        "[a-z]+",
+        "ajs bpc cls cnq cxh dsk dsz dyr egm eud gov hnm ikh imt isv izm lgo lgs lqr lsc lsw luh lvl nww nzr oak oie "
+        "phj pze pzh rib rnb rrm rsk rsn rsw sjc tok tvi ugh uly uon vjk vsn wdt wtb wyn xdq xhm ycr ykh ynb zcd "
+        "zem zlu",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language, and the script it is written in if the code says so."""
+
+    code: str  # ISO 639: two letters where there are two; a member of a macrolanguage is that, as azj is az
+    script: str | None = None  # ISO 15924: Latn
+
+    def is_one_of(self, codes: frozenset[str]) -> bool:
+        """Whether a set names it, by its code alone or with its script: kk, or kk-Latn."""
+        return self.code in codes or f"{self.code}-{self.script}" in codes
+
+
+@lru_cache(maxsize=512)
+def read_language(code: str | None) -> Language | None:
+    """Read a code: ISO 639-1 or 639-3, a tag of BCP 47, a locale, or one of MMS.
+
+    Args:
+        code: of a recipe or a manifest; the case does not matter, `_` is `-`.
+
+    Returns:
+        None if there is none, or it says that the language is not known or not one: und, mul, zxx, mis, unknown.
+
+    Raises:
+        ConfigError: it is the code of no language.
+        PackageError: langcodes is not installed.
+
+    Examples:
+        >>> read_language("TR_tr.UTF-8"), read_language("azj-script_latin")
+        (Language(code='tr', script=None), Language(code='az', script='Latn'))
+        >>> read_language("und") is None
+        True
+    """
+    wanted = (code or "").strip().lower()
+    if wanted in _NO_LANGUAGE:
+        return None
+    try:
+        import langcodes
+    except ImportError as error:
+        raise PackageError(
+            f"the language {code!r} is given, and langcodes, which knows languages, is not installed: "
+            "pip install langcodes"
+        ) from error
+    tag, script = _as_tag(wanted)
+    try:
+        found = langcodes.Language.get(tag)
+        is_known = found.language in _SINCE_2021 or langcodes.Language.make(language=found.language).is_valid()
+        if script is None or not is_known:
+            raise ValueError(tag)
+        family = langcodes.standardize_tag(found.language or "und", macro=True)
+    except ValueError as error:
+        raise ConfigError(
+            f"{code!r} is the code of no language; expected one of ISO 639 as tr or tur, a tag or locale that begins "
+            "with one as tr-Latn, tr_TR, azj-script_latin, or und if it is not known"
+        ) from error
+    language = langcodes.Language.get(family).language or "und"
+    return None if language in _NO_LANGUAGE else Language(language, found.script or script or None)
+
+
+def is_code_like(word: str) -> bool:
+    """Whether a word that is the code of no language looks like one, as `xx_YY` does and `English` does not.
+
+    Examples:
+        >>> is_code_like("xx"), is_code_like("qqx-Latn"), is_code_like("English"), is_code_like("Old Norse")
+        (True, True, False, False)
+    """
+    return re.fullmatch(r"[A-Za-z]{2,3}([-_@.].*)?", word.strip()) is not None
+
+
+def _as_tag(code: str) -> tuple[str, str | None]:
+    """Part a code in small letters into a tag and the script that a name gives: '' for none, None if unknown."""
+    if mms := re.fullmatch(r"([a-z]{2,3})-(script|dialect)_(.+)", code):
+        return mms[1], _SCRIPTS.get(mms[3]) if mms[2] == "script" else ""
+    tag, _, modifier = code.partition("@")
+    return tag.partition(".")[0], _SCRIPTS.get(modifier, "")
