@@ -62,3 +62,10 @@ def test_decomposed_and_composed_letters_give_the_same_text_and_a_second_pass_ch
 
 def test_an_unlisted_language_keeps_its_own_alphabet() -> None:
     assert normalize_text("გამარჯობა!", "ka") == Spoken("გამარჯობა")
+    assert normalize_text("हिन्दी-उर्दू में।", "hi") == Spoken("हिन्दी-उर्दू में")
+    assert normalize_text("三个人。", "zh-CN") == Spoken("三个人")
+    assert normalize_text("IŞIK!", "tr") == Spoken("ışık")
+
+
+def test_a_folder_that_is_no_language_has_the_rules_of_none() -> None:
+    assert normalize_text("It's it.", "my_corpus") == Spoken("it's it")

@@ -150,3 +150,24 @@ def test_hypotheses_may_be_what_nemo_wrote(tmp_path, name):
     (tmp_path / name).write_text('{"pred_text": "x"}')
     with pytest.raises(ManifestError, match=rf"{name}:1: expected an object with an id or audio_filepath"):
         read_hypotheses(tmp_path / name)
+
+
+def test_languages_are_read_and_unknown_codes_refused(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = read_manifest(corpus).utterances
+    said = [dataclasses.replace(row, text="IŞIK ISIRDI", language="tur") for row in rows]
+    heard = corpus.with_name("heard.tsv")
+    heard.write_text("id\ttext\n" + "".join(f"{row.id}\tışık ısırdı\n" for row in rows), encoding="utf-8")
+    plain = ["score", str(corpus), str(heard), "--samples", "10", "--normaliser", "plain"]
+    write_manifest(corpus, said)
+    assert main(plain) == 0
+    assert "WER   0.00 %" in capsys.readouterr().out
+    write_manifest(corpus, [dataclasses.replace(said[0], language="xx_XX"), *said[1:]])
+    assert main(plain) == 2
+    assert f"{corpus}: {rows[0].id}: column language: 'xx_XX' is the code of no language" in capsys.readouterr().err
+    assert main(plain[:-2]) == 0  # no rule of a language, nothing to refuse
+    capsys.readouterr()
+    write_manifest(corpus, [dataclasses.replace(row, language="Turkish") for row in said])
+    assert main(plain) == 0
+    told = capsys.readouterr().err
+    assert told.count("'Turkish'") == 1
+    assert f"'Turkish' of {len(rows)} utterances" in told
