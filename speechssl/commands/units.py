@@ -1,5 +1,7 @@
 """Command line: hidden units in other toolkits' files and in pictures."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -27,15 +29,23 @@ def labels_command(
     kmeans: Annotated[
         Path | None, typer.Option(help="File of the k-means behind SPLIT.km: files with the same one may be mixed.")
     ] = None,
+    piece: Annotated[
+        int | None,
+        typer.Option(
+            "--max-chunk",
+            help="Samples heard at a time for SPLIT.km (fairseq: --max_chunk); if not given, all or 1600000, as fits.",
+        ),
+    ] = None,
 ) -> None:
     """Convert frame labels from fairseq and to it."""
     listed = read_manifest(manifest)
     if ids is not None:
         listed = with_ids_of(listed, read_manifest(ids))
     if is_km(source):
-        labels = read_km(source, listed, rate=rate, window=window, clusters=clusters, kmeans=kmeans)
+        labels = read_km(source, listed, rate=rate, window=window, clusters=clusters, kmeans=kmeans, piece=piece)
         write_labels(out, labels)
-    elif (rate, window, clusters, kmeans) != (None, 400, None, None):
+        _tell_pieces(labels.source.settings)
+    elif (rate, window, clusters, kmeans, piece) != (None, 400, None, None, None):
         raise typer.BadParameter(f"{source} says itself at what rate it is and of which units; leave the options out")
     else:
         labels = read_labels(source)
@@ -57,3 +67,14 @@ def plot_command(
 
     plot_units(labels, read_manifest(manifest, root=root), out, utterance_id=utterance)
     print(out)
+
+
+def _tell_pieces(settings: Mapping[str, str | int]) -> None:
+    """Say on standard error how many labels were repeated where the audio had been heard in pieces."""
+    if "piece" in settings:
+        files, repeated = settings["in_pieces"], settings["repeated"]
+        seconds = int(settings["piece"]) / SAMPLE_RATE
+        print(
+            f"{files} files of audio in pieces of {seconds:g} s: {repeated} labels repeated at seams",
+            file=sys.stderr,
+        )

@@ -6,6 +6,7 @@ them was read in its sources (data/audio/hubert_dataset.py, examples/hubert/simp
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from speechssl.errors import LabelError, ManifestError
 __all__ = ["dictionary_path", "is_km", "read_km", "with_ids_of", "write_km"]
 
 REFERENCE_RATES = (100, 50)  # labels a second: of MFCC, of a layer of HuBERT
+REFERENCE_PIECE = 1_600_000  # samples that the reference hears at a time (dump_hubert_feature.py: --max_chunk)
 
 
 def is_km(path: Path) -> bool:
@@ -45,8 +47,13 @@ def read_km(
     window: int = 400,
     clusters: int | None = None,
     kmeans: Path | None = None,
+    piece: int | None = None,
 ) -> FrameLabels:
     """Read fairseq's labels.
+
+    The reference hears long audio in pieces, and no frame reaches from one into the next: a file of 110 s has a label
+    less than the whole of it would make, one of 210 s two. There each frame of the whole gets the label of the nearest
+    frame of a piece, so labels after a seam keep their time; `source.settings` says how often one serves twice.
 
     Args:
         path: a line of units in decimal for each utterance.
@@ -57,13 +64,16 @@ def read_km(
         clusters: number of units; None for the number of lines of `dict.km.txt` beside the file.
         kmeans: the file of centroids that made the labels, of any format: only its hash is taken. Labels of the same
             one may be used together; without it, labels of each file count as units of their own.
+        piece: samples heard at a time (fairseq: --max_chunk); None to try the whole, and then the reference's 100 s.
 
     Returns:
-        The labels by the ids of the manifest.
+        The labels by the ids of the manifest. If any audio was heard in pieces, its settings have `piece` in samples,
+        `in_pieces` utterances and labels `repeated` at their seams.
 
     Raises:
         LabelError: not as many lines as utterances, a line with anything but units, a unit outside `clusters`, a
-            number of labels that the audio does not make at that rate, no or another number of units, a file cut short.
+            number of labels that the audio does not make at that rate, neither whole nor in pieces, no or another
+            number of units, a file cut short.
     """
     clusters = _number_of_units(path, clusters)
     rows = _read_units(path, clusters)
@@ -74,6 +84,8 @@ def read_km(
         )
     if rate is not None and (rate <= 0 or SAMPLE_RATE % rate):
         raise LabelError(f"rate={rate}: expected whole labels a second, {SAMPLE_RATE} samples a multiple of them")
+    if piece is not None and piece < window:
+        raise LabelError(f"piece={piece}: expected samples, at least the {window} that one label looks at")
     about = LabelSource(
         clusters=clusters,
         hop=SAMPLE_RATE // (rate or REFERENCE_RATES[0]),
@@ -83,7 +95,20 @@ def read_km(
         settings={"file": path.name, "sha256": _hash(path)},
     )
     others = [] if rate else [dataclasses.replace(about, hop=SAMPLE_RATE // other) for other in REFERENCE_RATES[1:]]
-    source = _that_fits([about, *others], rows, manifest, where=path)
+    source, heard = _that_fits(
+        [about, *others], (None, REFERENCE_PIECE) if piece is None else (piece,), rows, manifest, where=path
+    )
+    if heard is not None:
+        long = [row.num_samples_16k > heard for row in manifest.utterances]
+        whole = [
+            found[_nearest_frames(source, row.num_samples_16k, heard)] if is_long else found
+            for row, found, is_long in zip(manifest.utterances, rows, long, strict=True)
+        ]
+        if any(long):
+            repeated = sum(map(len, whole)) - sum(map(len, rows))
+            pieces = {"piece": heard, "in_pieces": sum(long), "repeated": repeated}
+            source = dataclasses.replace(source, settings={**source.settings, **pieces})
+        rows = whole
     return FrameLabels(
         source=source, units={row.id: found for row, found in zip(manifest.utterances, rows, strict=True)}
     )
@@ -175,26 +200,64 @@ def _read_units(path: Path, clusters: int) -> list[np.ndarray]:
     return rows
 
 
-def _that_fits(sources: list[LabelSource], rows: list[np.ndarray], manifest: Manifest, *, where: Path) -> LabelSource:
-    """Return the first source that makes as many labels of the audio as there are."""
-    messages = {}
-    for source in sources:
-        wrong = [
-            (line, row.id, len(units), source.count(row.num_samples_16k))
-            for line, (row, units) in enumerate(zip(manifest.utterances, rows, strict=True), start=1)
-            if len(units) != source.count(row.num_samples_16k) or not len(units)
-        ]
-        if not wrong:
-            return source
-        line, key, found, expected = wrong[0]
-        messages[len(wrong)] = (
-            f"{where}: {len(wrong)} of {len(rows)} lines have not as many labels as their audio makes at "
-            f"{SAMPLE_RATE / source.hop:g} a second, from windows of {source.window} samples: line {line} has {found}, "
-            f"{key} makes {expected}"
-        )
+def _that_fits(
+    sources: Sequence[LabelSource],
+    pieces: Sequence[int | None],
+    rows: Sequence[np.ndarray],
+    manifest: Manifest,
+    *,
+    where: Path,
+) -> tuple[LabelSource, int | None]:
+    """Return the first source, and samples heard at a time, that make as many labels of the audio as there are."""
+    messages: dict[tuple[int, int], str] = {}  # by lines that do not fit, and labels they are off by
+    for piece in pieces:
+        for source in sources:
+            wrong = [
+                (line, row.id, len(units), _count(source, row.num_samples_16k, piece))
+                for line, (row, units) in enumerate(zip(manifest.utterances, rows, strict=True), start=1)
+                if len(units) != _count(source, row.num_samples_16k, piece) or not len(units)
+            ]
+            if not wrong:
+                return source, piece
+            line, key, found, expected = wrong[0]
+            off = sum(abs(there - made) for _, _, there, made in wrong)
+            heard = "" if piece is None else f" in pieces of {piece} samples"
+            said = (
+                f"{where}: {len(wrong)} of {len(rows)} lines have not as many labels as their audio makes{heard} at "
+                f"{SAMPLE_RATE / source.hop:g} a second, from windows of {source.window} samples: line {line} has "
+                f"{found}, {key} makes {expected}"
+            )
+            messages.setdefault((len(wrong), off), said)
     raise LabelError(
-        f"{messages[min(messages)]}; name the manifest whose lines it follows, or the rate and window of its features"
+        f"{messages[min(messages)]}; name the manifest whose lines it follows, or the rate and window of its features, "
+        "or the pieces in which long audio was heard (fairseq: --max_chunk)"
     )
+
+
+def _count(source: LabelSource, num_samples: int, piece: int | None) -> int:
+    """Return the number of labels of audio heard in pieces, from the first sample on; None: as a whole."""
+    if piece is None:
+        return source.count(num_samples)
+    full, rest = divmod(num_samples, piece)
+    return full * source.count(piece) + source.count(rest)
+
+
+def _nearest_frames(source: LabelSource, num_samples: int, piece: int) -> np.ndarray:
+    """Return for each frame of the whole the nearest of the frames of its pieces, the earlier of two as near.
+
+    Returns:
+        (frames of the whole,) int64, below the number of frames of the pieces.
+    """
+    starts = np.concatenate(
+        [
+            start + source.hop * np.arange(source.count(min(piece, num_samples - start)))
+            for start in range(0, num_samples, piece)
+        ]
+    )
+    wanted = source.hop * np.arange(source.count(num_samples))
+    after = np.searchsorted(starts, wanted).clip(max=len(starts) - 1)
+    before = (after - 1).clip(min=0)
+    return np.where(abs(wanted - starts[before]) <= abs(starts[after] - wanted), before, after)
 
 
 def _number_of_units(path: Path, clusters: int | None) -> int:

@@ -166,6 +166,69 @@ def test_the_number_of_units_may_be_given_and_must_fit_the_list(manifest, km):
     assert read_km(km, manifest, clusters=100).source.clusters == 100
 
 
+def heard_in_pieces(num_samples: int, piece: int, *, hop: int = 320, window: int = 400) -> list[int]:
+    """Number the frames that pieces of the audio make by the sample they begin at, frame by frame."""
+    starts = []
+    for first in range(0, num_samples, piece):
+        last = min(first + piece, num_samples)
+        begin = first
+        while begin + window <= last:
+            starts.append(begin)
+            begin += hop
+    return starts
+
+
+def one_file(folder: Path, num_samples: int, num_labels: int) -> tuple[Path, Manifest]:
+    """Give a label file whose units are 0, 1, 2, ..., and the manifest of its one utterance."""
+    row = Utterance(id="a", path="a.wav", num_samples=num_samples, sample_rate=16_000, channels=1)
+    (folder / "long.km").write_text(" ".join(map(str, range(num_labels))) + "\n")
+    (folder / "dict.km.txt").write_text("".join(f"{unit} 1\n" for unit in range(num_labels)))
+    return folder / "long.km", Manifest(root=folder, utterances=(row,))
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "repeated"),
+    [(1_600_000, 0), (1_600_100, 1), (1_600_400, 1), (1_760_000, 1), (3_200_000, 1), (3_360_001, 2), (8_000_123, 5)],
+)
+def test_a_label_is_repeated_at_each_seam_of_audio_heard_in_pieces(tmp_path, num_samples, repeated):
+    starts = heard_in_pieces(num_samples, 1_600_000)
+    km, manifest = one_file(tmp_path, num_samples, len(starts))
+    found = read_km(km, manifest)
+    units = found.units["a"].tolist()
+    assert len(units) == found.source.count(num_samples) == len(starts) + repeated
+    for frame, unit in enumerate(units):  # at its own time, but for the last frame before a seam
+        assert starts[unit] == (320 * (frame - 1) if frame % 5000 == 4999 else 320 * frame)
+    said = {key: found.source.settings.get(key) for key in ("piece", "in_pieces", "repeated")}
+    counted = {"piece": 1_600_000, "in_pieces": 1, "repeated": repeated}
+    assert said == (counted if repeated else dict.fromkeys(said))
+    found.check(manifest, where="x")
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "piece", "rate", "window"),
+    [(64_000, 16_000, 50, 400), (5_301, 500, 50, 400), (4_000, 1_000, 100, 400), (7_777, 1_234, 25, 640)],
+)
+def test_labels_of_pieces_of_any_length_go_to_the_nearest_frames(tmp_path, num_samples, piece, rate, window):
+    hop = 16_000 // rate
+    starts = heard_in_pieces(num_samples, piece, hop=hop, window=window)
+    km, manifest = one_file(tmp_path, num_samples, len(starts))
+    found = read_km(km, manifest, piece=piece, rate=rate, window=window).units["a"].tolist()
+    wanted = [frame * hop for frame in range((num_samples - window) // hop + 1)]
+    assert found == [min(range(len(starts)), key=lambda label: abs(starts[label] - begin)) for begin in wanted]
+
+
+@pytest.mark.parametrize("wrong", [-2, -1, 2])
+def test_other_numbers_of_labels_than_pieces_make_are_refused(tmp_path, wrong):
+    km, manifest = one_file(tmp_path, 1_760_000, len(heard_in_pieces(1_760_000, 1_600_000)) + wrong)
+    with pytest.raises(LabelError, match=r"1 of 1 lines .* or the pieces in which long audio was heard .*--max_chunk"):
+        read_km(km, manifest)
+
+
+def test_a_piece_shorter_than_a_label_is_refused(manifest, km):
+    with pytest.raises(LabelError, match=r"piece=399: expected samples, at least the 400 that one label looks at"):
+        read_km(km, manifest, piece=399)
+
+
 def test_labels_are_not_written_beside_a_list_of_other_units(manifest, km):
     labels = dataclasses.replace(LABELS, source=dataclasses.replace(MFCC, clusters=13))
     with pytest.raises(LabelError, match=r"dict\.km\.txt: lists 12 units, the labels have 13; write them to another"):
@@ -239,7 +302,20 @@ def test_the_command_says_how_fairseq_s_manifest_gets_ids(files, capsys):
     assert "have no labels: wav-c-file, wav-a-file, wav-b-file; fairseq's manifests" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--rate=50", "--clusters=12", "--window=320", "--kmeans=km.bin"])
+def test_the_command_says_how_many_labels_were_repeated_at_seams(tmp_path, capsys):
+    km, manifest = one_file(tmp_path, 3_360_000, len(heard_in_pieces(3_360_000, 1_600_000)))
+    write_manifest(tmp_path / "ours.tsv", manifest.utterances)
+    command = ["labels", str(km), str(tmp_path / "labels.tsv"), "--manifest", str(tmp_path / "ours.tsv")]
+    assert main(command) == 0
+    assert "1 files of audio in pieces of 100 s: 2 labels repeated at seams" in capsys.readouterr().err
+    assert len(read_labels(tmp_path / "labels.tsv").units["a"]) == (3_360_000 - 400) // 320 + 1
+    assert main([*command, "--max-chunk", "800000"]) == 2
+    assert "in pieces of 800000 samples at 50 a second" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", ["--rate=50", "--clusters=12", "--window=320", "--kmeans=km.bin", "--max-chunk=1600000"]
+)
 def test_the_command_takes_no_options_for_what_our_file_says(files, option, capsys):
     assert main(["labels", files["labels.tsv"], files["train.km"], "--manifest", files["ours.tsv"], option]) == 2
     assert "leave the options out" in capsys.readouterr().err
