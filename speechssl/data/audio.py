@@ -7,12 +7,12 @@ windowed-sinc filter.
 import io
 import math
 import re
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import numpy as np
 import soundfile
@@ -23,6 +23,7 @@ from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
 from speechssl.data.headers import stated_at
 from speechssl.data.mpeg import read_mpeg
 from speechssl.data.storage import Place, is_url
+from speechssl.data.unfinished import STREAMED_SIZE, Finished, finished
 from speechssl.errors import AudioError
 from speechssl.extras import import_torchaudio
 
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
 __all__ = [
     "AUDIO_SUFFIXES",
     "SAMPLE_RATE",
-    "STREAMED_SIZE",
     "AudioConfig",
     "AudioHeader",
+    "Forwards",
     "Segment",
     "bytes_of",
     "normalize_waveform",
     "read_audio",
     "read_header",
+    "source_of",
 ]
 
 SAMPLE_RATE = 16_000  # samples a second, of every waveform inside the project
@@ -50,8 +52,13 @@ AUDIO_SUFFIXES = (
 
 _UNKNOWN_LENGTH = 2**63 - 1  # samples; what libsndfile says where flac says 0
 _AUDIBLE, _CANCELLED = 1e-3, 1e-2  # peaks: of full scale, and of the mean against that of the channels
-# bytes: who writes wav into a pipe (sox, arecord, ffmpeg, servers) declares this or more, for want of the length
-STREAMED_SIZE = 10**9
+_BLOCK = 2**16  # samples
+_PREROLL = 2**14  # samples of mp3 before those wanted: its frames lend each other bits, over 23 of the smallest
+_LAST_PAGE = 2**18  # samples at the end of Vorbis: seeking into its last page, libsndfile is off by what that lacks
+_SPHERE_HEADER = 1024  # bytes
+_SPHERE_LENGTH = re.compile(rb"^sample_count -i (\d{1,18})\b", re.MULTILINE)
+# what libsndfile's log says of lengths that do not fit the file, in bytes: declared, held
+_LENGTHS = re.compile(r"(?:\bdata|SSND|\briff|Riff size|Data Size) *: (\d+) \(should be (\d+)\)")
 
 
 @configuration
@@ -110,25 +117,26 @@ def read_header(where: Path | Place, file: BinaryIO | None = None) -> AudioHeade
     if stated is not None:
         return AudioHeader(num_samples=stated.num_samples, sample_rate=stated.sample_rate, channels=stated.channels)
     try:
-        with place.opened() if file is None else nullcontext(file) as source:
-            info = soundfile.info(_at_start(place, source), verbose=True)
+        with place.opened() if file is None else nullcontext(file) as opened, source_of(place, opened) as source:
+            info = soundfile.info(source, verbose=True)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error
-    declared = re.search(r"data *: (\d+) \(should be (\d+)\)", info.extra_info)
+    declared = _LENGTHS.search(info.extra_info)
     if declared and not _is_streamed(int(declared[1]), int(declared[2])):
         raise AudioError(
             f"{place}: truncated: its header declares {declared[1]} bytes of samples, the file holds {declared[2]}; "
             "copy the file again, or remove it"
         )
-    if info.format == "MP3":
+    lost = _lost(place, file, info)
+    if lost is not None:
+        raise AudioError(f"{place}: truncated: {lost}; copy the file again, or remove it")
+    if info.subtype.startswith("MPEG"):
         return AudioHeader(num_samples=_mpeg_length(place, file), sample_rate=info.samplerate, channels=info.channels)
     if info.frames <= 0:
         raise AudioError(f"{place}: holds no samples; remove it")
     if info.frames == _UNKNOWN_LENGTH:
-        raise AudioError(
-            f"{place}: its header does not say how long it is, as that of flac written to a pipe; "
-            "write it again with a length, as `flac -d` and `flac` or ffmpeg do with files"
-        )
+        with place.opened() if file is None else nullcontext(file) as opened:
+            return _decoded_header(place, _decode(place, opened, 0, -1), info.samplerate)
     return AudioHeader(num_samples=info.frames, sample_rate=info.samplerate, channels=info.channels)
 
 
@@ -210,6 +218,18 @@ def _is_streamed(declared: int, held: int) -> bool:
     return declared <= held or (declared >= STREAMED_SIZE and held < declared // 2)
 
 
+def _lost(place: Place, file: BinaryIO | None, info: Any) -> str | None:
+    """Say what is missing of a format whose lengths libsndfile does not put into words; None if nothing is."""
+    if info.format == "VOC" and "Seems to be a truncated file" in info.extra_info:
+        return "its last block declares more bytes than the file holds"
+    if info.format == "NIST":
+        with place.opened() if file is None else nullcontext(file) as source:
+            stated = _SPHERE_LENGTH.search(bytes_of(place, source)[:_SPHERE_HEADER])
+        if stated and info.frames < int(stated[1]) < STREAMED_SIZE:
+            return f"its header declares {int(stated[1])} samples, the file holds {info.frames}"
+    return None
+
+
 def _mpeg_length(place: Place, file: BinaryIO | None) -> int:
     """Count the samples of MPEG audio, whose header is an estimate: its frames, or what can be decoded of them.
 
@@ -246,18 +266,28 @@ def _decoded_header(place: Place, samples: NDArray[np.float32], rate: int) -> Au
     return AudioHeader(num_samples=len(samples), sample_rate=rate, channels=samples.shape[1])
 
 
-def _at_start(place: Place, file: BinaryIO | None) -> str | BinaryIO:
-    """Return what soundfile reads: the name of the file, or its bytes where `Place.opened` opened them."""
-    if file is None:
-        return place.path
-    file.seek(0)
-    return file
+@contextmanager
+def source_of(place: Place, file: BinaryIO | None) -> Iterator[str | BinaryIO]:
+    """Give what soundfile reads: the file's name; its bytes where they are opened, or where its header is mended.
+
+    Args:
+        place: of the audio.
+        file: what `Place.opened` gave.
+    """
+    path = Path(place.path)
+    with path.open("rb") if file is None and path.is_file() else nullcontext(file) as opened:
+        patches = {} if opened is None else finished(opened)
+        if opened is not None and patches:
+            yield cast(BinaryIO, Finished(opened, patches))
+        else:
+            yield place.path if file is None else file
 
 
 def _decode(place: Place, file: BinaryIO | None, first: int, count: int) -> NDArray[np.float32]:
     """Return (time, channels) from the file's sample `first` on; all that follow if `count` is -1."""
     try:
-        samples, is_mpeg = _read(_at_start(place, file), first, count)
+        with source_of(place, file) as source:
+            samples, is_mpeg = _read(source, first, count)
         if is_mpeg and len(samples) < count and (found := read_mpeg(bytes_of(place, file))) is not None:
             # libsndfile reads no further than its estimate, nor into a second file joined to the first
             streams = found.streams()
@@ -272,13 +302,44 @@ def _decode(place: Place, file: BinaryIO | None, first: int, count: int) -> NDAr
 
 def _read(source: str | BinaryIO, first: int, count: int) -> tuple[NDArray[np.float32], bool]:
     """Return (time, channels) of what libsndfile reads, and whether it is MPEG audio."""
-    with soundfile.SoundFile(source) as sound:
-        if sound.seekable():
-            sound.seek(min(first, sound.frames))
-            samples = sound.read(count, dtype="float32", always_2d=True)
-        else:  # GSM 6.10 and others are decoded from the beginning
-            samples = sound.read(count if count < 0 else first + count, dtype="float32", always_2d=True)[first:]
-        return samples, sound.format == "MP3"
+    with Forwards(source) as sound:
+        before = min(sound.before(first), sound.frames)
+        if before:
+            sound.seek(before)
+        left = sound.frames - before
+        wanted = left if count < 0 else min(left, first - before + count)
+        if sound.frames == _UNKNOWN_LENGTH:
+            return _read_on(sound, wanted)[first - before :], False
+        samples = sound.read(wanted, dtype="float32", always_2d=True)
+        return samples[first - before :], sound.format == "MP3"
+
+
+class Forwards(soundfile.SoundFile):
+    """A file that is read forwards: soundfile seeks after each read where it can, which costs time, or fails."""
+
+    def seekable(self) -> bool:
+        """Return False."""
+        return False
+
+    def before(self, first: int) -> int:
+        """Return the sample to seek to, so that what is decoded from there on equals the whole from `first` on."""
+        is_of_blocks = self.subtype.startswith("DWVW") or self.frames == _UNKNOWN_LENGTH  # or so libsndfile says
+        if is_of_blocks or not super().seekable():
+            return 0  # GSM 6.10 and others are decoded from the beginning
+        if self.subtype.startswith("MPEG"):
+            return max(0, first - _PREROLL)
+        if self.subtype == "VORBIS":
+            return max(0, min(first, self.frames - _LAST_PAGE))
+        return first
+
+
+def _read_on(sound: soundfile.SoundFile, count: int) -> NDArray[np.float32]:
+    """Return (time, channels) of flac that does not say how long it is."""
+    blocks = [np.zeros((0, sound.channels), np.float32)]
+    while count > 0 and len(block := sound.read(min(count, _BLOCK), dtype="float32", always_2d=True)):
+        blocks.append(block)
+        count -= len(block)
+    return np.concatenate(blocks)
 
 
 def _why_unreadable(place: Place, error: soundfile.LibsndfileError) -> str:

@@ -7,8 +7,9 @@ are recognised by how they begin, and refused: a stream cannot be read as a file
 from struct import Struct
 from typing import BinaryIO, Protocol
 
-from speechssl.data.audio import SAMPLE_RATE, STREAMED_SIZE
+from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.mpeg import starts_mpeg
+from speechssl.data.unfinished import STREAMED_SIZE
 from speechssl.errors import AudioError
 
 __all__ = ["Samples", "samples_of"]

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from speechssl.data.audio import AudioHeader, Segment, bytes_of, read_header
+from speechssl.data.audio import AudioHeader, Forwards, Segment, bytes_of, read_header, source_of
 from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
 from speechssl.data.mpeg import read_mpeg
 from speechssl.data.storage import Place
@@ -122,12 +122,7 @@ class _Source(Protocol):
 
     def seek(self, frames: int) -> int: ...
 
-
-class _File(soundfile.SoundFile):
-    """A file that is read forwards: soundfile seeks after each read where it can, which decodes a frame twice."""
-
-    def seekable(self) -> bool:
-        return False
+    def before(self, first: int) -> int: ...
 
 
 class _Array:
@@ -147,6 +142,9 @@ class _Array:
         self._position = frames
         return frames
 
+    def before(self, first: int) -> int:
+        return first
+
 
 def _open(recording: Recording, config: CheckConfig, said: _Said) -> list[Measured]:
     place, problem = recording.place, None
@@ -164,8 +162,8 @@ def _open(recording: Recording, config: CheckConfig, said: _Said) -> list[Measur
                     problem = str(error).removeprefix(f"{place}: ")
                 if opened is not None:
                     opened.seek(0)
-                file = stack.enter_context(_File(place.path if opened is None else opened))
-            if isinstance(file, _File) and file.format == "MP3" and header and header.num_samples > file.frames:
+                file = stack.enter_context(Forwards(stack.enter_context(source_of(place, opened))))
+            if isinstance(file, Forwards) and file.format == "MP3" and header and header.num_samples > file.frames:
                 said.first_line()  # that what it states does not fit the file is about to be mended
                 file = _whole_mpeg(bytes_of(place, opened), stack)
             if header is None and 0 < file.frames < _LONGEST:
@@ -185,7 +183,7 @@ def _whole_mpeg(data: bytes, stack: contextlib.ExitStack) -> _Source:
     """Open MPEG audio of which libsndfile would read a part: its estimate is too short, or several files are joined."""
     found = read_mpeg(data)
     assert found is not None  # or the header would not know more than libsndfile
-    files = [stack.enter_context(_File(io.BytesIO(stream))) for stream in found.streams()]
+    files = [stack.enter_context(Forwards(io.BytesIO(stream))) for stream in found.streams()]
     if len(files) == 1:
         return files[0]
     return _Array(
@@ -201,7 +199,7 @@ def _decode(file: _Source, parts: Sequence["_Part"], said: _Said) -> None:
     try:
         while waiting or active:
             if not active and waiting[0].start > position + num_at_once:
-                position = file.seek(waiting[0].start)
+                position = file.seek(max(position, file.before(waiting[0].start)))
             num_wanted = min(num_at_once, file.frames - position)
             if num_wanted <= 0:
                 break

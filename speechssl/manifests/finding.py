@@ -13,7 +13,7 @@ from speechssl.data.storage import is_url
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.archives import ARCHIVE_SUFFIXES, COMPRESSED_SUFFIXES
 from speechssl.manifests.remote import list_url, path_in_url
-from speechssl.manifests.shards import suffix_of
+from speechssl.manifests.shards import no_data, suffix_of
 
 __all__ = ["FOR_FFMPEG", "LISTS", "Findings", "Found", "find"]
 
@@ -40,7 +40,7 @@ class Findings:
     root: Path
     files: list[Found] = field(default_factory=list)
     errors: list[AudioError] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)  # suffix -> files
+    passed_over: Counter[str] = field(default_factory=Counter)  # suffix, or why -> files
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def _find_local(source: str, findings: Findings, wanted: _Wanted) -> None:
 
 def _walk(folder: str, prefix: str, findings: Findings, wanted: _Wanted) -> None:
     """Find what lies below a folder; links are followed, but not back to a folder that holds them."""
+    below = prefix  # what was asked for by name is taken, hidden or not
     status = os.stat(folder)  # noqa: PTH116 - in a loop over millions
     stack: list[tuple[str, str, tuple[tuple[int, int], ...]]] = []
     stack.append((folder, prefix, ((status.st_dev, status.st_ino),)))
@@ -145,6 +146,9 @@ def _walk(folder: str, prefix: str, findings: Findings, wanted: _Wanted) -> None
             continue
         for entry in entries:
             name = prefix + entry.name
+            if not entry.is_dir() and (reason := no_data(name.removeprefix(below))) is not None:
+                findings.passed_over[reason] += 1
+                continue
             if entry.is_dir():
                 status = entry.stat()
                 place = (status.st_dev, status.st_ino)
@@ -169,7 +173,7 @@ def _find_remote(url: str, base: str, findings: Findings, wanted: _Wanted) -> No
         listed: Iterator[tuple[str, str, str | None]] = iter([(url, name, None)])
     else:
         prefix = f"{name}/" if name else ""
-        listed = ((each, prefix + below, stamp) for each, below, stamp in list_url(url))
+        listed = ((each, prefix + below, stamp) for each, below, stamp in _with_data(url, findings))
     for each, name, stamp in listed:
         if suffix_of(name) in FFMPEG_SUFFIXES and suffix_of(name) in wanted.suffixes:
             findings.errors.append(AudioError(f"{each}: is decoded by ffmpeg, which reads files here only; fetch it"))
@@ -177,6 +181,14 @@ def _find_remote(url: str, base: str, findings: Findings, wanted: _Wanted) -> No
             findings.errors.append(AudioError(f"{each}: an archive's URL has to end in its name; take the query off"))
         else:
             _sort_in(each, name, each, stamp, findings, wanted)
+
+
+def _with_data(url: str, findings: Findings) -> Iterator[tuple[str, str, str | None]]:
+    for each, below, stamp in list_url(url):
+        if (reason := no_data(below)) is None:
+            yield each, below, stamp
+        else:
+            findings.passed_over[reason] += 1
 
 
 def _sort_in(path: str, name: str, opened: str, stamp: str | None, findings: Findings, wanted: _Wanted) -> None:

@@ -16,7 +16,7 @@ from speechssl.data.ffmpeg import FFMPEG_SUFFIXES
 from speechssl.errors import AudioError
 from speechssl.manifests.archives import members
 
-__all__ = ["Recording", "Shard", "read_shard", "suffix_of"]
+__all__ = ["Recording", "Shard", "no_data", "read_shard", "suffix_of"]
 
 _TEXTS = (".txt", ".lab", ".text", ".trn", ".transcript")  # in this order, if a sample has several
 _TEXT_KEYS = ("text", "transcript", "transcription", "sentence")
@@ -54,6 +54,21 @@ def suffix_of(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
 
 
+def no_data(name: str) -> str | None:
+    """Return why a path below a folder or in an archive holds no data, whatever its suffix; None where it may.
+
+    macOS writes `._x.wav` beside x.wav, and `__MACOSX` into archives; hidden folders hold previews, caches, histories.
+
+    Examples:
+        >>> no_data("a/._x.wav"), no_data(".cache/x.wav"), no_data("a/.x.wav")
+        ('of macOS, as ._x.wav', 'in hidden folders', None)
+    """
+    *folders, file = name.split("/")
+    if file.startswith("._") or "__MACOSX" in folders:
+        return "of macOS, as ._x.wav"
+    return "in hidden folders" if any(each.startswith(".") and each not in (".", "..") for each in folders) else None
+
+
 def read_shard(
     where: str,
     file: BinaryIO,
@@ -73,6 +88,9 @@ def read_shard(
 
     for member in members(file):
         suffix = suffix_of(member.name)
+        if (reason := no_data(member.name)) is not None:
+            shard.passed_over[reason] += 1
+            continue
         if member.name and suffix not in suffixes:
             if suffix in (*_TEXTS, ".json") and member.problem is None and member.size <= _MAX_SIDE:
                 file.seek(member.offset)

@@ -219,3 +219,16 @@ def test_a_file_that_cannot_be_read_at_all_stops_even_a_build_that_skips(tmp_pat
     (tmp_path / "a.wav").write_bytes(b"no sound")
     with pytest.raises(ManifestError, match=r"none of the audio below it can be read; the first of 1: .*a\.wav"):
         build([str(tmp_path)], skip_bad=True)
+
+
+def test_names_that_are_no_data_are_passed_over_and_counted(corpus, write_wav):
+    before = build_manifest(corpus)[0]
+    for name in ("._a.wav", "__MACOSX/b.wav", "sub/__MACOSX/._b.flac"):
+        (corpus / name).parent.mkdir(parents=True, exist_ok=True)
+        (corpus / name).write_bytes(b"\0\5\x16\7")
+    write_wav(corpus / ".cache/c.wav", 100)
+    write_wav(corpus / ".taken.wav", 100)
+    built = build([str(corpus)])
+    assert len(built.manifest.utterances) == len(before.utterances) + 1
+    assert built.passed_over == {"of macOS, as ._x.wav": 3, "in hidden folders": 1, ".txt": 1}
+    assert len(build([str(corpus / ".cache")]).manifest.utterances) == 1

@@ -1,0 +1,123 @@
+"""Files whose writer never went back to say how long they are: their headers as they would be, had it done so.
+
+Recorders that lose power, and programs that write into pipes, leave 0, -1 or a number far too large for the length.
+libsndfile then finds no samples in wav, rf64 and au, and refuses caf. What says 0 and has nothing behind it but chunks
+is honestly empty, and stays so.
+"""
+
+import io
+from collections.abc import Iterator
+from struct import Struct
+from typing import BinaryIO
+
+__all__ = ["STREAMED_SIZE", "Finished", "finished"]
+
+# bytes: who writes wav into a pipe (sox, arecord, ffmpeg, servers) declares this or more, for want of the length
+STREAMED_SIZE = 10**9
+
+_START = 4096  # bytes in which the samples begin
+_CHUNK = Struct("<4sI")
+_TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
+
+
+class Finished:
+    """A file of which some bytes read as others."""
+
+    def __init__(self, source: BinaryIO, patches: dict[int, bytes]) -> None:
+        """Read `source` with the bytes at each place in place of its own."""
+        self.source, self.patches = source, patches
+        self.seek, self.tell = source.seek, source.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Return so many bytes, fewer only at the end; all that follow for -1."""
+        start = self.source.tell()
+        content = bytearray(self.source.read(size))
+        for at, right in self.patches.items():
+            for offset, byte in enumerate(right, at - start):
+                if 0 <= offset < len(content):
+                    content[offset] = byte
+        return bytes(content)
+
+
+def finished(file: BinaryIO) -> dict[int, bytes]:
+    """Return what has to stand where in a file for its length to be said; nothing where it is said.
+
+    Args:
+        file: at any place; it is left at its beginning.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    start = file.read(_START)
+    file.seek(0)
+    match start[:4]:
+        case b"RIFF" | b"RF64":
+            return _of_wav(start, size, file)
+        case b".snd":
+            return _of_au(start)
+        case b"caff":
+            return _of_caf(start, size)
+    return {}
+
+
+def _of_wav(start: bytes, size: int, file: BinaryIO) -> dict[int, bytes]:
+    sizes = None  # where rf64 says them
+    for name, length, position in _chunks(start, 12):
+        if name == b"ds64":
+            sizes = position
+        if name != b"data":
+            continue
+        held = size - position
+        if sizes is not None and length == 0xFFFFFFFF:
+            declared = int.from_bytes(start[sizes + 8 : sizes + 16], "little")
+            if not _is_placeholder(declared, held) or _is_empty(file, position, size):
+                return {}
+            return {sizes: (size - 8).to_bytes(8, "little") + held.to_bytes(8, "little") + bytes(8)}
+        if length or held < 1 or _is_empty(file, position, size):
+            return {}  # what is too large libsndfile corrects
+        return {4: min(size - 8, 2**32 - 1).to_bytes(4, "little"), position - 4: held.to_bytes(4, "little")}
+    return {}
+
+
+def _of_au(start: bytes) -> dict[int, bytes]:
+    declared = int.from_bytes(start[8:12])
+    unknown = b"\xff" * 4
+    return {8: unknown} if declared == 0 or STREAMED_SIZE <= declared < 2**32 - 1 else {}
+
+
+def _of_caf(start: bytes, size: int) -> dict[int, bytes]:
+    position = 8
+    while position + 12 <= len(start):
+        length = int.from_bytes(start[position + 4 : position + 12], signed=True)
+        held = size - position - 12
+        if start[position : position + 4] == b"data":
+            return {position + 4: held.to_bytes(8)} if length <= 0 and held > 4 else {}
+        position += 12 + max(0, length)
+    return {}
+
+
+def _is_placeholder(declared: int, held: int) -> bool:
+    return declared == 0 or (declared >= STREAMED_SIZE and held < declared // 2)
+
+
+def _is_empty(file: BinaryIO, position: int, size: int) -> bool:
+    """Say whether all that follows is chunks, a tag or zeros."""
+    file.seek(position)
+    rest = file.read(size - position)
+    file.seek(0)
+    if rest.startswith(_TAGS) or not rest.strip(b"\0"):
+        return True
+    end = 0
+    for name, length, at in _chunks(rest, 0):
+        if not (name.isascii() and name.decode().isprintable()):
+            return False
+        end = at + length + length % 2
+    return end > 0 and len(rest) - end in range(-1, 8)
+
+
+def _chunks(data: bytes, position: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, length and place of the body of the chunks that begin within `data`."""
+    while position + _CHUNK.size <= len(data):
+        name, length = _CHUNK.unpack_from(data, position)
+        position += _CHUNK.size
+        yield name, length, position
+        position += length + length % 2
