@@ -19,7 +19,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speechssl.config import configuration
-from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
+from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg, ffmpeg_version, fitted
 from speechssl.data.headers import stated_at
 from speechssl.data.mpeg import read_mpeg
 from speechssl.data.storage import Place, is_url
@@ -173,6 +173,8 @@ def read_audio(
     with place.opened() as file:
         if _needs_ffmpeg(place):
             decoded, rate = decode_by_ffmpeg(Path(place.path))
+            if len(decoded):
+                decoded = fitted(decoded, expected_samples)
             header = _decoded_header(place, decoded, rate)
         else:
             header = read_header(place, file)
@@ -357,6 +359,12 @@ def _why_unreadable(place: Place, error: soundfile.LibsndfileError) -> str:
 
 def _check_length(place: Place, header: AudioHeader, segment: Segment | None, expected_samples: int | None) -> None:
     if expected_samples is not None and header.num_samples != expected_samples:
+        if _needs_ffmpeg(place):
+            raise AudioError(
+                f"{place}: holds {header.num_samples} samples as {ffmpeg_version()} decodes it, the manifest says "
+                f"{expected_samples}; another version may have made it, which begins the sound elsewhere, or the file "
+                "was changed or truncated: build the manifest and labels of frames again, or use that version"
+            )
         raise AudioError(
             f"{place}: holds {header.num_samples} samples, the manifest says {expected_samples}; "
             "the file was changed or truncated: build the manifest again"

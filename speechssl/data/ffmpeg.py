@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from speechssl.errors import AudioError
 
-__all__ = ["FFMPEG_SUFFIXES", "decode_by_ffmpeg", "ffmpeg_program"]
+__all__ = ["FFMPEG_SUFFIXES", "SURPLUS", "decode_by_ffmpeg", "ffmpeg_program", "ffmpeg_version", "fitted"]
 
 FFMPEG_SUFFIXES = (
     ".m4a",
@@ -29,6 +29,11 @@ FFMPEG_SUFFIXES = (
     ".ape",
 )
 
+# samples: versions of ffmpeg differ by less than a frame of AAC where they fill up the last frame of m4a, mp4 or wma or
+# take that off (7 gives 40,960 samples of 2.5 s, 9 gives 40,000). Where they differ by as much or more, as in mka, the
+# encoder's delay is taken off by the one and not the other, and the sound begins elsewhere (tests/field/make.py)
+SURPLUS = 1024
+
 
 def ffmpeg_program() -> str | None:
     """Find ffmpeg: the one on the path, or the binary of the package imageio-ffmpeg; None without either."""
@@ -41,6 +46,26 @@ def ffmpeg_program() -> str | None:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError):
         return None
+
+
+def ffmpeg_version() -> str:
+    """Return `ffmpeg` and the version of the one that decodes."""
+    program = ffmpeg_program()
+    if program is None:
+        return "ffmpeg"
+    words = subprocess.run([program, "-version"], capture_output=True, text=True, errors="replace", check=False)
+    return " ".join(["ffmpeg", *words.stdout.split()[2:3]])
+
+
+def fitted(samples: NDArray[np.float32], num_samples: int | None) -> NDArray[np.float32]:
+    """Return (time, channels) as long as another version of ffmpeg gave it, where that differs by less than `SURPLUS`.
+
+    What the one leaves off behind the sound is filled with zeros, what it adds is taken off. Otherwise: as it is.
+    """
+    if num_samples is None or len(samples) == num_samples or abs(len(samples) - num_samples) >= SURPLUS:
+        return samples
+    lacking = max(0, num_samples - len(samples))
+    return np.pad(samples[:num_samples], ((0, lacking), (0, 0)))
 
 
 def decode_by_ffmpeg(path: Path) -> tuple[NDArray[np.float32], int]:

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, SURPLUS
 from speechssl.data.manifest import Utterance
 from speechssl.doctor.measure import Measured
 from speechssl.doctor.thresholds import CheckConfig
@@ -70,6 +71,10 @@ def _of_decoding(row: Utterance, measured: Measured) -> Iterator[tuple[str, floa
         yield "unreadable", None, measured.problem or "holds no samples; remove it"
         return
     is_of_rate = header.sample_rate == row.sample_rate
+    off = (row.file_samples or row.num_samples) - header.num_samples
+    if off and abs(off) < SURPLUS and row.path.lower().endswith(FFMPEG_SUFFIXES):  # as in reading: `fitted`
+        header = replace(header, num_samples=header.num_samples + off)
+        decoded = min(row.num_samples, decoded + max(0, off))
     promised = row.num_samples if row.file_samples else max(header.num_samples, row.num_samples if is_of_rate else 0)
     if measured.problem or decoded < promised:
         reason = measured.problem or f"{decoded} of {promised} samples could be decoded; copy it again"

@@ -14,12 +14,15 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.data import ffmpeg, storage
+from speechssl.data import audio, ffmpeg, storage
 from speechssl.data.audio import AudioConfig, Segment, read_audio, read_header
 from speechssl.data.dataset import read_utterance
 from speechssl.data.ffmpeg import ffmpeg_program
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.data.storage import Place
+from speechssl.doctor import measure
+from speechssl.doctor.check import check_manifests
+from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import AudioError, ManifestError
 
 ANY = AudioConfig(min_sample_rate=8_000)
@@ -215,6 +218,36 @@ def test_m4a_is_decoded_by_ffmpeg(tmp_path: Path, write_wav: Callable[..., Path]
     (tmp_path / "a.m4a").write_bytes(b"nothing of the kind")
     with pytest.raises(AudioError, match=r"a.m4a: ffmpeg cannot decode it"):
         read_header(tmp_path / "a.m4a")
+
+
+@pytest.mark.parametrize("listed", [47_900, 48_000, 48_128, 48_900])
+@pytest.mark.parametrize("held", [48_000, 48_128])
+def test_what_another_ffmpeg_adds_behind_the_sound_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: int, held: int
+) -> None:
+    sound = np.random.default_rng(0).normal(0, 0.1, (held, 1)).astype(np.float32)
+    for module in (audio, measure):
+        monkeypatch.setattr(module, "decode_by_ffmpeg", lambda _: (sound, 16_000))
+    (tmp_path / "a.m4a").write_bytes(b"x")
+    read = read_audio(tmp_path / "a.m4a", ANY, expected_samples=listed)
+    assert len(read) == listed
+    same = min(listed, held)
+    assert np.array_equal(read[:same], sound[:same, 0])
+    assert not read[same:].any()
+    part = read_audio(tmp_path / "a.m4a", ANY, segment=Segment(47_000, 900), expected_samples=listed)
+    assert np.array_equal(part, sound[47_000:47_900, 0])
+    row = Utterance(id="a", path="a.m4a", num_samples=listed, sample_rate=16_000, channels=1)
+    report = check_manifests([Manifest(root=tmp_path, utterances=(row,))], ["m"], CheckConfig(), jobs=1)
+    assert not report.has_errors
+
+
+def test_a_decoder_that_begins_elsewhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "decode_by_ffmpeg", lambda _: (np.ones((48_000, 1), np.float32), 16_000))
+    (tmp_path / "a.mka").write_bytes(b"x")
+    with pytest.raises(
+        AudioError, match=r"a\.mka: holds 48000 samples as ffmpeg.* decodes it, the manifest says 49024"
+    ):
+        read_audio(tmp_path / "a.mka", ANY, expected_samples=49_024)
 
 
 def test_without_ffmpeg_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
