@@ -27,6 +27,7 @@ from speechssl.data.manifest import write_atomically
 from speechssl.data.phones import lexicon_lines, parse_lexicon
 from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Vocabulary, WrittenIn
+from speechssl.data.writing import WritingConfig
 from speechssl.errors import CheckpointError, LabelError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.lora import merged_tensors
@@ -56,6 +57,7 @@ class Description:
     text: TextConfig = TextConfig()  # what its training texts went through, and all others do
     lexicon: tuple[str, ...] = ()  # a word, a tab and its phones each, where the tokens are phones
     piece_scores: tuple[float, ...] = ()  # log-probabilities of the tokens behind the blank, where they are pieces
+    writing: WritingConfig = WritingConfig()  # how its tokens are written out as texts
     audio: AudioConfig = AudioConfig()  # how its audio was read; inference reads alike
     family: Literal["wav2vec2", "hubert"] | None = None  # what pretrained a trunk without its objective
     origin: str = "speechssl"  # or the format and file it was converted from
@@ -89,6 +91,7 @@ class Description:
             text=vocabulary.text,
             lexicon=lexicon_lines(vocabulary.lexicon),
             piece_scores=tuple(vocabulary.scores[piece] for piece in vocabulary.tokens[1:] if vocabulary.scores),
+            writing=vocabulary.writing,
             audio=audio,
             family=family,
         )
@@ -96,7 +99,8 @@ class Description:
     def speller(self) -> Vocabulary:
         """Return the vocabulary, with all it needs to encode and decode."""
         scores = dict(zip(self.vocabulary[1:], self.piece_scores, strict=True)) if self.piece_scores else {}
-        return Vocabulary(self.vocabulary, self.written_in, self.text, parse_lexicon(self.lexicon), scores)
+        lexicon = parse_lexicon(self.lexicon)
+        return Vocabulary(self.vocabulary, self.written_in, self.text, lexicon, scores, self.writing)
 
     @property
     def method(self) -> Literal["encoder", "wav2vec2", "hubert", "ctc"]:

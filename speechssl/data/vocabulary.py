@@ -14,6 +14,7 @@ from speechssl.config import Discriminator, configuration
 from speechssl.data.phones import read_lexicon_of_phones
 from speechssl.data.pieces import WORD_START, segment, train_pieces
 from speechssl.data.texts import TextConfig, digits_in
+from speechssl.data.writing import WritingConfig, joined_words, tidied
 from speechssl.errors import ConfigError, VocabularyError
 
 __all__ = [
@@ -78,9 +79,10 @@ class Vocabulary:
     tokens: tuple[str, ...]  # by id; tokens[0] is the blank
     written_in: WrittenIn = "letters"
     text: TextConfig = TextConfig()
-    lexicon: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # phones by word
+    lexicon: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # phones by word; empty: texts are phones
     scores: Mapping[str, float] = field(default_factory=dict)  # log-probability by piece
     notes: tuple[str, ...] = field(default=(), compare=False)  # what of the lexicon was not taken
+    writing: WritingConfig = WritingConfig()  # of texts
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], units: UnitsConfig | None = None, text: TextConfig | None = None) -> Self:
@@ -149,12 +151,52 @@ class Vocabulary:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids without blanks; runs of word boundaries become one space.
 
-        Phones are written with blanks between, and words of phones with ` | `.
+        Phones are written with blanks between, and words of phones with ` | `, unless `writing` says otherwise.
         """
-        words = self._group([self.tokens[index] for index in ids if index != BLANK])
-        if self.written_in == "phones":
-            return f" {WORD_BOUNDARY} ".join(" ".join(word) for word in words)
-        return " ".join(" ".join(self.write(word) for word in words).split())
+        tokens = [self.tokens[index] for index in ids if index != BLANK]
+        tokens = [token for token in tokens if token not in self.writing.silent]
+        boundary = self.writing.boundary
+        if self.written_in == "phones" and boundary is None:
+            text = f" {WORD_BOUNDARY} ".join(" ".join(word) for word in self._group(tokens))
+        elif self.written_in == "phones":
+            written = (boundary if token == WORD_BOUNDARY else token for token in tokens)
+            text = " ".join(token for token in written if token)
+        elif self.written_in == "pieces":
+            text = " ".join(self.write(word) for word in self._group(tokens))
+        else:
+            between = " " if boundary is None else boundary
+            text = "".join(between if token == WORD_BOUNDARY else token for token in tokens).strip()
+        return " ".join((tidied(text) if self.writing.tidy else text).split())
+
+    def join(self, words: Sequence[str]) -> str:
+        """Return the text of words that were written one by one."""
+        is_own = self.writing.boundary is not None and self.written_in == "letters"
+        text = (self.writing.boundary or "" if is_own else " ").join(words)
+        return tidied(text) if self.writing.tidy else text
+
+    def words(self, ids: Sequence[int]) -> list[list[int]]:
+        """Return the places in `ids`, without blanks, of the tokens of each word; boundaries are of none."""
+        found: list[list[int]] = []
+        gaps: list[int] = []  # boundaries before each word
+        gap = 0
+        for place, token in enumerate(ids):
+            if self.is_boundary(token):
+                gap += 1
+            elif self.tokens[token] in self.writing.silent:
+                continue
+            elif found and not gap and not self.begins_word(token):
+                found[-1].append(place)
+            else:
+                found.append([place])
+                gaps.append(max(gap, 1) if gaps else 0)
+                gap = 0
+        if not self.writing.tidy or self.written_in != "letters":
+            return found
+        joined = joined_words([self.write([self.tokens[ids[place]] for place in word]) for word in found], gaps)
+        merged: list[list[int]] = []
+        for word, is_joined in zip(found, joined, strict=True):
+            merged[-1:] = [[*merged[-1], *word]] if is_joined else [*merged[-1:], word]
+        return merged
 
     def write(self, word: Sequence[str]) -> str:
         """Return the tokens of one word as one word, without blanks in it: phones get a dot between."""
@@ -169,7 +211,7 @@ class Vocabulary:
             VocabularyError: phones are to be written, and the lexicon lacks a word.
         """
         prepared = self.text.apply(text)
-        if self.written_in != "phones":
+        if self.written_in != "phones" or not self.lexicon:
             return prepared
         if unknown := self._unknown_words(prepared):
             raise VocabularyError(
@@ -196,7 +238,10 @@ class Vocabulary:
     def _unknown_letters(self, prepared: str) -> list[str]:
         match self.written_in:
             case "letters":
-                needed, known = {*prepared} - {" "}, {*self.tokens[1:]} - {WORD_BOUNDARY}
+                needed, known = {*prepared}, {*self.tokens[1:]} - {WORD_BOUNDARY}
+                needed -= {" "} if WORD_BOUNDARY in self.tokens else set()
+            case "phones" if not self.lexicon:
+                needed, known = {*prepared.split()}, {*self.tokens[1:]}
             case "phones":
                 needed = {phone for word in prepared.split() for phone in self.lexicon.get(word, ())}
                 known = {*self.tokens[1:]}
@@ -205,7 +250,7 @@ class Vocabulary:
         return sorted(needed - known)
 
     def _unknown_words(self, prepared: str) -> list[str]:
-        if self.written_in != "phones":
+        if self.written_in != "phones" or not self.lexicon:
             return []
         return [word for word in dict.fromkeys(prepared.split()) if word not in self.lexicon]
 
@@ -213,6 +258,8 @@ class Vocabulary:
         match self.written_in:
             case "letters":
                 return list(WORD_BOUNDARY.join(prepared.split()))
+            case "phones" if not self.lexicon:
+                return prepared.split()
             case "phones":
                 words = [list(self.lexicon[word]) for word in prepared.split()]
                 return [token for word in words for token in [WORD_BOUNDARY, *word]][1:]

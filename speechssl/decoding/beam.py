@@ -54,7 +54,7 @@ class BeamDecoder:
         spoken: dict[str, list[int]] = {}  # tokens of the best spelling
         for one in found:
             words = self._words(one)
-            text = " ".join(words)
+            text = self._vocabulary.join(words)
             scores[text] = float(merge(scores[text], one.score)) if text in scores else one.score
             boundary = self._grammar.boundary
             tokens = list(one.tokens) if boundary is None else first_words(one.tokens, boundary, len(words))

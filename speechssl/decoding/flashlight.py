@@ -48,6 +48,7 @@ class FlashlightDecoder:
         self._beam = config.beam
         self._adds_paths = config.add_paths
         self._boundary = vocabulary.tokens.index(WORD_BOUNDARY)
+        self._join = vocabulary.join
         self._last = torch.from_numpy(closing_frame(len(vocabulary), self._boundary)).float()[None]
         make = _ctc_decoder()
         with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +111,7 @@ class FlashlightDecoder:
         for one in results:
             is_cut |= one.score < CLOSED / 2
             score = one.score - CLOSED if is_cut else one.score
-            text = " ".join(self._words(one))
+            text = self._join(self._words(one))
             if text not in best:
                 best[text] = (score, one)
             elif self._adds_paths:

@@ -1,5 +1,6 @@
 """Files of other toolkits: pickled tensors read without running code, and files written whole or not at all."""
 
+import json
 import os
 import re
 import zipfile
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from speechssl.errors import CheckpointError
 
-__all__ = ["Record", "load_pickled", "pickled_bytes", "plain", "tensors_only", "write_files"]
+__all__ = ["Record", "load_pickled", "pickled_bytes", "plain", "read_json", "tensors_only", "write_files"]
 
 _LARGEST_PICKLE = 2**24  # bytes of a file's pickle that are looked at to tell whose it is
 
@@ -64,6 +65,21 @@ def load_pickled(path: Path, stand_ins: Sequence[str] = (), mappings: Sequence[s
         raise CheckpointError(f"{path}: cannot be read ({reason}); it is truncated, or no checkpoint") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dictionary, found {type(content).__name__}; it is no checkpoint")
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of JSON that holds keys and values.
+
+    Raises:
+        CheckpointError: it is missing, broken, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); copy the model folder again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected keys and values, found {type(content).__name__}")
     return content
 
 

@@ -56,6 +56,7 @@ class Conversion:
     model: SavedModel
     dropped: dict[str, str] = field(default_factory=dict)  # reason by their name
     added: dict[str, str] = field(default_factory=dict)  # reason by our name: what their file lacks
+    order: tuple[int, ...] = ()  # their id of each token of a vocabulary that was put into another order
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ models one utterance at a time, or set `padding_in_norm` here to get their numbe
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
-from speechssl.data.vocabulary import WORD_BOUNDARY
 from speechssl.errors import CheckpointError
-from speechssl.interop.files import load_pickled, tensors_only
+from speechssl.interop.files import load_pickled, read_json, tensors_only
 from speechssl.interop.names import Conversion, name_table, rename_from, rename_to
+from speechssl.interop.tokenizers import read_tokenizer, their_tokenizer
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
 from speechssl.model.transformer import TransformerConfig
@@ -58,7 +58,7 @@ _ONLY = {  # settings that we have one form of: what a configuration may say, an
 def is_transformers(path: Path) -> bool:
     """Whether a folder looks like one of transformers."""
     config = path / "config.json"
-    return config.is_file() and "model_type" in _json(config)
+    return config.is_file() and "model_type" in read_json(config)
 
 
 def read_transformers(path: Path) -> Conversion:
@@ -70,20 +70,22 @@ def read_transformers(path: Path) -> Conversion:
     Raises:
         CheckpointError: another architecture, or a file that is missing, broken or does not fit the others.
     """
-    config = _json(path / "config.json")
+    config = read_json(path / "config.json")
     theirs = _modern_names(_parameters(path))
     _check_supported(config, path)
     method = "ctc" if "lm_head.weight" in theirs else "wav2vec2" if "project_hid.weight" in theirs else "encoder"
     added, audio = _audio(path, config)
-    order: list[int] = []
-    vocabulary: tuple[str, ...] = ()
-    if method == "ctc":
-        vocabulary, order = _vocabulary(path, config)
+    tokenizer = read_tokenizer(path, config) if method == "ctc" else None
+    described = {}
+    if tokenizer is not None:
+        described = {key: getattr(tokenizer, key) for key in ("written_in", "text", "writing")}
+        added |= tokenizer.added
     description = Description(
         encoder=_encoder(config),
         objective=_contrastive(config) if method == "wav2vec2" else None,
         ctc=_ctc(config) if method == "ctc" else None,
-        vocabulary=vocabulary,
+        vocabulary=tokenizer.tokens if tokenizer is not None else (),
+        **described,
         audio=audio,
         family=config["model_type"] if method != "wav2vec2" else None,
         origin=f"transformers {path.name}",
@@ -99,9 +101,15 @@ def read_transformers(path: Path) -> Conversion:
         raise CheckpointError(
             f"{path}: {len(left)} parameters have no place in this architecture: {', '.join(left[:3])}"
         )
+    order = tokenizer.order if tokenizer is not None else ()
     for name in ("head.weight", "head.bias") if order else ():
-        tensors[name] = tensors[name][order]
-    return Conversion(model=SavedModel(description=description, tensors=tensors, name=str(path)), added=added)
+        tensors[name] = tensors[name][[*order]]
+    return Conversion(
+        model=SavedModel(description=description, tensors=tensors, name=str(path)),
+        dropped=tokenizer.dropped if tokenizer is not None else {},
+        added=added,
+        order=order,
+    )
 
 
 def write_transformers(model: SavedModel, target: Path) -> dict[str, str]:
@@ -123,7 +131,7 @@ def write_transformers(model: SavedModel, target: Path) -> dict[str, str]:
     if described.vocabulary:
         files |= {
             "vocab.json": {token: index for index, token in enumerate(described.vocabulary)},
-            "tokenizer_config.json": _their_tokenizer(described),
+            "tokenizer_config.json": their_tokenizer(described),
             "processor_config.json": {
                 "processor_class": "Wav2Vec2Processor",
                 "feature_extractor": files["preprocessor_config.json"],
@@ -156,7 +164,7 @@ def run_transformers(path: Path, waveform: Tensor) -> Tensor:
         import transformers
     except ImportError as error:
         raise CheckpointError("transformers is not installed; pip install 'speechssl[interop]'") from error
-    config = _json(path / "config.json")
+    config = read_json(path / "config.json")
     (architecture,) = config["architectures"]
     model = getattr(transformers, architecture).from_pretrained(path).eval()
     if hasattr(model, "lm_head"):
@@ -164,26 +172,40 @@ def run_transformers(path: Path, waveform: Tensor) -> Tensor:
     return getattr(model, config["model_type"], model)(waveform[None]).last_hidden_state[0]
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); copy the model folder again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected keys and values, found {type(content).__name__}")
-    return content
-
-
 def _parameters(path: Path) -> dict[str, Tensor]:
-    """Read the parameters, in one file or in several."""
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        shards = sorted({str(name) for name in _json(index).get("weight_map", {}).values()})
-        return {name: tensor for shard in shards for name, tensor in load_tensors(path / Path(shard).name).items()}
-    if (path / "model.safetensors").exists() or not (path / "pytorch_model.bin").exists():
-        return load_tensors(path / "model.safetensors")
-    binary = path / "pytorch_model.bin"
-    return tensors_only(load_pickled(binary), where=str(binary))
+    """Read the parameters, in one file or in several; safetensors where there are both kinds, as transformers does."""
+    whole, pickled = path / "model.safetensors", path / "pytorch_model.bin"
+    if whole.exists():
+        return load_tensors(whole)
+    if (index := path / "model.safetensors.index.json").exists():
+        return _shards(index, load_tensors)
+    if pickled.exists():
+        return tensors_only(load_pickled(pickled), where=str(pickled))
+    if (index := path / "pytorch_model.bin.index.json").exists():
+        return _shards(index, lambda shard: tensors_only(load_pickled(shard), where=str(shard)))
+    kinds = ("*.safetensors", "*.bin", "*.msgpack", "*.h5", "*.pt", "*.ckpt")
+    others = sorted(file.name for kind in kinds for file in path.glob(kind))
+    raise CheckpointError(
+        f"{path}: has no parameters in model.safetensors, pytorch_model.bin or the shards that MODEL.index.json names"
+        f"{f', found {chr(44).join(others[:4])}' if others else ''}; load the model with transformers and save it again"
+    )
+
+
+def _shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Read the files that an index names; a shard that holds less than it says is an error."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index}: names no files in weight_map; copy the model folder again")
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted({str(name) for name in places.values()}):
+        file = index.with_name(Path(shard).name)
+        if not file.exists():
+            raise CheckpointError(f"{file}: no such file, and {index.name} names it; copy all shards of the model")
+        tensors |= read(file)
+    missing = [name for name in places if name not in tensors]
+    if missing:
+        raise CheckpointError(f"{index}: names {missing[0]} in {places[missing[0]]}, which lacks it; copy it again")
+    return tensors
 
 
 def _modern_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -268,9 +290,9 @@ def _mask(config: Mapping[str, Any], axis: str) -> MaskConfig:
 def _audio(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, str], AudioConfig]:
     """Return what was assumed, and how the model's audio is read: as transformers 5 reads it, where versions differ."""
     nested, alone = path / "processor_config.json", path / "preprocessor_config.json"
-    inside = _json(nested).get("feature_extractor") if nested.exists() else None
+    inside = read_json(nested).get("feature_extractor") if nested.exists() else None
     found = {nested: inside} if isinstance(inside, dict) else {}
-    found |= {alone: _json(alone)} if alone.exists() else {}
+    found |= {alone: read_json(alone)} if alone.exists() else {}
     for file, extractor in found.items():
         if extractor.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
             raise CheckpointError(f"{file}: sampling_rate is {extractor['sampling_rate']}, expected {SAMPLE_RATE}")
@@ -284,31 +306,6 @@ def _audio(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, str], Audio
         reason = f"{nested.name} says do_normalize={normalize}, {alone.name} the opposite"
         added["audio.normalize"] = f"{reason}; transformers 5 reads the former, 4 the latter: correct the wrong one"
     return added, AudioConfig(normalize=normalize)
-
-
-def _vocabulary(path: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], list[int]]:
-    """Return the tokens, the blank first, and the rows of their head in that order."""
-    ids = _json(path / "vocab.json")
-    added = path / "added_tokens.json"
-    ids |= _json(added) if added.exists() else {}
-    settings = _json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").exists() else {}
-    if not all(isinstance(index, int) for index in ids.values()):
-        raise CheckpointError(f"{path}/vocab.json: expected one vocabulary, found one for each of {len(ids)} languages")
-    tokens = {index: token for token, index in ids.items()}
-    size, blank = config["vocab_size"], config["pad_token_id"]
-    missing = [index for index in range(size) if index not in tokens]
-    if missing or blank not in tokens:
-        raise CheckpointError(
-            f"{path}/vocab.json: has no token for id {[*missing, blank][0]}, expected ids 0 to {size - 1} as in "
-            "config.json; the vocabulary belongs to another model"
-        )
-    tokens = {index: _our_token(token, settings) for index, token in tokens.items()}
-    order = [blank, *(index for index in range(size) if index != blank)]
-    return tuple(tokens[index] for index in order), order
-
-
-def _our_token(token: str, settings: Mapping[str, Any]) -> str:
-    return WORD_BOUNDARY if token == settings.get("word_delimiter_token", WORD_BOUNDARY) else token
 
 
 def _their_config(described: Description, family: str) -> dict[str, Any]:
@@ -383,16 +380,4 @@ def _their_audio(described: Description) -> dict[str, Any]:
         "padding_value": 0.0,
         "do_normalize": bool(described.audio.normalize),
         "return_attention_mask": described.encoder.conv_norm == "layer",  # as theirs: not for BASE
-    }
-
-
-def _their_tokenizer(described: Description) -> dict[str, Any]:
-    specials = {f"{name}_token": None for name in ("bos", "eos", "unk")}
-    return {
-        "tokenizer_class": "Wav2Vec2CTCTokenizer",
-        **specials,
-        "pad_token": described.vocabulary[0],
-        "word_delimiter_token": WORD_BOUNDARY,
-        "do_lower_case": False,
-        "clean_up_tokenization_spaces": False,
     }

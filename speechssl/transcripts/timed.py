@@ -1,6 +1,6 @@
 """Frames of CTC tokens to words with times in seconds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -93,23 +93,12 @@ def words_of(
         Words and letters, in seconds from the beginning of the utterance.
     """
     words, letters = [], []
-    for spelt in _split(tokens, vocabulary):
+    for places in vocabulary.words([token.id for token in tokens]):
+        spelt = [tokens[place] for place in places]
         timed = [_timed([token], vocabulary, hop, window) for token in spelt]
         letters += timed
         words.append(_timed(spelt, vocabulary, hop, window))
     return tuple(words), tuple(letters)
-
-
-def _split(tokens: Sequence[Token], vocabulary: Vocabulary) -> Iterator[list[Token]]:
-    word: list[Token] = []
-    for token in tokens:
-        if word and (vocabulary.is_boundary(token.id) or vocabulary.begins_word(token.id)):
-            yield word
-            word = []
-        if not vocabulary.is_boundary(token.id):
-            word.append(token)
-    if word:
-        yield word
 
 
 def _timed(tokens: Sequence[Token], vocabulary: Vocabulary, hop: int, window: int) -> Timed:
