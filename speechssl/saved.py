@@ -100,7 +100,7 @@ class Description:
         """Return the vocabulary, with all it needs to encode and decode."""
         scores = dict(zip(self.vocabulary[1:], self.piece_scores, strict=True)) if self.piece_scores else {}
         lexicon = parse_lexicon(self.lexicon)
-        return Vocabulary(self.vocabulary, self.written_in, self.text, lexicon, scores, self.writing)
+        return Vocabulary(self.vocabulary, self.written_in, self.text, lexicon, scores, writing=self.writing)
 
     @property
     def method(self) -> Literal["encoder", "wav2vec2", "hubert", "ctc"]:

@@ -147,7 +147,7 @@ def _with_inner_signs(text: str, language: Language | None) -> str:
 
 def _with_apostrophes(text: str, language: Language | None) -> str:
     if language is not None and language.is_one_of(_OKINA):
-        text = re.sub(rf"'(?={_IN})", "ʻ", text)
+        text = re.sub(rf"'+(?={_IN})", "ʻ", text)
     elif language is not None and language.code == "uz" and language.script in (None, "Latn"):
         text = re.sub("(?<=[oOgG])'", "ʻ", text)
     elif language is not None and language.code == "ha":

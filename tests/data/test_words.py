@@ -1,7 +1,7 @@
 """What belongs to a word: speechssl.data.words."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from speechssl.data.languages import Language, read_language
@@ -59,6 +59,7 @@ def test_a_sigma_has_the_form_of_its_place(text: str) -> None:
     assert all(("ς" in word[-1:]) == (word[-1] in "σς") and "ς" not in word[:-1] for word in words)
 
 
+@example("1'’1", "haw", "keep")
 @given(
     st.text("aIioglyσςא׳״'\"’ʻ-–:·.!|क्\u200c\u200d 1\u0301", max_size=14),
     st.sampled_from([None, "ca", "fi", "ha", "haw", "mt", "naq", "tr", "uz"]),
