@@ -1,7 +1,7 @@
 """Checkpoints of fairseq: wav2vec 2.0 and HuBERT, pretrained or fine-tuned with CTC.
 
     NAME.pt                        settings and parameters
-    dict.ltr.txt                   beside it, the letters of a fine-tuned model that does not hold them itself
+    dict.ltr.txt, dict.phn.txt     beside it, the letters of a fine-tuned model that does not hold them itself
     dict.km.txt, dict.km0.txt ...  beside it, the units of HuBERT's label streams
 
 Reading runs no code of the file. What we write holds plain containers alone; fairseq finds the dictionaries when it is
@@ -36,6 +36,7 @@ from speechssl.interop.fairseq_settings import (
     their_masked_prediction,
     unused,
 )
+from speechssl.interop.fairseq_texts import SPECIALS, dictionary_file, their_post_process, written_as
 from speechssl.interop.files import Record, load_pickled, pickled_bytes, tensors_only, write_files
 from speechssl.interop.names import (
     Conversion,
@@ -52,7 +53,6 @@ from speechssl.saved import Description, SavedModel
 
 __all__ = ["is_fairseq", "read_fairseq", "write_fairseq"]
 
-SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # every dictionary begins with them; CTC's blank is <s>
 BLANK_NAME = "<blank>"
 EMPTY_BIAS = -10_000.0  # of the rows of a head for signs that our model does not have: never predicted
 EMPTY_EMBEDDING = 0.5  # of a sign that is no unit: the mean of fairseq's own initialisation
@@ -150,8 +150,10 @@ def write_fairseq(model: SavedModel, target: Path) -> dict[str, str]:
             dictionaries = dict(zip(_streams(described), map(_unit_names, described.clusters), strict=True))
         case None if described.ctc is not None:
             letters = _their_letters(described.vocabulary, model.name)
+            label, post_process = their_post_process(described)
             _spread_head(tensors, len(letters) - len(described.vocabulary))
-            inner, criterion, dictionaries = {}, {"_name": "ctc", "zero_infinity": True}, {"ltr": letters}
+            inner, dictionaries = {}, {label: letters}
+            criterion = {"_name": "ctc", "zero_infinity": True, "post_process": post_process}
         case None:
             raise CheckpointError(f"{model.name}: is a bare encoder; fairseq loads models with their head only")
     state = _state(described, tensors, inner, criterion)
@@ -181,7 +183,8 @@ def _describe(
         case _:
             vocabulary, dropped = _our_letters(settings, state, theirs, path)
             family = settings.model.get("_name") or settings.model["arch"]
-            return values | {"ctc": ctc(settings), "vocabulary": vocabulary, "family": family}, dropped
+            values |= {"ctc": ctc(settings), "family": family, **written_as(settings, vocabulary, path)}
+            return values, dropped
 
 
 def _table(description: Description) -> NameTable:
@@ -209,15 +212,6 @@ def _symbols(dictionary: Any) -> list[str]:
     if not isinstance(symbols, list) or not all(isinstance(sign, str) for sign in symbols):
         raise TypeError("a dictionary without signs")
     return symbols
-
-
-def _dictionary_file(path: Path) -> list[str]:
-    """Read a dictionary file: a sign and its count a line, the four specials left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    return [*SPECIALS, *(line.rstrip(BLANKS).rpartition(" ")[0] for line in lines if line.strip(BLANKS))]
 
 
 def _split_units(
@@ -277,7 +271,7 @@ def _our_letters(
     file = path.with_name(f"dict.{labels[0] if isinstance(labels, list) else labels}.txt")
     if not isinstance(saved, Record) and not file.exists():
         raise CheckpointError(f"{path}: holds no vocabulary; put {file.name}, which it was trained with, beside it")
-    signs = _symbols(saved) if isinstance(saved, Record) else _dictionary_file(file)
+    signs = _symbols(saved) if isinstance(saved, Record) else dictionary_file(file)
     weight, bias = (theirs.get(f"w2v_encoder.proj.{part}", torch.empty(0)) for part in ("weight", "bias"))
     if len(signs) != len(weight) or len(signs) != len(bias):
         raise CheckpointError(
@@ -342,9 +336,11 @@ def _state(
     if family == "hubert":
         model["label_rate"] = described.encoder.frames_per_second
     if described.ctc is not None:
-        pretraining = dataclasses.replace(described, ctc=None, vocabulary=())
+        pretraining = dataclasses.replace(described, ctc=None, vocabulary=(), written_in="letters", piece_scores=())
         trunk_task = _task(pretraining, family, ["km"] if family == "hubert" else [])
-        task = _task(described, family, ["ltr"]) | ({"fine_tuning": True} if family == "hubert" else {})
+        task = _task(described, family, [their_post_process(described)[0]]) | (
+            {"fine_tuning": True} if family == "hubert" else {}
+        )
         model = {
             "_name": {"wav2vec2": "wav2vec_ctc", "hubert": "hubert_ctc"}[family],
             "w2v_path": "",

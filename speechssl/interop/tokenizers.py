@@ -5,7 +5,8 @@
     added_tokens.json, special_tokens_map.json    of version 4, where the former holds no `added_tokens_decoder`
 
 Two classes are read, of letters and of phones; texts come out as `batch_decode` of version 4 and 5 writes them, but for
-runs of blanks, which are one here. Reading and writing need no transformers; `decode_transformers` does.
+runs of blanks, which are one here. Where version 5 forgets a saved word_delimiter_token, it is obeyed as by version 4.
+Reading and writing need no transformers; `decode_transformers` does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -122,6 +123,12 @@ def decode_transformers(path: Path, ids: Sequence[int]) -> str:
         (text,) = tokenizer.batch_decode([[*ids]])
     except Exception as error:  # it raises nearly anything for settings that it does not know
         raise CheckpointError(f"{path}: transformers cannot load its tokenizer ({error!r})") from error
+    wanted = settings.get("word_delimiter_token", WORD_BOUNDARY)
+    if kind == "letters" and tokenizer.word_delimiter_token != wanted:
+        raise CheckpointError(
+            f"{path}: says word_delimiter_token={wanted!r}, which transformers {transformers.__version__} forgets when "
+            "it loads a tokenizer (version 4 does not)"
+        )
     return str(text)
 
 

@@ -2,8 +2,10 @@
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -11,11 +13,16 @@ from torch import Tensor
 
 from speechssl.data.audio import read_audio
 from speechssl.data.texts import TextConfig
+from speechssl.data.vocabulary import BLANK, Vocabulary
+from speechssl.data.writing import WritingConfig
+from speechssl.decoding.greedy import merged
+from speechssl.decoding.hypothesis import first_words
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop.fairseq import is_fairseq, read_fairseq, write_fairseq
 from speechssl.interop.fairseq2 import is_fairseq2, read_fairseq2, run_fairseq2, write_fairseq2
 from speechssl.interop.names import Conversion
 from speechssl.interop.onnx import run_onnx, write_onnx
+from speechssl.interop.tokenizers import decode_transformers
 from speechssl.interop.torchaudio import is_torchaudio, read_torchaudio, run_torchaudio, write_torchaudio
 from speechssl.interop.transformers import is_transformers, read_transformers, run_transformers, write_transformers
 from speechssl.saved import Description, SavedModel
@@ -34,7 +41,9 @@ class Format:
     read: Callable[[Path], Conversion] | None
     write: Callable[[SavedModel, Path], dict[str, str]]  # returns what was dropped, with reasons
     run: Callable[[Path, Tensor], Tensor] | None  # by the toolkit's own code; None where it cannot be installed
-    package: str = ""  # that `run` needs
+    package: str = ""  # that `run` and `decode` need
+    decode: Callable[[Path, Sequence[int]], str] | None = None  # token ids to a text, by the toolkit's own tokenizer
+    keeps: tuple[str, ...] = ()  # which it tells from letters, of phones and pieces; writing: how tokens are written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +59,8 @@ class Converted:
 
 def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -> Converted:
     """Convert a model, read the result back, run both on a probe and compare, and only then give it its name.
+
+    Of a CTC model texts are compared, too: those that the source's tokenizer decodes, and the result's.
 
     Args:
         source: a model of any format that can be read.
@@ -67,6 +78,7 @@ def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -
         raise CheckpointError(f"{target}: exists already; name another target, or remove it")
     read, source_format = read_model(source)
     waveform = _probe(read.model, probe)
+    unread = _compare_source(read, source, source_format, waveform)
     unchecked = target.with_name(f".unchecked-{target.name}")
     shutil.rmtree(unchecked, ignore_errors=True)
     try:
@@ -79,8 +91,8 @@ def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -
     return Converted(
         model=read.model,
         source_format=source_format,
-        dropped=read.dropped | dropped | ({} if to == "speechssl" else _lost_texts(read.model.description)),
-        added=read.added,
+        dropped=read.dropped | dropped | _lost_texts(read.model.description, to),
+        added=read.added | unread,
         differences=differences,
     )
 
@@ -118,6 +130,7 @@ def describe(source: Path) -> list[tuple[str, str]]:
         ("units", ", ".join(map(str, described.clusters)) or "none"),
         ("vocabulary", f"{len(described.vocabulary)}: {' '.join(described.vocabulary)}"[:200]),
         *([("tokens", described.written_in), ("texts", described.text.describe())] if described.ctc else []),
+        *([("written with", how)] if (how := described.writing.describe()) else []),
         ("origin", described.origin),
         ("fingerprint", model.fingerprint()),
     ]
@@ -132,17 +145,25 @@ def describe(source: Path) -> list[tuple[str, str]]:
     return rows
 
 
-def _lost_texts(described: Description) -> dict[str, str]:
-    """Say what other formats have no place for: how texts become tokens, and tokens texts."""
-    lost = {}
+def _lost_texts(described: Description, to: str) -> dict[str, str]:
+    """Say what another format has no place for: how texts become tokens, and tokens texts."""
+    lost: dict[str, str] = {}
+    if to == "speechssl":
+        return lost
+    keeps = FORMATS[to].keeps
     if described.text != TextConfig():
         lost["text"] = f"the policy of texts ({described.text.describe()}): prepare texts alike where the model is used"
-    if described.written_in == "pieces":
+    writing = described.writing if "writing" not in keeps else WritingConfig(silent=described.writing.silent)
+    if writing != WritingConfig():
+        lost["writing"] = f"texts are decoded otherwise there; here with {writing.describe()}"
+    if described.written_in == "pieces" and "pieces" not in keeps:
         lost["written_in"] = (
             "tokens are pieces, read there as letters: write a space for each U+2581 of what is decoded"
         )
-    if described.written_in == "phones":
+    if described.written_in == "phones" and "phones" not in keeps:
         lost["written_in"] = "tokens are phones, read there as letters: put blanks between; the lexicon stays behind"
+    elif described.lexicon:
+        lost["lexicon"] = "the format has no place for it"
     return lost
 
 
@@ -183,9 +204,10 @@ def _compare(
     """Read back what was written, let the toolkit itself run it where it is installed, and compare with the model.
 
     Raises:
-        CheckpointError: a parameter that was not dropped came back changed, or an output differs.
+        CheckpointError: a parameter that was not dropped came back changed, or an output or a text differs.
     """
     format_, expected, found = FORMATS[to], outputs(model, waveform), {}
+    lost = model.description.ctc is None or {"writing", "written_in"} & _lost_texts(model.description, to).keys()
     if format_.read is not None:
         again = format_.read(written).model
         changed = [
@@ -199,9 +221,52 @@ def _compare(
                 "nothing was written: please report this"
             )
         found["speechssl"] = outputs(again, waveform)
+        if not lost:
+            _expect_texts(model.vocabulary(), expected, again.vocabulary().decode, who="speechssl")
     if format_.run is not None and importlib.util.find_spec(format_.package) is not None:
         found[to] = format_.run(written, waveform)
+        if format_.decode is not None and not lost:
+            _expect_texts(model.vocabulary(), expected, partial(format_.decode, written), who=to)
     return {who: _difference(output, expected, who) for who, output in found.items()}
+
+
+def _compare_source(read: Conversion, source: Path, format_: str, waveform: Tensor) -> dict[str, str]:
+    """Let the source's own tokenizer write texts, where it is installed; return the reason if it cannot.
+
+    Raises:
+        CheckpointError: the texts differ.
+    """
+    theirs, model = FORMATS[format_], read.model
+    if model.description.ctc is None or theirs.decode is None or importlib.util.find_spec(theirs.package) is None:
+        return {}
+    try:
+        theirs.decode(source, read.order[1:2])
+    except CheckpointError as error:
+        return {"texts": f"not compared: {error}"}
+    decode = theirs.decode
+    logits = outputs(model, waveform)
+    _expect_texts(model.vocabulary(), logits, lambda ids: decode(source, [read.order[i] for i in ids]), who=format_)
+    return {}
+
+
+def _expect_texts(vocabulary: Vocabulary, logits: Tensor, decode: Callable[[list[int]], str], *, who: str) -> None:
+    """Compare what a vocabulary writes with what another does: the best tokens of the logits, and each token once.
+
+    Raises:
+        CheckpointError: a text differs by more than its blanks.
+    """
+    each = range(BLANK + 1, len(vocabulary))
+    boundary = next((token for token in each if vocabulary.is_boundary(token)), None)
+    for ids in (merged(logits.argmax(-1)), [*each, *reversed(each)]):
+        line = ids if boundary is None else first_words(ids, boundary, len(ids))  # one boundary between words
+        line = [token for token, _ in groupby(line)]  # which a tokenizer would merge
+        expected, found = vocabulary.decode(line), " ".join(decode(line).split())
+        if found != expected:
+            place = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), 0)
+            raise CheckpointError(
+                f"the text, decoded by {who}, differs from ours: {found[max(0, place - 10) :][:40]!r}, expected "
+                f"{expected[max(0, place - 10) :][:40]!r}; nothing was written: please report this"
+            )
 
 
 def _difference(found: Tensor, expected: Tensor, who: str) -> float:
@@ -238,7 +303,10 @@ def _write_ours(model: SavedModel, target: Path) -> dict[str, str]:
 
 FORMATS = {  # asked in this order whether a file is theirs
     "speechssl": Format(
-        is_one=_is_ours, read=lambda path: Conversion(model=SavedModel.read(path)), write=_write_ours, run=None
+        is_one=_is_ours,
+        read=lambda path: Conversion(model=SavedModel.read(path)),
+        write=_write_ours,
+        run=None,
     ),
     "transformers": Format(
         is_one=is_transformers,
@@ -246,6 +314,8 @@ FORMATS = {  # asked in this order whether a file is theirs
         write=write_transformers,
         run=run_transformers,
         package="transformers",
+        decode=decode_transformers,
+        keeps=("phones", "writing"),
     ),
     "fairseq2": Format(
         is_one=is_fairseq2, read=read_fairseq2, write=write_fairseq2, run=run_fairseq2, package="fairseq2"
@@ -253,6 +323,6 @@ FORMATS = {  # asked in this order whether a file is theirs
     "torchaudio": Format(
         is_one=is_torchaudio, read=read_torchaudio, write=write_torchaudio, run=run_torchaudio, package="torchaudio"
     ),
-    "fairseq": Format(is_one=is_fairseq, read=read_fairseq, write=write_fairseq, run=None),
+    "fairseq": Format(is_one=is_fairseq, read=read_fairseq, write=write_fairseq, run=None, keeps=("phones", "pieces")),
     "onnx": Format(is_one=None, read=None, write=write_onnx, run=run_onnx, package="onnxruntime"),
 }

@@ -1,6 +1,7 @@
 """Checkpoints of fairseq, both ways: with torchaudio and fairseq2 as judges, as fairseq itself cannot be installed."""
 
 import dataclasses
+import random
 import sys
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
@@ -552,3 +553,79 @@ def test_training_settings_that_we_lack_are_reported(tmp_path):
     dropped = read_fairseq(path).dropped
     assert dropped["mask_selection=normal"] == "training here is as with static"
     assert dropped["mask_channel_prob=0.2"] == "pretraining here masks no channels"
+
+
+def their_text(signs: list[str], post_process: str) -> str:
+    """Write signs as fairseq's `post_process` does: of the signs with blanks between, by replacing."""
+    text = " ".join(sign for sign in signs if sign not in ("<s>", "</s>"))
+    if post_process in ("letter", "sentencepiece", "wordpiece"):
+        text = text.replace(" ", "").replace({"letter": "|", "sentencepiece": "▁", "wordpiece": "_"}[post_process], " ")
+    return " ".join(text.replace("<SIL>", "" if post_process == "silence" else "<SIL>").split())
+
+
+@pytest.mark.parametrize(
+    ("labels", "post_process", "signs"),
+    [
+        ("ltr", "letter", ["|", "a", "б", "'"]),
+        ("phn", "none", ["t", "ʃ", "tʃ", "a"]),
+        (["phn"], "silence", ["t", "<SIL>", "tʃ", "a"]),
+        ("phn", "none", ["t", "|", "tʃ", "a"]),
+        ("wrd", "none", ["the", "cat", "sat", "on"]),
+        ("ltr", "sentencepiece", ["▁", "▁the", "s", "▁cat"]),
+        ("ltr", "wordpiece", ["_the", "s", "cat", "_"]),
+    ],
+)
+def test_texts_are_those_that_fairseq_makes_of_its_signs(tmp_path, labels, post_process, signs):
+    path = written(tmp_path, model_of("ctc"))
+    state = state_of(path)
+    state["model"]["w2v_encoder.proj.bias"][1:4] = 0.5  # as a model of theirs, whose head has the four signs
+    state["cfg"]["task"]["labels"] = labels
+    state["cfg"]["criterion"]["post_process"] = post_process
+    torch.save(state, path)
+    name = labels if isinstance(labels, str) else labels[0]
+    (tmp_path / f"dict.{name}.txt").write_text("".join(f"{sign} 1\n" for sign in signs), encoding="utf-8")
+    vocabulary = read_fairseq(path).model.vocabulary()
+    draw = random.Random(0)
+    for _ in range(50):
+        ids = draw.choices(range(1, 8), k=12)
+        said = [["<s>", "<pad>", "</s>", "<unk>", *signs][token] for token in ids]
+        assert vocabulary.decode(ids) == their_text(said, post_process)
+
+
+@pytest.mark.parametrize("written_in", ["letters", "phones", "pieces"])
+def test_what_tokens_are_comes_back(tmp_path, written_in):
+    pieces = {"vocabulary": ("<blank>", "▁a", "▁", "б", "न"), "piece_scores": (-1.0,) * 4}
+    model = model_of("ctc", written_in=written_in, **(pieces if written_in == "pieces" else {}))
+    back = read_fairseq(written(tmp_path, model)).model
+    assert back.description.written_in == written_in
+    assert back.vocabulary().decode([3, 1, 2, 4]) == model.vocabulary().decode([3, 1, 2, 4])
+
+
+def test_phones_that_would_be_run_together_keep_their_blanks(tmp_path):
+    path = with_settings(written(tmp_path, model_of("ctc", written_in="phones")), "criterion", post_process="letter")
+    assert read_fairseq(path).model.description.written_in == "phones"
+
+
+def test_another_way_to_write_texts_is_named(tmp_path):
+    path = with_settings(written(tmp_path, model_of("ctc")), "criterion", post_process="_EOW")
+    with pytest.raises(CheckpointError, match="texts are written with post_process='_EOW', supported are letter"):
+        read_fairseq(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ("| 1\na 1\nб 1 #fairseq:overwrite\nन 1\n", ("<blank>", "|", "a", "б", "न")),
+        ("| 1\n\u2028 1\nб 1\nन -1\n", ("<blank>", "|", "\u2028", "б", "न")),
+        ("| 1\na\nб 1\nन 1\n", r"dict\.ltr\.txt:2: expected a sign, a blank and its count, found 'a'"),
+        ("| 1\na 1\na 1\nन 1\n", r"dict\.ltr\.txt:3: has 'a' a second time"),
+    ],
+)
+def test_lines_of_a_dictionary_are_read_as_fairseq_reads_them(tmp_path, lines, found):
+    path = written(tmp_path, model_of("ctc"))
+    (tmp_path / "dict.ltr.txt").write_text(lines, encoding="utf-8")
+    if isinstance(found, tuple):
+        assert read_fairseq(path).model.description.vocabulary == found
+        return
+    with pytest.raises(CheckpointError, match=found):
+        read_fairseq(path)
