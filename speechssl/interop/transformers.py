@@ -225,6 +225,13 @@ def _check_supported(config: Mapping[str, Any], path: Path) -> None:
             f"{path}: is a model of type {config.get('model_type')!r}, expected wav2vec2 or hubert, "
             "which are the architectures this toolkit has"
         )
+    if config.get("adapter_attn_dim") is not None:
+        found = sorted(file.name for file in path.glob("adapter.*"))
+        raise CheckpointError(
+            f"{path}: config.json has adapter_attn_dim={config['adapter_attn_dim']}: its layers have adapters, one set "
+            f"a language{f' (found {found[0]})' if found else ''}, as MMS has, supported is only None; tune its trunk "
+            "alone, or take a model without adapters"
+        )
     for key, only in _ONLY.items():
         if config.get(key, only) != only:
             raise CheckpointError(f"{path}: config.json has {key}={config[key]!r}, supported is only {only!r}")

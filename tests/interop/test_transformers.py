@@ -207,6 +207,47 @@ def test_a_model_in_several_files_is_read(tmp_path):
     assert read_transformers(folder).model.fingerprint() == whole
 
 
+def in_two_bins(folder: Path) -> dict[str, str]:
+    """Split the parameters of a folder into two pickles and an index; return its map."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    places = {name: f"pytorch_model-0000{1 + index % 2}-of-00002.bin" for index, name in enumerate(names)}
+    for shard in set(places.values()):
+        torch.save({name: tensors[name] for name in names if places[name] == shard}, folder / shard)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return places
+
+
+def test_a_pickled_model_in_several_files_is_read(tmp_path):
+    write_transformers(model_of("ctc"), tmp_path / "theirs")
+    places = in_two_bins(tmp_path / "theirs")
+    assert read_transformers(tmp_path / "theirs").model.fingerprint() == model_of("ctc").fingerprint()
+    index = tmp_path / "theirs/pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": places | {"more": next(iter(places.values()))}}))
+    with pytest.raises(CheckpointError, match=r"index\.json: names more in pytorch_model-00001-of-00002\.bin, which"):
+        read_transformers(tmp_path / "theirs")
+    (tmp_path / "theirs/pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"00002\.bin: no such file, and .*index\.json names it; copy all shards"):
+        read_transformers(tmp_path / "theirs")
+
+
+def test_the_whole_file_goes_before_shards_and_pickles(tmp_path):
+    write_transformers(model_of("ctc"), tmp_path / "theirs")
+    whole = (tmp_path / "theirs/model.safetensors").read_bytes()
+    in_two_bins(tmp_path / "theirs")
+    (tmp_path / "theirs/pytorch_model.bin").write_bytes(b"broken")
+    (tmp_path / "theirs/model.safetensors").write_bytes(whole)
+    assert read_transformers(tmp_path / "theirs").model.fingerprint() == model_of("ctc").fingerprint()
+
+
+def test_a_folder_without_parameters_says_what_it_has(tmp_path):
+    write_transformers(model_of("ctc"), tmp_path / "theirs")
+    (tmp_path / "theirs/model.safetensors").rename(tmp_path / "theirs/adapter.eng.safetensors")
+    with pytest.raises(CheckpointError, match=r"has no parameters in .*, found adapter\.eng\.safetensors; load"):
+        read_transformers(tmp_path / "theirs")
+
+
 def test_a_pickle_that_would_run_code_runs_none(tmp_path):
     write_transformers(model_of("encoder"), tmp_path / "theirs")
     (tmp_path / "theirs/model.safetensors").unlink()
@@ -226,6 +267,7 @@ def rewrite_config(folder: Path, **changes: object) -> None:
     [
         ({"model_type": "bert"}, "is a model of type 'bert', expected wav2vec2 or hubert"),
         ({"hidden_act": "relu"}, "has hidden_act='relu', supported is only 'gelu'"),
+        ({"adapter_attn_dim": 16}, "its layers have adapters, one set a language, as MMS has, supported is only None"),
         ({"add_adapter": True}, "has add_adapter=True, supported is only False"),
         ({"num_hidden_layers": 3}, r"lacks 16 parameters of its architecture: encoder\.layers\.2\."),
         ({"num_hidden_layers": 1}, r"16 parameters have no place in this architecture: encoder\.layers\.1\."),

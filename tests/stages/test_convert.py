@@ -1,6 +1,7 @@
 """Conversion: every format recognised, nothing reported that was not run and compared, nothing half-written."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 from speechssl.__main__ import main
 from speechssl.data.manifest import read_manifest
 from speechssl.data.texts import TextConfig
+from speechssl.data.writing import WritingConfig
 from speechssl.errors import CheckpointError
+from speechssl.interop.names import Conversion
 from speechssl.saved import SavedModel
 from speechssl.stages import convert as module
 from speechssl.stages.convert import FORMATS, convert, read_model
@@ -139,6 +142,36 @@ def test_what_other_formats_cannot_say_of_texts_is_named_and_ours_keeps_it(finet
     assert not {"text", "written_in"} & set(same.dropped)
     assert SavedModel.read(tmp_path / "same").description == made.description
     assert not {"text", "written_in"} & set(convert(finetuned, tmp_path / "letters.pt", "torchaudio").dropped)
+
+
+def test_texts_are_compared_with_those_of_the_sources_tokenizer(finetuned, tmp_path, monkeypatch):
+    convert(finetuned, tmp_path / "theirs", "transformers")
+    settings = json.loads((tmp_path / "theirs/tokenizer_config.json").read_text(encoding="utf-8"))
+    changed = json.dumps(settings | {"replace_word_delimiter_char": "-"})
+    (tmp_path / "theirs/tokenizer_config.json").write_text(changed, encoding="utf-8")
+    assert convert(tmp_path / "theirs", tmp_path / "obeyed", "speechssl").model.description.writing.boundary == "-"
+    misread = functools.partial(dataclasses.replace, writing=WritingConfig(), written_in="phones")
+    read = FORMATS["transformers"].read
+
+    def wrong(path: Path) -> Conversion:
+        found = read(path)
+        model = dataclasses.replace(found.model, description=misread(found.model.description))
+        return dataclasses.replace(found, model=model)
+
+    monkeypatch.setitem(FORMATS, "transformers", dataclasses.replace(FORMATS["transformers"], read=wrong))
+    with pytest.raises(CheckpointError, match=r"the text, decoded by transformers, differs from ours: .*, expected"):
+        convert(tmp_path / "theirs", tmp_path / "misread", "speechssl")
+    assert not (tmp_path / "misread").exists()
+
+
+@pytest.mark.parametrize("to", ["transformers", "fairseq"])
+def test_a_model_of_phones_stays_one(finetuned, tmp_path, to):
+    saved = SavedModel.read(finetuned)
+    described = dataclasses.replace(saved.description, written_in="phones")
+    dataclasses.replace(saved, description=described).write(tmp_path / "ours")
+    converted = convert(tmp_path / "ours", tmp_path / "theirs", to)
+    assert "written_in" not in converted.dropped
+    assert read_model(tmp_path / "theirs")[0].model.description.written_in == "phones"
 
 
 def test_info_says_what_a_model_is(finetuned, pretrained, tmp_path, capsys):
