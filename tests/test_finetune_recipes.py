@@ -51,6 +51,9 @@ def test_a_recipe_has_the_figures_of_the_reference(name):
     optim = config.optim
     assert (optim.betas, optim.eps, optim.weight_decay, optim.schedule) == ((0.9, 0.98), 1e-8, 0.0, "tri_stage")
     assert optim.init_scale == 0.01
+    assert optim.eps_before_correction
+    for mask in (ctc.mask, ctc.channel_mask):
+        assert (mask.last_frame, mask.same_count) == (False, True)
     assert (ctc.lora, ctc.freeze_below, config.reset_layers, optim.layer_decay) == (None, 0, 0, 1.0)
 
 

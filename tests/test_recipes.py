@@ -9,8 +9,10 @@ import pytest
 from speechssl.config import load, to_dict
 from speechssl.model.encoder import EncoderConfig
 from speechssl.stages.cluster import ClusterConfig
+from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.hubert import HubertConfig
+from speechssl.stages.iterations import resolve
 from speechssl.stages.pretrain import PretrainConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -70,6 +72,51 @@ def test_a_recipe_that_sets_one_key_keeps_the_stages_other_defaults(tmp_path):
 def test_the_demo_trains_the_small_encoder(name):
     config = load(RECIPES / "demo" / f"{name}.yaml", PretrainConfig)
     assert config.encoder == EncoderConfig.small()
+
+
+@pytest.mark.parametrize(
+    ("name", "max_grad_norm", "shared"),
+    [
+        ("hubert_base/iteration1", 10.0, False),
+        ("hubert_base/iteration2", 10.0, False),
+        ("wav2vec2_base/pretrain", None, True),
+    ],
+)
+def test_a_recipe_with_a_paper_s_name_draws_and_updates_as_its_code_does(name, max_grad_norm, shared):
+    config = load(RECIPES / f"{name}.yaml", PretrainConfig)
+    mask, optim = config.objective.mask, config.optim
+    assert (mask.last_frame, mask.same_count, mask.shared_rounding) == (False, True, shared)
+    assert (optim.max_grad_norm, optim.eps_before_correction, optim.warmup_from_zero) == (max_grad_norm, True, True)
+
+
+def test_both_iterations_of_hubert_s_recipe_are_the_two_recipes():
+    config = load(RECIPES / "hubert_iterations/base.yaml", HubertConfig)
+    for number, iteration in enumerate(resolve(config), start=1):
+        alone = load(RECIPES / f"hubert_base/iteration{number}.yaml", PretrainConfig)
+        assert (iteration.pretrain.objective, iteration.pretrain.optim) == (alone.objective, alone.optim)
+
+
+def test_the_default_of_pretraining_is_hubert_base_and_that_of_the_reference():
+    default = PretrainConfig(out="x", data=DataConfig(manifests=()))
+    # examples/hubert/config/pretrain/hubert_base_librispeech.yaml: optimization and optimizer
+    optim = {"lr": 5e-4, "max_grad_norm": 10.0, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01, "warmup": 0.08}
+    assert {key: getattr(default.optim, key) for key in optim} == optim
+
+
+MEASURED = {  # fine-tuning whose figures recipes/README.md holds: dropouts as when they were measured
+    "demo/pretrained": (0.1, None),
+    "demo/scratch": (0.0, None),
+    "registry_pool/pretrained": (0.1, None),
+    "registry_pool/scratch": (0.0, None),
+    "quality_per_compute/trained": (0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_measured_recipe_keeps_the_dropouts_it_was_measured_with(name):
+    config = load(RECIPES / f"{name}.yaml", FinetuneConfig, ["out=x", "checkpoint=x", "data.manifests=[a]"])
+    assert (config.dropout, config.layer_drop) == MEASURED[name]
+    assert (config.attention_dropout, config.activation_dropout, config.feature_dropout) == (None, None, None)
 
 
 def test_the_control_has_the_budget_and_the_data_of_fine_tuning():

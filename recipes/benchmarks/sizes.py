@@ -44,20 +44,27 @@ class Size:
 
 
 def _base() -> Size:
-    """BASE with the dropouts of the reference; fine-tuning as for ten hours, past the steps with a frozen trunk."""
+    """BASE with the dropouts of the reference; fine-tuning as for ten hours, past the steps with a frozen trunk.
+
+    Masks and epsilon are those of the papers and of torch, so that all contenders mask and update alike.
+    """
     encoder = EncoderConfig.base()
     pretrain = load(RECIPES / "wav2vec2_base" / "pretrain.yaml", PretrainConfig)
     finetune = load(RECIPES / "finetune" / "ctc_10h.yaml", FinetuneConfig)
+    masks = {
+        name: dataclasses.replace(getattr(finetune.ctc, name), last_frame=True, same_count=False)
+        for name in ("mask", "channel_mask")
+    }
     return Size(
         name="base",
         encoder=encoder,
         contrastive=ContrastiveConfig(),
         masked_prediction=MaskedPredictionConfig(),
         clusters=(100,),
-        optim=pretrain.optim,
+        optim=dataclasses.replace(pretrain.optim, eps_before_correction=False),
         ctc_encoder=finetuned_encoder(encoder, finetune),
-        ctc=dataclasses.replace(finetune.ctc, freeze_steps=0),
-        ctc_optim=finetune.optim,
+        ctc=dataclasses.replace(finetune.ctc, freeze_steps=0, **masks),
+        ctc_optim=dataclasses.replace(finetune.optim, eps_before_correction=False),
         utterances=4,
         seconds=5.0,
         turns=1,

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from speechssl.config import from_dict
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.fields import BLANKS
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop.fairseq_settings import (
     Settings,

@@ -24,6 +24,9 @@ class MaskConfig:
     start_prob: float = 0.065  # chance that a frame starts a span (fairseq: mask_prob / mask_length)
     span: int = 10  # frames in a span (fairseq: mask_length)
     min_spans: int = 2  # spans in each utterance, at least
+    last_frame: bool = True  # a span may reach the last position of its row; False: none starts there, as in fairseq
+    same_count: bool = False  # no row keeps more masked positions than the least masked (fairseq: require_same_masks)
+    shared_rounding: bool = False  # one draw rounds the spans of all rows, as in fairseq where nothing is padded
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_prob < 1:
@@ -35,8 +38,10 @@ class MaskConfig:
 def draw_spans(counts: Tensor, size: int, config: MaskConfig, generator: torch.Generator) -> Tensor:
     """Draw a span mask for each row.
 
-    The number of spans is `start_prob * count` with its fraction rounded up or down at random (once a row), as in the
-    reference, so that its mean is right for short rows too.
+    The number of spans is `start_prob * count` with its fraction rounded up or down at random, as in the reference, so
+    that its mean is right for short rows too. What fairseq 0.12.2 does otherwise (`compute_mask_indices`) is asked for
+    by the keys of `config`: the last place where a span fits starts none; of rows with more masked positions than the
+    least masked, single positions are freed at random; where rows are too short for their spans, these end with them.
 
     Args:
         counts: (batch,) int64, valid positions in each row.
@@ -49,10 +54,15 @@ def draw_spans(counts: Tensor, size: int, config: MaskConfig, generator: torch.G
         one span next to one free position keeps its spans shorter.
     """
     device = counts.device
-    span = (counts - 1).clamp(min=0, max=config.span)[:, None]  # (batch, 1)
-    last_start = counts[:, None] - span  # (batch, 1)
-    rounding = torch.rand(counts.shape, device=device, generator=generator)
+    rounding = torch.rand(1 if config.shared_rounding else len(counts), device=device, generator=generator)
     num_spans = (config.start_prob * counts + rounding).floor().long().clamp(min=config.min_spans)
+    if config.last_frame:
+        span = (counts - 1).clamp(min=0, max=config.span)[:, None]  # (batch, 1)
+        last_start = counts[:, None] - span  # (batch, 1)
+    else:
+        span = counts.clamp(max=config.span)[:, None]
+        places = counts - config.span
+        last_start = torch.where(places > num_spans, places - 1, torch.minimum(num_spans, counts - 1))[:, None]
     positions = torch.arange(size, device=device)
     score = torch.rand((len(counts), size), device=device, generator=generator)
     score = score.masked_fill(positions > last_start, -1.0)
@@ -63,8 +73,8 @@ def draw_spans(counts: Tensor, size: int, config: MaskConfig, generator: torch.G
     # a position is masked when one of the `span` positions up to it starts a span
     starts_before = functional.pad(is_start.cumsum(1), (1, 0))  # (batch, size + 1)
     opened = starts_before[:, 1:] - starts_before.gather(1, (positions + 1 - span).clamp(min=0).expand(len(counts), -1))
-    is_masked = (opened > 0) & (positions < counts[:, None])
-    return _free_one_position(is_masked, counts, generator)
+    is_masked = _free_one_position((opened > 0) & (positions < counts[:, None]), counts, generator)
+    return _keep_same_count(is_masked, generator) if config.same_count else is_masked
 
 
 def _free_one_position(is_masked: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
@@ -75,3 +85,14 @@ def _free_one_position(is_masked: Tensor, counts: Tensor, generator: torch.Gener
     positions = torch.arange(is_masked.shape[1], device=counts.device)
     is_freed = (positions == freed[:, None]) & is_whole[:, None]
     return is_masked & ~is_freed
+
+
+def _keep_same_count(is_masked: Tensor, generator: torch.Generator) -> Tensor:
+    """Keep in each row a random choice of its masked positions, as many as the least masked row has; 0 does not count.
+
+    A row without any is too short to be masked: it would leave the whole batch bare.
+    """
+    masked = is_masked.sum(1)
+    fewest = torch.where(masked > 0, masked, is_masked.shape[1]).min()
+    score = torch.rand(is_masked.shape, device=is_masked.device, generator=generator).masked_fill(~is_masked, -1.0)
+    return is_masked & (score.argsort(dim=1, descending=True).argsort(dim=1) < fewest)

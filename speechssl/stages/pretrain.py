@@ -35,7 +35,7 @@ __all__ = ["PretrainConfig", "pretrain", "pretraining_task"]
 
 @configuration
 class PretrainConfig:
-    """A pretraining run with either method."""
+    """A pretraining run with either method; the defaults are HuBERT BASE."""
 
     out: Path
     data: DataConfig
@@ -49,7 +49,7 @@ class PretrainConfig:
     objective: ObjectiveConfig = MaskedPredictionConfig()
     batch: BatchConfig = BatchConfig()
     augment: AugmentConfig = AugmentConfig()
-    optim: OptimConfig = OptimConfig()
+    optim: OptimConfig = OptimConfig(max_grad_norm=10.0)  # wav2vec 2.0: null
     train: TrainConfig = TrainConfig()
     seed: int = 0
 

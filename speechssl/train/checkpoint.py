@@ -64,6 +64,7 @@ MAY_CHANGE = (  # keys and sections, between two calls of one run: its place, an
     *(f"train.{section}" for section in ("health", "parallel", "log")),
     *("data.loader", "data.max_bad_share"),
 )
+MOST_NAMED = 8  # keys of another configuration, that an error gives the old values of
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 
@@ -108,8 +109,12 @@ def claim_run_folder(out: Path, config: object) -> None:
         different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if different:
             changes = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
+            again = " ".join(
+                f"{key}={json.dumps(old[key], separators=(',', ':'))}" for key in different if key in old and key in new
+            )
             raise CheckpointError(
                 f"{out}: holds a run of another configuration ({changes}); name another out, or remove the folder"
+                + (f", or go on as it began, with {again}" if len(different) <= MOST_NAMED and again else "")
             )
     else:
         write_atomically(path, json.dumps(mine, indent=1) + "\n")

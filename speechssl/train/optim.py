@@ -1,6 +1,8 @@
 """Optimiser and learning-rate schedules, as the reference recipes use them."""
 
-from typing import Literal
+import math
+from collections import defaultdict
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +19,23 @@ __all__ = ["OptimConfig", "build_optimizer", "learning_rate", "scale_gradients"]
 
 @configuration
 class OptimConfig:
-    """AdamW and its schedule; the defaults are the pretraining recipe of both methods."""
+    """AdamW and its schedule; the defaults are what the pretraining recipes of both methods share."""
 
     lr: float = 5e-4  # at its peak
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
+    eps_before_correction: bool = False  # added to the root of moments not corrected for their bias yet, as in fairseq
     weight_decay: float = 0.01  # decoupled, as in fairseq's Adam
     schedule: Literal["polynomial", "tri_stage"] = "polynomial"
     warmup: float = 0.08  # share of all steps (fairseq: 32,000 of 400,000)
+    warmup_from_zero: bool = (
+        False  # the first update is at rate 0, as in fairseq, and not a step above; polynomial only
+    )
     hold: float = 0.0  # share of all steps at the peak, tri_stage only
     init_scale: float = 0.01  # of the peak at step 0, tri_stage only
     final_scale: float = 0.05  # of the peak at the last step, tri_stage only
     layer_decay: float = 1.0  # learning rate of a layer, as a share of that of the layer above it; 1: all alike
-    max_grad_norm: float | None = None  # None leaves gradients as they are (fairseq: clip_norm = 0)
+    max_grad_norm: float | None = None  # None: no limit (fairseq: clip_norm, 0 for wav2vec 2.0, 10 for HuBERT BASE)
 
     def __post_init__(self) -> None:
         if not (0 <= self.warmup <= 1 and 0 <= self.hold <= 1 - self.warmup):
@@ -43,7 +49,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
     Each of its groups has an `lr_scale`, which `learning_rate` is multiplied by; see `parameter_groups`.
     """
-    return torch.optim.AdamW(
+    kind = _EarlyEpsilon if config.eps_before_correction else torch.optim.AdamW
+    return kind(
         parameter_groups(model, config.layer_decay),
         lr=config.lr,
         betas=config.betas,
@@ -74,8 +81,9 @@ def scale_gradients(model: nn.Module, factor: Tensor | float, max_norm: float | 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
     """Return the learning rate of one step.
 
-    polynomial: linear up, then linear down to 0. tri_stage: linear up from `init_scale`, constant, then exponential
-    down to `final_scale`.
+    polynomial: linear up, then linear down to 0; the first step has a rate above 0, or 0 with `warmup_from_zero`, as in
+    fairseq, whose schedules count the updates done. tri_stage: linear up from `init_scale` (in fairseq, too, the first
+    step's rate), constant, then exponential down to `final_scale`.
 
     Args:
         step: from 0.
@@ -85,7 +93,7 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
     warmup, hold = config.warmup * steps, config.hold * steps
     if config.schedule == "polynomial":
         if step < warmup:
-            return config.lr * (step + 1) / warmup if warmup >= 1 else config.lr
+            return config.lr * (step + (not config.warmup_from_zero)) / warmup if warmup >= 1 else config.lr
         return config.lr * max(0.0, (steps - step) / max(steps - warmup, 1))
     if step < warmup:
         return config.lr * (config.init_scale + (1 - config.init_scale) * step / warmup)
@@ -93,3 +101,41 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
         return config.lr
     progress = min(1.0, (step - warmup - hold) / max(steps - warmup - hold, 1))
     return config.lr * config.final_scale**progress
+
+
+class _EarlyEpsilon(torch.optim.AdamW):
+    """AdamW as fairseq 0.12.2 has it (optim/adam.py): `m / (sqrt(v) + eps)`, and both biases corrected in the rate.
+
+    torch divides `m` by `sqrt(v / (1 - beta2**t)) + eps`. The former is the latter with an epsilon of
+    `eps / sqrt(1 - beta2**t)`: 7 times as large in the first of `t` updates for beta2 = 0.98, 1 % larger at 200. `t`
+    counts the updates of each parameter, which is fewer where it was frozen before.
+    """
+
+    def __init__(self, params: Any, **settings: Any) -> None:
+        super().__init__(params, **settings)
+        self._updates: dict[Tensor, int] = {}  # of each parameter, as its state has it; on the host, so nothing waits
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        super().load_state_dict(state_dict)
+        self._updates = {parameter: int(state["step"]) for parameter, state in self.state.items()}
+
+    def step(self, closure: Any = None) -> Any:
+        groups = self.param_groups
+        self.param_groups = [part for group in groups for part in self._by_updates(group)]
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = groups
+
+    def _by_updates(self, group: dict[str, Any]) -> list[dict[str, Any]]:
+        """Split a group by the number of updates its parameters have seen with this one, each with its epsilon."""
+        parts: dict[int, list[Tensor]] = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                self._updates[parameter] = self._updates.get(parameter, 0) + 1
+                parts[self._updates[parameter]].append(parameter)
+        _, beta2 = group["betas"]
+        return [
+            {**group, "params": parameters, "eps": group["eps"] / math.sqrt(1 - beta2**updates)}
+            for updates, parameters in parts.items()
+        ]

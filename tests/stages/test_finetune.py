@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from speechssl.config import flatten, load, to_dict
 from speechssl.data.audio import AudioConfig
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.dataset import SpeechDataset
@@ -22,7 +23,7 @@ from speechssl.stages.align import align
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
 from speechssl.stages.dev_scores import DevSet, hear
-from speechssl.stages.finetune import finetune
+from speechssl.stages.finetune import FinetuneConfig, finetune, finetuned_encoder
 from speechssl.stages.pretrain import pretrain
 from speechssl.stages.transcribe import transcribe
 from speechssl.train.checkpoint import read_state
@@ -133,19 +134,37 @@ def test_the_trunk_starts_from_the_checkpoint(finetune_config, pretrained, tmp_p
         assert torch.equal(model.encoder.state_dict()[name], tensor), name
 
 
+AS_PRETRAINED = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "feature_dropout", "layer_drop"))
+
+
 def test_the_control_with_random_weights_takes_the_architecture_alone(finetune_config, pretrained, tmp_path):
-    finetune(finetune_config(tmp_path / "run", random_weights=True, seed=1, train=TrainConfig(steps=1)))
+    finetune(
+        finetune_config(tmp_path / "run", random_weights=True, seed=1, train=TrainConfig(steps=1), **AS_PRETRAINED)
+    )
     model, _ = SavedModel.read(tmp_path / "run").recogniser()
     encoder = SavedModel.read(pretrained).encoder()
     assert model.encoder.config.transformer == encoder.config.transformer
     assert not torch.allclose(model.encoder.project.weight, encoder.project.weight, atol=1e-2)
 
 
-def test_dropout_of_pretraining_is_kept_unless_the_recipe_changes_it(finetune_config, tmp_path, pretrained):
-    finetune(finetune_config(tmp_path / "run", dropout=0.3, train=TrainConfig(steps=1)))
-    model, _ = SavedModel.read(tmp_path / "run").recogniser()
-    encoder = SavedModel.read(pretrained).encoder()
-    assert model.encoder.config.transformer == dataclasses.replace(encoder.config.transformer, dropout=0.3)
+@pytest.mark.parametrize("changed", [{}, {"dropout": 0.3}])
+def test_a_dropout_that_is_null_is_that_of_pretraining(pretrained, finetune_config, tmp_path, changed):
+    before = SavedModel.read(pretrained).encoder().config
+    found = finetuned_encoder(before, finetune_config(tmp_path / "run", **(AS_PRETRAINED | changed)))
+    assert found.transformer == dataclasses.replace(before.transformer, **changed)
+    assert found.feature_dropout == before.feature_dropout
+
+
+def test_the_ten_hour_recipe_is_the_default_but_for_the_reference_s_own_draws(pretrained, finetune_config, tmp_path):
+    published = load(Path(__file__).parents[2] / "recipes/finetune/ctc_10h.yaml", FinetuneConfig)
+    before = SavedModel.read(pretrained).encoder().config
+    default = FinetuneConfig(out=tmp_path, checkpoint=pretrained, data=published.data)
+    assert finetuned_encoder(before, default) == finetuned_encoder(before, published)
+    values, defaults = flatten(to_dict(published)), flatten(to_dict(default))
+    different = {key for key in values if values[key] != defaults.get(key) and not key.startswith("dev")}
+    of_the_draws = {f"ctc.{name}.{key}" for name in ("mask", "channel_mask") for key in ("last_frame", "same_count")}
+    of_the_machine = {"out", "checkpoint", "train.accumulate", "train.bfloat16", "train.eval_every"}
+    assert different == of_the_machine | of_the_draws | {"optim.eps_before_correction"}
 
 
 @pytest.fixture

@@ -411,6 +411,13 @@ def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path):
         claim_run_folder(tmp_path / "run", other)
 
 
+def test_a_run_from_before_a_default_changed_is_told_how_to_go_on(tmp_path):
+    before = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, max_grad_norm=None))
+    claim_run_folder(tmp_path / "run", before)
+    with pytest.raises(CheckpointError, match=r"go on as it began, with optim\.max_grad_norm=null$"):
+        claim_run_folder(tmp_path / "run", CONFIG)
+
+
 @pytest.mark.parametrize(("seed", "is_same"), [(0, True), (3, False)])
 def test_a_run_from_before_there_was_a_key_had_its_default(tmp_path, seed, is_same):
     claim_run_folder(tmp_path / "run", dataclasses.replace(CONFIG, seed=seed))
