@@ -45,9 +45,9 @@ def finished(file: BinaryIO) -> dict[int, bytes]:
     Args:
         file: at any place; it is left at its beginning.
     """
-    size = file.seek(0, io.SEEK_END)
     file.seek(0)
     start = file.read(_START)
+    size = file.seek(0, io.SEEK_END) if start[:4] in (b"RIFF", b"RF64", b"caff") else 0
     file.seek(0)
     match start[:4]:
         case b"RIFF" | b"RF64":
