@@ -9,7 +9,7 @@ from speechssl.data.fields import escape_id, fields_of, first_field, lines_of, u
 from speechssl.data.manifest import read_manifest, read_side_file
 from speechssl.data.phones import read_pronunciations
 from speechssl.data.vocabulary import Vocabulary
-from speechssl.interop.fairseq import _dictionary_file
+from speechssl.interop.fairseq_texts import dictionary_file
 from speechssl.lm.arpa import read_arpa
 from speechssl.lm.lexicon import read_lexicon
 from speechssl.manifests.entries import json_lines
@@ -34,7 +34,7 @@ READERS = {  # name of the file: what it holds, and what is read of it
     "a.trans.txt": ("{} {}", lambda path: [*_read_transcript(path).items()]),
     "lexicon": ("{}\t{}", lambda path: [(each.word, *each.phones) for each in read_pronunciations(path)[0]]),
     "ids": ("{}\n{}", lambda path: [(key, key) for key in read_ids(path)]),
-    "dict.ltr.txt": ("{} 5", lambda path: [(sign, sign) for sign in _dictionary_file(path)[4:]]),
+    "dict.ltr.txt": ("{} 5", lambda path: [(sign, sign) for sign in dictionary_file(path)[4:]]),
     "m.arpa": (ARPA, lambda path: [(word, word) for word in read_arpa(path).ids if word[0] != "<"]),
 }  # fmt: skip
 
