@@ -124,7 +124,7 @@ def decode_transformers(path: Path, ids: Sequence[int]) -> str:
     except Exception as error:  # it raises nearly anything for settings that it does not know
         raise CheckpointError(f"{path}: transformers cannot load its tokenizer ({error!r})") from error
     wanted = settings.get("word_delimiter_token", WORD_BOUNDARY)
-    if kind == "letters" and tokenizer.word_delimiter_token != wanted:
+    if kind == "letters" and str(tokenizer.word_delimiter_token) != str(wanted):  # theirs may say "None" for None
         raise CheckpointError(
             f"{path}: says word_delimiter_token={wanted!r}, which transformers {transformers.__version__} forgets when "
             "it loads a tokenizer (version 4 does not)"

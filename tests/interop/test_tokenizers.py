@@ -13,7 +13,7 @@ from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.data.writing import WritingConfig
 from speechssl.errors import CheckpointError
-from speechssl.interop.tokenizers import read_tokenizer, their_tokenizer
+from speechssl.interop.tokenizers import decode_transformers, read_tokenizer, their_tokenizer
 from speechssl.objective.ctc import CTCConfig
 from speechssl.saved import Description
 from tests.model.tiny import BASE_LIKE
@@ -189,3 +189,9 @@ def test_two_blanks_are_told(tmp_path):
     assert found.added == {
         "vocabulary, blank": "config.json says pad_token_id=0, the tokenizer, which writes the texts there, '[PAD]': 5"
     }
+
+
+@pytest.mark.parametrize("settings", [{}, {"word_delimiter_token": None}, {"do_lower_case": True}])
+def test_transformers_is_asked_for_a_text(tmp_path, settings):
+    path = folder_of(tmp_path / "theirs", LETTERS, settings, config={})
+    assert decode_transformers(path, [5, 4, 6]) == read(path)[0].decode([5, 4, 6])
