@@ -24,7 +24,7 @@ from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg, ffmpeg_vers
 from speechssl.data.headers import stated_at
 from speechssl.data.mpeg import read_mpeg
 from speechssl.data.storage import Place, is_url
-from speechssl.data.unfinished import STREAMED_SIZE, Finished, finished
+from speechssl.data.unfinished import STREAMED_SIZE, Finished, finished, is_placeholder
 from speechssl.errors import AudioError
 from speechssl.extras import import_torchaudio
 
@@ -123,7 +123,7 @@ def read_header(where: Path | Place, file: BinaryIO | None = None) -> AudioHeade
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error
     declared = _LENGTHS.search(info.extra_info)
-    if declared and not _is_streamed(int(declared[1]), int(declared[2])):
+    if declared and int(declared[2]) < int(declared[1]) and not is_placeholder(int(declared[1]), int(declared[2])):
         raise AudioError(
             f"{place}: truncated: its header declares {declared[1]} bytes of samples, the file holds {declared[2]}; "
             "copy the file again, or remove it"
@@ -216,18 +216,13 @@ def normalize_waveform(waveform: "Tensor") -> None:
     samples /= np.sqrt(samples.var() + np.float32(1e-5))
 
 
-def _is_streamed(declared: int, held: int) -> bool:
-    """Say whether a wav declares no length: one that its writer could not know yet, or no more than there is."""
-    return declared <= held or (declared >= STREAMED_SIZE and held < declared // 2)
-
-
 def _lost(place: Place, file: BinaryIO | None, info: Any) -> str | None:
     """Say what is missing of a format whose lengths libsndfile does not put into words; None if nothing is."""
     if info.format == "VOC" and "Seems to be a truncated file" in info.extra_info:
         return "its last block declares more bytes than the file holds"
     if info.format == "NIST":
         with place.opened() if file is None else nullcontext(file) as source:
-            stated = _SPHERE_LENGTH.search(bytes_of(place, source)[:_SPHERE_HEADER])
+            stated = _SPHERE_LENGTH.search(bytes_of(place, source, _SPHERE_HEADER))
         if stated and info.frames < int(stated[1]) < STREAMED_SIZE:
             return f"its header declares {int(stated[1])} samples, the file holds {info.frames}"
     return None
@@ -251,12 +246,11 @@ def _mpeg_length(place: Place, file: BinaryIO | None) -> int:
     return found.num_samples
 
 
-def bytes_of(place: Place, file: BinaryIO | None) -> bytes:
-    """Return all bytes of audio; `file` is what `Place.opened` gave."""
-    if file is None:
-        return Path(place.path).read_bytes()
-    file.seek(0)
-    return file.read()
+def bytes_of(place: Place, file: BinaryIO | None, size: int = -1) -> bytes:
+    """Return the first `size` bytes of audio, all for -1; `file` is what `Place.opened` gave."""
+    with Path(place.path).open("rb") if file is None else nullcontext(file) as opened:
+        opened.seek(0)
+        return opened.read(size)
 
 
 def _needs_ffmpeg(place: Place) -> bool:
@@ -383,7 +377,7 @@ def _one_channel(
     """Return (time,) of (time, channels): the one that is named, or what `config` makes of all."""
     if channel is not None:
         return samples[:, channel]
-    if config.channels == "first":
+    if config.channels == "first" or samples.shape[1] == 1:
         return samples[:, 0]
     mono: NDArray[np.float32] = samples.mean(axis=1)
     peak = np.abs(samples).max(initial=0.0)

@@ -2,13 +2,13 @@
 
 `str.splitlines` and `str.split` part at U+2028, U+00A0, U+3000, vertical tabs and others too, which Kaldi, ARPA, NIST's
 formats and lexicons take for letters. Every reader of such a format uses this module. `escape_id` writes ids into
-formats that cannot hold all signs, `unescape_id` reads them back.
+formats that cannot hold all signs, `unescape_id` reads them back; `cells_as_line` writes what people read.
 """
 
 import re
 from collections.abc import Iterable
 
-__all__ = ["BLANKS", "escape_id", "fields_of", "first_field", "lines_of", "unescape_id"]
+__all__ = ["BLANKS", "cells_as_line", "escape_id", "fields_of", "first_field", "lines_of", "unescape_id"]
 
 BLANKS = " \t"
 _ESCAPE = re.compile("((?:%[0-9A-F]{2})+)")
@@ -47,6 +47,16 @@ def first_field(line: str) -> tuple[str, str]:
     line = line.strip(BLANKS)
     end = next((index for index, sign in enumerate(line) if sign in BLANKS), len(line))
     return line[:end], line[end:].lstrip(BLANKS)
+
+
+def cells_as_line(cells: Iterable[str]) -> str:
+    r"""Write a line of a table of tabs; what a cell cannot hold becomes a blank.
+
+    Examples:
+        >>> cells_as_line(["a\tb", "c\r\nd"])
+        'a b\tc d'
+    """
+    return "\t".join(re.sub(r"[\t\r\n]+", " ", cell) for cell in cells)
 
 
 def escape_id(key: str, signs: Iterable[str] = ()) -> str:

@@ -213,9 +213,9 @@ def _that_fits(
     for piece in pieces:
         for source in sources:
             wrong = [
-                (line, row.id, len(units), _count(source, row.num_samples_16k, piece))
+                (line, row.id, len(units), made)
                 for line, (row, units) in enumerate(zip(manifest.utterances, rows, strict=True), start=1)
-                if len(units) != _count(source, row.num_samples_16k, piece) or not len(units)
+                if len(units) != (made := _count(source, row.num_samples_16k, piece)) or not len(units)
             ]
             if not wrong:
                 return source, piece

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechssl.data.audio import SAMPLE_RATE, Segment
+from speechssl.data.fields import lines_of
 from speechssl.data.storage import Place, is_url
 from speechssl.errors import ManifestError
 
@@ -309,16 +310,14 @@ def part_id_of(key: str, start_s: float, end_s: float) -> str:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = lines_of(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ManifestError(f"{path}: cannot read the manifest ({error.strerror}); name an existing file") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    if lines[-1] == "":
-        lines.pop()
     if not lines:
         raise ManifestError(f"{path}: empty; build it again with `speechssl manifest build`")
-    return [line.removesuffix("\r") for line in lines]
+    return lines
 
 
 def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import BinaryIO
 
-__all__ = ["STREAMED_SIZE", "Finished", "finished"]
+__all__ = ["STREAMED_SIZE", "Finished", "finished", "is_placeholder"]
 
 # bytes: who writes wav into a pipe (sox, arecord, ffmpeg, servers) declares this or more, for want of the length
 STREAMED_SIZE = 10**9
@@ -59,6 +59,11 @@ def finished(file: BinaryIO) -> dict[int, bytes]:
     return {}
 
 
+def is_placeholder(declared: int, held: int) -> bool:
+    """Say whether a number of bytes was declared for want of the length, as what the file holds tells."""
+    return declared == 0 or (declared >= STREAMED_SIZE and held < declared // 2)
+
+
 def _of_wav(start: bytes, size: int, file: BinaryIO) -> dict[int, bytes]:
     sizes = None  # where rf64 says them
     for name, length, position in _chunks(start, 12):
@@ -69,7 +74,7 @@ def _of_wav(start: bytes, size: int, file: BinaryIO) -> dict[int, bytes]:
         held = size - position
         if sizes is not None and length == 0xFFFFFFFF:
             declared = int.from_bytes(start[sizes + 8 : sizes + 16], "little")
-            if not _is_placeholder(declared, held) or _is_empty(file, position, size):
+            if not is_placeholder(declared, held) or _is_empty(file, position, size):
                 return {}
             return {sizes: (size - 8).to_bytes(8, "little") + held.to_bytes(8, "little") + bytes(8)}
         if length or held < 1 or _is_empty(file, position, size):
@@ -93,10 +98,6 @@ def _of_caf(start: bytes, size: int) -> dict[int, bytes]:
             return {position + 4: held.to_bytes(8)} if length <= 0 and held > 4 else {}
         position += 12 + max(0, length)
     return {}
-
-
-def _is_placeholder(declared: int, held: int) -> bool:
-    return declared == 0 or (declared >= STREAMED_SIZE and held < declared // 2)
 
 
 def _is_empty(file: BinaryIO, position: int, size: int) -> bool:

@@ -1,11 +1,11 @@
 """Cleaned manifests: the rows without errors, and beside them a list of what was left out or corrected, and why."""
 
 import dataclasses
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from speechssl.data.fields import cells_as_line
 from speechssl.data.manifest import Utterance, write_atomically, write_manifest
 from speechssl.doctor.across import Checked
 from speechssl.doctor.check import Report
@@ -105,4 +105,4 @@ def _corrected(checked: Checked) -> Utterance:
 def _lines(checked: Checked, change: str, found: list[Finding]) -> Iterator[str]:
     for finding in found:
         cells = (checked.row.id, checked.row.path, change, finding.name, finding.message)
-        yield "\t".join(re.sub(r"[\t\r\n]+", " ", cell) for cell in cells)
+        yield cells_as_line(cells)

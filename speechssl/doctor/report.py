@@ -1,9 +1,9 @@
 """What the doctor found, for people (a summary) and for programs (a table)."""
 
-import re
 from collections import defaultdict
 from pathlib import Path
 
+from speechssl.data.fields import cells_as_line
 from speechssl.data.manifest import write_atomically
 from speechssl.doctor.check import Report
 from speechssl.doctor.findings import FINDINGS, Finding
@@ -39,5 +39,5 @@ def write_table(path: Path, report: Report) -> None:
     for finding in report.findings:
         value = "" if finding.value is None else f"{finding.value:.6g}"
         cells = (finding.id, finding.name, finding.severity, value, finding.message, report.names[finding.manifest])
-        lines.append("\t".join(re.sub(r"[\t\r\n]+", " ", cell) for cell in cells))
+        lines.append(cells_as_line(cells))
     write_atomically(path, "\n".join(lines) + "\n")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from speechssl.data.fields import lines_of
 from speechssl.data.pieces import WORD_START
 from speechssl.errors import CheckpointError
 from speechssl.interop.fairseq_settings import Settings
@@ -20,7 +21,7 @@ def dictionary_file(path: Path) -> list[str]:
         CheckpointError: it cannot be read, or a line of it is none of a dictionary.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # a sign may be any other end of a line
+        lines = lines_of(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     signs = [*SPECIALS]

@@ -9,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, ffmpeg_program
+from speechssl.data.fields import lines_of
 from speechssl.data.storage import is_url
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.archives import ARCHIVE_SUFFIXES, COMPRESSED_SUFFIXES
@@ -88,7 +89,7 @@ def _expand(source: str) -> Iterator[str]:
         yield source
         return
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = lines_of(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     for line in lines:
@@ -146,9 +147,6 @@ def _walk(folder: str, prefix: str, findings: Findings, wanted: _Wanted) -> None
             continue
         for entry in entries:
             name = prefix + entry.name
-            if not entry.is_dir() and (reason := no_data(name.removeprefix(below))) is not None:
-                findings.passed_over[reason] += 1
-                continue
             if entry.is_dir():
                 status = entry.stat()
                 place = (status.st_dev, status.st_ino)
@@ -156,6 +154,8 @@ def _walk(folder: str, prefix: str, findings: Findings, wanted: _Wanted) -> None
                     findings.passed_over["links to a folder above"] += 1
                 else:
                     stack.append((entry.path, f"{name}/", (*above, place)))
+            elif (reason := no_data(name.removeprefix(below))) is not None:
+                findings.passed_over[reason] += 1
             elif entry.is_file():
                 stamp = _stamp(entry.stat(), wanted) if wanted.stamped else ""
                 _sort_in(name, name, entry.path, stamp, findings, wanted)

@@ -104,6 +104,7 @@ def write_kaldi(folder: Path, manifest: Manifest) -> list[str]:
 
 _FILES = {"text": "text", "speaker": "utt2spk", "language": "utt2lang"}
 _SIDES = "reco2file_and_channel"
+_TABLE = r"[A-Za-z0-9_]+(\.scp|\.txt)?"  # names that Kaldi's scripts give to tables
 
 
 def _account(folder: Path) -> str:
@@ -114,14 +115,11 @@ def _account(folder: Path) -> str:
     return account(folder, taken, [name for name in tables if name not in (*places.values(), "spk2utt")])
 
 
-_TABLE = r"[A-Za-z0-9_]+(\.scp|\.txt)?"  # names that Kaldi's scripts give to tables
-
-
 def _sides(path: Path, recordings: Collection[str]) -> dict[str, int]:
     """Read the channel of each recording, counted from 0: from A, from 1, or from 0 where a 0 is among them."""
     sides = {}
     for key, (where, value) in (_table(path) if path.exists() else {}).items():
-        side = value.rpartition(" ")[2]
+        side = fields_of(value)[-1]
         if not re.fullmatch(r"[A-Z]|[0-9]{1,4}", side):
             raise ManifestError(
                 f"{where}: expected `recording file channel`, a channel such as A or 1, found {value!r}"

@@ -50,10 +50,8 @@ def read_table(
         raise ManifestError(f"{path}:{reader.line_num}: no table ({error})") from error
     header = list(reader.fieldnames or ())
     found = {ours: next((name for name in names if name in header), names[0]) for ours, names in (usual or {}).items()}
-    asked = columns
-    columns = {**found, **asked}
-    theirs = _named(columns, _COLUMNS + _SECONDS)
-    missing = [name for ours, name in theirs.items() if name not in header and (ours in asked or ours == "path")]
+    theirs = _named({**found, **columns}, _COLUMNS + _SECONDS)
+    missing = [name for ours, name in theirs.items() if name not in header and (ours in columns or ours == "path")]
     if missing:
         raise ManifestError(
             f"{path}:1: no column {', '.join(missing)}, found {', '.join(header)!r:.200}; say which is which with "

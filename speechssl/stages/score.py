@@ -105,10 +105,11 @@ def read_hypotheses(path: Path) -> dict[str, str]:
         return {key: str(row.get("pred_text", row.get("text", ""))) for key, row in rows.items()}
     if suffix == ".trn":
         return _read_trn(path)
-    if suffix in (".tsv", ".csv") or {"id", "path"} & {*_lines(path)[0].split("\t")}:
+    lines = [] if suffix in (".tsv", ".csv") else _lines(path)
+    if not lines or {"id", "path"} & {*lines[0].split("\t")}:
         return {key: columns.get("text", "") for key, columns in read_side_file(path).items()}
     found: dict[str, str] = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines, start=1):
         key, text = first_field(line)
         if key in found:
             raise ManifestError(f"{path}:{number}: {key} occurs twice; keep one of its rows")

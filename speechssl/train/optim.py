@@ -28,9 +28,7 @@ class OptimConfig:
     weight_decay: float = 0.01  # decoupled, as in fairseq's Adam
     schedule: Literal["polynomial", "tri_stage"] = "polynomial"
     warmup: float = 0.08  # share of all steps (fairseq: 32,000 of 400,000)
-    warmup_from_zero: bool = (
-        False  # the first update is at rate 0, as in fairseq, and not a step above; polynomial only
-    )
+    warmup_from_zero: bool = False  # the first update is at rate 0, as in fairseq, not a step above; polynomial only
     hold: float = 0.0  # share of all steps at the peak, tri_stage only
     init_scale: float = 0.01  # of the peak at step 0, tri_stage only
     final_scale: float = 0.05  # of the peak at the last step, tri_stage only

@@ -123,6 +123,7 @@ def kaldi(folder: Path, tables: dict[str, str]) -> Path:
         ({"segments": "u call 0 1 1\nv call 0.5 -1 0\nw call 0 1\nx call 0 1 -1\n"}, [1, 0, None, None]),
         ({"reco2file_and_channel": "A call A\nB call B\n"}, [0, 1]),
         ({"reco2file_and_channel": "A call 1\nB call 2\n"}, [0, 1]),
+        ({"reco2file_and_channel": "A\tcall\tA\nB\tcall\tB\n"}, [0, 1]),
         ({"reco2file_and_channel": "A call 0\nB call 1\n"}, [0, 1]),
         ({"reco2file_and_channel": "B call B\n"}, [None, 1]),
         ({"reco2file_and_channel": "A call A\nB call B\n", "segments": "u A 0 1\nv B 0 1\nw B 0 1 0\n"}, [0, 1, 0]),
