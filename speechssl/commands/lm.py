@@ -21,11 +21,10 @@ from speechssl.lm.kneser_ney import NGramConfig
 from speechssl.lm.lexicon import Lexicon
 from speechssl.lm.model import perplexity
 from speechssl.lm.texts import as_letters, read_sentences
-from speechssl.saved import SavedModel
 from speechssl.score.normalise import Normaliser, normalise
-from speechssl.stages.tuned import TuneConfig
 
-if TYPE_CHECKING:  # the module needs extras that the other commands run without
+if TYPE_CHECKING:  # the modules need extras, or torch, which the other commands run without
+    from speechssl.data.vocabulary import Vocabulary
     from speechssl.stages.tune import Point
 
 __all__ = ["build_command", "lexicon_command", "perplexity_command", "tune_command"]
@@ -54,7 +53,7 @@ def build_command(
     """Build an n-gram model, with interpolated modified Kneser-Ney smoothing."""
     values = {"order": order, "prune": _numbers(prune, int), "vocabulary": vocabulary}
     config = from_dict(values, NGramConfig, where="lm build")
-    policy = None if model is None else SavedModel.read(model).vocabulary().text.apply
+    policy = None if model is None else _vocabulary(model).text.apply
     built = build_model(texts, out, config, letters=letters, change=_change(normaliser) or policy)
     for n in built.fallbacks:
         print(
@@ -94,7 +93,7 @@ def lexicon_command(
 
     The texts are treated as those that the model was fine-tuned on, if no --normaliser is given.
     """
-    vocabulary = SavedModel.read(model).vocabulary()
+    vocabulary = _vocabulary(model)
     sentences = read_sentences(texts, change=_change(normaliser) or vocabulary.text.apply)
     lexicon, refused = Lexicon.from_sentences(sentences, vocabulary, min_count=min_count)
     lexicon.write(out)
@@ -124,6 +123,7 @@ def tune_command(
 ) -> None:
     """Choose the weights of a language model on a development set."""
     from speechssl.stages.tune import tune
+    from speechssl.stages.tuned import TuneConfig
 
     if flashlight and lexicon is None:
         raise ConfigError("lm tune: --flashlight needs a lexicon; make one with `speechssl lm lexicon`")
@@ -141,6 +141,12 @@ def tune_command(
         print(f"test  greedy          WER {found.greedy['test'][0]:.2%}  CER {found.greedy['test'][1]:.2%}")
         print(f"test  with these      WER {found.test[0]:.2%}  CER {found.test[1]:.2%}")
     print(f"{out}: tune.json, surface.tsv, surface.png")
+
+
+def _vocabulary(model: Path) -> "Vocabulary":
+    from speechssl.saved import SavedModel
+
+    return SavedModel.read(model).vocabulary()
 
 
 def _tell(point: "Point") -> None:

@@ -6,9 +6,6 @@ from typing import Annotated
 
 import typer
 
-from speechssl.stages.average import average, best_steps, last_steps
-from speechssl.stages.convert import FORMATS, convert, describe
-
 __all__ = ["average_command", "convert_command", "info_command"]
 
 
@@ -19,6 +16,8 @@ def average_command(
     last: Annotated[int | None, typer.Option(help="So many of the last checkpoints.")] = None,
 ) -> None:
     """Average checkpoints of a run into one model."""
+    from speechssl.stages.average import average, best_steps, last_steps
+
     if (best is None) == (last is None):
         raise typer.BadParameter("say which checkpoints: --best 3, or --last 3")
     steps = best_steps(run, best) if best is not None else last_steps(run, last or 0)
@@ -28,10 +27,14 @@ def average_command(
 def convert_command(
     source: Annotated[Path, typer.Argument(help="Model of any of these formats but onnx; it is recognised.")],
     target: Annotated[Path, typer.Argument(help="File or folder to write.")],
-    to: Annotated[str, typer.Option(help=f"Format to write: {', '.join(FORMATS)}.")],
+    to: Annotated[
+        str, typer.Option(help="Format to write: speechssl, transformers, fairseq2, torchaudio, fairseq, onnx.")
+    ],
     probe: Annotated[Path | None, typer.Option(help="Recording to compare on; made up if not given.")] = None,
 ) -> None:
     """Convert a model to another toolkit's format, and check the result by running it."""
+    from speechssl.stages.convert import FORMATS, convert
+
     converted = convert(source, target, to, probe=probe)
     for name, reason in converted.added.items():
         print(f"added    {name}: {reason}")
@@ -47,5 +50,7 @@ def convert_command(
 
 def info_command(model: Annotated[Path, typer.Argument(help="Model of any format that can be read.")]) -> None:
     """Say what a model is: method, size, layers, units, vocabulary, origin, fingerprint."""
+    from speechssl.stages.convert import describe
+
     for name, value in describe(model):
         print(f"{name:<14} {value}")

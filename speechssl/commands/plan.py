@@ -5,17 +5,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from speechssl.stages.budget import DEVICES, UTILISATION
-from speechssl.stages.plan import PlanRequest, make_plan, measured_plan
-from speechssl.stages.plan_text import describe_plan, write_recipe
-
 __all__ = ["plan_command"]
 
 
 def plan_command(
     hours: Annotated[float, typer.Option(help="Hours of unlabelled audio.")],
     days: Annotated[float, typer.Option(help="Days of training.")],
-    device: Annotated[str, typer.Option(help=f"cpu, {', '.join(DEVICES)}; any other with --rate.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, a100, h100, h200, l4, rtx3090, rtx4090; any other with --rate.")
+    ] = "cpu",
     memory: Annotated[float | None, typer.Option(help="GB of one device, if not all of it.")] = None,
     devices: Annotated[int, typer.Option(help="How many of them.")] = 1,
     method: Annotated[Literal["wav2vec2", "hubert"], typer.Option(help="wav2vec2 or hubert.")] = "wav2vec2",
@@ -24,11 +22,14 @@ def plan_command(
     ] = None,
     batch: Annotated[float | None, typer.Option(help="Seconds of audio an update; as published, if not given.")] = None,
     rate: Annotated[float | None, typer.Option(help="Audio-seconds a second of one device, measured.")] = None,
-    utilisation: Annotated[float, typer.Option(help="Assumed share of a spec sheet's peak rate.")] = UTILISATION,
+    utilisation: Annotated[float, typer.Option(help="Assumed share of a spec sheet's peak rate.")] = 0.1,
     measure: Annotated[bool, typer.Option(help="Measure the planned size on this machine's device.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Recipe to write for pretrain.")] = None,
 ) -> None:
     """Plan a pretraining run: size, batch, learning rate, and what published runs reached."""
+    from speechssl.stages.plan import PlanRequest, make_plan, measured_plan
+    from speechssl.stages.plan_text import describe_plan, write_recipe
+
     request = PlanRequest(
         hours=hours,
         days=days,

@@ -9,13 +9,6 @@ import typer
 
 from speechssl.commands.arguments import Root
 from speechssl.data.manifest import Manifest, read_manifest
-from speechssl.decoding.build import decoder_for
-from speechssl.decoding.grammar import Weights
-from speechssl.stages.align import align
-from speechssl.stages.emit import EmitConfig
-from speechssl.stages.stream import transcribe_stream
-from speechssl.stages.transcribe import files_as_manifest, transcribe
-from speechssl.stages.tuned import read_tuned
 from speechssl.transcripts.formats import SUFFIXES, write_transcripts
 from speechssl.transcripts.timed import Timed, Transcript
 
@@ -42,6 +35,13 @@ def transcribe_command(
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits: for GPUs.")] = False,
 ) -> None:
     """Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples or wav from stdin, word by word."""
+    from speechssl.decoding.build import decoder_for
+    from speechssl.decoding.grammar import Weights
+    from speechssl.stages.emit import EmitConfig
+    from speechssl.stages.stream import transcribe_stream
+    from speechssl.stages.transcribe import transcribe
+    from speechssl.stages.tuned import read_tuned
+
     if sources == [Path("-")]:
         found, skipped = [transcribe_stream(model, sys.stdin.buffer, tell=_print_word)], list[str]()
     else:
@@ -63,11 +63,15 @@ def align_command(
     skip: Annotated[bool, typer.Option(help="List and count what cannot be aligned instead of stopping.")] = False,
 ) -> None:
     """Find when each word and letter of known texts was said."""
+    from speechssl.stages.align import align
+
     found, skipped = align(model, read_manifest(manifest, root=root), skip=skip)
     _say_written(write_transcripts(out, found), found, skipped)
 
 
 def _listed(sources: Sequence[Path], root: Path | None) -> Manifest:
+    from speechssl.stages.transcribe import files_as_manifest
+
     lists = [path for path in sources if path.suffix.lower() in (".tsv", ".parquet")]
     if lists and len(sources) > 1:
         raise typer.BadParameter(

@@ -12,14 +12,15 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from speechssl.data.manifest import Manifest
 from speechssl.errors import LabelError
+
+if TYPE_CHECKING:  # torch takes seconds to import: converting labels goes without
+    from torch import Tensor
 
 __all__ = ["IMPORTED", "FrameLabels", "LabelSource", "join_labels", "parse_units", "read_labels", "write_labels"]
 
@@ -80,7 +81,7 @@ class FrameLabels:
             digest.update(units.astype(self.source.dtype, copy=False).tobytes())
         return digest.hexdigest()
 
-    def at_frames(self, utterance_id: str, *, start: int, num_frames: int, hop: int, window: int) -> Tensor:
+    def at_frames(self, utterance_id: str, *, start: int, num_frames: int, hop: int, window: int) -> "Tensor":
         """Return the label nearest to the centre of each frame of a crop.
 
         For BASE's 20 ms frames and 10 ms MFCC labels this is every second label, as in the reference. The reference
@@ -98,6 +99,8 @@ class FrameLabels:
         Returns:
             (num_frames,) int64.
         """
+        import torch
+
         units = self.units[utterance_id]
         centres = start + np.arange(num_frames) * hop + (window - self.source.window) / 2
         nearest = np.floor(centres / self.source.hop + 0.5).astype(np.int64).clip(0, len(units) - 1)

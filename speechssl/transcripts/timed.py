@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.vocabulary import BLANK, Vocabulary
+
+if TYPE_CHECKING:  # torch takes seconds to import: what is written of transcripts goes without
+    from torch import Tensor
 
 __all__ = ["Timed", "Token", "Transcript", "best_path", "tokens_of", "words_of"]
 
@@ -51,7 +53,7 @@ class Transcript:
         return sum(word.confidence for word in self.words) / len(self.words) if self.words else None
 
 
-def best_path(log_probs: Tensor) -> list[Token]:
+def best_path(log_probs: "Tensor") -> list[Token]:
     """Return the tokens of the most probable token of each frame: greedy decoding, with times.
 
     Args:

@@ -67,6 +67,36 @@ def test_the_help_of_score_names_the_groupings(capsys):
     assert ", ".join(GROUPINGS) in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_help_of_convert_names_the_formats(capsys):
+    from speechssl.__main__ import main
+    from speechssl.stages.convert import FORMATS
+
+    assert main(["convert", "--help"]) == 0
+    assert ", ".join(FORMATS) in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_of_plan_names_the_devices_and_their_utilisation(capsys):
+    from speechssl.__main__ import main
+    from speechssl.commands.plan import plan_command
+    from speechssl.stages.budget import DEVICES, UTILISATION
+
+    assert main(["plan", "--help"]) == 0
+    assert f"cpu, {', '.join(DEVICES)};" in " ".join(capsys.readouterr().out.split())
+    assert inspect.signature(plan_command).parameters["utilisation"].default == UTILISATION
+
+
+def test_no_command_s_help_needs_torch():
+    code = f"""
+import sys
+for name in ("torch", "torchaudio", "scipy"):
+    sys.modules[name] = None  # cannot be imported
+from speechssl.__main__ import main
+sys.exit([name for name in {[*ALL]} if main([*name.split(), "--help"])])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]", done.stderr
+
+
 _COUNTED = """
 import sys
 from speechssl.__main__ import main
