@@ -45,6 +45,7 @@ setup(
         "remote": ["fsspec>=2024.6", "aiohttp>=3.9", "s3fs>=2024.6"],  # audio at URLs
         "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.23"],  # manifest segment by a trained model
         "datasets": ["datasets>=4"],  # saved datasets of Hugging Face as manifests
+        "hub": ["huggingface_hub>=0.30"],  # models by name: hf://org/name
         "ray": ["ray>=2.9"],  # manifest build, check and segment on a cluster
         "wandb": ["wandb>=0.22"],  # train.log.wandb=PROJECT
         "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],  # to write ONNX and to run it

@@ -144,9 +144,9 @@ def tune_command(
 
 
 def _vocabulary(model: Path) -> "Vocabulary":
-    from speechssl.saved import SavedModel
+    from speechssl.interop.formats import read_saved
 
-    return SavedModel.read(model).vocabulary()
+    return read_saved(model).vocabulary()
 
 
 def _tell(point: "Point") -> None:

@@ -33,7 +33,8 @@ def convert_command(
     probe: Annotated[Path | None, typer.Option(help="Recording to compare on; made up if not given.")] = None,
 ) -> None:
     """Convert a model to another toolkit's format, and check the result by running it."""
-    from speechssl.stages.convert import FORMATS, convert
+    from speechssl.interop.formats import FORMATS
+    from speechssl.stages.convert import convert
 
     converted = convert(source, target, to, probe=probe)
     for name, reason in converted.added.items():

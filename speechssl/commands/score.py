@@ -57,9 +57,9 @@ def score_command(
         rows, notes = with_known_languages(rows, references)
         print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
     if model is not None:
-        from speechssl.saved import SavedModel
+        from speechssl.interop.formats import read_saved
 
-        speller = SavedModel.read(model).description.speller()
+        speller = read_saved(model).description.speller()
         rows = [dataclasses.replace(row, text=speller.reference(row.text)) for row in rows]
     paths = [hypotheses] if second is None else [hypotheses, second]
     systems = list(zip(paths, evaluate_systems(rows, [read_hypotheses(path) for path in paths], config), strict=True))

@@ -21,8 +21,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from speechssl.errors import CheckpointError
+from speechssl.interop.formats import read_saved
 from speechssl.model.encoder import Encoded
-from speechssl.saved import SavedModel
 
 __all__ = ["UpstreamExpert", "add_to_s3prl"]
 
@@ -47,7 +47,7 @@ class UpstreamExpert(nn.Module):
         super().__init__()
         if model_config is not None:
             raise CheckpointError(f"{model_config}: a model folder describes itself; give no model_config")
-        model = SavedModel.read(Path(ckpt))
+        model = read_saved(Path(ckpt))
         encoder = model.description.encoder
         transformer = dataclasses.replace(encoder.transformer, layer_drop=0.0)
         encoder = dataclasses.replace(encoder, transformer=transformer)

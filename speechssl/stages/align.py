@@ -10,8 +10,8 @@ from speechssl.data.manifest import Manifest
 from speechssl.data.vocabulary import BLANK, frames_needed
 from speechssl.errors import ManifestError, VocabularyError
 from speechssl.extras import import_torchaudio
+from speechssl.interop.formats import read_saved
 from speechssl.parallel import pick_device
-from speechssl.saved import SavedModel
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.transcripts.timed import Token, Transcript, tokens_of, words_of
 
@@ -36,7 +36,7 @@ def align(
         ManifestError: an utterance has no text.
         VocabularyError: a text holds letters that the model does not know, or needs more frames than there are.
     """
-    saved = SavedModel.read(run)
+    saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
     model.to(pick_device())
     encoder = model.encoder.config

@@ -17,8 +17,8 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.labels import FrameLabels, LabelSource, write_labels
 from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import ConfigError, LabelError
+from speechssl.interop.formats import read_saved
 from speechssl.parallel import Ranks, pick_device, start_ranks
-from speechssl.saved import SavedModel
 from speechssl.score.clusters import measure_units, read_phones
 from speechssl.stages.data import DataConfig, read_data, tell_left_out
 from speechssl.stages.features import (
@@ -114,7 +114,7 @@ def feature_source(config: ClusterConfig) -> FeatureSource:
     """
     if config.features != "layer" or config.checkpoint is None:
         return front_end("mfcc" if config.features == "layer" else config.features, config.data.audio, cmn=config.cmn)
-    saved = SavedModel.read(config.checkpoint)
+    saved = read_saved(config.checkpoint)
     return trunk(saved, known_layers([config.layer], saved), config.data, config.extract)
 
 

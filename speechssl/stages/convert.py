@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -18,32 +18,14 @@ from speechssl.data.writing import WritingConfig
 from speechssl.decoding.greedy import merged
 from speechssl.decoding.hypothesis import first_words
 from speechssl.errors import CheckpointError, ConfigError
-from speechssl.interop.fairseq import is_fairseq, read_fairseq, write_fairseq
-from speechssl.interop.fairseq2 import is_fairseq2, read_fairseq2, run_fairseq2, write_fairseq2
+from speechssl.interop.formats import FORMATS, read_model
 from speechssl.interop.names import Conversion
-from speechssl.interop.onnx import run_onnx, write_onnx
-from speechssl.interop.tokenizers import decode_transformers
-from speechssl.interop.torchaudio import is_torchaudio, read_torchaudio, run_torchaudio, write_torchaudio
-from speechssl.interop.transformers import is_transformers, read_transformers, run_transformers, write_transformers
 from speechssl.saved import Description, SavedModel
-from speechssl.train.checkpoint import DESCRIPTION, last_checkpoint, read_state, run_folder
+from speechssl.train.checkpoint import last_checkpoint, read_state
 
-__all__ = ["FORMATS", "Converted", "Format", "convert", "describe", "read_model"]
+__all__ = ["Converted", "convert", "describe"]
 
 TOLERANCE = 1e-4  # of outputs run by another toolkit, relative to the largest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """How models of one toolkit are recognised, read, written and run."""
-
-    is_one: Callable[[Path], bool] | None  # None where it can only be written
-    read: Callable[[Path], Conversion] | None
-    write: Callable[[SavedModel, Path], dict[str, str]]  # returns what was dropped, with reasons
-    run: Callable[[Path, Tensor], Tensor] | None  # by the toolkit's own code; None where it cannot be installed
-    package: str = ""  # that `run` and `decode` need
-    decode: Callable[[Path, Sequence[int]], str] | None = None  # token ids to a text, by the toolkit's own tokenizer
-    keeps: tuple[str, ...] = ()  # which it tells from letters, of phones and pieces; writing: how tokens are written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,21 +77,6 @@ def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -
         added=read.added | unread,
         differences=differences,
     )
-
-
-def read_model(source: Path) -> tuple[Conversion, str]:
-    """Read a model of any format; return it with the name of its format.
-
-    Raises:
-        CheckpointError: no format recognises it, or the one that does refuses it.
-    """
-    if not source.exists():
-        raise CheckpointError(f"{source}: no such file or folder; name a model")
-    for name, format_ in FORMATS.items():
-        if format_.is_one is not None and format_.read is not None and format_.is_one(source):
-            return format_.read(source), name
-    readable = ", ".join(name for name, format_ in FORMATS.items() if format_.read)
-    raise CheckpointError(f"{source}: is no model that this toolkit reads; expected one of {readable}")
 
 
 def describe(source: Path) -> list[tuple[str, str]]:
@@ -290,39 +257,3 @@ def _move(folder: Path, target: Path) -> None:
             raise CheckpointError(f"{target.with_name(path.name)}: exists already; convert into an empty folder")
     for path in [*beside, folder / target.name]:
         path.rename(target.with_name(path.name))
-
-
-def _is_ours(path: Path) -> bool:
-    return (run_folder(path) / DESCRIPTION).exists()
-
-
-def _write_ours(model: SavedModel, target: Path) -> dict[str, str]:
-    model.write(target)
-    return {}
-
-
-FORMATS = {  # asked in this order whether a file is theirs
-    "speechssl": Format(
-        is_one=_is_ours,
-        read=lambda path: Conversion(model=SavedModel.read(path)),
-        write=_write_ours,
-        run=None,
-    ),
-    "transformers": Format(
-        is_one=is_transformers,
-        read=read_transformers,
-        write=write_transformers,
-        run=run_transformers,
-        package="transformers",
-        decode=decode_transformers,
-        keeps=("phones", "writing"),
-    ),
-    "fairseq2": Format(
-        is_one=is_fairseq2, read=read_fairseq2, write=write_fairseq2, run=run_fairseq2, package="fairseq2"
-    ),
-    "torchaudio": Format(
-        is_one=is_torchaudio, read=read_torchaudio, write=write_torchaudio, run=run_torchaudio, package="torchaudio"
-    ),
-    "fairseq": Format(is_one=is_fairseq, read=read_fairseq, write=write_fairseq, run=None, keeps=("phones", "pieces")),
-    "onnx": Format(is_one=None, read=None, write=write_onnx, run=run_onnx, package="onnxruntime"),
-}

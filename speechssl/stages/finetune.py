@@ -16,10 +16,11 @@ from speechssl.data.manifest import Manifest
 from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Letters, UnitsConfig
 from speechssl.errors import ConfigError, ManifestError
+from speechssl.interop.formats import read_saved
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.parallel import start_ranks
-from speechssl.saved import Description, SavedModel, describe_model
+from speechssl.saved import Description, describe_model
 from speechssl.stages.average import average_best
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.stages.dev_scores import DevSet
@@ -96,7 +97,7 @@ def finetune(config: FinetuneConfig) -> Path:
 
 def finetuning_task(config: FinetuneConfig, *, say: bool = False) -> Task:
     """Prepare model and data; `say` prints what is worth knowing of the texts."""
-    start = SavedModel.read(config.checkpoint)
+    start = read_saved(config.checkpoint)
     manifest, dev = read_data(config.data), read_data(config.dev) if config.dev else None
     found = _look(config, manifest, dev, start.description.encoder)
     if say:
@@ -149,7 +150,7 @@ def check_texts(config: FinetuneConfig) -> Preflight:
         SpeechSSLError: data or checkpoint of the recipe cannot be read.
     """
     manifest, dev = read_data(config.data), read_data(config.dev) if config.dev else None
-    start = SavedModel.read(config.checkpoint)
+    start = read_saved(config.checkpoint)
     found = _look(config, manifest, dev, start.description.encoder)
     rows = found.usable(manifest).utterances
     try:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from speechssl.data.fields import lines_of
 from speechssl.data.manifest import write_atomically
 from speechssl.errors import ConfigError, LabelError, StoppedError, TrainingError
-from speechssl.saved import SavedModel
+from speechssl.interop.formats import read_saved
 from speechssl.stages.cluster import ClusterConfig, cluster
 from speechssl.stages.iterations import CHOOSABLE, HubertConfig, resolve
 from speechssl.stages.pretrain import PretrainConfig, pretrain
@@ -46,7 +46,7 @@ def hubert(config: HubertConfig) -> Path:
 
 def _hubert(config: HubertConfig) -> Path:
     record = RunRecord(config.out, redo=config.redo)
-    model = None if config.checkpoint is None else SavedModel.read(config.checkpoint).fingerprint()
+    model = None if config.checkpoint is None else read_saved(config.checkpoint).fingerprint()
     used: list[ClusterConfig] = []
     for iteration in resolve(config):
         units, valid_units = iteration.units, iteration.valid_units
@@ -138,7 +138,7 @@ def _launch(stage: Literal["cluster", "pretrain"], config: ClusterConfig | Pretr
 
 
 def _fingerprint(run: Path) -> dict[str, str]:
-    saved = SavedModel.read(run)
+    saved = read_saved(run)
     return {saved.name: saved.fingerprint()}
 
 

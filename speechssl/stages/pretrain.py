@@ -16,6 +16,7 @@ from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.labels import FrameLabels, join_labels, read_labels
 from speechssl.data.manifest import Manifest
 from speechssl.errors import CheckpointError, ConfigError, LabelError, ManifestError
+from speechssl.interop.formats import read_saved
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel
@@ -79,7 +80,7 @@ def pretraining_task(config: PretrainConfig) -> Task:
     streams = read_streams(config.labels)
     labels = [*streams.values()]
     manifest = _labelled(config.data, streams)
-    start = None if config.checkpoint is None else SavedModel.read(config.checkpoint)
+    start = None if config.checkpoint is None else read_saved(config.checkpoint)
     data = like_training(config.data, start.description.audio, where=start.name) if start else config.data
     description = _describe(config, data, start, labels)
     encoder = description.encoder

@@ -14,8 +14,8 @@ from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.dataset import read_utterance
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.interop.formats import read_saved
 from speechssl.parallel import pick_device
-from speechssl.saved import SavedModel
 from speechssl.score.evaluate import Evaluation, Reference
 from speechssl.score.intervals import Difference
 from speechssl.score.page import PathToken, Recording, Report, System, write_score_page
@@ -202,7 +202,7 @@ def _notes(sounds: _Sounds, wanted: int, config: PageConfig) -> list[str]:
 
 def _paths(run: Path, manifest: Manifest) -> tuple[dict[str, list[PathToken]], float, list[str]]:
     """Return a model's best tokens by id, its frames a second, and the reasons of what was left out."""
-    saved = SavedModel.read(run)
+    saved = read_saved(run)
     model, vocabulary = saved.recogniser()
     model.to(pick_device())
     skipped: list[str] = []

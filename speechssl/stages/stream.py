@@ -14,10 +14,10 @@ from speechssl.data.batching import Example, collate
 from speechssl.data.piped import Samples, samples_of
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.errors import AudioError, ConfigError
+from speechssl.interop.formats import read_saved
 from speechssl.model.conv import frame_count
 from speechssl.objective.ctc import CTCModel
 from speechssl.parallel import pick_device
-from speechssl.saved import SavedModel
 from speechssl.transcripts.timed import Timed, Transcript, best_path, words_of
 
 __all__ = ["StreamConfig", "stream", "transcribe_stream"]
@@ -58,7 +58,7 @@ def transcribe_stream(
         CheckpointError: the model is not fine-tuned, or cannot be read.
     """
     samples = samples_of(source)
-    saved = SavedModel.read(run)
+    saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
     model.to(pick_device())
     words = []

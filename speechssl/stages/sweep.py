@@ -20,8 +20,8 @@ from torch import Tensor
 from speechssl.config import configuration
 from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import ConfigError, LabelError
+from speechssl.interop.formats import read_saved
 from speechssl.parallel import Ranks, pick_device
-from speechssl.saved import SavedModel
 from speechssl.score.alignments import Interval, read_phones
 from speechssl.score.clusters import FeatureSpread, UnitQuality, UnitTally
 from speechssl.stages.data import DataConfig, read_data, tell_left_out
@@ -169,7 +169,7 @@ def _sources(config: SweepConfig) -> Iterator[tuple[Kind, FeatureSource]]:
         yield "baseline", front_end(name, config.data.audio, cmn=config.cmn)
     if config.checkpoint is None:
         return
-    saved = SavedModel.read(config.checkpoint)
+    saved = read_saved(config.checkpoint)
     layers = known_layers(config.layers, saved)
     if config.random_weights:
         yield "random", trunk(saved, layers, config.data, config.extract, untrained_seed=config.seed)

@@ -10,8 +10,8 @@ from speechssl.data.audio import read_header
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
 from speechssl.errors import ManifestError
+from speechssl.interop.formats import read_saved
 from speechssl.parallel import pick_device
-from speechssl.saved import SavedModel
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.transcripts.timed import Transcript, words_of
 
@@ -38,7 +38,7 @@ def transcribe(
     Returns:
         Transcripts in the manifest's order, and the reasons of what was left out.
     """
-    saved = SavedModel.read(run)
+    saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
     decode = build_decoder(decoder or Greedy(), vocabulary).decode
     model.to(pick_device())

@@ -23,6 +23,7 @@ from speechssl.data.vocabulary import Vocabulary
 from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
 from speechssl.decoding.grammar import Weights
 from speechssl.errors import ConfigError
+from speechssl.interop.formats import read_saved
 from speechssl.lm.arpa import read_arpa
 from speechssl.lm.model import NGramModel
 from speechssl.parallel import pick_device
@@ -81,7 +82,7 @@ def tune(
         raise ConfigError(
             f"{len(shared)} utterances are in dev and in test, {min(shared)} for one; keep test untouched"
         )
-    saved = SavedModel.read(run)
+    saved = read_saved(run)
     vocabulary = saved.vocabulary()
     heard = kept_emissions(saved, dev, out / "dev.safetensors")
     points, best = _search(heard, _texts(dev, vocabulary), vocabulary, config, progress)

@@ -69,7 +69,7 @@ def test_the_help_of_score_names_the_groupings(capsys):
 
 def test_the_help_of_convert_names_the_formats(capsys):
     from speechssl.__main__ import main
-    from speechssl.stages.convert import FORMATS
+    from speechssl.interop.formats import FORMATS
 
     assert main(["convert", "--help"]) == 0
     assert ", ".join(FORMATS) in " ".join(capsys.readouterr().out.split())

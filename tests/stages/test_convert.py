@@ -13,10 +13,11 @@ from speechssl.data.manifest import read_manifest
 from speechssl.data.texts import TextConfig
 from speechssl.data.writing import WritingConfig
 from speechssl.errors import CheckpointError
+from speechssl.interop.formats import FORMATS, read_model
 from speechssl.interop.names import Conversion
 from speechssl.saved import SavedModel
 from speechssl.stages import convert as module
-from speechssl.stages.convert import FORMATS, convert, read_model
+from speechssl.stages.convert import convert
 from speechssl.stages.transcribe import transcribe
 
 TARGETS = {"fairseq": "model.pt", "torchaudio": "model.pt", "onnx": "model.onnx"}
