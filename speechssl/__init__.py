@@ -1,3 +1,65 @@
-"""Speech self-supervised representation learning: wav2vec 2.0 and HuBERT on one trunk, CTC fine-tuning, WER."""
+"""Speech self-supervised representation learning: wav2vec 2.0 and HuBERT on one trunk, CTC fine-tuning, WER.
+
+    import speechssl
+
+    model = speechssl.load("runs/mine/asr")
+    features = model.features("speech.wav", layers=6).values
+    text = model.transcribe("speech.wav").text
+
+Names are imported when they are first used: `import speechssl` costs nothing, and what needs an extra says so then.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.2.0"
+
+_NAMES = {  # module of each public name, below this package; `__init__.pyi` says the same to type checkers
+    "AudioConfig": "data.audio",
+    "BatchConfig": "data.batching",
+    "CTCConfig": "objective.ctc",
+    "ClusterConfig": "stages.cluster",
+    "ContrastiveConfig": "objective.contrastive",
+    "DataConfig": "stages.data",
+    "Encoder": "inference.models",
+    "EncoderConfig": "model.encoder",
+    "Features": "inference.frames",
+    "FinetuneConfig": "stages.finetune",
+    "KMeans": "units.kmeans",
+    "LogProbs": "inference.frames",
+    "Manifest": "data.manifest",
+    "MaskedPredictionConfig": "objective.masked_prediction",
+    "OptimConfig": "train.optim",
+    "PretrainConfig": "stages.pretrain",
+    "Pretrained": "inference.models",
+    "Recogniser": "inference.models",
+    "SpeechEncoder": "model.encoder",
+    "SpeechSSLError": "errors",
+    "Timed": "transcripts.timed",
+    "TrainConfig": "train.learner",
+    "Transcript": "transcripts.timed",
+    "Units": "inference.frames",
+    "Utterance": "data.manifest",
+    "cluster": "stages.cluster",
+    "finetune": "stages.finetune",
+    "fit": "train.loop",
+    "load": "inference.load",
+    "pretrain": "stages.pretrain",
+    "read_manifest": "data.manifest",
+    "write_manifest": "data.manifest",
+}
+
+__all__ = [*_NAMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name."""
+    if name not in _NAMES:
+        raise AttributeError(f"module 'speechssl' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"speechssl.{_NAMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -128,7 +128,7 @@ class SavedModel:
     name: str  # folder and checkpoint, for messages
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path | str) -> Self:
         """Read a model folder, a run folder (its best step, or its last) or one of its steps.
 
         Adapters are merged into the projections they sit on: what is read has none.
@@ -136,6 +136,7 @@ class SavedModel:
         Raises:
             CheckpointError: no model is there, or a file of it is broken.
         """
+        path = Path(path)
         folder = run_folder(path)
         if not (folder / DESCRIPTION).exists():
             raise CheckpointError(

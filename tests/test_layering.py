@@ -20,7 +20,7 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"saved", "decoding"},
     {"interop"},
     {"stages"},
-    {"report", "plot", "runs"},
+    {"report", "plot", "runs", "inference"},
     {"commands"},
     {"__main__"},
 )

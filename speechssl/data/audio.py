@@ -40,6 +40,7 @@ __all__ = [
     "Segment",
     "bytes_of",
     "normalize_waveform",
+    "prepare_samples",
     "read_audio",
     "read_header",
     "source_of",
@@ -201,6 +202,38 @@ def read_audio(
         waveform = _resampler(rate)(waveform)[start - first * SAMPLE_RATE // rate :]
     if num_samples is not None:
         waveform = waveform[:num_samples]
+    if config.normalize:
+        normalize_waveform(waveform)
+    return waveform
+
+
+def prepare_samples(
+    samples: NDArray[np.float32], rate: int, config: AudioConfig, *, where: str, channel: int | None = None
+) -> "Tensor":
+    """Make of samples in memory what `read_audio` makes of a whole file that holds them.
+
+    Args:
+        samples: (time, channels), of full scale 1.
+        rate: in Hz.
+        config: what to do with other rates and channel counts.
+        where: the samples come from, for errors.
+        channel: the one that is heard; None for what `config` makes of all.
+
+    Returns:
+        (time,) float32 at 16 kHz, which shares no memory with `samples`.
+
+    Raises:
+        AudioError: they are refused by `config`, silent or not finite.
+    """
+    import torch
+
+    header = AudioHeader(num_samples=len(samples), sample_rate=rate, channels=samples.shape[1])
+    _check_header(where, header, config, channel=channel, whole=True)
+    mono = _one_channel(where, samples, config, channel)
+    _check_samples(where, mono, header, whole=True)
+    waveform = torch.from_numpy(np.array(mono))
+    if rate != SAMPLE_RATE:
+        waveform = _resampler(rate)(waveform)
     if config.normalize:
         normalize_waveform(waveform)
     return waveform
@@ -372,7 +405,7 @@ def _check_length(place: Place, header: AudioHeader, segment: Segment | None, ex
 
 
 def _one_channel(
-    place: Place, samples: NDArray[np.float32], config: AudioConfig, channel: int | None
+    place: Place | str, samples: NDArray[np.float32], config: AudioConfig, channel: int | None
 ) -> NDArray[np.float32]:
     """Return (time,) of (time, channels): the one that is named, or what `config` makes of all."""
     if channel is not None:
@@ -389,7 +422,9 @@ def _one_channel(
     return mono
 
 
-def _check_header(place: Place, header: AudioHeader, config: AudioConfig, *, channel: int | None, whole: bool) -> None:
+def _check_header(
+    place: Place | str, header: AudioHeader, config: AudioConfig, *, channel: int | None, whole: bool
+) -> None:
     if header.sample_rate < config.min_sample_rate:
         raise AudioError(
             f"{place}: audio is {header.sample_rate} Hz, expected at least {config.min_sample_rate}; "
@@ -415,7 +450,7 @@ def _check_header(place: Place, header: AudioHeader, config: AudioConfig, *, cha
         )
 
 
-def _check_samples(place: Place, samples: NDArray[np.float32], header: AudioHeader, *, whole: bool) -> None:
+def _check_samples(place: Place | str, samples: NDArray[np.float32], header: AudioHeader, *, whole: bool) -> None:
     if whole and len(samples) < header.num_samples:
         raise AudioError(
             f"{place}: truncated: {len(samples)} of {header.num_samples} samples could be decoded; copy it again"

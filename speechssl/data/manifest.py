@@ -107,7 +107,7 @@ class Manifest:
         return utterance.path if is_url(utterance.path) else str((self.root / utterance.path).resolve())
 
 
-def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
+def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manifest:
     """Read a manifest of ours, or a fairseq one (told apart by the header line).
 
     Args:
@@ -117,6 +117,7 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     Raises:
         ManifestError: missing, empty, without the required columns, or with a row that does not parse.
     """
+    path, root = Path(path), None if root is None else Path(root)
     if path.suffix.lower() == PARQUET:
         from speechssl.data.parquet import ParquetRows  # knows `Utterance`
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, normalize_waveform, read_audio
+from speechssl.data.audio import SAMPLE_RATE, AudioConfig, normalize_waveform, prepare_samples, read_audio
+from speechssl.data.given import Given
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.pcm import PcmReader, read_pcm, to_float
 
@@ -37,9 +38,13 @@ def read_utterance(
     Raises:
         AudioError: it cannot be read, or is not as the manifest says.
     """
-    waveform = _read_usual(manifest, row, config, start=start, num_samples=num_samples, read=read, out=out)
-    if waveform is not None:
-        return waveform
+    if isinstance(manifest, Given) and row.id in manifest.samples:
+        samples = manifest.samples[row.id]
+        waveform = prepare_samples(samples, row.sample_rate, config, where=row.path, channel=row.channel)
+        return waveform[start : None if num_samples is None else start + num_samples]
+    usual = _read_usual(manifest, row, config, start=start, num_samples=num_samples, read=read, out=out)
+    if usual is not None:
+        return usual
     return read_audio(
         manifest.place(row),
         config,

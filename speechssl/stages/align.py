@@ -6,16 +6,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from speechssl.data.audio import AudioConfig
 from speechssl.data.manifest import Manifest
-from speechssl.data.vocabulary import BLANK, frames_needed
+from speechssl.data.vocabulary import BLANK, Vocabulary, frames_needed
 from speechssl.errors import ManifestError, VocabularyError
 from speechssl.extras import import_torchaudio
 from speechssl.interop.formats import read_saved
+from speechssl.objective.ctc import CTCModel
 from speechssl.parallel import pick_device
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.transcripts.timed import Token, Transcript, tokens_of, words_of
 
-__all__ = ["align"]
+__all__ = ["align", "align_by"]
 
 
 def align(
@@ -39,6 +41,32 @@ def align(
     saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
     model.to(pick_device())
+    return align_by(model, vocabulary, manifest, saved.description.audio, config, skip=skip)
+
+
+def align_by(
+    model: CTCModel,
+    vocabulary: Vocabulary,
+    manifest: Manifest,
+    audio: AudioConfig,
+    config: EmitConfig | None = None,
+    *,
+    skip: bool = False,
+) -> tuple[list[Transcript], list[str]]:
+    """Find the most probable times of the texts of a manifest with a model in memory, as `align` does.
+
+    Args:
+        model: in evaluation mode, on the device where it is to work.
+        vocabulary: of the model.
+        manifest: utterances with their texts.
+        audio: how the model's audio is read.
+        config: how speech goes through the model; None for the defaults.
+        skip: leave out utterances that cannot be read or aligned instead of raising.
+
+    Raises:
+        ManifestError: an utterance has no text.
+        VocabularyError: as `align`.
+    """
     encoder = model.encoder.config
     untranscribed = [row.id for row in manifest.utterances if not row.text]
     if untranscribed:
@@ -49,7 +77,6 @@ def align(
     rows = {row.id: row for row in manifest.utterances}
     found: dict[str, Transcript] = {}
     skipped: list[str] = []
-    audio = saved.description.audio
     emitted = emissions(model, manifest, audio, config or EmitConfig(), skipped=skipped if skip else None)
     for key, log_probs in emitted:
         row = rows[key]

@@ -13,10 +13,9 @@ from typing import Literal
 from torch import Tensor
 
 from speechssl.config import configuration
-from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.labels import FrameLabels, LabelSource, write_labels
 from speechssl.data.manifest import Manifest, write_atomically
-from speechssl.errors import ConfigError, LabelError
+from speechssl.errors import ConfigError
 from speechssl.interop.formats import read_saved
 from speechssl.parallel import Ranks, pick_device, start_ranks
 from speechssl.score.clusters import measure_units, read_phones
@@ -25,6 +24,7 @@ from speechssl.stages.features import (
     ExtractConfig,
     FeatureSource,
     Piece,
+    check_fitted_on,
     draw_hours,
     extract,
     fit_kmeans,
@@ -125,11 +125,11 @@ def _centroids(config: ClusterConfig, manifest: Manifest, source: FeatureSource,
         _fit(config, manifest, source, ranks, path)
     elif not path.exists() and ranks.is_first:
         given = KMeans.load(config.kmeans or path)
-        _check_features(given, source, where=config.kmeans or path)
+        check_fitted_on(given, source, where=config.kmeans or path)
         given.save(path)
     ranks.wait()
     kmeans = KMeans.load(path)
-    _check_features(kmeans, source, where=path)
+    check_fitted_on(kmeans, source, where=path)
     kmeans.device = str(pick_device())
     return kmeans
 
@@ -149,24 +149,6 @@ def _fit(config: ClusterConfig, manifest: Manifest, source: FeatureSource, ranks
             n_clusters=config.clusters, max_iter=config.iterations, standardise=config.standardise, seed=config.seed
         )
         fit_kmeans(frames, kmeans, provenance(source, source.layers[0], chosen)).save(path)
-
-
-def _check_features(kmeans: KMeans, source: FeatureSource, *, where: Path) -> None:
-    """Compare what centroids were fitted on with what is to be labelled.
-
-    Raises:
-        LabelError: other features.
-    """
-    about, layer = kmeans.provenance_, source.layers[0]
-    found = {"dim": kmeans.cluster_centers_.shape[1], "frames a second": about.frames_per_second} | about.settings
-    expected = {"dim": source.dim, "frames a second": SAMPLE_RATE / source.hop} | source.about(layer)
-    differ = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
-    if differ:
-        changes = ", ".join(f"{name} was {found.get(name)!r}, is {expected.get(name)!r}" for name in differ)
-        raise LabelError(
-            f"{where}: fitted on {about.source or 'unknown features'}, this recipe makes {source.title(layer)} "
-            f"({changes}); use the features and the checkpoint it was fitted on, or fit anew in another out"
-        )
 
 
 def _label(

@@ -17,7 +17,7 @@ from speechssl.data.rows import Joined, Rows
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.train.runlog import progress_bar
 
-__all__ = ["DataConfig", "like_training", "read_data", "read_waveforms", "tell_left_out"]
+__all__ = ["DataConfig", "like_training", "read_data", "read_waveform", "read_waveforms", "tell_left_out"]
 
 
 @configuration
@@ -91,18 +91,28 @@ def read_waveforms(
     with progress_bar(title, len(rows)) as (bar, task):
         for row in bar.track(rows, task_id=task):
             try:
-                waveform = read_utterance(manifest, row, audio)
-                if len(waveform) < window:
-                    raise AudioError(
-                        f"{manifest.place(row)}: {len(waveform)} samples at {SAMPLE_RATE} Hz, expected at least "
-                        f"{window} (one feature frame); remove the utterance"
-                    )
+                waveform = read_waveform(manifest, row, audio=audio, window=window)
             except AudioError as error:
                 if config.bad_audio == "stop":
                     raise
                 bar.console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
                 continue
             yield row, waveform
+
+
+def read_waveform(manifest: Manifest, row: Utterance, *, audio: AudioConfig, window: int) -> Tensor:
+    """Read one utterance whole: (time,) float32 at 16 kHz.
+
+    Raises:
+        AudioError: it cannot be used, or is shorter than the `window` samples that one feature frame looks at.
+    """
+    waveform = read_utterance(manifest, row, audio)
+    if len(waveform) < window:
+        raise AudioError(
+            f"{manifest.place(row)}: {len(waveform)} samples at {SAMPLE_RATE} Hz, expected at least "
+            f"{window} (one feature frame); remove the utterance"
+        )
+    return waveform
 
 
 def tell_left_out(utterances: Sequence[str], reason: str) -> None:

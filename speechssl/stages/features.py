@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -31,11 +32,15 @@ __all__ = [
     "ExtractConfig",
     "FeatureSource",
     "Piece",
+    "check_fitted_on",
     "draw_hours",
     "extract",
     "fit_kmeans",
     "front_end",
+    "in_batches",
     "known_layers",
+    "layers_of",
+    "pieces_of",
     "provenance",
     "trunk",
 ]
@@ -172,9 +177,30 @@ def trunk(
             torch.manual_seed(untrained_seed)
             encoder = SpeechEncoder(saved.description.encoder).eval()
         name, settings = "random weights", {"seed": untrained_seed}
-    settings |= {"bfloat16": True} if config.bfloat16 else {}
-    device = pick_device()
-    encoder.to(device)
+    return layers_of(encoder.to(pick_device()), layers, audio, config, name=name, settings=settings)
+
+
+def layers_of(
+    encoder: SpeechEncoder,
+    layers: tuple[int, ...],
+    audio: AudioConfig,
+    config: ExtractConfig,
+    *,
+    name: str,
+    settings: dict[str, str | int],
+) -> FeatureSource:
+    """Return layers of a trunk, which is in evaluation mode, on the device where it is.
+
+    Args:
+        encoder: the trunk.
+        layers: wanted, counted from 1.
+        audio: how its audio is read.
+        config: how it goes through the trunk.
+        name: of the model, for people.
+        settings: that tell its features from others.
+    """
+    settings = settings | ({"bfloat16": True} if config.bfloat16 else {})
+    device = encoder.mask_vector.device
     batch_s = config.batch_s if config.batch_s is not None else (0.0 if device.type == "cpu" else 200.0)
     hop, window = encoder.config.hop, encoder.config.window
     longest = max(window, int(config.window_s * SAMPLE_RATE))
@@ -225,9 +251,19 @@ def extract(
     Raises:
         AudioError: a file cannot be used.
     """
-    if source.batch:
-        rows = sorted(rows, key=lambda row: row.num_samples_16k, reverse=True)
-    read = read_waveforms(data, manifest, rows, audio=source.audio, window=source.window, title=title)
+    rows = in_batches(source, rows)
+    yield from pieces_of(
+        source, read_waveforms(data, manifest, rows, audio=source.audio, window=source.window, title=title)
+    )
+
+
+def in_batches(source: FeatureSource, rows: Sequence[Utterance]) -> Sequence[Utterance]:
+    """Return utterances in the order in which a source wants them: longest first, where it takes several at a time."""
+    return sorted(rows, key=lambda row: row.num_samples_16k, reverse=True) if source.batch else rows
+
+
+def pieces_of(source: FeatureSource, read: Iterable[tuple[Utterance, Tensor]]) -> Iterator[Piece]:
+    """Yield the features of utterances with their (time,) waveforms; the pieces of one follow each other."""
     for batch in _batches(read, source):
         waveforms = [waveform for _, waveform in batch]
         starts = [0] * len(batch)
@@ -259,6 +295,24 @@ def provenance(source: FeatureSource, layer: int, chosen: Sequence[Utterance]) -
         frames_per_second=SAMPLE_RATE / source.hop,
         audio={"utterances": len(chosen), "hours": round(hours, 4), "ids": ids},
     )
+
+
+def check_fitted_on(kmeans: KMeans, source: FeatureSource, *, where: Path | str) -> None:
+    """Compare what centroids were fitted on with what is to be labelled.
+
+    Raises:
+        LabelError: other features.
+    """
+    about, layer = kmeans.provenance_, source.layers[0]
+    found = {"dim": kmeans.cluster_centers_.shape[1], "frames a second": about.frames_per_second} | about.settings
+    expected = {"dim": source.dim, "frames a second": SAMPLE_RATE / source.hop} | source.about(layer)
+    differ = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
+    if differ:
+        changes = ", ".join(f"{name} was {found.get(name)!r}, is {expected.get(name)!r}" for name in differ)
+        raise LabelError(
+            f"{where}: fitted on {about.source or 'unknown features'}, these are {source.title(layer)} "
+            f"({changes}); use the features and the checkpoint it was fitted on, or fit anew elsewhere"
+        )
 
 
 def fit_kmeans(frames: Tensor, kmeans: KMeans, about: Provenance) -> KMeans:

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import torch
 
-from speechssl.data.audio import read_header
+from speechssl.data.audio import AudioConfig, read_header
 from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.vocabulary import Vocabulary
 from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
 from speechssl.errors import ManifestError
 from speechssl.interop.formats import read_saved
+from speechssl.objective.ctc import CTCModel
 from speechssl.parallel import pick_device
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.transcripts.timed import Transcript, words_of
 
-__all__ = ["files_as_manifest", "transcribe"]
+__all__ = ["files_as_manifest", "transcribe", "transcribe_by"]
 
 
 def transcribe(
@@ -40,19 +42,38 @@ def transcribe(
     """
     saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
-    decode = build_decoder(decoder or Greedy(), vocabulary).decode
     model.to(pick_device())
+    audio = saved.description.audio
+    return transcribe_by(model, vocabulary, manifest, audio, config, decoder=decoder, skip_bad_audio=skip_bad_audio)
+
+
+def transcribe_by(
+    model: CTCModel,
+    vocabulary: Vocabulary,
+    manifest: Manifest,
+    audio: AudioConfig,
+    config: EmitConfig | None = None,
+    *,
+    decoder: Greedy | Beam | WithLexicon | Flashlight | None = None,
+    skip_bad_audio: bool = False,
+) -> tuple[list[Transcript], list[str]]:
+    """Transcribe every utterance of a manifest with a model in memory, as `transcribe` does.
+
+    Args:
+        model: in evaluation mode, on the device where it is to work.
+        vocabulary: of the model.
+        manifest: what to transcribe.
+        audio: how the model's audio is read.
+        config: how speech goes through the model; None for the defaults.
+        decoder: what makes texts of it; None for the likeliest token of each frame.
+        skip_bad_audio: leave out files that cannot be used instead of raising.
+    """
+    decode = build_decoder(decoder or Greedy(), vocabulary).decode
     encoder = model.encoder.config
     rows = {row.id: row for row in manifest.utterances}
     skipped: list[str] = []
     found: dict[str, Transcript] = {}
-    emitted = emissions(
-        model,
-        manifest,
-        saved.description.audio,
-        config or EmitConfig(),
-        skipped=skipped if skip_bad_audio else None,
-    )
+    emitted = emissions(model, manifest, audio, config or EmitConfig(), skipped=skipped if skip_bad_audio else None)
     for key, log_probs in emitted:
         (hypotheses,) = decode(log_probs[None], torch.tensor([len(log_probs)]))
         best = hypotheses[0]

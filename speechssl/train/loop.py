@@ -11,7 +11,7 @@ from torch import nn
 
 from speechssl.data.batching import Batch
 from speechssl.errors import TrainingError
-from speechssl.parallel import Ranks
+from speechssl.parallel import Ranks, start_ranks
 from speechssl.train.checkpoint import (
     TrainState,
     check_same_run,
@@ -44,11 +44,11 @@ def fit(
     batches_from: BatchesFrom,
     *,
     out: Path,
-    seed: int,
-    optim: OptimConfig,
-    config: TrainConfig,
-    ranks: Ranks,
-    title: str,
+    seed: int = 0,
+    optim: OptimConfig | None = None,
+    config: TrainConfig | None = None,
+    ranks: Ranks | None = None,
+    title: str = "training",
     data: str = "",
     max_bad_share: float = 1.0,
     evaluate: Evaluate | None = None,
@@ -62,9 +62,9 @@ def fit(
             follows.
         out: run folder.
         seed: of masks, distractors and dropout.
-        optim: optimiser and schedule.
-        config: length and reports.
-        ranks: this process among the others.
+        optim: optimiser and schedule; None for the defaults.
+        config: length and reports; None for the defaults.
+        ranks: this process among the others; None for those of the torchrun job, if there is one.
         title: of the progress bar.
         data: fingerprint of what is trained on.
         max_bad_share: of the utterances of late may have bad audio before the run stops.
@@ -77,6 +77,7 @@ def fit(
             run; what is done is saved.
         StoppedError: a signal asked to stop; the step it came in is done and saved.
     """
+    optim, config, ranks = optim or OptimConfig(), config or TrainConfig(), ranks or start_ranks()
     run = Run(
         model, out=out, seed=seed, optim=optim, config=config, ranks=ranks, data=data, max_bad_share=max_bad_share
     )

@@ -200,11 +200,12 @@ class KMeans:
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write centroids, parameters and provenance to a safetensors file, atomically."""
         found = {name: getattr(self, f"{name}_") for name in ("inertia", "num_points", "n_iter")}
         about = {"version": VERSION, "parameters": self.get_params(), "found": found}
         about["provenance"] = dataclasses.asdict(self.provenance_)
+        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         tensors = {name: getattr(self, f"{name}_").cpu().contiguous() for name in _TENSORS}
@@ -212,7 +213,7 @@ class KMeans:
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path | str) -> Self:
         """Read a file written by `save`.
 
         Raises:

@@ -1,0 +1,36 @@
+"""What type checkers know of the public names: `_NAMES` of `__init__.py` says the same at run time."""
+
+from speechssl.data.audio import AudioConfig as AudioConfig
+from speechssl.data.batching import BatchConfig as BatchConfig
+from speechssl.data.manifest import Manifest as Manifest
+from speechssl.data.manifest import Utterance as Utterance
+from speechssl.data.manifest import read_manifest as read_manifest
+from speechssl.data.manifest import write_manifest as write_manifest
+from speechssl.errors import SpeechSSLError as SpeechSSLError
+from speechssl.inference.frames import Features as Features
+from speechssl.inference.frames import LogProbs as LogProbs
+from speechssl.inference.frames import Units as Units
+from speechssl.inference.load import load as load
+from speechssl.inference.models import Encoder as Encoder
+from speechssl.inference.models import Pretrained as Pretrained
+from speechssl.inference.models import Recogniser as Recogniser
+from speechssl.model.encoder import EncoderConfig as EncoderConfig
+from speechssl.model.encoder import SpeechEncoder as SpeechEncoder
+from speechssl.objective.contrastive import ContrastiveConfig as ContrastiveConfig
+from speechssl.objective.ctc import CTCConfig as CTCConfig
+from speechssl.objective.masked_prediction import MaskedPredictionConfig as MaskedPredictionConfig
+from speechssl.stages.cluster import ClusterConfig as ClusterConfig
+from speechssl.stages.cluster import cluster as cluster
+from speechssl.stages.data import DataConfig as DataConfig
+from speechssl.stages.finetune import FinetuneConfig as FinetuneConfig
+from speechssl.stages.finetune import finetune as finetune
+from speechssl.stages.pretrain import PretrainConfig as PretrainConfig
+from speechssl.stages.pretrain import pretrain as pretrain
+from speechssl.train.learner import TrainConfig as TrainConfig
+from speechssl.train.loop import fit as fit
+from speechssl.train.optim import OptimConfig as OptimConfig
+from speechssl.transcripts.timed import Timed as Timed
+from speechssl.transcripts.timed import Transcript as Transcript
+from speechssl.units.kmeans import KMeans as KMeans
+
+__version__: str

@@ -1,0 +1,135 @@
+"""Audio that Python code holds: arrays and tensors beside names of files, as a manifest of which some is in memory."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeGuard, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from speechssl.data.audio import read_header
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.errors import AudioError, ConfigError
+
+__all__ = ["Audio", "Channels", "Given", "is_one", "list_given"]
+
+Audio: TypeAlias = str | Path | NDArray[Any] | Tensor
+Channels: TypeAlias = Literal["mean", "first"] | int
+
+_MOST_CHANNELS = 16  # the axis of an array that has no more of them is that of the channels
+_FULL_SCALE = {"int8": 2**7, "int16": 2**15, "int32": 2**31}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given(Manifest):
+    """Utterances of which some are in memory; their ids are their numbers in the order they were given."""
+
+    samples: Mapping[str, NDArray[np.float32]]  # (time, channels) by id, at the rate that the utterance says
+
+
+def is_one(audio: object) -> TypeGuard[Audio]:
+    """Say whether this is one utterance, not several."""
+    return isinstance(audio, str | Path | np.ndarray | Tensor)
+
+
+def list_given(
+    audio: Audio | Iterable[Audio], *, sample_rate: int | None = None, channels: Channels | None = None
+) -> Given:
+    """List audio of any kind that Python code names or holds.
+
+    Args:
+        audio: a file's name; an array or tensor of samples, (time,), or with an axis of channels; or several of these.
+            Floats are of full scale 1, whole numbers of the full scale of their type.
+        sample_rate: of all arrays and tensors, in Hz; files say theirs themselves.
+        channels: what is heard of several; None: a file's are mixed as the model's audio was, an array's refused.
+
+    Raises:
+        AudioError: samples of a type, shape or number of channels that cannot be heard, or a file that cannot be read.
+        ConfigError: arrays without a sample rate.
+    """
+    each: list[Any] = [audio] if is_one(audio) else list(cast(Iterable[Any], audio))
+    samples: dict[str, NDArray[np.float32]] = {}
+    rows = []
+    for number, one in enumerate(each):
+        key = str(number)
+        if isinstance(one, str | Path):
+            path = Path(one).absolute()
+            header = read_header(path)
+            rate, length, count = header.sample_rate, header.num_samples, header.channels
+        else:
+            path = Path(name := f"array {number}")
+            samples[key] = _columns(one, name, channels)
+            rate, (length, count) = _whole_rate(sample_rate, name), samples[key].shape
+        rows.append(
+            Utterance(
+                id=key,
+                path=str(path),
+                num_samples=length,
+                sample_rate=rate,
+                channels=count,
+                channel=channels if isinstance(channels, int) and count > 1 else None,
+            )
+        )
+    return Given(root=Path(), utterances=tuple(rows), samples=samples)
+
+
+def _whole_rate(rate: float | None, name: str) -> int:
+    """Return a rate in Hz.
+
+    Raises:
+        ConfigError: there is none, or it is none of audio.
+    """
+    if rate is None:
+        raise ConfigError(f"{name}: say its sample_rate, in Hz; only files say theirs themselves")
+    if not (rate == int(rate) and rate > 0):
+        raise ConfigError(f"{name}: sample_rate={rate}: expected a whole number above 0, in Hz")
+    return int(rate)
+
+
+def _columns(given: object, name: str, channels: Channels | None) -> NDArray[np.float32]:
+    """Return (time, channels) float32 of full scale 1.
+
+    Raises:
+        AudioError: of the wrong type or shape, or of several channels without being told which.
+    """
+    if not isinstance(given, np.ndarray | Tensor):
+        raise AudioError(
+            f"{name}: expected the name of a file, an array or a tensor, found {type(given).__name__}; "
+            "make an array of numbers first, as by numpy.asarray"
+        )
+    values = given.detach().cpu() if isinstance(given, Tensor) else given
+    if isinstance(values, Tensor):
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    scaled = _scaled(values, name)
+    if scaled.ndim == 1:
+        return scaled[:, None]
+    if scaled.ndim != 2 or min(scaled.shape) > _MOST_CHANNELS:
+        raise AudioError(
+            f"{name}: has the shape {scaled.shape}, expected (time,), or (time, channels) or (channels, time) of up to "
+            f"{_MOST_CHANNELS} channels; give several utterances as a list"
+        )
+    columns = scaled if scaled.shape[1] <= scaled.shape[0] else scaled.T
+    if columns.shape[1] > 1 and channels is None:
+        raise AudioError(
+            f"{name}: has {columns.shape[1]} channels; say channels='mean', channels='first' or the number of one, "
+            "counted from 0; several utterances are a list, not an array"
+        )
+    return columns
+
+
+def _scaled(values: NDArray[Any], name: str) -> NDArray[np.float32]:
+    """Return float32 of full scale 1."""
+    kind = str(values.dtype)
+    if np.issubdtype(values.dtype, np.floating):
+        return values.astype(np.float32)
+    if kind in _FULL_SCALE:
+        return (values / np.float64(_FULL_SCALE[kind])).astype(np.float32)
+    if kind == "uint8":
+        return ((values.astype(np.float64) - 128) / 128).astype(np.float32)
+    raise AudioError(
+        f"{name}: holds {kind}, whose full scale is not known; expected floats of full scale 1, or "
+        f"{', '.join(_FULL_SCALE)} or uint8: convert it, as by `.astype('int16')` where the samples are of 16 bits"
+    )

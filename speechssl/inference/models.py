@@ -1,0 +1,560 @@
+"""Models in memory: an encoder that gives features, with the head it was pretrained with, or as a recogniser.
+
+They hear audio as the commands do, with the same functions: in windows where it is long, in batches where it is much,
+normalised as the model was trained. On a CPU the results are those of the commands bit for bit.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeVar, overload
+
+import torch
+from torch import Tensor
+
+from speechssl.data.audio import AudioConfig
+from speechssl.data.given import Audio, Channels, is_one, list_given
+from speechssl.data.manifest import Manifest
+from speechssl.data.vocabulary import Vocabulary
+from speechssl.decoding.build import decoder_for
+from speechssl.decoding.grammar import Weights
+from speechssl.errors import ConfigError, LabelError
+from speechssl.inference.frames import Features, FrameTimes, LogProbs, Units
+from speechssl.model.encoder import SpeechEncoder
+from speechssl.objective.ctc import CTCModel
+from speechssl.objective.masked_prediction import MaskedPredictionObjective
+from speechssl.objective.pretraining import PretrainModel
+from speechssl.saved import Description, SavedModel
+from speechssl.stages.align import align_by
+from speechssl.stages.data import read_waveform
+from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.stages.features import (
+    ExtractConfig,
+    FeatureSource,
+    check_fitted_on,
+    front_end,
+    in_batches,
+    layers_of,
+    pieces_of,
+)
+from speechssl.stages.transcribe import transcribe_by
+from speechssl.stages.tuned import read_tuned
+from speechssl.transcripts.timed import Transcript
+from speechssl.units.kmeans import KMeans
+
+# overloads overlap in that a str is a sequence of str, too: one utterance comes first
+
+__all__ = ["Encoder", "Heard", "Layers", "Pretrained", "Recogniser"]
+
+Heard = Audio | Iterable[Audio] | Manifest
+Layers = int | Sequence[int] | Literal["all", "weighted"]
+Result = TypeVar("Result")
+
+
+class Encoder:
+    """A trunk, of either method: features of its layers, and units of a k-means of them.
+
+    Audio is a file's name, an array or tensor of samples with their `sample_rate`, a list of these, or a manifest;
+    one utterance gives one result, several give a list in their order.
+    """
+
+    def __init__(self, saved: SavedModel, encoder: SpeechEncoder, *, audio: AudioConfig, bfloat16: bool) -> None:
+        """Take a trunk that is in evaluation mode and on its device; `load` does it all.
+
+        Args:
+            saved: what the trunk was made of.
+            encoder: the trunk.
+            audio: how its audio is read.
+            bfloat16: whether products are computed in 16 bits.
+        """
+        self._saved, self.module, self._audio, self._bfloat16 = saved, encoder, audio, bfloat16
+
+    def __repr__(self) -> str:
+        transformer = self.description.encoder.transformer
+        return (
+            f"{type(self).__name__}({self.name}: {self.description.method}, {transformer.num_layers} layers of "
+            f"{transformer.dim}, {self.device})"
+        )
+
+    @property
+    def name(self) -> str:
+        """Folder and checkpoint."""
+        return self._saved.name
+
+    @property
+    def description(self) -> Description:
+        """What the model is: architecture, objective, vocabulary, how its audio was read."""
+        return self._saved.description
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the Transformer; `features` counts them from 1."""
+        return self.description.encoder.transformer.num_layers
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of each layer."""
+        return self.description.encoder.transformer.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model works."""
+        return self.module.mask_vector.device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of the SHA-256 of names, shapes and values of the parameters."""
+        return self._saved.fingerprint()
+
+    @overload
+    def features(  # type: ignore[overload-overlap]
+        self,
+        audio: Audio,
+        sample_rate: int | None = None,
+        *,
+        layers: Layers | None = None,
+        weights: Sequence[float] | None = None,
+        channels: Channels | None = None,
+    ) -> Features: ...
+
+    @overload
+    def features(
+        self,
+        audio: Iterable[Audio] | Manifest,
+        sample_rate: int | None = None,
+        *,
+        layers: Layers | None = None,
+        weights: Sequence[float] | None = None,
+        channels: Channels | None = None,
+    ) -> list[Features]: ...
+
+    def features(
+        self,
+        audio: Heard,
+        sample_rate: int | None = None,
+        *,
+        layers: Layers | None = None,
+        weights: Sequence[float] | None = None,
+        channels: Channels | None = None,
+    ) -> Features | list[Features]:
+        """Compute layers of the Transformer.
+
+        Args:
+            audio: one utterance or several; as the class says.
+            sample_rate: of arrays and tensors, in Hz.
+            layers: the number of one, counted from 1; numbers of several; "all"; or "weighted", their weighted mean.
+                None for the last. Layers behind the last one wanted are not computed.
+            weights: one a layer, for "weighted", divided by their sum; None for equal ones.
+            channels: what is heard of several, see `list_given`.
+
+        Returns:
+            (frames, dim) of one layer or the weighted mean, (layers, frames, dim) of several, with their times.
+
+        Raises:
+            ConfigError: the model has no such layer, weights that do not fit the layers, or no sample rate.
+            AudioError: audio cannot be read or used.
+        """
+        wanted = self._layers(layers)
+        factors = self._factors(layers, weights)
+        source = self._source(tuple(sorted(set(wanted))), channels)
+        place = [source.layers.index(layer) for layer in wanted]
+        is_one = isinstance(layers, int) or layers is None
+
+        def result(found: list[Tensor]) -> Features:
+            if factors is not None:
+                values = sum((factor * layer for factor, layer in zip(factors, found, strict=True)), torch.zeros(()))
+            else:
+                values = found[place[0]] if is_one else torch.stack([found[each] for each in place])
+            frames = FrameTimes.of(len(found[0]), hop=source.hop, window=source.window)
+            return Features(values=values, layers=wanted, frames=frames)
+
+        each = self._computed(source, audio, sample_rate, channels)
+        return _as_given(audio, [result(found) for found in each])
+
+    @overload
+    def units(  # type: ignore[overload-overlap]
+        self,
+        audio: Audio,
+        sample_rate: int | None = None,
+        *,
+        kmeans: KMeans | str | Path | None = None,
+        layer: int | None = None,
+        channels: Channels | None = None,
+    ) -> Units: ...
+
+    @overload
+    def units(
+        self,
+        audio: Iterable[Audio] | Manifest,
+        sample_rate: int | None = None,
+        *,
+        kmeans: KMeans | str | Path | None = None,
+        layer: int | None = None,
+        channels: Channels | None = None,
+    ) -> list[Units]: ...
+
+    def units(
+        self,
+        audio: Heard,
+        sample_rate: int | None = None,
+        *,
+        kmeans: KMeans | str | Path | None = None,
+        layer: int | None = None,
+        channels: Channels | None = None,
+    ) -> Units | list[Units]:
+        """Find the hidden unit of each frame: the nearest centroid of a k-means, as `speechssl cluster` labels it.
+
+        Args:
+            audio: one utterance or several; as the class says.
+            sample_rate: of arrays and tensors, in Hz.
+            kmeans: file of `speechssl cluster` (kmeans.safetensors), or one in memory. None for a model pretrained by
+                masked prediction: the unit that its head holds likeliest.
+            layer: that the centroids are of, where the k-means does not say so itself.
+            channels: what is heard of several, see `list_given`.
+
+        Raises:
+            LabelError: the k-means is of other features, or there is none.
+            AudioError: audio cannot be read or used.
+        """
+        if kmeans is None:
+            return self._predicted_units(audio, sample_rate, channels)
+        where = str(kmeans) if isinstance(kmeans, str | Path) else "the k-means"
+        centroids = KMeans.load(Path(kmeans)) if isinstance(kmeans, str | Path) else kmeans
+        source = self._labelled(centroids, layer, channels, where=where)
+
+        def result(found: list[Tensor]) -> Units:
+            frames = FrameTimes.of(len(found[0]), hop=source.hop, window=source.window)
+            return Units(
+                ids=centroids.predict(found[0]).cpu(), num_units=len(centroids.cluster_centers_), frames=frames
+            )
+
+        each = self._computed(source, audio, sample_rate, channels)
+        return _as_given(audio, [result(found) for found in each])
+
+    def _predicted_units(self, audio: Heard, sample_rate: int | None, channels: Channels | None) -> Units | list[Units]:
+        raise LabelError(
+            f"{self.name}: has no head that predicts units; name a k-means, as kmeans='kmeans.safetensors' from "
+            "`speechssl cluster`"
+        )
+
+    def _layers(self, layers: Layers | None) -> tuple[int, ...]:
+        """Return the numbers of layers.
+
+        Raises:
+            ConfigError: there is one that the model does not have, or none.
+        """
+        there = range(1, self.num_layers + 1)
+        if layers is None:
+            return (self.num_layers,)
+        if isinstance(layers, str):
+            if layers not in ("all", "weighted"):
+                raise ConfigError(f'layers={layers!r}: expected a number, several, "all" or "weighted"')
+            return tuple(there)
+        wanted = (layers,) if isinstance(layers, int) else tuple(layers)
+        unknown = [layer for layer in wanted if layer not in there]
+        if unknown or not wanted:
+            raise ConfigError(f"layers={layers}: {self.name} has the layers 1 to {len(there)}; name one of them")
+        return wanted
+
+    def _factors(self, layers: Layers | None, weights: Sequence[float] | None) -> list[float] | None:
+        """Return the weight of every layer, of sum 1; None where layers are not averaged.
+
+        Raises:
+            ConfigError: their number is wrong, or their sum is nothing to divide by.
+        """
+        if layers != "weighted":
+            if weights is not None:
+                raise ConfigError('weights are for layers="weighted"; leave them out')
+            return None
+        given = [1.0] * self.num_layers if weights is None else [float(weight) for weight in weights]
+        total = sum(given)
+        if len(given) != self.num_layers or not math.isfinite(total) or total == 0:
+            raise ConfigError(
+                f"weights: expected {self.num_layers}, one a layer, whose sum is not 0, found {len(given)} "
+                f"of sum {total:g}"
+            )
+        return [weight / total for weight in given]
+
+    def _audio_of(self, channels: Channels | None) -> AudioConfig:
+        """Return how audio is read where several channels are heard so."""
+        audio = dataclasses.replace(self._audio, max_duration_s=math.inf)
+        return dataclasses.replace(audio, channels=channels) if channels in ("mean", "first") else audio
+
+    def _source(self, layers: tuple[int, ...], channels: Channels | None) -> FeatureSource:
+        config = ExtractConfig(bfloat16=self._bfloat16)
+        return layers_of(self.module, layers, self._audio_of(channels), config, name=self.name, settings={})
+
+    def _labelled(self, kmeans: KMeans, layer: int | None, channels: Channels | None, *, where: str) -> FeatureSource:
+        """Return the features that a k-means is of.
+
+        Raises:
+            LabelError: they are of another model, or it is not known which they are.
+        """
+        about = kmeans.provenance_
+        audio = self._audio_of(channels)
+        if "checkpoint" not in about.settings and "hop" in about.settings:
+            kind: Literal["mfcc", "log_mel"] = "mfcc" if about.source.startswith("mfcc") else "log_mel"
+            audio = dataclasses.replace(audio, normalize=bool(about.settings.get("normalize")))
+            source = front_end(kind, audio, cmn=bool(about.settings.get("cmn")))
+            check_fitted_on(kmeans, source, where=where)
+            return source
+        if "checkpoint" in about.settings:
+            number = int(about.settings["layer"])
+            source = dataclasses.replace(
+                self._source(self._layers(number), channels), settings={"checkpoint": self.fingerprint}
+            )
+            if self._bfloat16 or about.settings.get("bfloat16"):
+                source = dataclasses.replace(source, settings=source.settings | {"bfloat16": self._bfloat16})
+            check_fitted_on(kmeans, source, where=where)
+            return source
+        if layer is None:
+            raise LabelError(f"{where}: does not say of which layer it is; say layer=")
+        if kmeans.cluster_centers_.shape[1] != self.dim:
+            raise LabelError(
+                f"{where}: centroids of {kmeans.cluster_centers_.shape[1]} dimensions, {self.name} has {self.dim}; "
+                "name the k-means of this model's features"
+            )
+        return self._source(self._layers(layer), channels)
+
+    @torch.no_grad()
+    def _computed(
+        self, source: FeatureSource, audio: Heard, sample_rate: int | None, channels: Channels | None
+    ) -> list[list[Tensor]]:
+        """Return the layers of every utterance, (frames, dim) each, on the CPU."""
+        manifest = _listed(audio, sample_rate, channels)
+        rows = in_batches(source, manifest.utterances)
+        read = ((row, read_waveform(manifest, row, audio=source.audio, window=source.window)) for row in rows)
+        parts: dict[str, list[list[Tensor]]] = {row.id: [[] for _ in source.layers] for row in rows}
+        for piece in pieces_of(source, read):
+            for kept, layer in zip(parts[piece.row.id], piece.layers, strict=True):
+                kept.append(layer.cpu())
+        return [[torch.cat(layer) for layer in parts[row.id]] for row in manifest.utterances]
+
+
+class Pretrained(Encoder):
+    """An encoder with the objective that pretrained it."""
+
+    def __init__(self, saved: SavedModel, model: PretrainModel, *, audio: AudioConfig, bfloat16: bool) -> None:
+        """Take a model that is in evaluation mode and on its device; `load` does it all."""
+        super().__init__(saved, model.encoder, audio=audio, bfloat16=bfloat16)
+        self.objective = model.objective
+
+    def _predicted_units(self, audio: Heard, sample_rate: int | None, channels: Channels | None) -> Units | list[Units]:
+        """Return the likeliest unit of each frame, of the first label stream, as the head sees it unmasked."""
+        if not isinstance(self.objective, MaskedPredictionObjective):
+            return super()._predicted_units(audio, sample_rate, channels)
+        head = self.objective
+        source = self._source((self.num_layers,), channels)
+
+        @torch.no_grad()
+        def result(found: list[Tensor]) -> Units:
+            ids = head.logits(found[0].to(self.device))[0].argmax(-1).cpu()
+            frames = FrameTimes.of(len(ids), hop=source.hop, window=source.window)
+            return Units(ids=ids, num_units=head.clusters[0], frames=frames)
+
+        each = self._computed(source, audio, sample_rate, channels)
+        return _as_given(audio, [result(found) for found in each])
+
+
+class Recogniser(Encoder):
+    """An encoder with a CTC head: it transcribes and aligns."""
+
+    def __init__(
+        self, saved: SavedModel, model: CTCModel, vocabulary: Vocabulary, *, audio: AudioConfig, bfloat16: bool
+    ) -> None:
+        """Take a model that is in evaluation mode and on its device; `load` does it all."""
+        super().__init__(saved, model.encoder, audio=audio, bfloat16=bfloat16)
+        self.ctc, self.vocabulary = model, vocabulary
+
+    @overload
+    def transcribe(  # type: ignore[overload-overlap]
+        self,
+        audio: Audio,
+        sample_rate: int | None = None,
+        *,
+        lm: str | Path | None = None,
+        lexicon: str | Path | None = None,
+        lm_weight: float = 2.0,
+        word_score: float = 0.0,
+        beam: int = 0,
+        nbest: int = 1,
+        hot_words: Sequence[str] = (),
+        tuned: str | Path | None = None,
+        channels: Channels | None = None,
+    ) -> Transcript: ...
+
+    @overload
+    def transcribe(
+        self,
+        audio: Iterable[Audio] | Manifest,
+        sample_rate: int | None = None,
+        *,
+        lm: str | Path | None = None,
+        lexicon: str | Path | None = None,
+        lm_weight: float = 2.0,
+        word_score: float = 0.0,
+        beam: int = 0,
+        nbest: int = 1,
+        hot_words: Sequence[str] = (),
+        tuned: str | Path | None = None,
+        channels: Channels | None = None,
+    ) -> list[Transcript]: ...
+
+    def transcribe(
+        self,
+        audio: Heard,
+        sample_rate: int | None = None,
+        *,
+        lm: str | Path | None = None,
+        lexicon: str | Path | None = None,
+        lm_weight: float = 2.0,
+        word_score: float = 0.0,
+        beam: int = 0,
+        nbest: int = 1,
+        hot_words: Sequence[str] = (),
+        tuned: str | Path | None = None,
+        channels: Channels | None = None,
+    ) -> Transcript | list[Transcript]:
+        """Write down what is said, as `speechssl transcribe` does.
+
+        Args:
+            audio: one utterance or several, of any length; as the class says.
+            sample_rate: of arrays and tensors, in Hz.
+            lm: ARPA file of words, or of letters.
+            lexicon: of `speechssl lm lexicon`: only its words are written.
+            lm_weight: how much the language model counts.
+            word_score: what each word earns.
+            beam: width of the search; 0 takes the likeliest token of each frame where nothing asks for a search.
+            nbest: texts with scores of each utterance, in `alternatives`.
+            hot_words: words to be preferred.
+            tuned: folder of `speechssl lm tune`: its decoder and weights, in place of those above.
+            channels: what is heard of several, see `list_given`.
+
+        Returns:
+            Text, words and letters with their times in seconds.
+
+        Raises:
+            AudioError: audio cannot be read or used.
+            ConfigError: no sample rate, or settings of a decoder that cannot be.
+        """
+        decoder = decoder_for(
+            None if lm is None else Path(lm),
+            None if lexicon is None else Path(lexicon),
+            Weights(lm_weight=lm_weight, word_score=word_score),
+            beam=beam,
+            nbest=nbest,
+            hot=hot_words,
+        )
+        found, _ = transcribe_by(
+            self.ctc,
+            self.vocabulary,
+            _listed(audio, sample_rate, channels),
+            self._audio_of(channels),
+            EmitConfig(bfloat16=self._bfloat16),
+            decoder=decoder if tuned is None else read_tuned(Path(tuned)),
+        )
+        return _as_given(audio, found)
+
+    @overload
+    def align(  # type: ignore[overload-overlap]
+        self, audio: Audio, text: str, sample_rate: int | None = None, *, channels: Channels | None = None
+    ) -> Transcript: ...
+
+    @overload
+    def align(
+        self,
+        audio: Iterable[Audio],
+        text: Sequence[str],
+        sample_rate: int | None = None,
+        *,
+        channels: Channels | None = None,
+    ) -> list[Transcript]: ...
+
+    def align(
+        self,
+        audio: Audio | Iterable[Audio],
+        text: str | Sequence[str],
+        sample_rate: int | None = None,
+        *,
+        channels: Channels | None = None,
+    ) -> Transcript | list[Transcript]:
+        """Find when each word and letter of known texts was said, as `speechssl align` does.
+
+        Args:
+            audio: one utterance or several; as the class says, without manifests.
+            text: of the utterance, or one a text each.
+            sample_rate: of arrays and tensors, in Hz.
+            channels: what is heard of several, see `list_given`.
+
+        Raises:
+            ConfigError: as many texts as utterances are not given, or no sample rate.
+            ManifestError: a text is empty.
+            VocabularyError: a text holds what the model cannot write, or needs more frames than there are.
+        """
+        manifest = _listed(audio, sample_rate, channels)
+        texts = [text] if isinstance(text, str) else list(text)
+        if len(texts) != len(manifest.utterances):
+            raise ConfigError(f"found {len(manifest.utterances)} utterances and {len(texts)} texts; give one text each")
+        rows = tuple(dataclasses.replace(row, text=each) for row, each in zip(manifest.utterances, texts, strict=True))
+        listed = dataclasses.replace(manifest, utterances=rows)
+        config = EmitConfig(bfloat16=self._bfloat16)
+        found, _ = align_by(self.ctc, self.vocabulary, listed, self._audio_of(channels), config)
+        return _as_given(audio, found)
+
+    @overload
+    def log_probs(  # type: ignore[overload-overlap]
+        self, audio: Audio, sample_rate: int | None = None, *, channels: Channels | None = None
+    ) -> LogProbs: ...
+
+    @overload
+    def log_probs(
+        self, audio: Iterable[Audio] | Manifest, sample_rate: int | None = None, *, channels: Channels | None = None
+    ) -> list[LogProbs]: ...
+
+    def log_probs(
+        self, audio: Heard, sample_rate: int | None = None, *, channels: Channels | None = None
+    ) -> LogProbs | list[LogProbs]:
+        """Compute the log-probabilities of the tokens in each frame, for decoders and aligners of one's own.
+
+        Args:
+            audio: one utterance or several; as the class says.
+            sample_rate: of arrays and tensors, in Hz.
+            channels: what is heard of several, see `list_given`.
+
+        Raises:
+            AudioError: audio cannot be read or used.
+            ConfigError: no sample rate.
+        """
+        manifest = _listed(audio, sample_rate, channels)
+        emitted = emissions(self.ctc, manifest, self._audio_of(channels), EmitConfig(bfloat16=self._bfloat16))
+        config = self.description.encoder
+        found = {
+            key: LogProbs(
+                values=values,
+                tokens=self.vocabulary.tokens,
+                frames=FrameTimes.of(len(values), hop=config.hop, window=config.window),
+            )
+            for key, values in emitted
+        }
+        return _as_given(audio, [found[row.id] for row in manifest.utterances])
+
+
+def _listed(audio: Heard, sample_rate: int | None, channels: Channels | None) -> Manifest:
+    """Return a manifest of what is to be heard.
+
+    Raises:
+        AudioError: as `list_given`.
+        ConfigError: arrays without a sample rate, or a manifest with one.
+    """
+    if isinstance(audio, Manifest):
+        if sample_rate is not None:
+            raise ConfigError("sample_rate is for arrays and tensors; a manifest says its files' rates: leave it out")
+        return audio
+    return list_given(audio, sample_rate=sample_rate, channels=channels)
+
+
+def _as_given(audio: Heard, found: list[Result]) -> Result | list[Result]:
+    """Return one result for one utterance, a list for several."""
+    return found[0] if is_one(audio) else found
