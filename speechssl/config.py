@@ -15,7 +15,7 @@ from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from speechssl.errors import ConfigError
 
-__all__ = ["Discriminator", "configuration", "describe", "flatten", "from_dict", "load", "to_dict"]
+__all__ = ["Discriminator", "as_yaml", "configuration", "describe", "flatten", "from_dict", "load", "to_dict"]
 
 Config = TypeVar("Config")
 
@@ -198,3 +198,8 @@ def _leaves(config: Any, prefix: str = "", defaults: Any = None) -> Iterator[tup
             yield from _leaves(value, f"{prefix}{field.name}.", default)
         else:
             yield prefix + field.name, value, value == default
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """Return plain values as YAML, in their order, with a line feed at the end."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

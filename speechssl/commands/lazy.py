@@ -1,13 +1,17 @@
 """Groups of commands that are imported one at a time, when they run: `--help` lists them from a table."""
 
 import importlib
+import importlib.metadata
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+import speechssl
 
 __all__ = ["Command", "Group", "Table", "app_of", "command_and_extras"]
 
@@ -63,9 +67,32 @@ def app_of(group: Group, name: str) -> typer.Typer:
             with formatter.section("Commands"):
                 formatter.write_dl([(name, _cut(entry.summary, width)) for name, entry in group.table.items()])
 
-    app = _plain_app(name=name, help=group.summary, cls=LazyGroup, no_args_is_help=True)
-    app.callback()(lambda: None)  # typer takes an app with neither commands nor a callback for a mistake
+    is_whole = name == "speechssl"
+    app = _plain_app(name=name, help=group.summary, cls=LazyGroup, no_args_is_help=True, add_completion=is_whole)
+    app.callback()(_whole if is_whole else lambda: None)  # an app with neither commands nor a callback is a mistake
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"speechssl {speechssl.__version__}, torch {_version('torch')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+def _whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print versions, and exit.")
+    ] = False,
+) -> None:
+    """Take the options of the program itself."""
+
+
+def _version(package: str) -> str:
+    """Return an installed package's version without importing it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(none)"
 
 
 def command_and_extras(group: Group, arguments: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -80,8 +107,8 @@ def command_and_extras(group: Group, arguments: Sequence[str]) -> tuple[str, tup
     return "this command", ()
 
 
-def _plain_app(**settings: Any) -> typer.Typer:
-    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+def _plain_app(*, add_completion: bool = False, **settings: Any) -> typer.Typer:
+    return typer.Typer(add_completion=add_completion, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
 
 
 def _cut(text: str, width: int) -> str:

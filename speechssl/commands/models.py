@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["average_command", "convert_command", "info_command"]
+__all__ = ["average_command", "card_command", "convert_command", "info_command", "push_command"]
+
+Licence = Annotated[
+    str | None, typer.Option("--license", "--licence", help="Identifier of the hub, as apache-2.0; open if not given.")
+]
+Scores = Annotated[list[Path] | None, typer.Option("--score", help="File of `score --out`; may be repeated.")]
 
 
 def average_command(
@@ -31,10 +36,17 @@ def convert_command(
         str, typer.Option(help="Format to write: speechssl, transformers, fairseq2, torchaudio, fairseq, onnx.")
     ],
     probe: Annotated[Path | None, typer.Option(help="Recording to compare on; made up if not given.")] = None,
+    licence: Licence = None,
+    score: Scores = None,
 ) -> None:
     """Convert a model to another toolkit's format, and check the result by running it."""
     from speechssl.interop.formats import FORMATS
+    from speechssl.stages.card import CARD, model_card, read_score
     from speechssl.stages.convert import convert
+
+    if to not in ("transformers", "speechssl") and (licence is not None or score):
+        raise typer.BadParameter(f"--license and --score are for the card of a folder; {to} has none: leave them out")
+    scores = [read_score(path) for path in score or ()]
 
     converted = convert(source, target, to, probe=probe)
     for name, reason in converted.added.items():
@@ -46,6 +58,10 @@ def convert_command(
     package = FORMATS[to].package
     if FORMATS[to].run is not None and find_spec(package) is None:
         print(f"not checked by {to}'s own model: {package} is not installed")
+    if to in ("transformers", "speechssl"):
+        card = model_card(source, licence=licence, scores=scores, toolkit=to, title=target.name)
+        (target / CARD).write_text(card, encoding="utf-8")
+        print(f"card     {target / CARD}" + ("" if licence else "; choose its license, it is left open"))
     print(f"{target}: {to}, from {converted.source_format}, {converted.model.description.method}")
 
 
@@ -55,3 +71,31 @@ def info_command(model: Annotated[Path, typer.Argument(help="Model of any format
 
     for name, value in describe(model):
         print(f"{name:<14} {value}")
+
+
+def card_command(
+    model: Annotated[Path, typer.Argument(help="A run, which knows most, or a model of any format.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; printed if not given.")] = None,
+    licence: Licence = None,
+    score: Scores = None,
+) -> None:
+    """Write a model card from what a run knows: method, data, hours seen, units, results, commit."""
+    from speechssl.data.manifest import write_atomically
+    from speechssl.stages.card import model_card, read_score
+
+    card = model_card(model, licence=licence, scores=[read_score(path) for path in score or ()])
+    if out is None:
+        print(card, end="")
+    else:
+        write_atomically(out, card)
+        print(out)
+
+
+def push_command(
+    folder: Annotated[Path, typer.Argument(help="Model folder with its card, as from `convert --to transformers`.")],
+    name: Annotated[str, typer.Argument(help="On the hub: org/name.")],
+) -> None:
+    """Print the command that uploads a model to the Hugging Face hub; nothing is sent."""
+    from speechssl.stages.card import upload_line
+
+    print(upload_line(folder, name))

@@ -85,7 +85,18 @@ COMMANDS = Group(
             "Say what a model is: method, size, layers, units, vocabulary, origin, fingerprint.",
             "models:info_command",
         ),
+        "card": Command(
+            "Write a model card from what a run knows: method, data, hours seen, units, results, commit.",
+            "models:card_command",
+        ),
+        "push": Command(
+            "Print the command that uploads a model to the Hugging Face hub; nothing is sent.", "models:push_command"
+        ),
         "plot": Command("Draw an utterance with its hidden units.", "units:plot_command", extras=("plots",)),
+        "units": Command(
+            "Print the hidden units of audio files: a line each, of the file's name, a tab and the units.",
+            "units:units_command",
+        ),
         "labels": Command("Convert frame labels from fairseq and to it.", "units:labels_command"),
         "replay": Command(
             "Repeat a step that training skipped, and say which utterance and which module broke it.",

@@ -13,7 +13,7 @@ from speechssl.data.km import is_km, read_km, with_ids_of, write_km
 from speechssl.data.labels import read_labels, write_labels
 from speechssl.data.manifest import read_manifest
 
-__all__ = ["labels_command", "plot_command"]
+__all__ = ["labels_command", "plot_command", "units_command"]
 
 
 def labels_command(
@@ -53,6 +53,29 @@ def labels_command(
     made_by = labels.source
     print(f"{out}: {len(listed.utterances)} utterances, {made_by.clusters} units, k-means {made_by.kmeans}")
     print(f"fairseq: model.label_rate={SAMPLE_RATE / made_by.hop:g}")
+
+
+def units_command(
+    model: Annotated[str, typer.Argument(help="Model of any format, or hf://org/name.")],
+    audio: Annotated[list[Path], typer.Argument(help="Audio files, of any length.")],
+    kmeans: Annotated[
+        Path | None, typer.Option(help="kmeans.safetensors of cluster; a HuBERT model's own head if not given.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="That the k-means is of, where it does not say so itself.")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Print a run of one unit once.")] = False,
+    times: Annotated[bool, typer.Option("--times", help="A line for each run of one unit: begin, end, unit.")] = False,
+    min_sample_rate: Annotated[int | None, typer.Option(help="Hz; lower rates are refused.")] = None,
+) -> None:
+    """Print the hidden units of audio files: a line each, of the file's name, a tab and the units."""
+    from speechssl.inference.load import load
+
+    found = load(model, min_sample_rate=min_sample_rate).units(audio, kmeans=kmeans, layer=layer)
+    for path, units in zip(audio, found, strict=True):
+        if times:
+            for unit, begin, end in units.segments():
+                print(f"{path}\t{begin:.3f}\t{end:.3f}\t{unit}")
+        else:
+            print(f"{path}\t{' '.join(map(str, units.merged() if merged else units.ids.tolist()))}")
 
 
 def plot_command(

@@ -34,6 +34,7 @@ from speechssl.config import flatten, from_dict, to_dict
 from speechssl.data.manifest import write_atomically
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.parallel import Ranks, whole_tensors
+from speechssl.provenance import source_commit
 from speechssl.train.sharded import has_shares, load_shares, optimizer_tensors, read_shares, save_shares
 
 __all__ = [
@@ -312,7 +313,9 @@ def check_same_run(state: TrainState, *, data: str, batches_per_step: int, where
 
 def software_versions() -> dict[str, str]:
     """Return the versions that a checkpoint notes."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "speechssl": speechssl.__version__}
+    commit = source_commit()
+    ours = speechssl.__version__ + (f" at {commit}" if commit else "")
+    return {"python": platform.python_version(), "torch": torch.__version__, "speechssl": ours}
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,264 @@
+"""Stage `card`: what a run knows of its model -> a model card, as the Hugging Face hub shows and searches it.
+
+A card says what is recorded, and names what is not: it never guesses. Its head is the metadata that the hub reads
+(https://huggingface.co/docs/hub/model-cards), with results as `model-index`.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechssl.config import as_yaml
+from speechssl.data.languages import read_language
+from speechssl.data.manifest import read_manifest
+from speechssl.errors import CheckpointError, ConfigError, ManifestError
+from speechssl.interop.formats import read_model
+from speechssl.saved import Description, SavedModel
+from speechssl.train.checkpoint import TrainState, last_checkpoint, read_config, read_state, run_folder
+
+__all__ = ["CARD", "Score", "model_card", "read_score", "upload_line"]
+
+CARD = "README.md"
+_NOT_RECORDED = "not recorded"
+_TASKS = {"ctc": "automatic-speech-recognition"}
+_METHODS = {
+    "wav2vec2": "wav2vec 2.0 (contrastive task over quantized, masked latents)",
+    "hubert": "HuBERT (masked prediction of hidden units)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What `speechssl score --out` measured, and on what."""
+
+    name: str  # of the test set
+    values: dict[str, Any]
+
+    def line(self) -> str:
+        """Return the rates with their intervals, as a row of a table."""
+        cells = []
+        for rate in ("wer", "cer"):
+            interval = self.values[f"{rate}_interval"]
+            low, high = 100 * interval["low"], 100 * interval["high"]
+            cells.append(f"{100 * self.values[rate]:.1f} % [{low:.1f}, {high:.1f}]")
+        return f"| {self.name} | {' | '.join(cells)} | {self.values['utterances']} | {self.values['normaliser']} |"
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what the hub reads."""
+        metrics = [{"type": rate, "value": round(100 * self.values[rate], 2)} for rate in ("wer", "cer")]
+        return {
+            "task": {"type": "automatic-speech-recognition"},
+            "dataset": {"name": self.name, "type": self.name},
+            "metrics": metrics,
+        }
+
+
+def read_score(path: Path) -> Score:
+    """Read a file of `speechssl score --out`; the test set gets the file's name.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        score = Score(name=path.stem, values=values)
+        score.line()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: expected what `speechssl score ... --out FILE.json` wrote ({error}); score the model so"
+        ) from error
+    return score
+
+
+def model_card(
+    source: Path,
+    *,
+    licence: str | None = None,
+    scores: Sequence[Score] = (),
+    toolkit: str = "speechssl",
+    title: str | None = None,
+) -> str:
+    """Describe a model for those who may use it.
+
+    Args:
+        source: a run, or a model of any format; a run knows most.
+        licence: identifier that the hub knows, as apache-2.0 or cc-by-nc-4.0; None leaves it open, and says so.
+        scores: of test sets.
+        toolkit: whose format the card lies beside: `transformers` or `speechssl`.
+        title: of the card; None for the model's name.
+
+    Raises:
+        CheckpointError: the model cannot be read.
+    """
+    model = read_model(source)[0].model
+    described, runs = model.description, _lineage(source)
+    title = title or model.name
+    head: dict[str, Any] = {
+        "license": licence or "unknown",
+        "library_name": toolkit,
+        "pipeline_tag": _TASKS.get(described.method, "feature-extraction"),
+        "tags": [tag for tag in ("speech", "speechssl", described.pretrained_by) if tag],
+    }
+    languages = _languages(described, runs)
+    head |= {"language": languages} if languages else {}
+    if scores:
+        head["model-index"] = [{"name": title, "results": [score.metadata() for score in scores]}]
+    parts = [
+        f"---\n{as_yaml(head)}---",
+        f"# {title}",
+        _sentence(described),
+        *_section("Model", _architecture(model)),
+        *(line for run in runs for line in _section(run.title, run.rows())),
+        *_scores(scores, runs),
+        "## Use",
+        f"```python\n{_use(described, toolkit)}\n```",
+        "## Limits and licence",
+        f"Licence: {licence or 'not chosen yet: the licences of the data may bind it; set `license` above'}. The model "
+        "hears what its training data are like: other microphones, dialects, ages and noise have not been tried unless "
+        "a result above says so.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def upload_line(folder: Path, name: str) -> str:
+    """Return the command that puts a model folder on the hub; nothing is sent from here.
+
+    Raises:
+        CheckpointError: the folder is no model, or has no card.
+        ConfigError: the name is none of the hub.
+    """
+    read_model(folder)
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise ConfigError(f"{name}: expected org/name, as the hub names models")
+    if not (folder / CARD).exists():
+        raise CheckpointError(f"{folder}: has no {CARD}; write it with `speechssl card MODEL -o {folder / CARD}`")
+    return shlex.join(["hf", "upload", name, str(folder), "."])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A training run, as far as its folder tells."""
+
+    folder: Path
+    config: dict[str, Any]
+    state: TrainState | None
+    labels: str  # what it predicted, if it did
+
+    @property
+    def title(self) -> str:
+        return "Fine-tuning" if "ctc" in self.config else "Pretraining"
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return names and values."""
+        data, optim, train = (self.config.get(key, {}) for key in ("data", "optim", "train"))
+        rows = [("data", _data(data)), ("units", self.labels)] if self.labels else [("data", _data(data))]
+        rows.append(("updates planned", str(train.get("steps", _NOT_RECORDED))))
+        rows.append(("batch", f"{self.config.get('batch', {}).get('seconds', '?')} s of audio a rank and micro-batch"))
+        rows.append(("peak learning rate", str(optim.get("lr", _NOT_RECORDED))))
+        rows.append(("seed", str(self.config.get("seed", _NOT_RECORDED))))
+        if self.state is not None:
+            rows.append(
+                ("updates done", f"{self.state.step}, {self.state.audio_seconds / 3600:.2f} hours of audio seen")
+            )
+            rows += [(f"last {name}", f"{value:.4f}") for name, value in self.state.scores.items()]
+            if self.state.best_step is not None:
+                rows.append(("best step", f"{self.state.best_step} by the development set"))
+            software = ", ".join(f"{name} {version}" for name, version in self.state.versions.items())
+            rows.append(("software", software or _NOT_RECORDED))
+        return rows
+
+
+def _lineage(source: Path) -> list[_Run]:
+    """Return the runs that made a model, the first one first, as far as their folders are there."""
+    runs: list[_Run] = []
+    place: Path | None = source
+    while place is not None and place.is_dir() and (run_folder(place) / "config.json").exists():
+        folder = run_folder(place)
+        if any(folder == run.folder for run in runs) or "model_type" in (config := read_config(folder)):
+            break
+        last = last_checkpoint(folder)
+        labels = SavedModel.read(place).description.labels if last is not None else ()
+        state = None if last is None else read_state(last)
+        runs.append(_Run(folder=folder, config=config, state=state, labels="; ".join(map(str, labels))))
+        place = Path(config["checkpoint"]) if config.get("checkpoint") else None
+    return runs[::-1]
+
+
+def _data(data: dict[str, Any]) -> str:
+    """Say which manifests a run read, and their hours and utterances where they are still there."""
+    found = []
+    for name in data.get("manifests", ()):
+        try:
+            listed = read_manifest(Path(name))
+            found.append(f"{name} ({listed.duration_s / 3600:.2f} h, {len(listed.utterances)} utterances)")
+        except (ManifestError, OSError):
+            found.append(f"{name} (no longer there)")
+    return "; ".join(found) or _NOT_RECORDED
+
+
+def _languages(described: Description, runs: Sequence[_Run]) -> list[str]:
+    """Return the codes of languages that the texts' policy or the manifests name."""
+    named = {described.text.language} if described.text.language else set()
+    for run in runs:
+        for name in run.config.get("data", {}).get("manifests", ()):
+            try:
+                named |= {row.language for row in read_manifest(Path(name)).utterances if row.language}
+            except (ManifestError, OSError):
+                continue
+    codes = set()
+    for name in named:
+        try:
+            language = read_language(name)
+        except ConfigError:
+            continue
+        codes |= {language.code} if language else set()
+    return sorted(codes)
+
+
+def _sentence(described: Description) -> str:
+    pretrained = _METHODS.get(described.pretrained_by or "", "a method that is not recorded")
+    if described.method == "ctc":
+        return f"Speech recogniser: a speech encoder pretrained by {pretrained}, fine-tuned with CTC."
+    return f"Speech encoder pretrained by {pretrained}; it gives features, and learns to recognise speech."
+
+
+def _architecture(model: SavedModel) -> list[tuple[str, str]]:
+    described, transformer = model.description, model.description.encoder.transformer
+    rows = [
+        ("parameters", f"{sum(tensor.numel() for tensor in model.tensors.values()):,}"),
+        ("frames", f"{described.encoder.frames_per_second:g} a second, of 16 kHz audio"),
+        ("Transformer", f"{transformer.num_layers} layers of {transformer.dim}, {transformer.norm}-norm"),
+        ("waveforms", "zero mean and unit variance" if described.audio.normalize else "as they are"),
+        ("origin", described.origin),
+        ("fingerprint", model.fingerprint()),
+    ]
+    if described.ctc is not None:
+        rows.insert(
+            1, ("tokens", f"{len(described.vocabulary)} {described.written_in}, texts {described.text.describe()}")
+        )
+    return rows
+
+
+def _section(title: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows)]
+    return [f"## {title}", "\n".join(lines)]
+
+
+def _scores(scores: Sequence[Score], runs: Sequence[_Run]) -> list[str]:
+    if scores:
+        head = ["| test set | WER | CER | utterances | texts |", "|---|---|---|---|---|"]
+        return ["## Results", "\n".join([*head, *(score.line() for score in scores)]) + "\n\nIntervals are of 95 %."]
+    if runs and runs[-1].state is not None and runs[-1].state.scores:
+        return ["## Results", "No test set has been scored for this card; the scores above are of the development set."]
+    return ["## Results", "None recorded: score the model, and write this card with `--score`."]
+
+
+def _use(described: Description, toolkit: str) -> str:
+    if toolkit == "transformers":
+        kind = "AutoModelForCTC" if described.method == "ctc" else "AutoModel"
+        return f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("ORG/NAME")'
+    what = '.transcribe("speech.wav").text' if described.method == "ctc" else '.features("speech.wav").values'
+    return f'import speechssl\n\nspeechssl.load("hf://ORG/NAME"){what}'
