@@ -1,7 +1,7 @@
 """Audio files to 16 kHz mono waveforms, checked. Knows one file at a time; nothing about manifests or batches.
 
-Decoding is soundfile (wav, flac, ogg, mp3, opus), or ffmpeg for what that does not read; resampling is torchaudio's
-windowed-sinc filter.
+Decoding is soundfile (wav, flac, ogg, mp3, opus), or ffmpeg for what that does not read, by name or by content;
+resampling is torchaudio's windowed-sinc filter.
 """
 
 import io
@@ -20,11 +20,20 @@ import soundfile
 from numpy.typing import NDArray
 
 from speechssl.config import configuration
-from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg, ffmpeg_version, fitted
-from speechssl.data.headers import stated_at
+from speechssl.data.ffmpeg import (
+    FFMPEG_SUFFIXES,
+    decode_by_ffmpeg,
+    ffmpeg_program,
+    ffmpeg_version,
+    fitted,
+    is_for_ffmpeg,
+    surplus,
+)
+from speechssl.data.headers import Stated, may_fall_short, stated_at
 from speechssl.data.mpeg import read_mpeg
+from speechssl.data.ogg import is_plain, read_ogg
 from speechssl.data.storage import Place, is_url
-from speechssl.data.unfinished import STREAMED_SIZE, Finished, finished, is_placeholder
+from speechssl.data.unfinished import STREAMED_SIZE, Finished, falls_short, finished, is_placeholder
 from speechssl.errors import AudioError
 from speechssl.extras import import_torchaudio
 
@@ -37,9 +46,12 @@ __all__ = [
     "AudioConfig",
     "AudioHeader",
     "Forwards",
+    "Look",
     "Segment",
     "bytes_of",
+    "look_at",
     "normalize_waveform",
+    "other_decoder",
     "prepare_samples",
     "read_audio",
     "read_header",
@@ -58,6 +70,7 @@ _BLOCK = 2**16  # samples
 _PREROLL = 2**14  # samples of mp3 before those wanted: its frames lend each other bits, over 23 of the smallest
 _LAST_PAGE = 2**18  # samples at the end of Vorbis: seeking into its last page, libsndfile is off by what that lacks
 _SPHERE_HEADER = 1024  # bytes
+_BEGINNING = 4096  # bytes that tell format and coding
 _SPHERE_LENGTH = re.compile(rb"^sample_count -i (\d{1,18})\b", re.MULTILINE)
 # what libsndfile's log says of lengths that do not fit the file, in bytes: declared, held
 _LENGTHS = re.compile(r"(?:\bdata|SSND|\briff|Riff size|Data Size) *: (\d+) \(should be (\d+)\)")
@@ -85,6 +98,7 @@ class AudioHeader:
     num_samples: int
     sample_rate: int
     channels: int
+    decoder: str | None = None  # `ffmpeg VERSION`, whose versions differ in length and beginning; None: libsndfile
 
     @property
     def duration_s(self) -> float:
@@ -101,8 +115,19 @@ class Segment:
     channel: int | None = None  # the one that is heard, counted from 0; None: what `AudioConfig.channels` makes of all
 
 
+@dataclass(frozen=True)
+class Look:
+    """What there is to know of a file before its samples are asked for."""
+
+    header: AudioHeader
+    samples: NDArray[np.float32] | None = None  # (time, channels), where they had to be decoded to know it
+    stated: Stated | None = None  # by an ordinary header, about which nothing has to be mended
+
+
 def read_header(where: Path | Place, file: BinaryIO | None = None) -> AudioHeader:
-    """Read the header of one file, without its samples (which ffmpeg's formats have to be decoded for).
+    """Read the header of one file, without its samples, unless they have to be decoded to know it.
+
+    Of flac the end is looked at as well, as half a file has a whole header.
 
     Args:
         where: audio of one of `AUDIO_SUFFIXES` or `FFMPEG_SUFFIXES`.
@@ -112,17 +137,48 @@ def read_header(where: Path | Place, file: BinaryIO | None = None) -> AudioHeade
         AudioError: the file is missing, empty, not audio, or shorter than its header says.
     """
     place = where if isinstance(where, Place) else Place(str(where))
+    look = look_at(place, file)
+    if look.stated is not None and may_fall_short(place.path, look.stated, place.offset, place.size):
+        _check_end(place, look.header)
+    return look.header
+
+
+def _check_end(place: Place, header: AudioHeader) -> None:
+    """Decode flac whose last frame is not where it should be."""
+    problem: AudioError | None = None
+    try:
+        with place.opened() as opened:
+            found = len(_decode(place, opened, 0, header.num_samples))
+    except AudioError as error:
+        found, problem = 0, error
+    if found < header.num_samples:
+        raise AudioError(
+            f"{place}: truncated: its header declares {header.num_samples} samples, which cannot be decoded to the "
+            "end; copy the file again, or remove it"
+        ) from problem
+
+
+def look_at(place: Place, file: BinaryIO | None = None) -> Look:
+    """Do what `read_header` does, without a look at the end, and keep what was decoded on the way.
+
+    Raises:
+        AudioError: as `read_header`.
+    """
     if _needs_ffmpeg(place):
-        samples, rate = decode_by_ffmpeg(Path(place.path))
-        return _decoded_header(place, samples, rate)
+        return _by_ffmpeg(place)
     stated = None if is_url(place.path) else stated_at(place.path, place.offset, place.size)
     if stated is not None:
-        return AudioHeader(num_samples=stated.num_samples, sample_rate=stated.sample_rate, channels=stated.channels)
+        header = AudioHeader(num_samples=stated[0], sample_rate=stated[1], channels=stated[2])
+        return Look(header, stated=stated)
     try:
         with place.opened() if file is None else nullcontext(file) as opened, source_of(place, opened) as source:
             info = soundfile.info(source, verbose=True)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error
+        with place.opened() if file is None else nullcontext(file) as opened:
+            found = _not_by_libsndfile(place, opened)
+        if found is None:
+            raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error
+        return found
     declared = _LENGTHS.search(info.extra_info)
     if declared and int(declared[2]) < int(declared[1]) and not is_placeholder(int(declared[1]), int(declared[2])):
         raise AudioError(
@@ -132,14 +188,17 @@ def read_header(where: Path | Place, file: BinaryIO | None = None) -> AudioHeade
     lost = _lost(place, file, info)
     if lost is not None:
         raise AudioError(f"{place}: truncated: {lost}; copy the file again, or remove it")
-    if info.subtype.startswith("MPEG"):
-        return AudioHeader(num_samples=_mpeg_length(place, file), sample_rate=info.samplerate, channels=info.channels)
-    if info.frames <= 0:
-        raise AudioError(f"{place}: holds no samples; remove it")
-    if info.frames == _UNKNOWN_LENGTH:
-        with place.opened() if file is None else nullcontext(file) as opened:
-            return _decoded_header(place, _decode(place, opened, 0, -1), info.samplerate)
-    return AudioHeader(num_samples=info.frames, sample_rate=info.samplerate, channels=info.channels)
+    num_samples = info.frames
+    with place.opened() if file is None else nullcontext(file) as opened:
+        if info.subtype.startswith("MPEG"):
+            num_samples = _mpeg_length(place, opened)
+        elif info.format == "OGG" and (found := _from_ogg(place, opened)) is not None:
+            return found
+        elif num_samples <= 0:
+            raise AudioError(f"{place}: holds no samples; remove it")
+        elif num_samples == _UNKNOWN_LENGTH:
+            return _decoded(place, _decode(place, opened, 0, -1), info.samplerate)
+    return Look(AudioHeader(num_samples=num_samples, sample_rate=info.samplerate, channels=info.channels))
 
 
 def read_audio(
@@ -150,6 +209,7 @@ def read_audio(
     start: int = 0,
     num_samples: int | None = None,
     expected_samples: int | None = None,
+    decoder: str | None = None,
 ) -> "Tensor":
     """Read one utterance, or a part of it, as a checked 16 kHz mono waveform.
 
@@ -160,6 +220,7 @@ def read_audio(
         start: first sample wanted of the utterance, counted at 16 kHz.
         num_samples: number of samples wanted, at 16 kHz; None for all from `start` on.
         expected_samples: what the manifest says of the whole file, in the file's own rate.
+        decoder: that this holds for, as `AudioHeader` has it; None: not known.
 
     Returns:
         (time,) float32.
@@ -171,16 +232,13 @@ def read_audio(
     import torch  # which takes more than a second, and headers do without
 
     place = where if isinstance(where, Place) else Place(str(where))
-    decoded = None
     with place.opened() as file:
-        if _needs_ffmpeg(place):
-            decoded, rate = decode_by_ffmpeg(Path(place.path))
-            if len(decoded):
-                decoded = fitted(decoded, expected_samples)
-            header = _decoded_header(place, decoded, rate)
-        else:
-            header = read_header(place, file)
-        _check_length(place, header, segment, expected_samples)
+        look = look_at(place, file)
+        header, decoded = look.header, look.samples
+        if decoded is not None and header.decoder is not None:
+            decoded = fitted(decoded, expected_samples, surplus(place.path, decoder))
+            header = replace(header, num_samples=len(decoded))
+        _check_length(place, header, segment, expected_samples, decoder)
         channel = None if segment is None else segment.channel
         if segment is not None:
             header = replace(header, num_samples=segment.num_samples)
@@ -194,7 +252,10 @@ def read_audio(
             count = min(count, -(-(start + num_samples) * rate // SAMPLE_RATE) + margin - first)
         count = max(0, count)
         offset = first + (segment.start if segment else 0)
-        samples = _decode(place, file, offset, count) if decoded is None else decoded[offset : offset + count]
+        if decoded is None:
+            samples = _decode(place, file, offset, count, is_ordinary=look.stated is not None)
+        else:
+            samples = decoded[offset : offset + count]
     mono = _one_channel(place, samples, config, channel)
     _check_samples(place, mono, header, whole=num_samples is None and start == 0)
     waveform = torch.from_numpy(np.ascontiguousarray(mono))
@@ -290,10 +351,64 @@ def _needs_ffmpeg(place: Place) -> bool:
     return place.is_plain_file and place.path.lower().endswith(FFMPEG_SUFFIXES)
 
 
-def _decoded_header(place: Place, samples: NDArray[np.float32], rate: int) -> AudioHeader:
+def _decoded(place: Place, samples: NDArray[np.float32], rate: int, decoder: str | None = None) -> Look:
     if len(samples) == 0:
         raise AudioError(f"{place}: holds no samples; remove it")
-    return AudioHeader(num_samples=len(samples), sample_rate=rate, channels=samples.shape[1])
+    header = AudioHeader(num_samples=len(samples), sample_rate=rate, channels=samples.shape[1], decoder=decoder)
+    return Look(header, samples)
+
+
+def _by_ffmpeg(place: Place) -> Look:
+    samples, rate = decode_by_ffmpeg(Path(place.path))
+    return _decoded(place, samples, rate, ffmpeg_version())
+
+
+def _not_by_libsndfile(place: Place, file: BinaryIO | None) -> Look | None:
+    """Decode what libsndfile cannot open: flac in Ogg, and whatever ffmpeg reads; None where nothing does.
+
+    Raises:
+        AudioError: its header promises more than there is, or ffmpeg cannot decode it.
+    """
+    if file is None and not os.path.isfile(place.path):  # noqa: PTH113
+        return None
+    found = _from_ogg(place, file)
+    if found is not None:
+        return found
+    with open(place.path, "rb") if file is None else nullcontext(file) as opened:  # noqa: PTH123
+        lost = falls_short(opened)
+    if lost is not None:
+        raise AudioError(f"{place}: truncated: {lost}; copy the file again, or remove it")
+    is_read = place.is_plain_file and ffmpeg_program() and is_for_ffmpeg(bytes_of(place, file, _BEGINNING))
+    return _by_ffmpeg(place) if is_read else None
+
+
+def _from_ogg(place: Place, file: BinaryIO | None) -> Look | None:
+    """Decode Ogg that libsndfile does not read to its end; None for any other file, and for Ogg of other codecs.
+
+    Raises:
+        AudioError: it cannot be decoded, or is several streams that do not go together.
+    """
+    with open(place.path, "rb") if file is None else nullcontext(file) as opened:  # noqa: PTH123
+        if is_plain(opened, whole=not is_url(place.path)):
+            return None
+    found = read_ogg(bytes_of(place, file))
+    if found is None:
+        return None
+    blocks, kinds = [], dict[tuple[int, int], None]()
+    try:
+        for stream in found.streams():
+            with soundfile.SoundFile(io.BytesIO(stream)) as sound:
+                kinds[sound.samplerate, sound.channels] = None
+            blocks.append(_read(io.BytesIO(stream), 0, -1)[0])
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{place}: {_why_unreadable(place, error)}") from error
+    if len(kinds) > 1:
+        said = ", ".join(f"{rate} Hz and {channels} channels" for rate, channels in kinds)
+        raise AudioError(
+            f"{place}: is {len(blocks)} streams joined, of {said}; expected one rate and number of channels: "
+            "write each to a file of its own"
+        )
+    return _decoded(place, np.concatenate(blocks), next(iter(kinds))[0])
 
 
 @contextmanager
@@ -313,10 +428,13 @@ def source_of(place: Place, file: BinaryIO | None) -> Iterator[str | BinaryIO]:
             yield place.path if file is None else file
 
 
-def _decode(place: Place, file: BinaryIO | None, first: int, count: int) -> NDArray[np.float32]:
+def _decode(
+    place: Place, file: BinaryIO | None, first: int, count: int, *, is_ordinary: bool = False
+) -> NDArray[np.float32]:
     """Return (time, channels) from the file's sample `first` on; all that follow if `count` is -1."""
+    plain = nullcontext[str | BinaryIO](place.path if file is None else file)
     try:
-        with source_of(place, file) as source:
+        with plain if is_ordinary else source_of(place, file) as source:
             samples, is_mpeg = _read(source, first, count)
         if is_mpeg and len(samples) < count and (found := read_mpeg(bytes_of(place, file))) is not None:
             # libsndfile reads no further than its estimate, nor into a second file joined to the first
@@ -382,17 +500,41 @@ def _why_unreadable(place: Place, error: soundfile.LibsndfileError) -> str:
         if path.stat().st_size == 0:
             return "the file is empty (0 bytes); copy it again, or remove it"
     said = error.error_string.strip().rstrip(".")
-    return f"cannot be decoded as audio ({said}); expected one of {', '.join(AUDIO_SUFFIXES)}; convert or remove it"
+    by_ffmpeg = ""
+    if place.is_plain_file and ffmpeg_program() is None and is_for_ffmpeg(bytes_of(place, None, _BEGINNING)):
+        by_ffmpeg = "; ffmpeg may read it: install it, or `pip install imageio-ffmpeg`"
+    suffixes = ", ".join(AUDIO_SUFFIXES)
+    return f"cannot be decoded as audio ({said}); expected one of {suffixes}{by_ffmpeg}; convert or remove it"
 
 
-def _check_length(place: Place, header: AudioHeader, segment: Segment | None, expected_samples: int | None) -> None:
+def other_decoder(expected_samples: int, decoder: str | None, found: AudioHeader) -> str:
+    """Say that ffmpeg gives a length other than the manifest's, and what that means for labels.
+
+    Args:
+        expected_samples: what the manifest says of the file.
+        decoder: that this holds for; None: not known.
+        found: what the file holds as ffmpeg decodes it now.
+    """
+    said = f"holds {found.num_samples} samples as {found.decoder} decodes it, the manifest says {expected_samples}"
+    if decoder == found.decoder:
+        return f"{said} by the same version; the file was changed or truncated: build the manifest again"
+    if decoder is None:
+        return (
+            f"{said}; another version may have made it, which begins the sound elsewhere, or the file was changed or "
+            "truncated: build the manifest and labels of frames again, or use that version"
+        )
+    return (
+        f"{said} as {decoder} decoded it; versions begin the sound elsewhere, or the file was changed or truncated: "
+        f"build the manifest and labels of frames again, or use {decoder}"
+    )
+
+
+def _check_length(
+    place: Place, header: AudioHeader, segment: Segment | None, expected_samples: int | None, decoder: str | None
+) -> None:
     if expected_samples is not None and header.num_samples != expected_samples:
-        if _needs_ffmpeg(place):
-            raise AudioError(
-                f"{place}: holds {header.num_samples} samples as {ffmpeg_version()} decodes it, the manifest says "
-                f"{expected_samples}; another version may have made it, which begins the sound elsewhere, or the file "
-                "was changed or truncated: build the manifest and labels of frames again, or use that version"
-            )
+        if header.decoder is not None:
+            raise AudioError(f"{place}: {other_decoder(expected_samples, decoder, header)}")
         raise AudioError(
             f"{place}: holds {header.num_samples} samples, the manifest says {expected_samples}; "
             "the file was changed or truncated: build the manifest again"

@@ -3,15 +3,17 @@
 Knows only what nearly all files look like, and says so of anything else by returning None: another format, an odd
 chunk, a length that the file does not bear out. What is returned is what libsndfile says of the file (compared in
 tests/data/test_headers.py); what is not goes through libsndfile, which also words the errors. tinytag and mutagen were
-weighed: they read lengths as rounded seconds, and take as long as libsndfile. Reads no samples.
+weighed: they read lengths as rounded seconds, and take as long as libsndfile. Reads no samples; of flac, whose header is
+whole in half a file, also the header of the last frame.
 """
 
 import os
+import re
 import stat
 from struct import Struct
 from typing import NamedTuple
 
-__all__ = ["Stated", "stated_at", "stated_in"]
+__all__ = ["Stated", "may_fall_short", "stated_at", "stated_in"]
 
 _START = 4096  # bytes read of a file, which hold the header of nearly every one
 _MAX_CHANNELS = 1024  # libsndfile's limit
@@ -23,6 +25,9 @@ _SKIPPED = (b"JUNK", b"FLLR")  # room left for alignment
 _PADDING, _SEEK_TABLE, _COMMENT = 1, 3, 4  # blocks of flac whose contents say nothing of the samples
 _CHUNK = Struct("<4sI")
 _FORMAT = Struct("<HHIIHH")  # format, channels, rate, bytes a second, bytes a frame, bits
+_FRAME_START = re.compile(rb"\xff[\xf8\xf9]")
+_ANY_FRAME = 2**16  # bytes of the longest frame, where flac does not say
+_AFTER = 256  # bytes of a tag that may follow the last frame
 
 
 class Stated(NamedTuple):
@@ -31,6 +36,7 @@ class Stated(NamedTuple):
     num_samples: int
     sample_rate: int
     channels: int
+    longest_frame: int | None = None  # bytes, of flac; 0: not said
 
 
 def stated_at(path: str, offset: int = 0, size: int | None = None) -> Stated | None:
@@ -69,6 +75,66 @@ def stated_in(descriptor: int, offset: int = 0, size: int | None = None) -> Stat
     return _of_wav(start, size) if start.startswith(b"RIFF") else None
 
 
+def may_fall_short(path: str, stated: Stated, offset: int = 0, size: int | None = None) -> bool:
+    """Say whether flac seems to end before the last of the samples that its header states; only decoding it can tell.
+
+    Args:
+        path: of the file, or the archive.
+        stated: what `stated_at` found.
+        offset: first byte.
+        size: bytes; None for all that follow.
+    """
+    if stated.longest_frame is None:
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        end = os.fstat(descriptor).st_size if size is None else offset + size
+        first = max(offset, end - (stated.longest_frame or _ANY_FRAME) - _AFTER)
+        block = int.from_bytes(os.pread(descriptor, 4, offset + 8)[2:])  # the largest; of all but the last if fixed
+        tail = os.pread(descriptor, end - first, first)
+    finally:
+        os.close(descriptor)
+    return all(_end_of_frame(tail, each.start(), block) != stated.num_samples for each in _FRAME_START.finditer(tail))
+
+
+def _end_of_frame(data: bytes, at: int, block: int) -> int | None:
+    """Read the header of a frame of flac (RFC 9639, section 9.1).
+
+    Args:
+        data: part of a file.
+        at: where the frame begins.
+        block: samples of a frame, where all are as long.
+
+    Returns:
+        The sample behind its last one; None where there is no such header.
+    """
+    head = data[at : at + 16]
+    if len(head) < 6:
+        return None
+    length = max(1, 8 - (head[4] ^ 255).bit_length())  # bytes of its number, as UTF-8 has it
+    number = head[4] & (127 >> length if length > 1 else 127)
+    for byte in head[5 : 4 + length]:
+        number = number << 6 | byte & 63
+    size_code, rate_code, end = head[2] >> 4, head[2] & 15, 4 + length
+    size = 192 if size_code == 1 else 576 << size_code - 2 if 2 <= size_code <= 5 else 256 << max(0, size_code - 8)
+    if size_code in (6, 7):
+        size = int.from_bytes(head[end : end + size_code - 5]) + 1
+        end += size_code - 5
+    end += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    if not size_code or end >= len(head) or _crc8(head[:end]) != head[end]:
+        return None
+    return (number if head[1] & 1 else number * block) + size
+
+
+def _crc8(data: bytes) -> int:
+    total = 0
+    for byte in data:
+        total ^= byte
+        for _ in range(8):
+            total = (total << 1) ^ (0x107 if total & 128 else 0)
+    return total
+
+
 def _of_flac(start: bytes, size: int, descriptor: int, offset: int) -> Stated | None:
     """Read the first block (RFC 9639, section 8.2), and see that the blocks after it lead to the samples."""
     head = start[4:8]
@@ -90,7 +156,8 @@ def _of_flac(start: bytes, size: int, descriptor: int, offset: int) -> Stated | 
         if not _is_harmless(head[0] & 127, start[position + 4 : position + 4 + length], length):
             return None
         position += 4 + length
-    return Stated(num_samples, rate, channels) if position < size else None
+    longest_frame = int.from_bytes(start[15:18])
+    return Stated(num_samples, rate, channels, longest_frame) if position < size else None
 
 
 def _is_harmless(kind: int, body: bytes, length: int) -> bool:

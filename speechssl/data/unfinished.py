@@ -1,5 +1,6 @@
 """Files whose writer never went back to say how long they are: their headers as they would be, had it done so.
 
+Also ALAC in caf as ffmpeg writes it, which says the bits of a sample to the decoder alone: libsndfile wants them twice.
 Recorders that lose power, and programs that write into pipes, leave 0, -1 or a number far too large for the length.
 libsndfile then finds no samples in wav, rf64 and au, and refuses caf. What says 0 and has nothing behind it but chunks
 is honestly empty, and stays so.
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import BinaryIO
 
-__all__ = ["STREAMED_SIZE", "Finished", "finished", "is_placeholder"]
+__all__ = ["STREAMED_SIZE", "Finished", "falls_short", "finished", "is_placeholder"]
 
 # bytes: who writes wav into a pipe (sox, arecord, ffmpeg, servers) declares this or more, for want of the length
 STREAMED_SIZE = 10**9
@@ -64,6 +65,24 @@ def is_placeholder(declared: int, held: int) -> bool:
     return declared == 0 or (declared >= STREAMED_SIZE and held < declared // 2)
 
 
+def falls_short(file: BinaryIO) -> str | None:
+    """Say what is missing of wav, aiff or caf whose coding libsndfile does not know; None if nothing is.
+
+    Args:
+        file: at any place; it is left at its beginning.
+    """
+    file.seek(0)
+    start = file.read(_START)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = {b"RIFF": (12, "<4sI"), b"FORM": (12, ">4sI"), b"caff": (8, ">4sq")}.get(start[:4])
+    for name, declared, position in _chunks(start, head[0], Struct(head[1])) if head else ():
+        held = size - position
+        if name in (b"data", b"SSND") and declared > held and not is_placeholder(declared, held):
+            return f"its header declares {declared} bytes of samples, the file holds {held}"
+    return None
+
+
 def _of_wav(start: bytes, size: int, file: BinaryIO) -> dict[int, bytes]:
     sizes = None  # where rf64 says them
     for name, length, position in _chunks(start, 12):
@@ -91,11 +110,21 @@ def _of_au(start: bytes) -> dict[int, bytes]:
 
 def _of_caf(start: bytes, size: int) -> dict[int, bytes]:
     position = 8
+    patches: dict[int, bytes] = {}
     while position + 12 <= len(start):
         length = int.from_bytes(start[position + 4 : position + 12], signed=True)
         held = size - position - 12
-        if start[position : position + 4] == b"data":
-            return {position + 4: held.to_bytes(8)} if length <= 0 and held > 4 else {}
+        body = start[position + 12 : position + 12 + max(0, length)]
+        match start[position : position + 4]:
+            case b"desc" if body[8:16] == b"alac" + bytes(4):
+                patches[position + 24] = b""
+            case b"kuki":  # as it is, or within atoms
+                about = body[24:] if body[4:8] == b"frma" else body
+                bits = (16, 20, 24, 32).index(about[5]) + 1 if about[5:6] in (b"\x10", b"\x14", b"\x18", b"\x20") else 0
+                patches = {at: bits.to_bytes(4) for at in patches}
+            case b"data":
+                lengths = {position + 4: held.to_bytes(8)} if length <= 0 and held > 4 else {}
+                return {at: right for at, right in patches.items() if right} | lengths
         position += 12 + max(0, length)
     return {}
 
@@ -115,10 +144,10 @@ def _is_empty(file: BinaryIO, position: int, size: int) -> bool:
     return end > 0 and len(rest) - end in range(-1, 8)
 
 
-def _chunks(data: bytes, position: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, length and place of the body of the chunks that begin within `data`."""
-    while position + _CHUNK.size <= len(data):
-        name, length = _CHUNK.unpack_from(data, position)
-        position += _CHUNK.size
+def _chunks(data: bytes, position: int, chunk: Struct = _CHUNK) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, length and place of the body of the chunks that begin within `data`; those of caf are not padded."""
+    while position + chunk.size <= len(data):
+        name, length = chunk.unpack_from(data, position)
+        position += chunk.size
         yield name, length, position
-        position += length + length % 2
+        position += max(0, length) + (length % 2 if chunk.size == _CHUNK.size else 0)

@@ -13,8 +13,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from speechssl.data.audio import AudioHeader, Forwards, Segment, bytes_of, read_header, source_of
-from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, decode_by_ffmpeg
+from speechssl.data.audio import AudioHeader, Forwards, Segment, bytes_of, look_at, source_of
 from speechssl.data.mpeg import read_mpeg
 from speechssl.data.storage import Place
 from speechssl.doctor.fingerprint import Fingerprint
@@ -153,15 +152,18 @@ def _open(recording: Recording, config: CheckConfig, said: _Said) -> list[Measur
         with contextlib.ExitStack() as stack:
             file: _Source
             opened = stack.enter_context(place.opened())
-            if place.is_plain_file and place.path.lower().endswith(FFMPEG_SUFFIXES):
-                file = _Array(*decode_by_ffmpeg(Path(place.path)))
+            decoded = None
+            try:
+                look = look_at(place, opened)
+                header, decoded = look.header, look.samples
+            except AudioError as error:
+                problem = str(error).removeprefix(f"{place}: ")
+            if opened is not None:
+                opened.seek(0)
+            if header is not None and decoded is not None:
+                file = _Array(decoded, header.sample_rate)
+                said.first_line()  # of libsndfile, which was tried first
             else:
-                try:
-                    header = read_header(place, opened)
-                except AudioError as error:
-                    problem = str(error).removeprefix(f"{place}: ")
-                if opened is not None:
-                    opened.seek(0)
                 file = stack.enter_context(Forwards(stack.enter_context(source_of(place, opened))))
             if isinstance(file, Forwards) and file.format == "MP3" and header and header.num_samples > file.frames:
                 said.first_line()  # that what it states does not fit the file is about to be mended

@@ -1,6 +1,7 @@
 """Every kind of file that is listed is read: suffixes, wav without a length, and formats that cannot seek."""
 
 import struct
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import soundfile
 
 from speechssl.data.audio import AUDIO_SUFFIXES, AudioConfig, read_audio, read_header
+from speechssl.doctor.measure import measure
+from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import AudioError
 from speechssl.manifests.build import build_manifest
 
@@ -93,3 +96,82 @@ def test_what_cannot_be_sought_is_decoded_from_the_beginning(tmp_path: Path) -> 
     np.testing.assert_allclose(part, whole[16_000:24_000], atol=1e-5)
     with pytest.raises(AudioError, match="no samples at the wanted position"):
         read_audio(path, config, start=60_000, num_samples=8000)
+
+
+def by_ffmpeg(options: str, suffix: str, folder: Path) -> bytes:
+    """Encode some noise with imageio-ffmpeg's program."""
+    program = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+    source, out = folder / "source.wav", folder / f"out{suffix}"
+    soundfile.write(str(source), np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    subprocess.run([program, "-nostdin", "-v", "error", "-i", source, *options.split(), out], check=True)
+    content = out.read_bytes()
+    source.unlink()
+    out.unlink()
+    return content
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "suffix"),
+    [("a.wav", "-c:a g722", ".wav"), ("a.wav", "-c:a adpcm_yamaha", ".wav"), ("a.mp3", "-c:a alac", ".m4a")],
+)
+def test_what_libsndfile_does_not_read_is_decoded_by_ffmpeg_whatever_its_name(tmp_path, name, options, suffix):
+    path = tmp_path / name
+    path.write_bytes(by_ffmpeg(options, suffix, tmp_path))
+    header = read_header(path)
+    assert header.decoder is not None
+    assert header.decoder.startswith("ffmpeg ")
+    assert abs(header.num_samples - 16_000) < 1_024
+    assert len(read_audio(path, AudioConfig(), expected_samples=header.num_samples)) == header.num_samples
+    assert measure(path, CheckConfig()).problem is None
+
+
+def test_half_of_what_ffmpeg_would_decode_is_truncated(tmp_path):
+    path = tmp_path / "a.wav"
+    content = by_ffmpeg("-c:a g722", ".wav", tmp_path)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(AudioError, match=r"truncated: its header declares 8000 bytes of samples, the file holds 39\d\d"):
+        read_header(path)
+
+
+def test_without_ffmpeg_its_files_say_what_would_read_them(tmp_path, monkeypatch):
+    path = tmp_path / "a.wav"
+    path.write_bytes(by_ffmpeg("-c:a g722", ".wav", tmp_path))
+    monkeypatch.setattr("speechssl.data.audio.ffmpeg_program", lambda: None)
+    with pytest.raises(AudioError, match=r"cannot be decoded .* ffmpeg may read it: install it"):
+        read_header(path)
+
+
+def test_alac_in_caf_as_ffmpeg_writes_it_is_read_bit_for_bit(tmp_path):
+    path = tmp_path / "a.caf"
+    path.write_bytes(by_ffmpeg("-c:a alac", ".caf", tmp_path))
+    expected = np.round(np.random.default_rng(0).normal(0, 0.1, 16_000) * 2**15).clip(-(2**15), 2**15 - 1) / 2**15
+    header = read_header(path)
+    assert (header.num_samples, header.decoder) == (16_000, None)
+    np.testing.assert_allclose(read_audio(path, AudioConfig()).numpy(), expected, atol=2**-15 + 1e-6)
+
+
+def test_malformed_wav_is_not_heard_through_ffmpeg(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    path = tmp_path / "a.wav"
+    soundfile.write(str(path), np.zeros(99), 16_000)
+    content = path.read_bytes()
+    path.write_bytes(content[:36] + b"fmt " + content[16:36] + content[36:])
+    with pytest.raises(AudioError, match="cannot be decoded as audio"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("variable", [False, True])
+def test_half_a_flac_is_truncated_although_its_header_is_whole(tmp_path, share, variable):
+    path = tmp_path / "a.flac"
+    soundfile.write(str(path), np.random.default_rng(0).normal(0, 0.1, 90_000), 16_000)
+    content = path.read_bytes()
+    if variable:  # a header that does not say how long its longest frame is
+        content = content[:12] + bytes(6) + content[18:]
+    path.write_bytes(content)
+    assert read_header(path).num_samples == 90_000
+    path.write_bytes(content + b"TAG" + bytes(125))
+    assert read_header(path).num_samples == 90_000
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(AudioError, match=r"truncated: its header declares 90000 samples"):
+        read_header(path)

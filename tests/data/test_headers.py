@@ -14,10 +14,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from speechssl.data.audio import read_header
-from speechssl.data.headers import Stated, stated_at
+from speechssl.data import headers
+from speechssl.data.headers import Stated, may_fall_short
 from speechssl.errors import AudioError
 
 SAMPLES = np.random.default_rng(0).uniform(-0.5, 0.5, (501, 2))
+
+
+def stated_at(path, offset=0, size=None):
+    """Return what libsndfile says as well."""
+    found = headers.stated_at(path, offset, size)
+    return None if found is None else found._replace(longest_frame=None)
 
 
 def said_by_libsndfile(path: Path) -> Stated | None:
@@ -161,7 +168,7 @@ def test_the_header_of_every_kind_is_that_of_libsndfile_or_an_error(tmp_path, ki
             read_header(path)
     else:
         header = read_header(path)
-        assert (header.num_samples, header.sample_rate, header.channels) == expected
+        assert (header.num_samples, header.sample_rate, header.channels) == expected[:3]
 
 
 def test_a_file_cut_short_is_an_error_that_says_how_much_is_missing(tmp_path):
