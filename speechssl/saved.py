@@ -10,6 +10,7 @@ A run folder is a model folder: what reads one reads the other, and needs no oth
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -25,7 +26,7 @@ from speechssl.data.audio import AudioConfig
 from speechssl.data.labels import LabelSource
 from speechssl.data.manifest import write_atomically
 from speechssl.data.phones import lexicon_lines, parse_lexicon
-from speechssl.data.texts import TextConfig
+from speechssl.data.texts import TextConfig, with_known_language
 from speechssl.data.vocabulary import Vocabulary, WrittenIn
 from speechssl.data.writing import WritingConfig
 from speechssl.errors import CheckpointError, LabelError
@@ -311,7 +312,9 @@ def check_units(known: Sequence[LabelSource], given: Sequence[LabelSource], *, w
 
 def _read_description(path: Path) -> Description:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values, note = with_known_language(json.loads(path.read_text(encoding="utf-8")))
+        if note:
+            print(f"{path}: {note}", file=sys.stderr)
         return from_dict(values, Description, where=str(path))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); convert or train the model again") from error

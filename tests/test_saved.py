@@ -64,6 +64,18 @@ def test_a_model_survives_being_written_and_read(tmp_path, make):
     assert again.name == "model"
 
 
+def test_a_language_that_was_once_taken_unread_is_said_and_left_out_of_a_saved_model(tmp_path, capsys):
+    fine_tuned().write(tmp_path / "model")
+    path = tmp_path / "model/model.json"
+    saved = path.read_text(encoding="utf-8")
+    path.write_text(saved.replace('"language": null', '"language": "English"'), encoding="utf-8")
+    assert SavedModel.read(tmp_path / "model").description == fine_tuned().description
+    assert f"{path}: text.language: 'English' is the code of no language" in capsys.readouterr().err
+    path.write_text(saved.replace('"language": null', '"language": "tur"'), encoding="utf-8")
+    assert SavedModel.read(tmp_path / "model").vocabulary().text.language == "tur"
+    assert not capsys.readouterr().err
+
+
 def test_the_parts_of_a_model_are_built_with_its_parameters():
     encoder = fine_tuned().encoder()
     waveforms, lengths = noise(1, 430), torch.tensor([430])

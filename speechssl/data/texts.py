@@ -5,14 +5,15 @@ which both sides of a comparison go through; this is what a model is taught to w
 """
 
 import unicodedata
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from speechssl.config import configuration
 from speechssl.data.languages import read_language
 from speechssl.data.words import lowered, raised, without_punctuation
 from speechssl.errors import ConfigError
 
-__all__ = ["TextConfig", "digits_in"]
+__all__ = ["TextConfig", "digits_in", "with_known_language"]
 
 
 @configuration
@@ -31,7 +32,7 @@ class TextConfig:
         try:
             read_language(self.language)
         except ConfigError as error:
-            raise ConfigError(f"text.language: {error}") from error
+            raise ConfigError(f"text.language: {error}; a run begun with it goes on with null") from error
 
     def apply(self, text: str) -> str:
         """Return the text that the model is to write; digits are not looked at.
@@ -64,6 +65,32 @@ class TextConfig:
         done += ["punctuation and symbols removed but inside words"] if self.punctuation == "remove" else []
         done += ["digits refused"] if self.digits == "refuse" else []
         return ", ".join(done)
+
+
+def with_known_language(values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Take out of what was saved a `text.language` that is the code of no language; once any word was taken for one.
+
+    It had no rules then, and has none now, so what was saved with it means the same without.
+
+    Args:
+        values: of `config.json` or `model.json`.
+
+    Returns:
+        The values, and what to tell if they were changed.
+
+    Examples:
+        >>> with_known_language({"text": {"language": "Klingonish"}})[0]
+        {'text': {'language': None}}
+    """
+    text = values.get("text")
+    if not isinstance(text, Mapping) or not isinstance(text.get("language"), str):
+        return dict(values), None
+    try:
+        read_language(text["language"])
+    except ConfigError as error:
+        note = f"text.language: {error}; what was saved with it goes on without rules of a language, as it was made"
+        return {**values, "text": {**text, "language": None}}, note
+    return dict(values), None
 
 
 def digits_in(text: str) -> str:

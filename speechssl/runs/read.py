@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from speechssl.config import flatten, from_dict, to_dict
+from speechssl.data.texts import with_known_language
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
@@ -156,6 +157,7 @@ def _describe(folder: Path, values: dict[str, Any]) -> tuple[str, dict[str, Any]
         raise CheckpointError(
             f"{folder}: its config.json is of no training run; name folders of stage pretrain or finetune"
         ) from error
+    values, _ = with_known_language(values)
     try:
         config_type = FinetuneConfig if method == "ctc" else PretrainConfig
         values = to_dict(from_dict(values, config_type, where=str(folder)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from speechssl.config import from_dict
 from speechssl.data.batching import Batch, collate
+from speechssl.data.texts import with_known_language
 from speechssl.errors import CheckpointError
 from speechssl.stages.finetune import FinetuneConfig, finetuning_task
 from speechssl.stages.pretrain import PretrainConfig, pretraining_task
@@ -67,7 +68,7 @@ def replay(path: Path) -> Iterator[Replayed]:
 
 
 def _task(run: Path) -> tuple[Task, PretrainConfig | FinetuneConfig]:
-    values = read_config(run)
+    values, _ = with_known_language(read_config(run))
     if "ctc" in values:
         finetuning = from_dict(values, FinetuneConfig, where=str(run / "config.json"))
         return finetuning_task(finetuning), finetuning

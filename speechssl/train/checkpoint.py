@@ -32,6 +32,7 @@ from torch import Tensor, nn
 import speechssl
 from speechssl.config import flatten, from_dict, to_dict
 from speechssl.data.manifest import write_atomically
+from speechssl.data.texts import with_known_language
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.parallel import Ranks, whole_tensors
 from speechssl.provenance import source_commit
@@ -127,6 +128,7 @@ def _may_change(key: str) -> bool:
 
 def _with_later_keys(values: dict[str, Any], config_type: type) -> dict[str, Any]:
     """Give keys that came with a later version their defaults, which leave the run as it was."""
+    values, _ = with_known_language(values)
     try:
         return to_dict(from_dict(values, config_type, where="config.json"))
     except ConfigError:  # has a key that is gone: it will be named as a difference

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechssl.errors import CheckpointError
+from speechssl.data.texts import TextConfig
+from speechssl.errors import CheckpointError, ConfigError
 from speechssl.parallel import Ranks
 from speechssl.stages.data import DataConfig
+from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.train.run_folder import hold_run_folder, locked
 
@@ -53,6 +55,18 @@ def test_a_folder_is_free_again_after_its_block(tmp_path):
     for _ in range(2):
         with hold_run_folder(config.out, config, ALONE):
             assert (config.out / "config.json").exists()
+
+
+def test_a_run_begun_with_a_word_that_is_no_language_goes_on_without_and_begins_no_more(tmp_path):
+    data = DataConfig(manifests=(Path("a.tsv"),))
+    config = FinetuneConfig(out=tmp_path / "run", checkpoint=tmp_path, data=data)
+    with hold_run_folder(config.out, config, ALONE):
+        path = config.out / "config.json"
+        path.write_text(path.read_text(encoding="utf-8").replace('"language": null', '"language": "English"'))
+    with hold_run_folder(config.out, config, ALONE):
+        pass
+    with pytest.raises(ConfigError, match=r"text\.language: 'English' .*; a run begun with it goes on with null"):
+        TextConfig(language="English")
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
