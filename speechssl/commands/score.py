@@ -44,7 +44,7 @@ def score_command(
 ) -> None:
     """Score transcripts by utterance id: CER and WER with intervals, by group, and against another system."""
     from speechssl.score.evaluate import ScoreConfig, evaluate_systems, judge
-    from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
+    from speechssl.score.summary import advice, as_json, difference_lines, lines, utterance_rows
     from speechssl.stages.score import read_columns, read_hypotheses, references_of, with_known_languages
 
     values = {"normaliser": normaliser, "blocks": blocks, "alignment": alignment}
@@ -65,6 +65,7 @@ def score_command(
     systems = list(zip(paths, evaluate_systems(rows, [read_hypotheses(path) for path in paths], config), strict=True))
     first = systems[0][1]
     print(*lines(first), sep="\n")
+    print("".join(f"{note}\n" for note in advice(first)), end="", file=sys.stderr)
     differences = None
     for path, other in systems[1:]:
         print(f"second: {path}", *lines(other)[:2], sep="\n")

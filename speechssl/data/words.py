@@ -16,10 +16,11 @@ punctuation and symbols part them, but for these:
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from speechssl.data.languages import Language
 
-__all__ = ["ONE_FORM", "lowered", "raised", "without_punctuation"]
+__all__ = ["ONE_FORM", "lacks_blanks", "lowered", "raised", "without_punctuation"]
 
 # for str.translate: one form of the signs that stand inside words
 ONE_FORM = str.maketrans(
@@ -37,6 +38,19 @@ _OKINA = frozenset({"haw", "rar", "sm", "to", "ty"})  # a glottal stop before or
 _FINAL = frozenset({"apw", "cak", "kek", "lkt", "mam", "mt", "nv", "quc", "so", "tzh", "tzo", "yua"})  # ends in one
 _CLICKS = frozenset({"gwj", "hnh", "huc", "ktz", "naq", "ngh", "nmn", "xam"})
 
+# scripts without blanks between words: Han and kana, and those that UAX 14 breaks by dictionaries (class SA), with
+# Tibetan, Balinese and Javanese
+_HAN = (
+    "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff"
+)
+_BY_DICTIONARY = (
+    "\u0e00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\ua980-\ua9ff\uaa60-\uaadf\U00011700-\U0001174f"
+)
+_UNPARTED = (  # and letters, marks counted, to a blank, from which on it parts no words: twice a usual word, or more
+    (re.compile(f"[{_HAN}]+"), 4),
+    (re.compile(f"[{_BY_DICTIONARY}]+"), 10),
+)
 _HEBREW = "\u0591-\u05f2"
 _LATIN = "a-zA-Z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u036f\u1d00-\u1dff\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff"
 _SHAPED = (  # letters that a joiner may shape
@@ -126,6 +140,30 @@ def without_punctuation(text: str, language: Language | None = None) -> str:
     if "σ" in text or "ς" in text:
         text = _INNER_SIGMA.sub("σ", _FINAL_SIGMA.sub("ς", text))
     return " ".join(text.split())
+
+
+def lacks_blanks(texts: Sequence[str]) -> list[int]:
+    """Return the places of texts in scripts without blanks between words; none if they have them, as segmented ones.
+
+    Examples:
+        >>> lacks_blanks(["ผมไปตลาดครับ", "we go", "今天天气很好 一起去吧"])
+        [0, 2]
+        >>> lacks_blanks(["今天 天气 很 好", "오늘은 날씨가 좋아요"])
+        []
+    """
+    found: list[int] = []
+    for letters, most in _UNPARTED:
+        places, blanks, count = [], 0, 0
+        for place, text in enumerate(texts):
+            if text.isascii():
+                continue
+            inner, of_script = len(text.split()) - 1, sum(map(len, letters.findall(text)))
+            if 2 * of_script > len(text) - inner:
+                places.append(place)
+                blanks += inner
+                count += of_script
+        found += places if blanks * most < count else []
+    return sorted(found)
 
 
 def _with_inner_signs(text: str, language: Language | None) -> str:

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from speechssl.data.words import lacks_blanks
 from speechssl.score.evaluate import Compared, Evaluation, Group, Rate
 from speechssl.score.intervals import Difference
 
-__all__ = ["as_json", "difference_lines", "lines", "utterance_rows"]
+__all__ = ["advice", "as_json", "difference_lines", "lines", "utterance_rows"]
 
 _FEW_BLOCKS = 10  # below, a percentile interval of drawn blocks is too narrow to be trusted
 
@@ -30,6 +31,19 @@ def lines(evaluation: Evaluation) -> list[str]:
         width = max(len(group.name) for group in groups)
         found += [_group_line(group, width) for group in groups]
     return found
+
+
+def advice(evaluation: Evaluation) -> list[str]:
+    """Say what its figures do not mean: WER where blanks do not part words, in a twentieth of the texts or more."""
+    rows = evaluation.utterances
+    unparted = lacks_blanks([row.reference for row in rows])
+    if 20 * len(unparted) < len(rows):
+        return []
+    return [
+        f"{len(unparted)} of {len(rows)} references ({', '.join(rows[place].id for place in unparted[:3])}) "
+        "are in a script without blanks between words: WER counts whole sentences there, or what lies between blanks; "
+        "CER is the measure"
+    ]
 
 
 def difference_lines(differences: tuple[Difference, Difference]) -> list[str]:
@@ -55,6 +69,7 @@ def as_json(evaluation: Evaluation, differences: tuple[Difference, Difference] |
             grouping: {group.name: _figures(group) for group in groups}
             for grouping, groups in evaluation.groups.items()
         },
+        "notes": advice(evaluation),
     }
     if differences is not None:
         found["second_minus_first"] = {

@@ -19,6 +19,7 @@ from speechssl.parallel import pick_device
 from speechssl.score.evaluate import Evaluation, Reference
 from speechssl.score.intervals import Difference
 from speechssl.score.page import PathToken, Recording, Report, System, write_score_page
+from speechssl.score.summary import advice
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.stages.score import read_json_lines
 from speechssl.transcripts.timed import best_path
@@ -107,7 +108,7 @@ def write_page(
         recordings={key: Recording(flac=flac, path=paths.get(key, ())) for key, flac in sounds.flac.items()},
         frames_per_second=rate,
         sources={"references": str(source)} | {name: str(path) for name, (path, _) in zip(names, systems, strict=True)},
-        notes=notes,
+        notes=[*advice(systems[0][1]), *notes],
     )
     write_score_page(report, out)
     return notes

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from speechssl.data.languages import Language, read_language
 from speechssl.data.texts import TextConfig
-from speechssl.data.words import lowered, raised, without_punctuation
+from speechssl.data.words import lacks_blanks, lowered, raised, without_punctuation
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,36 @@ def test_a_second_pass_changes_nothing(text: str, language: str | None, case: st
 def test_a_language_is_named_with_or_without_its_script() -> None:
     assert Language("kk", "Latn").is_one_of(frozenset({"kk-Latn"}))
     assert not Language("kk").is_one_of(frozenset({"kk-Latn"}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ผมไปตลาดครับ",
+        "ຂ້ອຍໄປຕະຫຼາດ",
+        "ខ្ញុំទៅផ្សារ",
+        "ကျွန်တော် ဈေးသွားမယ်",
+        "今日は いい天気ですね",
+        "打开灯",
+        "བོད་ཡིག་ཡག་པོ་འདུག",
+        "ᨾᩩᩁᨻᩢ᩠ᨶ",
+        "我们都会用wifi",
+    ],
+)
+def test_scripts_without_blanks_between_words_are_found_by_their_letters(text: str) -> None:
+    assert lacks_blanks(["one two", text, "раз два"]) == [1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ผม ไป ตลาด ครับ",
+        "今日 は いい 天気 です ね",
+        "今 天 天 气",
+        "བོད ཡིག ཡག པོ",
+        "오늘은 날씨가",
+        "we say 你好 and go on",
+    ],
+)
+def test_texts_whose_words_are_parted_or_of_another_script_are_not(text: str) -> None:
+    assert lacks_blanks([text]) == []

@@ -5,10 +5,11 @@ import torch
 
 from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Vocabulary
+from speechssl.data.words import lacks_blanks
 from speechssl.decoding.greedy import greedy_decode
 from speechssl.score.evaluate import Reference, ScoreConfig, evaluate
 from speechssl.score.normalise import normalise
-from tests.score.sentences import PAGE, SENTENCES, page, unicode_words
+from tests.score.sentences import PAGE, SENTENCES, UNSPACED, page, unicode_words
 
 
 @pytest.mark.parametrize(("language", "sentence"), [row[:2] for row in SENTENCES], ids=[row[0] for row in SENTENCES])
@@ -35,3 +36,8 @@ def test_the_page_says_what_is_so() -> None:
 def test_words_are_those_of_unicode_or_the_page_says_why_not(language: str, sentence: str, why: str) -> None:
     pytest.importorskip("uniseg")
     assert (len(normalise(sentence, "plain", language).split()) != unicode_words(sentence)) == bool(why)
+
+
+@pytest.mark.parametrize(("language", "sentence", "why"), SENTENCES, ids=[row[0] for row in SENTENCES])
+def test_a_scoring_finds_the_scripts_for_which_the_page_says_cer(language: str, sentence: str, why: str) -> None:
+    assert bool(lacks_blanks([normalise(sentence, "plain", language)])) == (why == UNSPACED)

@@ -171,3 +171,21 @@ def test_languages_are_read_and_unknown_codes_refused(corpus: Path, capsys: pyte
     told = capsys.readouterr().err
     assert told.count("'Turkish'") == 1
     assert f"'Turkish' of {len(rows)} utterances" in told
+
+
+def test_texts_without_blanks_between_words_are_said_to_be_scored_by_cer(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = read_manifest(corpus).utterances
+    out, page = corpus.with_name("score.json"), corpus.with_name("page.html")
+    options = ["--samples", "10", "--out", str(out), "--html", str(page), "--audio-mb", "0"]
+    assert main(["score", str(corpus), str(write_hypotheses(corpus, "one.tsv")), *options]) == 0
+    assert json.loads(out.read_text())["notes"] == []
+    assert "CER is the measure" not in capsys.readouterr().err + page.read_text(encoding="utf-8")
+    write_manifest(corpus, [dataclasses.replace(row, text="ผมไปตลาดครับ") for row in rows])
+    assert main(["score", str(corpus), str(write_hypotheses(corpus, "one.tsv")), *options]) == 0
+    told = capsys.readouterr()
+    assert told.err.count("8 of 8 references (u0000, u0001, u0002) are in a script without blanks between words") == 1
+    assert "without blanks" not in told.out
+    assert json.loads(out.read_text())["notes"] == [told.err.strip()]
+    assert page.read_text(encoding="utf-8").count("CER is the measure") == 1
