@@ -38,7 +38,15 @@ from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
 from speechssl.train.checkpoint import DESCRIPTION, fill, last_checkpoint, read_parameters, read_state, run_folder
 
-__all__ = ["Description", "SavedModel", "build_model", "check_units", "describe_model", "without_values"]
+__all__ = [
+    "Description",
+    "SavedModel",
+    "build_model",
+    "check_units",
+    "describe_model",
+    "vocabulary_of_run",
+    "without_values",
+]
 
 PARAMETERS = "model.safetensors"
 Model = TypeVar("Model", bound=nn.Module)
@@ -288,6 +296,17 @@ def describe_model(folder: Path, description: Description) -> None:
             )
     if known is None or known.labels != description.labels:
         write_atomically(path, json.dumps(to_dict(description), indent=1, ensure_ascii=False) + "\n")
+
+
+def vocabulary_of_run(out: Path) -> Vocabulary | None:
+    """Return what the run of a folder learns to write in, None before its first checkpoint: till then texts may change.
+
+    Raises:
+        CheckpointError: its description cannot be read.
+    """
+    path = out / DESCRIPTION
+    description = _read_description(path) if path.exists() and last_checkpoint(out) is not None else None
+    return None if description is None or description.ctc is None else description.speller()
 
 
 def check_units(known: Sequence[LabelSource], given: Sequence[LabelSource], *, where: str) -> None:

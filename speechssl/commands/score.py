@@ -60,6 +60,10 @@ def score_command(
         from speechssl.interop.formats import read_saved
 
         speller = read_saved(model).description.speller()
+        lacking = {letter: row.id for row in reversed(rows) for letter in speller.unknown_letters(row.text)}
+        if lacking:
+            named = ", ".join(f"{letter!r} ({key})" for letter, key in sorted(lacking.items()))
+            print(f"{model}: never writes what references hold, and is wrong there: {named}", file=sys.stderr)
         rows = [dataclasses.replace(row, text=speller.reference(row.text)) for row in rows]
     paths = [hypotheses] if second is None else [hypotheses, second]
     systems = list(zip(paths, evaluate_systems(rows, [read_hypotheses(path) for path in paths], config), strict=True))

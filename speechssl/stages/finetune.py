@@ -174,6 +174,7 @@ def _look(config: FinetuneConfig, manifest: Manifest, dev: Manifest | None, pret
         hop=encoder.hop,
         window=encoder.window,
         fastest=max(config.augment.speeds, default=1.0),
+        out=config.out,
     )
     found = preflight(manifest, dev, rules)
     return dataclasses.replace(

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,8 +18,10 @@ from speechssl.data.texts import TextConfig, digits_in
 from speechssl.data.vocabulary import UnitsConfig, Vocabulary, frames_needed
 from speechssl.doctor.texts import count_letters, unusual_rates
 from speechssl.doctor.thresholds import CheckConfig
-from speechssl.errors import ManifestError, SpeechSSLError, VocabularyError
+from speechssl.errors import CheckpointError, ManifestError, SpeechSSLError, VocabularyError
+from speechssl.saved import vocabulary_of_run
 from speechssl.stages.preflight_advice import advice, replacement
+from speechssl.train.checkpoint import DESCRIPTION, MOST_NAMED
 
 __all__ = ["Fault", "Labelled", "Preflight", "Rare", "Rules", "Unfit", "Unusual", "preflight"]
 
@@ -50,6 +53,7 @@ class Rules:
     hop: int  # samples from one encoder frame to the next
     window: int  # samples that an encoder frame looks at
     fastest: float = 1.0  # factor by which augmentation speeds up an utterance at most
+    out: Path | None = None  # folder of the run: one that goes on keeps its vocabulary
 
     @property
     def skipped(self) -> frozenset[Fault]:
@@ -197,9 +201,30 @@ def _vocabulary(texts: Mapping[str, str], rules: Rules) -> tuple[Vocabulary | No
     if not texts:
         return None, []
     try:
-        return Vocabulary.from_texts(texts.values(), rules.units, rules.text), []
+        made = Vocabulary.from_texts(texts.values(), rules.units, rules.text)
+        known = None if rules.out is None else vocabulary_of_run(rules.out)
     except SpeechSSLError as error:
         return None, [error]
+    if known is None or known == made:
+        return made, []
+    lacking: dict[str, list[str]] = defaultdict(list)
+    for key, text in texts.items():
+        for letter in known.unknown_letters(text):
+            lacking[letter].append(key)
+    if lacking:
+        return None, [_lacks(lacking, f"{rules.out}/{DESCRIPTION}")]
+    note = "the texts, or what is done to them, changed since the run began; its vocabulary stays as it was"
+    return dataclasses.replace(known, notes=(*made.notes, note)), []
+
+
+def _lacks(places: Mapping[str, Sequence[str]], where: str) -> CheckpointError:
+    """Say which letters, by utterances, the vocabulary of a run that goes on does not hold."""
+    named = ", ".join(f"{letter!r} ({', '.join(ids[:3])})" for letter, ids in list(places.items())[:MOST_NAMED])
+    return CheckpointError(
+        f"{where}: describes another model: its vocabulary lacks {len(places)} letters of the texts: {named}. The "
+        "texts changed since the run began, or the rule for signs inside words; write the texts without them, which a "
+        "run that goes on allows, or name another out"
+    )
 
 
 def _unpronounced(manifest: Manifest, faults: Sequence[Unfit], vocabulary: Vocabulary, split: Split) -> Iterable[Unfit]:

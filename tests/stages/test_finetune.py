@@ -10,10 +10,12 @@ import soundfile
 import torch
 
 from speechssl.config import flatten, load, to_dict
+from speechssl.data import texts
 from speechssl.data.audio import AudioConfig
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.texts import TextConfig
 from speechssl.errors import AudioError, CheckpointError, ConfigError, ManifestError, VocabularyError
 from speechssl.model.masking import MaskConfig
 from speechssl.objective.ctc import CTCConfig
@@ -26,6 +28,7 @@ from speechssl.stages.dev_scores import DevSet, hear
 from speechssl.stages.finetune import FinetuneConfig, finetune, finetuned_encoder
 from speechssl.stages.pretrain import pretrain
 from speechssl.stages.transcribe import transcribe
+from speechssl.train import loop
 from speechssl.train.checkpoint import read_state
 from speechssl.train.loop import TrainConfig
 
@@ -313,5 +316,40 @@ def test_a_run_is_not_continued_with_another_vocabulary(finetune_config, rewritt
     config = finetune_config(tmp_path / "run", data=data, train=TrainConfig(steps=1))
     finetune(config)
     rewritten(u0000="three")
-    with pytest.raises(CheckpointError, match=r"model\.json: describes another model"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.json: describes another .* lacks 2 letters of the texts: 'h' \(u0000\)"
+    ):
         finetune(config)
+
+
+def test_a_run_whose_texts_once_lost_a_sign_says_which_and_goes_on_without(
+    finetune_config, rewritten, tmp_path, capsys
+):
+    data = DataConfig(manifests=(rewritten(u0000="o·ne", u0001="e-x"),))
+    config = finetune_config(
+        tmp_path / "run", data=data, text=TextConfig(punctuation="remove"), train=TrainConfig(steps=2, save_every=1)
+    )
+    before = dict.fromkeys(map(ord, "·"), " ")  # as signs were taken before there was a rule for them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(texts, "without_punctuation", lambda text, _: text.translate(before))
+        patch.setattr(loop, "save_checkpoint", _stop_after(loop.save_checkpoint))
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config)
+    with pytest.raises(
+        CheckpointError, match=r"lacks 1 letters of the texts: '·' \(u0000\)\. .* write the texts without"
+    ):
+        finetune(config)
+    rewritten(u0000="o ne", u0001="ex")
+    capsys.readouterr()
+    last = finetune(config)
+    assert last.name == "step_00000002"
+    assert "-" in SavedModel.read(last).description.vocabulary
+    assert "preflight: the texts, or what is done to them, changed since the run began" in capsys.readouterr().err
+
+
+def _stop_after(save):
+    def stopping(*given, **named):
+        save(*given, **named)
+        raise KeyboardInterrupt
+
+    return stopping

@@ -279,7 +279,7 @@ def test_a_run_says_in_short_what_was_found_before_its_first_step(recipe, capfd)
     assert said.index("preflight: 1 texts hold digits") < said.index("finetune 1/1")
 
 
-def test_a_run_with_a_policy_keeps_it_for_whatever_is_written_later(finetune_config, recipe, tmp_path) -> None:
+def test_a_run_with_a_policy_keeps_it_for_whatever_is_written_later(finetune_config, recipe, tmp_path, capsys) -> None:
     recipe(u0001="TWO, one!", u0003="six-TWO")
     data = DataConfig(manifests=(tmp_path / "train.tsv",))
     policy = TextConfig(case="upper", punctuation="remove", replace=(("six", "ten"),))
@@ -298,6 +298,12 @@ def test_a_run_with_a_policy_keeps_it_for_whatever_is_written_later(finetune_con
     assert main(["score", *said, "--model", str(tmp_path / "run"), "-o", str(tmp_path / "score.json")]) == 0
     last = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()][-1]
     assert json.loads((tmp_path / "score.json").read_text())["cer"] == last["dev_cer"]
+    assert "never writes" not in capsys.readouterr().err
+    recipe(u0002="a·b", u0003="b")
+    assert main(["score", *said, "--model", str(tmp_path / "run")]) == 0
+    assert "run: never writes what references hold, and is wrong there: 'A' (u0002), 'B' (u0002), '·' (u0002)\n" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_run_leaves_out_what_cannot_be_learned_when_asked_for(finetune_config, recipe, tmp_path, capfd) -> None:
