@@ -12,7 +12,7 @@ from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE, normalize_waveform
 from speechssl.data.batching import Example, collate
 from speechssl.data.piped import Samples, samples_of
-from speechssl.data.vocabulary import Vocabulary
+from speechssl.data.vocabulary import BLANK, Vocabulary
 from speechssl.errors import AudioError, ConfigError
 from speechssl.interop.formats import read_saved
 from speechssl.model.conv import frame_count
@@ -63,11 +63,16 @@ def transcribe_stream(
     model.to(pick_device())
     words = []
     normalize = bool(saved.description.audio.normalize)
-    for word in stream(model, vocabulary, samples, config or StreamConfig(), normalize=normalize):
+    kept = _Kept(vocabulary, model.encoder.config.hop, model.encoder.config.window)
+    for word in _heard(model, kept, samples, config or StreamConfig(), normalize=normalize):
         tell(word)
         words.append(word)
-    text = " ".join(word.text for word in words)
-    return Transcript(id="stream", text=text, duration_s=words[-1].end_s if words else 0.0, words=tuple(words))
+    return Transcript(
+        id="stream",
+        text=vocabulary.decode(kept.tokens),
+        duration_s=words[-1].end_s if words else 0.0,
+        words=tuple(words),
+    )
 
 
 def stream(
@@ -85,8 +90,14 @@ def stream(
     Raises:
         AudioError: the source ends within a sample.
     """
+    kept = _Kept(vocabulary, model.encoder.config.hop, model.encoder.config.window)
+    yield from _heard(model, kept, source, config, normalize=normalize)
+
+
+def _heard(
+    model: CTCModel, kept: "_Kept", source: Samples, config: StreamConfig, *, normalize: bool
+) -> Iterator[Timed]:
     encoder = model.encoder.config
-    kept = _Kept(vocabulary, encoder.hop, encoder.window)
     heard = torch.zeros(0)
     dropped = 0  # samples before `heard`
     for chunk in _chunks(source, round(config.chunk_s * SAMPLE_RATE)):
@@ -110,6 +121,8 @@ class _Kept:
 
     def __init__(self, vocabulary: Vocabulary, hop: int, window: int) -> None:
         self.frames = 0  # settled in all
+        self.tokens: list[int] = []  # of words that ended, and the boundaries between them
+        self._last = BLANK  # token of the last frame of those
         self._vocabulary, self._hop, self._window = vocabulary, hop, window
         self._open = torch.zeros((0, len(vocabulary)))  # log-probabilities since the last word that ended
 
@@ -136,7 +149,11 @@ class _Kept:
         return 0
 
     def _words(self, log_probs: Tensor, first: int) -> Iterator[Timed]:
-        words, _ = words_of(best_path(log_probs), self._vocabulary, hop=self._hop, window=self._window)
+        tokens = best_path(log_probs)
+        is_same = bool(tokens) and tokens[0].start == 0 and tokens[0].id == self._last  # as that of the frame before
+        self.tokens += [token.id for token in tokens[is_same:]]
+        self._last = int(log_probs[-1].argmax()) if len(log_probs) else self._last
+        words, _ = words_of(tokens, self._vocabulary, hop=self._hop, window=self._window)
         shift_s = first * self._hop / SAMPLE_RATE
         for word in words:
             yield Timed(
