@@ -9,7 +9,7 @@ import typer
 
 from speechssl.commands.arguments import Root
 from speechssl.data.manifest import Manifest, read_manifest
-from speechssl.transcripts.formats import SUFFIXES, write_transcripts
+from speechssl.transcripts.formats import SUFFIXES, check_ids, write_transcripts
 from speechssl.transcripts.timed import Timed, Transcript
 
 __all__ = ["align_command", "transcribe_command"]
@@ -43,6 +43,7 @@ def transcribe_command(
     from speechssl.stages.tuned import read_tuned
 
     if sources == [Path("-")]:
+        check_ids(out, ())
         found, skipped = [transcribe_stream(model, sys.stdin.buffer, tell=_print_word)], list[str]()
     else:
         overlap_s = min(8.0, window_s / 4)
@@ -51,6 +52,7 @@ def transcribe_command(
         asked = decoder_for(lm, lexicon, weights, beam=beam, nbest=nbest, hot=hot_word or (), native=flashlight)
         decoder = asked if tuned is None else read_tuned(tuned)
         listed = _listed(sources, root)
+        check_ids(out, [row.id for row in listed.utterances])
         found, skipped = transcribe(model, listed, config, decoder=decoder, skip_bad_audio=skip_bad)
     _say_written(write_transcripts(out, found), found, skipped)
 
@@ -65,7 +67,9 @@ def align_command(
     """Find when each word and letter of known texts was said."""
     from speechssl.stages.align import align
 
-    found, skipped = align(model, read_manifest(manifest, root=root), skip=skip)
+    listed = read_manifest(manifest, root=root)
+    check_ids(out, [row.id for row in listed.utterances])
+    found, skipped = align(model, listed, skip=skip)
     _say_written(write_transcripts(out, found), found, skipped)
 
 

@@ -9,10 +9,28 @@ from speechssl.data.manifest import write_atomically
 from speechssl.errors import ConfigError
 from speechssl.transcripts.timed import Timed, Transcript
 
-__all__ = ["SUFFIXES", "write_transcripts"]
+__all__ = ["SUFFIXES", "check_ids", "write_transcripts"]
 
 _LINE_S, _LINE_LETTERS = 6.0, 80  # at most, of a subtitle
 _PAUSE_S = 1.0  # that ends a subtitle
+_CONTROLS = "\t\n\r"  # that cells of a table cannot hold
+
+
+def check_ids(out: Path, ids: Sequence[str]) -> None:
+    """Refuse, before there are texts, a file that could not be written with these ids.
+
+    Raises:
+        ConfigError: another suffix than `write_transcripts` has, an id that cannot be a file's name, or one with a tab
+            or line break in a table.
+    """
+    suffix = out.suffix.lower()
+    if suffix not in (*_OF_ALL, *_OF_ONE):
+        raise ConfigError(f"{out}: expected a name that ends in one of {', '.join(SUFFIXES)}")
+    for key in ids:
+        if suffix == ".tsv" and any(control in key for control in _CONTROLS):
+            raise ConfigError(f"{key!r}: has a tab or line break in id or text; write .jsonl, which holds any")
+        if suffix in _OF_ONE and len(ids) > 1 and (key in ("", ".", "..") or "/" in key or "\0" in key):
+            raise ConfigError(f"{key!r}: cannot be the name of a file; write .ctm or .jsonl, which hold any id")
 
 
 def write_transcripts(out: Path, transcripts: Sequence[Transcript]) -> list[Path]:
@@ -23,20 +41,16 @@ def write_transcripts(out: Path, transcripts: Sequence[Transcript]) -> list[Path
     (`fields.escape_id`); our readers undo that.
 
     Raises:
-        ConfigError: another suffix, an id that cannot be a file's name, a tab or line break in a cell of a table.
+        ConfigError: what `check_ids` refuses, or a tab or line break in a text of a table.
     """
+    check_ids(out, [each.id for each in transcripts])
     suffix = out.suffix.lower()
     if suffix in _OF_ALL:
         write_atomically(out, _OF_ALL[suffix](transcripts))
         return [out]
-    if suffix not in _OF_ONE:
-        raise ConfigError(f"{out}: expected a name that ends in one of {', '.join(SUFFIXES)}")
     if len(transcripts) == 1:
         write_atomically(out, _OF_ONE[suffix](transcripts[0]))
         return [out]
-    for each in transcripts:
-        if each.id in ("", ".", "..") or "/" in each.id or "\0" in each.id:
-            raise ConfigError(f"{each.id!r}: cannot be the name of a file; write .ctm or .jsonl, which hold any id")
     written = []
     for each in transcripts:
         written.append(out.with_suffix("") / f"{each.id}{out.suffix}")
@@ -46,7 +60,7 @@ def write_transcripts(out: Path, transcripts: Sequence[Transcript]) -> list[Path
 
 def _tsv(transcripts: Sequence[Transcript]) -> str:
     for each in transcripts:
-        if any(control in cell for cell in (each.id, each.text) for control in "\t\n\r"):
+        if any(control in each.text for control in _CONTROLS):
             raise ConfigError(f"{each.id!r}: has a tab or line break in id or text; write .jsonl, which holds any")
     return "".join(["id\ttext\n", *(f"{each.id}\t{each.text}\n" for each in transcripts)])
 
@@ -93,11 +107,26 @@ def _ctm(transcripts: Sequence[Transcript]) -> str:
 
 
 def _srt(transcript: Transcript) -> str:
-    blocks = []
+    blocks, place = [], 0
     for number, words in enumerate(_subtitles(transcript.words), start=1):
         times = f"{_clock(words[0].start_s)} --> {_clock(words[-1].end_s)}"
-        blocks.append(f"{number}\n{times}\n{' '.join(word.text for word in words)}\n")
+        line, place = _written(words, transcript.text, place)
+        blocks.append(f"{number}\n{times}\n{line}\n")
     return "\n".join(blocks)
+
+
+def _written(words: Sequence[Timed], text: str, place: int) -> tuple[str, int]:
+    """Return words as a text has them from a place on, with what the model writes between them, and the place behind.
+
+    Words of phones, which the text writes otherwise, come with blanks between.
+    """
+    first, end = None, place
+    for word in words:
+        found = text.find(word.text, end)
+        if found < 0:
+            return " ".join(word.text for word in words), place
+        first, end = found if first is None else first, found + len(word.text)
+    return text[first:end], end
 
 
 def _subtitles(words: Sequence[Timed]) -> list[list[Timed]]:

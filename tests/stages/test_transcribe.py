@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -195,6 +196,22 @@ def test_the_command_reads_samples_from_standard_input(finetuned, long, tmp_path
     found = json.loads((tmp_path / "s.jsonl").read_text())
     assert found["id"] == "stream"
     assert len(capsys.readouterr().out.splitlines()) == len(found["text"].split()) + 1
+
+
+def test_what_a_file_cannot_hold_is_refused_before_anything_is_heard(finetuned, corpus, tmp_path, monkeypatch, capsys):
+    heard = []
+    monkeypatch.setattr("speechssl.stages.transcribe.emissions", lambda *given, **named: heard.append(given) or ())
+    odd = shutil.copy(corpus.parent / "u0001.wav", tmp_path / "a\tb\nc.wav")
+    for out, said in (
+        ("t.tsv", "has a tab or line break in id"),
+        ("t.doc", "expected a name that ends in one of .tsv"),
+    ):
+        assert main(["transcribe", str(finetuned), str(odd), "-o", str(tmp_path / out)]) == 2
+        assert said in capsys.readouterr().err
+    assert not heard
+    monkeypatch.undo()
+    assert main(["transcribe", str(finetuned), str(odd), "-o", str(tmp_path / "t.jsonl")]) == 0
+    assert json.loads((tmp_path / "t.jsonl").read_text())["id"] == "a\tb\nc"
 
 
 def test_the_command_searches_with_a_language_model_and_lists_alternatives(finetuned, corpus, tmp_path):

@@ -108,6 +108,16 @@ def test_subtitles_break_at_pauses_and_when_they_are_long(tmp_path: Path) -> Non
     assert all(len(block.splitlines()[2]) <= 80 for block in blocks)
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [("ab_cd_ab_e", ["ab_cd", "ab_e"]), ("abcdabe", ["abcd", "abe"]), ("a b | c d | a b | e", ["ab cd", "ab e"])],
+)
+def test_subtitles_have_between_words_what_the_text_has(tmp_path: Path, text: str, lines: list[str]) -> None:
+    words = timed(("ab", 0.0, 0.1), ("cd", 0.1, 0.2), ("ab", 9.0, 9.1), ("e", 9.1, 9.2))
+    write_transcripts(tmp_path / "x.srt", [Transcript(id="x", text=text, duration_s=10.0, words=words)])
+    assert (tmp_path / "x.srt").read_text().splitlines()[2::4] == lines
+
+
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ends in one of .tsv, .jsonl, .trn, .ctm, .srt, .TextGrid"):
         write_transcripts(tmp_path / "t.doc", [FIRST])
