@@ -84,9 +84,15 @@ def read_fairseq2(path: Path) -> Conversion:
         raise CheckpointError(
             f"{card_path}: {len(unknown)} parameters have no place in this architecture: {', '.join(unknown[:3])}"
         )
+    dropped = dict.fromkeys(left, "counts the steps of their training; ours begins anew")
+    if card.tokenizer_ref is not None and vocabulary:
+        dropped[f"tokenizer_ref={card.tokenizer_ref}"] = (
+            f"texts are written with the tokens of {card.vocabulary}; what that tokenizer does to texts before it "
+            "parts them (case, compatibility forms) is not known here: text is left as it is"
+        )
     return Conversion(
         model=SavedModel(description=description, tensors=tensors | identity, name=str(path)),
-        dropped=dict.fromkeys(left, "counts the steps of their training; ours begins anew"),
+        dropped=dropped,
         added=added,
     )
 

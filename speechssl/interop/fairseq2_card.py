@@ -10,6 +10,7 @@ from typing import Any
 
 from speechssl.config import configuration
 from speechssl.errors import CheckpointError
+from speechssl.interop.fairseq_texts import written_by_signs
 from speechssl.model.conv import BASE_STACK
 from speechssl.model.masking import MaskConfig
 from speechssl.objective.contrastive import ContrastiveConfig
@@ -197,7 +198,7 @@ def card_values(card: AssetCard, path: Path, vocabulary: tuple[str, ...]) -> dic
         "mask": _mask(around, "temporal") if around["use_masking"] else none,
         "channel_mask": _mask(around, "spatial") if around["use_masking"] else none,
     }
-    return values | {"ctc": tuned, "vocabulary": vocabulary, "family": card.pretrained_by}
+    return values | {"ctc": tuned, **written_by_signs(vocabulary), "family": card.pretrained_by}
 
 
 def card_of(described: Description, *, name: str, checkpoint: str) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """Tokens of fairseq's fine-tuned models: files of dictionaries, and how texts are made of their signs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from speechssl.data.fields import lines_of
 from speechssl.data.pieces import WORD_START
+from speechssl.data.vocabulary import WORD_BOUNDARY
 from speechssl.errors import CheckpointError
 from speechssl.interop.fairseq_settings import Settings
 from speechssl.saved import Description
 
-__all__ = ["SPECIALS", "dictionary_file", "their_post_process", "written_as"]
+__all__ = ["SPECIALS", "dictionary_file", "their_post_process", "written_as", "written_by_signs"]
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # every dictionary begins with them; CTC's blank is <s>
 
@@ -67,8 +69,7 @@ def written_as(settings: Settings, vocabulary: list[str], path: Path) -> dict[st
             pieces = [vocabulary[0], *(token.replace(start, WORD_START) for token in vocabulary[1:])]
             unfit = [token for token in pieces if WORD_START in token[1:]]
             if not unfit and len({*pieces}) == len(pieces):
-                scores = [-1.0] * (len(pieces) - 1)  # so that a text is written in the fewest
-                return values | {"written_in": "pieces", "vocabulary": pieces, "piece_scores": scores}
+                return values | _as_pieces(pieces)
             raise CheckpointError(
                 f"{path}: has the piece {unfit[0] if unfit else WORD_START!r}, of post_process={way}, that begins a "
                 f"word in its middle, or twice; expected {start} at the beginning of pieces only"
@@ -78,6 +79,29 @@ def written_as(settings: Settings, vocabulary: list[str], path: Path) -> dict[st
                 f"{path}: its texts are written with post_process={way!r}, supported are letter, sentencepiece, "
                 "wordpiece, silence and none; set one in criterion.post_process if the tokens are such"
             )
+
+
+def written_by_signs(vocabulary: Sequence[str]) -> dict[str, Any]:
+    """Return what a `Description` says of tokens that come without settings, as those of fairseq2 and torchaudio.
+
+    Where tokens begin with SentencePiece's sign for a blank, they are its pieces, and its control symbols are not
+    written. Else a token that is a blank parts words, as `|` does.
+
+    Args:
+        vocabulary: the blank of CTC first.
+    """
+    tokens = [*vocabulary]
+    if any(token.startswith(WORD_START) for token in tokens) and not any(WORD_START in token[1:] for token in tokens):
+        silent = [token for token in tokens[1:] if token in SPECIALS and token != "<unk>"]
+        return {"writing": {"silent": silent}, **_as_pieces(tokens)}
+    if WORD_BOUNDARY not in tokens:
+        tokens = [WORD_BOUNDARY if token == " " else token for token in tokens]
+    return {"vocabulary": tokens}
+
+
+def _as_pieces(tokens: list[str]) -> dict[str, Any]:
+    scores = [-1.0] * (len(tokens) - 1)  # so that a text is written in the fewest
+    return {"written_in": "pieces", "vocabulary": tokens, "piece_scores": scores}
 
 
 def their_post_process(described: Description) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from speechssl.config import from_dict
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.extras import import_torchaudio
+from speechssl.interop.fairseq_texts import written_by_signs
 from speechssl.interop.files import load_pickled, pickled_bytes, tensors_only, write_files
 from speechssl.interop.names import Conversion, NameTable, lost_settings, name_table, rename_from, rename_to
 from speechssl.model.conv import BASE_STACK
@@ -218,7 +219,7 @@ def _values(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{path.with_suffix('.json')}: has {len(labels or [])} labels, expected aux_num_out="
             f"{arguments['aux_num_out']}; write the letters of the head there, the blank first"
         )
-    return values | {"ctc": {}, "vocabulary": labels}
+    return values | {"ctc": {}, **written_by_signs(labels)}
 
 
 def _objective(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -139,6 +139,31 @@ def test_a_fine_tuned_hubert_remembers_what_pretrained_it(tmp_path):
     assert read_fairseq2(tmp_path / "theirs").model.description.pretrained_by == "hubert"
 
 
+@needs_fairseq2
+@pytest.mark.parametrize("kind", ["char", "unigram"])
+def test_tokens_of_their_tokenizers_are_written_as_they_write_them(tmp_path, kind):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    from fairseq2.data.tokenizers.char import load_char_tokenizer
+
+    texts = ["one two six", "ten two one", "six ten", "two ones"] * 5
+    settings = {"vocab_size": 24, "hard_vocab_limit": False, "bos_id": 0, "pad_id": 1, "eos_id": 2, "unk_id": 3}
+    prefix = str(tmp_path / "spm")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=prefix, model_type=kind, minloglevel=2, **settings
+    )
+    spm = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+    tokens = tuple(spm.id_to_piece(token) for token in range(spm.get_piece_size()))
+    write_fairseq2(model_of("ctc", vocabulary=tokens), tmp_path / "theirs")
+    change_card(tmp_path / "theirs", tokenizer_ref="librispeech_asr")
+    found = read_fairseq2(tmp_path / "theirs")
+    assert [*found.dropped] == ["tokenizer_ref=librispeech_asr"]
+    vocabulary, decode = found.model.vocabulary(), load_char_tokenizer(Path(f"{prefix}.model"), None).create_decoder()
+    for text in ("one six ten", "sixten two"):
+        ids = spm.encode(text)
+        assert vocabulary.decode([1, *ids, 2]) == str(decode(torch.tensor(ids))) == text
+        assert vocabulary.decode(vocabulary.encode(text, where="here")) == text
+
+
 @pytest.mark.parametrize("method", ["encoder", "hubert"])
 def test_a_model_without_a_family_is_refused(tmp_path, method):
     with pytest.raises(CheckpointError, match="for which fairseq2 has no model; it takes"):

@@ -219,6 +219,24 @@ def test_arguments_of_another_model_are_refused(tmp_path, changes, message):
         read_torchaudio(with_arguments(path, **changes))
 
 
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (["-", " ", "a", "b"], "a b"),
+        (["-", "|", "a", "b"], "a b"),
+        (["-", "▁", "a", "b"], "a b"),
+        (["-", "_", "a", "b"], "a_b"),
+    ],
+)
+def test_labels_that_part_words_part_them(tmp_path, labels, text):
+    path = tmp_path / "theirs.pt"
+    write_torchaudio(model_of("ctc", vocabulary=tuple(labels)), path)
+    vocabulary = read_torchaudio(path).model.vocabulary()
+    assert vocabulary.decode([2, 1, 3]) == text
+    assert vocabulary.words([2, 1, 3]) == ([[0], [2]] if " " in text else [[0, 1, 2]])
+    assert vocabulary.decode(vocabulary.encode(text, where="here")) == text
+
+
 def test_training_settings_that_we_lack_are_reported(tmp_path):
     path = tmp_path / "theirs.pt"
     write_torchaudio(model_of("hubert"), path)
