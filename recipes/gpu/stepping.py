@@ -212,7 +212,9 @@ def count_flops(size: Size, task: str, batch: Batch) -> float:
     objective = size.contrastive if task == "wav2vec2" else size.masked_prediction
     clusters = () if task == "wav2vec2" else size.clusters
     return sum(
-        pretraining_flops(size.encoder, objective, clusters=clusters, samples=samples)
+        pretraining_flops(
+            size.encoder, objective, clusters=clusters, samples=samples, utterances=len(batch.num_samples)
+        )
         for samples in batch.num_samples.tolist()
     )
 

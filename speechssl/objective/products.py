@@ -8,9 +8,11 @@ numbers and the optimiser are left out. Convolutions count as the products they 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
-from speechssl.model.masking import MaskConfig
+from speechssl.model.masking import MaskConfig, draw_spans
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 
@@ -22,6 +24,8 @@ __all__ = [
     "pretraining_flops",
     "trunk_products",
 ]
+
+_DRAWS = 20  # of masks, where only draws tell how much is masked: a standard error of 0.2 %
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def pretraining_flops(
     *,
     clusters: Sequence[int],
     samples: int,
+    utterances: int = 1,
 ) -> float:
     """Return the operations of a pretraining step for one utterance, as many frames masked as are on average.
 
@@ -65,9 +70,10 @@ def pretraining_flops(
         objective: of either method.
         clusters: units of each label stream; empty for the contrastive objective.
         samples: of the utterance, at 16 kHz.
+        utterances: of its batch, as long as it is; with `mask.same_count` the least masked of it counts.
     """
     frames = frame_count(samples, encoder.conv)
-    masked = round(masked_share(objective.mask) * frames)
+    masked = round(masked_share(objective.mask, frames=frames, utterances=utterances) * frames)
     products = trunk_products(encoder, 1, samples)
     match objective:
         case ContrastiveConfig():
@@ -77,14 +83,23 @@ def pretraining_flops(
     return sum(product.flops for product in products)
 
 
-def masked_share(config: MaskConfig) -> float:
+def masked_share(config: MaskConfig, *, frames: int = 0, utterances: int = 1) -> float:
     """Return the expected share of frames that overlapping spans cover, in an utterance of many spans.
+
+    With `same_count` and several utterances, of so many frames each, it is the mean of draws: nothing shorter gives the
+    share of the least masked.
 
     Examples:
         >>> round(masked_share(MaskConfig()), 2)  # 49 % in the paper
         0.49
+        >>> round(masked_share(MaskConfig(same_count=True), frames=780, utterances=8), 2)
+        0.46
     """
-    return 1 - (1 - config.start_prob) ** config.span
+    if not config.same_count or utterances < 2 or frames < 1:
+        return 1 - (1 - config.start_prob) ** config.span
+    counts, generator = torch.full((utterances,), frames), torch.Generator().manual_seed(0)
+    draws = [draw_spans(counts, frames, config, generator).sum().item() for _ in range(_DRAWS)]
+    return sum(draws) / (_DRAWS * utterances * frames)
 
 
 def trunk_products(

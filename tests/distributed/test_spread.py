@@ -94,7 +94,7 @@ def recipe(tmp_path_factory, make_corpus, random_labels, tiny_encoder) -> Pretra
 def together(tmp_path_factory, recipe: PretrainConfig) -> Path:
     """Give the folder of what two processes did, beside `alone`, the checkpoint of one after a step."""
     out = tmp_path_factory.mktemp("together")
-    Training(CASES["ddp-hubert"].alone(), ALONE).step().save(out / "alone", in_shares=False)
+    Training(CASES["ddp-early_epsilon"].alone(), ALONE).step().save(out / "alone", in_shares=False)
     launch(out, *FAST, "exchanges", "checkpoints", str(recipe.out.with_suffix(".yaml")))
     return out
 
@@ -141,8 +141,8 @@ def test_two_processes_go_on_from_the_checkpoint_of_one(together: Path, mode: st
 
 @pytest.mark.parametrize("name", ["ddp-whole", "fsdp-whole", "fsdp-shares"])
 def test_one_process_goes_on_from_the_checkpoint_of_two(together: Path, name: str) -> None:
-    straight = alone(CASES["ddp-hubert"].alone(), 2)
-    resumed = see(Training(CASES["ddp-hubert"].alone(), ALONE).load(together / name / "step_00000001").step())
+    straight = alone(CASES["ddp-early_epsilon"].alone(), 2)
+    resumed = see(Training(CASES["ddp-early_epsilon"].alone(), ALONE).load(together / name / "step_00000001").step())
     assert resumed.losses == pytest.approx(straight.losses[1:], rel=1e-5)
     torch.testing.assert_close(resumed.weights, straight.weights, rtol=0, atol=1e-5)
 
@@ -167,7 +167,7 @@ def test_a_process_that_dies_while_saving_leaves_the_checkpoint_before(together:
     shutil.copytree(together / "fsdp-shares", tmp_path / "run")
     (tmp_path / "run/.step_00000002.tmp").mkdir()
     (tmp_path / "run/.step_00000002.tmp/shard-00001-model-00001-of-00002.safetensors").write_bytes(b"half")
-    again = Training(CASES["ddp-hubert"].alone(), ALONE).load(tmp_path / "run/step_00000001")
+    again = Training(CASES["ddp-early_epsilon"].alone(), ALONE).load(tmp_path / "run/step_00000001")
     again.step().save(tmp_path / "run", in_shares=False)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["step_00000001", "step_00000002"]
 

@@ -61,6 +61,7 @@ class Case:
     dropout: float = 0.1
     bfloat16: bool = False
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    optim: OptimConfig = OPTIM
 
     def alone(self) -> "Case":
         """Return what a single process does to learn the same."""
@@ -76,6 +77,7 @@ _VARIANTS = {
     "static_ctc": Case(objective="ctc_thawed", layer_drop=0.0, batches=2),
     "adapters": Case(objective="ctc_adapters"),
     "gradual": Case(objective="ctc_gradual", layer_drop=0.0),
+    "early_epsilon": Case(optim=dataclasses.replace(OPTIM, eps_before_correction=True)),
     "bfloat16": Case(bfloat16=True),
     "recomputed": Case(parallel=ParallelConfig(activation_checkpointing=True)),
     "packed": Case(parallel=ParallelConfig(packed=True, activation_checkpointing=True), dropout=0.0),
@@ -139,9 +141,9 @@ class Training:
         self.outline = outline(self.model)
         accumulate = case.batches // ranks.world_size
         called = spread(self.model, case.parallel, ranks, bfloat16=case.bfloat16, accumulate=accumulate)
-        self.optimizer = build_optimizer(self.model, OPTIM)
+        self.optimizer = build_optimizer(self.model, case.optim)
         config = TrainConfig(steps=100, accumulate=accumulate, bfloat16=case.bfloat16)
-        self.learner = Learner(called, self.optimizer, seed=0, optim=OPTIM, config=config, ranks=ranks)
+        self.learner = Learner(called, self.optimizer, seed=0, optim=case.optim, config=config, ranks=ranks)
         self.state = TrainState()
         self.losses: list[float] = []
         self.norms: list[float] = []
@@ -190,7 +192,7 @@ class Training:
 
 def save_and_resume(out: Path, ranks: Ranks, mode: str) -> None:
     """Save after a step, whole and in shares; go on; go on again from either, and from a single process's own."""
-    case = CASES[f"{mode}-hubert"]
+    case = CASES[f"{mode}-early_epsilon"]  # whose optimiser counts updates of its own
     straight = Training(case, ranks).step()
     for kind in ("whole", "shares") if mode == "fsdp" else ("whole",):
         straight.save(out / f"{mode}-{kind}", in_shares=kind == "shares")

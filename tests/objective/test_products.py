@@ -1,0 +1,30 @@
+"""Operations counted from a configuration: speechssl.objective.products. Those of plain models: test_benchmarks.py."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from speechssl.model.encoder import EncoderConfig
+from speechssl.model.masking import MaskConfig, draw_spans
+from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.objective.products import masked_share, pretraining_flops
+
+
+@pytest.mark.parametrize("utterances", [2, 8])
+def test_the_least_masked_utterance_says_how_much_is_masked_where_all_are_masked_alike(utterances: int) -> None:
+    config, generator = MaskConfig(same_count=True), torch.Generator().manual_seed(7)
+    free = dataclasses.replace(config, same_count=False)
+    drawn = [draw_spans(torch.full((utterances,), 300), 300, free, generator).sum(1).min().item() for _ in range(300)]
+    found = masked_share(config, frames=300, utterances=utterances)
+    assert found == pytest.approx(sum(drawn) / 300 / 300, abs=0.012)
+    assert found < masked_share(free, frames=300, utterances=utterances)
+    assert masked_share(config, frames=300) == masked_share(free)  # alone, it is the least masked
+
+
+def test_fewer_masked_frames_cost_fewer_operations() -> None:
+    def flops(**mask: object) -> float:
+        objective = MaskedPredictionConfig(mask=MaskConfig(**mask), unmasked_weight=0.0)  # type: ignore[arg-type]
+        return pretraining_flops(EncoderConfig.small(), objective, clusters=(100,), samples=80_000, utterances=16)
+
+    assert flops(same_count=True) < flops()
