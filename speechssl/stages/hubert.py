@@ -25,8 +25,8 @@ from speechssl.stages.iterations import CHOOSABLE, HubertConfig, resolve
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.record import RunRecord, content_hash, step_inputs
 from speechssl.stages.sweep import SweepConfig, sweep
-from speechssl.train.checkpoint import claim_run_folder, last_checkpoint, read_state
-from speechssl.train.run_folder import locked
+from speechssl.train.checkpoint import last_checkpoint, read_state
+from speechssl.train.run_folder import claim_run_folder, locked
 
 __all__ = ["HubertConfig", "choose_units", "hubert"]
 
@@ -123,7 +123,8 @@ def _launch(stage: Literal["cluster", "pretrain"], config: ClusterConfig | Pretr
     Raises:
         TrainingError: one of them failed.
     """
-    claim_run_folder(config.out, config)
+    with locked(config.out) as is_locked:
+        claim_run_folder(config.out, config, may_replace=is_locked)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "speechssl", stage, str(config.out / "config.json")]
     status = subprocess.run(command, stdout=sys.__stderr__).returncode

@@ -24,6 +24,7 @@ import speechssl
 from speechssl.config import to_dict
 from speechssl.errors import CheckpointError
 from speechssl.provenance import source_commit
+from speechssl.train.run_folder import holds_work
 
 __all__ = ["Inputs", "RunRecord", "content_hash", "step_inputs"]
 
@@ -79,13 +80,15 @@ class RunRecord:
 
         Raises:
             CheckpointError: the folder was made from other inputs, or its outputs are not those it left; without
-                `redo`. Nothing is ever removed.
+                `redo`. Nothing that was computed is ever removed.
         """
         folder = self.out / step
         last = self._last(step)
         if folder.exists():
             found = self._finished(last, inputs, outputs)
             problem = _difference(last, inputs, found)
+            if problem and not holds_work(folder):  # its stage lets the new configuration take its place
+                problem = ""
             if problem and not self.redo:
                 raise CheckpointError(
                     f"{folder}: {problem}; name another out, or set redo=true: the folder is then kept under another "

@@ -36,8 +36,7 @@ from speechssl.stages.features import (
     provenance,
     trunk,
 )
-from speechssl.train.checkpoint import claim_run_folder
-from speechssl.train.run_folder import locked
+from speechssl.train.run_folder import claim_run_folder, locked
 from speechssl.units.kmeans import KMeans
 from speechssl.units.reservoir import FrameSample
 
@@ -98,8 +97,8 @@ def sweep(config: SweepConfig) -> Path:
     Raises:
         LabelError: no utterance has phones, the model lacks a layer, or too few frames for the units.
     """
-    with locked(config.out):
-        claim_run_folder(config.out, config)
+    with locked(config.out) as is_locked:
+        claim_run_folder(config.out, config, may_replace=is_locked)
         return _sweep(config)
 
 

@@ -30,10 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import speechssl
-from speechssl.config import flatten, from_dict, to_dict
-from speechssl.data.manifest import write_atomically
-from speechssl.data.texts import with_known_language
-from speechssl.errors import CheckpointError, ConfigError
+from speechssl.errors import CheckpointError
 from speechssl.parallel import Ranks, whole_tensors
 from speechssl.provenance import source_commit
 from speechssl.train.sharded import has_shares, load_shares, optimizer_tensors, read_shares, save_shares
@@ -42,7 +39,6 @@ __all__ = [
     "DESCRIPTION",
     "TrainState",
     "check_same_run",
-    "claim_run_folder",
     "fill",
     "last_checkpoint",
     "load_tensors",
@@ -59,14 +55,6 @@ __all__ = [
 ]
 
 DESCRIPTION = "model.json"  # what a run's or a converted model is (speechssl.saved)
-MAY_CHANGE = (  # keys and sections, between two calls of one run: its place, and what leaves its numbers as they are
-    "out",
-    *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
-    "train.patience",
-    *(f"train.{section}" for section in ("health", "parallel", "log")),
-    *("data.loader", "data.max_bad_share"),
-)
-MOST_NAMED = 8  # keys of another configuration, that an error gives the old values of
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 
@@ -95,44 +83,6 @@ class TrainState:
     open_report: dict[str, Any] = field(default_factory=dict)  # sums, counts and tallies since the last report
     health: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
     versions: dict[str, str] = field(default_factory=dict)  # of the software that wrote the checkpoint
-
-
-def claim_run_folder(out: Path, config: object) -> None:
-    """Write the configuration into a new run folder, or compare it with the one of the run already there.
-
-    Raises:
-        CheckpointError: the folder holds a run of another configuration.
-    """
-    path = out / "config.json"
-    mine = to_dict(config)
-    if path.exists():
-        before = _with_later_keys(read_config(out), type(config))
-        old, new = ({k: v for k, v in flatten(values).items() if not _may_change(k)} for values in (before, mine))
-        different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-        if different:
-            changes = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
-            again = " ".join(
-                f"{key}={json.dumps(old[key], separators=(',', ':'))}" for key in different if key in old and key in new
-            )
-            raise CheckpointError(
-                f"{out}: holds a run of another configuration ({changes}); name another out, or remove the folder"
-                + (f", or go on as it began, with {again}" if len(different) <= MOST_NAMED and again else "")
-            )
-    else:
-        write_atomically(path, json.dumps(mine, indent=1) + "\n")
-
-
-def _may_change(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
-
-
-def _with_later_keys(values: dict[str, Any], config_type: type) -> dict[str, Any]:
-    """Give keys that came with a later version their defaults, which leave the run as it was."""
-    values, _ = with_known_language(values)
-    try:
-        return to_dict(from_dict(values, config_type, where="config.json"))
-    except ConfigError:  # has a key that is gone: it will be named as a difference
-        return values
 
 
 def last_checkpoint(out: Path) -> Path | None:

@@ -1,19 +1,39 @@
-"""Who may write into a run folder: one run, by one process at a time."""
+"""Who may write into a run folder: one run, by one process at a time.
+
+A run that computed nothing holds no folder: the next configuration takes its place.
+"""
 
 import errno
 import fcntl
+import json
 import os
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from speechssl.errors import CheckpointError
+from speechssl.config import flatten, from_dict, to_dict
+from speechssl.data.manifest import write_atomically
+from speechssl.data.texts import with_known_language
+from speechssl.errors import CheckpointError, ConfigError
 from speechssl.parallel import Ranks
-from speechssl.train.checkpoint import claim_run_folder
+from speechssl.train.checkpoint import DESCRIPTION, read_config
 
-__all__ = ["hold_run_folder", "locked"]
+__all__ = ["claim_run_folder", "hold_run_folder", "holds_work", "locked"]
+
+MAY_CHANGE = (  # keys and sections, between two calls of one run: its place, and what leaves its numbers as they are
+    "out",
+    *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
+    "train.patience",
+    *(f"train.{section}" for section in ("health", "parallel", "log")),
+    *("data.loader", "data.max_bad_share"),
+)
+MOST_NAMED = 8  # keys of another configuration, that an error gives the old values of
+CONFIG, KMEANS = "config.json", "kmeans.safetensors"
+SET_UP = (CONFIG, DESCRIPTION, "tensorboard", "wandb")  # what a run writes before its first step
+PEOPLES = (".err", ".log", ".out", ".sh", ".txt", ".yaml", ".yml")  # what people keep beside a run; no stage writes any
 
 
 @contextmanager
@@ -27,17 +47,92 @@ def hold_run_folder(out: Path, config: object, ranks: Ranks) -> Iterator[None]:
         ranks.wait()
         yield
         return
-    with locked(out):
-        claim_run_folder(out, config)
+    with locked(out) as is_locked:
+        claim_run_folder(out, config, may_replace=is_locked)
         ranks.wait()
         yield
 
 
+def claim_run_folder(out: Path, config: object, *, may_replace: bool = True) -> None:
+    """Write the configuration into a new run folder, or compare it with the one of the run already there.
+
+    A run that computed nothing, see `holds_work`, gives way to the new configuration.
+
+    Args:
+        out: run folder, locked.
+        config: of the run that is to have it.
+        may_replace: False where the folder could not be locked, so that such a run may be in its first seconds.
+
+    Raises:
+        CheckpointError: the folder holds a run of another configuration.
+    """
+    path = out / CONFIG
+    mine = to_dict(config)
+    if not path.exists():
+        write_atomically(path, json.dumps(mine, indent=1) + "\n")
+        return
+    written = read_config(out)
+    before = _with_later_keys(written, type(config))
+    old, new = ({k: v for k, v in flatten(values).items() if not _may_change(k)} for values in (before, mine))
+    different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    changes = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
+    changes += f", and {len(different) - 3} more" if len(different) > 3 else ""
+    if may_replace and "out" in written and not holds_work(out):
+        for left in (DESCRIPTION, KMEANS):  # may tell of data that have been mended since
+            (out / left).unlink(missing_ok=True)
+        if different:
+            write_atomically(path, json.dumps(mine, indent=1) + "\n")
+            print(f"{out}: the run there computed nothing, so this one takes its place ({changes})", file=sys.stderr)
+        return
+    if different:
+        again = " ".join(
+            f"{key}={json.dumps(old[key], separators=(',', ':'))}" for key in different if key in old and key in new
+        )
+        raise CheckpointError(
+            f"{out}: holds a run of another configuration ({changes}); name another out, or remove the folder"
+            + (f", or go on as it began, with {again}" if len(different) <= MOST_NAMED and again else "")
+        )
+
+
+def holds_work(out: Path) -> bool:
+    """Tell whether a folder holds anything that was computed, as a checkpoint, labels, or a line of a step's figures.
+
+    All counts but what a run writes before its first step, and what people keep beside it.
+    """
+    return any(_is_work(path) for path in out.iterdir()) if out.is_dir() else False
+
+
+def _is_work(path: Path) -> bool:
+    if path.name in SET_UP or path.name.startswith(".") or path.suffix in PEOPLES:
+        return False
+    if path.is_dir():
+        return any(each.is_file() for each in path.rglob("*"))
+    if path.name == KMEANS and (path.parent / CONFIG).exists():
+        return read_config(path.parent).get("kmeans") is None  # else a copy of what the recipe named
+    return path.suffix != ".jsonl" or path.stat().st_size > 0  # logs are opened before there is a line for them
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
+
+
+def _with_later_keys(values: dict[str, Any], config_type: type) -> dict[str, Any]:
+    """Give keys that came with a later version their defaults, which leave the run as it was."""
+    values, _ = with_known_language(values)
+    try:
+        return to_dict(from_dict(values, config_type, where="config.json"))
+    except ConfigError:  # has a key that is gone: it will be named as a difference
+        return values
+
+
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[bool]:
     """Hold the lock of a folder, which is made if need be. The system gives it back however a process ends.
 
     Record locks, not those of `flock`: processes that read audio inherit the latter, and outlive a killed run.
+
+    Yields:
+        Whether it could be locked: some file systems have no locks.
 
     Raises:
         CheckpointError: another process holds it, or the folder cannot be written.
@@ -51,6 +146,7 @@ def locked(out: Path) -> Iterator[None]:
             f"{out}: cannot be written ({error.strerror}); name another out, or make it writable"
         ) from error
     with file:
+        is_locked = True
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -60,8 +156,9 @@ def locked(out: Path) -> Iterator[None]:
                 raise CheckpointError(
                     f"{out}: {holder} works in this folder; wait for its end, stop it, or name another out"
                 ) from error
+            is_locked = False
             print(f"{out}: cannot be locked here ({error.strerror}); let no other run write into it", file=sys.stderr)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        yield is_locked

@@ -13,9 +13,9 @@ import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from speechssl.data.audio import read_header
 from speechssl.data import headers
-from speechssl.data.headers import Stated, may_fall_short
+from speechssl.data.audio import read_header
+from speechssl.data.headers import Stated
 from speechssl.errors import AudioError
 
 SAMPLES = np.random.default_rng(0).uniform(-0.5, 0.5, (501, 2))

@@ -252,7 +252,8 @@ def test_a_run_killed_at_any_step_goes_on_there(make, performed, monkeypatch, lo
 
 def test_inputs_that_change_while_a_step_is_interrupted_are_noticed(make, monkeypatch):
     def killed(config):
-        config.out.mkdir(parents=True)
+        (config.out / "parts").mkdir(parents=True)
+        (config.out / "parts/000-00000.tsv").write_text("labels of some utterances")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

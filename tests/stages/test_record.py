@@ -108,6 +108,15 @@ def test_a_folder_that_nobody_recorded_is_neither_used_nor_removed(perform, tmp_
     assert (tmp_path / "one.old-1/mine").exists()
 
 
+def test_a_step_that_computed_nothing_is_done_with_other_inputs(perform, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/config.json").write_text('{"out": "one"}')
+    started = {"event": "started", "step": "one", "hash": "", "inputs": INPUTS, "at": ""}
+    (tmp_path / "record.jsonl").write_text(json.dumps(started) + "\n")
+    assert perform({"clusters": 6}) == ["one"]
+    assert [line["event"] for line in lines(tmp_path)] == ["started", "started", "finished"]
+
+
 def test_a_kill_after_a_folder_was_moved_aside_is_no_reason_to_stop(perform, tmp_path):
     perform()
     (tmp_path / "one").rename(tmp_path / "one.old-1")  # killed before the record said so

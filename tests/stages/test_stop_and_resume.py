@@ -12,10 +12,12 @@ import torch
 
 from speechssl.data import loading
 from speechssl.data.loading import AHEAD
-from speechssl.errors import CheckpointError, StoppedError, TrainingError
+from speechssl.errors import CheckpointError, ManifestError, StoppedError, TrainingError
+from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import finetune
 from speechssl.stages.pretrain import pretrain
+from speechssl.stages.sweep import SweepConfig, sweep
 from speechssl.train import loop
 from speechssl.train.checkpoint import last_checkpoint, load_tensors, read_state
 from speechssl.train.loop import TrainConfig
@@ -161,3 +163,38 @@ def test_a_worker_that_dies_stops_the_run_which_goes_on_later(pretrain_config, t
     resumed = pretrain(config)
     expected, found = (load_tensors(run / "model.safetensors") for run in (straight, resumed))
     assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
+
+
+def test_a_stage_that_took_no_step_does_not_hold_its_folder(
+    cluster_config, pretrain_config, finetune_config, corpus, units, tmp_path, capfd
+):
+    phones = tmp_path / "phones.tsv"
+    phones.write_text("id\tphones\n" + "".join(f"u{i:04d}\t0.2:a 0.5:b\n" for i in range(8)))
+    gone = DataConfig(manifests=(tmp_path / "gone.tsv",))
+    for stage, config in (
+        (cluster, cluster_config(tmp_path / "cluster", data=gone)),
+        (cluster, cluster_config(tmp_path / "given", data=gone, kmeans=units.parent / "kmeans.safetensors")),
+        (sweep, SweepConfig(out=tmp_path / "sweep", data=gone, phones=phones, clusters=(3,), iterations=5)),
+        (pretrain, pretrain_config(tmp_path / "pretrain", data=gone)),
+        (finetune, finetune_config(tmp_path / "finetune", data=gone)),
+    ):
+        with pytest.raises(ManifestError, match=r"gone\.tsv"):
+            stage(config)
+        mended = dataclasses.replace(config, data=DataConfig(manifests=(corpus,)), seed=1)
+        assert stage(mended).exists()
+        assert f"{config.out}: the run there computed nothing, so this one takes its place" in capfd.readouterr().err
+        with pytest.raises(CheckpointError, match="holds a run of another configuration"):
+            stage(config)
+
+
+def test_a_description_of_texts_that_were_mended_does_not_hold_a_folder(finetune_config, corpus, tmp_path, monkeypatch):
+    short = tmp_path / "short.tsv"
+    short.write_text(corpus.read_text().replace("ten", "zen"))
+    config = finetune_config(tmp_path / "run", data=DataConfig(manifests=(short,), root=corpus.parent))
+    with monkeypatch.context() as patch:
+        patch.setattr("speechssl.stages.finetune.train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config)
+    assert (tmp_path / "run/model.json").exists()
+    short.write_text(corpus.read_text())
+    assert finetune(config).exists()

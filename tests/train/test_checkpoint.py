@@ -1,7 +1,5 @@
 """Checkpoints: whole or not at all, strict, and never a pickle."""
 
-import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -11,15 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from speechssl.data.batching import BatchConfig
 from speechssl.errors import CheckpointError
-from speechssl.stages.data import DataConfig
-from speechssl.stages.pretrain import PretrainConfig
 from speechssl.train import checkpoint as checkpoint_module
 from speechssl.train.checkpoint import (
     TrainState,
     check_same_run,
-    claim_run_folder,
     fill,
     last_checkpoint,
     load_tensors,
@@ -372,72 +366,6 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_parameters(tmp_path, 
     checkpoint = Run(tmp_path).save()
     with pytest.raises(CheckpointError, match=wrong):
         fill(build(), load_tensors(checkpoint / "model.safetensors"), where=str(checkpoint))
-
-
-CONFIG = PretrainConfig(out=Path("run"), data=DataConfig(manifests=(Path("a.tsv"),)))
-
-
-def test_a_new_run_folder_takes_the_configuration(tmp_path):
-    claim_run_folder(tmp_path / "run", CONFIG)
-    assert read_config(tmp_path / "run")["data"]["manifests"] == ["a.tsv"]
-
-
-def test_the_same_configuration_finds_its_folder_again(tmp_path):
-    claim_run_folder(tmp_path / "run", CONFIG)
-    before = (tmp_path / "run/config.json").read_bytes()
-    claim_run_folder(tmp_path / "run", CONFIG)
-    assert (tmp_path / "run/config.json").read_bytes() == before
-
-
-def test_a_run_folder_that_was_moved_is_still_the_same_run(tmp_path):
-    claim_run_folder(tmp_path / "run", CONFIG)
-    (tmp_path / "run").rename(tmp_path / "moved")
-    claim_run_folder(tmp_path / "moved", dataclasses.replace(CONFIG, out=tmp_path / "moved"))
-
-
-def test_what_changes_no_number_may_change_between_two_calls(tmp_path):
-    claim_run_folder(tmp_path / "run", CONFIG)
-    train = dataclasses.replace(CONFIG.train, workers=3, keep=7, save_every=5, log_every=9, accumulate=2)
-    claim_run_folder(tmp_path / "run", dataclasses.replace(CONFIG, train=train))
-
-
-def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path):
-    claim_run_folder(tmp_path / "run", CONFIG)
-    other = dataclasses.replace(CONFIG, seed=3, batch=BatchConfig(seconds=50.0))
-    message = (
-        r"run: holds a run of another configuration \(batch\.seconds was 87\.5, is 50\.0, seed was 0, is 3\); name"
-    )
-    with pytest.raises(CheckpointError, match=message):
-        claim_run_folder(tmp_path / "run", other)
-
-
-def test_a_run_from_before_a_default_changed_is_told_how_to_go_on(tmp_path):
-    before = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, max_grad_norm=None))
-    claim_run_folder(tmp_path / "run", before)
-    with pytest.raises(CheckpointError, match=r"go on as it began, with optim\.max_grad_norm=null$"):
-        claim_run_folder(tmp_path / "run", CONFIG)
-
-
-@pytest.mark.parametrize(("seed", "is_same"), [(0, True), (3, False)])
-def test_a_run_from_before_there_was_a_key_had_its_default(tmp_path, seed, is_same):
-    claim_run_folder(tmp_path / "run", dataclasses.replace(CONFIG, seed=seed))
-    path = tmp_path / "run/config.json"
-    before = json.loads(path.read_text())
-    del before["seed"]
-    path.write_text(json.dumps(before))
-    if is_same:
-        claim_run_folder(tmp_path / "run", dataclasses.replace(CONFIG, seed=seed))
-        return
-    with pytest.raises(CheckpointError, match=r"seed was 0, is 3"):
-        claim_run_folder(tmp_path / "run", dataclasses.replace(CONFIG, seed=seed))
-
-
-def test_a_key_that_one_of_two_configurations_lacks_is_a_difference(tmp_path):
-    claim_run_folder(tmp_path / "run", CONFIG)
-    path = tmp_path / "run/config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "extra": 1}))
-    with pytest.raises(CheckpointError, match="extra was 1, is None"):
-        claim_run_folder(tmp_path / "run", CONFIG)
 
 
 @pytest.mark.parametrize("text", [None, "{"])
