@@ -15,7 +15,7 @@ from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from speechssl.errors import ConfigError
 
-__all__ = ["Discriminator", "as_yaml", "configuration", "describe", "flatten", "from_dict", "load", "to_dict"]
+__all__ = ["Discriminator", "as_yaml", "configuration", "describe", "flatten", "from_dict", "like", "load", "to_dict"]
 
 Config = TypeVar("Config")
 
@@ -25,6 +25,16 @@ def configuration(cls: type[Config]) -> type[Config]:
     """Make `cls` a frozen, keyword-only dataclass that `load` fills strictly."""
     cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def like(section: str, key: str) -> Any:
+    """Make a field for a section that may be left out, and whose `key` is as that of another where it says nothing.
+
+    Args:
+        section: the other, of the same kind: `data` for `dev`.
+        key: its section whose keys are taken over one by one.
+    """
+    return dataclasses.field(default=None, metadata={"like": (section, key)})
 
 
 def load(path: Path, config_type: type[Config], overrides: Sequence[str] = ()) -> Config:
@@ -124,7 +134,7 @@ def _filled(values: Mapping[str, Any], holder: Any) -> dict[str, Any]:
     """Complete the sections given in part: the defaults of `holder`, class or object, count, not their own class's."""
     filled = dict(values)
     for field in dataclasses.fields(holder):
-        given = values.get(field.name)
+        given = _taken_over(field, values)
         if not isinstance(given, Mapping):
             continue
         default = _default(field) if isinstance(holder, type) else getattr(holder, field.name)
@@ -135,6 +145,19 @@ def _filled(values: Mapping[str, Any], holder: Any) -> dict[str, Any]:
                 if given.get("kind") == _kind(section):
                     filled[field.name] = _filled(given, section)
     return filled
+
+
+def _taken_over(field: "dataclasses.Field[Any]", values: Mapping[str, Any]) -> Any:
+    """Return what is given of a section, with what it takes over from another, see `like`."""
+    given = values.get(field.name)
+    section, key = field.metadata.get("like", ("", ""))
+    other = values.get(section)
+    theirs, own = ((each.get(key) if isinstance(each, Mapping) else None) for each in (other, given))
+    if not isinstance(given, Mapping) or not isinstance(theirs, Mapping) or not isinstance(own, Mapping | None):
+        return given
+    known = {known for annotated in _dataclasses_in(field.type) for known in _known_keys(annotated)}
+    taken = {name: value for name, value in theirs.items() if f"{key}.{name}" in known}
+    return {**given, key: taken | dict(own or {})}
 
 
 def _kind(section: object) -> str | None:

@@ -34,7 +34,7 @@ from speechssl.data.mpeg import read_mpeg
 from speechssl.data.ogg import is_plain, read_ogg
 from speechssl.data.storage import Place, is_url
 from speechssl.data.unfinished import STREAMED_SIZE, Finished, falls_short, finished, is_placeholder
-from speechssl.errors import AudioError
+from speechssl.errors import AudioError, AudioSettingError
 from speechssl.extras import import_torchaudio
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ AUDIO_SUFFIXES = (
 _UNKNOWN_LENGTH = 2**63 - 1  # samples; what libsndfile says where flac says 0
 _AUDIBLE, _CANCELLED = 1e-3, 1e-2  # peaks: of full scale, and of the mean against that of the channels
 _BLOCK = 2**16  # samples
+_NAME_CHANNEL = "name one in the manifest's column `channel`"
 _PREROLL = 2**14  # samples of mp3 before those wanted: its frames lend each other bits, over 23 of the smallest
 _LAST_PAGE = 2**18  # samples at the end of Vorbis: seeking into its last page, libsndfile is off by what that lacks
 _SPHERE_HEADER = 1024  # bytes
@@ -557,9 +558,11 @@ def _one_channel(
     mono: NDArray[np.float32] = samples.mean(axis=1)
     peak = np.abs(samples).max(initial=0.0)
     if peak > _AUDIBLE and np.abs(mono).max() < _CANCELLED * peak:
-        raise AudioError(
-            f"{place}: its channels cancel, as where one is the other upside down: their mean is silent; set "
-            "data.audio.channels=first, or name one in the manifest's column `channel`"
+        raise AudioSettingError(
+            f"{place}: its channels cancel, as where one is the other upside down: their mean is silent",
+            _NAME_CHANNEL,
+            "channels",
+            "first",
         )
     return mono
 
@@ -568,28 +571,27 @@ def _check_header(
     place: Place | str, header: AudioHeader, config: AudioConfig, *, channel: int | None, whole: bool
 ) -> None:
     if header.sample_rate < config.min_sample_rate:
-        raise AudioError(
-            f"{place}: audio is {header.sample_rate} Hz, expected at least {config.min_sample_rate}; "
-            f"remove it, or set data.audio.min_sample_rate={header.sample_rate} to accept narrowband speech"
+        raise AudioSettingError(
+            f"{place}: audio is {header.sample_rate} Hz, expected at least {config.min_sample_rate}",
+            "remove it",
+            "min_sample_rate",
+            str(header.sample_rate),
+            " to accept narrowband speech",
         )
     if header.sample_rate != SAMPLE_RATE and not config.resample:
-        raise AudioError(
-            f"{place}: audio is {header.sample_rate} Hz, expected {SAMPLE_RATE}; "
-            "resample it or set data.audio.resample=true"
-        )
+        found = f"{place}: audio is {header.sample_rate} Hz, expected {SAMPLE_RATE}"
+        raise AudioSettingError(found, "resample it", "resample", "true")
     if channel is not None and channel >= header.channels:
         raise AudioError(
             f"{place}: has {header.channels} channels, the manifest wants number {channel}, counted from 0; correct it"
         )
     if header.channels > 1 and channel is None and config.channels == "refuse":
-        raise AudioError(
-            f"{place}: audio has {header.channels} channels, expected 1; set data.audio.channels to mean or first"
-        )
+        found = f"{place}: audio has {header.channels} channels, expected 1"
+        raise AudioSettingError(found, _NAME_CHANNEL, "channels", "mean", " or first")
     if whole and header.duration_s > config.max_duration_s:
-        raise AudioError(
-            f"{place}: lasts {header.duration_s:.0f} s, expected at most {config.max_duration_s:.0f}; "
-            "cut it into utterances, or raise data.audio.max_duration_s"
-        )
+        found = f"{place}: lasts {header.duration_s:.0f} s, expected at most {config.max_duration_s:.0f}"
+        cure = "cut it into utterances, as `speechssl manifest segment` does"
+        raise AudioSettingError(found, cure, "max_duration_s", f"{math.ceil(header.duration_s)}")
 
 
 def _check_samples(place: Place | str, samples: NDArray[np.float32], header: AudioHeader, *, whole: bool) -> None:

@@ -36,6 +36,7 @@ class SpeechDataset(Dataset[Example | str]):
         skip_bad_audio: bool = False,
         speeds: Speeds | None = None,
         augment: Augmenter | None = None,
+        settings: str | None = None,
     ) -> None:
         """Prepare to read.
 
@@ -49,10 +50,11 @@ class SpeechDataset(Dataset[Example | str]):
             skip_bad_audio: hand back the reason instead of raising when a file cannot be used.
             speeds: at which utterances are heard, those that the batches were planned with.
             augment: what else is done to them.
+            settings: where `audio` is set, for what errors advise: a section, as `dev.audio.`, or `--` for options.
         """
         self.manifest, self.audio, self.hop, self.window = manifest, audio, hop, window
         self.labels, self.tokens, self.skip_bad_audio = tuple(labels), tokens, skip_bad_audio
-        self.speeds, self.augment = speeds, augment
+        self.speeds, self.augment, self.settings = speeds, augment, settings
 
     def __getitem__(self, crop: Crop) -> Example | str:
         """Read one crop; a string says why it was skipped."""
@@ -75,8 +77,8 @@ class SpeechDataset(Dataset[Example | str]):
                 )
         except AudioError as error:
             if self.skip_bad_audio:
-                return str(error)
-            raise
+                return str(error.under(self.settings))
+            raise error.under(self.settings) from error
         num_frames = (len(waveform) - self.window) // self.hop + 1
         streams = [
             stream.at_frames(row.id, start=crop.start, num_frames=num_frames, hop=self.hop, window=self.window)

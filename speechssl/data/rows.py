@@ -116,6 +116,11 @@ class Joined(Rows):
         self._first = np.cumsum([0, *(len(manifest.utterances) for manifest in manifests)])
         refuse_repeated_ids(self, [hash_ids(ids) for ids in self.column("id")], where=", ".join(names))
 
+    @property
+    def manifests(self) -> Sequence[Manifest]:
+        """What was joined, in order."""
+        return self._manifests
+
     def __len__(self) -> int:
         """Count the rows of all."""
         return int(self._first[-1])

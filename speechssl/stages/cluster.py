@@ -34,6 +34,7 @@ from speechssl.stages.features import (
     trunk,
 )
 from speechssl.stages.label_parts import LabelParts
+from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
 from speechssl.train.run_folder import hold_run_folder
 from speechssl.units.kmeans import KMeans
 from speechssl.units.reservoir import FrameSample
@@ -93,6 +94,8 @@ def _cluster(config: ClusterConfig, ranks: Ranks) -> Path:
         return path
     manifest = read_data(config.data)
     source = feature_source(config)
+    if ranks.is_first:
+        tell_notes(refuse_audio(Reading(section="data", manifest=manifest, data=config.data, window=source.window)))
     kmeans = _centroids(config, manifest, source, ranks)
     parts = _label(config, manifest, source, kmeans, ranks)
     if config.dump != "none":

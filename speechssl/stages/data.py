@@ -33,17 +33,17 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_share <= 1:
-            raise ConfigError(f"data.max_bad_share must lie between 0 and 1, found {self.max_bad_share}")
+            raise ConfigError(f"max_bad_share of data must lie between 0 and 1, found {self.max_bad_share}")
 
 
-def read_data(config: DataConfig) -> Manifest:
-    """Read the manifests and join them.
+def read_data(config: DataConfig, *, section: str = "data") -> Manifest:
+    """Read the manifests and join them; `section` of the recipe is what `config` is.
 
     Raises:
         ManifestError: none is named, one cannot be read, or two hold the same utterance id.
     """
     if not config.manifests:
-        raise ManifestError("data.manifests is empty; name at least one manifest")
+        raise ManifestError(f"{section}.manifests is empty; name at least one manifest")
     manifests = [read_manifest(path, root=config.root) for path in config.manifests]
     if len(manifests) == 1:
         return manifests[0]
@@ -52,13 +52,14 @@ def read_data(config: DataConfig) -> Manifest:
     return Manifest(root=Path("/"), utterances=joined if is_long else tuple(joined))
 
 
-def like_training(config: DataConfig, trained: AudioConfig, *, where: str) -> DataConfig:
+def like_training(config: DataConfig, trained: AudioConfig, *, where: str, section: str = "data") -> DataConfig:
     """Settle whether waveforms are normalised: as those that the model was trained on.
 
     Args:
         config: what the recipe says.
         trained: how the model's audio was read.
         where: the model comes from, for errors.
+        section: of the recipe that `config` is.
 
     Raises:
         ConfigError: the recipe asks for the other way.
@@ -66,7 +67,7 @@ def like_training(config: DataConfig, trained: AudioConfig, *, where: str) -> Da
     is_normalized = bool(trained.normalize)
     if config.audio.normalize not in (None, is_normalized):
         raise ConfigError(
-            f"data.audio.normalize={str(config.audio.normalize).lower()}, but {where} was trained with "
+            f"{section}.audio.normalize={str(config.audio.normalize).lower()}, but {where} was trained with "
             f"{str(is_normalized).lower()}, and would not recognise its input; leave the key out"
         )
     return dataclasses.replace(config, audio=dataclasses.replace(config.audio, normalize=is_normalized))
@@ -93,8 +94,9 @@ def read_waveforms(
             try:
                 waveform = read_waveform(manifest, row, audio=audio, window=window)
             except AudioError as error:
+                error = error.under("data.audio.")
                 if config.bad_audio == "stop":
-                    raise
+                    raise error from None
                 bar.console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
                 continue
             yield row, waveform

@@ -8,14 +8,14 @@ from typing import Literal
 
 import torch
 
-from speechssl.config import configuration
+from speechssl.config import configuration, like
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.manifest import Manifest
 from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Letters, UnitsConfig
-from speechssl.errors import ConfigError, ManifestError
+from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
 from speechssl.interop.formats import read_saved
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
@@ -26,9 +26,11 @@ from speechssl.stages.data import DataConfig, like_training, read_data, tell_lef
 from speechssl.stages.dev_scores import DevSet
 from speechssl.stages.preflight import Preflight, Rules, preflight
 from speechssl.stages.preflight_advice import about_freezing
+from speechssl.stages.preflight_audio import Reading, look_at_audio
 from speechssl.stages.preflight_text import short_lines, tell_skipped
 from speechssl.stages.starting import starting_encoder
 from speechssl.stages.training import Task, train
+from speechssl.train.checkpoint import is_finished
 from speechssl.train.groups import describe_learning
 from speechssl.train.loop import TrainConfig
 from speechssl.train.optim import OptimConfig
@@ -46,7 +48,7 @@ class FinetuneConfig:
     checkpoint: Path  # folder of a run, or of a converted model
     random_weights: bool = False  # take the architecture of the checkpoint only: the control experiment
     data: DataConfig
-    dev: DataConfig | None = None  # picks the best step; without it the last step counts
+    dev: DataConfig | None = like("data", "audio")  # picks the best step; without it the last one counts
     text: TextConfig = TextConfig()  # what all texts go through
     units: UnitsConfig = Letters()
     unfit: Literal["stop", "skip"] = "stop"  # texts none can learn: empty, refused digits, words without phones
@@ -82,7 +84,7 @@ def finetune(config: FinetuneConfig) -> Path:
     require_reports(config.train.log)
     ranks = start_ranks()
     with hold_run_folder(config.out, config, ranks):
-        task = finetuning_task(config, say=ranks.is_first)
+        task = finetuning_task(config, say=ranks.is_first, look=ranks.is_first and not is_finished(config.out))
         if ranks.is_first:
             describe_model(config.out, task.description)
             print(*describe_learning(task.model, config.optim.layer_decay), sep="\n", file=sys.stderr)
@@ -95,11 +97,11 @@ def finetune(config: FinetuneConfig) -> Path:
         return last
 
 
-def finetuning_task(config: FinetuneConfig, *, say: bool = False) -> Task:
-    """Prepare model and data; `say` prints what is worth knowing of the texts."""
+def finetuning_task(config: FinetuneConfig, *, say: bool = False, look: bool = False) -> Task:
+    """Prepare model and data; `say` prints what is worth knowing of the texts, `look` looks for the audio, too."""
     start = read_saved(config.checkpoint)
-    manifest, dev = read_data(config.data), read_data(config.dev) if config.dev else None
-    found = _look(config, manifest, dev, start.description.encoder)
+    manifest, dev = _read(config)
+    found = _look(config, manifest, dev, start, audio=look)
     if say:
         print(*short_lines(found), sep="\n", file=sys.stderr)
     vocabulary = found.refuse()
@@ -119,10 +121,10 @@ def finetuning_task(config: FinetuneConfig, *, say: bool = False) -> Task:
     evaluate = None
     if config.dev is not None and dev is not None:
         dev = found.usable(dev, "dev")
-        dev_data = like_training(config.dev, start.description.audio, where=start.name)
+        dev_data = like_training(config.dev, start.description.audio, where=start.name, section="dev")
         evaluate = DevSet(
             texts={row.id: row.text or "" for row in dev.utterances},
-            dataset=_dataset(dev, dev_data, encoder.config),
+            dataset=_dataset(dev, dev_data, encoder.config, section="dev"),
             vocabulary=vocabulary,
             table=config.out / "dev.tsv",
         )
@@ -149,13 +151,11 @@ def check_texts(config: FinetuneConfig) -> Preflight:
     Raises:
         SpeechSSLError: data or checkpoint of the recipe cannot be read.
     """
-    manifest, dev = read_data(config.data), read_data(config.dev) if config.dev else None
+    manifest, dev = _read(config)
     start = read_saved(config.checkpoint)
-    found = _look(config, manifest, dev, start.description.encoder)
+    found = _look(config, manifest, dev, start, audio=True)
     rows = found.usable(manifest).utterances
     try:
-        for data in (config.data, config.dev or config.data):
-            like_training(data, start.description.audio, where=start.name)
         if not found.errors:
             speeds = config.augment.speeds_of(len(rows), seed=config.seed)
             BatchSampler(rows, config.batch, seed=config.seed, speeds=speeds)
@@ -164,8 +164,16 @@ def check_texts(config: FinetuneConfig) -> Preflight:
     return found
 
 
-def _look(config: FinetuneConfig, manifest: Manifest, dev: Manifest | None, pretraining: EncoderConfig) -> Preflight:
-    encoder = finetuned_encoder(pretraining, config)
+def _read(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
+    """Return the manifests of what is trained on and of what is scored."""
+    return read_data(config.data), read_data(config.dev, section="dev") if config.dev else None
+
+
+def _look(
+    config: FinetuneConfig, manifest: Manifest, dev: Manifest | None, start: SavedModel, *, audio: bool
+) -> Preflight:
+    """Look at texts, tokens and lengths, and at what is known of the audio before it is read."""
+    encoder = finetuned_encoder(start.description.encoder, config)
     rules = Rules(
         units=config.units,
         text=config.text,
@@ -177,9 +185,30 @@ def _look(config: FinetuneConfig, manifest: Manifest, dev: Manifest | None, pret
         out=config.out,
     )
     found = preflight(manifest, dev, rules)
-    return dataclasses.replace(
-        found, notes=(*found.notes, *about_freezing(config.ctc.freeze_steps, config.train.steps))
-    )
+    errors: list[SpeechSSLError] = []
+    notes = [*about_freezing(config.ctc.freeze_steps, config.train.steps)]
+    reads = [
+        Reading(
+            section="data",
+            manifest=found.usable(manifest),
+            data=config.data,
+            window=encoder.window,
+            min_s=config.batch.min_s,
+            max_crop_s=config.batch.max_crop_s,
+        )
+    ]
+    if dev is not None and config.dev is not None:
+        dev = found.usable(dev, "dev")
+        reads.append(Reading(section="dev", manifest=dev, data=config.dev, window=encoder.window))
+    for read in reads:
+        try:
+            like_training(read.data, start.description.audio, where=start.name, section=read.section)
+        except ConfigError as error:
+            errors.append(error)
+    if audio:
+        faults, more = look_at_audio(reads)
+        errors, notes = [*errors, *faults], [*notes, *more]
+    return dataclasses.replace(found, notes=(*found.notes, *notes), errors=(*found.errors, *errors))
 
 
 def finetuned_encoder(pretraining: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
@@ -208,6 +237,7 @@ def _dataset(
     encoder: EncoderConfig,
     tokens: Mapping[str, list[int]] | None = None,
     *,
+    section: str = "data",
     augment: AugmentConfig | None = None,
     seed: int = 0,
 ) -> SpeechDataset:
@@ -220,4 +250,5 @@ def _dataset(
         skip_bad_audio=data.bad_audio == "skip",
         speeds=None if augment is None else augment.speeds_of(len(manifest.utterances), seed=seed),
         augment=None if augment is None else augment.augmenter(data.audio, seed=seed),
+        settings=f"{section}.audio.",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from speechssl.config import configuration, from_dict
+from speechssl.config import configuration, from_dict, like
 from speechssl.errors import ConfigError
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.stages.cluster import ClusterConfig
@@ -43,7 +43,7 @@ class HubertConfig:
     units: Section = field(default_factory=dict)  # of every iteration: keys of `speechssl cluster`
     pretrain: Section = field(default_factory=dict)  # of every iteration: keys of `speechssl pretrain`
     sweep: Section = field(default_factory=dict)  # keys of `speechssl sweep`; data if not all of it is to be measured
-    valid: DataConfig | None = None  # held-out utterances: labelled by the same centroids, scored in pretraining
+    valid: DataConfig | None = like("data", "audio")  # held out: same centroids, scored in pretraining
     phones: Path | None = None  # alignments: units are measured, and a sweep goes before units of a layer
     checkpoint: Path | None = None  # model before the first iteration, if there is one
     processes: int = 1  # that cluster and pretrain together on this machine, by torchrun: one for each GPU

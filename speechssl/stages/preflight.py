@@ -21,7 +21,8 @@ from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import CheckpointError, ManifestError, SpeechSSLError, VocabularyError
 from speechssl.saved import vocabulary_of_run
 from speechssl.stages.preflight_advice import advice, replacement
-from speechssl.train.checkpoint import DESCRIPTION, MOST_NAMED
+from speechssl.train.checkpoint import DESCRIPTION
+from speechssl.train.run_folder import MOST_NAMED
 
 __all__ = ["Fault", "Labelled", "Preflight", "Rare", "Rules", "Unfit", "Unusual", "preflight"]
 

@@ -2,14 +2,14 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from speechssl.config import configuration
+from speechssl.config import configuration, like
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler, seeded_generator
 from speechssl.data.dataset import SpeechDataset, load_in_order
@@ -23,9 +23,10 @@ from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel
 from speechssl.parallel import start_ranks
 from speechssl.saved import Description, SavedModel, build_model, check_units, describe_model
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
+from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
 from speechssl.stages.probe import prober
 from speechssl.stages.training import Task, train
-from speechssl.train.checkpoint import fill
+from speechssl.train.checkpoint import fill, is_finished
 from speechssl.train.loop import TrainConfig
 from speechssl.train.optim import OptimConfig
 from speechssl.train.run_folder import hold_run_folder
@@ -41,9 +42,7 @@ class PretrainConfig:
     out: Path
     data: DataConfig
     labels: tuple[Path | tuple[Path, ...], ...] = ()  # from `speechssl cluster`: a file a stream, or a list of files
-    valid: DataConfig | None = (
-        None  # held-out utterances; scored every train.eval_every steps, labels in the same files
-    )
+    valid: DataConfig | None = like("data", "audio")  # held out; scored every train.eval_every steps; same label files
     checkpoint: Path | None = None  # model to go on from, with this run's own schedule; None: random weights
     fresh_head: bool = False  # start quantizer or label head anew; only the trunk of the checkpoint is kept
     encoder: EncoderConfig | None = None  # None: that of the checkpoint, or BASE without one
@@ -69,14 +68,14 @@ def pretrain(config: PretrainConfig) -> Path:
     require_reports(config.train.log)
     ranks = start_ranks()
     with hold_run_folder(config.out, config, ranks):
-        task = pretraining_task(config)
+        task = pretraining_task(config, look=ranks.is_first and not is_finished(config.out))
         if ranks.is_first:
             describe_model(config.out, task.description)
         return train(task, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
 
 
-def pretraining_task(config: PretrainConfig) -> Task:
-    """Prepare model and data."""
+def pretraining_task(config: PretrainConfig, *, look: bool = False) -> Task:
+    """Prepare model and data; `look` for the audio before any is read."""
     streams = read_streams(config.labels)
     labels = [*streams.values()]
     manifest = _labelled(config.data, streams)
@@ -87,7 +86,22 @@ def pretraining_task(config: PretrainConfig) -> Task:
     dataset = _dataset(manifest, data, encoder, labels, augment=config.augment, seed=config.seed)
     sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, hop=encoder.hop, speeds=dataset.speeds)
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
-    evaluate = _evaluation(config, data, manifest, encoder, streams)
+    held_out = _held_out(config, data, manifest, encoder, streams)
+    if look:
+        batch, window = config.batch, encoder.window
+        reads = [
+            Reading(
+                section="data",
+                manifest=manifest,
+                data=data,
+                window=window,
+                min_s=batch.min_s,
+                max_crop_s=batch.max_crop_s,
+            )
+        ]
+        if config.valid is not None and held_out is not None:
+            reads.append(Reading(section="valid", manifest=held_out.manifest, data=config.valid, window=window))
+        tell_notes(refuse_audio(*reads))
     torch.manual_seed(config.seed)
     return Task(
         title=f"pretrain {config.objective.kind}",
@@ -96,10 +110,12 @@ def pretraining_task(config: PretrainConfig) -> Task:
         dataset=dataset,
         sampler=sampler,
         data=data,
-        evaluate=evaluate,
+        evaluate=None
+        if held_out is None
+        else partial(score_held_out, held_out, seconds=config.batch.seconds, seed=config.seed),
         probe=prober(
             data,
-            read_data(config.valid) if config.valid and config.train.health.probe_every else manifest,
+            read_data(config.valid, section="valid") if config.valid and config.train.health.probe_every else manifest,
             minutes=config.train.health.probe_minutes,
             seed=config.seed,
             window=encoder.window,
@@ -150,14 +166,14 @@ def score_held_out(dataset: SpeechDataset, model: nn.Module, *, seconds: float, 
     return {f"valid_{name}": total / count for name, total in totals.items()} | {"valid_skipped": skipped}
 
 
-def _evaluation(
+def _held_out(
     config: PretrainConfig,
     data: DataConfig,
     trained: Manifest,
     encoder: EncoderConfig,
     streams: Mapping[str, FrameLabels],
-) -> Callable[[nn.Module], dict[str, float]] | None:
-    """Give the function that scores `config.valid`, if there is one.
+) -> SpeechDataset | None:
+    """Give what is scored of `config.valid`, if there is one.
 
     Raises:
         ManifestError: held-out utterances are trained on, or all are shorter than `batch.min_s`.
@@ -165,7 +181,7 @@ def _evaluation(
     """
     if config.valid is None:
         return None
-    manifest = _labelled(config.valid, streams)
+    manifest = _labelled(config.valid, streams, section="valid")
     seen = {row.id for row in trained.utterances} & {row.id for row in manifest.utterances}
     if seen:
         raise ManifestError(
@@ -175,13 +191,8 @@ def _evaluation(
     short = [row.id for row in manifest.utterances if row.duration_s < config.batch.min_s]
     tell_left_out(short, f"held out but shorter than batch.min_s={config.batch.min_s}")
     held_out = dataclasses.replace(manifest, utterances=tuple(r for r in manifest.utterances if r.id not in {*short}))
-    valid = like_training(config.valid, data.audio, where=str(config.out))
-    return partial(
-        score_held_out,
-        _dataset(held_out, valid, encoder, [*streams.values()]),
-        seconds=config.batch.seconds,
-        seed=config.seed,
-    )
+    valid = like_training(config.valid, data.audio, where=str(config.out), section="valid")
+    return _dataset(held_out, valid, encoder, [*streams.values()], section="valid")
 
 
 def _dataset(
@@ -190,6 +201,7 @@ def _dataset(
     encoder: EncoderConfig,
     labels: Sequence[FrameLabels],
     *,
+    section: str = "data",
     augment: AugmentConfig | None = None,
     seed: int = 0,
 ) -> SpeechDataset:
@@ -202,12 +214,13 @@ def _dataset(
         skip_bad_audio=data.bad_audio == "skip",
         speeds=None if augment is None else augment.speeds_of(len(manifest.utterances), seed=seed),
         augment=None if augment is None else augment.augmenter(data.audio, seed=seed),
+        settings=f"{section}.audio.",
     )
 
 
-def _labelled(data: DataConfig, streams: Mapping[str, FrameLabels]) -> Manifest:
+def _labelled(data: DataConfig, streams: Mapping[str, FrameLabels], *, section: str = "data") -> Manifest:
     """Read the manifests and compare them with the labels; what clustering skipped as bad audio is left out."""
-    manifest = read_data(data)
+    manifest = read_data(data, section=section)
     if data.bad_audio == "skip":
         manifest = _with_labels(manifest, [*streams.values()])
     for where, stream in streams.items():

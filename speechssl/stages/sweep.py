@@ -36,7 +36,9 @@ from speechssl.stages.features import (
     provenance,
     trunk,
 )
+from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
 from speechssl.train.run_folder import claim_run_folder, locked
+from speechssl.units.features import FRAME_WINDOW
 from speechssl.units.kmeans import KMeans
 from speechssl.units.reservoir import FrameSample
 
@@ -109,6 +111,7 @@ def _sweep(config: SweepConfig) -> Path:
     phones = read_phones(config.phones, tier=config.tier)
     manifest = _with_phones(config, read_data(config.data), phones)
     rows: list[SweepRow] = []
+    tell_notes(refuse_audio(Reading(section="data", manifest=manifest, data=config.data, window=FRAME_WINDOW)))
     for number, (kind, source) in enumerate(_sources(config)):
         done = config.out / f"source-{number}.json"
         if not done.exists():

@@ -40,6 +40,7 @@ __all__ = [
     "TrainState",
     "check_same_run",
     "fill",
+    "is_finished",
     "last_checkpoint",
     "load_tensors",
     "load_training",
@@ -78,6 +79,7 @@ class TrainState:
     skipped_in_a_row: int = 0  # of these, up to now
     is_finished: bool = False
     scores: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    is_unscored: bool = False  # an evaluation failed at this step, and is to be done before the next one
     batches_per_step: int = 0  # over all ranks
     data: str = ""  # fingerprint of the utterances, in which `position` counts
     open_report: dict[str, Any] = field(default_factory=dict)  # sums, counts and tallies since the last report
@@ -88,6 +90,15 @@ class TrainState:
 def last_checkpoint(out: Path) -> Path | None:
     """Return the newest complete checkpoint of a run folder, or None."""
     return max(out.glob("step_*[0-9]"), default=None)
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the run in a folder has done its last step, as far as its newest checkpoint can be read."""
+    checkpoint = last_checkpoint(out)
+    try:
+        return checkpoint is not None and read_state(checkpoint).is_finished
+    except CheckpointError:
+        return False
 
 
 def newest_whole_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:

@@ -85,6 +85,9 @@ def fit(
     batches = batches_from(state.epoch, state.position)
     log = RunLog(out, title, steps=config.steps, done=state.step, config=config.log, enabled=ranks.is_first)
     with StopRequest() as stop, log, explained_failures(ranks, state):
+        if state.is_unscored and evaluate is not None:
+            run.evaluate(evaluate, log)
+            run.save()
         while state.step < config.steps and not run.is_out_of_patience:
             update = run.update(batches, log, wants_stop=stop.signal is not None)
             alarms, is_kept = run.look(evaluate, probe, log)
@@ -215,25 +218,39 @@ class Run:
     def evaluate(self, evaluate: Evaluate, log: RunLog) -> bool:
         """Score the model, on the first rank, and return, on all ranks, whether it is kept for its score.
 
-        The run is finished where too many scores in a row were no better than one before.
+        The run is finished where too many scores in a row were no better than one before. Where scoring fails, what
+        was learned is saved first; the run that goes on scores it again.
+
+        Raises:
+            TrainingError: scoring failed, on a rank that does not score.
         """
-        is_kept = False
+        is_kept, failure = False, None
         model = whole_model(self.learner.model, self.outline, self.ranks)
         if model is not None:
             state = self.state
             model.eval()
-            with torch.no_grad():
-                state.scores = evaluate(model)
-            log.write(state.step, state.scores, wall_s=state.wall_seconds)
-            self._watch(state.scores, log)
-            is_kept = note_score(
-                state,
-                next(iter(state.scores.values())),
-                keep_best=self.config.keep_best,
-                counts=state.step > self.guard.grace(self.config.steps),
-            )
-        noted = torch.tensor([is_kept, self.state.since_best if self.ranks.is_first else 0], device=self.ranks.device)
-        is_kept_anywhere, self.state.since_best = self.ranks.sum(noted.long()).tolist()
+            try:
+                with torch.no_grad():
+                    state.scores = evaluate(model)
+            except Exception as error:
+                failure = error
+            else:
+                log.write(state.step, state.scores, wall_s=state.wall_seconds)
+                self._watch(state.scores, log)
+                is_kept = note_score(
+                    state,
+                    next(iter(state.scores.values())),
+                    keep_best=self.config.keep_best,
+                    counts=state.step > self.guard.grace(self.config.steps),
+                )
+        since_best = self.state.since_best if self.ranks.is_first else 0
+        noted = torch.tensor([is_kept, since_best, failure is not None], device=self.ranks.device)
+        is_kept_anywhere, self.state.since_best, self.state.is_unscored = self.ranks.sum(noted.long()).tolist()
+        self.state.is_unscored = bool(self.state.is_unscored)
+        if self.state.is_unscored:
+            saved = self.save()
+            log.say(f"step {self.state.step}: scoring failed; saved {saved}, from which the same command goes on")
+            raise failure or TrainingError(f"scoring failed on the first rank at step {self.state.step}; see its words")
         if self.is_out_of_patience and not self.state.is_finished:
             self.state.is_finished = True
             log.say(

@@ -29,6 +29,12 @@ MAY_CHANGE = (  # keys and sections, between two calls of one run: its place, an
     "train.patience",
     *(f"train.{section}" for section in ("health", "parallel", "log")),
     *("data.loader", "data.max_bad_share"),
+    # what is refused, not how it is read: so the cure of audio that stops a run does not need another run
+    *(
+        f"{section}.{key}"
+        for section in ("data", "dev", "valid")
+        for key in ("bad_audio", "audio.min_sample_rate", "audio.max_duration_s")
+    ),
 )
 MOST_NAMED = 8  # keys of another configuration, that an error gives the old values of
 CONFIG, KMEANS = "config.json", "kmeans.safetensors"

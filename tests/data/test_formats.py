@@ -129,7 +129,9 @@ def test_half_of_what_ffmpeg_would_decode_is_truncated(tmp_path):
     path = tmp_path / "a.wav"
     content = by_ffmpeg("-c:a g722", ".wav", tmp_path)
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(AudioError, match=r"truncated: its header declares 8000 bytes of samples, the file holds 39\d\d"):
+    with pytest.raises(
+        AudioError, match=r"truncated: its header declares 8000 bytes of samples, the file holds 39\d\d"
+    ):
         read_header(path)
 
 

@@ -129,7 +129,7 @@ def spoilt(tmp_path, make_corpus) -> Path:
 
 
 def test_bad_audio_stops_by_default_and_is_named(cluster_config, spoilt, tmp_path):
-    with pytest.raises(AudioError, match=r"u0001\.wav: the file is empty|u0003\.wav: silent|u0005\.wav: 300 samples"):
+    with pytest.raises(AudioError, match=r"empty \(0 bytes\): \S+u0001\.wav; .*\n.* shorter .*: u0005; remove"):
         cluster(cluster_config(tmp_path / "run", data=DataConfig(manifests=(spoilt,))))
     assert not (tmp_path / "run/labels.tsv").exists()
 
@@ -145,7 +145,7 @@ def test_bad_audio_is_skipped_counted_and_listed_when_asked_for(cluster_config, 
 
 def test_audio_is_read_under_the_rules_of_the_recipe(cluster_config, corpus, tmp_path):
     data = DataConfig(manifests=(corpus,), audio=AudioConfig(max_duration_s=0.55))
-    with pytest.raises(AudioError, match=r"lasts 1 s, expected at most 1; .*max_duration_s"):
+    with pytest.raises(AudioError, match=r"7 of 8 .* last longer than 0\.55 s: .*data\.audio\.max_duration_s=1$"):
         cluster(cluster_config(tmp_path / "run", data=data))
 
 
