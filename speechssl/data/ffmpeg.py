@@ -55,7 +55,7 @@ _BEGINNINGS = (
 _ATOMS = (b"ftyp", b"moov", b"mdat", b"wide")  # of mp4, after four bytes of length
 # what libsndfile knows of the codings of wav, aiff and caf: where it refuses these, something else is wrong
 _OF_WAV, _EXTENSIBLE = (1, 3, 6, 7), 0xFFFE
-_OF_OTHERS = (
+_OF_OTHERS: tuple[bytes, ...] = (
     *(b"", b"NONE", b"sowt", b"twos", b"lpcm", b"raw ", b"in24", b"in32"),
     *(b"ulaw", b"alaw", b"ALAW", b"ULAW"),
 )

@@ -3,8 +3,8 @@
 Knows only what nearly all files look like, and says so of anything else by returning None: another format, an odd
 chunk, a length that the file does not bear out. What is returned is what libsndfile says of the file (compared in
 tests/data/test_headers.py); what is not goes through libsndfile, which also words the errors. tinytag and mutagen were
-weighed: they read lengths as rounded seconds, and take as long as libsndfile. Reads no samples; of flac, whose header is
-whole in half a file, also the header of the last frame.
+weighed: they read lengths as rounded seconds, and take as long as libsndfile. Reads no samples; of flac, whose header
+is whole in half a file, also the header of the last frame.
 """
 
 import os

@@ -20,7 +20,7 @@ from speechssl.interop.formats import read_saved
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.parallel import start_ranks
-from speechssl.saved import Description, describe_model
+from speechssl.saved import Description, SavedModel, describe_model
 from speechssl.stages.average import average_best
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.stages.dev_scores import DevSet
