@@ -19,6 +19,7 @@ from speechssl.data.manifest import (
     PARQUET,
     Manifest,
     read_manifest,
+    root_from,
     write_atomically,
     write_fairseq_manifest,
     write_manifest,
@@ -104,14 +105,14 @@ def build_command(
     if fairseq:
         write_fairseq_manifest(out, built.manifest)
     else:
-        write_manifest(out, built.manifest.utterances)
+        write_manifest(out, built.manifest.utterances, root=root_from(out.parent, built.manifest))
     for error in built.errors:
         print(f"skipped: {error}", file=sys.stderr)
     print(f"{_summary(out, built.manifest)}, {len(built.errors)} files skipped")
     for line in describe_built(built):
         print(line)
-    if not fairseq and not all(is_url(row.path) for row in built.manifest.utterances):
-        _say_root(out, built.manifest.root)
+    if not fairseq:
+        _say_root(out, built.manifest)
     if shard == "merge":
         remove_parts(parts)
 
@@ -141,7 +142,7 @@ def split_command(
         splits = split_by_hours(listed.utterances, wanted, rest=rest[0], by=by, salt=salt)
     for name, rows in splits.items():
         _write(out / f"{name}.tsv", Manifest(root=listed.root, utterances=tuple(rows)))
-    _say_root(out / "any", listed.root)
+    _say_root(out / "any", listed)
 
 
 def merge_command(
@@ -160,7 +161,7 @@ def merge_command(
     listed = [read_manifest(path, root=folder) for path, folder in zip(manifests, folders, strict=True)]
     joined = merge(listed, prefixes=prefix or (), root=root)
     _write(out, joined)
-    _say_root(out, joined.root)
+    _say_root(out, joined)
 
 
 def filter_command(
@@ -192,7 +193,7 @@ def filter_command(
     for reason, number in left_out.most_common():
         print(f"left out: {number} {reason}")
     _write(out, Manifest(root=listed.root, utterances=tuple(kept)))
-    _say_root(out, listed.root)
+    _say_root(out, listed)
 
 
 def stats_command(
@@ -228,7 +229,7 @@ def sample_command(
     for language, found in hours_by_language(drawn).items():
         print(f"{language or 'no language'}  {found:.2f} h")
     _write(out, Manifest(root=listed.root, utterances=tuple(drawn)))
-    _say_root(out, listed.root)
+    _say_root(out, listed)
 
 
 def check_command(
@@ -262,9 +263,10 @@ def check_command(
     if table is not None:
         write_table(table, report)
         print(table)
-    for written in write_repaired(fix, report, remove=remove or ()) if fix is not None else ():
+    repaired = write_repaired(fix, report, remove=remove or ()) if fix is not None else []
+    for written, manifest in zip(repaired, listed, strict=False):
         print(describe_repaired(written))
-        _say_root(written.path, written.root)
+        _say_root(written.path, manifest)
     if shard == "merge":
         remove_parts(parts)
     if report.has_errors:
@@ -275,7 +277,7 @@ def convert_command(manifest: Source, out: Out) -> None:
     """Write a manifest in its other form: Parquet for millions of rows if the name ends in .parquet, text if not."""
     listed = read_manifest(manifest)
     _write(out, listed)
-    _say_root(out, listed.root)
+    _say_root(out, listed)
 
 
 def segment_command(
@@ -309,7 +311,7 @@ def segment_command(
     print(*done.summary(), sep="\n")
     if skip_bad:
         print(f"{len(done.errors)} files skipped")
-    _say_root(out, listed.root)
+    _say_root(out, listed)
     if shard == "merge":
         remove_parts(parts)
 
@@ -338,7 +340,7 @@ def import_command(
     for note in notes:
         print(note, file=sys.stderr)
     _write(out, manifest)
-    _say_root(out, manifest.root)
+    _say_root(out, manifest)
 
 
 def export_command(
@@ -356,13 +358,20 @@ def export_command(
 
 
 def _write(out: Path, manifest: Manifest) -> None:
-    write_manifest(out, manifest.utterances)
+    write_manifest(out, manifest.utterances, root=root_from(out.parent, manifest))
     print(_summary(out, manifest))
 
 
-def _say_root(out: Path, root: Path) -> None:
-    if out.parent.resolve() != root.resolve():
-        print(f"paths are relative to {root}: pass data.root={root}, or --root, where the manifest is used")
+def _say_root(out: Path, manifest: Manifest) -> None:
+    """Say how audio outside of a manifest's folder is found."""
+    root, said = manifest.root, root_from(out.parent, manifest)
+    if said:
+        print(f"paths are relative to {root}, which its column `root` remembers as {said}")
+    elif out.parent.resolve() != root.resolve() and not all(is_url(row.path) for row in manifest.utterances):
+        print(
+            f"paths are relative to {root}, where the audio is not found: pass data.root={root}, or --root, where the "
+            "manifest is used"
+        )
 
 
 def _summary(out: Path, manifest: Manifest) -> str:

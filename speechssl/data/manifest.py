@@ -1,8 +1,9 @@
 """Manifests: which utterances there are, where their audio lies, what is said in them. Reads no samples.
 
 A manifest is a tab-separated table with a header line. `id path samples rate channels` are required, any of
-`start file_samples channel text speaker language split` may follow. Paths are relative to a root that the file does not
-name, so a corpus can move; `shards/x.tar:OFFSET:SIZE` is bytes of an archive, and a URL stands for itself. An utterance
+`start file_samples channel text speaker language split root` may follow. Paths are relative to a root: the manifest's
+own folder, or what the column `root` says from there, so a corpus can move with its manifests; `--root` and `data.root`
+name another. `shards/x.tar:OFFSET:SIZE` is bytes of an archive, and a URL stands for itself. An utterance
 with `start` and `file_samples` is a part of its file; one with a `channel`, counted from 0, is what that one of several
 holds. fairseq's two-column form (root line, then path and samples) is read as well and can be written.
 """
@@ -12,7 +13,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechssl.data.audio import SAMPLE_RATE, Segment
@@ -31,6 +32,7 @@ __all__ = [
     "read_side_file",
     "read_table",
     "refuse_duplicate_ids",
+    "root_from",
     "write_atomically",
     "write_fairseq_manifest",
     "write_manifest",
@@ -42,6 +44,7 @@ _REQUIRED = ("id", "path", "samples", "rate", "channels")
 _PART = ("start", "file_samples")
 _CHANNEL = "channel"
 _OPTIONAL = ("text", "speaker", "language", "split")
+_ROOT = "root"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +115,8 @@ def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manife
 
     Args:
         path: the table; in Parquet if its name ends in `.parquet`.
-        root: folder the audio paths are relative to; None for the manifest's own folder.
+        root: folder the audio paths are relative to, whatever the table says; None for what its column `root` says,
+            or its own folder.
 
     Raises:
         ManifestError: missing, empty, without the required columns, or with a row that does not parse.
@@ -121,45 +125,75 @@ def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manife
     if path.suffix.lower() == PARQUET:
         from speechssl.data.parquet import ParquetRows  # knows `Utterance`
 
-        return Manifest(root=root or path.parent, utterances=ParquetRows(path))
+        rows = ParquetRows(path)
+        return Manifest(root=root or _root_at(path.parent, rows.root), utterances=rows)
     lines = _read_lines(path)
     header = lines[0].split("\t")
     if len(header) == 1:
         return read_fairseq_manifest(path, root=root)
     missing = [name for name in _REQUIRED if name not in header]
-    unknown = [name for name in header if name not in (*_REQUIRED, *_PART, _CHANNEL, *_OPTIONAL)]
+    unknown = [name for name in header if name not in (*_REQUIRED, *_PART, _CHANNEL, *_OPTIONAL, _ROOT)]
     if missing or unknown or len(set(header)) != len(header):
         raise ManifestError(
             f"{path}:1: expected the columns {' '.join(_REQUIRED)} and any of "
-            f"{' '.join((*_PART, _CHANNEL, *_OPTIONAL))}, "
+            f"{' '.join((*_PART, _CHANNEL, *_OPTIONAL, _ROOT))}, "
             f"found {' '.join(header)}; build the manifest again with `speechssl manifest build`"
         )
     utterances = [_parse_row(header, line, where=f"{path}:{i}") for i, line in enumerate(lines[1:], start=2)]
     if not utterances:
         raise ManifestError(f"{path}: lists no utterances; build it again from a folder that holds audio")
     refuse_duplicate_ids(utterances, where=str(path))
-    return Manifest(root=root or path.parent, utterances=tuple(utterances))
+    folder = path.parent
+    if root is None and _ROOT in header:
+        column = header.index(_ROOT)
+        roots = [line.split("\t")[column] for line in lines[1:]]
+        if len({*roots}) == 1:
+            folder = _root_at(folder, roots[0])
+        else:  # rows of several manifests, put together by other hands
+            utterances = [_below(row, each) for row, each in zip(utterances, roots, strict=True)]
+    return Manifest(root=root or folder, utterances=tuple(utterances))
 
 
-def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest, atomically, in the form of its name; text has no optional columns that nothing fills."""
+def root_from(folder: Path, manifest: Manifest) -> str:
+    """Return what the column `root` of a manifest in `folder` has to say so that audio is found from there.
+
+    Returns:
+        The way to the root: relative, so that what holds both can move, or absolute where the two share no folder but
+        `/`. Nothing where `folder` is the root itself, all audio is at URLs, or the first file is not below the root:
+        a list without its audio takes the place that it is put in.
+    """
+    here, there = os.path.realpath(folder), os.path.realpath(manifest.root)
+    first = next((row for row in manifest.utterances if not is_url(row.path)), None)
+    if here == there or first is None or not Path(manifest.place(first).path).exists():
+        return ""
+    return there if os.path.commonpath([here, there]) == os.sep else Path(os.path.relpath(there, here)).as_posix()
+
+
+def write_manifest(path: Path, utterances: Iterable[Utterance], *, root: str = "") -> None:
+    """Write a manifest, atomically, in the form of its name; text has no optional columns that nothing fills.
+
+    Args:
+        path: the file.
+        utterances: its rows.
+        root: of `root_from`, that the paths start from; nothing for the folder of `path`.
+    """
     if path.suffix.lower() == PARQUET:
         from speechssl.data.parquet import write_parquet  # knows `Utterance`
 
-        write_parquet(path, utterances)
+        write_parquet(path, utterances, root=root)
         return
     rows = list(utterances)
     optional = [name for name in _OPTIONAL if any(getattr(row, name) is not None for row in rows)]
     part = _PART if any(row.file_samples is not None for row in rows) else ()
     channel = (_CHANNEL,) if any(row.channel is not None for row in rows) else ()
-    lines = ["\t".join([*_REQUIRED, *part, *channel, *optional])]
+    lines = ["\t".join([*_REQUIRED, *part, *channel, *optional, *([_ROOT] if root else [])])]
     for row in rows:
         cells = [row.id, row.path, str(row.num_samples), str(row.sample_rate), str(row.channels)]
         if part:
             cells += ["", ""] if row.file_samples is None else [str(row.start), str(row.file_samples)]
         if channel:
             cells.append("" if row.channel is None else str(row.channel))
-        cells += [getattr(row, name) or "" for name in optional]
+        cells += [getattr(row, name) or "" for name in optional] + ([root] if root else [])
         if any(control in cell for cell in cells for control in "\t\n\r"):
             raise ManifestError(f"{row.path!r}: a tab or line break in its path or text; rename the file")
         lines.append("\t".join(cells))
@@ -356,6 +390,16 @@ def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
         channel=None if channel is None else int(channel),
         **{name: row[name] for name in _OPTIONAL if row.get(name)},
     )
+
+
+def _root_at(folder: Path, said: str) -> Path:
+    """Return the folder that a manifest in `folder` names as its root, without steps back unless a link is there."""
+    root = folder / said
+    return Path(os.path.normpath(root)) if os.path.realpath(folder) == os.path.abspath(folder) else root  # noqa: PTH100
+
+
+def _below(row: Utterance, root: str) -> Utterance:
+    return row if is_url(row.path) else replace(row, path=(Path(root) / row.path).as_posix())
 
 
 def refuse_duplicate_ids(utterances: Iterable[Utterance], *, where: str) -> None:

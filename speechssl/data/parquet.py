@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ _NUMBERS = ("samples", "rate", "channels")
 _PART = ("start", "file_samples")
 _CHANNEL = "channel"
 _TEXTS = ("text", "speaker", "language", "split")
+_ROOT: Literal["root"] = "root"  # the same in every row
 _ATTRIBUTES = {"samples": "num_samples", "rate": "sample_rate"}  # of `Utterance`; the others have the column's name
 
 _GROUP = 2048  # rows that are compressed together, and read for any one of them
@@ -50,11 +51,11 @@ class ParquetRows(Rows):
         self._open()
         columns = self._file.schema_arrow.names
         missing = [name for name in _NAMES + _NUMBERS if name not in columns]
-        unknown = [name for name in columns if name not in (*_NAMES, *_NUMBERS, *_PART, _CHANNEL, *_TEXTS)]
+        unknown = [name for name in columns if name not in (*_NAMES, *_NUMBERS, *_PART, _CHANNEL, *_TEXTS, _ROOT)]
         if missing or unknown or len(set(columns)) < len(columns):
             raise ManifestError(
                 f"{path}: expected the columns {' '.join(_NAMES + _NUMBERS)} and any of "
-                f"{' '.join((*_PART, _CHANNEL, *_TEXTS))}, found {' '.join(columns)}; write it with "
+                f"{' '.join((*_PART, _CHANNEL, *_TEXTS, _ROOT))}, found {' '.join(columns)}; write it with "
                 "`speechssl manifest convert`"
             )
         self._columns = columns
@@ -63,6 +64,7 @@ class ParquetRows(Rows):
         if not len(self):
             raise ManifestError(f"{path}: lists no utterances; build it again from a folder that holds audio")
         self._lengths_16k, self._duration_s = self._check_rows()
+        self.root = self._one_root()
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -165,12 +167,27 @@ class ParquetRows(Rows):
         refuse_repeated_ids(self, hashes, where=str(self._path))
         return np.concatenate(lengths), seconds
 
+    def _one_root(self) -> str:
+        """Return what the column `root` says; nothing where there is none."""
+        found = {value or "" for block in self.column(_ROOT) for value in block} if _ROOT in self._columns else {""}
+        if len(found) > 1:
+            raise ManifestError(
+                f"{self._path}: {len(found)} different roots, {', '.join(sorted(found)[:3])}; join the manifests with "
+                "`speechssl manifest merge`, which makes it one"
+            )
+        return found.pop()
+
     def _numbers(self) -> list[str]:
         return [name for name in (*_NUMBERS, *_PART, _CHANNEL) if name in self._columns]
 
 
-def write_parquet(path: Path, utterances: Iterable[Utterance]) -> None:
+def write_parquet(path: Path, utterances: Iterable[Utterance], *, root: str = "") -> None:
     """Write a manifest in Parquet, atomically and without holding all rows at once.
+
+    Args:
+        path: the file.
+        utterances: its rows.
+        root: of `manifest.root_from`; nothing for no such column.
 
     Raises:
         ManifestError: a tab, a line break or what is no Unicode in a name or text.
@@ -178,14 +195,16 @@ def write_parquet(path: Path, utterances: Iterable[Utterance]) -> None:
     pa = pyarrow_package()
     names = (*_NAMES, *_NUMBERS, *_PART, _CHANNEL, *_TEXTS)
     schema = pa.schema([(name, pa.string() if name in _NAMES + _TEXTS else pa.int64()) for name in names])
+    schema = schema.append(pa.field(_ROOT, pa.string())) if root else schema
     rows = iter(utterances)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    repeated = ["speaker", "language", "split"]  # values that come again and again: as a dictionary
+    repeated = ["speaker", "language", "split", _ROOT]  # values that come again and again: as a dictionary
     try:
         with pa.parquet.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=repeated) as writer:
             while block := [*islice(rows, _BLOCK)]:
-                arrays = [_array(name, block, schema.field(name).type, path) for name in schema.names]
+                arrays = [_array(name, block, schema.field(name).type, path) for name in names]
+                arrays += [pa.array([root] * len(block))] if root else []
                 writer.write_batch(pa.record_batch(arrays, schema=schema), row_group_size=_GROUP)
         temporary.replace(path)
     finally:

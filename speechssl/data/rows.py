@@ -26,7 +26,7 @@ __all__ = [
     "refuse_repeated_ids",
 ]
 
-Column = Literal["id", "path", "language", "corpus"]
+Column = Literal["id", "path", "language", "corpus", "root"]
 Strings = NDArray[np.object_]  # str, or None
 
 _BLOCK = 1 << 16  # rows at a time, where all are gone through

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from speechssl.data.fields import cells_as_line
-from speechssl.data.manifest import Utterance, write_atomically, write_manifest
+from speechssl.data.manifest import Manifest, Utterance, root_from, write_atomically, write_manifest
 from speechssl.doctor.across import Checked
 from speechssl.doctor.check import Report
 from speechssl.doctor.findings import FINDINGS, Finding
@@ -79,7 +79,7 @@ def _write(path: Path, root: Path, rows: list[Checked], by_row: dict[tuple[int, 
     if not kept:
         raise ManifestError(f"{path}: nothing would be left; look at the findings before anything is removed")
     changes = path.with_suffix(".removed.tsv")
-    write_manifest(path, kept)
+    write_manifest(path, kept, root=root_from(path.parent, Manifest(root=root, utterances=kept)))
     write_atomically(changes, "\n".join(lines) + "\n")
     return Repaired(path=path, root=root, changes=changes, kept=len(kept), removed=removed, corrected=corrected)
 

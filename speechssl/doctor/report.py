@@ -5,6 +5,7 @@ from pathlib import Path
 
 from speechssl.data.fields import cells_as_line
 from speechssl.data.manifest import write_atomically
+from speechssl.doctor.absent import absent_rows, describe_absent
 from speechssl.doctor.check import Report
 from speechssl.doctor.findings import FINDINGS, Finding
 
@@ -21,6 +22,8 @@ def summarise(report: Report) -> list[str]:
         bad = {finding.id for finding in report.findings if finding.manifest == number}
         hours = manifest.duration_s / 3600
         lines.append(f"{name}: {len(manifest.utterances)} utterances, {hours:.2f} h, {len(bad)} with findings")
+    absent = absent_rows(report)
+    gone = {(number, row.id) for number, rows in absent.items() for row in rows}
     groups: dict[str, list[Finding]] = defaultdict(list)
     for finding in report.findings:
         groups[finding.name].append(finding)
@@ -28,6 +31,12 @@ def summarise(report: Report) -> list[str]:
         found = groups.get(name, [])
         if found:
             lines.append(f"{severity:7}  {name:14} {len(found):7}  {meaning}")
+            if name == "unreadable":
+                lines += [
+                    f"             {describe_absent(report.manifests[number], report.names[number], rows)}"
+                    for number, rows in absent.items()
+                ]
+                found = [finding for finding in found if (finding.manifest, finding.id) not in gone]
             lines += [f"             {finding.id}: {finding.message}" for finding in found[:_NAMED]]
     counts = {kind: sum(f.severity == kind for f in report.findings) for kind in ("error", "warning")}
     return [*lines, f"{counts['error']} errors, {counts['warning']} warnings"]
