@@ -38,7 +38,7 @@ from speechssl.manifests.sample import hours_by_language, sample
 from speechssl.manifests.segment import RESULTS as RESULTS_OF_SEGMENT
 from speechssl.manifests.segment import in_processes, segment_manifest
 from speechssl.manifests.spans import SegmentConfig
-from speechssl.manifests.split import Key, split_by_hours, split_by_shares
+from speechssl.manifests.split import Key, describe_misses, split_by_hours, split_by_shares
 from speechssl.manifests.stats import count, describe_stats, plot_durations
 
 __all__ = [
@@ -81,6 +81,9 @@ def build_command(
     ],
     out: Out,
     side_file: Annotated[Path | None, typer.Option(help="Table with id or path, and text, speaker, ...")] = None,
+    speaker_from: Annotated[
+        str | None, typer.Option(help="Who speaks: folder, its name; or a pattern of paths with a group: '^(.+?)_'.")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option(help="List and count what cannot be read instead of stopping.")] = False,
     archives: Annotated[bool, typer.Option(help="Look into archives, or pass them over.")] = True,
     fresh: Annotated[bool, typer.Option(help="Read all anew, also what has not changed since the last time.")] = False,
@@ -96,6 +99,7 @@ def build_command(
         sources,
         archives=archives,
         side_file=side_file,
+        speaker_from=speaker_from,
         skip_bad=skip_bad,
         kept=kept_beside(out) if is_alone else None,
         fresh=fresh,
@@ -111,6 +115,8 @@ def build_command(
     print(f"{_summary(out, built.manifest)}, {len(built.errors)} files skipped")
     for line in describe_built(built):
         print(line)
+    if speaker_from is not None:
+        print(f"speakers, by {speaker_from}: {len({row.speaker for row in built.manifest.utterances})}")
     if not fairseq:
         _say_root(out, built.manifest)
     if shard == "merge":
@@ -133,7 +139,8 @@ def split_command(
     if (shares is None) == (hours is None):
         raise typer.BadParameter("give either --shares or --hours")
     if shares is not None:
-        splits = split_by_shares(listed.utterances, name_numbers(shares), by=by, salt=salt)
+        wanted = name_numbers(shares)
+        splits = split_by_shares(listed.utterances, wanted, by=by, salt=salt)
     else:
         *named, rest = name_values(hours or "").items()
         if rest[1] != "rest":
@@ -143,6 +150,8 @@ def split_command(
     for name, rows in splits.items():
         _write(out / f"{name}.tsv", Manifest(root=listed.root, utterances=tuple(rows)))
     _say_root(out / "any", listed)
+    for line in describe_misses(splits, wanted, by=by, unit="h" if shares is None else "share"):
+        print(line, file=sys.stderr)
 
 
 def merge_command(

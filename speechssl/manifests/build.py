@@ -24,6 +24,7 @@ from speechssl.manifests.finding import FOR_FFMPEG, Found, find
 from speechssl.manifests.kept import Kept
 from speechssl.manifests.remote import header_at_url, open_url, stamp_at_url
 from speechssl.manifests.shards import Recording, Shard, read_shard
+from speechssl.manifests.speakers import speakers_from
 
 __all__ = ["ALL_SUFFIXES", "RESULTS", "Built", "build", "build_manifest", "describe_built"]
 
@@ -53,6 +54,7 @@ def build(
     suffixes: Sequence[str] = ALL_SUFFIXES,
     archives: bool = True,
     side_file: Path | None = None,
+    speaker_from: str | None = None,
     skip_bad: bool = False,
     workers: int | None = None,
     kept: Path | None = None,
@@ -69,6 +71,8 @@ def build(
         suffixes: which files count as audio, in lower case.
         archives: whether to look into tar and zip archives; False passes them over.
         side_file: a table with `id` or `path` and any of text, speaker, language, split.
+        speaker_from: `folder`, or a regular expression with a group, as `speakers_from` reads paths; what the side file
+            says counts before it, and what an archive says behind it.
         skip_bad: return what cannot be read as errors instead of raising the first.
         workers: threads that read headers; None for one a core, and more for URLs.
         kept: file that keeps what was found, for the next build.
@@ -81,13 +85,15 @@ def build(
 
     Raises:
         ManifestError: a source is not there, no audio in any, a path with a tab or line break or that is not UTF-8,
-            two utterances with one id, a side file that names unknown utterances, `kept` cannot be written.
+            two utterances with one id, a side file that names unknown utterances, `kept` cannot be written, a path
+            without a speaker.
         AudioError: something cannot be read and `skip_bad` is False.
     """
     found = find(sources, suffixes=suffixes, archives=archives, stamped=kept is not None)
     if found.errors and not skip_bad:
         raise found.errors[0]
-    errors, passed_over, reused, utterances = list(found.errors), Counter(found.passed_over), 0, list[Utterance]()
+    errors, passed_over, reused = list(found.errors), Counter(found.passed_over), 0
+    utterances, names = list[Utterance](), list[str]()
     with ExitStack() as opened:
         keeper = None if kept is None else opened.enter_context(_keeper(kept, suffixes, fresh=fresh))
         reader = _Reader(found.root, tuple(suffixes), keeper)
@@ -100,11 +106,15 @@ def build(
             reused += is_known
             passed_over.update(result.passed_over if isinstance(result, Shard) else ())
             utterances += _utterances(each, result)
+            names += _names(each, result) if speaker_from is not None else ()
             if keeper is not None:
                 keeper.add(reader.key(each), stamp, result)
     if not utterances:
         raise _nothing(sources, suffixes, passed_over, errors)
     refuse_duplicate_ids(utterances, where=", ".join(sources))
+    if speaker_from is not None:
+        speakers = speakers_from(speaker_from, names, found.root)
+        utterances = [dataclasses.replace(row, speaker=who) for row, who in zip(utterances, speakers, strict=True)]
     utterances = utterances if side_file is None else _with_side_columns(utterances, side_file)
     return Built(Manifest(root=found.root, utterances=tuple(utterances)), errors, passed_over, reused)
 
@@ -250,6 +260,13 @@ def _utterances(found: Found, result: AudioHeader | Shard | AudioError) -> Itera
             name = f"{stem}/{posixpath.splitext(each.name)[0]}"
             row = _utterance(name, f"{found.path}:{each.offset}:{each.size}", each.header)
             yield dataclasses.replace(row, text=each.text, speaker=each.speaker, language=each.language)
+
+
+def _names(found: Found, result: AudioHeader | Shard | AudioError) -> list[str]:
+    """Return the paths of what `_utterances` yields; of an archive's members, behind its own without suffix."""
+    if isinstance(result, Shard):
+        return [f"{posixpath.splitext(found.name)[0]}/{each.name}" for each in result.recordings]
+    return [found.name] if isinstance(result, AudioHeader) else []
 
 
 def _utterance(name: str, path: str, header: AudioHeader) -> Utterance:

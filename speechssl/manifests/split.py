@@ -15,7 +15,7 @@ from speechssl.data.manifest import Utterance
 from speechssl.errors import ManifestError
 from speechssl.manifests.hashing import place_of
 
-__all__ = ["Key", "split_by_hours", "split_by_shares"]
+__all__ = ["Key", "describe_misses", "split_by_hours", "split_by_shares"]
 
 Key = Literal["speaker", "id", "text", "path"]  # utterances of one key are never parted; path: parts of one file
 
@@ -78,6 +78,41 @@ def split_by_hours(
             seconds += filled[dealt]
     split_of |= dict.fromkeys(remaining, rest)
     return _divided(utterances, split_of, [*hours, rest], by)
+
+
+def describe_misses(
+    splits: Mapping[str, Sequence[Utterance]], wanted: Mapping[str, float], *, by: Key, unit: Literal["share", "h"]
+) -> list[str]:
+    """Say of each split that holds far more or less audio than was asked for, what it holds and why.
+
+    Args:
+        splits: the utterances of each.
+        wanted: split -> share of all audio, or hours.
+        by: what kept utterances together.
+        unit: of `wanted`.
+
+    Returns:
+        A line for each split that has under two thirds or over one and a half of what was wanted of it.
+    """
+    seconds = {name: math.fsum(row.duration_s for row in rows) for name, rows in splits.items()}
+    whole = math.fsum(seconds.values()) if unit == "share" else 3600
+    missed = {
+        name: seconds[name] / whole for name in wanted if not 2 / 3 <= seconds[name] / whole / wanted[name] <= 1.5
+    }
+    of_key: dict[str, float] = {}
+    rows = [row for found in splits.values() for row in found]
+    for row, key in zip(rows, _keys(rows, by), strict=True):
+        of_key[key] = of_key.get(key, 0.0) + row.duration_s
+    largest = (
+        f"the longest of {len(of_key)} has {100 * max(of_key.values()) / math.fsum(seconds.values()):.0f} % of all"
+    )
+    mended = "divide by another column" if by == "id" else "divide by id, if that may be"
+    unit_of = {"share": "of the audio", "h": "h"}[unit]
+    return [
+        f"{name}: holds {found:.2g} {unit_of}, {wanted[name]:.2g} was asked for: no {by} is parted, and {largest}; "
+        f"{mended}, take another --salt, or give more data"
+        for name, found in missed.items()
+    ]
 
 
 def _divided(

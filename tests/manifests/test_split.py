@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from speechssl.data.manifest import Utterance
 from speechssl.errors import ManifestError
-from speechssl.manifests.split import split_by_hours, split_by_shares
+from speechssl.manifests.split import describe_misses, split_by_hours, split_by_shares
 
 SHARES = {"test": 0.1, "dev": 0.1, "train": 0.8}
 
@@ -123,3 +123,29 @@ def test_held_out_speakers_are_no_longer_or_shorter_than_the_others():
     rows = [utterance(key, seconds=1 + key % 20) for key in range(3000)]
     held_out = split_by_hours(rows, {"test": 1.5}, rest="train", by="id")["test"]
     assert sum(row.duration_s for row in held_out) / len(held_out) == pytest.approx(10.5, abs=1.5)
+
+
+def test_a_split_far_from_what_was_asked_is_said_with_the_reason():
+    rows = [utterance(key, key % 2) for key in range(100)]
+    shares = {"test": 0.3, "train": 0.7}
+    salt = next(str(i) for i in range(100) if split_or_none(rows, shares, str(i)))
+    lines = describe_misses(split_by_shares(rows, shares, by="speaker", salt=salt), shares, by="speaker", unit="share")
+    assert lines == [
+        "test: holds 0.5 of the audio, 0.3 was asked for: no speaker is parted, and the longest of 2 has 50 % of all; "
+        "divide by id, if that may be, take another --salt, or give more data"
+    ]
+    splits = split_by_hours(rows, {"test": 0.01}, rest="train", by="speaker")
+    (line,) = describe_misses(splits, {"test": 0.01}, by="speaker", unit="h")
+    assert line.startswith("test: holds 0.069 h, 0.01 was asked for: no speaker is parted")
+
+
+def split_or_none(rows, shares, salt):
+    try:
+        return split_by_shares(rows, shares, by="speaker", salt=salt)
+    except ManifestError:
+        return None
+
+
+def test_splits_near_what_was_asked_say_nothing():
+    splits = split_by_shares([utterance(key) for key in range(4000)], SHARES, by="id")
+    assert describe_misses(splits, SHARES, by="id", unit="share") == []
