@@ -4,7 +4,8 @@ Nothing here was measured on an accelerator. Peak rates are spec sheets', utilis
 states, word error rates are other people's, on LibriSpeech. Sources stand beside the figures:
 
 [batch]     Vaessen and van Leeuwen, arXiv:2402.13723, github.com/nikvaessen/w2v2-batch-size: readme.md (learning
-            rates), plot/ft_asr_against_steps/table.csv and plot/ft_asr/table.csv (error rates)
+            rates), plot/ft_asr_against_steps/table.csv, plot/ft_asr/table.csv and the curve of ten labelled minutes
+            (error rates)
 [wav2vec2]  arXiv:2006.11477 and fairseq examples/wav2vec/config/pretraining
 [hubert]    arXiv:2106.07447 and fairseq examples/hubert/config/pretrain
 [ours]      recipes/README.md and recipes/benchmarks/README.md
@@ -48,6 +49,7 @@ __all__ = [
     "labelled_errors",
     "memory_gb",
     "peak_lr",
+    "ten_minutes_error",
 ]
 
 SizeName = Literal["small", "base", "large"]
@@ -265,6 +267,20 @@ LABELLED: dict[str, tuple[Span, ...]] = {
     "10 h": ((34.5, 54.4), (23.2, 40.2), (16.3, 29.5), (13.3, 23.8), (11.1, 19.8)),
     "960 h": ((7.1, 19.6), (6.0, 16.8), (5.3, 13.9), (4.4, 12.5), (4.1, 10.6)),
 }
+# Hours of audio seen -> WER in percent on test-clean after fine-tuning on ten labelled minutes, no language model:
+# wav2vec 2.0 BASE on 960 h. Random weights: 129. [batch]
+_TEN_MINUTES: tuple[tuple[float, float], ...] = (
+    (2100, 103),
+    (4170, 99),
+    (8330, 89),
+    (12_500, 81),
+    (16_700, 72),
+    (25_000, 64),
+    (33_300, 60),
+    (66_700, 51),
+    (133_000, 46),
+    (267_000, 44),  # 42 to 46 over batch sizes
+)
 LARGE_REACHED = "4.7 / 9.0 after 675,000 h of LibriSpeech, 3.1 / 6.3 after 1.6 million h of Libri-Light"  # [wav2vec2]
 HUBERT_REACHED = "10.9 / 17.8 on 10 h of labels (torchaudio's recipe, 32 GPUs, 250,000 and 400,000 updates)"
 
@@ -296,6 +312,19 @@ def labelled_errors(hours_seen: float) -> dict[str, Span]:
         clean, other = (interpolate(_LABELLED_SEEN, column, hours_seen) for column in zip(*rows, strict=True))
         found[labels] = (clean, other)
     return found
+
+
+def ten_minutes_error(hours_seen: float) -> float | None:
+    """Return WER in percent on test-clean after fine-tuning wav2vec 2.0 BASE on ten labelled minutes.
+
+    Returns:
+        What the published curve says after so many hours seen; None for fewer hours than its first point. More hours
+        than the most that was published count as those.
+    """
+    if hours_seen < _TEN_MINUTES[0][0]:
+        return None
+    hours, errors = zip(*_TEN_MINUTES, strict=True)
+    return interpolate(hours, errors, hours_seen)
 
 
 def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:

@@ -263,6 +263,13 @@ def _with_warnings(plan: Plan, affordable: int, wanted: float) -> Plan:
             f"{plan.hours_seen:,.0f} h seen: published tables begin at {LEAST_SEEN:,} h, with a WER of 30 / 58 after "
             "fine-tuning on 100 h; take --size small, more days or more devices"
         )
+    if plan.request.method == "wav2vec2" and plan.hours_seen < LEAST_SEEN:
+        found.append(
+            f"{plan.hours_seen:,.0f} h seen: wav2vec 2.0 needs more before ten labelled minutes are of use; BASE has a "
+            "WER of 103 % after 2,100 h seen and 99 % after 4,200 h"
+            + (", and no curve of a smaller model is published" if is_small else "")
+            + "; take --method hubert, or go on from a public model (recipes/adapt)"
+        )
     if plan.epochs > _MOST_EPOCHS:
         found.append(
             f"{plan.epochs:,.0f} epochs of {plan.request.hours:g} h: no published run saw its audio more than "

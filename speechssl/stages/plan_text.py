@@ -11,7 +11,7 @@ from speechssl.data.audio import AudioConfig
 from speechssl.data.batching import BatchConfig
 from speechssl.data.manifest import write_atomically
 from speechssl.model.encoder import EncoderConfig
-from speechssl.stages.budget import HUBERT_REACHED, LARGE_REACHED, Span, error_band, labelled_errors
+from speechssl.stages.budget import HUBERT_REACHED, LARGE_REACHED, Span, error_band, labelled_errors, ten_minutes_error
 from speechssl.stages.data import DataConfig
 from speechssl.stages.plan import Plan
 from speechssl.stages.pretrain import PretrainConfig
@@ -155,6 +155,8 @@ def _errors(plan: Plan) -> list[str]:
     rest = [f"{labels} {a:.1f} / {b:.1f}" for labels, (a, b) in labelled_errors(plan.hours_seen).items()]
     if rest:
         lines.append("on other amounts of labels: " + ", ".join(rest))
+    elif few := ten_minutes_error(plan.hours_seen):
+        lines.append(f"on ten labelled minutes, test-clean: {few:.0f} %")
     if plan.request.method == "hubert":
         lines.append(f"that is wav2vec 2.0's; HuBERT BASE in full: {HUBERT_REACHED}")
     lines.append("on LibriSpeech; other audio, other numbers")

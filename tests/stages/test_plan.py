@@ -22,6 +22,7 @@ from speechssl.stages.budget import (
     labelled_errors,
     memory_gb,
     peak_lr,
+    ten_minutes_error,
 )
 from speechssl.stages.plan import MOST_STEPS, Pace, PlanRequest, make_plan, measured_plan
 from speechssl.stages.plan_text import describe_plan, planned_recipe, write_recipe
@@ -121,6 +122,22 @@ def test_time_for_more_updates_than_anybody_published_is_not_used():
     assert any("the time is enough for 771,428 updates" in text for text in plan.warnings)
 
 
+@pytest.mark.parametrize(("hours_seen", "error"), [(2099, None), (2100, 103), (8330, 89), (1e6, 44)])
+def test_ten_labelled_minutes_follow_the_published_curve(hours_seen, error):
+    assert ten_minutes_error(hours_seen) == error
+
+
+def test_the_text_says_what_ten_labelled_minutes_give_before_the_table_of_labels_begins():
+    text = " ".join(describe_plan(plan_for(rate=8330 / 240, size="base")))
+    assert "on ten labelled minutes, test-clean: 89 %" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("hours_seen", [1000.0, 5000.0])
+def test_hubert_is_not_warned_of_wav2vec2_s_curve(hours_seen):
+    found = plan_for(rate=hours_seen / 240, method="hubert").warnings
+    assert not [text for text in found if "labelled minutes" in text]
+
+
 @pytest.mark.parametrize(
     ("given", "size"),
     [
@@ -147,6 +164,8 @@ def test_small_models_keep_the_batch_of_our_recipes_until_the_updates_are_too_ma
     [
         ({"batch_s": 87.5, "size": "base"}, "hardly anything at 87.5 s"),
         ({"rate": 5.0, "size": "base"}, r"1,200 h seen: published tables begin at 4,170 h"),
+        ({"rate": 5.0, "size": "base"}, r"wav2vec 2\.0 needs more .*103 % after 2,100 h .*--method hubert"),
+        ({"rate": 5.0, "size": "small"}, "no curve of a smaller model is published"),
         ({"rate": 1000.0, "hours": 100.0}, "2,400 epochs of 100 h"),
         ({"rate": 1000.0, "size": "large", "hours": 100.0}, "LARGE is published on 960 h"),
         ({"rate": 1000.0, "size": "large"}, "LARGE is published from 600,000 h seen on"),
