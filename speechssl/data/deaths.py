@@ -52,12 +52,18 @@ class _Handler:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
+        if self.error is not None:  # of before: nothing may come any more
+            raise self.error
         self.is_waiting = True
         try:
             yield
+        except RuntimeError as error:
+            if self.error in (None, error):
+                raise
+            raise self.error from error  # which is torch's own look at its processes, and does not say how one died
         finally:
             self.is_waiting = False
-        if self.error is not None:  # of before, or lost in a destructor just now
+        if self.error is not None:  # lost in a destructor just now
             raise self.error
 
 

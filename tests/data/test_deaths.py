@@ -69,6 +69,35 @@ def test_a_death_heard_of_in_a_destructor_is_not_lost(batches):
         next(batches)
 
 
+@pytest.fixture
+def dying():
+    """Give a function that has this process hear of a death, and the context that waits for a batch."""
+
+    def killed(number: int, frame: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    before = signal.signal(signal.SIGCHLD, killed)
+    with deaths_at_batches() as waiting:
+        yield lambda: os.kill(os.getpid(), signal.SIGCHLD), waiting
+    signal.signal(signal.SIGCHLD, before)
+
+
+def test_how_a_process_died_is_told_though_it_sent_nothing_after_the_last_batch(dying):
+    die, waiting = dying
+    die()
+    with pytest.raises(RuntimeError, match="by signal: Killed"), waiting():
+        pytest.fail("waits for what may never come")
+
+
+def test_how_a_process_died_is_told_though_torch_looks_for_itself(dying):
+    die, waiting = dying
+    with pytest.raises(RuntimeError, match="by signal: Killed"), waiting():
+        try:
+            die()
+        except RuntimeError:  # as in a destructor
+            raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly") from None
+
+
 def test_a_death_of_before_is_nothing_to_the_next_reader(batches, make_corpus, tmp_path):
     kill_the_reader()
     batches.close()
