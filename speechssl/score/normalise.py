@@ -2,8 +2,8 @@
 
 `none`: nothing. `nfc`: Unicode NFC, runs of blanks one space. `lower`: that, in lower case. `plain`: that, and
 punctuation and symbols become spaces, but for signs that stand inside words (`data.words` has the rule, docs/scripts.md
-what it makes of 40 languages); vowel points that languages leave out in writing (Arabic, Hebrew) and Slavic stress
-marks are removed.
+what it makes of 52 languages); vowel points that languages leave out in writing (Arabic, Hebrew, not Yiddish) and
+Slavic stress marks are removed.
 """
 
 import re
@@ -20,6 +20,13 @@ NORMALISERS: tuple[str, ...] = get_args(Normaliser)
 
 _POINTS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640]")
 
+_POINTS_OF = {  # where some are letters of the spelling: what is left out in writing there
+    "ks": re.compile("[\u0610-\u061a\u0640]"),  # Kashmiri writes all vowels
+    "yi": re.compile(
+        "[\u0591-\u05b3\u05b5\u05b6\u05b9-\u05bb\u05bd\u05c1\u05c4\u05c5\u05c7\u0640]"
+    ),  # not those of YIVO
+}
+
 _STRESSED = frozenset({"be", "bg", "ru", "rue", "uk"})
 
 
@@ -29,8 +36,8 @@ def normalise(text: str, how: Normaliser, language: str | None = None) -> str:
     Args:
         text: of a reference or a hypothesis.
         how: of this module.
-        language: code, such as tr, tur or tr_TR; matters for capitals (Turkish), stress marks (Russian), and signs
-            inside words (Finnish).
+        language: code, such as tr, tur or tr_TR; matters for capitals (Turkish), stress marks (Russian), vowel points
+            that are spelt (Yiddish), and signs inside words (Finnish).
 
     Raises:
         ConfigError: the language matters, and it is no code.
@@ -50,7 +57,8 @@ def normalise(text: str, how: Normaliser, language: str | None = None) -> str:
         return text
     if known is not None and known.is_one_of(_STRESSED):
         text = text.replace("\N{COMBINING ACUTE ACCENT}", "")
-    return unicodedata.normalize("NFC", without_punctuation(_POINTS.sub("", text), known))
+    points = _POINTS if known is None else _POINTS_OF.get(known.code, _POINTS)
+    return unicodedata.normalize("NFC", without_punctuation(points.sub("", text), known))
 
 
 def describe_normaliser(how: Normaliser) -> str:

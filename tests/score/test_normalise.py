@@ -21,6 +21,9 @@ from speechssl.score.normalise import NORMALISERS, Normaliser, describe_normalis
         ("а\u0301", "plain", "nv", "а\u0301"),
         ("كَتَبَ", "plain", "ar", "كتب"),
         ("שָׁלוֹם", "plain", "he", "שלום"),
+        ("פֿאַרשטיין אָּ שָׁלוֹם", "plain", "ydd", "פֿאַרשטיין אָּ שָלום"),  # letters of YIVO stay
+        ("פֿאַר", "plain", "he", "פאר"),
+        ("گرٕ چھُ كــ", "plain", "kas", "گرٕ چھُ ك"),
         ("हिन्दी है।", "plain", "hi", "हिन्दी है"),
         ("हिन्दी-उर्दू", "plain", "hi", "हिन्दी-उर्दू"),  # a vowel sign before the hyphen
         ("l＇été", "plain", "fr", "l'été"),
