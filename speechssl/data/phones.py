@@ -8,7 +8,8 @@ Numbers between word and phones are probabilities and are left out: the one or f
 Kaldi's `lexiconp.txt` and `lexiconp_silprob.txt`. Phones of SAMPA and tones are whole numbers too, so the whole file
 decides. A number with a point or an exponent is no phone. A whole number is one, unless all lines have a number in
 its place and others there or behind it have a point; or it has a cell of its own between tabs, of 0 to 1, on all
-lines; or the file is called `lexiconp...` as Kaldi's. HTK's `[OUTPUT]`, where all lines have it, is left out as well.
+lines; or it is the 1 of all of ten lines or more, and no other phone is a number; or the file is called `lexiconp...`
+as Kaldi's. HTK's `[OUTPUT]`, where all lines have it, is left out as well.
 """
 
 import re
@@ -31,6 +32,7 @@ __all__ = [
 
 _FURTHER = re.compile(r"(?<=.)\([0-9]+\)$")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_TELLING = 10  # lines that do not all begin with the same phone, unless it is none
 _MOST = 4  # numbers of a line: of the pronunciation, of silence behind, and two corrections
 
 
@@ -163,6 +165,9 @@ def _columns(path: Path, cells: Sequence[Sequence[str]], fields: Sequence[Sequen
         return _MOST if shared == _MOST and pointed[-1] > 1 else pointed[-1]
     if shared and path.name.startswith("lexiconp"):
         return _MOST if shared == _MOST and "silprob" in path.name else 1
+    are_ones = shared in (1, _MOST) and all({*each[:shared]} == {"1"} for each in fields)
+    if are_ones and len(fields) >= _TELLING and not any(_is_number(one) for each in fields for one in each[shared:]):
+        return shared
     middle = {len(each) - 1 for each in cells}
     has_cells = len(middle) == 1 and middle <= {1, _MOST} and shared >= min(middle)
     if has_cells and all(each[0].strip(BLANKS) in ("0", "1") for each in cells):

@@ -74,6 +74,12 @@ FOX, THE = ("f", "ɑ", "k", "s"), ("ð", "ə")
         ("sampa", "a 0.9 2 9\nb 1 2\n", [("2", "9"), ("2",)]),
         ("tones", "a 1.0 5\nb 1.0 5 4\n", [("5",), ("5", "4")]),
         ("words", "1.5\tf\n2 3\tə\n", [("f",), ("ə",)]),
+        ("ones", "fox 1 f ɑ k s\n" * 10, [FOX] * 10),
+        ("ones", "fox 1 1 1 1 f ɑ k s\n" * 10, [FOX] * 10),
+        ("few", "fox 1 f ɑ k s\n" * 9, [("1", *FOX)] * 9),
+        ("sampa", "fox 1 f ɑ k s\n" * 10 + "y 1 2\n", [("1", *FOX)] * 10 + [("1", "2")]),
+        ("sampa", "fox 1 f ɑ k s\n" * 10 + "y 2 f\n", [("1", *FOX)] * 10 + [("2", "f")]),
+        ("sampa", "fox 1 f ɑ k s\n" * 10 + "y 1\n", [("1", *FOX)] * 10 + [("1",)]),
     ],
 )
 def test_numbers_that_the_format_says_are_probabilities_are_no_phones(tmp_path, name, content, expected):
