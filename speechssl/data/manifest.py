@@ -1,11 +1,12 @@
 """Manifests: which utterances there are, where their audio lies, what is said in them. Reads no samples.
 
 A manifest is a tab-separated table with a header line. `id path samples rate channels` are required, any of
-`start file_samples channel text speaker language split root` may follow. Paths are relative to a root: the manifest's
-own folder, or what the column `root` says from there, so a corpus can move with its manifests; `--root` and `data.root`
-name another. `shards/x.tar:OFFSET:SIZE` is bytes of an archive, and a URL stands for itself. An utterance
+`start file_samples channel text speaker language split decoder root` may follow. Paths are relative to a root: the
+manifest's own folder, or what the column `root` says from there, so a corpus can move with its manifests; `--root` and
+`data.root` name another. `shards/x.tar:OFFSET:SIZE` is bytes of an archive, and a URL stands for itself. An utterance
 with `start` and `file_samples` is a part of its file; one with a `channel`, counted from 0, is what that one of several
-holds. fairseq's two-column form (root line, then path and samples) is read as well and can be written.
+holds. With a `decoder` its length, and labels of its frames, hold for that version of ffmpeg, as others may begin the
+sound elsewhere. fairseq's two-column form (root line, then path and samples) is read as well and can be written.
 """
 
 import csv
@@ -44,6 +45,7 @@ _REQUIRED = ("id", "path", "samples", "rate", "channels")
 _PART = ("start", "file_samples")
 _CHANNEL = "channel"
 _OPTIONAL = ("text", "speaker", "language", "split")
+_DECODER = "decoder"
 _ROOT = "root"
 
 
@@ -63,6 +65,7 @@ class Utterance:
     speaker: str | None = None
     language: str | None = None
     split: str | None = None
+    decoder: str | None = None  # `ffmpeg VERSION` that the length holds for; None: libsndfile, or not known
     corpus: str | None = None  # the manifest that lists it, where several are joined; no column
 
     @property
@@ -132,11 +135,11 @@ def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manife
     if len(header) == 1:
         return read_fairseq_manifest(path, root=root)
     missing = [name for name in _REQUIRED if name not in header]
-    unknown = [name for name in header if name not in (*_REQUIRED, *_PART, _CHANNEL, *_OPTIONAL, _ROOT)]
+    unknown = [name for name in header if name not in (*_REQUIRED, *_PART, _CHANNEL, *_OPTIONAL, _DECODER, _ROOT)]
     if missing or unknown or len(set(header)) != len(header):
         raise ManifestError(
             f"{path}:1: expected the columns {' '.join(_REQUIRED)} and any of "
-            f"{' '.join((*_PART, _CHANNEL, *_OPTIONAL, _ROOT))}, "
+            f"{' '.join((*_PART, _CHANNEL, *_OPTIONAL, _DECODER, _ROOT))}, "
             f"found {' '.join(header)}; build the manifest again with `speechssl manifest build`"
         )
     utterances = [_parse_row(header, line, where=f"{path}:{i}") for i, line in enumerate(lines[1:], start=2)]
@@ -183,7 +186,7 @@ def write_manifest(path: Path, utterances: Iterable[Utterance], *, root: str = "
         write_parquet(path, utterances, root=root)
         return
     rows = list(utterances)
-    optional = [name for name in _OPTIONAL if any(getattr(row, name) is not None for row in rows)]
+    optional = [name for name in (*_OPTIONAL, _DECODER) if any(getattr(row, name) is not None for row in rows)]
     part = _PART if any(row.file_samples is not None for row in rows) else ()
     channel = (_CHANNEL,) if any(row.channel is not None for row in rows) else ()
     lines = ["\t".join([*_REQUIRED, *part, *channel, *optional, *([_ROOT] if root else [])])]
@@ -388,7 +391,7 @@ def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
         start=start,
         file_samples=file_samples,
         channel=None if channel is None else int(channel),
-        **{name: row[name] for name in _OPTIONAL if row.get(name)},
+        **{name: row[name] for name in (*_OPTIONAL, _DECODER) if row.get(name)},
     )
 
 

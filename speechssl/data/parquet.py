@@ -24,7 +24,7 @@ _NAMES = ("id", "path")
 _NUMBERS = ("samples", "rate", "channels")
 _PART = ("start", "file_samples")
 _CHANNEL = "channel"
-_TEXTS = ("text", "speaker", "language", "split")
+_TEXTS = ("text", "speaker", "language", "split", "decoder")
 _ROOT: Literal["root"] = "root"  # the same in every row
 _ATTRIBUTES = {"samples": "num_samples", "rate": "sample_rate"}  # of `Utterance`; the others have the column's name
 
@@ -199,7 +199,7 @@ def write_parquet(path: Path, utterances: Iterable[Utterance], *, root: str = ""
     rows = iter(utterances)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    repeated = ["speaker", "language", "split", _ROOT]  # values that come again and again: as a dictionary
+    repeated = ["speaker", "language", "split", "decoder", _ROOT]  # values that come again and again: as a dictionary
     try:
         with pa.parquet.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=repeated) as writer:
             while block := [*islice(rows, _BLOCK)]:

@@ -52,6 +52,7 @@ def read_utterance(
         start=start,
         num_samples=num_samples,
         expected_samples=row.file_samples or row.num_samples,
+        decoder=row.decoder,
     )
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, SURPLUS
+from speechssl.data.audio import SAMPLE_RATE, other_decoder
+from speechssl.data.ffmpeg import surplus
 from speechssl.data.manifest import Utterance
 from speechssl.doctor.measure import Measured
 from speechssl.doctor.thresholds import CheckConfig
@@ -71,9 +71,15 @@ def _of_decoding(row: Utterance, measured: Measured) -> Iterator[tuple[str, floa
         yield "unreadable", None, measured.problem or "holds no samples; remove it"
         return
     is_of_rate = header.sample_rate == row.sample_rate
-    off = (row.file_samples or row.num_samples) - header.num_samples
-    if off and abs(off) < SURPLUS and row.path.lower().endswith(FFMPEG_SUFFIXES):  # as in reading: `fitted`
-        header = replace(header, num_samples=header.num_samples + off)
+    listed = row.file_samples or row.num_samples
+    off = listed - header.num_samples
+    if off and is_of_rate and header.decoder is not None:
+        if abs(off) > surplus(row.path, row.decoder):  # as in reading
+            is_lost = off > 0 and row.decoder in (None, header.decoder)
+            text = other_decoder(listed, row.decoder, header)
+            yield "truncated" if is_lost else "header", header.num_samples, text
+            return
+        header = replace(header, num_samples=listed)
         decoded = min(row.num_samples, decoded + max(0, off))
     promised = row.num_samples if row.file_samples else max(header.num_samples, row.num_samples if is_of_rate else 0)
     if measured.problem or decoded < promised:
@@ -81,7 +87,7 @@ def _of_decoding(row: Utterance, measured: Measured) -> Iterator[tuple[str, floa
         yield "truncated", decoded, reason
     elif measured.complaint:
         yield "damaged", None, f"its decoder says: {measured.complaint}"
-    listed, of_file = row.file_samples or row.num_samples, max(header.num_samples, decoded)
+    of_file = max(header.num_samples, decoded)
     if row.file_samples is None:
         of_file = max(decoded, promised)
     for what, of_manifest, found in (

@@ -85,9 +85,12 @@ def _write(path: Path, root: Path, rows: list[Checked], by_row: dict[tuple[int, 
 
 
 def _fits(checked: Checked) -> bool:
-    """Say whether the row's part of its file is still that part: not where its samples are of another rate."""
-    header = checked.measured.header if checked.measured else None
-    return checked.row.file_samples is None or header is None or header.sample_rate == checked.row.sample_rate
+    """Say whether the row's part of its file is still that part: not at another rate, nor where ffmpeg moves it."""
+    header, row = checked.measured.header if checked.measured else None, checked.row
+    if row.file_samples is None or header is None:
+        return True
+    is_moved = header.decoder is not None and header.num_samples != row.file_samples
+    return header.sample_rate == row.sample_rate and not is_moved
 
 
 def _corrected(checked: Checked) -> Utterance:
@@ -98,7 +101,11 @@ def _corrected(checked: Checked) -> Utterance:
     if row.file_samples is not None:
         return dataclasses.replace(row, file_samples=header.num_samples, channels=header.channels)
     return dataclasses.replace(
-        row, num_samples=header.num_samples, sample_rate=header.sample_rate, channels=header.channels
+        row,
+        num_samples=header.num_samples,
+        sample_rate=header.sample_rate,
+        channels=header.channels,
+        decoder=header.decoder,
     )
 
 

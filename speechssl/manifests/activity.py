@@ -80,7 +80,7 @@ def waveform_blocks(manifest: Manifest, row: Utterance) -> Iterator[Samples]:
 
     place, total = manifest.place(row), row.num_samples_16k
     size = (_BLOCK_FRAMES if place.is_plain_file else _FETCHED_FRAMES) * FRAME
-    if place.path.lower().endswith(FFMPEG_SUFFIXES):
+    if row.decoder is not None or place.path.lower().endswith(FFMPEG_SUFFIXES):
         size = total
     for start in range(0, total, size):
         wanted = min(size, total - start)

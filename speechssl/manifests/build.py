@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from speechssl.data.audio import AUDIO_SUFFIXES, AudioHeader, read_header
-from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, ffmpeg_program
+from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, ffmpeg_version
 from speechssl.data.manifest import Manifest, Utterance, read_side_file, refuse_duplicate_ids
 from speechssl.data.storage import Place, is_url
 from speechssl.errors import AudioError, ManifestError
@@ -213,7 +213,7 @@ def _chunks(files: Iterable[Found]) -> Iterator[list[Found]]:
 
 
 def _keeper(kept: Path, suffixes: Sequence[str], *, fresh: bool) -> Kept:
-    return Kept(kept, settings=f"{' '.join(suffixes)} {ffmpeg_program()}", fresh=fresh)
+    return Kept(kept, settings=f"{' '.join(suffixes)} {ffmpeg_version()}", fresh=fresh)
 
 
 def _errors(result: AudioHeader | Shard | AudioError) -> list[AudioError]:
@@ -276,6 +276,7 @@ def _utterance(name: str, path: str, header: AudioHeader) -> Utterance:
         num_samples=header.num_samples,
         sample_rate=header.sample_rate,
         channels=header.channels,
+        decoder=header.decoder,
     )
 
 

@@ -355,6 +355,7 @@ def _utterance(entry: Entry, path: str, header: AudioHeader) -> Utterance:
         speaker=entry.speaker or None,
         language=entry.language or None,
         split=entry.split or None,
+        decoder=header.decoder,
     )
 
 

@@ -15,7 +15,7 @@ from speechssl.manifests.shards import Recording, Shard
 
 __all__ = ["Kept", "kept_beside"]
 
-_FORMAT = 1  # of the file
+_FORMAT = 2  # of the file; another where other things are found in the same files
 
 
 def kept_beside(manifest: Path) -> Path:
@@ -140,14 +140,17 @@ class Kept:
 
 
 def _header_of(found: Any) -> AudioHeader:
-    num_samples, sample_rate, channels = found
-    if not all(type(number) is int and number > 0 for number in found):
+    num_samples, sample_rate, channels, *more = found
+    is_decoder = len(more) == 0 or (len(more) == 1 and isinstance(more[0], str))
+    if not is_decoder or not all(type(number) is int and number > 0 for number in found[:3]):
         raise ValueError(f"no header: {found}")
-    return AudioHeader(num_samples=num_samples, sample_rate=sample_rate, channels=channels)
+    decoder = more[0] if more else None
+    return AudioHeader(num_samples=num_samples, sample_rate=sample_rate, channels=channels, decoder=decoder)
 
 
-def _row_of(header: AudioHeader) -> list[int]:
-    return [header.num_samples, header.sample_rate, header.channels]
+def _row_of(header: AudioHeader) -> list[int | str]:
+    decoder = [] if header.decoder is None else [header.decoder]
+    return [header.num_samples, header.sample_rate, header.channels, *decoder]
 
 
 def _shard_of(found: Any) -> Shard:

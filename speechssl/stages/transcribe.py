@@ -113,6 +113,7 @@ def files_as_manifest(paths: Sequence[Path]) -> Manifest:
                 num_samples=header.num_samples,
                 sample_rate=header.sample_rate,
                 channels=header.channels,
+                decoder=header.decoder,
             )
         )
     return Manifest(root=Path("/"), utterances=tuple(rows))

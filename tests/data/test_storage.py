@@ -1,6 +1,7 @@
 """Audio in archives, at URLs, in parts of recordings, and in formats that ffmpeg decodes."""
 
 import dataclasses
+import re
 import subprocess
 import tarfile
 import threading
@@ -20,7 +21,6 @@ from speechssl.data.dataset import read_utterance
 from speechssl.data.ffmpeg import ffmpeg_program
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.data.storage import Place
-from speechssl.doctor import measure
 from speechssl.doctor.check import check_manifests
 from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import AudioError, ManifestError
@@ -226,8 +226,7 @@ def test_what_another_ffmpeg_adds_behind_the_sound_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: int, held: int
 ) -> None:
     sound = np.random.default_rng(0).normal(0, 0.1, (held, 1)).astype(np.float32)
-    for module in (audio, measure):
-        monkeypatch.setattr(module, "decode_by_ffmpeg", lambda _: (sound, 16_000))
+    monkeypatch.setattr(audio, "decode_by_ffmpeg", lambda _: (sound, 16_000))
     (tmp_path / "a.m4a").write_bytes(b"x")
     read = read_audio(tmp_path / "a.m4a", ANY, expected_samples=listed)
     assert len(read) == listed
@@ -248,6 +247,53 @@ def test_a_decoder_that_begins_elsewhere_is_named(tmp_path: Path, monkeypatch: p
         AudioError, match=r"a\.mka: holds 48000 samples as ffmpeg.* decodes it, the manifest says 49024"
     ):
         read_audio(tmp_path / "a.mka", ANY, expected_samples=49_024)
+
+
+@pytest.mark.parametrize(
+    ("name", "listed", "decoder", "said", "finding"),
+    [
+        (
+            "a.mka",
+            49_024,
+            "ffmpeg 7",
+            r"as ffmpeg 9 decodes it, the manifest says 49024 as ffmpeg 7 decoded it",
+            "header",
+        ),
+        ("a.wma", 48_512, "ffmpeg 7", r"or use ffmpeg 7", "header"),  # half a frame of length, a whole one of beginning
+        ("a.wma", 48_512, None, r"as ffmpeg 9 decodes it, the manifest says 48512; another version may", "truncated"),
+        ("a.m4a", 48_100, "ffmpeg 9", r"by the same version; the file was changed or truncated", "truncated"),
+        ("a.m4a", 48_100, "ffmpeg 7", None, None),
+        ("a.m4a", 48_000, "ffmpeg 9", None, None),
+    ],
+)
+def test_the_manifest_remembers_the_decoder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    listed: int,
+    decoder: str | None,
+    said: str,
+    finding: str,
+) -> None:
+    sound = np.random.default_rng(0).normal(0, 0.1, (48_000, 1)).astype(np.float32)
+    monkeypatch.setattr(audio, "decode_by_ffmpeg", lambda _: (sound, 16_000))
+    for module in (audio, ffmpeg):
+        monkeypatch.setattr(module, "ffmpeg_version", lambda: "ffmpeg 9")
+    (tmp_path / name).write_bytes(b"x")
+    row = Utterance(id="a", path=name, num_samples=listed, sample_rate=16_000, channels=1, decoder=decoder)
+    write_manifest(tmp_path / "m.tsv", [row])
+    manifest = read_manifest(tmp_path / "m.tsv")
+    assert manifest.utterances == (row,)
+    report = check_manifests([manifest], ["m"], CheckConfig(), jobs=1)
+    errors = [each for each in report.findings if each.severity == "error"]
+    if said is None:
+        assert len(read_utterance(manifest, row, ANY)) == listed
+        assert not errors
+    else:
+        with pytest.raises(AudioError, match=said):
+            read_utterance(manifest, row, ANY)
+        assert [each.name for each in errors] == [finding]
+        assert re.search(said, errors[0].message)
 
 
 def test_without_ffmpeg_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.data.ffmpeg import ffmpeg_program
+from speechssl.data.ffmpeg import ffmpeg_program, ffmpeg_version
 from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests import finding
@@ -232,3 +232,27 @@ def test_names_that_are_no_data_are_passed_over_and_counted(corpus, write_wav):
     assert len(built.manifest.utterances) == len(before.utterances) + 1
     assert built.passed_over == {"of macOS, as ._x.wav": 3, "in hidden folders": 1, ".txt": 1}
     assert len(build([str(corpus / ".cache")]).manifest.utterances) == 1
+
+
+@pytest.mark.skipif(ffmpeg_program() is None, reason="makes and decodes m4a with ffmpeg")
+def test_what_one_ffmpeg_decoded_is_decoded_again_by_another(corpus, tmp_path, monkeypatch):
+    command = [ffmpeg_program(), "-v", "error", "-i", corpus / "b/2.wav", "-c:a", "aac", corpus / "b/4.m4a"]
+    subprocess.run(command, check=True)
+    for path in corpus.rglob("*.*"):
+        os.utime(path, (0, 0))
+    kept = tmp_path / "kept"
+
+    def built():
+        monkeypatch.setattr("speechssl.manifests.finding._SETTLED_NS", 0)
+        return build([str(corpus)], kept=kept)
+
+    first = built()
+    assert [row.decoder for row in first.manifest.utterances] == [None] * 3 + [ffmpeg_version()]
+    again = built()
+    assert again.reused == 4
+    assert again.manifest == first.manifest
+    for module in ("manifests.build", "data.audio"):
+        monkeypatch.setattr(f"speechssl.{module}.ffmpeg_version", lambda: "ffmpeg 0.1")
+    other = built()
+    assert other.reused == 0
+    assert other.manifest.utterances[-1].decoder == "ffmpeg 0.1"
