@@ -59,17 +59,31 @@ def load(path: Path, config_type: type[Config], overrides: Sequence[str] = ()) -
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
     for override in overrides:
         _override(values, override)
-    return from_dict(values, config_type, where=str(path))
+    return from_dict(values, config_type, where=str(path), overrides=overrides)
 
 
-def from_dict(values: Mapping[str, Any], config_type: type[Config], *, where: str) -> Config:
-    """Build a configuration from nested mappings; `where` names their origin in errors."""
+def from_dict(
+    values: Mapping[str, Any], config_type: type[Config], *, where: str, overrides: Sequence[str] = ()
+) -> Config:
+    """Build a configuration from nested mappings.
+
+    Args:
+        values: by key.
+        config_type: a class made by `configuration`.
+        where: origin of the values, named in errors.
+        overrides: `key=value` pairs that are in `values`, but come from the command line.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is refused.
+    """
     try:
         return TypeAdapter(config_type).validate_python(_filled(values, config_type))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item, config_type, where) for item in error.errors())) from error
+        said = (_explain(item, config_type, where, overrides) for item in error.errors())
+        raise ConfigError("\n".join(said)) from error
     except ConfigError as error:  # raised by a __post_init__, which knows no file
-        raise ConfigError(f"{where}: {error}") from error
+        meant = [each for each in overrides if each.partition("=")[0].split(".")[-1] in str(error)]
+        raise ConfigError(f"{where}{' with ' if meant else ''}{' '.join(meant)}: {error}") from error
 
 
 def to_dict(config: object) -> dict[str, Any]:
@@ -168,9 +182,11 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
     return field.default_factory() if callable(field.default_factory) else field.default
 
 
-def _explain(item: Any, config_type: type, where: str) -> str:
+def _explain(item: Any, config_type: type, where: str, overrides: Sequence[str]) -> str:
     counted = [part + 1 if isinstance(part, int) else part for part in item["loc"]]  # lists are counted from 1
     key = ".".join(str(part) for part in counted if not _is_union_tag(part, config_type))
+    for name in (each.partition("=")[0] for each in overrides):
+        where = "command line" if key == name or key.startswith(f"{name}.") else where
     match item["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             known = sorted(set(_known_keys(config_type)))

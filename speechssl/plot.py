@@ -40,7 +40,8 @@ def plot_units(label_files: Sequence[Path], manifest: Manifest, out: Path, *, ut
     row = rows.get(utterance_id or next(iter(rows)))
     if row is None:
         raise ManifestError(f"the manifest lists no utterance {utterance_id!r}; take an id from its first column")
-    waveform = read_utterance(manifest, row, AudioConfig())[: int(_LONGEST_S * SAMPLE_RATE)].numpy()
+    shown = int(_LONGEST_S * SAMPLE_RATE)  # at any rate: the labels' own recipe said which audio it took
+    waveform = read_utterance(manifest, row, AudioConfig(min_sample_rate=1), num_samples=shown).numpy()
     duration_s = len(waveform) / SAMPLE_RATE
     figure = Figure(figsize=(14, 4 + 1.1 * len(label_files)), layout="constrained")
     FigureCanvasAgg(figure)

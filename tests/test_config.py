@@ -287,3 +287,27 @@ def test_a_layer_to_cluster_needs_a_checkpoint(recipe):
 def test_the_rule_for_short_utterances_is_stop_or_skip_and_nothing_else(recipe):
     with pytest.raises(ConfigError, match=r"too_short: .*'stop' or 'skip', found 'stopp'"):
         load(recipe(FINETUNE), FinetuneConfig, ["too_short=stopp"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stepz=1", r"^command line: unknown key train\.stepz; did you mean"),
+        ("train.steps=many", r"^command line: train\.steps: .*found 'many'$"),
+        ("encoder={dimm: 3}", r"^command line: unknown key encoder\.dimm"),
+        ("optim.warmup=2", r"recipe\.yaml with optim\.warmup=2: optim\.warmup and optim\.hold are shares"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_not_blamed_on_the_recipe(recipe, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(recipe(PRETRAIN), PretrainConfig, ["seed=1", override])
+
+
+def test_a_slip_in_the_recipe_is_not_blamed_on_the_command_line(recipe):
+    path = recipe(PRETRAIN + "sead: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, PretrainConfig, ["seed=1", "train.stepz=2"])
+    assert sorted(line.partition(": unknown")[0] for line in str(caught.value).splitlines()) == [
+        str(path),
+        "command line",
+    ]

@@ -1,20 +1,19 @@
 """The pictures: an utterance with its units, and PNMI by layer."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from speechssl.data.labels import FrameLabels, LabelSource, write_labels
-from speechssl.data.manifest import read_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.errors import LabelError, ManifestError
 from speechssl.plot import plot_sweep, plot_units
 
 
 @pytest.fixture
 def corpus(write_wav, make_utterances, tmp_path):
-    from speechssl.data.manifest import write_manifest
-
     rows = make_utterances([16_000])
     write_wav(tmp_path / rows[0].path, 16_000)
     write_manifest(tmp_path / "all.tsv", rows)
@@ -70,3 +69,11 @@ def test_what_is_no_sweep_is_not_drawn(tmp_path, text):
         (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(LabelError, match=r"sweep\.json: expected the figures of a sweep .*; run `speechssl sweep`"):
         plot_sweep(tmp_path / "sweep.json", tmp_path / "sweep.png")
+
+
+def test_narrowband_audio_is_drawn(corpus, write_wav):
+    row = dataclasses.replace(read_manifest(corpus / "all.tsv").utterances[0], num_samples=8000, sample_rate=8000)
+    write_wav(corpus / row.path, 8000, rate=8000)
+    write_manifest(corpus / "narrow.tsv", [row])
+    plot_units([corpus / "labels.tsv"], read_manifest(corpus / "narrow.tsv"), corpus / "x.png")
+    assert (corpus / "x.png").exists()

@@ -10,8 +10,12 @@ import typer
 
 from speechssl.train.runlog import progress_bar
 
-__all__ = ["Root", "name_numbers", "name_values", "with_bar"]
+__all__ = ["Channels", "MinSampleRate", "Root", "name_numbers", "name_values", "with_bar"]
 
+Channels = Annotated[str | None, typer.Option(help="Of several: mean or first; as the model heard if not given.")]
+MinSampleRate = Annotated[
+    int | None, typer.Option(help="Hz; audio recorded below is refused; as the model heard if not given.")
+]
 Root = Annotated[Path | None, typer.Option(help="Folder of the audio; the manifest's own if not given.")]
 
 _SAY_S = 60.0  # seconds between the lines that say how far a command is, where there is no terminal

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
-from speechssl.commands.arguments import Root
+from speechssl.commands.arguments import Channels, MinSampleRate, Root
 from speechssl.config import from_dict
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError
@@ -120,8 +120,11 @@ def tune_command(
     beam: Annotated[int, typer.Option(help="Width of the search.")] = 100,
     metric: Annotated[str, typer.Option(help="What is made small: wer or cer.")] = "wer",
     root: Root = None,
+    min_sample_rate: MinSampleRate = None,
+    channels: Channels = None,
 ) -> None:
     """Choose the weights of a language model on a development set."""
+    from speechssl.stages.emit import EmitConfig
     from speechssl.stages.tune import tune
     from speechssl.stages.tuned import TuneConfig
 
@@ -134,9 +137,12 @@ def tune_command(
     values = {"decoder": decoder, **numbers, "widen": widen, "rounds": rounds, "metric": metric}
     config = from_dict(values, TuneConfig, where="lm tune")
     held_out = None if test is None else read_manifest(test, root=root)
-    found = tune(model, read_manifest(dev, root=root), config, out, test=held_out, progress=_tell)
+    hearing = from_dict({"min_sample_rate": min_sample_rate, "channels": channels}, EmitConfig, where="lm tune")
+    found = tune(model, read_manifest(dev, root=root), config, out, test=held_out, progress=_tell, hearing=hearing)
     print(f"dev   greedy          WER {found.greedy['dev'][0]:.2%}  CER {found.greedy['dev'][1]:.2%}")
     print(f"dev   {_named(found.best)}")
+    if warning := found.worsened(config.metric):
+        print(f"warning: {warning}", file=sys.stderr)
     if found.test is not None:
         print(f"test  greedy          WER {found.greedy['test'][0]:.2%}  CER {found.greedy['test'][1]:.2%}")
         print(f"test  with these      WER {found.test[0]:.2%}  CER {found.test[1]:.2%}")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from speechssl.commands.arguments import Root
+from speechssl.commands.arguments import Channels, MinSampleRate, Root
+from speechssl.config import from_dict
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.transcripts.formats import SUFFIXES, check_ids, write_transcripts
 from speechssl.transcripts.timed import Timed, Transcript
@@ -33,6 +34,8 @@ def transcribe_command(
     window_s: Annotated[float, typer.Option(help="Longer audio is heard in windows of so many seconds.")] = 60.0,
     batch_s: Annotated[float, typer.Option(help="Seconds of audio at a time.")] = 120.0,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits: for GPUs.")] = False,
+    min_sample_rate: MinSampleRate = None,
+    channels: Channels = None,
 ) -> None:
     """Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples or wav from stdin, word by word."""
     from speechssl.decoding.build import decoder_for
@@ -47,13 +50,15 @@ def transcribe_command(
         found, skipped = [transcribe_stream(model, sys.stdin.buffer, tell=_print_word)], list[str]()
     else:
         overlap_s = min(8.0, window_s / 4)
-        config = EmitConfig(batch_s=batch_s, window_s=window_s, overlap_s=overlap_s, bfloat16=bfloat16)
+        values: dict[str, object] = {"batch_s": batch_s, "window_s": window_s, "overlap_s": overlap_s}
+        values |= {"bfloat16": bfloat16, "min_sample_rate": min_sample_rate, "channels": channels}
+        config = from_dict(values, EmitConfig, where="transcribe")
         weights = Weights(lm_weight=lm_weight, word_score=word_score)
         asked = decoder_for(lm, lexicon, weights, beam=beam, nbest=nbest, hot=hot_word or (), native=flashlight)
         decoder = asked if tuned is None else read_tuned(tuned)
         listed = _listed(sources, root)
         check_ids(out, [row.id for row in listed.utterances])
-        found, skipped = transcribe(model, listed, config, decoder=decoder, skip_bad_audio=skip_bad)
+        found, skipped = transcribe(model, listed, config, decoder=decoder, skip_bad_audio=skip_bad, settings="--")
     _say_written(write_transcripts(out, found), found, skipped)
 
 
@@ -63,13 +68,17 @@ def align_command(
     out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
     root: Root = None,
     skip: Annotated[bool, typer.Option(help="List and count what cannot be aligned instead of stopping.")] = False,
+    min_sample_rate: MinSampleRate = None,
+    channels: Channels = None,
 ) -> None:
     """Find when each word and letter of known texts was said."""
     from speechssl.stages.align import align
+    from speechssl.stages.emit import EmitConfig
 
+    config = from_dict({"min_sample_rate": min_sample_rate, "channels": channels}, EmitConfig, where="align")
     listed = read_manifest(manifest, root=root)
     check_ids(out, [row.id for row in listed.utterances])
-    found, skipped = align(model, listed, skip=skip)
+    found, skipped = align(model, listed, config, skip=skip, settings="--")
     _say_written(write_transcripts(out, found), found, skipped)
 
 

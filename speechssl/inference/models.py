@@ -16,11 +16,11 @@ from torch import Tensor
 
 from speechssl.data.audio import AudioConfig
 from speechssl.data.given import Audio, Channels, is_one, list_given
-from speechssl.data.manifest import Manifest
+from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.decoding.build import decoder_for
 from speechssl.decoding.grammar import Weights
-from speechssl.errors import ConfigError, LabelError
+from speechssl.errors import AudioSettingError, ConfigError, LabelError
 from speechssl.inference.frames import Features, FrameTimes, LogProbs, Units
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.objective.ctc import CTCModel
@@ -325,7 +325,7 @@ class Encoder:
         """Return the layers of every utterance, (frames, dim) each, on the CPU."""
         manifest = _listed(audio, sample_rate, channels)
         rows = in_batches(source, manifest.utterances)
-        read = ((row, read_waveform(manifest, row, audio=source.audio, window=source.window)) for row in rows)
+        read = ((row, _waveform(manifest, row, source)) for row in rows)
         parts: dict[str, list[list[Tensor]]] = {row.id: [[] for _ in source.layers] for row in rows}
         for piece in pieces_of(source, read):
             for kept, layer in zip(parts[piece.row.id], piece.layers, strict=True):
@@ -454,6 +454,7 @@ class Recogniser(Encoder):
             self._audio_of(channels),
             EmitConfig(bfloat16=self._bfloat16),
             decoder=decoder if tuned is None else read_tuned(Path(tuned)),
+            settings="",
         )
         return _as_given(audio, found)
 
@@ -500,7 +501,7 @@ class Recogniser(Encoder):
         rows = tuple(dataclasses.replace(row, text=each) for row, each in zip(manifest.utterances, texts, strict=True))
         listed = dataclasses.replace(manifest, utterances=rows)
         config = EmitConfig(bfloat16=self._bfloat16)
-        found, _ = align_by(self.ctc, self.vocabulary, listed, self._audio_of(channels), config)
+        found, _ = align_by(self.ctc, self.vocabulary, listed, self._audio_of(channels), config, settings="")
         return _as_given(audio, found)
 
     @overload
@@ -528,7 +529,9 @@ class Recogniser(Encoder):
             ConfigError: no sample rate.
         """
         manifest = _listed(audio, sample_rate, channels)
-        emitted = emissions(self.ctc, manifest, self._audio_of(channels), EmitConfig(bfloat16=self._bfloat16))
+        emitted = emissions(
+            self.ctc, manifest, self._audio_of(channels), EmitConfig(bfloat16=self._bfloat16), settings=""
+        )
         config = self.description.encoder
         found = {
             key: LogProbs(
@@ -539,6 +542,14 @@ class Recogniser(Encoder):
             for key, values in emitted
         }
         return _as_given(audio, [found[row.id] for row in manifest.utterances])
+
+
+def _waveform(manifest: Manifest, row: Utterance, source: FeatureSource) -> Tensor:
+    """Read an utterance; an error names settings as methods here do."""
+    try:
+        return read_waveform(manifest, row, audio=source.audio, window=source.window)
+    except AudioSettingError as error:
+        raise error.under("") from None
 
 
 def _listed(audio: Heard, sample_rate: int | None, channels: Channels | None) -> Manifest:

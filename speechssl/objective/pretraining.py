@@ -40,13 +40,13 @@ def build_objective(
     match config:
         case ContrastiveConfig():
             if clusters:
-                raise LabelError("objective.kind=contrastive takes no labels; remove data.labels")
+                raise LabelError("objective.kind=contrastive takes no labels; remove the key labels")
             return ContrastiveObjective(config, dim, conv_dim)
         case MaskedPredictionConfig():
             if not clusters:
                 raise LabelError(
                     "objective.kind=masked_prediction needs labels; make them with `speechssl cluster` "
-                    "and name the file in data.labels"
+                    "and name the file in the key labels"
                 )
             return MaskedPredictionObjective(config, dim, clusters)
 
@@ -79,7 +79,7 @@ class PretrainModel(nn.Module):
                 loss = self.objective(encoded, is_masked, step=step, generator=generator)
             case MaskedPredictionObjective():
                 if batch.labels is None:
-                    raise LabelError("the batch carries no labels; name the label file in data.labels")
+                    raise LabelError("the batch carries no labels; name the label file in the key labels")
                 loss = self.objective(encoded, is_masked, batch.labels)
         share = int(is_masked.sum()) / max(int(counts.sum()), 1)
         loss.parts["masked_share"] = torch.full((), share, device=encoded.last.device)

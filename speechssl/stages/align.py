@@ -21,7 +21,12 @@ __all__ = ["align", "align_by"]
 
 
 def align(
-    run: Path, manifest: Manifest, config: EmitConfig | None = None, *, skip: bool = False
+    run: Path,
+    manifest: Manifest,
+    config: EmitConfig | None = None,
+    *,
+    skip: bool = False,
+    settings: str | None = None,
 ) -> tuple[list[Transcript], list[str]]:
     """Find the most probable times of the texts of a manifest.
 
@@ -30,6 +35,7 @@ def align(
         manifest: utterances with their texts.
         config: how speech goes through the model; None for the defaults.
         skip: leave out utterances that cannot be read or aligned instead of raising.
+        settings: where `config` is set, for what errors advise: `--` for options of a command.
 
     Returns:
         Transcripts in the manifest's order, and the reasons of what was left out.
@@ -41,7 +47,7 @@ def align(
     saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
     model.to(pick_device())
-    return align_by(model, vocabulary, manifest, saved.description.audio, config, skip=skip)
+    return align_by(model, vocabulary, manifest, saved.description.audio, config, skip=skip, settings=settings)
 
 
 def align_by(
@@ -52,6 +58,7 @@ def align_by(
     config: EmitConfig | None = None,
     *,
     skip: bool = False,
+    settings: str | None = None,
 ) -> tuple[list[Transcript], list[str]]:
     """Find the most probable times of the texts of a manifest with a model in memory, as `align` does.
 
@@ -62,6 +69,7 @@ def align_by(
         audio: how the model's audio is read.
         config: how speech goes through the model; None for the defaults.
         skip: leave out utterances that cannot be read or aligned instead of raising.
+        settings: where `config` is set, for what errors advise.
 
     Raises:
         ManifestError: an utterance has no text.
@@ -77,7 +85,9 @@ def align_by(
     rows = {row.id: row for row in manifest.utterances}
     found: dict[str, Transcript] = {}
     skipped: list[str] = []
-    emitted = emissions(model, manifest, audio, config or EmitConfig(), skipped=skipped if skip else None)
+    emitted = emissions(
+        model, manifest, audio, config or EmitConfig(), skipped=skipped if skip else None, settings=settings
+    )
     for key, log_probs in emitted:
         row = rows[key]
         try:

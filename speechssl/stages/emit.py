@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,18 @@ class EmitConfig:
     window_s: float = 60.0  # longer audio is encoded in windows of this length
     overlap_s: float = 8.0  # that neighbouring windows share at least; each frame comes from the nearer middle
     bfloat16: bool = False  # products in 16 bits, where the device has them
+    min_sample_rate: int | None = None  # Hz; lower rates are an error; None: as the model's audio was read
+    channels: Literal["mean", "first", "refuse"] | None = None  # of several; None: as the model's audio was read
+
+    def reading(self, trained: AudioConfig) -> AudioConfig:
+        """Return how audio is read, given how the model's was."""
+        lowest, channels = self.min_sample_rate, self.channels
+        return dataclasses.replace(
+            trained,
+            min_sample_rate=trained.min_sample_rate if lowest is None else lowest,
+            channels=channels or trained.channels,
+            max_duration_s=math.inf,
+        )
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap_s < self.window_s:
@@ -44,6 +57,7 @@ def emissions(
     config: EmitConfig,
     *,
     skipped: list[str] | None = None,
+    settings: str | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield each utterance's id and its (frames, vocab) log-probabilities, on the host; the longest first.
 
@@ -53,6 +67,7 @@ def emissions(
         audio: how the model's audio is read; its longest duration does not matter here.
         config: how.
         skipped: gets the reasons why utterances were left out; None raises them instead.
+        settings: where `config` is set, for what errors advise: `--` for options of a command.
 
     Raises:
         AudioError: audio cannot be used, and `skipped` is None.
@@ -64,10 +79,11 @@ def emissions(
         rows = tuple(row for row in manifest.utterances if is_long[row.id] == long)
         dataset = SpeechDataset(
             dataclasses.replace(manifest, utterances=rows),
-            dataclasses.replace(audio, max_duration_s=math.inf),
+            config.reading(audio),
             hop=encoder.hop,
             window=encoder.window,
             skip_bad_audio=skipped is not None,
+            settings=settings,
         )
         seconds = 0 if long else config.batch_s  # 0: one at a time
         batches = load_in_order(dataset, seconds=seconds, max_padding=MAX_PADDING)

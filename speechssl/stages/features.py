@@ -308,7 +308,13 @@ def check_fitted_on(kmeans: KMeans, source: FeatureSource, *, where: Path | str)
     expected = {"dim": source.dim, "frames a second": SAMPLE_RATE / source.hop} | source.about(layer)
     differ = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
     if differ:
-        changes = ", ".join(f"{name} was {found.get(name)!r}, is {expected.get(name)!r}" for name in differ)
+        # a setting that is off is not noted
+        is_switch = {name: True in (found.get(name), expected.get(name)) for name in differ}
+        changes = ", ".join(
+            f"{name} was {found.get(name, False if is_switch[name] else None)!r}, "
+            f"is {expected.get(name, False if is_switch[name] else None)!r}"
+            for name in differ
+        )
         raise LabelError(
             f"{where}: fitted on {about.source or 'unknown features'}, these are {source.title(layer)} "
             f"({changes}); use the features and the checkpoint it was fitted on, or fit anew elsewhere"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from speechssl.config import configuration, like
+from speechssl.config import configuration, flatten, like, to_dict
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler, seeded_generator
 from speechssl.data.dataset import SpeechDataset, load_in_order
@@ -268,8 +268,41 @@ def _build(description: Description, start: SavedModel | None, *, fresh_head: bo
         try:
             fill(model.objective, start.tensors, prefix="objective.", where=start.name)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; its head cannot be kept: set fresh_head=true") from error
+            reason = _other_head(description.objective, start)
+            raise CheckpointError(reason or f"{error}; its head cannot be kept: set fresh_head=true") from error
+        _tell_other_objective(description.objective, start)
     return model
+
+
+def _other_head(ours: ObjectiveConfig | None, start: SavedModel) -> str:
+    """Name the keys that keep a head from being kept; nothing if no key does."""
+    theirs = start.description.objective
+    if theirs is None or ours is None or theirs.kind != ours.kind:
+        return ""
+    made, wanted = (flatten(to_dict(each)) for each in (theirs, ours))
+    sizes = ["dim", "quantizer.groups", "quantizer.entries", "quantizer.dim"]
+    shapes = ["logits", *(sizes if made.get("logits") != "linear" else [])]
+    different = [key for key in shapes if made.get(key) != wanted.get(key)]
+    if not different:
+        return ""
+    named = " and ".join(f"objective.{key}={made[key]}" for key in different)
+    found = " and ".join(f"{wanted[key]}" for key in different)
+    again = " ".join(f"objective.{key}={made[key]}" for key in different)
+    return (
+        f"{start.name}: its head was made with {named}, this recipe says {found}; set {again} to go on with it, or "
+        "fresh_head=true to throw it away and learn another"
+    )
+
+
+def _tell_other_objective(ours: ObjectiveConfig | None, start: SavedModel) -> None:
+    """Say in which settings a head is used otherwise than it was trained."""
+    theirs = start.description.objective
+    if theirs is None or ours is None:
+        return
+    made, wanted = (flatten(to_dict(each)) for each in (theirs, ours))
+    different = [f"objective.{key} was {made[key]}, is {wanted[key]}" for key in made if made[key] != wanted.get(key)]
+    if different:
+        print(f"{start.name}: its head is kept, with other settings: {', '.join(different)}", file=sys.stderr)
 
 
 def _check_head(description: Description, start: SavedModel) -> None:

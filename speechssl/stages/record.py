@@ -245,7 +245,11 @@ def _difference(last: dict[str, Any] | None, inputs: Inputs, found: dict[str, st
 
 
 def _changes(different: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    named = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
+    named = ", ".join(
+        f"{key} was {repr(old[key]) if key in old else 'not recorded'}, "
+        f"is {repr(new[key]) if key in new else 'not there'}"
+        for key in different[:3]
+    )
     return named + (f", and {len(different) - 3} more" if len(different) > 3 else "")
 
 

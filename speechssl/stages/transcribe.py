@@ -27,6 +27,7 @@ def transcribe(
     *,
     decoder: Greedy | Beam | WithLexicon | Flashlight | None = None,
     skip_bad_audio: bool = False,
+    settings: str | None = None,
 ) -> tuple[list[Transcript], list[str]]:
     """Transcribe every utterance of a manifest with a fine-tuned model, of a run its best step.
 
@@ -36,6 +37,7 @@ def transcribe(
         config: how speech goes through the model; None for the defaults.
         decoder: what makes texts of it; None for the likeliest token of each frame.
         skip_bad_audio: leave out files that cannot be used instead of raising.
+        settings: where `config` is set, for what errors advise: `--` for options of a command.
 
     Returns:
         Transcripts in the manifest's order, and the reasons of what was left out.
@@ -44,7 +46,9 @@ def transcribe(
     model, vocabulary = saved.recogniser(shares=True)
     model.to(pick_device())
     audio = saved.description.audio
-    return transcribe_by(model, vocabulary, manifest, audio, config, decoder=decoder, skip_bad_audio=skip_bad_audio)
+    return transcribe_by(
+        model, vocabulary, manifest, audio, config, decoder=decoder, skip_bad_audio=skip_bad_audio, settings=settings
+    )
 
 
 def transcribe_by(
@@ -56,6 +60,7 @@ def transcribe_by(
     *,
     decoder: Greedy | Beam | WithLexicon | Flashlight | None = None,
     skip_bad_audio: bool = False,
+    settings: str | None = None,
 ) -> tuple[list[Transcript], list[str]]:
     """Transcribe every utterance of a manifest with a model in memory, as `transcribe` does.
 
@@ -67,13 +72,16 @@ def transcribe_by(
         config: how speech goes through the model; None for the defaults.
         decoder: what makes texts of it; None for the likeliest token of each frame.
         skip_bad_audio: leave out files that cannot be used instead of raising.
+        settings: where `config` is set, for what errors advise.
     """
     decode = build_decoder(decoder or Greedy(), vocabulary).decode
     encoder = model.encoder.config
     rows = {row.id: row for row in manifest.utterances}
     skipped: list[str] = []
     found: dict[str, Transcript] = {}
-    emitted = emissions(model, manifest, audio, config or EmitConfig(), skipped=skipped if skip_bad_audio else None)
+    emitted = emissions(
+        model, manifest, audio, config or EmitConfig(), skipped=skipped if skip_bad_audio else None, settings=settings
+    )
     for key, log_probs in emitted:
         (hypotheses,) = decode(log_probs[None], torch.tensor([len(log_probs)]))
         best = hypotheses[0]

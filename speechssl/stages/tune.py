@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import safe_open
@@ -55,6 +56,21 @@ class Tuned:
     greedy: dict[str, tuple[float, float]]  # WER and CER without language model, of dev and, if given, test
     test: tuple[float, float] | None  # WER and CER with the best weights
 
+    def worsened(self, metric: Literal["wer", "cer"]) -> str | None:
+        """Say that weights which make `metric` small make the other rate larger than it is without them, if so."""
+        greedy = dict(zip(("wer", "cer"), self.greedy["dev"], strict=True))
+        other = "cer" if metric == "wer" else "wer"
+        found = getattr(self.best, other)
+        if found <= greedy[other]:
+            return None
+        rival = min(self.points, key=lambda point: float(getattr(point, other)))
+        return (
+            f"{other.upper()} of dev rises from {greedy[other]:.1%} without these weights to {found:.1%}, as the "
+            f"choice was by {metric.upper()}: what the model heard is written over by words of the language model. By "
+            f"{other.upper()} it would be lm_weight={rival.lm_weight:g} word_score={rival.word_score:g} "
+            f"({other.upper()} {getattr(rival, other):.1%}): --metric {other}"
+        )
+
 
 def tune(
     run: Path,
@@ -64,6 +80,7 @@ def tune(
     *,
     test: Manifest | None = None,
     progress: Callable[[Point], None] = lambda point: None,
+    hearing: EmitConfig | None = None,
 ) -> Tuned:
     """Try weights on the development set and write `tune.json`, `surface.tsv` and `surface.png` into a folder.
 
@@ -74,6 +91,7 @@ def tune(
         out: folder.
         test: decoded once, with the weights that dev chose, and greedily.
         progress: told each point.
+        hearing: how speech goes through the model; None for the defaults.
 
     Raises:
         ConfigError: utterances of the test set are among the development set.
@@ -84,11 +102,11 @@ def tune(
         )
     saved = read_saved(run)
     vocabulary = saved.vocabulary()
-    heard = kept_emissions(saved, dev, out / "dev.safetensors")
+    heard = kept_emissions(saved, dev, out / "dev.safetensors", hearing)
     points, best = _search(heard, _texts(dev, vocabulary), vocabulary, config, progress)
     sets = {"dev": (heard, _texts(dev, vocabulary))}
     if test is not None:
-        sets["test"] = (kept_emissions(saved, test, out / "test.safetensors"), _texts(test, vocabulary))
+        sets["test"] = (kept_emissions(saved, test, out / "test.safetensors", hearing), _texts(test, vocabulary))
     greedy = {name: _rates(*each, vocabulary, Greedy()) for name, each in sets.items()}
     weights = Weights(lm_weight=best.lm_weight, word_score=best.word_score)
     chosen = dataclasses.replace(config.decoder, weights=weights)
@@ -102,17 +120,23 @@ def tune(
     return found
 
 
-def kept_emissions(saved: SavedModel, manifest: Manifest, path: Path) -> dict[str, Tensor]:
+def kept_emissions(
+    saved: SavedModel, manifest: Manifest, path: Path, hearing: EmitConfig | None = None
+) -> dict[str, Tensor]:
     """Return (frames, vocab) log-probabilities by utterance id, from a file if it is of this model and manifest."""
     rows = [(row.id, row.path, row.start, row.num_samples) for row in manifest.utterances]
-    origin = hashlib.sha256(json.dumps([saved.fingerprint(), rows]).encode()).hexdigest()
+    about: list[object] = [saved.fingerprint(), rows]
+    if hearing is not None and hearing != EmitConfig():
+        about.append(to_dict(hearing))
+    origin = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     if path.exists():
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("origin") == origin:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     model, _ = saved.recogniser()
     model.to(pick_device())
-    heard = {key: row.contiguous() for key, row in emissions(model, manifest, saved.description.audio, EmitConfig())}
+    emitted = emissions(model, manifest, saved.description.audio, hearing or EmitConfig(), settings="--")
+    heard = {key: row.contiguous() for key, row in emitted}
     write_atomically(path, save(heard, metadata={"origin": origin}))
     return heard
 

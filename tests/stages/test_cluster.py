@@ -181,7 +181,7 @@ def test_existing_centroids_label_other_audio_with_the_same_units(units, cluster
 
 def test_centroids_of_other_features_are_refused(units, cluster_config, pretrained, tmp_path):
     kmeans = units.parent / "kmeans.safetensors"
-    with pytest.raises(LabelError, match=r"fitted on mfcc, these are mfcc, cmn \(cmn was None, is True\)"):
+    with pytest.raises(LabelError, match=r"fitted on mfcc, these are mfcc, cmn \(cmn was False, is True\)"):
         cluster(cluster_config(tmp_path / "cmn", kmeans=kmeans, cmn=True))
     with pytest.raises(LabelError, match=r"dim was 39, is 80"):
         cluster(cluster_config(tmp_path / "log_mel", kmeans=kmeans, features="log_mel"))

@@ -16,6 +16,7 @@ from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.labels import FrameLabels, read_labels, write_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError, ManifestError
+from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.saved import SavedModel
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
@@ -424,3 +425,23 @@ def test_a_run_at_several_speeds_hears_other_audio_and_resumes_bit_for_bit(pretr
     shutil.rmtree(tmp_path / "parts/step_00000002", ignore_errors=True)
     expected, found = (load_tensors(run / "model.safetensors") for run in (straight, pretrain(parts)))
     assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
+
+
+def test_a_key_that_keeps_a_head_from_being_kept_is_named(pretrain_config, untouched, pretrained, tmp_path):
+    linear = MaskedPredictionConfig(mask=pretrain_config(tmp_path).objective.mask, logits="linear")
+    pretrain(pretrain_config(tmp_path / "first", objective=linear))
+    message = (
+        r"its head was made with objective\.logits=linear, this recipe says cosine; set objective\.logits=linear to"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        pretrain(untouched(tmp_path / "second", checkpoint=tmp_path / "first"))
+    pretrain(untouched(tmp_path / "second", checkpoint=tmp_path / "first", objective=linear))
+    wider = dataclasses.replace(pretrain_config(tmp_path).objective, dim=16)
+    with pytest.raises(CheckpointError, match=r"made with objective\.dim=8, this recipe says 16; set objective\.dim=8"):
+        pretrain(untouched(tmp_path / "third", checkpoint=pretrained, objective=wider))
+
+
+def test_settings_in_which_a_kept_head_is_used_otherwise_are_told(untouched, pretrained, tmp_path, capfd):
+    config = untouched(tmp_path / "run", checkpoint=pretrained)
+    pretrain(dataclasses.replace(config, objective=dataclasses.replace(config.objective, temperature=0.2)))
+    assert "its head is kept, with other settings: objective.temperature was 0.1, is 0.2" in capfd.readouterr().err

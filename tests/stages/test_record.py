@@ -69,7 +69,7 @@ def test_other_inputs_stop_and_are_named_old_and_new(perform, tmp_path):
     changed = {"clusters": 6, "content of a.tsv": "4567", "seed": 1, "layer": 2}
     message = (
         r"one: was made from other inputs \(clusters was 5, is 6, content of a.tsv was '0123', is '4567', seed was "
-        r"None, is 1, and 1 more\); name another out, or set redo=true"
+        r"not recorded, is 1, and 1 more\); name another out, or set redo=true"
     )
     with pytest.raises(CheckpointError, match=message):
         perform(changed)
@@ -79,7 +79,7 @@ def test_other_inputs_stop_and_are_named_old_and_new(perform, tmp_path):
 def test_a_key_that_a_later_version_brings_is_no_change_at_its_default(perform):
     perform()
     assert perform({**INPUTS, "cmn": False}, defaults=("cmn", "clusters")) == []
-    with pytest.raises(CheckpointError, match=r"\(cmn was None, is True\)"):
+    with pytest.raises(CheckpointError, match=r"\(cmn was not recorded, is True\)"):
         perform({**INPUTS, "cmn": True}, defaults=("clusters",))
     with pytest.raises(CheckpointError, match=r"\(clusters was 5, is 100\)"):  # a known key at its default is one
         perform({**INPUTS, "clusters": 100}, defaults=("clusters",))

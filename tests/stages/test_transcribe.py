@@ -15,8 +15,10 @@ import torch
 from speechssl.__main__ import main
 from speechssl.data.audio import AudioConfig
 from speechssl.data.batching import Example, collate
-from speechssl.data.manifest import read_manifest
+from speechssl.data.manifest import Utterance, read_manifest, write_manifest
 from speechssl.errors import AudioError, ConfigError, ManifestError, VocabularyError
+from speechssl.lm.arpa import write_arpa
+from speechssl.lm.kneser_ney import NGramConfig, estimate
 from speechssl.saved import SavedModel
 from speechssl.stages.align import align
 from speechssl.stages.emit import EmitConfig, emissions, read_ahead
@@ -239,3 +241,21 @@ def test_the_command_takes_what_tuning_found(finetuned, corpus, tmp_path):
     assert main(["score", str(corpus), str(out), "-o", str(tmp_path / "score.json"), "--samples", "10"]) == 0
     assert json.loads((tmp_path / "score.json").read_text())["wer"] == pytest.approx(best["wer"])
     assert main(["transcribe", str(finetuned), str(corpus), "-o", str(out), "--tuned", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize("command", ["transcribe", "align", "lm tune"])
+def test_narrowband_audio_is_heard_with_the_option_that_the_error_advises(
+    command, finetuned, write_wav, tmp_path, capsys
+):
+    row = Utterance(id="a", path="a.wav", num_samples=8000, sample_rate=8000, channels=1, text="one")
+    write_wav(tmp_path / "a.wav", 8000, rate=8000)
+    write_manifest(tmp_path / "a.tsv", [row])
+    words = [*command.split(), str(finetuned), str(tmp_path / "a.tsv"), "-o", str(tmp_path / "out.jsonl")]
+    if command == "lm tune":
+        write_arpa(tmp_path / "lm.arpa", estimate([["one", "two"]], NGramConfig(order=1)))
+        words += ["--lm", str(tmp_path / "lm.arpa"), "--beam", "2", "--lm-weights", "0", "--word-scores", "0"]
+        words[words.index("-o") + 1] = str(tmp_path / "out")
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "audio is 8000 Hz, expected at least 16000; remove it, or set --min-sample-rate 8000 to accept" in said
+    assert main([*words, "--min-sample-rate", "8000"]) == 0

@@ -124,3 +124,21 @@ def test_the_command_prints_what_it_chose(finetuned, corpus, sets, lm, tmp_path,
     assert [line[:5].strip() for line in told.out.splitlines()[1:5]] == ["dev", "dev", "test", "test"]
     assert main([*command, "--lm", str(lm), "-o", str(tmp_path / "out"), "--flashlight"]) == 2
     assert "--flashlight needs a lexicon" in capsys.readouterr().err
+
+
+def test_a_choice_that_makes_the_other_rate_worse_is_told(monkeypatch, capsys, finetuned, corpus, lm, tmp_path):
+    def rates(heard, texts, vocabulary, decoder, lm=None):
+        weights = getattr(decoder, "weights", None)
+        if weights is None or weights.lm_weight == 0:
+            return 0.969, 0.687
+        return 0.969 - 0.01 * weights.lm_weight, 0.687 + 0.0345 * weights.lm_weight
+
+    monkeypatch.setattr(stage, "_rates", rates)
+    words = ["lm", "tune", str(finetuned), str(corpus), "--lm", str(lm), "-o", str(tmp_path / "out")]
+    words += ["--lm-weights", "0 2", "--word-scores", "0", "--widen", "0", "--rounds", "0"]
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert "warning: CER of dev rises from 68.7% without these weights to 75.6%, as the choice was by WER" in said
+    assert "By CER it would be lm_weight=0 word_score=0 (CER 68.7%): --metric cer" in said
+    assert main([*words, "--metric", "cer"]) == 0
+    assert "warning" not in capsys.readouterr().err
