@@ -13,7 +13,6 @@ import typer
 
 from speechssl.commands.arguments import Channels, MinSampleRate, Root
 from speechssl.config import from_dict
-from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError
 from speechssl.lm.arpa import read_arpa
 from speechssl.lm.build import build_model
@@ -21,6 +20,7 @@ from speechssl.lm.kneser_ney import NGramConfig
 from speechssl.lm.lexicon import Lexicon
 from speechssl.lm.model import perplexity
 from speechssl.lm.texts import as_letters, read_sentences
+from speechssl.manifests.named import read_named
 from speechssl.score.normalise import Normaliser, normalise
 
 if TYPE_CHECKING:  # the modules need extras, or torch, which the other commands run without
@@ -136,9 +136,9 @@ def tune_command(
     numbers = {"lm_weights": _numbers(lm_weights, float), "word_scores": _numbers(word_scores, float)}
     values = {"decoder": decoder, **numbers, "widen": widen, "rounds": rounds, "metric": metric}
     config = from_dict(values, TuneConfig, where="lm tune")
-    held_out = None if test is None else read_manifest(test, root=root)
+    held_out = None if test is None else read_named(test, root=root)
     hearing = from_dict({"min_sample_rate": min_sample_rate, "channels": channels}, EmitConfig, where="lm tune")
-    found = tune(model, read_manifest(dev, root=root), config, out, test=held_out, progress=_tell, hearing=hearing)
+    found = tune(model, read_named(dev, root=root), config, out, test=held_out, progress=_tell, hearing=hearing)
     print(f"dev   greedy          WER {found.greedy['dev'][0]:.2%}  CER {found.greedy['dev'][1]:.2%}")
     print(f"dev   {_named(found.best)}")
     if warning := found.worsened(config.metric):

@@ -18,7 +18,6 @@ from speechssl.corpora.published import PUBLISHED, Published, list_published
 from speechssl.data.manifest import (
     PARQUET,
     Manifest,
-    read_manifest,
     root_from,
     write_atomically,
     write_fairseq_manifest,
@@ -34,6 +33,7 @@ from speechssl.manifests.exchange import FORMATS, Format, export_manifest, impor
 from speechssl.manifests.filter import Wanted, choose, read_ids
 from speechssl.manifests.kept import kept_beside
 from speechssl.manifests.merge import merge
+from speechssl.manifests.named import read_named
 from speechssl.manifests.sample import hours_by_language, sample
 from speechssl.manifests.segment import RESULTS as RESULTS_OF_SEGMENT
 from speechssl.manifests.segment import in_processes, segment_manifest
@@ -66,7 +66,7 @@ def _form_that_can_be_written(out: Path) -> Path:
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.", callback=_form_that_can_be_written)]
-Source = Annotated[Path, typer.Argument(help="Manifest to read.")]
+Source = Annotated[Path, typer.Argument(help="Manifest to read; or a table, audio, a folder of it.")]
 Columns = Annotated[str | None, typer.Option(help="For tables, NeMo and datasets, ours=theirs: path=wav,text=said.")]
 Part = Annotated[
     str | None,
@@ -135,7 +135,7 @@ def split_command(
     root: Root = None,
 ) -> None:
     """Divide by speaker, text or id; stable when data are added."""
-    listed = read_manifest(manifest, root=root)
+    listed = read_named(manifest, root=root)
     if (shares is None) == (hours is None):
         raise typer.BadParameter("give either --shares or --hours")
     if shares is not None:
@@ -167,7 +167,7 @@ def merge_command(
     folders: Sequence[Path | None] = audio or [None] * len(manifests)
     if len(folders) != len(manifests):
         raise typer.BadParameter(f"--audio: expected one for each of {len(manifests)} manifests, found {len(folders)}")
-    listed = [read_manifest(path, root=folder) for path, folder in zip(manifests, folders, strict=True)]
+    listed = [read_named(path, root=folder) for path, folder in zip(manifests, folders, strict=True)]
     joined = merge(listed, prefixes=prefix or (), root=root)
     _write(out, joined)
     _say_root(out, joined)
@@ -187,7 +187,7 @@ def filter_command(
     root: Root = None,
 ) -> None:
     """Choose utterances, and say how many were left out and why."""
-    listed = read_manifest(manifest, root=root)
+    listed = read_named(manifest, root=root)
     wanted = Wanted(
         min_s=min_s,
         max_s=max_s,
@@ -214,7 +214,7 @@ def stats_command(
     if png is not None:
         import matplotlib.figure  # noqa: F401  before the counting, whose figures are of no use without it
 
-    rows = read_manifest(manifest).utterances
+    rows = read_named(manifest).utterances
     stats = count(rows)
     print(*describe_stats(stats), sep="\n")
     if out is not None:
@@ -233,7 +233,7 @@ def sample_command(
     root: Root = None,
 ) -> None:
     """Draw a part, with languages shared as in XLS-R."""
-    listed = read_manifest(manifest, root=root)
+    listed = read_named(manifest, root=root)
     drawn = sample(listed.utterances, hours, alpha=alpha, seed=seed)
     for language, found in hours_by_language(drawn).items():
         print(f"{language or 'no language'}  {found:.2f} h")
@@ -263,7 +263,7 @@ def check_command(
 
     values = name_values(thresholds) if thresholds else {}
     config = from_dict({"scripts": script or (), **values}, CheckConfig, where="--set")
-    listed = [read_manifest(path, root=root) for path in manifests]
+    listed = [read_named(path, root=root) for path in manifests]
     names = [str(path) for path in manifests]
     about, parts = f"check {config} {' '.join(names)}", parts_beside(manifests[0])
     work = chosen_work(in_crew(config, jobs), in_crew(config, 1), engine, shard, parts, about=about, kinds=RESULTS)
@@ -284,7 +284,7 @@ def check_command(
 
 def convert_command(manifest: Source, out: Out) -> None:
     """Write a manifest in its other form: Parquet for millions of rows if the name ends in .parquet, text if not."""
-    listed = read_manifest(manifest)
+    listed = read_named(manifest)
     _write(out, listed)
     _say_root(out, listed)
 
@@ -309,7 +309,7 @@ def segment_command(
 ) -> None:
     """Cut long recordings at pauses into utterances, as parts of their files; writes no audio."""
     config = SegmentConfig(min_s=min_s, max_s=max_s, pause_s=pause_s, pad_s=pad_s, vad=chosen_vad(vad))
-    listed = read_manifest(manifest, root=root)
+    listed = read_named(manifest, root=root)
     about, parts = f"segment {config} {manifest}", parts_beside(out)
     here = one_by_one if jobs == 1 else in_processes(jobs)
     work = chosen_work(here, one_by_one, engine, shard, parts, about=about, kinds=RESULTS_OF_SEGMENT)
@@ -360,7 +360,7 @@ def export_command(
     root: Root = None,
 ) -> None:
     """Write a manifest in another toolkit's format."""
-    listed = read_manifest(manifest, root=root)
+    listed = read_named(manifest, root=root)
     for note in export_manifest(listed, out, form, columns=None if columns is None else name_values(columns)):
         print(note, file=sys.stderr)
     print(_summary(out, listed))

@@ -9,8 +9,10 @@ import typer
 
 from speechssl.commands.arguments import Channels, MinSampleRate, Root
 from speechssl.config import from_dict
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import Manifest
+from speechssl.manifests.named import files_as_manifest, read_named
 from speechssl.transcripts.formats import SUFFIXES, check_ids, write_transcripts
+from speechssl.transcripts.reading import with_texts
 from speechssl.transcripts.timed import Timed, Transcript
 
 __all__ = ["align_command", "transcribe_command"]
@@ -64,9 +66,12 @@ def transcribe_command(
 
 def align_command(
     model: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run, or of a converted model.")],
-    manifest: Annotated[Path, typer.Argument(help="Utterances with their texts.")],
+    manifest: Annotated[Path, typer.Argument(help="Utterances with their texts; or audio, with --text.")],
     out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
     root: Root = None,
+    text: Annotated[
+        Path | None, typer.Option(help="What is said: a text file for one recording, or a table by utterance.")
+    ] = None,
     skip: Annotated[bool, typer.Option(help="List and count what cannot be aligned instead of stopping.")] = False,
     min_sample_rate: MinSampleRate = None,
     channels: Channels = None,
@@ -76,21 +81,23 @@ def align_command(
     from speechssl.stages.emit import EmitConfig
 
     config = from_dict({"min_sample_rate": min_sample_rate, "channels": channels}, EmitConfig, where="align")
-    listed = read_manifest(manifest, root=root)
+    listed = read_named(manifest, root=root)
+    if text is not None:
+        listed = with_texts(listed, text)
     check_ids(out, [row.id for row in listed.utterances])
     found, skipped = align(model, listed, config, skip=skip, settings="--")
     _say_written(write_transcripts(out, found), found, skipped)
 
 
 def _listed(sources: Sequence[Path], root: Path | None) -> Manifest:
-    from speechssl.stages.transcribe import files_as_manifest
-
-    lists = [path for path in sources if path.suffix.lower() in (".tsv", ".parquet")]
-    if lists and len(sources) > 1:
+    if len(sources) == 1:
+        return read_named(sources[0], root=root)
+    lists = [path for path in sources if path.suffix.lower() in (".tsv", ".parquet") or path.is_dir()]
+    if lists:
         raise typer.BadParameter(
-            f"{lists[0]}: name one manifest, or audio files; `speechssl manifest merge` joins them"
+            f"{lists[0]}: name one manifest or folder, or audio files; `speechssl manifest merge` joins them"
         )
-    return read_manifest(lists[0], root=root) if lists else files_as_manifest(sources)
+    return files_as_manifest(sources)
 
 
 def _print_word(word: Timed) -> None:

@@ -11,7 +11,7 @@ from speechssl.commands.arguments import Root
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.km import is_km, read_km, with_ids_of, write_km
 from speechssl.data.labels import read_labels, write_labels
-from speechssl.data.manifest import read_manifest
+from speechssl.manifests.named import read_named
 
 __all__ = ["labels_command", "plot_command", "units_command"]
 
@@ -38,9 +38,9 @@ def labels_command(
     ] = None,
 ) -> None:
     """Convert frame labels from fairseq and to it."""
-    listed = read_manifest(manifest)
+    listed = read_named(manifest)
     if ids is not None:
-        listed = with_ids_of(listed, read_manifest(ids))
+        listed = with_ids_of(listed, read_named(ids))
     if is_km(source):
         labels = read_km(source, listed, rate=rate, window=window, clusters=clusters, kmeans=kmeans, piece=piece)
         write_labels(out, labels)
@@ -88,7 +88,7 @@ def plot_command(
     """Draw an utterance with its hidden units."""
     from speechssl.plot import plot_units
 
-    plot_units(labels, read_manifest(manifest, root=root), out, utterance_id=utterance)
+    plot_units(labels, read_named(manifest, root=root), out, utterance_id=utterance)
     print(out)
 
 

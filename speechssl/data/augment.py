@@ -62,14 +62,21 @@ class AugmentConfig:
         """Return the speeds of so many utterances, if they change."""
         return Speeds(self.speeds, num_utterances, seed=seed) if self.changes_speed else None
 
-    def augmenter(self, audio: AudioConfig, *, seed: int) -> "Augmenter | None":
+    def augmenter(
+        self, audio: AudioConfig, *, seed: int, read: Callable[[Path], Manifest] = read_manifest
+    ) -> "Augmenter | None":
         """Return what is done besides, if anything is.
+
+        Args:
+            audio: how speech is read.
+            seed: of what is drawn.
+            read: makes utterances of what `rooms` and `noise` name.
 
         Raises:
             ManifestError: a manifest of rooms or noise cannot be read.
         """
         is_on = bool(self.rooms or self.noise) or self.gain_db != (0.0, 0.0)
-        return Augmenter(self, audio, seed=seed) if is_on else None
+        return Augmenter(self, audio, seed=seed, read=read) if is_on else None
 
 
 class Speeds:
@@ -109,14 +116,16 @@ class Speeds:
 class Augmenter:
     """Rooms, noise and gain."""
 
-    def __init__(self, config: AugmentConfig, audio: AudioConfig, *, seed: int) -> None:
-        """Read the manifests that `config` names; their audio is read as `audio` says, when it is wanted.
+    def __init__(
+        self, config: AugmentConfig, audio: AudioConfig, *, seed: int, read: Callable[[Path], Manifest] = read_manifest
+    ) -> None:
+        """Read with `read` what `config` names; the audio is read as `audio` says, when it is wanted.
 
         Raises:
             ManifestError: one cannot be read.
         """
         self.config, self.audio, self.seed = config, replace(audio, normalize=False), seed
-        self.rooms, self.noise = _rows(config.rooms), _rows(config.noise)
+        self.rooms, self.noise = _rows(config.rooms, read), _rows(config.noise, read)
 
     def __call__(self, waveform: Tensor, *, epoch: int, index: int) -> Tensor:
         """Return (time,) float32, a waveform made different.
@@ -197,8 +206,8 @@ def _ratio(speed: float) -> Fraction:
     return Fraction(speed).limit_denominator(100)
 
 
-def _rows(paths: Sequence[Path]) -> list[tuple[Manifest, Utterance]]:
-    return [(manifest, row) for manifest in map(read_manifest, paths) for row in manifest.utterances]
+def _rows(paths: Sequence[Path], read: Callable[[Path], Manifest]) -> list[tuple[Manifest, Utterance]]:
+    return [(manifest, row) for manifest in map(read, paths) for row in manifest.utterances]
 
 
 def _between(bounds: tuple[float, float], draw: float) -> float:

@@ -2,13 +2,25 @@
 
 `str.splitlines` and `str.split` part at U+2028, U+00A0, U+3000, vertical tabs and others too, which Kaldi, ARPA, NIST's
 formats and lexicons take for letters. Every reader of such a format uses this module. `escape_id` writes ids into
-formats that cannot hold all signs, `unescape_id` reads them back; `cells_as_line` writes what people read.
+formats that cannot hold all signs, `unescape_id` reads them back; `cells_as_line` writes what people read. `sign_of`
+and `cells_of` part tables that come without a word on what parts them.
 """
 
+import csv
 import re
 from collections.abc import Iterable
 
-__all__ = ["BLANKS", "cells_as_line", "escape_id", "fields_of", "first_field", "lines_of", "unescape_id"]
+__all__ = [
+    "BLANKS",
+    "cells_as_line",
+    "cells_of",
+    "escape_id",
+    "fields_of",
+    "first_field",
+    "lines_of",
+    "sign_of",
+    "unescape_id",
+]
 
 BLANKS = " \t"
 _ESCAPE = re.compile("((?:%[0-9A-F]{2})+)")
@@ -47,6 +59,40 @@ def first_field(line: str) -> tuple[str, str]:
     line = line.strip(BLANKS)
     end = next((index for index, sign in enumerate(line) if sign in BLANKS), len(line))
     return line[:end], line[end:].lstrip(BLANKS)
+
+
+def sign_of(line: str, *, is_csv: bool) -> str | None:
+    """Return the sign that parts the cells of a table, by its first line: a tab, comma, semicolon or bar; None: blanks.
+
+    Args:
+        line: the first one.
+        is_csv: whether commas and semicolons part cells.
+    """
+    signs = ("\t", ",", ";", "|") if is_csv else ("\t", "|")
+    return next((sign for sign in signs if sign in line), None)
+
+
+def cells_of(line: str, sign: str | None, most: int = 0) -> list[str]:
+    """Part a line of a table.
+
+    Args:
+        line: one of its lines.
+        sign: of `sign_of`.
+        most: cells that blanks part at most, of which the last is the rest of the line; 0 for all.
+
+    Examples:
+        >>> cells_of("a  b.wav one two", None, 3), cells_of('a,"b,c"', ",")
+        (['a', 'b.wav', 'one two'], ['a', 'b,c'])
+    """
+    if sign in (",", ";"):
+        return next(csv.reader([line], delimiter=sign))
+    if sign is not None:
+        return line.split(sign)
+    cells, rest = list[str](), line.strip(BLANKS)
+    while rest and (not most or len(cells) < most - 1):
+        cell, rest = first_field(rest)
+        cells.append(cell)
+    return [*cells, rest] if most else cells
 
 
 def cells_as_line(cells: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, account, text_lines
 
-__all__ = ["read_table", "write_table"]
+__all__ = ["read_table", "table_entries", "write_table"]
 
 _PART = ("start", "file_samples")
 _COLUMNS = ("id", "path", "samples", "rate", "channels", *_PART, "channel", "text", "speaker", "language", "split")
@@ -39,16 +39,27 @@ def read_table(
     """
     text = "".join(f"{line}\n" for _, line in text_lines(path))
     is_csv = path.suffix.lower() == ".csv"
-    reader = csv.DictReader(
+    reader = csv.reader(
         io.StringIO(text),
         delimiter="," if is_csv else "\t",
         quoting=csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE,
     )
     try:
-        rows = [(f"{path}:{reader.line_num}", row) for row in reader]
+        header = list(next(reader, []))
+        rows = [(f"{path}:{reader.line_num}", row) for row in reader if row]
     except csv.Error as error:
         raise ManifestError(f"{path}:{reader.line_num}: no table ({error})") from error
-    header = list(reader.fieldnames or ())
+    return table_entries(path, header, rows, columns, usual)
+
+
+def table_entries(
+    path: Path,
+    header: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[str]]],
+    columns: Mapping[str, str],
+    usual: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[list[Entry], list[str]]:
+    """Make entries of the rows of a table, each with where it stands; the rest is as for `read_table`."""
     found = {ours: next((name for name in names if name in header), names[0]) for ours, names in (usual or {}).items()}
     theirs = _named({**found, **columns}, _COLUMNS + _SECONDS)
     missing = [name for ours, name in theirs.items() if name not in header and (ours in columns or ours == "path")]
@@ -58,9 +69,10 @@ def read_table(
             "--columns path=THEIRS,text=THEIRS"
         )
     entries = []
-    for where, row in rows:
-        if None in row or None in row.values():
+    for where, values in rows:
+        if len(values) != len(header):
             raise ManifestError(f"{where}: expected {len(header)} cells, as many as the first line names")
+        row = dict(zip(header, values, strict=True))
         cells = {ours: row[name] for ours, name in theirs.items() if row.get(name)}
         part = _part(cells, where)
         entries.append(

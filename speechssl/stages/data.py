@@ -12,9 +12,10 @@ from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.dataset import read_utterance
 from speechssl.data.loading import Loader
-from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.rows import Joined, Rows
 from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.manifests.named import read_named
 from speechssl.train.runlog import progress_bar
 
 __all__ = ["DataConfig", "like_training", "read_data", "read_waveform", "read_waveforms", "tell_left_out"]
@@ -24,7 +25,7 @@ __all__ = ["DataConfig", "like_training", "read_data", "read_waveform", "read_wa
 class DataConfig:
     """Which utterances, and what to do with audio that is not as expected."""
 
-    manifests: tuple[Path, ...]
+    manifests: tuple[Path, ...]  # or audio, folders of it, tables: `manifests.named`
     root: Path | None = None  # of the audio; None for the folder of each manifest
     audio: AudioConfig = AudioConfig()
     bad_audio: Literal["stop", "skip"] = "stop"  # skip: count and report each bad file, and go on
@@ -37,14 +38,18 @@ class DataConfig:
 
 
 def read_data(config: DataConfig, *, section: str = "data") -> Manifest:
-    """Read the manifests and join them; `section` of the recipe is what `config` is.
+    """Read the manifests, or whatever lists utterances in their place, and join them.
+
+    Args:
+        config: names them.
+        section: of the recipe, that `config` is.
 
     Raises:
         ManifestError: none is named, one cannot be read, or two hold the same utterance id.
     """
     if not config.manifests:
         raise ManifestError(f"{section}.manifests is empty; name at least one manifest")
-    manifests = [read_manifest(path, root=config.root) for path in config.manifests]
+    manifests = [read_named(path, root=config.root) for path in config.manifests]
     if len(manifests) == 1:
         return manifests[0]
     joined = Joined(manifests, [str(path) for path in config.manifests])

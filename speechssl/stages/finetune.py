@@ -17,6 +17,7 @@ from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Letters, UnitsConfig
 from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
 from speechssl.interop.formats import read_saved
+from speechssl.manifests.named import read_named
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.parallel import start_ranks
@@ -249,6 +250,6 @@ def _dataset(
         tokens=tokens,
         skip_bad_audio=data.bad_audio == "skip",
         speeds=None if augment is None else augment.speeds_of(len(manifest.utterances), seed=seed),
-        augment=None if augment is None else augment.augmenter(data.audio, seed=seed),
+        augment=None if augment is None else augment.augmenter(data.audio, seed=seed, read=read_named),
         settings=f"{section}.audio.",
     )

@@ -17,6 +17,7 @@ from speechssl.data.labels import FrameLabels, join_labels, read_labels
 from speechssl.data.manifest import Manifest
 from speechssl.errors import CheckpointError, ConfigError, LabelError, ManifestError
 from speechssl.interop.formats import read_saved
+from speechssl.manifests.named import read_named
 from speechssl.model.encoder import EncoderConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel
@@ -213,7 +214,7 @@ def _dataset(
         labels=labels,
         skip_bad_audio=data.bad_audio == "skip",
         speeds=None if augment is None else augment.speeds_of(len(manifest.utterances), seed=seed),
-        augment=None if augment is None else augment.augmenter(data.audio, seed=seed),
+        augment=None if augment is None else augment.augmenter(data.audio, seed=seed, read=read_named),
         settings=f"{section}.audio.",
     )
 

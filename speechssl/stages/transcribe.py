@@ -1,23 +1,20 @@
 """Stage `transcribe`: fine-tuned model + speech -> texts with times."""
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from speechssl.data.audio import AudioConfig, read_header
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.audio import AudioConfig
+from speechssl.data.manifest import Manifest
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
-from speechssl.errors import ManifestError
 from speechssl.interop.formats import read_saved
 from speechssl.objective.ctc import CTCModel
 from speechssl.parallel import pick_device
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.transcripts.timed import Transcript, words_of
 
-__all__ = ["files_as_manifest", "transcribe", "transcribe_by"]
+__all__ = ["transcribe", "transcribe_by"]
 
 
 def transcribe(
@@ -97,31 +94,3 @@ def transcribe_by(
             alternatives=tuple((each.text, each.score) for each in hypotheses) if len(hypotheses) > 1 else (),
         )
     return [found[row.id] for row in manifest.utterances if row.id in found], skipped
-
-
-def files_as_manifest(paths: Sequence[Path]) -> Manifest:
-    """List audio files given by name; ids are the names without suffix, or whole paths where two share one.
-
-    Raises:
-        AudioError: a file cannot be read.
-        ManifestError: a file is given twice.
-    """
-    whole = [path.absolute() for path in paths]
-    if len(set(whole)) < len(whole):
-        doubled = next(path for path, count in Counter(whole).items() if count > 1)
-        raise ManifestError(f"{doubled}: is given twice; name each file once")
-    shared = {stem for stem, count in Counter(path.stem for path in whole).items() if count > 1}
-    rows = []
-    for path in whole:
-        header = read_header(path)
-        rows.append(
-            Utterance(
-                id=str(path) if path.stem in shared else path.stem,
-                path=str(path),
-                num_samples=header.num_samples,
-                sample_rate=header.sample_rate,
-                channels=header.channels,
-                decoder=header.decoder,
-            )
-        )
-    return Manifest(root=Path("/"), utterances=tuple(rows))

@@ -23,7 +23,7 @@ from speechssl.saved import SavedModel
 from speechssl.stages.align import align
 from speechssl.stages.emit import EmitConfig, emissions, read_ahead
 from speechssl.stages.stream import StreamConfig, stream
-from speechssl.stages.transcribe import files_as_manifest, transcribe
+from speechssl.manifests.named import files_as_manifest, transcribe
 from speechssl.transcripts.timed import Timed
 
 

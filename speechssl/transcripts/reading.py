@@ -1,0 +1,484 @@
+"""Texts by utterance, from any file that holds some: manifests, tables, Kaldi's, TRN, STM, CTM, JSON lines.
+
+The counterpart of `formats`, and of what other toolkits write. STM and CTM say when something was said in a recording:
+where one side of a comparison has segments and the other words with times, the words go to the segments that they
+lie in (a word's middle counts; one between segments goes to the nearest, as an insertion there).
+"""
+
+import csv
+import io
+import json
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from speechssl.data.fields import BLANKS, cells_of, fields_of, first_field, lines_of, sign_of, unescape_id
+from speechssl.data.manifest import Manifest, id_of, part_id_of, read_manifest
+from speechssl.errors import ManifestError
+from speechssl.manifests.build import ALL_SUFFIXES
+from speechssl.manifests.named import is_manifest, usual_columns
+
+__all__ = ["Said", "Side", "Span", "Texts", "Word", "read_json_lines", "read_texts", "same_utterances", "with_texts"]
+
+Side = Literal["reference", "hypothesis"]
+
+_IGNORED = "IGNORE_TIME_SEGMENT_IN_SCORING"  # an STM segment of this text is not scored, nor what is heard in it
+
+
+class Span(NamedTuple):
+    """Where something was said."""
+
+    recording: str
+    channel: str
+    start_s: float
+    end_s: float
+
+
+class Word(NamedTuple):
+    """A word and where it was said."""
+
+    at: Span
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a file says of one utterance."""
+
+    id: str
+    text: str
+    path: str | None = None  # of the audio, as it is written there
+    speaker: str | None = None
+    language: str | None = None
+    split: str | None = None
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """What a file says, by utterance or by time."""
+
+    said: Sequence[Said]
+    spans: Mapping[str, Span] = field(default_factory=dict)  # of an STM's segments, by id
+    ignored: Sequence[Span] = ()  # segments that are not to be scored
+    words: Sequence[Word] | None = None  # of a CTM; `said` then has one for each recording
+    manifest: Manifest | None = None  # where it is one
+
+    def by_id(self) -> dict[str, str]:
+        """Return the texts by utterance id."""
+        return {row.id: row.text for row in self.said}
+
+
+def read_texts(path: Path, side: Side = "hypothesis", *, root: Path | None = None) -> Texts:
+    """Read the texts of a file, in the form that its name and first line say.
+
+    `.jsonl` and `.json` are objects, one a line; of a hypothesis `pred_text` counts before `text`, and without an `id`
+    the file and its times make one, as in an import. `.trn` is sclite's (`text (id)`), `.stm` and `.ctm` NIST's, also
+    where these are words of a name. A table has a header that names an id or a path; lines without one are `id text`,
+    Kaldi's, or `id path text`. Of a folder of Kaldi's the file `text` is read.
+
+    Args:
+        path: the file.
+        side: of the comparison that it is for.
+        root: of the audio, where the file is a manifest.
+
+    Raises:
+        ManifestError: it does not parse, or an id occurs twice.
+    """
+    if path.is_dir():
+        path /= "text"
+    kind = _kind_of(path)
+    if kind == "json":
+        found = Texts(said=[_of_object(key, row, side) for key, row in read_json_lines(path).items()])
+    elif kind == "trn":
+        found = Texts(said=_read_trn(path))
+    elif kind == "stm":
+        found = _read_stm(path)
+    elif kind == "ctm":
+        words = _read_ctm(path)
+        found = Texts(said=_by_recording(words), words=words)
+    elif path.exists() and is_manifest(path) and (path.suffix == ".parquet" or path.stat().st_size):
+        manifest = read_manifest(path, root=root)
+        said = [
+            Said(
+                id=row.id,
+                text=row.text or "",
+                path=row.path,
+                speaker=row.speaker,
+                language=row.language,
+                split=row.split,
+                duration_s=row.duration_s,
+            )
+            for row in manifest.utterances
+        ]
+        found = Texts(said=said, manifest=manifest)
+    else:
+        found = Texts(said=_read_table(path))
+    return found
+
+
+def with_texts(manifest: Manifest, path: Path) -> Manifest:
+    """Return a manifest with the texts of another file.
+
+    Args:
+        manifest: whose texts do not count; a text for each utterance is wanted.
+        path: anything that `read_texts` reads; for a single utterance also plain text, all of which it says.
+
+    Raises:
+        ManifestError: the file cannot be read, or an utterance has no text there.
+    """
+    rows = manifest.utterances
+    is_plain = not path.is_dir() and _kind_of(path) is None and path.suffix.lower() not in (".tsv", ".csv", ".parquet")
+    lines = _lines(path) if is_plain and len(rows) == 1 else []
+    is_row = not path.suffix and any(first_field(line)[0] == rows[0].id for line in lines)  # of Kaldi's `text`
+    if lines and not is_row and not _is_header(lines[0]):
+        texts = {rows[0].id: " ".join(" ".join(lines).split())}
+    else:
+        listed = [Said(id=row.id, text="", path=row.path) for row in rows]
+        texts = same_utterances(Texts(said=listed), read_texts(path, "reference"))
+    untold = [row.id for row in rows if not texts.get(row.id)]
+    if untold:
+        raise ManifestError(
+            f"{path}: has no text of {len(untold)} of {len(rows)} utterances: {_few(untold)}; found those of "
+            f"{_few(texts) or 'none'}: correct the ids"
+        )
+    return replace(manifest, utterances=tuple(replace(row, text=texts[row.id]) for row in rows))
+
+
+def _is_header(line: str) -> bool:
+    """Say whether a line names the columns of a table of texts."""
+    names = cells_of(line, sign_of(line, is_csv=False))
+    usual = usual_columns(names)
+    return "text" in usual and bool({"id", "path"} & {*usual}) and len(usual) == len(names)
+
+
+def same_utterances(
+    references: Texts, hypotheses: Texts, *, tell: Callable[[str], object] = lambda line: None
+) -> dict[str, str]:
+    """Return the hypotheses by the ids of the references; what has no counterpart keeps its own.
+
+    Args:
+        references: what was said.
+        hypotheses: what a system wrote.
+        tell: is given what was done that a reader of figures should know, a line each.
+
+    Raises:
+        ManifestError: two hypotheses of one reference.
+    """
+    if references.spans and hypotheses.words is not None:
+        return _cut(hypotheses.words, references, tell)
+    if references.words is not None and hypotheses.spans:
+        hypotheses = Texts(said=_by_recording(_as_words(hypotheses)), words=[])
+    names = _names(references.said)
+    found: dict[str, str] = {}
+    for row in hypotheses.said:
+        key = next((names[name] for name in _names_of(row) if name in names), row.id)
+        if key in found:
+            raise ManifestError(f"score: {key} has two hypotheses, of which one is {row.id}; keep one of them")
+        found[key] = row.text
+    if hypotheses.words is not None and found:
+        unheard = [row.id for row in references.said if row.id not in found]
+        if len(unheard) < len(references.said):  # or nothing fits, which is said as such
+            found |= dict.fromkeys(unheard, "")
+            if unheard:
+                tell(f"{len(unheard)} utterances have no words in the CTM, and count as heard empty: {_few(unheard)}")
+    return found
+
+
+def _few(names: Iterable[str]) -> str:
+    named = [*islice(names, 4)]
+    return ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
+
+
+def _names(rows: Sequence[Said]) -> dict[str, str]:
+    """Return id by every name that stands for one utterance alone; ids themselves come first."""
+    counts = Counter(name for row in rows for name in {*_names_of(row)})
+    names = {name: row.id for row in rows for name in _names_of(row) if counts[name] == 1}
+    return names | {row.id: row.id for row in rows}
+
+
+def _names_of(row: Said) -> Iterable[str]:
+    """Yield what an utterance may be called elsewhere: its id, its path, and the ids that are made of paths."""
+    yield row.id
+    if row.path is not None:
+        yield from (row.path, id_of(row.path), Path(row.path).stem)
+
+
+def _cut(words: Sequence[Word], references: Texts, tell: Callable[[str], object]) -> dict[str, str]:
+    """Give each word to the segment of its recording and channel that it lies in, or is nearest to."""
+    by_place: dict[tuple[str, str], list[tuple[Span, str | None]]] = {}
+    known = {span.recording: 0 for span in references.spans.values()}
+    for key, span in references.spans.items():
+        by_place.setdefault(span[:2], []).append((span, key))
+    for span in references.ignored:
+        by_place.setdefault(span[:2], []).append((span, None))
+    channels: dict[str, set[str]] = {}
+    for recording, channel in by_place:
+        channels.setdefault(recording, set()).add(channel)
+    texts: dict[str, list[str]] = {key: [] for key in references.spans}
+    words = sorted(words, key=lambda word: word.at.start_s)
+    for segments in by_place.values():
+        segments.sort(key=lambda each: each[0].start_s)
+    left, strangers = 0, Counter[str]()
+    for word in words:
+        place = word.at[:2]
+        if place not in by_place and len(channels.get(word.at.recording, ())) == 1:
+            place = (word.at.recording, min(channels[word.at.recording]))  # 1 here, A there
+        if place not in by_place:
+            strangers[word.at.recording] += 1
+            continue
+        known[word.at.recording] = known.get(word.at.recording, 0) + 1
+        nearest = _nearest(by_place[place], (word.at.start_s + word.at.end_s) / 2)
+        if nearest is None:
+            left += 1
+        else:
+            texts[nearest].append(word.text)
+    if strangers:
+        raise ManifestError(
+            f"score: {strangers.total()} words are of recordings or channels that the segments do not name: "
+            f"{_few(strangers)}; take them out, or name them in the STM"
+        )
+    silent = [recording for recording, count in known.items() if not count]
+    if silent:
+        tell(f"{len(silent)} recordings have no words in the CTM, and count as heard empty: {_few(silent)}")
+    if left:
+        tell(f"{left} words lie in segments that are not scored, and are left out")
+    return {key: " ".join(found) for key, found in texts.items()}
+
+
+def _nearest(segments: Sequence[tuple[Span, str | None]], at_s: float) -> str | None:
+    """Return the id of the segment, of some in the order of their starts, that a time lies in or is nearest to."""
+    after = bisect_right([span.start_s for span, _ in segments], at_s)
+    near = segments[max(0, after - 2) : after + 1]
+    return min(near, key=lambda each: max(0.0, each[0].start_s - at_s, at_s - each[0].end_s))[1]
+
+
+def _as_words(texts: Texts) -> list[Word]:
+    return [Word(texts.spans[row.id], row.text) for row in texts.said]
+
+
+def _by_recording(words: Sequence[Word]) -> list[Said]:
+    """Put words together, in the order of time; a channel is part of the id where a recording has several."""
+    places: dict[tuple[str, str], list[Word]] = {}
+    for word in words:
+        places.setdefault(word.at[:2], []).append(word)
+    channels = Counter(recording for recording, _ in places)
+    return [
+        Said(
+            id=recording if channels[recording] == 1 else f"{recording}-{channel}",
+            text=" ".join(word.text for word in sorted(found, key=lambda word: word.at.start_s)),
+        )
+        for (recording, channel), found in places.items()
+    ]
+
+
+def _kind_of(path: Path) -> Literal["json", "trn", "stm", "ctm"] | None:
+    name = path.name.lower()
+    if name.removesuffix(".gz").endswith((".json", ".jsonl")):
+        return "json"
+    if name.endswith(".trn"):
+        return "trn"
+    named = re.search(r"(?:^|[._-])(stm|ctm)(?:[._-]|$)", name)
+    if named is None or name.endswith((".tsv", ".csv", ".parquet")):
+        return None
+    return "stm" if named[1] == "stm" else "ctm"
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return lines_of(path.read_text(encoding="utf-8-sig")) or [""]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read ({error}); name a file in UTF-8") from error
+
+
+def _read_trn(path: Path) -> list[Said]:
+    found: dict[str, Said] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        text, opened, field_ = line.rstrip(BLANKS).rpartition("(")
+        key = unescape_id(field_[:-1])
+        if not line.strip(BLANKS):
+            continue
+        if not opened or not field_.endswith(")"):
+            raise ManifestError(f"{path}:{number}: expected `text (id)`, found {line!r}")
+        if key in found:
+            raise ManifestError(f"{path}:{number}: {key} occurs twice; keep one of its rows")
+        found[key] = Said(id=key, text=text.strip(BLANKS))
+    return [*found.values()]
+
+
+def _read_stm(path: Path) -> Texts:
+    """Read `recording channel speaker start end <label> text`; `;;` begins a comment."""
+    rows: list[tuple[int, Span, str, str]] = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip(BLANKS) or line.startswith(";;"):
+            continue
+        head, rest = [], line
+        for _ in range(5):
+            cell, rest = first_field(rest)
+            head.append(cell)
+        try:
+            span = Span(unescape_id(head[0]), head[1], float(head[3]), float(head[4]))
+        except ValueError as error:
+            raise ManifestError(
+                f"{path}:{number}: expected `recording channel speaker start end <label> text`, found {line[:80]!r}"
+            ) from error
+        rows.append((number, span, head[2], re.sub(r"^<[^>]*>[ \t]*", "", rest)))
+    scored = [row for row in rows if row[3] and row[3] != _IGNORED]
+    channels = Counter(recording for recording, _ in {row[1][:2] for row in rows})
+    counts = Counter(row[1].recording for row in scored)
+    said, spans = dict[str, Said](), dict[str, Span]()
+    for number, span, speaker, text in scored:
+        key = span.recording
+        if counts[key] > 1:
+            key = part_id_of(key, span.start_s, span.end_s)
+            key = key if channels[span.recording] == 1 else f"{key}-{span.channel}"
+        if key in said:
+            raise ManifestError(f"{path}:{number}: {key} occurs twice; keep one of its rows")
+        said[key] = Said(id=key, text=text, speaker=speaker or None, duration_s=span.end_s - span.start_s)
+        spans[key] = span
+    ignored = [row[1] for row in rows if not row[3] or row[3] == _IGNORED]
+    return Texts(said=[*said.values()], spans=spans, ignored=ignored)
+
+
+def _read_ctm(path: Path) -> list[Word]:
+    """Read `recording channel start duration word` and more; `;;` begins a comment."""
+    words = []
+    for number, line in enumerate(_lines(path), start=1):
+        cells = fields_of(line)
+        if not cells or line.startswith(";;"):
+            continue
+        try:
+            recording, channel, start, length, text = cells[:5]
+            start_s = float(start)
+            span = Span(unescape_id(recording), channel, start_s, start_s + float(length))
+        except ValueError as error:
+            alternative = ": alternatives are not scored; keep one of them" if "<ALT" in line else ""
+            raise ManifestError(
+                f"{path}:{number}: expected `recording channel start duration word`, found {line[:80]!r}{alternative}"
+            ) from error
+        words.append(Word(span, text))
+    return words
+
+
+def read_json_lines(path: Path) -> dict[str, dict[str, Any]]:
+    """Read objects, one a line, by their `id`, or the one that NeMo's `audio_filepath`, `offset` and `duration` make.
+
+    Raises:
+        ManifestError: it cannot be read, a line is no object with an id, or an id occurs twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read ({error}); name a file in UTF-8") from error
+    found: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = dict(json.loads(line))
+            key = str(row["id"]) if "id" in row else _id_of_audio(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ManifestError(
+                f"{path}:{number}: expected an object with an id or audio_filepath, found {line[:60]!r}"
+            ) from error
+        if key in found:
+            raise ManifestError(f"{path}:{number}: {key} occurs twice; keep one of its lines")
+        found[key] = row
+    return found
+
+
+def _id_of_audio(row: Mapping[str, Any]) -> str:
+    """Return the id that an import of NeMo's manifest gives an utterance without one."""
+    path = next((names[0] for ours, names in usual_columns(list(row)).items() if ours == "path"), "audio_filepath")
+    key = id_of(str(row[path]))
+    if row.get("offset") is None:
+        return key
+    start_s = float(row["offset"])
+    return part_id_of(key, start_s, start_s + float(row["duration"]))
+
+
+def _of_object(key: str, row: Mapping[str, Any], side: Side) -> Said:
+    usual = {ours: row[names[0]] for ours, names in usual_columns(list(row)).items()}
+    spoken = row.get("pred_text") if side == "hypothesis" and "pred_text" in row else usual.get("text", "")
+    is_part = row.get("offset") is not None
+    path = None if is_part else usual.get("path")
+    values = {ours: None if usual.get(ours) is None else str(usual[ours]) for ours in ("speaker", "language", "split")}
+    duration = row.get("duration")
+    return Said(
+        id=key,
+        text=str(spoken),
+        path=path if isinstance(path, str) else None,
+        duration_s=float(duration) if isinstance(duration, int | float) else None,
+        **values,
+    )
+
+
+def _read_table(path: Path) -> list[Said]:
+    lines = _lines(path)
+    is_csv = path.suffix.lower() == ".csv"
+    sign = sign_of(lines[0], is_csv=is_csv)
+    if sign == "|" and not is_csv and not lines[0].partition("|")[0].lower().endswith(ALL_SUFFIXES):
+        sign = None  # as in a Kaldi line of letters, where bars part words
+    if sign in (",", ";"):
+        reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=sign)
+        rows = [(reader.line_num, cells) for cells in reader if cells]
+    else:
+        rows = [(number, cells_of(line, sign)) for number, line in enumerate(lines, start=1) if line.strip(BLANKS)]
+    names = rows[0][1] if rows else []
+    usual = usual_columns(names)
+    is_header = bool({"id", "path"} & {*usual}) and (sign is not None or ("text" in usual and len(names) == len(usual)))
+    if is_header and sign is None:
+        rows = [rows[0], *((number, cells_of(lines[number - 1], None, len(names))) for number, _ in rows[1:])]
+    if is_header:
+        found = [(number, _of_row(path, number, names, usual, cells)) for number, cells in rows[1:]]
+    else:
+        found = _without_header(path, lines, rows, sign)
+    said: dict[str, Said] = {}
+    for number, row in found:
+        if row.id in said:
+            raise ManifestError(f"{path}:{number}: {row.id} occurs twice; keep one of its rows")
+        said[row.id] = row
+    return [*said.values()]
+
+
+def _of_row(
+    path: Path, number: int, names: Sequence[str], usual: Mapping[str, Sequence[str]], cells: Sequence[str]
+) -> Said:
+    if len(cells) != len(names):
+        raise ManifestError(f"{path}:{number}: expected {len(names)} columns, as many as the first line names")
+    row = dict(zip(names, cells, strict=True))
+    values = {ours: row[known[0]] or None for ours, known in usual.items()}
+    return Said(
+        id=values.get("id") or values.get("path") or "",
+        text=values.get("text") or "",
+        path=values.get("path"),
+        speaker=values.get("speaker"),
+        language=values.get("language"),
+        split=values.get("split"),
+    )
+
+
+def _without_header(
+    path: Path, lines: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]], sign: str | None
+) -> list[tuple[int, Said]]:
+    """Read `id text`, `path text` or `id path text`: the last, where every second cell names audio."""
+    has_path = bool(rows) and all(len(cells) > 1 and cells[1].lower().endswith(ALL_SUFFIXES) for _, cells in rows)
+    width = 3 if has_path else 2
+    found = []
+    for number, cells in rows:
+        if sign is None:
+            cells = cells_of(lines[number - 1], None, width)
+        if sign is not None and len(cells) > width:
+            raise ManifestError(
+                f"{path}:{number}: expected {'id, path and text' if has_path else 'id and text'}, found {len(cells)} "
+                "cells; name the columns in a first line"
+            )
+        key, text = cells[0], cells[width - 1] if len(cells) >= width else ""
+        is_path = key.lower().endswith(ALL_SUFFIXES)
+        found.append((number, Said(id=key, text=text, path=cells[1] if has_path else key if is_path else None)))
+    return [(number, replace(row, text=row.text.strip(BLANKS))) for number, row in found]
