@@ -10,6 +10,7 @@ is whole in half a file, also the header of the last frame.
 import os
 import re
 import stat
+from functools import reduce
 from struct import Struct
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ _SKIPPED = (b"JUNK", b"FLLR")  # room left for alignment
 _PADDING, _SEEK_TABLE, _COMMENT = 1, 3, 4  # blocks of flac whose contents say nothing of the samples
 _CHUNK = Struct("<4sI")
 _FORMAT = Struct("<HHIIHH")  # format, channels, rate, bytes a second, bytes a frame, bits
+_CRC8 = tuple(
+    reduce(lambda total, _: (total << 1) ^ (0x107 if total & 128 else 0), range(8), byte) for byte in range(256)
+)
 _FRAME_START = re.compile(rb"\xff[\xf8\xf9]")
 _ANY_FRAME = 2**16  # bytes of the longest frame, where flac does not say
 _AFTER = 256  # bytes of a tag that may follow the last frame
@@ -129,9 +133,7 @@ def _end_of_frame(data: bytes, at: int, block: int) -> int | None:
 def _crc8(data: bytes) -> int:
     total = 0
     for byte in data:
-        total ^= byte
-        for _ in range(8):
-            total = (total << 1) ^ (0x107 if total & 128 else 0)
+        total = _CRC8[total ^ byte]
     return total
 
 

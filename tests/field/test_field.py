@@ -22,7 +22,8 @@ def known_wrong() -> set[str]:
 
 @pytest.mark.parametrize("kind", ["odd_wav", "odd_flac", "odd_others", "odd_ogg", "names", "bad"])
 def test_odd_files_are_read_as_they_are_or_refused(tmp_path: Path, kind: str) -> None:
-    wanted = [case for case in cases() if case.name.startswith(kind) and case.by == "bytes"]
+    good = "libsndfile/wav_pcm_16.wav"  # without which nothing might be left to list
+    wanted = [case for case in cases() if (case.name.startswith(kind) and case.by == "bytes") or case.name == good]
     written, failed = write(tmp_path, wanted)
     assert not failed
     wrong = {row.case.name: row.verdict for row in judge(tmp_path, written) if row.faults}
