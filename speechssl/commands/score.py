@@ -4,20 +4,25 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from speechssl.commands.arguments import Root
 from speechssl.config import from_dict
-from speechssl.data.manifest import read_manifest, write_atomically
+from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.errors import AudioError, ManifestError
+from speechssl.manifests.named import read_named
+
+if TYPE_CHECKING:
+    from speechssl.transcripts.reading import Texts
 
 __all__ = ["score_command"]
 
 
 def score_command(
-    references: Annotated[Path, typer.Argument(help="Manifest with a text column.")],
-    hypotheses: Annotated[Path, typer.Argument(help="Table of id and text, .jsonl, .trn, or Kaldi lines.")],
+    references: Annotated[Path, typer.Argument(help="Manifest with texts, or any of the forms below.")],
+    hypotheses: Annotated[Path, typer.Argument(help="Table of id and text, .jsonl, .trn, .stm, .ctm, Kaldi lines.")],
     second: Annotated[Path | None, typer.Argument(help="Another system's, to compare with the first.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None,
     utterances: Annotated[Path | None, typer.Option(help="TSV to write: a row an utterance, the worst first.")] = None,
@@ -38,21 +43,33 @@ def score_command(
     model: Annotated[
         Path | None, typer.Option(help="Run that wrote them: its policy of texts, its tokens in the page.")
     ] = None,
+    common: Annotated[bool, typer.Option("--common", help="Score what all sides have; count the rest.")] = False,
     worst: Annotated[int, typer.Option(help="Utterances whose sound the page holds.")] = 100,
     audio_mb: Annotated[float, typer.Option(help="Of sound in the page, at most.")] = 30.0,
     root: Root = None,
 ) -> None:
     """Score transcripts by utterance id: CER and WER with intervals, by group, and against another system."""
-    from speechssl.score.evaluate import ScoreConfig, evaluate_systems, judge
+    from speechssl.score.evaluate import ScoreConfig, evaluate_systems, in_common, judge
     from speechssl.score.summary import advice, as_json, difference_lines, lines, utterance_rows
-    from speechssl.stages.score import read_columns, read_hypotheses, references_of, with_known_languages
+    from speechssl.stages.score import read_columns, references_of, with_known_languages
+    from speechssl.transcripts.reading import read_texts, same_utterances
 
     values = {"normaliser": normaliser, "blocks": blocks, "alignment": alignment}
     numbers = {"samples": samples, "level": level, "seed": seed}
     config = from_dict({**values, **numbers}, ScoreConfig, where="score")
     table = read_columns(columns) if columns is not None else None
-    manifest = read_manifest(references, root=root)
-    rows = references_of(manifest, by or (), table)
+    paths = [hypotheses] if second is None else [hypotheses, second]
+    said = read_texts(references, "reference", root=root)
+    heard = [same_utterances(said, read_texts(path), tell=_tell) for path in paths]
+    is_needed = "snr" in (by or ())
+    is_wanted = html is not None or ("duration" in (by or ()) and any(row.duration_s is None for row in said.said))
+    sound = _sound_of(references, said, root, is_needed) if is_wanted or is_needed else said.manifest
+    untold = [row.id for row in said.said if not row.text] if common else []
+    texts = dataclasses.replace(said, said=[row for row in said.said if row.text]) if untold else said
+    rows, left_out = references_of(texts, by or (), table, sound=sound), None
+    if common:
+        rows, heard, left_out = in_common(rows, heard)
+        left_out = dataclasses.replace(left_out, references=[*untold, *left_out.references])
     if config.normaliser in ("lower", "plain"):  # the others have no rules of languages
         rows, notes = with_known_languages(rows, references)
         print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
@@ -65,8 +82,7 @@ def score_command(
             named = ", ".join(f"{letter!r} ({key})" for letter, key in sorted(lacking.items()))
             print(f"{model}: never writes what references hold, and is wrong there: {named}", file=sys.stderr)
         rows = [dataclasses.replace(row, text=speller.reference(row.text)) for row in rows]
-    paths = [hypotheses] if second is None else [hypotheses, second]
-    systems = list(zip(paths, evaluate_systems(rows, [read_hypotheses(path) for path in paths], config), strict=True))
+    systems = list(zip(paths, evaluate_systems(rows, heard, config, left_out=left_out), strict=True))
     first = systems[0][1]
     print(*lines(first), sep="\n")
     print("".join(f"{note}\n" for note in advice(first)), end="", file=sys.stderr)
@@ -85,7 +101,26 @@ def score_command(
 
         page = from_dict({"worst": worst, "audio_mb": audio_mb}, PageConfig, where="score")
         sure = read_confidences(hypotheses, table)
-        said = write_page(
-            html, references, manifest, rows, systems, differences, confidences=sure, model=model, config=page
+        notes = write_page(
+            html, references, sound, rows, systems, differences, confidences=sure, model=model, config=page
         )
-        print(f"{html}: {'; '.join(said)}")
+        print(f"{html}: {'; '.join(notes)}")
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _sound_of(path: Path, said: "Texts", root: Path | None, is_needed: bool) -> Manifest | None:
+    """Return where the audio of references is listed; None where they name none, or it is not there nor needed."""
+    if said.manifest is not None or all(row.path is None for row in said.said):
+        return said.manifest
+    try:
+        manifest = read_named(path, root=root, tell=_tell)
+    except (AudioError, ManifestError) as error:
+        if is_needed:
+            raise
+        _tell(f"no sound: {error}")
+        return None
+    rows = zip(manifest.utterances, said.said, strict=True)  # both in the order of the file
+    return Manifest(root=manifest.root, utterances=tuple(dataclasses.replace(row, id=each.id) for row, each in rows))

@@ -23,11 +23,13 @@ __all__ = [
     "Compared",
     "Evaluation",
     "Group",
+    "LeftOut",
     "Rate",
     "Reference",
     "ScoreConfig",
     "evaluate",
     "evaluate_systems",
+    "in_common",
     "judge",
 ]
 
@@ -104,6 +106,27 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Ids that were not scored, as not every side had them."""
+
+    references: Sequence[str]  # without a hypothesis of every system
+    hypotheses: Sequence[Sequence[str]]  # of each system, without a reference or without one of another system
+
+    def described(self) -> list[str]:
+        """Return for each side how many they are, with the first three.
+
+        Examples:
+            >>> LeftOut(references=["a", "b"], hypotheses=[[]]).described()
+            ['2 references: a, b', '0 hypotheses']
+        """
+        sides = [
+            ("references", self.references),
+            *zip(("hypotheses", "hypotheses of the second"), self.hypotheses, strict=False),
+        ]
+        return [f"{len(ids)} {what}" + (f": {', '.join(ids[:3])}" if ids else "") for what, ids in sides]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """All figures of one system."""
 
@@ -113,6 +136,17 @@ class Evaluation:
     groups: Mapping[str, Sequence[Group]]  # by grouping
     utterances: Sequence[Compared]
     drawn: NDArray[np.int64] = field(repr=False, compare=False)  # (samples, 4): errors, tokens of words and characters
+    left_out: LeftOut | None = None  # where only what all sides have was scored
+
+    @property
+    def wer(self) -> float:
+        """Word errors over words of the references; may exceed 1."""
+        return self.total.words.errors.rate
+
+    @property
+    def cer(self) -> float:
+        """Character errors over characters of the references, spaces counted."""
+        return self.total.characters.errors.rate
 
 
 class _Part(NamedTuple):
@@ -124,13 +158,36 @@ class _Part(NamedTuple):
     blocks: Sequence[str]  # what each is drawn with
 
 
-def evaluate(references: Sequence[Reference], hypotheses: Mapping[str, str], config: ScoreConfig) -> Evaluation:
+def in_common(
+    references: Sequence[Reference], systems: Sequence[Mapping[str, str]]
+) -> tuple[list[Reference], list[dict[str, str]], LeftOut]:
+    """Keep the utterances that the references and all systems have, and say what is left out on each side."""
+    ids = {row.id for row in references}.intersection(*systems)
+    left_out = LeftOut(
+        references=[row.id for row in references if row.id not in ids],
+        hypotheses=[[key for key in texts if key not in ids] for texts in systems],
+    )
+    kept = [{key: text for key, text in texts.items() if key in ids} for texts in systems]
+    return [row for row in references if row.id in ids], kept, left_out
+
+
+def evaluate(
+    references: Sequence[Reference],
+    hypotheses: Mapping[str, str],
+    config: ScoreConfig,
+    *,
+    left_out: LeftOut | None = None,
+) -> Evaluation:
     """Score one system; see `evaluate_systems`."""
-    return evaluate_systems(references, [hypotheses], config)[0]
+    return evaluate_systems(references, [hypotheses], config, left_out=left_out)[0]
 
 
 def evaluate_systems(
-    references: Sequence[Reference], systems: Sequence[Mapping[str, str]], config: ScoreConfig
+    references: Sequence[Reference],
+    systems: Sequence[Mapping[str, str]],
+    config: ScoreConfig,
+    *,
+    left_out: LeftOut | None = None,
 ) -> list[Evaluation]:
     """Score systems on the same references. What is drawn for intervals is drawn once for all.
 
@@ -138,11 +195,16 @@ def evaluate_systems(
         references: each id once.
         systems: hypotheses of each, text by id, the same ids.
         config: how.
+        left_out: of `in_common`, to be told with the figures.
 
     Raises:
         ManifestError: ids that only one side has or that occur twice, nothing to score, references without words after
             normalising, no speaker where speakers are to be drawn.
     """
+    if left_out is not None and not references:
+        raise ManifestError(
+            f"score: no utterance is on all sides; left over: {'; '.join(left_out.described())}; give them the same ids"
+        )
     for hypotheses in systems:
         _check_ids(references, hypotheses)
     compared = [_compare(references, hypotheses, config) for hypotheses in systems]
@@ -171,6 +233,7 @@ def evaluate_systems(
                 groups=by_grouping,
                 utterances=utterances,
                 drawn=totals[system],
+                left_out=left_out,
             )
         )
     return found
@@ -205,7 +268,7 @@ def _check_ids(references: Sequence[Reference], hypotheses: Mapping[str, str]) -
         if missing:
             raise ManifestError(
                 f"score: {len(missing)} utterances have no {what}: {', '.join(missing[:3])}; "
-                "score all that was transcribed, and transcribe all that is scored"
+                "score all that was transcribed, and transcribe all that is scored; --common scores what both have"
             )
 
 

@@ -23,6 +23,8 @@ def lines(evaluation: Evaluation) -> list[str]:
         found.append(f"{name} {100 * errors.rate:6.2f} % {_interval(rate)}  {kinds}  of {errors.reference}")
     drawn = f"{total.blocks} {config.blocks}s drawn {config.samples} times, seed {config.seed}"
     found.append(f"{total.utterances} utterances; intervals of {100 * config.level:g} %: {drawn}")
+    if evaluation.left_out is not None:
+        found += [f"left out, as not all sides have them: {each}" for each in evaluation.left_out.described()]
     found.append(f"texts: {evaluation.normaliser}; alignment of words: {config.alignment}")
     if total.blocks < _FEW_BLOCKS:
         found.append(f"only {total.blocks} {config.blocks}s: the intervals are too narrow to be trusted")
@@ -71,6 +73,8 @@ def as_json(evaluation: Evaluation, differences: tuple[Difference, Difference] |
         },
         "notes": advice(evaluation),
     }
+    if evaluation.left_out is not None:
+        found["left_out"] = dataclasses.asdict(evaluation.left_out)
     if differences is not None:
         found["second_minus_first"] = {
             name: dataclasses.asdict(each) for name, each in zip(("wer", "cer"), differences, strict=True)

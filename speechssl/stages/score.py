@@ -1,20 +1,18 @@
-"""Stage `score`: a manifest with texts and what a system wrote -> references with their groups."""
+"""Stage `score`: texts of any kind and what a system wrote -> references with their groups."""
 
 import dataclasses
-import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from speechssl.data.audio import AudioConfig
-from speechssl.data.fields import BLANKS, first_field, lines_of, unescape_id
 from speechssl.data.languages import is_code_like, read_language
-from speechssl.data.manifest import Manifest, Utterance, id_of, part_id_of, read_side_file, read_table
+from speechssl.data.manifest import Manifest, Utterance, read_table
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.score.evaluate import Reference
+from speechssl.transcripts.reading import Said, Texts, read_texts
 
-__all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "read_json_lines", "references_of", "with_known_languages"]
+__all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "references_of", "with_known_languages"]
 
 GROUPINGS = ("speaker", "language", "split", "duration", "snr")  # known without a table
 _BANDS_S = (1.0, 2.0, 5.0, 10.0, 20.0)
@@ -23,20 +21,32 @@ _ANY_RATE = AudioConfig(min_sample_rate=1)
 
 
 def references_of(
-    manifest: Manifest, groupings: Sequence[str] = (), columns: Mapping[str, Mapping[str, str]] | None = None
+    source: Manifest | Texts,
+    groupings: Sequence[str] = (),
+    columns: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    sound: Manifest | None = None,
 ) -> list[Reference]:
-    """Return the texts of a manifest with the groups of each utterance.
+    """Return texts with the groups of each utterance.
 
     Args:
-        manifest: with a text for every utterance.
-        groupings: names of `GROUPINGS`, or of columns; `snr` reads the audio.
+        source: a manifest with a text for every utterance, or what `read_texts` found.
+        groupings: names of `GROUPINGS`, or of columns; `snr` reads the audio, and so may `duration` its headers.
         columns: of `read_columns`.
+        sound: where the audio is listed, if `source` is no manifest.
 
     Raises:
         ManifestError: a text is missing, a grouping is not known, or nothing is known of an utterance's group.
         AudioError: `snr` is asked for and a file cannot be read.
     """
-    untranscribed = [row.id for row in manifest.utterances if not row.text]
+    rows: Sequence[Utterance | Said]
+    if isinstance(source, Manifest):
+        sound, rows = source, source.utterances
+    else:
+        sound, rows = sound or source.manifest, source.said
+    is_heard = sound is not None and not {"snr", "duration"}.isdisjoint(groupings)
+    heard = {row.id: row for row in sound.utterances} if sound is not None and is_heard else {}
+    untranscribed = [row.id for row in rows if not row.text]
     if untranscribed:
         raise ManifestError(
             f"{len(untranscribed)} utterances have no text: {', '.join(untranscribed[:3])}; transcribe or remove them"
@@ -53,9 +63,9 @@ def references_of(
             text=row.text or "",
             speaker=row.speaker,
             language=row.language,
-            groups={name: _group_of(manifest, row, name, columns or {}) for name in groupings},
+            groups={name: _group_of(sound, heard.get(row.id), row, name, columns or {}) for name in groupings},
         )
-        for row in manifest.utterances
+        for row in rows
     ]
 
 
@@ -89,91 +99,8 @@ def with_known_languages(references: Sequence[Reference], where: Path) -> tuple[
 
 
 def read_hypotheses(path: Path) -> dict[str, str]:
-    """Read what a system wrote, by utterance id, in the form that the name and the first line say.
-
-    `.jsonl` and `.json` are objects, one a line, as `speechssl transcribe` and NeMo write them: `pred_text` counts
-    before `text`, and without an `id` the file and its times make one, as in an import. `.trn` is sclite's
-    (`text (id)`). A table has a header with `id` or `path`; lines without one, in a file that is no `.tsv` or `.csv`,
-    are Kaldi's.
-
-    Raises:
-        ManifestError: it does not parse, or an id occurs twice.
-    """
-    suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".json"):
-        rows = read_json_lines(path)
-        return {key: str(row.get("pred_text", row.get("text", ""))) for key, row in rows.items()}
-    if suffix == ".trn":
-        return _read_trn(path)
-    lines = [] if suffix in (".tsv", ".csv") else _lines(path)
-    if not lines or {"id", "path"} & {*lines[0].split("\t")}:
-        return {key: columns.get("text", "") for key, columns in read_side_file(path).items()}
-    found: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
-        key, text = first_field(line)
-        if key in found:
-            raise ManifestError(f"{path}:{number}: {key} occurs twice; keep one of its rows")
-        if key:
-            found[key] = text
-    return found
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return lines_of(path.read_text(encoding="utf-8-sig")) or [""]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read ({error}); name a file in UTF-8") from error
-
-
-def _read_trn(path: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for number, line in enumerate(_lines(path), start=1):
-        text, opened, field = line.rstrip(BLANKS).rpartition("(")
-        key = unescape_id(field[:-1])
-        if not line.strip(BLANKS):
-            continue
-        if not opened or not field.endswith(")"):
-            raise ManifestError(f"{path}:{number}: expected `text (id)`, found {line!r}")
-        if key in found:
-            raise ManifestError(f"{path}:{number}: {key} occurs twice; keep one of its rows")
-        found[key] = text.strip(BLANKS)
-    return found
-
-
-def read_json_lines(path: Path) -> dict[str, dict[str, Any]]:
-    """Read objects, one a line, by their `id`, or the one that NeMo's `audio_filepath`, `offset` and `duration` make.
-
-    Raises:
-        ManifestError: it cannot be read, a line is no object with an id, or an id occurs twice.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read ({error}); name a file in UTF-8") from error
-    found: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            key = str(row["id"]) if "id" in row else _id_of_audio(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ManifestError(
-                f"{path}:{number}: expected an object with an id or audio_filepath, found {line[:60]!r}"
-            ) from error
-        if key in found:
-            raise ManifestError(f"{path}:{number}: {key} occurs twice; keep one of its lines")
-        found[key] = row
-    return found
-
-
-def _id_of_audio(row: Mapping[str, Any]) -> str:
-    """Return the id that an import of NeMo's manifest gives an utterance without one."""
-    key = id_of(str(row["audio_filepath"]))
-    if row.get("offset") is None:
-        return key
-    start_s = float(row["offset"])
-    return part_id_of(key, start_s, start_s + float(row["duration"]))
+    """Read what a system wrote, by utterance id; `transcripts.reading` knows the formats."""
+    return read_texts(path, "hypothesis").by_id()
 
 
 def read_columns(path: Path) -> dict[str, dict[str, str]]:
@@ -185,17 +112,26 @@ def read_columns(path: Path) -> dict[str, dict[str, str]]:
     return read_table(path, ("id", "speaker"))
 
 
-def _group_of(manifest: Manifest, row: Utterance, name: str, columns: Mapping[str, Mapping[str, str]]) -> str:
+def _group_of(
+    sound: Manifest | None,
+    heard: Utterance | None,
+    row: Utterance | Said,
+    name: str,
+    columns: Mapping[str, Mapping[str, str]],
+) -> str:
     match name:
         case "speaker" | "language" | "split":
             return getattr(row, name) or "unknown"
         case "duration":
-            return _band(row.duration_s, _BANDS_S, "s")
+            duration_s = row.duration_s if heard is None else heard.duration_s
+            return "unknown" if duration_s is None else _band(duration_s, _BANDS_S, "s")
         case "snr":
             from speechssl.data.utterance import read_utterance  # both bring torch, which texts do without
             from speechssl.score.snr import estimate_snr_db
 
-            return _band(estimate_snr_db(read_utterance(manifest, row, _ANY_RATE)), _BANDS_DB, "dB")
+            if sound is None or heard is None:
+                raise ManifestError(f"{row.id}: the references do not say where its audio is, which snr reads")
+            return _band(estimate_snr_db(read_utterance(sound, heard, _ANY_RATE)), _BANDS_DB, "dB")
     known = columns.get(row.id) or columns.get(row.speaker or "") or {}
     return known.get(name) or "unknown"
 

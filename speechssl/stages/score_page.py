@@ -21,7 +21,7 @@ from speechssl.score.intervals import Difference
 from speechssl.score.page import PathToken, Recording, Report, System, write_score_page
 from speechssl.score.summary import advice
 from speechssl.stages.emit import EmitConfig, emissions
-from speechssl.stages.score import read_json_lines
+from speechssl.transcripts.reading import read_json_lines
 from speechssl.transcripts.timed import best_path
 
 __all__ = ["PageConfig", "read_confidences", "write_page"]
@@ -55,7 +55,7 @@ class _Sounds:
 def write_page(
     out: Path,
     source: Path,
-    manifest: Manifest,
+    manifest: Manifest | None,
     references: Sequence[Reference],
     systems: Sequence[tuple[Path, Evaluation]],
     differences: tuple[Difference, Difference] | None = None,
@@ -68,8 +68,8 @@ def write_page(
 
     Args:
         out: the file.
-        source: the manifest's file.
-        manifest: of the references, with the audio.
+        source: the file of the references.
+        manifest: of the references, with the audio; None where they do not name any, and the page has no sound.
         references: what was scored.
         systems: one or two, each with the file of its texts.
         differences: of `judge`, where there are two.
@@ -87,12 +87,15 @@ def write_page(
         systems[0][1].utterances,
         key=lambda row: (-row.word_errors.rate, -row.character_errors.rate, row.id),
     )
-    rows = {row.id: row for row in manifest.utterances}
-    chosen = [rows[row.id] for row in ranked[: config.worst]]
-    sounds = _read_sounds(manifest, chosen, config.audio_mb * 1e6)
+    rows = {} if manifest is None else {row.id: row for row in manifest.utterances}
+    chosen = [rows[row.id] for row in ranked[: config.worst] if row.id in rows]
+    sounds = _Sounds(flac={}, too_large=0, unreadable=())
     paths: dict[str, list[PathToken]] = {}
-    rate, notes = 50.0, _notes(sounds, len(chosen), config)
-    if model is not None:
+    rate, notes = 50.0, [f"no sound: {source} does not say where the audio is"]
+    if manifest is not None:
+        sounds = _read_sounds(manifest, chosen, config.audio_mb * 1e6)
+        notes = _notes(sounds, len(chosen), config)
+    if model is not None and manifest is not None:
         heard = replace(manifest, utterances=tuple(row for row in chosen if row.id in sounds.flac))
         paths, rate, skipped = _paths(model, heard)
         notes.append(f"tokens over the spectrograms: the most probable of each frame by {model}")
@@ -103,7 +106,7 @@ def write_page(
         references=references,
         systems=[System(name=name, evaluation=each) for name, (_, each) in zip(names, systems, strict=True)],
         differences=differences,
-        durations_s={row.id: row.duration_s for row in manifest.utterances},
+        durations_s={row.id: row.duration_s for row in rows.values()},
         confidences=confidences,
         recordings={key: Recording(flac=flac, path=paths.get(key, ())) for key, flac in sounds.flac.items()},
         frames_per_second=rate,

@@ -92,6 +92,10 @@ def read_texts(path: Path, side: Side = "hypothesis", *, root: Path | None = Non
     """
     if path.is_dir():
         path /= "text"
+    if path.suffix.lower() in ALL_SUFFIXES:
+        raise ManifestError(
+            f"{path}: is audio, which has no text; name a manifest with texts, or a table of id and text"
+        )
     kind = _kind_of(path)
     if kind == "json":
         found = Texts(said=[_of_object(key, row, side) for key, row in read_json_lines(path).items()])
@@ -214,9 +218,9 @@ def _cut(words: Sequence[Word], references: Texts, tell: Callable[[str], object]
     by_place: dict[tuple[str, str], list[tuple[Span, str | None]]] = {}
     known = {span.recording: 0 for span in references.spans.values()}
     for key, span in references.spans.items():
-        by_place.setdefault(span[:2], []).append((span, key))
+        by_place.setdefault(_place(span), []).append((span, key))
     for span in references.ignored:
-        by_place.setdefault(span[:2], []).append((span, None))
+        by_place.setdefault(_place(span), []).append((span, None))
     channels: dict[str, set[str]] = {}
     for recording, channel in by_place:
         channels.setdefault(recording, set()).add(channel)
@@ -226,9 +230,9 @@ def _cut(words: Sequence[Word], references: Texts, tell: Callable[[str], object]
         segments.sort(key=lambda each: each[0].start_s)
     left, strangers = 0, Counter[str]()
     for word in words:
-        place = word.at[:2]
+        place = _place(word.at)
         if place not in by_place and len(channels.get(word.at.recording, ())) == 1:
-            place = (word.at.recording, min(channels[word.at.recording]))  # 1 here, A there
+            place = (word.at.recording, min(channels[word.at.recording]))
         if place not in by_place:
             strangers[word.at.recording] += 1
             continue
@@ -249,6 +253,12 @@ def _cut(words: Sequence[Word], references: Texts, tell: Callable[[str], object]
     if left:
         tell(f"{left} words lie in segments that are not scored, and are left out")
     return {key: " ".join(found) for key, found in texts.items()}
+
+
+def _place(span: Span) -> tuple[str, str]:
+    """Return recording and channel, A being 1 as for NIST's tools."""
+    is_letter = re.fullmatch("[A-Z]", span.channel) is not None
+    return span.recording, str(ord(span.channel) - ord("A") + 1) if is_letter else span.channel
 
 
 def _nearest(segments: Sequence[tuple[Span, str | None]], at_s: float) -> str | None:

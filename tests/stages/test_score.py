@@ -189,3 +189,69 @@ def test_texts_without_blanks_between_words_are_said_to_be_scored_by_cer(
     assert "without blanks" not in told.out
     assert json.loads(out.read_text())["notes"] == [told.err.strip()]
     assert page.read_text(encoding="utf-8").count("CER is the measure") == 1
+
+
+def written(folder: Path) -> tuple[Path, Path]:
+    """Write references without audio, and hypotheses of other utterances."""
+    (folder / "text").write_text("a one two\nb three\nc four\n")
+    (folder / "h.trn").write_text("one too (a)\nthree (b)\nfive (d)\n")
+    return folder / "text", folder / "h.trn"
+
+
+def test_texts_on_both_sides_need_no_manifest_and_common_counts_what_is_left_out(tmp_path, capsys):
+    said, heard = written(tmp_path)
+    assert main(["score", str(said), str(heard)]) == 2
+    assert "1 utterances have no hypothesis: c; score all that was transcribed" in capsys.readouterr().err
+    out = tmp_path / "s.json"
+    assert main(["score", str(said), str(heard), "--common", "--samples", "10", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "substitutions 1  deletions 0  insertions 0  of 3" in printed
+    assert "left out, as not all sides have them: 1 references: c\n" in printed
+    assert "left out, as not all sides have them: 1 hypotheses: d\n" in printed
+    assert json.loads(out.read_text())["left_out"] == {"references": ["c"], "hypotheses": [["d"]]}
+
+
+def test_two_systems_are_compared_on_what_all_have(tmp_path, capsys):
+    said, heard = written(tmp_path)
+    (tmp_path / "second.ctm").write_text("b 1 0 1 three\nc 1 0 1 four\n")
+    arguments = ["score", str(said), str(heard), str(tmp_path / "second.ctm"), "--common", "--samples", "10"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "1 hypotheses: d" in printed.out
+    assert "1 utterances have no words in the CTM, and count as heard empty: a" in printed.err
+
+
+def test_references_without_text_are_left_out_in_common(tmp_path, capsys):
+    (tmp_path / "r.tsv").write_text("id\ttext\na\tone\nb\t\n")
+    (tmp_path / "h.tsv").write_text("id\ttext\na\tone\nb\ttwo\n")
+    assert main(["score", str(tmp_path / "r.tsv"), str(tmp_path / "h.tsv"), "--common", "--samples", "10"]) == 0
+    assert "1 references: b" in capsys.readouterr().out
+
+
+def test_a_page_without_audio_says_that_it_has_no_sound(tmp_path, capsys):
+    said, heard = written(tmp_path)
+    page = tmp_path / "p.html"
+    assert main(["score", str(said), str(heard), "--common", "--samples", "10", "--html", str(page)]) == 0
+    assert f"{page}: no sound: {said} does not say where the audio is" in capsys.readouterr().out
+    assert "no sound" in page.read_text()
+    (tmp_path / "r.tsv").write_text("a\tnowhere/a.wav\tone\n")
+    (tmp_path / "h.tsv").write_text("a\tone\n")
+    arguments = ["score", str(tmp_path / "r.tsv"), str(tmp_path / "h.tsv"), "--samples", "10"]
+    assert main([*arguments, "--html", str(page)]) == 0
+    assert "nowhere/a.wav is not there" in capsys.readouterr().err
+    assert main([*arguments, "--by", "snr"]) == 2
+
+
+def test_a_table_with_paths_has_sound_and_durations(corpus, tmp_path, capsys):
+    rows = read_manifest(corpus).utterances
+    table = corpus.with_name("t.txt")
+    table.write_text("".join(f"{row.path} {row.text}\n" for row in rows))
+    heard = tmp_path / "h.tsv"
+    heard.write_text("".join(f"{row.id}\t{row.text}\n" for row in rows))
+    page = tmp_path / "p.html"
+    arguments = ["score", str(table), str(heard), "--samples", "10", "--by", "duration", "--by", "snr"]
+    assert main([*arguments, "--html", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert "WER   0.00 %" in printed
+    assert "from 1 to 2 s" in printed
+    assert f"{page}: audio of 8 utterances" in printed
