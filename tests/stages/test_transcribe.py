@@ -19,11 +19,12 @@ from speechssl.data.manifest import Utterance, read_manifest, write_manifest
 from speechssl.errors import AudioError, ConfigError, ManifestError, VocabularyError
 from speechssl.lm.arpa import write_arpa
 from speechssl.lm.kneser_ney import NGramConfig, estimate
-from speechssl.manifests.named import files_as_manifest, transcribe
+from speechssl.manifests.named import files_as_manifest
 from speechssl.saved import SavedModel
 from speechssl.stages.align import align
 from speechssl.stages.emit import EmitConfig, emissions, read_ahead
 from speechssl.stages.stream import StreamConfig, stream
+from speechssl.stages.transcribe import transcribe
 from speechssl.transcripts.timed import Timed
 
 
