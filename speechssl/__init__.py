@@ -33,6 +33,7 @@ _NAMES = {  # module of each public name, below this package; `__init__.pyi` say
     "PretrainConfig": "stages.pretrain",
     "Pretrained": "inference.models",
     "Recogniser": "inference.models",
+    "ScoreConfig": "scoring.evaluate",
     "SpeechEncoder": "model.encoder",
     "SpeechSSLError": "errors",
     "Timed": "transcripts.timed",
@@ -46,6 +47,7 @@ _NAMES = {  # module of each public name, below this package; `__init__.pyi` say
     "load": "inference.load",
     "pretrain": "stages.pretrain",
     "read_manifest": "data.manifest",
+    "score": "scoring.texts",
     "write_manifest": "data.manifest",
 }
 

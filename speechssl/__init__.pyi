@@ -19,6 +19,8 @@ from speechssl.model.encoder import SpeechEncoder as SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig as ContrastiveConfig
 from speechssl.objective.ctc import CTCConfig as CTCConfig
 from speechssl.objective.masked_prediction import MaskedPredictionConfig as MaskedPredictionConfig
+from speechssl.scoring.evaluate import ScoreConfig as ScoreConfig
+from speechssl.scoring.texts import score as score
 from speechssl.stages.cluster import ClusterConfig as ClusterConfig
 from speechssl.stages.cluster import cluster as cluster
 from speechssl.stages.data import DataConfig as DataConfig

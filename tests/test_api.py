@@ -19,9 +19,9 @@ from speechssl.train.runlog import LogConfig
 NAMES = (
     *("AudioConfig", "BatchConfig", "CTCConfig", "ClusterConfig", "ContrastiveConfig", "DataConfig", "Encoder"),
     *("EncoderConfig", "Features", "FinetuneConfig", "KMeans", "LogProbs", "Manifest", "MaskedPredictionConfig"),
-    *("OptimConfig", "PretrainConfig", "Pretrained", "Recogniser", "SpeechEncoder", "SpeechSSLError", "Timed"),
-    *("TrainConfig", "Transcript", "Units", "Utterance", "__version__", "cluster", "finetune", "fit", "load"),
-    *("pretrain", "read_manifest", "write_manifest"),
+    *("OptimConfig", "PretrainConfig", "Pretrained", "Recogniser", "ScoreConfig", "SpeechEncoder", "SpeechSSLError"),
+    *("Timed", "TrainConfig", "Transcript", "Units", "Utterance", "__version__", "cluster", "finetune", "fit", "load"),
+    *("pretrain", "read_manifest", "score", "write_manifest"),
 )
 
 
@@ -55,6 +55,17 @@ def test_every_public_method_is_documented(name):
     public = [method for method in vars(getattr(speechssl, name)).items() if not method[0].startswith("_")]
     undocumented = [key for key, value in public if callable(value) and not inspect.getdoc(value)]
     assert not undocumented
+
+
+def test_no_module_hides_a_public_name():
+    """Python sets a package's attribute when a module of it is imported: `speechssl.score` would turn into one."""
+    here = Path(speechssl.__file__).parent
+    assert not [name for name in NAMES if (here / name).is_dir() or (here / f"{name}.py").exists()]
+
+
+def test_texts_are_scored():
+    found = speechssl.score(["one two", "three"], ["one too", "three"])
+    assert (found.wer, found.total.words.errors.substitutions) == (pytest.approx(1 / 3), 1)
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

@@ -16,7 +16,7 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"config", "extras"},
     {"parallel", "data", "model"},
     {"objective", "corpora", "doctor", "manifests", "lm", "units"},
-    {"score", "train", "transcripts"},
+    {"scoring", "train", "transcripts"},
     {"saved", "decoding"},
     {"interop"},
     {"stages"},
@@ -29,7 +29,7 @@ SEPARATE = [
     ("parallel", "data"),
     ("objective", "parallel"),
     ("train", "units"),
-    ("score", "objective"),
+    ("scoring", "objective"),
 ]
 MODULES = sorted(SOURCES.rglob("*.py"))
 

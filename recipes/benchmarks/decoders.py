@@ -28,7 +28,7 @@ from speechssl.lm.build import build_model
 from speechssl.lm.kneser_ney import NGramConfig
 from speechssl.lm.lexicon import Lexicon
 from speechssl.lm.texts import read_sentences
-from speechssl.score.wer import score_texts
+from speechssl.scoring.wer import score_texts
 
 __all__ = ["PURE", "Heard", "Language", "build_language", "decoders", "error_rate", "left_out", "simulate", "turn"]
 

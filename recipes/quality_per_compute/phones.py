@@ -21,8 +21,8 @@ from speechssl.data.manifest import read_manifest
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveObjective
 from speechssl.saved import SavedModel
-from speechssl.score.alignments import Interval, read_phones
-from speechssl.score.clusters import mutual_information, segments_of_frames
+from speechssl.scoring.alignments import Interval, read_phones
+from speechssl.scoring.clusters import mutual_information, segments_of_frames
 
 RIDGE = 10.0  # added to the diagonal; features have variance one
 LOUDNESS_CLASSES = 16

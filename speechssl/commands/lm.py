@@ -21,7 +21,7 @@ from speechssl.lm.lexicon import Lexicon
 from speechssl.lm.model import perplexity
 from speechssl.lm.texts import as_letters, read_sentences
 from speechssl.manifests.named import read_named
-from speechssl.score.normalise import Normaliser, normalise
+from speechssl.scoring.normalise import Normaliser, normalise
 
 if TYPE_CHECKING:  # the modules need extras, or torch, which the other commands run without
     from speechssl.data.vocabulary import Vocabulary

@@ -49,8 +49,8 @@ def score_command(
     root: Root = None,
 ) -> None:
     """Score transcripts by utterance id: CER and WER with intervals, by group, and against another system."""
-    from speechssl.score.evaluate import ScoreConfig, evaluate_systems, in_common, judge
-    from speechssl.score.summary import advice, as_json, difference_lines, lines, utterance_rows
+    from speechssl.scoring.evaluate import ScoreConfig, evaluate_systems, in_common, judge
+    from speechssl.scoring.summary import advice, as_json, difference_lines, lines, utterance_rows
     from speechssl.stages.score import read_columns, references_of, with_known_languages
     from speechssl.transcripts.reading import read_texts, same_utterances
 

@@ -18,7 +18,7 @@ from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import ConfigError
 from speechssl.interop.formats import read_saved
 from speechssl.parallel import Ranks, pick_device, start_ranks
-from speechssl.score.clusters import measure_units, read_phones
+from speechssl.scoring.clusters import measure_units, read_phones
 from speechssl.stages.data import DataConfig, read_data, tell_left_out
 from speechssl.stages.features import (
     ExtractConfig,

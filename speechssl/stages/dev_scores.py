@@ -14,7 +14,7 @@ from speechssl.data.manifest import write_atomically
 from speechssl.data.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 from speechssl.decoding.greedy import merged
 from speechssl.objective.ctc import CTCModel
-from speechssl.score.wer import ErrorRate, score_texts
+from speechssl.scoring.wer import ErrorRate, score_texts
 
 __all__ = ["DevSet", "hear", "texts_of_others"]
 

@@ -17,8 +17,8 @@ from speechssl.data.manifest import Manifest
 from speechssl.errors import LabelError, ManifestError
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.objective.figures import perplexity, tally
-from speechssl.score.alignments import Interval
-from speechssl.score.clusters import FeatureSpread, UnitTally
+from speechssl.scoring.alignments import Interval
+from speechssl.scoring.clusters import FeatureSpread, UnitTally
 from speechssl.stages.data import DataConfig, read_waveforms
 from speechssl.stages.features import draw_hours
 from speechssl.units.kmeans import KMeans

@@ -9,7 +9,7 @@ from speechssl.data.audio import AudioConfig
 from speechssl.data.languages import is_code_like, read_language
 from speechssl.data.manifest import Manifest, Utterance, read_table
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.score.evaluate import Reference
+from speechssl.scoring.evaluate import Reference
 from speechssl.transcripts.reading import Said, Texts, read_texts
 
 __all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "references_of", "with_known_languages"]
@@ -127,7 +127,7 @@ def _group_of(
             return "unknown" if duration_s is None else _band(duration_s, _BANDS_S, "s")
         case "snr":
             from speechssl.data.utterance import read_utterance  # both bring torch, which texts do without
-            from speechssl.score.snr import estimate_snr_db
+            from speechssl.scoring.snr import estimate_snr_db
 
             if sound is None or heard is None:
                 raise ManifestError(f"{row.id}: the references do not say where its audio is, which snr reads")

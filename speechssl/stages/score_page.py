@@ -16,10 +16,10 @@ from speechssl.data.manifest import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.interop.formats import read_saved
 from speechssl.parallel import pick_device
-from speechssl.score.evaluate import Evaluation, Reference
-from speechssl.score.intervals import Difference
-from speechssl.score.page import PathToken, Recording, Report, System, write_score_page
-from speechssl.score.summary import advice
+from speechssl.scoring.evaluate import Evaluation, Reference
+from speechssl.scoring.intervals import Difference
+from speechssl.scoring.page import PathToken, Recording, Report, System, write_score_page
+from speechssl.scoring.summary import advice
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.transcripts.reading import read_json_lines
 from speechssl.transcripts.timed import best_path

@@ -22,8 +22,8 @@ from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import ConfigError, LabelError
 from speechssl.interop.formats import read_saved
 from speechssl.parallel import Ranks, pick_device
-from speechssl.score.alignments import Interval, read_phones
-from speechssl.score.clusters import FeatureSpread, UnitQuality, UnitTally
+from speechssl.scoring.alignments import Interval, read_phones
+from speechssl.scoring.clusters import FeatureSpread, UnitQuality, UnitTally
 from speechssl.stages.data import DataConfig, read_data, tell_left_out
 from speechssl.stages.features import (
     ExtractConfig,

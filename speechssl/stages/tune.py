@@ -29,7 +29,7 @@ from speechssl.lm.arpa import read_arpa
 from speechssl.lm.model import NGramModel
 from speechssl.parallel import pick_device
 from speechssl.saved import SavedModel
-from speechssl.score.wer import score_texts
+from speechssl.scoring.wer import score_texts
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.stages.tune_surface import draw_surface
 from speechssl.stages.tuned import TuneConfig

@@ -15,7 +15,7 @@ from speechssl.lm.lexicon import read_lexicon
 from speechssl.manifests.entries import json_lines
 from speechssl.manifests.filter import read_ids
 from speechssl.manifests.kaldi import _table
-from speechssl.score.alignments import read_phones
+from speechssl.scoring.alignments import read_phones
 from speechssl.stages.score import read_hypotheses
 
 SIGNS = ["\u00a0", "\u3000", "\u202f", "\u2028", "\x85", "\x0b", "\x0c", "\x1c"]

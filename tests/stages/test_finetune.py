@@ -20,7 +20,7 @@ from speechssl.errors import AudioError, CheckpointError, ConfigError, ManifestE
 from speechssl.model.masking import MaskConfig
 from speechssl.objective.ctc import CTCConfig
 from speechssl.saved import SavedModel
-from speechssl.score.wer import score_texts
+from speechssl.scoring.wer import score_texts
 from speechssl.stages.align import align
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig

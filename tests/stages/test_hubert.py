@@ -16,7 +16,7 @@ from speechssl.data.manifest import read_manifest
 from speechssl.errors import CheckpointError, ConfigError, LabelError, StoppedError, TrainingError
 from speechssl.plot import plot_sweeps
 from speechssl.saved import SavedModel
-from speechssl.score.clusters import UnitQuality
+from speechssl.scoring.clusters import UnitQuality
 from speechssl.stages import hubert as stage
 from speechssl.stages.hubert import HubertConfig, choose_units, hubert
 from speechssl.stages.iterations import resolve

@@ -14,7 +14,7 @@ from speechssl.errors import ManifestError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.objective.quantizer import QuantizerConfig
-from speechssl.score.alignments import Interval
+from speechssl.scoring.alignments import Interval
 from speechssl.stages import probe as module
 from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain

@@ -13,7 +13,7 @@ import torch
 from speechssl.__main__ import main
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.errors import ManifestError
-from speechssl.score.snr import estimate_snr_db
+from speechssl.scoring.snr import estimate_snr_db
 from speechssl.stages.score import read_columns, read_hypotheses, references_of
 
 

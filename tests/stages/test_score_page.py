@@ -14,7 +14,7 @@ from speechssl.__main__ import main
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.saved import SavedModel
-from speechssl.score.evaluate import ScoreConfig, evaluate
+from speechssl.scoring.evaluate import ScoreConfig, evaluate
 from speechssl.stages.score import read_hypotheses, references_of
 from speechssl.stages.score_page import PageConfig, read_confidences, write_page
 from speechssl.stages.transcribe import transcribe

@@ -14,7 +14,7 @@ from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError
 from speechssl.saved import SavedModel
-from speechssl.score.clusters import UnitQuality
+from speechssl.scoring.clusters import UnitQuality
 from speechssl.stages import sweep as stage
 from speechssl.stages.data import DataConfig
 from speechssl.stages.sweep import SweepConfig, SweepRow, suggest, sweep

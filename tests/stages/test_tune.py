@@ -17,7 +17,7 @@ from speechssl.errors import ConfigError
 from speechssl.lm.arpa import write_arpa
 from speechssl.lm.kneser_ney import NGramConfig, estimate
 from speechssl.saved import SavedModel
-from speechssl.score.wer import score_texts
+from speechssl.scoring.wer import score_texts
 from speechssl.stages import tune as stage
 from speechssl.stages.tune import kept_emissions, tune
 from speechssl.stages.tuned import TuneConfig

@@ -18,7 +18,7 @@ from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.masking import MaskConfig
 from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.parallel import Ranks
-from speechssl.score.wer import score_texts
+from speechssl.scoring.wer import score_texts
 from speechssl.stages.dev_scores import texts_of_others
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.health import Facts, Guard, HealthConfig

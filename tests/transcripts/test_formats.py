@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from speechssl.errors import ConfigError
-from speechssl.score.alignments import read_phones
+from speechssl.scoring.alignments import read_phones
 from speechssl.stages.score import read_hypotheses
 from speechssl.transcripts.formats import SUFFIXES, write_transcripts
 from speechssl.transcripts.timed import Timed, Transcript

@@ -1,4 +1,4 @@
-"""Alignments of words: speechssl.score.alignment."""
+"""Alignments of words: speechssl.scoring.alignment."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.score.alignment import Method, Step, align
+from speechssl.scoring.alignment import Method, Step, align
 
 TOKENS = st.lists(st.sampled_from("abc"), max_size=6)
 SCLITE = shutil.which("sclite", path="/usr/lib/sctk/bin:/usr/bin:/usr/local/bin")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from speechssl.data.words import lacks_blanks
-from speechssl.score.evaluate import Compared, Evaluation, Group, Rate
-from speechssl.score.intervals import Difference
+from speechssl.scoring.evaluate import Compared, Evaluation, Group, Rate
+from speechssl.scoring.intervals import Difference
 
 __all__ = ["advice", "as_json", "difference_lines", "lines", "utterance_rows"]
 

@@ -1,7 +1,7 @@
-"""What is taken for what: speechssl.score.confusions."""
+"""What is taken for what: speechssl.scoring.confusions."""
 
-from speechssl.score.alignment import align
-from speechssl.score.confusions import confusions
+from speechssl.scoring.alignment import align
+from speechssl.scoring.confusions import confusions
 
 
 def test_pairs_are_counted_and_ranked_with_how_often_the_token_was_said() -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from speechssl.errors import ManifestError
-from speechssl.score.evaluate import ScoreConfig
-from speechssl.score.texts import score
+from speechssl.scoring.evaluate import ScoreConfig
+from speechssl.scoring.texts import score
 
 FEW = ScoreConfig(samples=50)
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from speechssl.score.alignment import Kind, Step
+from speechssl.scoring.alignment import Kind, Step
 
 __all__ = ["Confusion", "confusions"]
 
@@ -27,7 +27,7 @@ def confusions(alignments: Iterable[Sequence[Step]], *, most: int) -> list[Confu
         most: how many pairs to return.
 
     Examples:
-        >>> from speechssl.score.alignment import align
+        >>> from speechssl.scoring.alignment import align
         >>> confusions(align(["banana"], ["bonona"], "levenshtein"), most=1)
         [Confusion(kind='substitution', reference='a', hypothesis='o', times=2, of=3)]
     """

@@ -1,4 +1,4 @@
-"""Totals, groups and comparisons: speechssl.score.evaluate and speechssl.score.summary."""
+"""Totals, groups and comparisons: speechssl.scoring.evaluate and speechssl.scoring.summary."""
 
 import dataclasses
 import json
@@ -6,9 +6,9 @@ import json
 import pytest
 
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.score.evaluate import Reference, ScoreConfig, evaluate, evaluate_systems, judge
-from speechssl.score.summary import as_json, difference_lines, lines, utterance_rows
-from speechssl.score.wer import score_texts
+from speechssl.scoring.evaluate import Reference, ScoreConfig, evaluate, evaluate_systems, judge
+from speechssl.scoring.summary import as_json, difference_lines, lines, utterance_rows
+from speechssl.scoring.wer import score_texts
 
 QUICK = ScoreConfig(samples=200)
 TEXTS = {"a": "one two three", "b": "one two", "c": "six", "d": "ten one"}

@@ -1,4 +1,4 @@
-"""Phone alignments in every format: speechssl.score.alignments."""
+"""Phone alignments in every format: speechssl.scoring.alignments."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from speechssl.corpora.festvox import read_phone_labels
 from speechssl.errors import LabelError
-from speechssl.score.alignments import Interval, read_phones
+from speechssl.scoring.alignments import Interval, read_phones
 
 PHONES = [Interval(0.0, 0.25, "AA1"), Interval(0.25, 1.5, "sil")]
 CTM = "u 1 0.00 0.25 AA1\nu 1 0.25 1.25 sil 0.98\n"

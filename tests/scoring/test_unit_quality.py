@@ -1,4 +1,4 @@
-"""Quality of hidden units, with and without phones: speechssl.score.clusters."""
+"""Quality of hidden units, with and without phones: speechssl.scoring.clusters."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from speechssl.data.labels import FrameLabels, LabelSource
 from speechssl.errors import LabelError
-from speechssl.score.alignments import Interval
-from speechssl.score.clusters import FeatureSpread, UnitTally, measure_units
+from speechssl.scoring.alignments import Interval
+from speechssl.scoring.clusters import FeatureSpread, UnitTally, measure_units
 from tests.oracles.clusters import (
     oracle_cluster_purity,
     oracle_coverage,

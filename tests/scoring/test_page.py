@@ -1,4 +1,4 @@
-"""The page of a scoring holds all of it, asks for nothing, and no text becomes markup: speechssl.score.page."""
+"""The page of a scoring holds all of it, asks for nothing, and no text becomes markup: speechssl.scoring.page."""
 
 import base64
 import json
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.score.evaluate import Reference, ScoreConfig, evaluate, judge
-from speechssl.score.page import PathToken, Recording, Report, System, write_score_page
+from speechssl.scoring.evaluate import Reference, ScoreConfig, evaluate, judge
+from speechssl.scoring.page import PathToken, Recording, Report, System, write_score_page
 
 TEXTS = {"a": "one two three", "b": "one two", "c": "שלום לכולם", "d": "ten  one"}
 HEARD = {"a": "one too three", "b": "", "c": "שלום לכל היום", "d": "ten one"}

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speechssl.data.manifest import write_atomically
-from speechssl.score.alignment import Step
-from speechssl.score.confusions import confusions
-from speechssl.score.evaluate import Compared, Evaluation, Group, Rate, Reference
-from speechssl.score.intervals import Difference
+from speechssl.scoring.alignment import Step
+from speechssl.scoring.confusions import confusions
+from speechssl.scoring.evaluate import Compared, Evaluation, Group, Rate, Reference
+from speechssl.scoring.intervals import Difference
 
 __all__ = ["PathToken", "Recording", "Report", "System", "write_score_page"]
 
@@ -189,7 +189,7 @@ def _brief(steps: Sequence[Step]) -> str:
     """Write an alignment in runs.
 
     Examples:
-        >>> from speechssl.score.alignment import align
+        >>> from speechssl.scoring.alignment import align
         >>> _brief(align(["abcd"], ["abxd"], "levenshtein")[0])
         '2=S='
     """

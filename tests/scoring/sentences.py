@@ -1,12 +1,12 @@
 """Sentences of many languages, what the normaliser makes of them, and how many words Unicode's rules find (UAX 29).
 
-`python -m tests.score.sentences` writes docs/scripts.md.
+`python -m tests.scoring.sentences` writes docs/scripts.md.
 """
 
 import unicodedata
 from pathlib import Path
 
-from speechssl.score.normalise import normalise
+from speechssl.scoring.normalise import normalise
 
 PAGE = Path(__file__).parents[2] / "docs/scripts.md"
 HYPHEN = "a hyphen joins here, and parts there"
@@ -82,7 +82,7 @@ What `score --normaliser plain` makes of a sentence in {len(SENTENCES)} language
 `text.punctuation=remove` likewise, but for vowel points and stress marks, which they leave. The rule is in
 `speechssl/data/words.py`. `words` counts what lies between blanks afterwards, `UAX 29` the words between Unicode's word
 breaks in the sentence as it came (uniseg, which has no dictionaries). Where they differ, the last column says why. The
-page is written by `python -m tests.score.sentences`, and a test compares.
+page is written by `python -m tests.scoring.sentences`, and a test compares.
 
 Differences that no sentence here shows: a full stop without a blank (`U.S.`, `example.com`), which often ends a
 sentence, and the colon, in languages that do not spell with it, part words here and not there. The Katakana dot, slash

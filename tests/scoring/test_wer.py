@@ -1,11 +1,11 @@
-"""Word and character errors: speechssl.score.wer."""
+"""Word and character errors: speechssl.scoring.wer."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.errors import ManifestError
-from speechssl.score.wer import ErrorRate, score_texts
+from speechssl.scoring.wer import ErrorRate, score_texts
 from tests.oracles.edit_distance import oracle_edit_distance
 
 SENTENCES = st.lists(st.sampled_from(["a", "b", "cd"]), max_size=5).map(" ".join)

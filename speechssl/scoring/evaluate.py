@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from speechssl.config import configuration
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.score.alignment import Method, Step, align
-from speechssl.score.intervals import Difference, Interval, compare_systems, drawn_sums, in_blocks, percentiles
-from speechssl.score.normalise import Normaliser, describe_normaliser, normalise
-from speechssl.score.wer import ErrorRate
+from speechssl.scoring.alignment import Method, Step, align
+from speechssl.scoring.intervals import Difference, Interval, compare_systems, drawn_sums, in_blocks, percentiles
+from speechssl.scoring.normalise import Normaliser, describe_normaliser, normalise
+from speechssl.scoring.wer import ErrorRate
 
 __all__ = [
     "Compared",

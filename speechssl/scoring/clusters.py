@@ -12,7 +12,7 @@ import numpy as np
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.labels import FrameLabels
 from speechssl.errors import LabelError
-from speechssl.score.alignments import Interval, read_phones
+from speechssl.scoring.alignments import Interval, read_phones
 
 __all__ = [
     "FeatureSpread",

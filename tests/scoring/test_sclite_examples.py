@@ -2,8 +2,8 @@
 
 import pytest
 
-from speechssl.score.alignment import align
-from speechssl.score.evaluate import Reference, ScoreConfig, evaluate
+from speechssl.scoring.alignment import align
+from speechssl.scoring.evaluate import Reference, ScoreConfig, evaluate
 
 # test15_d, Ukrainian: id, reference, hypothesis; correct, substitutions, deletions, insertions
 UKRAINIAN = [

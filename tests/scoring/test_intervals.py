@@ -1,9 +1,9 @@
-"""Bootstrap and paired test: speechssl.score.intervals."""
+"""Bootstrap and paired test: speechssl.scoring.intervals."""
 
 import numpy as np
 import pytest
 
-from speechssl.score.intervals import Difference, Interval, compare_systems, drawn_sums, in_blocks, percentiles
+from speechssl.scoring.intervals import Difference, Interval, compare_systems, drawn_sums, in_blocks, percentiles
 
 
 def bootstrap(errors: np.ndarray, lengths: np.ndarray, *, samples: int, seed: int, level: float) -> Interval:
@@ -64,7 +64,7 @@ def test_the_seed_decides_the_draws(counts: tuple[np.ndarray, np.ndarray]) -> No
 def test_tables_that_share_draws_in_portions_have_the_sums_of_drawing_for_each(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("speechssl.score.intervals._AT_ONCE", at_once)
+    monkeypatch.setattr("speechssl.scoring.intervals._AT_ONCE", at_once)
     random = np.random.default_rng(4)
     tables = [random.integers(0, 30, (blocks, 4)) for blocks in (7, 40, 7, 1, 7, 40)]
     found = list(drawn_sums(tables, samples=23, seed=5))

@@ -1,11 +1,11 @@
-"""Normalisers: speechssl.score.normalise."""
+"""Normalisers: speechssl.scoring.normalise."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl.data.texts import TextConfig
-from speechssl.score.normalise import NORMALISERS, Normaliser, describe_normaliser, normalise
+from speechssl.scoring.normalise import NORMALISERS, Normaliser, describe_normaliser, normalise
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.score.evaluate import Reference, ScoreConfig, evaluate, judge
-from speechssl.score.page import PathToken, Recording, Report, System, write_score_page
-from tests.score.chromium import CHROMIUM, Browser
+from speechssl.scoring.evaluate import Reference, ScoreConfig, evaluate, judge
+from speechssl.scoring.page import PathToken, Recording, Report, System, write_score_page
+from tests.scoring.chromium import CHROMIUM, Browser
 
 pytestmark = [
     pytest.mark.slow,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from speechssl.score.evaluate import Evaluation, LeftOut, Reference, ScoreConfig, evaluate, in_common
+from speechssl.scoring.evaluate import Evaluation, LeftOut, Reference, ScoreConfig, evaluate, in_common
 
 __all__ = ["score"]
 

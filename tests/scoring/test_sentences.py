@@ -7,9 +7,9 @@ from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.data.words import lacks_blanks
 from speechssl.decoding.greedy import greedy_decode
-from speechssl.score.evaluate import Reference, ScoreConfig, evaluate
-from speechssl.score.normalise import normalise
-from tests.score.sentences import PAGE, SENTENCES, UNSPACED, page, unicode_words
+from speechssl.scoring.evaluate import Reference, ScoreConfig, evaluate
+from speechssl.scoring.normalise import normalise
+from tests.scoring.sentences import PAGE, SENTENCES, UNSPACED, page, unicode_words
 
 
 @pytest.mark.parametrize(("language", "sentence"), [row[:2] for row in SENTENCES], ids=[row[0] for row in SENTENCES])
@@ -29,7 +29,7 @@ def test_what_goes_in_comes_out_of_tokens_and_scores_without_an_error(language: 
 
 def test_the_page_says_what_is_so() -> None:
     pytest.importorskip("uniseg")
-    assert PAGE.read_text(encoding="utf-8") == page(), "write it again: python -m tests.score.sentences"
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it again: python -m tests.scoring.sentences"
 
 
 @pytest.mark.parametrize(("language", "sentence", "why"), SENTENCES, ids=[row[0] for row in SENTENCES])
