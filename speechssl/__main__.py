@@ -7,19 +7,30 @@ one line and ends with status 2.
 import sys
 from collections.abc import Sequence
 
-from speechssl.commands.lazy import app_of, command_and_extras
-from speechssl.commands.table import COMMANDS
 from speechssl.errors import SpeechSSLError, StoppedError
-from speechssl.extras import missing_extra
-from speechssl.memory import keep_freed_memory
 
 __all__ = ["main"]
+
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(words)
+    except KeyboardInterrupt:  # also while modules are imported, which takes seconds
+        print("speechssl: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _main(words: list[str]) -> int:
+    from speechssl.commands.lazy import app_of, command_and_extras
+    from speechssl.commands.table import COMMANDS
+    from speechssl.extras import missing_extra
+    from speechssl.memory import keep_freed_memory
+
+    keep_freed_memory()
     try:
         app_of(COMMANDS, "speechssl")(args=words, prog_name="speechssl")
     except StoppedError as stop:
@@ -33,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"speechssl: {cure}", file=sys.stderr)
         return 2
-    except SystemExit as end:  # how typer returns
+    except SystemExit as end:  # how typer returns, also where it was interrupted
+        if end.code == INTERRUPTED:
+            raise KeyboardInterrupt from None
         return int(end.code or 0)
     return 0
 

@@ -186,7 +186,8 @@ def _explain(item: Any, config_type: type, where: str, overrides: Sequence[str])
     counted = [part + 1 if isinstance(part, int) else part for part in item["loc"]]  # lists are counted from 1
     key = ".".join(str(part) for part in counted if not _is_union_tag(part, config_type))
     for name in (each.partition("=")[0] for each in overrides):
-        where = "command line" if key == name or key.startswith(f"{name}.") else where
+        is_new = item["type"] in ("unexpected_keyword_argument", "extra_forbidden") and name.startswith(f"{key}.")
+        where = "command line" if key == name or key.startswith(f"{name}.") or is_new else where
     match item["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             known = sorted(set(_known_keys(config_type)))

@@ -293,6 +293,7 @@ def test_the_rule_for_short_utterances_is_stop_or_skip_and_nothing_else(recipe):
     ("override", "message"),
     [
         ("train.stepz=1", r"^command line: unknown key train\.stepz; did you mean"),
+        ("trian.steps=1", r"^command line: unknown key trian; did you mean train\?$"),
         ("train.steps=many", r"^command line: train\.steps: .*found 'many'$"),
         ("encoder={dimm: 3}", r"^command line: unknown key encoder\.dimm"),
         ("optim.warmup=2", r"recipe\.yaml with optim\.warmup=2: optim\.warmup and optim\.hold are shares"),

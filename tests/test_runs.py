@@ -269,3 +269,16 @@ def test_the_command_prints_the_tables_and_writes_both_files(make_run, tmp_path,
     assert ["b", "hubert", "1/100", "2", "0.50", "0:00:36", "50.0", "0"] in printed
     assert ["seed", "0", "7"] in printed
     assert page.exists() and png.exists()
+
+
+def test_device_cores_and_device_hours_are_those_of_the_newest_checkpoint(make_run):
+    run = make_run("a", [report(2, 1.0)])
+    assert "device-hours" not in cells(read_runs([run]))[0]
+    machines = [
+        {"device": "cpu", "devices": 1, "cores": 2, "wall_seconds": 1800.0},
+        {"device": "NVIDIA H200", "devices": 8, "cores": 64, "wall_seconds": 900.0},
+    ]
+    (run / "step_00000002").mkdir()
+    (run / "step_00000002/state.json").write_text(json.dumps({"step": 2, "machines": machines}))
+    (row,) = cells(read_runs([run]))
+    assert (row["device"], row["cores"], row["device-hours"]) == ("1 x cpu, 8 x NVIDIA H200", "2, 64", "2.50")

@@ -1,6 +1,5 @@
 """What the commands have in common: options that several take, lists of NAME=VALUE, how far a command is."""
 
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,8 +17,6 @@ MinSampleRate = Annotated[
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder of the audio; the manifest's own if not given.")]
 
-_SAY_S = 60.0  # seconds between the lines that say how far a command is, where there is no terminal
-
 
 def with_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
     """Return a function that wraps items, given their number, to show how far they are gone through.
@@ -28,18 +25,11 @@ def with_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
     """
 
     def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
-        begin = said = time.monotonic()
-        is_terminal = sys.stderr.isatty()
+        begin = time.monotonic()
         with progress_bar(title, total) as (bar, task):
             for done, item in enumerate(items, start=1):
                 yield item
-                now = time.monotonic()
-                rate = done / (now - begin)
-                bar.update(task, completed=done, note=f"{rate:.0f}/s")
-                if not is_terminal and now - said > _SAY_S:
-                    said = now
-                    left_min = (total - done) / rate / 60
-                    print(f"{title} {done}/{total}  {rate:.0f}/s  left {left_min:.1f} min", file=sys.stderr, flush=True)
+                bar.update(task, completed=done, note=f"{done / (time.monotonic() - begin):.0f}/s")
 
     return wrap
 

@@ -67,7 +67,7 @@ def convert_command(
 
 def info_command(model: Annotated[Path, typer.Argument(help="Model of any format that can be read.")]) -> None:
     """Say what a model is: method, size, layers, units, vocabulary, origin, fingerprint."""
-    from speechssl.stages.convert import describe
+    from speechssl.stages.info import describe
 
     for name, value in describe(model):
         print(f"{name:<14} {value}")

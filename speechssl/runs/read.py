@@ -15,7 +15,7 @@ from speechssl.data.texts import with_known_language
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
-from speechssl.train.checkpoint import read_config, run_folder
+from speechssl.train.checkpoint import last_checkpoint, read_config, read_state, run_folder
 from speechssl.train.log_file import read_log_file
 
 __all__ = ["AXES", "Alarm", "Run", "differences", "read_runs", "shared_figures"]
@@ -48,6 +48,7 @@ class Run:
         figures: name to value by step, steps ascending; NaN where it was not finite.
         alarms: in the order they were raised.
         notes: what is wrong with its files, for the user.
+        machines: that it was on, as its newest checkpoint notes them: device, devices, cores, wall_seconds.
     """
 
     name: str
@@ -58,6 +59,14 @@ class Run:
     figures: dict[str, dict[int, float]]
     alarms: tuple[Alarm, ...]
     notes: tuple[str, ...]
+    machines: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def device_hours(self) -> float | None:
+        """Return the time of all its devices, or None if no checkpoint tells."""
+        if not self.machines:
+            return None
+        return sum(each["devices"] * each["wall_seconds"] for each in self.machines) / 3600
 
     @property
     def step(self) -> int:
@@ -145,7 +154,16 @@ def _read(folder: Path, name: str) -> Run:
         figures=_figures(rows),
         alarms=tuple(Alarm(row["step"], str(row.get("name")), str(row.get("message"))) for row in alarms),
         notes=tuple(notes),
+        machines=_machines(folder),
     )
+
+
+def _machines(folder: Path) -> tuple[dict[str, Any], ...]:
+    checkpoint = last_checkpoint(folder)
+    try:
+        return () if checkpoint is None else tuple(read_state(checkpoint).machines)
+    except CheckpointError:  # the table has its log all the same
+        return ()
 
 
 def _describe(folder: Path, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:

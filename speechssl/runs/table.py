@@ -85,9 +85,17 @@ def _row(run: Run) -> dict[str, Cell]:
         row[column] = _number(min(points.values(), default=None), ".1%")
     row["hours seen"] = _number(hours, ".2f")
     row["wall time"] = Cell("" if wall_s is None else _clock(wall_s), wall_s)
+    row["device"] = _text(f"{each['devices']} x {each['device']}" for each in run.machines)
+    row["cores"] = _text(str(each["cores"]) for each in run.machines)
+    row["device-hours"] = _number(run.device_hours, ".2f")
     row["audio-s/s"] = _number(3600 * hours / wall_s if hours and wall_s else None, ".1f")
     row["alarms"] = Cell(str(len(run.alarms)), len(run.alarms))
     return row
+
+
+def _text(values: Iterable[str]) -> Cell:
+    text = ", ".join(dict.fromkeys(values))
+    return Cell(text, text or None)
 
 
 def _number(value: float | None, form: str) -> Cell:

@@ -21,9 +21,8 @@ from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop.formats import FORMATS, read_model
 from speechssl.interop.names import Conversion
 from speechssl.saved import Description, SavedModel
-from speechssl.train.checkpoint import last_checkpoint, read_state
 
-__all__ = ["Converted", "convert", "describe"]
+__all__ = ["Converted", "convert"]
 
 TOLERANCE = 1e-4  # of outputs run by another toolkit, relative to the largest
 
@@ -77,39 +76,6 @@ def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -
         added=read.added | unread,
         differences=differences,
     )
-
-
-def describe(source: Path) -> list[tuple[str, str]]:
-    """Say what a model is, in rows of a name and a value."""
-    read, format_ = read_model(source)
-    model, described = read.model, read.model.description
-    encoder, transformer = described.encoder, described.encoder.transformer
-    parameters = sum(tensor.numel() for tensor in model.tensors.values())
-    rows = [
-        ("format", format_),
-        ("holds", described.method),
-        ("pretrained by", described.pretrained_by or "not recorded"),
-        ("parameters", f"{parameters:,}"),
-        ("extractor", f"{len(encoder.conv)} convolutions, {encoder.conv_norm} norm, {encoder.conv[-1][0]} channels"),
-        ("frames", f"{encoder.frames_per_second:g} a second, each of {encoder.window / 16:g} ms"),
-        ("transformer", f"{transformer.num_layers} layers of {transformer.dim}, {transformer.norm}-norm"),
-        ("waveforms", "normalised" if described.audio.normalize else "as they are"),
-        ("units", ", ".join(map(str, described.clusters)) or "none"),
-        ("vocabulary", f"{len(described.vocabulary)}: {' '.join(described.vocabulary)}"[:200]),
-        *([("tokens", described.written_in), ("texts", described.text.describe())] if described.ctc else []),
-        *([("written with", how)] if (how := described.writing.describe()) else []),
-        ("origin", described.origin),
-        ("fingerprint", model.fingerprint()),
-    ]
-    checkpoint = last_checkpoint(source) if source.is_dir() else None
-    if checkpoint is not None:
-        state = read_state(checkpoint)
-        rows.append(("trained", f"{state.step} steps, {state.audio_seconds / 3600:.2f} h of audio seen"))
-        if state.best_step is not None:
-            rows.append(("best step", f"{state.best_step}, score {state.best_score:.4f}"))
-    rows += [(f"not there: {name}", reason) for name, reason in read.added.items()]
-    rows += [(f"not used: {name}", reason) for name, reason in read.dropped.items()]
-    return rows
 
 
 def _lost_texts(described: Description, to: str) -> dict[str, str]:

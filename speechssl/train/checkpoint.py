@@ -52,6 +52,7 @@ __all__ = [
     "run_folder",
     "save_checkpoint",
     "software_versions",
+    "this_machine",
     "verify",
 ]
 
@@ -85,6 +86,7 @@ class TrainState:
     open_report: dict[str, Any] = field(default_factory=dict)  # sums, counts and tallies since the last report
     health: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
     versions: dict[str, str] = field(default_factory=dict)  # of the software that wrote the checkpoint
+    machines: list[dict[str, Any]] = field(default_factory=list)  # that the run was on, with its seconds there
 
 
 def last_checkpoint(out: Path) -> Path | None:
@@ -279,6 +281,21 @@ def software_versions() -> dict[str, str]:
     commit = source_commit()
     ours = speechssl.__version__ + (f" at {commit}" if commit else "")
     return {"python": platform.python_version(), "torch": torch.__version__, "speechssl": ours}
+
+
+def this_machine(state: TrainState, ranks: Ranks) -> dict[str, Any]:
+    """Return the entry of `state.machines` for where the run is now, a new one if it was elsewhere before."""
+    is_cuda = ranks.device.type == "cuda"
+    here = {
+        "device": torch.cuda.get_device_name(ranks.device) if is_cuda else ranks.device.type,
+        "devices": ranks.world_size,
+        "cores": ranks.world_size * torch.get_num_threads(),
+    }
+    for entry in state.machines:
+        if {**entry, **here} == entry:
+            return entry
+    state.machines.append({**here, "wall_seconds": 0.0})
+    return state.machines[-1]
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

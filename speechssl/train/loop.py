@@ -20,6 +20,7 @@ from speechssl.train.checkpoint import (
     newest_whole_checkpoint,
     save_checkpoint,
     software_versions,
+    this_machine,
 )
 from speechssl.train.failures import explained_failures
 from speechssl.train.gradients import gradient_norms
@@ -85,6 +86,8 @@ def fit(
     batches = batches_from(state.epoch, state.position)
     log = RunLog(out, title, steps=config.steps, done=state.step, config=config.log, enabled=ranks.is_first)
     with StopRequest() as stop, log, explained_failures(ranks, state):
+        if state.step:
+            log.say(where_it_stands(state, config.steps))
         if state.is_unscored and evaluate is not None:
             run.evaluate(evaluate, log)
             run.save()
@@ -101,6 +104,18 @@ def fit(
                 raise stop.error(state.step, saved)
         ranks.wait()
     return out / f"step_{state.step:08d}"
+
+
+def where_it_stands(state: TrainState, steps: int) -> str:
+    """Say from where a run goes on, or that it does not."""
+    if state.step < steps and not state.is_finished:
+        return f"goes on from step {state.step} of {steps}"
+    if state.step < steps:
+        return f"ended at step {state.step} of {steps}, as train.patience said"
+    return (
+        f"already finished: {state.step} of {steps} steps. Its learning rate was planned for these; for more, give "
+        "another out and train.steps=N"
+    )
 
 
 def stopped_by(alarms: Sequence[Alarm], saved: Path) -> TrainingError:
@@ -148,6 +163,7 @@ class Run:
             self.meter.restore(self.state.open_report)
         self.state.data, self.state.batches_per_step = data, batches_per_step
         self.state.versions = software_versions()
+        self.machine = this_machine(self.state, ranks)
         self.guard = Guard(config.health, Facts.of(model), self.state.health)
         self.learner = Learner(
             called, self.optimizer, seed=seed, optim=optim, config=config, ranks=ranks, max_bad_share=max_bad_share
@@ -164,7 +180,9 @@ class Run:
         will_report = (state.step + 1) % self.config.log_every == 0
         watch = partial(gradient_norms, self.model) if will_report else None
         update = self.learner.update(batches, state, say=log.say, wants_stop=wants_stop, watch=watch)
-        state.wall_seconds += time.perf_counter() - started
+        spent = time.perf_counter() - started
+        state.wall_seconds += spent
+        self.machine["wall_seconds"] += spent
         state.is_finished = state.step == self.config.steps
         log.advance(state.step, f"{state.audio_seconds / max(state.wall_seconds, 1e-9):.0f} audio-s/s")
         if update.is_finite:

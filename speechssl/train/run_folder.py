@@ -97,7 +97,14 @@ def claim_run_folder(out: Path, config: object, *, may_replace: bool = True) -> 
         raise CheckpointError(
             f"{out}: holds a run of another configuration ({changes}); name another out, or remove the folder"
             + (f", or go on as it began, with {again}" if len(different) <= MOST_NAMED and again else "")
+            + (_more_steps(out, mine) if different == ["train.steps"] else "")
         )
+
+
+def _more_steps(out: Path, config: dict[str, Any]) -> str:
+    """Say how a run gets more steps."""
+    from_it = f" checkpoint={out} starts that one from what this one learned" if "fresh_head" in config else ""
+    return f". Its learning rate was planned for its steps, so more of them are another run.{from_it}".rstrip()
 
 
 def holds_work(out: Path) -> bool:

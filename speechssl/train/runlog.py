@@ -27,6 +27,7 @@ from speechssl.train.wandb_run import not_installed, start_wandb
 
 __all__ = ["LogConfig", "RunLog", "progress_bar", "require_reports"]
 
+SAY_S = 60.0  # between the lines that say how far a command is, where there is no terminal
 _NO_TENSORBOARD = (
     "TensorBoard cannot be imported ({}): pip install 'speechssl[train]', or set train.log.tensorboard=false; "
     "log.jsonl has the same figures"
@@ -55,8 +56,8 @@ def require_reports(config: LogConfig) -> None:
 
 
 @contextmanager
-def progress_bar(title: str, total: int | None, *, done: int = 0) -> Iterator[tuple[Progress, TaskID]]:
-    """Show a bar with count, time spent and time left on standard error while the block runs."""
+def progress_bar(title: str, total: int | None, *, done: int = 0) -> Iterator[tuple["_Bar", TaskID]]:
+    """Show how far a block is: a bar with count, time spent and time left on standard error, or lines, see `_Bar`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -67,8 +68,39 @@ def progress_bar(title: str, total: int | None, *, done: int = 0) -> Iterator[tu
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal) as bar:
+    with _Bar(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal) as bar:
         yield bar, bar.add_task(title, total=total, completed=done, note="")
+
+
+class _Bar(Progress):
+    """A bar, or a line each minute in which nothing else is said where there is no terminal, as in the log of a job."""
+
+    said = begin = 0.0  # seconds; when something was last said, and when the first count came
+    at_first = 0.0  # the first count
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Count on."""
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change what is shown."""
+        super().update(task_id, **changes)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        now, task = time.monotonic(), self._tasks[task_id]
+        if not self.said:
+            self.said, self.begin, self.at_first = now, now, task.completed
+        if self.console.is_terminal or now - self.said < SAY_S:
+            return
+        self.said = now
+        done = task.completed - self.at_first
+        parts = [f"{task.description} {task.completed:.0f}" + (f"/{task.total:.0f}" if task.total else "")]
+        parts += [task.fields["note"]] if task.fields["note"] else []
+        if task.total and done > 0:
+            parts.append(f"left {(task.total - task.completed) * (now - self.begin) / done / 60:.1f} min")
+        self.console.print("  ".join(parts), highlight=False, markup=False, soft_wrap=True)
 
 
 _HEADLINES = re.compile(  # what the console shows of the figures; the files have all
@@ -196,6 +228,7 @@ class RunLog:
 
     def _print(self, text: str, *, style: str | None = None) -> None:
         """Print as it stands: brackets, as of utterance ids, are no markup."""
+        self.progress.said = time.monotonic()
         self.progress.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def _close_board(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

@@ -1,6 +1,9 @@
 """The command line as its user runs it, in this process."""
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -99,3 +102,34 @@ def test_a_full_disk_is_one_line(make_utterances, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr("pathlib.Path.write_text", full)
     assert main(["manifest", "export", str(tmp_path / "in.tsv"), str(tmp_path / "out.tsv"), "--to", "fairseq"]) == 2
     assert "No space left on device" in capsys.readouterr().err
+
+
+INTERRUPTED_AT = """
+import runpy, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == at_name:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["speechssl", "pretrain", "recipe.yaml"]
+runpy.run_module("speechssl", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "pydantic", "torch", "speechssl.stages.pretrain"])
+def test_an_interruption_while_modules_are_imported_is_one_line_and_status_130(module, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("out: o\ndata: {manifests: [gone.tsv]}\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", f"at_name = {module!r}\n{INTERRUPTED_AT}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (130, "speechssl: interrupted\n")
+
+
+def test_an_interruption_while_manifests_are_read_is_one_line_and_status_130(tmp_path, capsys, monkeypatch):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"out: {tmp_path / 'out'}\nobjective: {{kind: contrastive}}\ndata: {{manifests: [a.tsv]}}\n")
+    monkeypatch.setattr("speechssl.stages.data.read_manifest", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert main(["pretrain", str(recipe)]) == 130
+    assert capsys.readouterr().err == "speechssl: interrupted\n"

@@ -198,3 +198,33 @@ def test_a_description_of_texts_that_were_mended_does_not_hold_a_folder(finetune
     assert (tmp_path / "run/model.json").exists()
     short.write_text(corpus.read_text())
     assert finetune(config).exists()
+
+
+def test_a_run_says_from_where_it_goes_on_and_that_it_is_finished(run_task, signalled, tmp_path, capfd):
+    signalled(1, signal.SIGTERM)
+    with pytest.raises(StoppedError):
+        run_task("ctc", tmp_path / "run")
+    assert "goes on" not in capfd.readouterr().err.replace("the same command goes on", "")
+    run_task("ctc", tmp_path / "run")
+    steps = read_state(last_checkpoint(tmp_path / "run")).step
+    assert f"finetune: goes on from step 2 of {steps}" in capfd.readouterr().err
+    run_task("ctc", tmp_path / "run")
+    said = capfd.readouterr().err
+    assert f"finetune: already finished: {steps} of {steps} steps. Its learning rate was planned for these; for" in said
+
+
+def test_more_steps_than_a_run_was_planned_for_are_explained(pretrain_config, pretrained):
+    message = r"go on as it began, with train\.steps=3\. Its learning rate was planned .* another run\. checkpoint="
+    with pytest.raises(CheckpointError, match=message):
+        pretrain(pretrain_config(pretrained, train=TrainConfig(steps=9, log_every=1)))
+
+
+def test_a_run_notes_where_it_was_and_for_how_long(run_task, signalled, tmp_path):
+    signalled(1, signal.SIGTERM)
+    with pytest.raises(StoppedError):
+        run_task("ctc", tmp_path / "run")
+    run_task("ctc", tmp_path / "run")
+    state = read_state(last_checkpoint(tmp_path / "run"))
+    (machine,) = state.machines
+    assert (machine["device"], machine["devices"], machine["cores"]) == ("cpu", 1, 1)
+    assert machine["wall_seconds"] == pytest.approx(state.wall_seconds)

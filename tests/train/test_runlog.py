@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from speechssl.errors import ConfigError, TrainingError
-from speechssl.train.runlog import LogConfig, RunLog
+from speechssl.train.runlog import LogConfig, RunLog, progress_bar
 
 QUIET = LogConfig(tensorboard=False)
 
@@ -224,3 +224,34 @@ def test_wandb_offline_gets_the_figures_and_a_resumed_run_goes_on_with_its_run(t
             return
         time.sleep(0.05)
     pytest.fail(f"not both parts of run {run_id} hold {words}")
+
+
+def test_where_there_is_no_terminal_a_line_now_and_then_says_how_far_it_is(tmp_path, capsys, monkeypatch):
+    now = iter(range(1, 10_000, 25))
+    monkeypatch.setattr("speechssl.train.runlog.time.monotonic", lambda: float(next(now)))
+    with progress_bar("frames", 8) as (bar, task):
+        for done in range(1, 9):
+            bar.update(task, completed=done, note="3/s")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "frames 4/8  3/s  left 1.7 min"
+    assert len(said) == 2
+
+
+def test_reports_count_as_lines_that_say_how_far_a_run_is(tmp_path, capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("speechssl.train.runlog.time.monotonic", lambda: clock[0])
+    with run_log(tmp_path) as log:
+        for step in range(1, 11):
+            clock[0] += 40.0
+            log.advance(step, "9 audio-s/s")
+            if step == 2:
+                log.write(2, {"loss": 0.5})
+    said = [line for line in capsys.readouterr().err.splitlines() if "audio-s/s" in line]
+    assert [line.split()[1] for line in said] == ["4/10", "6/10", "8/10", "10/10"]
+
+
+def test_a_read_through_a_bar_is_told_without_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("speechssl.train.runlog.SAY_S", 0.0)
+    with progress_bar("labels", 3) as (bar, task):
+        assert list(bar.track([1, 2, 3], task_id=task)) == [1, 2, 3]
+    assert "labels 3/3" in capsys.readouterr().err
