@@ -16,7 +16,7 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"config", "extras"},
     {"parallel", "data", "model"},
     {"objective", "corpora", "doctor", "manifests", "lm", "units"},
-    {"scoring", "train", "transcripts"},
+    {"scoring", "train", "transcripts", "features"},
     {"saved", "decoding"},
     {"interop"},
     {"stages"},
@@ -98,6 +98,7 @@ def test_two_parts_know_nothing_of_each_other(one, other):
         ("lm", {"lm", "data", "config", "errors"}),
         ("corpora", {"corpora", "data", "errors"}),
         ("doctor", {"doctor", "data", "config", "errors"}),
+        ("features", {"features", "manifests", "units", "data", "config", "errors"}),
         ("manifests", {"manifests", "data", "config", "errors"}),
         ("model", {"model", "config", "errors"}),
         ("data", {"data", "config", "errors", "extras"}),
@@ -148,7 +149,7 @@ def test_every_module_imports_quietly_without_optional_packages():
     modules = [name_of(path) for path in MODULES if path.name != "__main__.py"]
     blocked = ["fairseq2", "transformers", "fairseq", "onnx", "onnxscript", "onnxruntime", "s3prl", "wandb", "pytest"]
     blocked += ["lhotse", "datasets", "pyarrow", "fsspec", "aiohttp", "ray", "silero_vad", "kenlm", "flashlight"]
-    blocked += ["sentencepiece", "peft"]
+    blocked += ["sentencepiece", "peft", "h5py", "zarr"]
     code = IMPORT_ALL.format(blocked=blocked, modules=[*modules, "speechssl.__main__"])
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

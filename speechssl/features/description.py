@@ -1,0 +1,180 @@
+"""What a folder of features is, and where in it each utterance lies.
+
+    folder/features.json    a `FeaturesDescription`: of which model and audio, how computed, what was left out and why
+    folder/index.tsv        a line an utterance: id, file, place in it, rows, frames, samples, first sample
+
+The description is written last, so that a half-written folder is none. How `folder/STREAM/FILE` is written is a matter
+of its format; a stream is a layer, or `weighted`, `mfcc`, `log_mel`.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from speechssl.config import configuration, from_dict, to_dict
+from speechssl.data.manifest import write_atomically
+from speechssl.errors import ConfigError, LabelError
+
+__all__ = [
+    "DESCRIPTION",
+    "INDEX",
+    "Entry",
+    "FeaturesDescription",
+    "FormatName",
+    "NumberType",
+    "Pool",
+    "Stream",
+    "read_description",
+    "read_index",
+    "write_description",
+    "write_index",
+]
+
+DESCRIPTION = "features.json"
+INDEX = "index.tsv"
+VERSION = 2  # of the description; a `features.json` of version 1 is the header of one stream of shards
+
+FormatName = Literal["npy", "safetensors", "shards", "hdf5", "zarr", "parquet", "lhotse"]
+NumberType = Literal["float32", "float16"]
+Pool = Literal["none", "mean", "segments"]
+
+_COLUMNS = ("id", "file", "place", "rows", "frames", "samples", "first_sample", "segments")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """One kind of features of every utterance: a layer, a weighted sum of layers, or a front end."""
+
+    name: str  # of its folder or column: "layer_6", "weighted", "mfcc", "log_mel"
+    title: str  # for people
+    layer: int  # counted from 1; 0 where it is none
+    dim: int
+    settings: dict[str, Any]  # all that tells its features from others, as k-means and label files note it
+
+
+@configuration
+class FeaturesDescription:
+    """Where features come from, and what has become of every utterance."""
+
+    version: int = VERSION
+    format: FormatName
+    dtype: NumberType
+    pool: Pool
+    streams: tuple[Stream, ...]
+    hop: int  # samples at 16 kHz from one frame to the next
+    window: int  # samples at 16 kHz that one frame looks at
+    model: str  # name, or the front end
+    fingerprint: str | None  # of the model's parameters; None for a front end
+    settings: dict[str, Any]  # windows, batches, audio, parts, the labels of segments
+    manifest: dict[str, Any]  # paths, a hash of what they list, utterances, hours
+    versions: dict[str, str]  # of the software
+    commit: str | None  # of the sources, where they lie in a checkout
+    utterances: int = 0  # written
+    frames: int = 0  # of these utterances
+    rows: int = 0  # written: frames, or means of them
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)  # ids, and why
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An utterance of the index."""
+
+    id: str
+    file: str  # below the folder of each stream
+    place: str  # in the file: key, or number of the first row, or of the utterance; empty if the file is its own
+    rows: int
+    frames: int  # of the audio; as many rows, unless they are means
+    samples: int  # at 16 kHz
+    first_sample: int  # at 16 kHz, in the audio file: where the first frame begins
+    segments: tuple[
+        tuple[int, int], ...
+    ] = ()  # unit and number of frames of each row, where rows are means of segments
+
+
+def write_description(folder: Path, description: FeaturesDescription, *, name: str = DESCRIPTION) -> None:
+    """Write the description of a folder, atomically."""
+    write_atomically(folder / name, json.dumps(to_dict(description), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_description(folder: Path, *, name: str = DESCRIPTION) -> FeaturesDescription:
+    """Read what a folder of features is.
+
+    Raises:
+        LabelError: there is none, it is of another version, or was changed by hand.
+    """
+    path = folder / name
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = values["version"]
+        if found == VERSION:
+            return from_dict(values, FeaturesDescription, where=str(path))
+    except FileNotFoundError as error:
+        raise LabelError(
+            f"{folder}: no folder of features, as it holds no {name}; make one with `speechssl extract MODEL MANIFEST "
+            f"-o {folder}`, or let the command that began it end"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise LabelError(f"{path}: cannot be read ({error}); extract the features again") from error
+    hint = ": it is one stream of a folder of features, name the folder above" if found == 1 else ""
+    raise LabelError(f"{path}: is of version {found}, expected {VERSION}{hint}")
+
+
+def write_index(folder: Path, entries: Iterable[Entry]) -> None:
+    """Write the index, atomically, a line at a time."""
+    path = folder / INDEX
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write("\t".join(_COLUMNS) + "\n")
+            for entry in entries:
+                segments = " ".join(f"{unit}:{count}" for unit, count in entry.segments)
+                cells = [str(getattr(entry, name)) for name in _COLUMNS[:-1]]
+                file.write("\t".join([*cells, segments]) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_index(folder: Path) -> dict[str, Entry]:
+    """Read the index: entries by id, in the order of the manifest that they were made from.
+
+    Raises:
+        LabelError: it is missing, or a line of it cannot be parsed.
+    """
+    path = folder / INDEX
+    entries: dict[str, Entry] = {}
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            if next(file, "").rstrip("\n").split("\t") != [*_COLUMNS]:
+                raise LabelError(f"{path}:1: expected the columns {' '.join(_COLUMNS)}; extract the features again")
+            for number, line in enumerate(file, start=2):
+                entry = _entry(line.rstrip("\n").split("\t"), where=f"{path}:{number}")
+                entries[entry.id] = entry
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelError(f"{path}: cannot be read ({error}); extract the features again") from error
+    return entries
+
+
+def _entry(cells: list[str], *, where: str) -> Entry:
+    try:
+        key, file, place, *numbers, segments = cells
+        rows, frames, samples, first_sample = map(int, numbers)
+        pairs = [pair.split(":") for pair in segments.split()]
+        return Entry(
+            id=key,
+            file=file,
+            place=place,
+            rows=rows,
+            frames=frames,
+            samples=samples,
+            first_sample=first_sample,
+            segments=tuple((int(unit), int(count)) for unit, count in pairs),
+        )
+    except ValueError as error:
+        raise LabelError(
+            f"{where}: expected {len(_COLUMNS)} columns, found {cells!r:.80}; extract the features again"
+        ) from error

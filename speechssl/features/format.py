@@ -1,0 +1,80 @@
+"""What a format of feature files has to do: write the utterances of a part, close a folder, read an utterance back.
+
+A part is some minutes of utterances that one process writes. Nothing of it counts before it is closed, and it is
+written again, with the same bits, where a process was killed before.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from speechssl.data.manifest import Manifest
+from speechssl.features.description import Entry, FeaturesDescription, Stream
+
+__all__ = ["Array", "Format", "Part", "Place", "Reader", "temporary_beside"]
+
+Array = np.ndarray[tuple[int, int], np.dtype[np.floating]]  # (rows, dim), float32 or float16
+Place = tuple[str, str]  # file below the folder of a stream, and place in it
+
+
+class Part(Protocol):
+    """Utterances of one part, while they are written."""
+
+    def add(self, key: str, arrays: Sequence[Array]) -> Place:
+        """Write an utterance: an array for each stream. Returns where it lies."""
+        ...
+
+    def close(self) -> None:
+        """Make files whole, and give them their names."""
+        ...
+
+    def drop(self) -> None:
+        """Remove what was written, as far as it has no name yet: the part will be written again."""
+        ...
+
+
+class Reader(Protocol):
+    """Utterances of one stream."""
+
+    def read(self, entry: Entry) -> Array:
+        """Return the (rows, dim) of an utterance.
+
+        Raises:
+            LabelError: a file is missing, or does not hold what the index says.
+        """
+        ...
+
+
+class Format(Protocol):
+    """Files of one kind."""
+
+    def require(self) -> None:
+        """Look whether the package is installed that reads and writes them.
+
+        Raises:
+            PackageError: it is not.
+        """
+        ...
+
+    def part(self, folder: Path, number: int, description: FeaturesDescription) -> Part:
+        """Begin a part."""
+        ...
+
+    def finish(
+        self, folder: Path, description: FeaturesDescription, entries: Sequence[Entry], manifest: Manifest
+    ) -> None:
+        """Write what a reader wants beside the parts, once all are there."""
+        ...
+
+    def reader(self, folder: Path, stream: Stream, description: FeaturesDescription) -> AbstractContextManager[Reader]:
+        """Open one stream."""
+        ...
+
+
+def temporary_beside(path: Path, process: int) -> Path:
+    """Return the name that a file has while a process writes it; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{process}.tmp")

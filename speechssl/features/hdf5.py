@@ -1,0 +1,108 @@
+"""HDF5: `STREAM.h5` has a dataset (rows, dim) for each utterance, by links into `STREAM/00012.h5`, a file a part.
+
+Links name the parts relative to the file that holds them, so that a folder can move. One file cannot be written by
+several processes, nor be whole after one of them was killed; parts can.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from speechssl.data.manifest import Manifest
+from speechssl.errors import LabelError, PackageError
+from speechssl.features.description import Entry, FeaturesDescription, Stream
+from speechssl.features.format import Array, Place, temporary_beside
+from speechssl.features.naming import name_of_id
+
+__all__ = ["Hdf5"]
+
+
+class Hdf5:
+    """The format `hdf5`."""
+
+    def require(self) -> None:
+        """Look whether h5py is there."""
+        _h5py()
+
+    def part(self, folder: Path, number: int, description: FeaturesDescription) -> "_Part":
+        """Begin a part."""
+        return _Part([folder / stream.name / f"{number:05d}.h5" for stream in description.streams])
+
+    def finish(
+        self, folder: Path, description: FeaturesDescription, entries: Sequence[Entry], manifest: Manifest
+    ) -> None:
+        """Write a file of links for each stream."""
+        h5py = _h5py()
+        for stream in description.streams:
+            path = folder / f"{stream.name}.h5"
+            temporary = temporary_beside(path, os.getpid())
+            with h5py.File(temporary, "w", libver="latest") as file:
+                for entry in entries:
+                    file[entry.place] = h5py.ExternalLink(f"{stream.name}/{entry.file}", entry.place)
+            temporary.replace(path)
+
+    @contextmanager
+    def reader(self, folder: Path, stream: Stream, description: FeaturesDescription) -> Iterator["_Reader"]:
+        """Open one stream."""
+        reader = _Reader(folder / stream.name)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+
+class _Part:
+    def __init__(self, paths: Sequence[Path]) -> None:
+        h5py = _h5py()
+        self._paths = paths
+        self._temporary = [temporary_beside(path, os.getpid()) for path in paths]
+        self._files = [h5py.File(path, "w", libver="latest", track_order=False) for path in self._temporary]
+
+    def add(self, key: str, arrays: Sequence[Array]) -> Place:
+        name = name_of_id(key)
+        for file, array in zip(self._files, arrays, strict=True):
+            file.create_dataset(name, data=array, track_times=False)  # no times: the same bits each time
+        return self._paths[0].name, name
+
+    def close(self) -> None:
+        for path, temporary, file in zip(self._paths, self._temporary, self._files, strict=True):
+            file.close()
+            temporary.replace(path)
+
+    def drop(self) -> None:
+        for temporary, file in zip(self._temporary, self._files, strict=True):
+            file.close()
+            temporary.unlink()
+
+
+class _Reader:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._name = ""
+        self._file: Any = None
+
+    def read(self, entry: Entry) -> Array:
+        path = self._folder / entry.file
+        try:
+            if self._name != entry.file:
+                self.close()
+                self._file = _h5py().File(path, "r")
+                self._name = entry.file
+            return self._file[entry.place][()]
+        except (OSError, KeyError) as error:
+            raise LabelError(f"{path}: {entry.place} cannot be read ({error}); extract the features again") from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._name, self._file = "", None
+
+
+def _h5py() -> Any:
+    try:
+        import h5py  # optional: the extra `hdf5`
+    except ImportError as error:
+        raise PackageError("features in HDF5 need h5py: pip install 'speechssl[hdf5]'") from error
+    return h5py

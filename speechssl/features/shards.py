@@ -1,0 +1,89 @@
+"""Our own shards, which k-means reads without holding them: `STREAM/00012.rows`, rows of a part and nothing else.
+
+Each stream is a folder of `speechssl.units.shards`, for `ShardPoints`. Reading maps the files into memory.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.errors import LabelError
+from speechssl.features.description import Entry, FeaturesDescription, Stream
+from speechssl.features.format import Array, Place, temporary_beside
+from speechssl.units.shards import HEADER, VERSION
+
+__all__ = ["Shards"]
+
+
+class Shards:
+    """The format `shards`."""
+
+    def require(self) -> None:
+        """Need nothing but numpy."""
+
+    def part(self, folder: Path, number: int, description: FeaturesDescription) -> "_Part":
+        """Begin a part."""
+        return _Part([folder / stream.name / f"{number:05d}.rows" for stream in description.streams])
+
+    def finish(
+        self, folder: Path, description: FeaturesDescription, entries: Sequence[Entry], manifest: Manifest
+    ) -> None:
+        """Write the header of each stream."""
+        rows: dict[str, int] = {}
+        for entry in entries:
+            rows[entry.file] = rows.get(entry.file, 0) + entry.rows
+        shards = [{"name": name, "rows": count} for name, count in rows.items()]
+        for stream in description.streams:
+            header = {"version": VERSION, "dim": stream.dim, "dtype": description.dtype, "shards": shards}
+            write_atomically(folder / stream.name / HEADER, json.dumps(header, indent=1) + "\n")
+
+    @contextmanager
+    def reader(self, folder: Path, stream: Stream, description: FeaturesDescription) -> Iterator["_Reader"]:
+        """Open one stream."""
+        yield _Reader(folder / stream.name, stream.dim, np.dtype(description.dtype))
+
+
+class _Part:
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._temporary = [temporary_beside(path, os.getpid()) for path in paths]
+        self._files = [path.open("wb") for path in self._temporary]
+        self._rows = 0
+
+    def add(self, key: str, arrays: Sequence[Array]) -> Place:
+        first = self._rows
+        for file, array in zip(self._files, arrays, strict=True):
+            file.write(array.data)
+        self._rows += len(arrays[0])
+        return self._paths[0].name, str(first)
+
+    def close(self) -> None:
+        for path, temporary, file in zip(self._paths, self._temporary, self._files, strict=True):
+            file.close()
+            temporary.replace(path)
+
+    def drop(self) -> None:
+        for temporary, file in zip(self._temporary, self._files, strict=True):
+            file.close()
+            temporary.unlink()
+
+
+class _Reader:
+    def __init__(self, folder: Path, dim: int, dtype: np.dtype[np.floating]) -> None:
+        self._folder, self._dim, self._dtype = folder, dim, dtype
+        self._open: tuple[str, Array] | None = None
+
+    def read(self, entry: Entry) -> Array:
+        if self._open is None or self._open[0] != entry.file:
+            path = self._folder / entry.file
+            try:
+                self._open = entry.file, np.memmap(path, self._dtype, "r").reshape(-1, self._dim)
+            except (OSError, ValueError) as error:
+                raise LabelError(f"{path}: cannot be read ({error}); extract the features again") from error
+        first = int(entry.place)
+        return self._open[1][first : first + entry.rows]
