@@ -66,6 +66,10 @@ COMMANDS = Group(
             "stages:preflight_command",
             extras=("train",),
         ),
+        "extract": Command(
+            "Write the features of a model's layers, MFCC or log-mel: npy, HDF5, Zarr, safetensors, Parquet, Lhotse.",
+            "features:extract_command",
+        ),
         "transcribe": Command(
             "Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples or wav from stdin, word by word.",
             "transcribe:transcribe_command",

@@ -1,4 +1,4 @@
-"""Stage `cluster`: audio -> features -> k-means -> frame labels. Features are on disk only if `dump` asks for them.
+"""Stage `cluster`: audio -> features -> k-means -> frame labels. Features are on disk only if asked for.
 
 Centroids are fitted on a sample of frames that does not grow with the audio, then every utterance is labelled as its
 features come. Under torchrun each process labels its share of the utterances, and the files are those of one process.
@@ -6,20 +6,19 @@ features come. Under torchrun each process labels its share of the utterances, a
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
 from speechssl.config import configuration
 from speechssl.data.labels import FrameLabels, LabelSource, write_labels
-from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.data.manifest import Manifest, Utterance, write_atomically
 from speechssl.errors import ConfigError
 from speechssl.interop.formats import read_saved
 from speechssl.parallel import Ranks, pick_device, start_ranks
 from speechssl.scoring.clusters import measure_units, read_phones
 from speechssl.stages.data import DataConfig, read_data, tell_left_out
+from speechssl.stages.extract import ExtractFeaturesConfig, extract_features
 from speechssl.stages.features import (
     ExtractConfig,
     FeatureSource,
@@ -35,10 +34,11 @@ from speechssl.stages.features import (
 )
 from speechssl.stages.label_parts import LabelParts
 from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
+from speechssl.stages.stored import StoredFeatures, stored_features
 from speechssl.train.run_folder import hold_run_folder
+from speechssl.train.runlog import progress_bar
 from speechssl.units.kmeans import KMeans
 from speechssl.units.reservoir import FrameSample
-from speechssl.units.shards import HEADER, write_shards
 
 __all__ = ["ClusterConfig", "cluster"]
 
@@ -48,10 +48,10 @@ class ClusterConfig:
     """Hidden units for masked prediction: iteration 1 takes MFCC, later ones a layer of the model before."""
 
     out: Path  # gets kmeans.safetensors, labels.tsv and, with phones, quality.json
-    data: DataConfig
-    features: Literal["mfcc", "log_mel", "layer"] = "mfcc"
+    data: DataConfig = DataConfig(manifests=())  # of a folder of features, none means all utterances in it
+    features: Literal["mfcc", "log_mel", "layer"] | Path = "mfcc"  # or a folder of `speechssl extract`
     checkpoint: Path | None = None  # of a run or a converted model, for features=layer
-    layer: int = 6  # counted from 1
+    layer: int = 6  # counted from 1; of a folder of features, where it holds layers
     cmn: bool = False  # take the utterance's mean off its MFCC or log-mel: for pools of many recordings
     extract: ExtractConfig = ExtractConfig()
     kmeans: Path | None = None  # label with these centroids; what follows about the fit is then not looked at
@@ -59,7 +59,8 @@ class ClusterConfig:
     iterations: int = 100
     standardise: bool = False
     fit_hours: float = 10.0  # audio the centroids are fitted on, whole utterances drawn at random
-    fit_frames: int | None = None  # drawn from it and held in memory; None for 512 a cluster (HuBERT: all)
+    fit_frames: int | Literal["all"] | None = None  # drawn from it and held in memory; None for 512 a cluster
+    # (HuBERT: all); all: every frame of a folder of features, which stay on disk, whatever fit_hours says
     dump: Literal["none", "float16", "float32"] = "none"  # write the features, too, reading the audio once more
     phones: Path | None = None  # alignments to measure the units against
     seed: int = 0
@@ -69,7 +70,18 @@ class ClusterConfig:
             raise ConfigError("features=layer needs checkpoint: name the folder of a pretraining run")
         if self.features == "layer" and self.cmn:
             raise ConfigError("cmn=true is for mfcc and log_mel, a layer normalises by itself; leave the key out")
-        if self.fit_frames is not None and self.fit_frames < self.clusters:
+        if self.cmn and isinstance(self.features, Path):
+            raise ConfigError("cmn=true is for mfcc and log_mel, a folder of features says itself; leave the key out")
+        if self.dump != "none" and isinstance(self.features, Path):
+            raise ConfigError(
+                f"dump={self.dump}: the features of {self.features} are on disk already; leave the key out"
+            )
+        if self.fit_frames == "all" and not isinstance(self.features, Path):
+            raise ConfigError(
+                f"fit_frames=all needs features on disk, found features={self.features}; write them with "
+                "`speechssl extract --format shards` and name the folder, or set fit_frames to a number"
+            )
+        if isinstance(self.fit_frames, int) and self.fit_frames < self.clusters:
             raise ConfigError(
                 f"fit_frames={self.fit_frames} cannot make {self.clusters} clusters; raise it, or leave the key out"
             )
@@ -92,16 +104,17 @@ def _cluster(config: ClusterConfig, ranks: Ranks) -> Path:
     path = config.out / "labels.tsv"
     if path.exists():
         return path
-    manifest = read_data(config.data)
     source = feature_source(config)
-    if ranks.is_first:
-        tell_notes(refuse_audio(Reading(section="data", manifest=manifest, data=config.data, window=source.window)))
+    if isinstance(source, StoredFeatures) and not config.data.manifests:
+        manifest = source.manifest
+    else:
+        manifest = read_data(config.data)
+        if ranks.is_first and not isinstance(source, StoredFeatures):
+            tell_notes(refuse_audio(Reading(section="data", manifest=manifest, data=config.data, window=source.window)))
     kmeans = _centroids(config, manifest, source, ranks)
     parts = _label(config, manifest, source, kmeans, ranks)
     if config.dump != "none":
-        rows = manifest.utterances[ranks.rank :: ranks.world_size]
-        pieces = extract(source, config.data, manifest, rows, title="features to disk")
-        _dump(config.out / "features" / f"{ranks.rank:03d}", pieces, config.dump)
+        extract_features(_dump(config))
     ranks.wait()
     if ranks.is_first:
         _finish(config, manifest, parts, path)
@@ -109,19 +122,37 @@ def _cluster(config: ClusterConfig, ranks: Ranks) -> Path:
     return path
 
 
-def feature_source(config: ClusterConfig) -> FeatureSource:
+def feature_source(config: ClusterConfig) -> FeatureSource | StoredFeatures:
     """Build what `config.features` names.
 
     Raises:
-        LabelError: the checkpoint has fewer layers than asked for.
+        LabelError: the checkpoint has fewer layers than asked for, or the folder holds none of its features.
     """
+    if isinstance(config.features, Path):
+        return stored_features(config.features, config.layer)
     if config.features != "layer" or config.checkpoint is None:
         return front_end("mfcc" if config.features == "layer" else config.features, config.data.audio, cmn=config.cmn)
     saved = read_saved(config.checkpoint)
     return trunk(saved, known_layers([config.layer], saved), config.data, config.extract)
 
 
-def _centroids(config: ClusterConfig, manifest: Manifest, source: FeatureSource, ranks: Ranks) -> KMeans:
+def _pieces(
+    config: ClusterConfig,
+    manifest: Manifest,
+    source: FeatureSource | StoredFeatures,
+    rows: Sequence[Utterance],
+    *,
+    title: str,
+) -> Iterator[Piece]:
+    """Compute the features of utterances, or read them."""
+    if isinstance(source, StoredFeatures):
+        return source.pieces(config.data, rows, title=title)
+    return extract(source, config.data, manifest, rows, title=title)
+
+
+def _centroids(
+    config: ClusterConfig, manifest: Manifest, source: FeatureSource | StoredFeatures, ranks: Ranks
+) -> KMeans:
     """Return the k-means of this run: the one already there, the one that the recipe names, or a new one."""
     path = config.out / "kmeans.safetensors"
     if not path.exists() and config.kmeans is None:
@@ -137,25 +168,46 @@ def _centroids(config: ClusterConfig, manifest: Manifest, source: FeatureSource,
     return kmeans
 
 
-def _fit(config: ClusterConfig, manifest: Manifest, source: FeatureSource, ranks: Ranks, path: Path) -> None:
-    """Draw a sample of frames, each process from its share of the audio; the first fits centroids to all of it."""
+def _fit(
+    config: ClusterConfig, manifest: Manifest, source: FeatureSource | StoredFeatures, ranks: Ranks, path: Path
+) -> None:
+    """Fit centroids to a sample of frames in memory, or to all in files."""
+    kmeans = KMeans(
+        n_clusters=config.clusters, max_iter=config.iterations, standardise=config.standardise, seed=config.seed
+    )
+    if config.fit_frames == "all" and isinstance(source, StoredFeatures):
+        kmeans = _fit_all(config, manifest, source, kmeans, ranks)
+        if ranks.is_first:
+            kmeans.save(path)
+        return
     chosen = draw_hours(manifest.utterances, config.fit_hours, seed=config.seed, purpose="kmeans sample")
     there = sum(source.count(row.num_samples_16k) for row in chosen)
-    wanted = config.fit_frames or 512 * config.clusters
+    wanted = config.fit_frames if isinstance(config.fit_frames, int) else 512 * config.clusters
     sample = FrameSample(max(1, min(wanted, there)), source.dim, seed=config.seed)
-    share = chosen[ranks.rank :: ranks.world_size]
-    for piece in extract(source, config.data, manifest, share, title="features to fit"):
+    share = chosen[ranks.rank :: ranks.world_size]  # each process draws from its share, the first fits
+    for piece in _pieces(config, manifest, source, share, title="features to fit"):
         sample.add(piece.row.id, piece.layers, start=piece.start, num_frames=piece.num_frames)
     (frames,) = sample.gather(ranks)
     if ranks.is_first:
-        kmeans = KMeans(
-            n_clusters=config.clusters, max_iter=config.iterations, standardise=config.standardise, seed=config.seed
-        )
         fit_kmeans(frames, kmeans, provenance(source, source.layers[0], chosen)).save(path)
 
 
+def _fit_all(config: ClusterConfig, manifest: Manifest, source: StoredFeatures, kmeans: KMeans, ranks: Ranks) -> KMeans:
+    """Fit centroids to all frames, which the processes share; an interrupted fit goes on with its last iteration."""
+    rows = manifest.utterances
+    kmeans.device = str(pick_device())
+    with progress_bar(f"{source.name}: k-means {kmeans.n_clusters}", kmeans.max_iter) as (bar, task):
+        return kmeans.fit(
+            source.points(config.data, rows, ranks),
+            ranks=ranks,
+            provenance=provenance(source, source.layers[0], rows),
+            unfinished=config.out / "kmeans.unfinished",
+            report=lambda step: bar.update(task, completed=step.iteration),
+        )
+
+
 def _label(
-    config: ClusterConfig, manifest: Manifest, source: FeatureSource, kmeans: KMeans, ranks: Ranks
+    config: ClusterConfig, manifest: Manifest, source: FeatureSource | StoredFeatures, kmeans: KMeans, ranks: Ranks
 ) -> LabelParts:
     """Label this process's share of the utterances that have no labels yet."""
     made_by = LabelSource(
@@ -170,26 +222,25 @@ def _label(
     done = parts.read()
     ranks.wait()  # before anybody writes parts that others would count as done
     rows = [row for row in manifest.utterances if row.id not in done][ranks.rank :: ranks.world_size]
-    for piece in extract(source, config.data, manifest, rows, title="labels"):
+    for piece in _pieces(config, manifest, source, rows, title="labels"):
         parts.add(piece.row.id, kmeans.predict(piece.layers[0]), is_last=piece.is_last)
     parts.flush()
     return parts
 
 
-def _dump(folder: Path, pieces: Iterator[Piece], dtype: Literal["float16", "float32"]) -> None:
-    """Write features, and beside them whose they are: ids and numbers of frames, in the order of the rows."""
-    if (folder / HEADER).exists():
-        return
-    lines = ["id\tframes"]
-
-    def features() -> Iterator[Tensor]:
-        for piece in pieces:
-            if piece.is_last:
-                lines.append(f"{piece.row.id}\t{piece.num_frames}")
-            yield piece.layers[0]
-        write_atomically(folder / "utterances.tsv", "\n".join(lines) + "\n")
-
-    write_shards(folder, features(), dtype=dtype)
+def _dump(config: ClusterConfig) -> ExtractFeaturesConfig:
+    """Configure what writes the features of a run, which `features=` of another run reads."""
+    is_layer = config.features == "layer"
+    return ExtractFeaturesConfig(
+        out=config.out / "features",
+        data=config.data,
+        model=str(config.checkpoint if is_layer else config.features),
+        layers=(config.layer,) if is_layer else (),
+        cmn=config.cmn,
+        format="shards",
+        dtype="float16" if config.dump == "float16" else "float32",
+        extract=config.extract,
+    )
 
 
 def _finish(config: ClusterConfig, manifest: Manifest, parts: LabelParts, path: Path) -> None:

@@ -79,7 +79,14 @@ def like_training(config: DataConfig, trained: AudioConfig, *, where: str, secti
 
 
 def read_waveforms(
-    config: DataConfig, manifest: Manifest, rows: Sequence[Utterance], *, audio: AudioConfig, window: int, title: str
+    config: DataConfig,
+    manifest: Manifest,
+    rows: Sequence[Utterance],
+    *,
+    audio: AudioConfig,
+    window: int,
+    title: str,
+    left_out: dict[str, str] | None = None,
 ) -> Iterator[tuple[Utterance, Tensor]]:
     """Yield utterances with their (time,) waveforms, behind a progress bar.
 
@@ -90,6 +97,7 @@ def read_waveforms(
         audio: how they are read.
         window: samples that one feature frame looks at; shorter audio is bad.
         title: of the bar.
+        left_out: gets the ids of bad audio that is passed over, and what is wrong with it.
 
     Raises:
         AudioError: a file cannot be used, and `bad_audio` says to stop.
@@ -103,6 +111,8 @@ def read_waveforms(
                 if config.bad_audio == "stop":
                     raise error from None
                 bar.console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
+                if left_out is not None:
+                    left_out[row.id] = str(error)
                 continue
             yield row, waveform
 

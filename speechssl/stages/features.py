@@ -30,8 +30,11 @@ from speechssl.units.kmeans import KMeans, Provenance
 
 __all__ = [
     "ExtractConfig",
+    "FeatureKind",
     "FeatureSource",
+    "FrontEnd",
     "Piece",
+    "Pieces",
     "check_fitted_on",
     "draw_hours",
     "extract",
@@ -71,19 +74,15 @@ class ExtractConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureSource:
-    """A function from waveforms to the features of one or more layers, its frames, and the waveforms it wants."""
+class FeatureKind:
+    """What features are: those of one or more layers, computed here or read from files."""
 
     name: str  # "mfcc", "log_mel, cmn", or the model
     layers: tuple[int, ...]  # counted from 1; (0,) for a front end
     dim: int  # of each layer
-    audio: AudioConfig
     hop: int  # samples from one frame to the next
     window: int  # samples one frame looks at
     settings: dict[str, str | int]  # of the front end, or the hash of the checkpoint
-    longest: int  # samples of an utterance that may share a batch
-    batch: int  # samples of a batch, padding counted; at most one utterance if it is 0
-    compute: Callable[[Sequence[Tensor]], Pieces]  # (time,) each, to pieces of layers x (frames, dim) with their row
 
     def title(self, layer: int) -> str:
         """Name a layer for people."""
@@ -96,6 +95,16 @@ class FeatureSource:
     def count(self, num_samples: int) -> int:
         """Return the number of frames of a waveform of so many samples."""
         return max(0, (num_samples - self.window) // self.hop + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSource(FeatureKind):
+    """A function from waveforms to features, and the waveforms it wants."""
+
+    audio: AudioConfig
+    longest: int  # samples of an utterance that may share a batch
+    batch: int  # samples of a batch, padding counted; at most one utterance if it is 0
+    compute: Callable[[Sequence[Tensor]], Pieces]  # (time,) each, to pieces of layers x (frames, dim) with their row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,18 +251,25 @@ def layers_of(
 
 
 def extract(
-    source: FeatureSource, data: DataConfig, manifest: Manifest, rows: Sequence[Utterance], *, title: str
+    source: FeatureSource,
+    data: DataConfig,
+    manifest: Manifest,
+    rows: Sequence[Utterance],
+    *,
+    title: str,
+    left_out: dict[str, str] | None = None,
 ) -> Iterator[Piece]:
     """Yield the features of utterances, in order or, in batches, longest first; the pieces of one follow each other.
 
-    Bad audio stops, or is named and passed over, as `data` says.
+    Bad audio stops, or is named and passed over, as `data` says; `left_out` gets its id and what is wrong with it.
 
     Raises:
         AudioError: a file cannot be used.
     """
     rows = in_batches(source, rows)
+    audio, window = source.audio, source.window
     yield from pieces_of(
-        source, read_waveforms(data, manifest, rows, audio=source.audio, window=source.window, title=title)
+        source, read_waveforms(data, manifest, rows, audio=audio, window=window, title=title, left_out=left_out)
     )
 
 
@@ -285,7 +301,7 @@ def draw_hours(rows: Sequence[Utterance], hours: float, *, seed: int, purpose: s
     return chosen
 
 
-def provenance(source: FeatureSource, layer: int, chosen: Sequence[Utterance]) -> Provenance:
+def provenance(source: FeatureKind, layer: int, chosen: Sequence[Utterance]) -> Provenance:
     """Describe what k-means is fitted on: a layer's features of the chosen utterances."""
     ids = hashlib.blake2b("\n".join(row.id for row in chosen).encode(), digest_size=8).hexdigest()
     hours = sum(row.duration_s for row in chosen) / 3600
@@ -297,7 +313,7 @@ def provenance(source: FeatureSource, layer: int, chosen: Sequence[Utterance]) -
     )
 
 
-def check_fitted_on(kmeans: KMeans, source: FeatureSource, *, where: Path | str) -> None:
+def check_fitted_on(kmeans: KMeans, source: FeatureKind, *, where: Path | str) -> None:
     """Compare what centroids were fitted on with what is to be labelled.
 
     Raises:

@@ -165,7 +165,7 @@ def _table(record: RunRecord, used: Sequence[ClusterConfig]) -> str:
         phones = json.loads(quality.read_text(encoding="utf-8")) if quality.exists() else {}
         shares = [phones.get("pnmi"), phones.get("phone_purity")]
         shares += [last.get(name) for name in ("masked_accuracy", "unmasked_accuracy", "valid_masked_accuracy")]
-        source = f"layer {units.layer} of iteration {number - 1}" if units.features == "layer" else units.features
+        source = f"layer {units.layer} of iteration {number - 1}" if units.features == "layer" else str(units.features)
         cells = [str(number), source, str(units.clusters)]
         cells += ["-" if share is None else f"{share:.3f}" for share in shares]
         steps = (f"{number}-sweep", f"{number}-units", f"{number}-valid-units")

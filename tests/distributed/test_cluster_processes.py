@@ -14,6 +14,7 @@ import yaml
 
 from speechssl.config import to_dict
 from speechssl.data.labels import read_labels
+from speechssl.features.folder import FeatureFolder
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.saved import Description, SavedModel
 from speechssl.stages.cluster import ClusterConfig, cluster
@@ -100,8 +101,8 @@ def test_batches_of_other_company_give_the_same_units_of_a_layer(runs):
     assert len(set(together[0].tolist())) == 5
 
 
-def test_each_process_dumps_its_share(runs):
-    dumped = [ShardPoints(runs["layer"] / "features" / name) for name in ("000", "001")]
-    whole = ShardPoints(runs["layer-one"] / "features/000")
-    assert len(dumped[0]) + len(dumped[1]) == len(whole)
-    assert min(map(len, dumped)) > len(whole) // 4
+def test_the_features_of_two_processes_are_one_folder(runs):
+    two, one = (runs[name] / "features" for name in ("layer", "layer-one"))
+    assert (two / "index.tsv").read_bytes() == (one / "index.tsv").read_bytes()
+    assert (two / "layer_2/00000.rows").read_bytes() == (one / "layer_2/00000.rows").read_bytes()
+    assert len(ShardPoints(two / "layer_2")) == FeatureFolder(two).description.frames

@@ -15,6 +15,7 @@ from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError
+from speechssl.features.folder import FeatureFolder
 from speechssl.stages import cluster as stage
 from speechssl.stages import label_parts
 from speechssl.stages.cluster import cluster
@@ -260,16 +261,21 @@ def test_a_checkpoint_that_changed_under_an_interrupted_run_is_refused(cluster_c
 @pytest.mark.parametrize(("dump", "tolerance"), [("float16", 0.01), ("float32", 0.0)])
 def test_features_are_dumped_when_asked_for_with_whose_they_are(cluster_config, tmp_path, corpus, dump, tolerance):
     cluster(cluster_config(tmp_path / "run", dump=dump))
-    folder = tmp_path / "run/features/000"
-    header, *lines = (folder / "utterances.tsv").read_text().splitlines()
-    assert header == "id\tframes"
+    folder = FeatureFolder(tmp_path / "run/features")
     manifest = read_manifest(corpus)
-    assert [line.split("\t")[0] for line in lines] == [row.id for row in manifest.utterances]
+    assert [*folder.entries] == [row.id for row in manifest.utterances]
     first = mfcc(read_audio(manifest.audio_path(manifest.utterances[0]), AudioConfig()))
-    assert lines[0] == f"u0000\t{len(first)}"
-    points = ShardPoints(folder)
-    assert len(points) == sum(int(line.split("\t")[1]) for line in lines)
+    assert folder.entries["u0000"].frames == len(first)
+    points = ShardPoints(tmp_path / "run/features/mfcc")
+    assert len(points) == folder.description.frames
     torch.testing.assert_close(points.gather(torch.arange(len(first))), first, rtol=tolerance, atol=tolerance)
+
+
+def test_features_that_a_run_dumped_are_those_of_its_layer(cluster_config, pretrained, tmp_path):
+    config = cluster_config(tmp_path / "run", features="layer", checkpoint=pretrained, layer=1, dump="float32")
+    labels = cluster(config).read_bytes()
+    again = cluster_config(tmp_path / "again", features=tmp_path / "run/features", layer=1)
+    assert cluster(again).read_bytes() == labels
 
 
 def test_nothing_is_dumped_unasked(units):

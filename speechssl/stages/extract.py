@@ -1,0 +1,388 @@
+"""Stage `extract`: audio -> features of chosen layers -> files, in the formats of `speechssl.features`.
+
+The manifest is cut into parts of some minutes, and each is written by one process, whichever it is: so a run that was
+killed goes on with the parts that are not there, and several processes write the bits that one would write.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from speechssl.config import configuration, flatten, to_dict
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.labels import FrameLabels, read_labels
+from speechssl.data.manifest import Manifest, Utterance, write_atomically
+from speechssl.errors import CheckpointError, ConfigError, LabelError
+from speechssl.features.description import (
+    DESCRIPTION,
+    Entry,
+    FeaturesDescription,
+    FormatName,
+    NumberType,
+    Pool,
+    Stream,
+    read_description,
+    write_description,
+    write_index,
+)
+from speechssl.features.formats import FORMATS
+from speechssl.features.writing import PartWriter, writing
+from speechssl.features.writing import Utterance as Computed
+from speechssl.interop.formats import read_saved
+from speechssl.parallel import Ranks, start_ranks
+from speechssl.provenance import source_commit
+from speechssl.saved import SavedModel
+from speechssl.stages.data import DataConfig, read_data, tell_left_out
+from speechssl.stages.features import (
+    ExtractConfig,
+    FeatureSource,
+    FrontEnd,
+    Piece,
+    Pieces,
+    extract,
+    front_end,
+    known_layers,
+    trunk,
+)
+from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
+from speechssl.train.checkpoint import software_versions
+from speechssl.train.run_folder import hold_run_folder
+
+__all__ = ["ExtractFeaturesConfig", "extract_features"]
+
+_BEGUN = "begun.json"  # the description of a folder that is not finished
+_PARTS = "parts"  # what each finished part holds, until the index says it
+_WEIGHTED = "weighted"
+_FRONT_ENDS: dict[str, FrontEnd] = {"mfcc": "mfcc", "log_mel": "log_mel"}
+
+
+@configuration
+class ExtractFeaturesConfig:
+    """Features on disk: of which model and layers, of which audio, and how they are written."""
+
+    out: Path  # gets the features, index.tsv and features.json
+    data: DataConfig
+    model: str  # mfcc, log_mel, or whatever names a model: a folder, a file of another toolkit, hf://org/name
+    layers: tuple[int, ...] | Literal["all", "weighted"] = ()  # counted from 1; the last one if none is named
+    weights: tuple[float, ...] = ()  # of all layers, for layers=weighted; their mean if none is given
+    cmn: bool = False  # take the utterance's mean off its MFCC or log-mel
+    format: FormatName = "npy"
+    dtype: NumberType = "float32"
+    pool: Pool = "none"  # mean: one row an utterance; segments: one for each run of equal units
+    segments: Path | None = None  # label file whose units are meant, for pool=segments
+    extract: ExtractConfig = ExtractConfig()
+    part_s: float = 600.0  # audio of a part, which one process writes, and which a killed run does again
+    part_mb: float = 128.0  # features of a part at most, before they are averaged
+    processes: int = 1  # on this machine, for models on the CPU; of several devices torchrun makes use
+
+    def __post_init__(self) -> None:
+        is_front_end = self.model in _FRONT_ENDS
+        if is_front_end and self.layers:
+            raise ConfigError(f"{self.model} has no layers; leave --layers out, or name a model")
+        if self.cmn and not is_front_end:
+            raise ConfigError(f"cmn is for mfcc and log_mel, {self.model} normalises by itself; leave it out")
+        if self.weights and self.layers != _WEIGHTED:
+            raise ConfigError("weights are for layers=weighted; add it, or leave the weights out")
+        if (self.pool == "segments") != (self.segments is not None):
+            raise ConfigError(
+                "means of segments need pool=segments and a label file that says where they are; give both"
+            )
+        if self.format == "lhotse" and self.pool != "none":
+            raise ConfigError(
+                "Lhotse keeps frames at even distances, no means of them; take another format or pool=none"
+            )
+        for name in ("part_s", "part_mb", "processes"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be more than 0, found {getattr(self, name)}")
+
+
+def extract_features(config: ExtractFeaturesConfig) -> Path:
+    """Write the features of every utterance; return the folder. A finished one is not done again.
+
+    Raises:
+        LabelError: the model lacks a layer, weights do not fit its layers, features do not fit their number type, or
+            segments do not fit the audio.
+        CheckpointError: the folder holds other features, or features of another model or manifest were begun in it.
+        PackageError: the package that writes the format is not installed.
+        AudioError: a file cannot be used, and `data.bad_audio` says to stop.
+    """
+    FORMATS[config.format].require()
+    ranks = start_ranks()
+    if config.processes > 1 and ranks.world_size > 1:
+        raise ConfigError("torchrun has started several processes already; leave processes out")
+    with hold_run_folder(config.out, config, ranks):
+        if not (config.out / DESCRIPTION).exists():
+            _extract(config, ranks)
+        ranks.wait()
+    return config.out
+
+
+def _extract(config: ExtractFeaturesConfig, ranks: Ranks) -> None:
+    job = _Job.of(config)
+    if ranks.is_first:
+        reading = Reading(section="data", manifest=job.manifest, data=config.data, window=job.source.window)
+        tell_notes(refuse_audio(reading))
+        job.begin()
+    ranks.wait()
+    if config.processes == 1:
+        job.work(ranks.rank, ranks.world_size)
+    else:
+        context = get_context("spawn")
+        threads = max(1, torch.get_num_threads() // config.processes)
+        with ProcessPoolExecutor(config.processes, context) as pool:
+            shares = [pool.submit(_work, config, rank, threads, os.getpid()) for rank in range(config.processes)]
+            for share in shares:
+                share.result()
+    ranks.wait()  # for the parts of all
+    if ranks.is_first:
+        job.finish()
+
+
+def _work(config: ExtractFeaturesConfig, rank: int, threads: int, parent: int) -> None:
+    """Do a share of the parts, in a process of this machine that ends when the one that started it has gone."""
+    torch.set_num_threads(threads)
+    _Job.of(config).work(rank, config.processes, parent=parent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What all processes agree on."""
+
+    config: ExtractFeaturesConfig
+    manifest: Manifest
+    source: FeatureSource
+    description: FeaturesDescription
+    labels: FrameLabels | None  # of the segments
+    parts: tuple[range, ...]  # places in the manifest
+
+    @classmethod
+    def of(cls, config: ExtractFeaturesConfig) -> "_Job":
+        """Read the manifest and the model."""
+        manifest = read_data(config.data)
+        labels = read_labels(config.segments) if config.segments else None
+        if labels is not None and config.data.bad_audio == "stop":
+            labels.check(manifest, where=str(config.segments))
+        source, fingerprint = _source(config)
+        streams = tuple(_stream(source, layer, config) for layer in source.layers)
+        description = FeaturesDescription(
+            format=config.format,
+            dtype=config.dtype,
+            pool=config.pool,
+            streams=streams,
+            hop=source.hop,
+            window=source.window,
+            model=source.name,
+            fingerprint=fingerprint,
+            settings=flatten(
+                {
+                    "audio": to_dict(source.audio),
+                    "extract": to_dict(config.extract),
+                    "batch": source.batch,
+                    "device": start_ranks().device.type,
+                    "part_s": config.part_s,
+                    "part_mb": config.part_mb,
+                    "segments": labels.fingerprint() if labels is not None else None,
+                }
+            ),
+            manifest=_about(config.data, manifest),
+            versions=software_versions(),
+            commit=source_commit(),
+        )
+        parts = tuple(_parts(manifest.utterances, source, config))
+        return cls(config=config, manifest=manifest, source=source, description=description, labels=labels, parts=parts)
+
+    def begin(self) -> None:
+        """Say what is begun, or compare with what was.
+
+        Raises:
+            CheckpointError: other features were.
+        """
+        out = self.config.out
+        if not (out / _BEGUN).exists():
+            write_description(out, self.description, name=_BEGUN)
+            return
+        before, now = (flatten(to_dict(each)) for each in (read_description(out, name=_BEGUN), self.description))
+        for name in now:
+            is_same = before.get(name) == now.get(name) or name.startswith(("versions", "commit"))
+            if not is_same:
+                raise CheckpointError(
+                    f"{out}: was begun with other features ({name} was {before.get(name)!r:.200}, is "
+                    f"{now.get(name)!r:.200}); name another folder, or remove this one"
+                )
+
+    def work(self, rank: int, world_size: int, *, parent: int | None = None) -> None:
+        """Write a share of the parts that are not there; stop where the process is orphaned."""
+        for number in range(rank, len(self.parts), world_size):
+            if parent is not None and os.getppid() != parent:
+                return
+            if not self._about_part(number).exists():
+                self._write(number)
+
+    def finish(self) -> None:
+        """Write index and description, and remove what only an unfinished folder needs."""
+        out, entries, left_out = self.config.out, list[Entry](), dict[str, str]()
+        for number in range(len(self.parts)):
+            told = json.loads(self._about_part(number).read_text(encoding="utf-8"))
+            rows = (dict(entry, segments=tuple(map(tuple, entry["segments"]))) for entry in told["entries"])
+            entries += [Entry(**row) for row in rows]
+            left_out |= told["left_out"]
+        if not entries:
+            first = next(iter(left_out.items()), ("", "the manifest lists none"))
+            raise LabelError(f"{out}: no utterance could be used; the first, {first[0]}: {first[1]}")
+        tell_left_out([*left_out], "bad audio")
+        description = replace(
+            self.description,
+            utterances=len(entries),
+            frames=sum(entry.frames for entry in entries),
+            rows=sum(entry.rows for entry in entries),
+            left_out=left_out,
+        )
+        FORMATS[self.config.format].finish(out, description, entries, self.manifest)
+        write_index(out, entries)
+        write_description(out, description)
+        (out / _BEGUN).unlink()
+        shutil.rmtree(out / _PARTS)
+        for pattern in (".*.tmp", "*/.*.tmp"):  # of processes that were killed
+            for path in out.glob(pattern):
+                path.unlink()
+
+    def _about_part(self, number: int) -> Path:
+        return self.config.out / _PARTS / f"{number:05d}.json"
+
+    def _write(self, number: int) -> None:
+        config, description = self.config, self.description
+        rows = [self.manifest.utterances[place] for place in self.parts[number]]
+        places = {row.id: place for place, row in enumerate(rows)}
+        left_out: dict[str, str] = {}
+        if self.labels is not None:
+            left_out |= {
+                row.id: f"{config.segments} has no units of it" for row in rows if row.id not in self.labels.units
+            }
+            rows = [row for row in rows if row.id not in left_out]
+        title = f"features {number + 1}/{len(self.parts)}"
+        pieces = extract(self.source, config.data, self.manifest, rows, title=title, left_out=left_out)
+        part = FORMATS[config.format].part(config.out, number, description)
+        streams = [stream.name for stream in description.streams]
+        writer = PartWriter(part, streams, dtype=config.dtype, pool=config.pool)
+        with writing(writer) as write:
+            for row, layers in _utterances(pieces):
+                write(
+                    Computed(
+                        id=row.id,
+                        samples=row.num_samples_16k,
+                        first_sample=row.start * SAMPLE_RATE // row.sample_rate,
+                        arrays=[layer.cpu().numpy() for layer in layers],
+                        segments=self._segments(row, len(layers[0])),
+                    )
+                )
+        entries = [asdict(entry) for entry in sorted(writer.entries, key=lambda entry: places[entry.id])]
+        write_atomically(self._about_part(number), json.dumps({"entries": entries, "left_out": left_out}))
+
+    def _segments(self, row: Utterance, num_frames: int) -> tuple[tuple[int, int], ...]:
+        """Return the runs of equal units in the frames of an utterance: unit and number of frames of each."""
+        if self.labels is None:
+            return ()
+        hop, window = self.source.hop, self.source.window
+        units = self.labels.at_frames(row.id, start=0, num_frames=num_frames, hop=hop, window=window)
+        runs, counts = torch.unique_consecutive(units, return_counts=True)
+        return tuple(zip(runs.tolist(), counts.tolist(), strict=True))
+
+
+def _source(config: ExtractFeaturesConfig) -> tuple[FeatureSource, str | None]:
+    """Build what computes the features, and return it with the fingerprint of the model."""
+    kind = _FRONT_ENDS.get(config.model)
+    if kind is not None:
+        return front_end(kind, config.data.audio, cmn=config.cmn), None
+    saved = read_saved(config.model)
+    last = saved.description.encoder.transformer.num_layers
+    match config.layers:
+        case "all" | "weighted":
+            layers = known_layers((), saved)
+        case named:
+            layers = known_layers(named or (last,), saved)
+    source = trunk(saved, layers, config.data, config.extract)
+    if config.layers == _WEIGHTED:
+        source = _weighted(source, config.weights, saved)
+    return source, saved.fingerprint()
+
+
+def _weighted(source: FeatureSource, weights: Sequence[float], saved: SavedModel) -> FeatureSource:
+    """Return the sum of all layers, each by its weight; their mean if there are none.
+
+    Raises:
+        LabelError: there are not as many weights as layers.
+    """
+    if weights and len(weights) != len(source.layers):
+        raise LabelError(
+            f"{saved.name} has layers 1 to {len(source.layers)}, {len(weights)} weights were given; give one for each "
+            "layer, without one for what enters the first"
+        )
+    factors = tuple(weights) or (1 / len(source.layers),) * len(source.layers)
+
+    def compute(waveforms: Sequence[Tensor]) -> Pieces:
+        for index, layers in source.compute(waveforms):
+            total = layers[0] * factors[0]
+            for layer, factor in zip(layers[1:], factors[1:], strict=True):
+                total = total.add_(layer, alpha=factor)
+            yield index, [total]
+
+    return replace(
+        source,
+        name=f"{source.name} weighted",
+        layers=(0,),
+        settings=source.settings | {"weights": ",".join(f"{factor:g}" for factor in factors)},
+        compute=compute,
+    )
+
+
+def _stream(source: FeatureSource, layer: int, config: ExtractFeaturesConfig) -> Stream:
+    name = f"layer_{layer}" if layer else _FRONT_ENDS.get(config.model, _WEIGHTED)
+    return Stream(name=name, title=source.title(layer), layer=layer, dim=source.dim, settings=source.about(layer))
+
+
+def _about(data: DataConfig, manifest: Manifest) -> dict[str, object]:
+    """Describe a manifest, with a hash of all that says which audio it lists."""
+    digest = hashlib.blake2b(digest_size=16)
+    count, seconds = 0, 0.0
+    for row in manifest.utterances:
+        digest.update(
+            f"{row.id}\t{row.path}\t{row.start}\t{row.num_samples}\t{row.sample_rate}\t{row.channel}\n".encode()
+        )
+        count, seconds = count + 1, seconds + row.duration_s
+    paths = [str(path) for path in data.manifests]
+    return {"hash": digest.hexdigest(), "paths": paths, "utterances": count, "hours": round(seconds / 3600, 4)}
+
+
+def _parts(rows: Sequence[Utterance], source: FeatureSource, config: ExtractFeaturesConfig) -> Iterator[range]:
+    """Cut a manifest where a part has enough audio or features; the number of processes does not matter."""
+    most_samples, most_bytes = config.part_s * SAMPLE_RATE, config.part_mb * 2**20
+    bytes_a_frame = source.dim * len(source.layers) * (2 if config.dtype == "float16" else 4)
+    begin, samples, size = 0, 0, 0
+    for place, row in enumerate(rows):
+        if place > begin and (samples >= most_samples or size >= most_bytes):
+            yield range(begin, place)
+            begin, samples, size = place, 0, 0
+        samples += row.num_samples_16k
+        size += source.count(row.num_samples_16k) * bytes_a_frame
+    if begin < len(rows):
+        yield range(begin, len(rows))
+
+
+def _utterances(pieces: Iterator[Piece]) -> Iterator[tuple[Utterance, list[Tensor]]]:
+    """Put the pieces of each utterance together: layers x (frames, dim)."""
+    held: list[list[Tensor]] = []
+    for piece in pieces:
+        held.append(piece.layers)
+        if piece.is_last:
+            yield piece.row, held[0] if len(held) == 1 else [torch.cat(layer) for layer in zip(*held, strict=True)]
+            held = []

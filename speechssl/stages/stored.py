@@ -1,0 +1,134 @@
+"""Features that `speechssl extract` wrote, as `cluster` takes them: utterances in turn, or points for k-means."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.manifest import Manifest, Utterance
+from speechssl.errors import LabelError
+from speechssl.features.folder import FeatureFolder
+from speechssl.parallel import Ranks
+from speechssl.stages.data import DataConfig
+from speechssl.stages.features import FeatureKind, Piece
+from speechssl.train.runlog import progress_bar
+from speechssl.units.points import Points, StreamPoints
+from speechssl.units.shards import ShardPoints
+
+__all__ = ["StoredFeatures", "stored_features"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFeatures(FeatureKind):
+    """One layer, or the only stream, of a folder of features."""
+
+    folder: FeatureFolder
+
+    @property
+    def manifest(self) -> Manifest:
+        """Whose features there are; the audio itself is not named."""
+        rows = [
+            Utterance(id=entry.id, path=entry.file, num_samples=entry.samples, sample_rate=SAMPLE_RATE, channels=1)
+            for entry in self.folder.entries.values()
+        ]
+        return Manifest(root=self.folder.path, utterances=tuple(rows))
+
+    def pieces(self, data: DataConfig, rows: Sequence[Utterance], *, title: str) -> Iterator[Piece]:
+        """Yield utterances, one piece each; those that are not there stop, or are passed over, as bad audio is.
+
+        Raises:
+            LabelError: an utterance is not there, or its features are of other audio.
+        """
+        with progress_bar(title, len(rows)) as (bar, task):
+            present = self._present(data, bar.track(rows, task_id=task))
+            waiting: list[Utterance] = []
+
+            def ids() -> Iterator[str]:
+                for row in present:
+                    waiting.append(row)
+                    yield row.id
+
+            for _, array in self.folder.read(ids(), layer=self._layer):
+                frames = _tensor(array)
+                yield Piece(row=waiting.pop(), layers=[frames], start=0, num_frames=len(frames))
+
+    def points(self, data: DataConfig, rows: Sequence[Utterance], ranks: Ranks) -> Points:
+        """Return the share of all frames of utterances that a process fits k-means to, without holding them.
+
+        Shards are mapped into memory; files of other formats are read at every pass.
+
+        Raises:
+            LabelError: an utterance is not there, its features are of other audio, or there is nothing for a process.
+        """
+        present = [row.id for row in self._present(data, rows)]
+        if self.folder.description.format == "shards" and len(present) == len(self.folder.entries):
+            stream = self.folder.stream(self._layer)
+            return ShardPoints(self.folder.path / stream.name, rank=ranks.rank, world_size=ranks.world_size)
+        share = present[ranks.rank :: ranks.world_size]
+        num_points = sum(self.folder.entries[key].rows for key in share)
+        return StreamPoints(
+            lambda: (_tensor(array) for _, array in self.folder.read(share, layer=self._layer)), num_points
+        )
+
+    @property
+    def _layer(self) -> int | None:
+        return self.layers[0] or None
+
+    def _present(self, data: DataConfig, rows: Iterable[Utterance]) -> Iterator[Utterance]:
+        """Yield the utterances whose features are there."""
+        for row in rows:
+            entry = self.folder.entries.get(row.id)
+            if entry is not None and entry.samples != row.num_samples_16k:
+                raise LabelError(
+                    f"{self.folder.path}: features of {row.id} are of {entry.samples} samples at 16 kHz, the manifest "
+                    f"lists {row.num_samples_16k}; extract the features of this manifest"
+                )
+            if entry is not None:
+                yield row
+            elif data.bad_audio == "stop":
+                reason = self.folder.description.left_out.get(row.id)
+                raise LabelError(
+                    f"{self.folder.path}: holds no features of {row.id}{f' ({reason})' if reason else ''}; extract the "
+                    "features of this manifest, or set data.bad_audio=skip"
+                )
+
+
+def stored_features(path: Path, layer: int) -> StoredFeatures:
+    """Open a layer of a folder of features, or its only stream where that is of no layer.
+
+    Args:
+        path: of the folder.
+        layer: counted from 1.
+
+    Raises:
+        LabelError: it is no such folder, holds means instead of frames, or other layers.
+    """
+    folder = FeatureFolder(path)
+    if not path.is_dir():
+        raise LabelError(f"{path}: no folder of features, and none of mfcc, log_mel, layer; correct features=")
+    description = folder.description
+    if description.pool != "none":
+        raise LabelError(
+            f"{path}: holds means ({description.pool}), units are of frames; extract the features with --pool none"
+        )
+    stream = folder.stream(layer)
+    settings = {name: value for name, value in stream.settings.items() if not (stream.layer and name == "layer")}
+    name = stream.title.removesuffix(f" layer {stream.layer}") if stream.layer else stream.title
+    return StoredFeatures(
+        name=name,
+        layers=(stream.layer,),
+        dim=stream.dim,
+        hop=description.hop,
+        window=description.window,
+        settings=settings,
+        folder=folder,
+    )
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Return (frames, dim) in memory of its own, as what is mapped from files cannot be written to."""
+    return torch.from_numpy(np.array(array, dtype=np.float32))
