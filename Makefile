@@ -1,7 +1,7 @@
 # Two commands set everything up: `make demo` and `make test`. Both install what they need when it is not there.
 # PYTHON=python3.13 chooses the interpreter, STACK=newest the versions to test with (.ci/venv.sh).
 
-.PHONY: demo test slow check bench gpu environment matrix
+.PHONY: demo test slow check docs bench gpu environment matrix
 METHOD ?= hubert
 CORPUS ?= festvox-ru
 SEED ?= 0
@@ -32,6 +32,9 @@ check: environment
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m mypy
+
+docs:
+	@.ci/docs
 
 environment:
 	@.ci/environment

@@ -20,7 +20,8 @@ from plan import AGREEMENT, CLUSTERING, OURS, RECOGNISING, STEPPING, TRACING, Ro
 __all__ = ["END", "FRONT", "MEASURED", "NOT_YET", "README", "START", "head", "summary", "tables"]
 
 FOLDER = Path(__file__).resolve().parent
-README, FRONT, MEASURED = FOLDER / "README.md", FOLDER.parents[1] / "README.md", FOLDER / "measured.json"
+README, MEASURED = FOLDER / "README.md", FOLDER / "measured.json"
+FRONT = FOLDER.parents[1] / "docs/how_to/long_runs.md"
 START, END = "<!-- measured: written by report.py -->", "<!-- end -->"
 NOT_YET = "not measured yet"
 Found = Mapping[str, Sequence[Mapping[str, Any]]]  # rows of each part
