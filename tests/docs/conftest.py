@@ -83,7 +83,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(4):
         speak(place / f"speech/speaker{i % 2}/{i}.wav", 1 + i / 10, seed=300 + i)
         speak(place / f"talks/{i}.flac", 20 + i, seed=400 + i, pauses=True)
-    for name, seconds in (("short.wav", 1.0), ("interview.mp3", 1.2), ("lecture.flac", 1.4)):
+    for name, seconds in (("short.wav", 1.0), ("speech.wav", 1.1), ("other.wav", 0.9), ("interview.mp3", 1.2), ("lecture.flac", 1.4)):
         speak(place / name, seconds, seed=500 + len(name))
     (place / "more-text.txt").write_text("one two six\nten two one\nsix ten\n")
     rows = read_manifest(place / "pool.tsv").utterances

@@ -5,7 +5,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SMALL_TRUNK = (
     "encoder={conv: [[8,10,5],[16,4,4],[16,4,4],[16,4,4]], "
-    "transformer: {dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64, position_kernel: 8, position_groups: 4}}"
+    "transformer: {dim: 32, num_layers: 6, num_heads: 2, ffn_dim: 64, position_kernel: 8, position_groups: 4}}"
 )
 FEW_STEPS = ("train.steps=2", "train.save_every=1", "train.log_every=1", "train.accumulate=1", "train.workers=0")
 SMALL_BATCH = ("train.bfloat16=false", "batch.seconds=20", "batch.min_s=0.1")
