@@ -12,7 +12,7 @@ import textwrap
 import tokenize
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Union
 
@@ -331,12 +331,25 @@ def _modules() -> str:
 
 
 def _python() -> str:
-    public: Sequence[str] = getattr(speechssl, "__all__", ())
+    names = [name for name in speechssl.__all__ if not name.startswith("_")]
+    configurations = [name for name in names if name.endswith("Config")]
     lines = ["# Python", "", "What `import speechssl` offers; everything else may change between versions.", ""]
-    for name in public:
+    for name in sorted(
+        set(names) - set(configurations), key=lambda name: (name != "load", _part(name), names.index(name))
+    ):
         item = getattr(speechssl, name)
-        if inspect.isclass(item) or inspect.isfunction(item):
-            lines += [f"::: {item.__module__}.{item.__qualname__}", ""]
-        elif inspect.ismodule(item):
-            lines += [f"::: {item.__name__}", ""]
-    return "\n".join(lines)
+        lines += [f"::: {item.__module__}.{item.__qualname__}", ""]
+    lines += ["## Configurations", "", "Frozen dataclasses with keyword arguments; as recipes, they are YAML.", ""]
+    lines += ["| name | what it is |", "|---|---|"]
+    for name in configurations:
+        about = _cell(inspect.cleandoc(getattr(speechssl, name).__doc__ or "").split("\n")[0])
+        keys_of = [command for command, config in CONFIGURATIONS.items() if config is getattr(speechssl, name)]
+        lines.append(f"| `{name}` | {about}{''.join(f' [Keys](keys/{each}.md)' for each in keys_of)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _part(name: str) -> int:
+    """Return where the part of the package that defines a name stands on the page."""
+    parts = ("inference", "transcripts", "score", "data", "units", "stages", "train", "model", "errors")
+    part = getattr(speechssl, name).__module__.split(".")[1]
+    return parts.index(part) if part in parts else len(parts)

@@ -83,8 +83,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(4):
         speak(place / f"speech/speaker{i % 2}/{i}.wav", 1 + i / 10, seed=300 + i)
         speak(place / f"talks/{i}.flac", 20 + i, seed=400 + i, pauses=True)
-    for name, seconds in (("short.wav", 1.0), ("speech.wav", 1.1), ("other.wav", 0.9), ("interview.mp3", 1.2), ("lecture.flac", 1.4)):
-        speak(place / name, seconds, seed=500 + len(name))
+    for i, name in enumerate(("short.wav", "speech.wav", "other.wav", "interview.mp3", "lecture.flac")):
+        speak(place / name, 0.9 + i / 10, seed=500 + i)
     (place / "more-text.txt").write_text("one two six\nten two one\nsix ten\n")
     rows = read_manifest(place / "pool.tsv").utterances
     phones = (f"{row.id}\t0.4:sil 0.8:a 1.0:b\n" for row in rows)
