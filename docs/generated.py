@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import io
+import json
 import os
 import re
 import textwrap
@@ -69,6 +70,7 @@ def pages() -> dict[str, str]:
         "reference/python.md": _python(),
         "reference/alarms.md": _alarms(),
         "reference/modules.md": _modules(),
+        "notebook.md": _notebook(),
     }
     for command, config in CONFIGURATIONS.items():
         made[f"reference/keys/{command.replace(' ', '_')}.md"] = _configuration(command, config)
@@ -299,6 +301,26 @@ def _alarms() -> str:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+# ---- the notebook ----
+
+
+def _notebook() -> str:
+    cells = json.loads((Path(__file__).parent / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    lines: list[str] = []
+    for cell in cells:
+        source = "".join(cell["source"])
+        is_code = cell["cell_type"] == "code"
+        language = "bash" if source.startswith("!") else "python"
+        lines += [f"```{language}\n{source.removeprefix('!')}\n```" if is_code else source, ""]
+        for output in cell.get("outputs", ()):
+            if "text" in output:
+                lines += [f"```text\n{''.join(output['text']).rstrip()}\n```", ""]
+            if "image/png" in output.get("data", {}):
+                picture = output["data"]["image/png"].replace("\n", "")
+                lines += [f'<img alt="A spectrogram with units below" src="data:image/png;base64,{picture}">', ""]
+    return "\n".join(lines)
 
 
 # ---- modules and public names ----

@@ -20,7 +20,7 @@ ELSEWHERE = {  # pages and pictures that lie outside docs/, by their place in th
     "results/launch.md": "recipes/launch/README.md",
     "results/lists.md": "manifests/README.md",
 }
-_PLACES = {source: place for place, source in ELSEWHERE.items()}
+_PLACES = {source: place for place, source in ELSEWHERE.items()} | {"docs/notebook.ipynb": "notebook.md"}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _FENCED = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 
