@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from speechssl.data.audio import read_header
 from speechssl.data.fields import BLANKS, cells_of, first_field, lines_of, sign_of
@@ -31,7 +31,7 @@ from speechssl.manifests.lhotse import read_lhotse
 from speechssl.manifests.nemo import read_nemo
 from speechssl.manifests.table import read_table, table_entries
 
-__all__ = ["files_as_manifest", "is_manifest", "read_named", "usual_columns"]
+__all__ = ["files_as_manifest", "is_manifest", "read_each", "read_named", "usual_columns"]
 
 _REQUIRED = {"id", "path", "samples", "rate", "channels"}  # a table with these columns is a manifest
 _USUAL = {  # our column -> what tables call it, in small letters; the first that is there
@@ -47,6 +47,7 @@ _USUAL = {  # our column -> what tables call it, in small letters; the first tha
     "start_s": ("start_s", "offset"),
     "end_s": ("end_s",),
 }
+_ARCHIVES = (*ARCHIVE_SUFFIXES, *COMPRESSED_SUFFIXES)
 _PEEK = 2**16  # bytes that tell text from audio
 _LHOTSE = r".*(cuts|recordings|supervisions).*\.jsonl(\.gz)?"
 
@@ -76,7 +77,7 @@ def read_named(path: Path, *, root: Path | None = None, tell: Callable[[str], ob
         return _read_folder(path, root, tell)
     if suffix in ALL_SUFFIXES:
         return files_as_manifest([path])
-    if path.name.lower().endswith((*ARCHIVE_SUFFIXES, *COMPRESSED_SUFFIXES)) and path.exists():
+    if path.name.lower().endswith(_ARCHIVES) and path.exists():
         return _built(path, tell)
     if suffix == PARQUET or not path.exists():
         return read_manifest(path, root=root)
@@ -93,6 +94,28 @@ def read_named(path: Path, *, root: Path | None = None, tell: Callable[[str], ob
     if path.name == "wav.scp":
         return _imported(path.parent, partial(read_kaldi, path.parent), root, tell, what="as Kaldi's folder")
     return _read_table(path, lines_of(text), root, tell)
+
+
+def read_each(
+    paths: Sequence[Path], *, root: Path | None = None, tell: Callable[[str], object] = _tell
+) -> list[Manifest]:
+    """Return the utterances of several that were named, each as by `read_named`.
+
+    Where audio, or folders or archives of it, are several, ids are made of paths below the folder that holds them all,
+    which tells files of one name apart.
+    """
+    folders = {path: os.path.abspath(path if path.is_dir() else path.parent) for path in paths if _is_sound(path)}  # noqa: PTH100
+    shared = os.path.commonpath(folders.values()) if folders else ""
+    found = []
+    for path in paths:
+        manifest = read_named(path, root=root, tell=tell)
+        below = os.path.relpath(folders[path], shared) if path in folders else "."
+        if below != ".":
+            prefix = below.replace("/", "-")
+            rows = (replace(row, id=f"{prefix}-{row.id}") for row in manifest.utterances)
+            manifest = replace(manifest, utterances=tuple(rows))
+        found.append(manifest)
+    return found
 
 
 def is_manifest(path: Path) -> bool:
@@ -137,28 +160,45 @@ def files_as_manifest(paths: Sequence[Path]) -> Manifest:
     return Manifest(root=Path("/"), utterances=tuple(rows))
 
 
-def _read_folder(path: Path, root: Path | None, tell: Callable[[str], object]) -> Manifest:
-    if (path / "wav.scp").is_file():
-        return _imported(path, partial(read_kaldi, path), root, tell, what="as Kaldi's folder")
-    tables = [path / name for name in ("metadata.jsonl", "metadata.csv") if (path / name).is_file()]
+def _is_sound(path: Path) -> bool:
+    """Say whether a name is that of audio, or of a folder or an archive of it, and no list."""
+    if path.is_dir():
+        return _list_in(path) is None
+    return path.name.lower().endswith((*ALL_SUFFIXES, *_ARCHIVES)) and path.exists()
+
+
+def _list_in(folder: Path) -> Literal["kaldi", "audiofolder", "dataset", "lhotse"] | None:
+    """Return whose list of audio a folder holds, None for nobody's."""
+    if (folder / "wav.scp").is_file():
+        return "kaldi"
+    tables = [folder / name for name in ("metadata.jsonl", "metadata.csv") if (folder / name).is_file()]
     if tables and "file_name" in (_text_of(tables[0]) or "").partition("\n")[0]:
-        return _imported(path, partial(read_audio_folder, path, {}), root or path, tell, what="as an audio folder")
-    if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
-        raise ManifestError(
-            f"{path}: is a saved dataset, which holds its audio itself: `speechssl manifest import {path} --from "
-            "dataset --root FOLDER -o MANIFEST` writes it out"
-        )
-    if any(re.fullmatch(_LHOTSE, each.name) for each in path.iterdir()):
-        return _imported(path, partial(read_lhotse, path), root, tell, what="as Lhotse's")
+        return "audiofolder"
+    if (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file():
+        return "dataset"
+    return "lhotse" if any(re.fullmatch(_LHOTSE, each.name) for each in folder.iterdir()) else None
+
+
+def _read_folder(path: Path, root: Path | None, tell: Callable[[str], object]) -> Manifest:
+    match _list_in(path):
+        case "kaldi":
+            return _imported(path, partial(read_kaldi, path), root, tell, what="as Kaldi's folder")
+        case "audiofolder":
+            return _imported(path, partial(read_audio_folder, path, {}), root or path, tell, what="as an audio folder")
+        case "lhotse":
+            return _imported(path, partial(read_lhotse, path), root, tell, what="as Lhotse's")
+        case "dataset":
+            raise ManifestError(
+                f"{path}: is a saved dataset, which holds its audio itself: `speechssl manifest import {path} --from "
+                "dataset --root FOLDER -o MANIFEST` writes it out"
+            )
     return _built(path, tell)
 
 
 def _built(path: Path, tell: Callable[[str], object]) -> Manifest:
     manifest = build([str(path)]).manifest
     found = len(manifest.utterances)
-    tell(
-        f"{path}: the headers of {found} recordings were read; `speechssl manifest build {path} -o MANIFEST` keeps them"
-    )
+    tell(f"{path}: the headers of {found} recordings were read; `speechssl manifest build {path} -o FILE` keeps them")
     return manifest
 
 
@@ -280,7 +320,7 @@ def _imported(
     files = len({row.path for row in manifest.utterances})
     tell(
         f"{path}: read {what}, {len(entries)} utterances, with the headers of {files} files; "
-        f"`speechssl manifest filter {path} -o MANIFEST` keeps them"
+        f"`speechssl manifest filter {path} -o FILE` keeps them"
     )
     return manifest
 

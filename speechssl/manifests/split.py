@@ -136,6 +136,6 @@ def _keys(utterances: Sequence[Utterance], by: Key) -> list[str]:
     if missing:
         raise ManifestError(
             f"{len(missing)} of {len(utterances)} utterances have no {by}: {', '.join(missing[:3])}; "
-            f"add the column with --side-file of `speechssl manifest build`, or divide by id"
+            f"add the column with --side-file, or --speaker-from, of `speechssl manifest build`, or divide by id"
         )
     return [key for key in keys if key]

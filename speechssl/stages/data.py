@@ -15,7 +15,7 @@ from speechssl.data.loading import Loader
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.rows import Joined, Rows
 from speechssl.errors import AudioError, ConfigError, ManifestError
-from speechssl.manifests.named import read_named
+from speechssl.manifests.named import read_each
 from speechssl.train.runlog import progress_bar
 
 __all__ = ["DataConfig", "like_training", "read_data", "read_waveform", "read_waveforms", "tell_left_out"]
@@ -49,7 +49,7 @@ def read_data(config: DataConfig, *, section: str = "data") -> Manifest:
     """
     if not config.manifests:
         raise ManifestError(f"{section}.manifests is empty; name at least one manifest")
-    manifests = [read_named(path, root=config.root) for path in config.manifests]
+    manifests = read_each(config.manifests, root=config.root)
     if len(manifests) == 1:
         return manifests[0]
     joined = Joined(manifests, [str(path) for path in config.manifests])

@@ -48,6 +48,19 @@ def test_data_manifests_may_be_audio_and_folders(corpus, long, capsys):
     assert "keeps them" in capsys.readouterr().err
 
 
+def test_files_of_one_name_in_several_folders_have_ids_of_their_own(tmp_path, write_wav):
+    for name in ("a/1.wav", "b/1.wav", "b/2.wav", "c/1.wav"):
+        write_wav(tmp_path / name)
+    named = (tmp_path / "a", tmp_path / "b", tmp_path / "c/1.wav")
+    found = read_data(DataConfig(manifests=named)).utterances
+    assert [(row.id, row.corpus) for row in found] == [
+        ("a-1", str(named[0])),
+        ("b-1", str(named[1])),
+        ("b-2", str(named[1])),
+        ("c-1", str(named[2])),
+    ]
+
+
 def test_noise_may_be_a_folder(corpus):
     augmenter = AugmentConfig(noise=(corpus.parent,)).augmenter(AudioConfig(), seed=0, read=read_named)
     assert augmenter is not None
