@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from speechssl.data.manifest import PARQUET, read_manifest
+from speechssl.data.manifest import PARQUET, read_manifest, read_table
 from speechssl.data.vocabulary import WORD_BOUNDARY
 from speechssl.errors import VocabularyError
 
@@ -19,8 +19,8 @@ def read_sentences(paths: Sequence[Path], *, change: Callable[[str], str] | None
     """Yield the words of every line that has any, after Unicode NFC.
 
     Args:
-        paths: `.tsv` and `.parquet` are manifests, of which the text column is read; any other is a text file with a
-            sentence a line, in UTF-8, gzipped where the name ends in `.gz`.
+        paths: `.tsv` and `.parquet` are manifests, or `.tsv` tables with an `id` or `path`, of which the column `text`
+            is read; any other is a text file with a sentence a line, in UTF-8, gzipped where the name ends in `.gz`.
         change: what is done to each line before it is split at blanks.
 
     Raises:
@@ -49,7 +49,19 @@ def as_letters(words: Sequence[str]) -> list[str]:
     return [letter for word in words for letter in (*word, WORD_BOUNDARY)]
 
 
+def _is_table(path: Path) -> bool:
+    """Say whether a file is a table of texts, and no manifest: its first line names a text and what it belongs to."""
+    if path.suffix.lower() != ".tsv" or not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        names = {*file.readline().rstrip("\r\n").split("\t")}
+    return "text" in names and bool({"id", "path"} & names) and "samples" not in names
+
+
 def _lines(path: Path) -> Iterator[str]:
+    if _is_table(path):
+        yield from (row["text"] for row in read_table(path, ("id", "path")).values())
+        return
     if path.suffix.lower() in (".tsv", PARQUET):
         utterances = read_manifest(path).utterances
         if not any(row.text for row in utterances):

@@ -74,3 +74,8 @@ def test_text_with_a_reserved_word_or_of_other_bytes_is_refused(tmp_path):
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(VocabularyError, match=r"b\.txt: expected text in UTF-8"):
         list(read_sentences([tmp_path / "b.txt"]))
+
+
+def test_sentences_may_be_texts_of_a_table(tmp_path):
+    (tmp_path / "t.tsv").write_text("id\tspeaker\ttext\na\tanna\tone two\nb\tbert\t\n")
+    assert [*read_sentences([tmp_path / "t.tsv"])] == [["one", "two"]]
