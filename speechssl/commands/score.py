@@ -52,7 +52,8 @@ def score_command(
     from speechssl.scoring.evaluate import ScoreConfig, evaluate_systems, in_common, judge
     from speechssl.scoring.summary import advice, as_json, difference_lines, lines, utterance_rows
     from speechssl.stages.score import read_columns, references_of, with_known_languages
-    from speechssl.transcripts.reading import read_texts, same_utterances
+    from speechssl.transcripts.matching import same_utterances
+    from speechssl.transcripts.reading import read_texts
 
     values = {"normaliser": normaliser, "blocks": blocks, "alignment": alignment}
     numbers = {"samples": samples, "level": level, "seed": seed}

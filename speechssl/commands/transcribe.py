@@ -12,7 +12,7 @@ from speechssl.config import from_dict
 from speechssl.data.manifest import Manifest
 from speechssl.manifests.named import files_as_manifest, read_named
 from speechssl.transcripts.formats import SUFFIXES, check_ids, write_transcripts
-from speechssl.transcripts.reading import with_texts
+from speechssl.transcripts.matching import with_texts
 from speechssl.transcripts.timed import Timed, Transcript
 
 __all__ = ["align_command", "transcribe_command"]

@@ -1,19 +1,15 @@
 """Texts by utterance, from any file that holds some: manifests, tables, Kaldi's, TRN, STM, CTM, JSON lines.
 
-The counterpart of `formats`, and of what other toolkits write. STM and CTM say when something was said in a recording:
-where one side of a comparison has segments and the other words with times, the words go to the segments that they
-lie in (a word's middle counts; one between segments goes to the nearest, as an insertion there).
+The counterpart of `formats`, and of what other toolkits write. `matching` brings two of them together.
 """
 
 import csv
 import io
 import json
 import re
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +19,18 @@ from speechssl.errors import ManifestError
 from speechssl.manifests.build import ALL_SUFFIXES
 from speechssl.manifests.named import is_manifest, usual_columns
 
-__all__ = ["Said", "Side", "Span", "Texts", "Word", "read_json_lines", "read_texts", "same_utterances", "with_texts"]
+__all__ = [
+    "Said",
+    "Side",
+    "Span",
+    "Texts",
+    "Word",
+    "by_recording",
+    "kind_of",
+    "lines_in",
+    "read_json_lines",
+    "read_texts",
+]
 
 Side = Literal["reference", "hypothesis"]
 
@@ -96,7 +103,7 @@ def read_texts(path: Path, side: Side = "hypothesis", *, root: Path | None = Non
         raise ManifestError(
             f"{path}: is audio, which has no text; name a manifest with texts, or a table of id and text"
         )
-    kind = _kind_of(path)
+    kind = kind_of(path)
     if kind == "json":
         found = Texts(said=[_of_object(key, row, side) for key, row in read_json_lines(path).items()])
     elif kind == "trn":
@@ -105,7 +112,7 @@ def read_texts(path: Path, side: Side = "hypothesis", *, root: Path | None = Non
         found = _read_stm(path)
     elif kind == "ctm":
         words = _read_ctm(path)
-        found = Texts(said=_by_recording(words), words=words)
+        found = Texts(said=by_recording(words), words=words)
     elif path.exists() and is_manifest(path) and (path.suffix == ".parquet" or path.stat().st_size):
         manifest = read_manifest(path, root=root)
         said = [
@@ -126,153 +133,7 @@ def read_texts(path: Path, side: Side = "hypothesis", *, root: Path | None = Non
     return found
 
 
-def with_texts(manifest: Manifest, path: Path) -> Manifest:
-    """Return a manifest with the texts of another file.
-
-    Args:
-        manifest: whose texts do not count; a text for each utterance is wanted.
-        path: anything that `read_texts` reads; for a single utterance also plain text, all of which it says.
-
-    Raises:
-        ManifestError: the file cannot be read, or an utterance has no text there.
-    """
-    rows = manifest.utterances
-    is_plain = not path.is_dir() and _kind_of(path) is None and path.suffix.lower() not in (".tsv", ".csv", ".parquet")
-    lines = _lines(path) if is_plain and len(rows) == 1 else []
-    is_row = not path.suffix and any(first_field(line)[0] == rows[0].id for line in lines)  # of Kaldi's `text`
-    if lines and not is_row and not _is_header(lines[0]):
-        texts = {rows[0].id: " ".join(" ".join(lines).split())}
-    else:
-        listed = [Said(id=row.id, text="", path=row.path) for row in rows]
-        texts = same_utterances(Texts(said=listed), read_texts(path, "reference"))
-    untold = [row.id for row in rows if not texts.get(row.id)]
-    if untold:
-        raise ManifestError(
-            f"{path}: has no text of {len(untold)} of {len(rows)} utterances: {_few(untold)}; found those of "
-            f"{_few(texts) or 'none'}: correct the ids"
-        )
-    return replace(manifest, utterances=tuple(replace(row, text=texts[row.id]) for row in rows))
-
-
-def _is_header(line: str) -> bool:
-    """Say whether a line names the columns of a table of texts."""
-    names = cells_of(line, sign_of(line, is_csv=False))
-    usual = usual_columns(names)
-    return "text" in usual and bool({"id", "path"} & {*usual}) and len(usual) == len(names)
-
-
-def same_utterances(
-    references: Texts, hypotheses: Texts, *, tell: Callable[[str], object] = lambda line: None
-) -> dict[str, str]:
-    """Return the hypotheses by the ids of the references; what has no counterpart keeps its own.
-
-    Args:
-        references: what was said.
-        hypotheses: what a system wrote.
-        tell: is given what was done that a reader of figures should know, a line each.
-
-    Raises:
-        ManifestError: two hypotheses of one reference.
-    """
-    if references.spans and hypotheses.words is not None:
-        return _cut(hypotheses.words, references, tell)
-    if references.words is not None and hypotheses.spans:
-        hypotheses = Texts(said=_by_recording(_as_words(hypotheses)), words=[])
-    names = _names(references.said)
-    found: dict[str, str] = {}
-    for row in hypotheses.said:
-        key = next((names[name] for name in _names_of(row) if name in names), row.id)
-        if key in found:
-            raise ManifestError(f"score: {key} has two hypotheses, of which one is {row.id}; keep one of them")
-        found[key] = row.text
-    if hypotheses.words is not None and found:
-        unheard = [row.id for row in references.said if row.id not in found]
-        if len(unheard) < len(references.said):  # or nothing fits, which is said as such
-            found |= dict.fromkeys(unheard, "")
-            if unheard:
-                tell(f"{len(unheard)} utterances have no words in the CTM, and count as heard empty: {_few(unheard)}")
-    return found
-
-
-def _few(names: Iterable[str]) -> str:
-    named = [*islice(names, 4)]
-    return ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
-
-
-def _names(rows: Sequence[Said]) -> dict[str, str]:
-    """Return id by every name that stands for one utterance alone; ids themselves come first."""
-    counts = Counter(name for row in rows for name in {*_names_of(row)})
-    names = {name: row.id for row in rows for name in _names_of(row) if counts[name] == 1}
-    return names | {row.id: row.id for row in rows}
-
-
-def _names_of(row: Said) -> Iterable[str]:
-    """Yield what an utterance may be called elsewhere: its id, its path, and the ids that are made of paths."""
-    yield row.id
-    if row.path is not None:
-        yield from (row.path, id_of(row.path), Path(row.path).stem)
-
-
-def _cut(words: Sequence[Word], references: Texts, tell: Callable[[str], object]) -> dict[str, str]:
-    """Give each word to the segment of its recording and channel that it lies in, or is nearest to."""
-    by_place: dict[tuple[str, str], list[tuple[Span, str | None]]] = {}
-    known = {span.recording: 0 for span in references.spans.values()}
-    for key, span in references.spans.items():
-        by_place.setdefault(_place(span), []).append((span, key))
-    for span in references.ignored:
-        by_place.setdefault(_place(span), []).append((span, None))
-    channels: dict[str, set[str]] = {}
-    for recording, channel in by_place:
-        channels.setdefault(recording, set()).add(channel)
-    texts: dict[str, list[str]] = {key: [] for key in references.spans}
-    words = sorted(words, key=lambda word: word.at.start_s)
-    for segments in by_place.values():
-        segments.sort(key=lambda each: each[0].start_s)
-    left, strangers = 0, Counter[str]()
-    for word in words:
-        place = _place(word.at)
-        if place not in by_place and len(channels.get(word.at.recording, ())) == 1:
-            place = (word.at.recording, min(channels[word.at.recording]))
-        if place not in by_place:
-            strangers[word.at.recording] += 1
-            continue
-        known[word.at.recording] = known.get(word.at.recording, 0) + 1
-        nearest = _nearest(by_place[place], (word.at.start_s + word.at.end_s) / 2)
-        if nearest is None:
-            left += 1
-        else:
-            texts[nearest].append(word.text)
-    if strangers:
-        raise ManifestError(
-            f"score: {strangers.total()} words are of recordings or channels that the segments do not name: "
-            f"{_few(strangers)}; take them out, or name them in the STM"
-        )
-    silent = [recording for recording, count in known.items() if not count]
-    if silent:
-        tell(f"{len(silent)} recordings have no words in the CTM, and count as heard empty: {_few(silent)}")
-    if left:
-        tell(f"{left} words lie in segments that are not scored, and are left out")
-    return {key: " ".join(found) for key, found in texts.items()}
-
-
-def _place(span: Span) -> tuple[str, str]:
-    """Return recording and channel, A being 1 as for NIST's tools."""
-    is_letter = re.fullmatch("[A-Z]", span.channel) is not None
-    return span.recording, str(ord(span.channel) - ord("A") + 1) if is_letter else span.channel
-
-
-def _nearest(segments: Sequence[tuple[Span, str | None]], at_s: float) -> str | None:
-    """Return the id of the segment, of some in the order of their starts, that a time lies in or is nearest to."""
-    after = bisect_right([span.start_s for span, _ in segments], at_s)
-    near = segments[max(0, after - 2) : after + 1]
-    return min(near, key=lambda each: max(0.0, each[0].start_s - at_s, at_s - each[0].end_s))[1]
-
-
-def _as_words(texts: Texts) -> list[Word]:
-    return [Word(texts.spans[row.id], row.text) for row in texts.said]
-
-
-def _by_recording(words: Sequence[Word]) -> list[Said]:
+def by_recording(words: Sequence[Word]) -> list[Said]:
     """Put words together, in the order of time; a channel is part of the id where a recording has several."""
     places: dict[tuple[str, str], list[Word]] = {}
     for word in words:
@@ -287,7 +148,8 @@ def _by_recording(words: Sequence[Word]) -> list[Said]:
     ]
 
 
-def _kind_of(path: Path) -> Literal["json", "trn", "stm", "ctm"] | None:
+def kind_of(path: Path) -> Literal["json", "trn", "stm", "ctm"] | None:
+    """Return the form that a file's name says; None for tables, lines and manifests."""
     name = path.name.lower()
     if name.removesuffix(".gz").endswith((".json", ".jsonl")):
         return "json"
@@ -299,7 +161,12 @@ def _kind_of(path: Path) -> Literal["json", "trn", "stm", "ctm"] | None:
     return "stm" if named[1] == "stm" else "ctm"
 
 
-def _lines(path: Path) -> list[str]:
+def lines_in(path: Path) -> list[str]:
+    """Return the lines of a text file, one at least.
+
+    Raises:
+        ManifestError: it cannot be read, or is not UTF-8.
+    """
     try:
         return lines_of(path.read_text(encoding="utf-8-sig")) or [""]
     except (OSError, UnicodeDecodeError) as error:
@@ -308,7 +175,7 @@ def _lines(path: Path) -> list[str]:
 
 def _read_trn(path: Path) -> list[Said]:
     found: dict[str, Said] = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines_in(path), start=1):
         text, opened, field_ = line.rstrip(BLANKS).rpartition("(")
         key = unescape_id(field_[:-1])
         if not line.strip(BLANKS):
@@ -324,7 +191,7 @@ def _read_trn(path: Path) -> list[Said]:
 def _read_stm(path: Path) -> Texts:
     """Read `recording channel speaker start end <label> text`; `;;` begins a comment."""
     rows: list[tuple[int, Span, str, str]] = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines_in(path), start=1):
         if not line.strip(BLANKS) or line.startswith(";;"):
             continue
         head, rest = [], line
@@ -358,7 +225,7 @@ def _read_stm(path: Path) -> Texts:
 def _read_ctm(path: Path) -> list[Word]:
     """Read `recording channel start duration word` and more; `;;` begins a comment."""
     words = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines_in(path), start=1):
         cells = fields_of(line)
         if not cells or line.startswith(";;"):
             continue
@@ -429,7 +296,7 @@ def _of_object(key: str, row: Mapping[str, Any], side: Side) -> Said:
 
 
 def _read_table(path: Path) -> list[Said]:
-    lines = _lines(path)
+    lines = lines_in(path)
     is_csv = path.suffix.lower() == ".csv"
     sign = sign_of(lines[0], is_csv=is_csv)
     if sign == "|" and not is_csv and not lines[0].partition("|")[0].lower().endswith(ALL_SUFFIXES):

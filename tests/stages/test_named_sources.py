@@ -14,7 +14,7 @@ from speechssl.data.manifest import read_manifest
 from speechssl.errors import ManifestError
 from speechssl.manifests.named import read_named
 from speechssl.stages.data import DataConfig, read_data
-from speechssl.transcripts.reading import with_texts
+from speechssl.transcripts.matching import with_texts
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from speechssl.errors import ManifestError
-from speechssl.transcripts.reading import Span, Texts, Word, read_texts, same_utterances
+from speechssl.transcripts.matching import same_utterances
+from speechssl.transcripts.reading import Span, Texts, Word, read_texts
 
 SAID = {"u1": "one two", "u2": "three"}
 MANIFEST = "id\tpath\tsamples\trate\tchannels\ttext\nu1\ta/1.wav\t9\t9\t1\tone two\nu2\ta/2.wav\t9\t9\t1\tthree\n"
