@@ -99,7 +99,7 @@ class ExtractFeaturesConfig:
             )
         if self.format == "lhotse" and self.pool != "none":
             raise ConfigError(
-                "Lhotse keeps frames at even distances, no means of them; take another format or pool=none"
+                "Lhotse keeps frames at even distances, no means of them; take another format, or leave the pooling out"
             )
         for name in ("part_s", "part_mb", "processes"):
             if getattr(self, name) <= 0:

@@ -130,6 +130,6 @@ def test_an_interruption_while_modules_are_imported_is_one_line_and_status_130(m
 def test_an_interruption_while_manifests_are_read_is_one_line_and_status_130(tmp_path, capsys, monkeypatch):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"out: {tmp_path / 'out'}\nobjective: {{kind: contrastive}}\ndata: {{manifests: [a.tsv]}}\n")
-    monkeypatch.setattr("speechssl.stages.data.read_manifest", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("speechssl.stages.data.read_each", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert main(["pretrain", str(recipe)]) == 130
     assert capsys.readouterr().err == "speechssl: interrupted\n"
