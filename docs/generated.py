@@ -372,6 +372,6 @@ def _python() -> str:
 
 def _part(name: str) -> int:
     """Return where the part of the package that defines a name stands on the page."""
-    parts = ("inference", "transcripts", "score", "data", "units", "stages", "train", "model", "errors")
+    parts = ("inference", "transcripts", "scoring", "data", "units", "stages", "train", "model", "errors")
     part = getattr(speechssl, name).__module__.split(".")[1]
     return parts.index(part) if part in parts else len(parts)
