@@ -119,7 +119,7 @@ def test_a_module_of_ones_own_is_trained_and_goes_on(tmp_path):
     config = speechssl.TrainConfig(steps=60, log=LogConfig(tensorboard=False))
     halfway = speechssl.TrainConfig(steps=30, save_every=30, log=config.log)
     at_once, in_two = Mean(), Mean()
-    speechssl.fit(at_once, Noise(), out=tmp_path / "once", optim=optim, config=config)
+    speechssl.fit(at_once, Noise(), out=str(tmp_path / "once"), optim=optim, config=config)
     assert at_once.mean.item() == pytest.approx(3, abs=0.3)
     speechssl.fit(Mean(), Noise(), out=tmp_path / "two", optim=optim, config=halfway)
     last = speechssl.fit(in_two, Noise(), out=tmp_path / "two", optim=optim, config=config)

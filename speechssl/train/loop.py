@@ -44,7 +44,7 @@ def fit(
     model: nn.Module,
     batches_from: BatchesFrom,
     *,
-    out: Path,
+    out: Path | str,
     seed: int = 0,
     optim: OptimConfig | None = None,
     config: TrainConfig | None = None,
@@ -78,6 +78,7 @@ def fit(
             run; what is done is saved.
         StoppedError: a signal asked to stop; the step it came in is done and saved.
     """
+    out = Path(out)
     optim, config, ranks = optim or OptimConfig(), config or TrainConfig(), ranks or start_ranks()
     run = Run(
         model, out=out, seed=seed, optim=optim, config=config, ranks=ranks, data=data, max_bad_share=max_bad_share
