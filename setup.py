@@ -42,7 +42,6 @@ setup(
         # one feature each, beyond `all`
         "parquet": ["pyarrow>=15"],  # manifests of millions of rows, features for datasets
         "hdf5": ["h5py>=3.10"],  # extract --format hdf5
-        "zarr": ["zarr>=3"],  # extract --format zarr
         "pieces": ["sentencepiece>=0.2"],  # pieces of words as tokens of fine-tuning
         "remote": ["fsspec>=2024.6", "aiohttp>=3.9", "s3fs>=2024.6"],  # audio at URLs
         "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.23"],  # manifest segment by a trained model
