@@ -7,9 +7,12 @@ killed goes on with the parts that are not there, and several processes write th
 import hashlib
 import json
 import os
+import queue
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,16 +45,17 @@ from speechssl.interop.formats import read_saved
 from speechssl.parallel import Ranks, start_ranks
 from speechssl.provenance import source_commit
 from speechssl.saved import SavedModel
-from speechssl.stages.data import DataConfig, read_data, tell_left_out
+from speechssl.stages.data import DataConfig, read_data, read_waveforms, tell_left_out
 from speechssl.stages.features import (
     ExtractConfig,
     FeatureSource,
     FrontEnd,
     Piece,
     Pieces,
-    extract,
     front_end,
+    in_batches,
     known_layers,
+    pieces_of,
     trunk,
 )
 from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
@@ -63,6 +67,7 @@ __all__ = ["ExtractFeaturesConfig", "extract_features"]
 _BEGUN = "begun.json"  # the description of a folder that is not finished
 _PARTS = "parts"  # what each finished part holds, until the index says it
 _WEIGHTED = "weighted"
+_AHEAD = 4  # utterances that are read before they are wanted
 _FRONT_ENDS: dict[str, FrontEnd] = {"mfcc": "mfcc", "log_mel": "log_mel"}
 
 
@@ -269,13 +274,20 @@ class _Job:
                 row.id: f"{config.segments} has no units of it" for row in rows if row.id not in self.labels.units
             }
             rows = [row for row in rows if row.id not in left_out]
-        title = f"features {number + 1}/{len(self.parts)}"
-        pieces = extract(self.source, config.data, self.manifest, rows, title=title, left_out=left_out)
+        waveforms = read_waveforms(
+            config.data,
+            self.manifest,
+            in_batches(self.source, rows),
+            audio=self.source.audio,
+            window=self.source.window,
+            title=f"features {number + 1}/{len(self.parts)}",
+            left_out=left_out,
+        )
         part = FORMATS[config.format].part(config.out, number, description)
         streams = [stream.name for stream in description.streams]
         writer = PartWriter(part, streams, dtype=config.dtype, pool=config.pool)
-        with writing(writer) as write:
-            for row, layers in _utterances(pieces):
+        with _ahead(waveforms) as read, writing(writer) as write:
+            for row, layers in _utterances(pieces_of(self.source, read)):
                 write(
                     Computed(
                         id=row.id,
@@ -376,6 +388,41 @@ def _parts(rows: Sequence[Utterance], source: FeatureSource, config: ExtractFeat
         size += source.count(row.num_samples_16k) * bytes_a_frame
     if begin < len(rows):
         yield range(begin, len(rows))
+
+
+@contextmanager
+def _ahead(waveforms: Iterator[tuple[Utterance, Tensor]]) -> Iterator[Iterator[tuple[Utterance, Tensor]]]:
+    """Read a few utterances ahead, in a thread beside the one that computes. What it raises is raised in its place."""
+    waiting: queue.Queue[tuple[Utterance, Tensor] | BaseException | None] = queue.Queue(_AHEAD)
+    is_over = threading.Event()
+
+    def read() -> None:
+        end: BaseException | None = None
+        try:
+            for item in waveforms:
+                waiting.put(item)
+                if is_over.is_set():
+                    return
+        except BaseException as error:  # raised again by the thread that computes
+            end = error
+        waiting.put(end)
+
+    def given() -> Iterator[tuple[Utterance, Tensor]]:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    thread = threading.Thread(target=read, name="audio", daemon=True)
+    thread.start()
+    try:
+        yield given()
+    finally:
+        is_over.set()
+        while thread.is_alive():  # it may wait for a place
+            with suppress(queue.Empty):
+                waiting.get(timeout=0.01)
+        thread.join()
 
 
 def _utterances(pieces: Iterator[Piece]) -> Iterator[tuple[Utterance, list[Tensor]]]:

@@ -251,25 +251,18 @@ def layers_of(
 
 
 def extract(
-    source: FeatureSource,
-    data: DataConfig,
-    manifest: Manifest,
-    rows: Sequence[Utterance],
-    *,
-    title: str,
-    left_out: dict[str, str] | None = None,
+    source: FeatureSource, data: DataConfig, manifest: Manifest, rows: Sequence[Utterance], *, title: str
 ) -> Iterator[Piece]:
     """Yield the features of utterances, in order or, in batches, longest first; the pieces of one follow each other.
 
-    Bad audio stops, or is named and passed over, as `data` says; `left_out` gets its id and what is wrong with it.
+    Bad audio stops, or is named and passed over, as `data` says.
 
     Raises:
         AudioError: a file cannot be used.
     """
     rows = in_batches(source, rows)
-    audio, window = source.audio, source.window
     yield from pieces_of(
-        source, read_waveforms(data, manifest, rows, audio=audio, window=window, title=title, left_out=left_out)
+        source, read_waveforms(data, manifest, rows, audio=source.audio, window=source.window, title=title)
     )
 
 

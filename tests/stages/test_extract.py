@@ -31,7 +31,7 @@ from speechssl.stages.extract import ExtractFeaturesConfig, extract_features
 from speechssl.stages.features import ExtractConfig
 from speechssl.units.features import mfcc
 
-PACKAGES = {"hdf5": "h5py", "zarr": "zarr", "parquet": "pyarrow"}
+PACKAGES = {"hdf5": "h5py", "parquet": "pyarrow"}
 NAMES = [*FORMATS]
 
 
@@ -152,12 +152,22 @@ def test_h5py_reads_one_file_that_can_move_with_its_parts(make, corpus, pretrain
         assert all(np.array_equal(file[key][()], expected[key][1]) for key in expected)
 
 
-def test_zarr_reads_the_folder_as_a_store(make, corpus, pretrained, tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_zarr_reads_the_folder_as_a_store(make, corpus, pretrained, tmp_path, dtype):
     zarr = pytest.importorskip("zarr")
-    store = zarr.open_group(extract_features(make(tmp_path / "out", format="zarr")), mode="r")
+    store = zarr.open_group(extract_features(make(tmp_path / "out", format="zarr", dtype=dtype)), mode="r")
     expected = by_hand(corpus, pretrained)
     assert {*store["layer_1"]} == {*expected}
-    assert all(np.array_equal(store[f"layer_1/{key}"][:], expected[key][0]) for key in expected)
+    assert all(np.array_equal(store[f"layer_1/{key}"][:], expected[key][0].astype(dtype)) for key in expected)
+
+
+def test_zarr_walks_to_ids_that_are_no_names(odd, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    data = DataConfig(manifests=(odd,))
+    out = extract_features(ExtractFeaturesConfig(out=tmp_path / "out", data=data, model="mfcc", format="zarr"))
+    store, folder = zarr.open_group(out, mode="r"), FeatureFolder(out)
+    for key, array in folder.read():
+        assert np.array_equal(store["mfcc"][folder.entries[key].place][:], array)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -339,16 +349,16 @@ def test_bad_audio_stops_or_is_left_out_with_its_reason(make, form, tmp_path, ma
 def test_a_folder_that_was_interrupted_ends_with_the_same_bits(make, form, tmp_path, monkeypatch):
     whole = extract_features(make(tmp_path / "whole", format=form))
     seen: list[str] = []
-    extract = stage.extract
+    pieces_of = stage.pieces_of
 
     def until_the_fourth(*arguments: object, **options: object):
-        for piece in extract(*arguments, **options):
+        for piece in pieces_of(*arguments, **options):
             seen.append(piece.row.id)
             if len(seen) == 4:
                 raise KeyboardInterrupt
             yield piece
 
-    monkeypatch.setattr(stage, "extract", until_the_fourth)
+    monkeypatch.setattr(stage, "pieces_of", until_the_fourth)
     config = make(tmp_path / "out", format=form)
     with pytest.raises(KeyboardInterrupt):
         extract_features(config)
@@ -371,12 +381,12 @@ from speechssl.config import load
 from speechssl.stages import extract as stage
 
 torch.set_num_threads(1)
-extract = stage.extract
+pieces_of = stage.pieces_of
 def slowly(*arguments, **options):
-    for piece in extract(*arguments, **options):
+    for piece in pieces_of(*arguments, **options):
         time.sleep(float(sys.argv[2]))
         yield piece
-stage.extract = slowly
+stage.pieces_of = slowly
 stage.extract_features(load(Path(sys.argv[1]), stage.ExtractFeaturesConfig))
 """
 
@@ -432,7 +442,7 @@ def test_a_manifest_that_changed_under_an_interrupted_run_is_refused(make, tmp_p
     manifest = make_corpus(tmp_path / "corpus", [8000, 9000])
     config = make(tmp_path / "out", data=DataConfig(manifests=(manifest,)))
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "extract", lambda *_, **__: pytest.fail("stopped here"))
+        patched.setattr(stage, "pieces_of", lambda *_: pytest.fail("stopped here"))
         with pytest.raises(pytest.fail.Exception):
             extract_features(config)
     write_manifest(manifest, read_manifest(manifest).utterances[:1])
