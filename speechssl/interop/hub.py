@@ -9,9 +9,12 @@ from speechssl.errors import CheckpointError, PackageError
 __all__ = ["HUB", "fetch"]
 
 HUB = re.compile(r"hf:/{1,2}")  # a `Path` makes one slash of two
-_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/\s]+(?:/[^/\s]+)*?))?(?P<file>/[^@\s]+\.\w+)?")
+_NAME = re.compile(
+    r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/\s]+(?:/[^/\s]+)*?))?"
+    r"(?P<file>/[^@\s]+\.(?:pt|pth|bin|ckpt|safetensors))?"
+)
 _SMALL = ("*.json", "*.txt", "*.model", "*.yaml")  # settings, vocabularies, tokenizers
-_PARAMETERS = (("*.safetensors",), ("*.bin",), ("*.pt", "*.pth"))  # the first kind that a repository has is fetched
+_PARAMETERS = (("*.safetensors",), ("pytorch_model*.bin",), ("*.pt", "*.pth"))  # the first kind there is fetched
 
 
 def fetch(where: str) -> Path:

@@ -12,7 +12,7 @@ from tests.interop.models import model_of
 
 constants = pytest.importorskip("huggingface_hub.constants")
 
-COMMITS = {"main": "a" * 40, "older/try": "b" * 40}
+COMMITS = {"main": "a" * 40, "older/v1.0": "b" * 40}
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ def files_of(model: SavedModel, folder: Path) -> dict[str, bytes]:
 def test_a_model_is_found_by_name_and_by_revision(cache, tmp_path):
     first, second = model_of("wav2vec2"), model_of("hubert")
     cached(cache, "org/small-model", files_of(first, tmp_path / "a"))
-    cached(cache, "org/small-model", files_of(second, tmp_path / "b"), revision="older/try")
+    cached(cache, "org/small-model", files_of(second, tmp_path / "b"), revision="older/v1.0")
     assert read_saved("hf://org/small-model").fingerprint() == first.fingerprint()
-    assert read_saved("hf://org/small-model@older/try").fingerprint() == second.fingerprint()
-    assert read_saved(f"hf://org/small-model@{COMMITS['older/try']}").fingerprint() == second.fingerprint()
+    assert read_saved("hf://org/small-model@older/v1.0").fingerprint() == second.fingerprint()
+    assert read_saved(f"hf://org/small-model@{COMMITS['older/v1.0']}").fingerprint() == second.fingerprint()
     assert read_saved(Path("hf://org/small-model")).fingerprint() == first.fingerprint(), "a path has one slash less"
 
 
