@@ -54,7 +54,7 @@ def test_each_configuration_builds_its_objective() -> None:
 
 
 def test_contrastive_objective_takes_no_labels() -> None:
-    with pytest.raises(LabelError, match=r"objective\.kind=contrastive takes no labels; remove data\.labels"):
+    with pytest.raises(LabelError, match=r"objective\.kind=contrastive takes no labels; remove the key labels"):
         build_objective(CONTRASTIVE, dim=32, conv_dim=16, clusters=(5,))
 
 
