@@ -244,7 +244,7 @@ class _Job:
         if not entries:
             first = next(iter(left_out.items()), ("", "the manifest lists none"))
             raise LabelError(f"{out}: no utterance could be used; the first, {first[0]}: {first[1]}")
-        tell_left_out([*left_out], "bad audio")
+        tell_left_out([*left_out], "bad audio" if self.labels is None else "bad audio or no units")
         description = replace(
             self.description,
             utterances=len(entries),
@@ -325,7 +325,7 @@ def _source(config: ExtractFeaturesConfig) -> tuple[FeatureSource, str | None]:
     source = trunk(saved, layers, config.data, config.extract)
     if config.layers == _WEIGHTED:
         source = _weighted(source, config.weights, saved)
-    return source, saved.fingerprint()
+    return source, str(source.settings["checkpoint"])
 
 
 def _weighted(source: FeatureSource, weights: Sequence[float], saved: SavedModel) -> FeatureSource:

@@ -59,13 +59,15 @@ class StoredFeatures(FeatureKind):
     def points(self, data: DataConfig, rows: Sequence[Utterance], ranks: Ranks) -> Points:
         """Return the share of all frames of utterances that a process fits k-means to, without holding them.
 
-        Shards are mapped into memory; files of other formats are read at every pass.
+        Shards are mapped into memory, if there is one for each process; other files are read at every pass.
 
         Raises:
             LabelError: an utterance is not there, its features are of other audio, or there is nothing for a process.
         """
         present = [row.id for row in self._present(data, rows)]
-        if self.folder.description.format == "shards" and len(present) == len(self.folder.entries):
+        is_all = len(present) == len(self.folder.entries)
+        num_files = len({entry.file for entry in self.folder.entries.values()})
+        if self.folder.description.format == "shards" and is_all and num_files >= ranks.world_size:
             stream = self.folder.stream(self._layer)
             return ShardPoints(self.folder.path / stream.name, rank=ranks.rank, world_size=ranks.world_size)
         share = present[ranks.rank :: ranks.world_size]

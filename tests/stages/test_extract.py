@@ -23,12 +23,14 @@ from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError
 from speechssl.features.folder import FeatureFolder
 from speechssl.features.formats import FORMATS
+from speechssl.parallel import Ranks
 from speechssl.saved import SavedModel
 from speechssl.stages import extract as stage
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
 from speechssl.stages.extract import ExtractFeaturesConfig, extract_features
 from speechssl.stages.features import ExtractConfig
+from speechssl.stages.stored import stored_features
 from speechssl.units.features import mfcc
 
 PACKAGES = {"hdf5": "h5py", "parquet": "pyarrow"}
@@ -525,6 +527,20 @@ def test_k_means_of_all_frames_is_the_same_from_shards_and_other_files(make, clu
         found.append(cluster(config).read_bytes())
         assert not (tmp_path / name / "kmeans.unfinished").exists()
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("part_s", [1.5, 600.0])  # a shard for each process or more, and one for both
+def test_processes_share_all_frames(make, tmp_path, part_s):
+    folder = extract_features(make(tmp_path / "features", format="shards", layers=(1,), part_s=part_s))
+    source, data = stored_features(folder, 1), DataConfig(manifests=())
+    rows = source.manifest.utterances
+    shares = []
+    for rank in range(2):
+        ranks = Ranks(rank=rank, world_size=2, device=torch.device("cpu"))
+        shares.append(torch.cat([block.clone() for block in source.points(data, rows, ranks).blocks()]))
+    assert min(map(len, shares)) > 0
+    whole = np.concatenate([array for _, array in FeatureFolder(folder).read()])
+    assert sorted(map(tuple, torch.cat(shares).tolist())) == sorted(map(tuple, whole.tolist()))
 
 
 def test_k_means_of_all_frames_needs_them_on_disk(cluster_config, tmp_path):
