@@ -4,9 +4,10 @@
     extraction.py --manifest POOL.tsv --size base --seconds 90 --format npy
     extraction.py --manifest POOL.tsv --short             small, 2 minutes, npy, few repeats
 
-Contenders in turn: ours in each format; the forward pass of ours over waveforms in memory, which reads and writes
-nothing; and transformers' model with the same parameters, an utterance at a time, its layer saved by `numpy.save`, as
-its users do. Prints a table and writes one JSON file. See README.md beside it.
+Contenders in turn, each of which reads its model first: ours in each format; the forward pass of ours over waveforms in
+memory, which reads no audio and writes nothing; and transformers' model with the same parameters, an utterance at a
+time, its layer saved by `numpy.save`, as its users do (it computes all layers, ours those up to the one that is wanted:
+`--layer` the last one for equal work). Prints a table and writes one JSON file. See README.md beside it.
 """
 
 import argparse
@@ -113,12 +114,11 @@ def _ours(folder: Path, form: str, layer: int) -> int:
 
 
 def _alone(folder: Path, rows: Sequence[Utterance], layer: int) -> Callable[[], int]:
-    """Run the same passes over waveforms that are in memory, and let go of what comes out."""
-    saved = SavedModel.read(folder / "ours")
-    source = trunk(saved, (layer,), DataConfig(manifests=()), ExtractConfig())
+    """Read the model, run the same passes over waveforms that are in memory, and let go of what comes out."""
     waveforms = [read_audio(Path(row.path), AudioConfig()) for row in rows]
 
     def run() -> int:
+        source = trunk(SavedModel.read(folder / "ours"), (layer,), DataConfig(manifests=()), ExtractConfig())
         return sum(len(layers[0]) for waveform in waveforms for _, layers in source.compute([waveform]))
 
     return run
