@@ -7,13 +7,14 @@ from speechssl.data.manifest import Utterance as Utterance
 from speechssl.data.manifest import read_manifest as read_manifest
 from speechssl.data.manifest import write_manifest as write_manifest
 from speechssl.errors import SpeechSSLError as SpeechSSLError
+from speechssl.inference.encoder import Encoder as Encoder
+from speechssl.inference.encoder import Pretrained as Pretrained
 from speechssl.inference.frames import Features as Features
 from speechssl.inference.frames import LogProbs as LogProbs
 from speechssl.inference.frames import Units as Units
 from speechssl.inference.load import load as load
-from speechssl.inference.models import Encoder as Encoder
-from speechssl.inference.models import Pretrained as Pretrained
-from speechssl.inference.models import Recogniser as Recogniser
+from speechssl.inference.recogniser import Decoding as Decoding
+from speechssl.inference.recogniser import Recogniser as Recogniser
 from speechssl.model.encoder import EncoderConfig as EncoderConfig
 from speechssl.model.encoder import SpeechEncoder as SpeechEncoder
 from speechssl.objective.contrastive import ContrastiveConfig as ContrastiveConfig

@@ -17,11 +17,12 @@ from speechssl.objective.loss import LossSum
 from speechssl.train.runlog import LogConfig
 
 NAMES = (
-    *("AudioConfig", "BatchConfig", "CTCConfig", "ClusterConfig", "ContrastiveConfig", "DataConfig", "Encoder"),
-    *("EncoderConfig", "Features", "FinetuneConfig", "KMeans", "LogProbs", "Manifest", "MaskedPredictionConfig"),
-    *("OptimConfig", "PretrainConfig", "Pretrained", "Recogniser", "ScoreConfig", "SpeechEncoder", "SpeechSSLError"),
-    *("Timed", "TrainConfig", "Transcript", "Units", "Utterance", "__version__", "cluster", "finetune", "fit", "load"),
-    *("pretrain", "read_manifest", "score", "write_manifest"),
+    *("AudioConfig", "BatchConfig", "CTCConfig", "ClusterConfig", "ContrastiveConfig", "DataConfig"),
+    *("Decoding", "Encoder", "EncoderConfig", "Features", "FinetuneConfig", "KMeans", "LogProbs", "Manifest"),
+    *("MaskedPredictionConfig", "OptimConfig", "PretrainConfig", "Pretrained", "Recogniser", "ScoreConfig"),
+    *("SpeechEncoder", "SpeechSSLError", "Timed", "TrainConfig", "Transcript", "Units", "Utterance"),
+    *("__version__", "cluster", "finetune", "fit", "load", "pretrain", "read_manifest", "score"),
+    "write_manifest",
 )
 
 

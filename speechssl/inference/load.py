@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 
 from speechssl.errors import ConfigError
-from speechssl.inference.models import Encoder, Pretrained, Recogniser
+from speechssl.inference.encoder import Encoder, Pretrained
+from speechssl.inference.recogniser import Recogniser
 from speechssl.interop.formats import read_saved
 from speechssl.parallel import pick_device
 

@@ -121,6 +121,8 @@ def test_bad_audio_is_named(models):
         model.features([voice(8_000), voice(40)], 16_000)
     with pytest.raises(ConfigError, match="a manifest says its files' rates"):
         model.features(Manifest(root=Path(), utterances=()), 16_000)
+    with pytest.raises(ConfigError, match="a manifest numbers them in its column `channel`"):
+        model.features(Manifest(root=Path(), utterances=()), channels=1)
 
 
 def test_narrowband_audio_is_refused_until_it_is_admitted(models):
@@ -216,6 +218,8 @@ def test_transcripts_and_log_probs_are_those_of_the_commands(models, corpus):
 def test_a_search_gives_alternatives(models):
     found = speechssl.load(models / "ctc").transcribe(voice(8_000), 16_000, beam=4, nbest=3)
     assert len(found.alternatives) == 3
+    with pytest.raises(TypeError, match="unexpected keyword argument 'width'"):
+        speechssl.load(models / "ctc").transcribe(voice(8_000), 16_000, width=4)
 
 
 def test_alignments_are_those_of_the_command(models, corpus):

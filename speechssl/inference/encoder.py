@@ -1,4 +1,4 @@
-"""Models in memory: an encoder that gives features, with the head it was pretrained with, or as a recogniser.
+"""Encoders in memory: features of their layers, and hidden units, of audio in files and arrays.
 
 They hear audio as the commands do, with the same functions: in windows where it is long, in batches where it is much,
 normalised as the model was trained. On a CPU the results are those of the commands bit for bit.
@@ -9,27 +9,21 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from speechssl.data.audio import AudioConfig
-from speechssl.data.given import Audio, Channels, is_one, list_given
-from speechssl.data.manifest import Manifest, Utterance
-from speechssl.data.vocabulary import Vocabulary
-from speechssl.decoding.build import decoder_for
-from speechssl.decoding.grammar import Weights
-from speechssl.errors import AudioSettingError, ConfigError, LabelError
-from speechssl.inference.frames import Features, FrameTimes, LogProbs, Units
+from speechssl.data.given import Audio, Channels
+from speechssl.data.manifest import Manifest
+from speechssl.errors import ConfigError, LabelError
+from speechssl.inference.frames import Features, FrameTimes, Units
+from speechssl.inference.hearing import Heard, as_given, listed, waveform_of
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.ctc import CTCModel
 from speechssl.objective.masked_prediction import MaskedPredictionObjective
 from speechssl.objective.pretraining import PretrainModel
 from speechssl.saved import Description, SavedModel
-from speechssl.stages.align import align_by
-from speechssl.stages.data import read_waveform
-from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.stages.features import (
     ExtractConfig,
     FeatureSource,
@@ -39,18 +33,13 @@ from speechssl.stages.features import (
     layers_of,
     pieces_of,
 )
-from speechssl.stages.transcribe import transcribe_by
-from speechssl.stages.tuned import read_tuned
-from speechssl.transcripts.timed import Transcript
 from speechssl.units.kmeans import KMeans
 
 # overloads overlap in that a str is a sequence of str, too: one utterance comes first
 
-__all__ = ["Encoder", "Heard", "Layers", "Pretrained", "Recogniser"]
+__all__ = ["Encoder", "Layers", "Pretrained"]
 
-Heard = Audio | Iterable[Audio] | Manifest
 Layers = int | Sequence[int] | Literal["all", "weighted"]
-Result = TypeVar("Result")
 
 
 class Encoder:
@@ -171,7 +160,7 @@ class Encoder:
             return Features(values=values, layers=wanted, frames=frames)
 
         each = self._computed(source, audio, sample_rate, channels)
-        return _as_given(audio, [result(found) for found in each])
+        return as_given(audio, [result(found) for found in each])
 
     @overload
     def units(  # type: ignore[overload-overlap]
@@ -231,7 +220,7 @@ class Encoder:
             )
 
         each = self._computed(source, audio, sample_rate, channels)
-        return _as_given(audio, [result(found) for found in each])
+        return as_given(audio, [result(found) for found in each])
 
     def _predicted_units(self, audio: Heard, sample_rate: int | None, channels: Channels | None) -> Units | list[Units]:
         raise LabelError(
@@ -323,9 +312,9 @@ class Encoder:
         self, source: FeatureSource, audio: Heard, sample_rate: int | None, channels: Channels | None
     ) -> list[list[Tensor]]:
         """Return the layers of every utterance, (frames, dim) each, on the CPU."""
-        manifest = _listed(audio, sample_rate, channels)
+        manifest = listed(audio, sample_rate, channels)
         rows = in_batches(source, manifest.utterances)
-        read = ((row, _waveform(manifest, row, source)) for row in rows)
+        read = ((row, waveform_of(manifest, row, source)) for row in rows)
         parts: dict[str, list[list[Tensor]]] = {row.id: [[] for _ in source.layers] for row in rows}
         for piece in pieces_of(source, read):
             for kept, layer in zip(parts[piece.row.id], piece.layers, strict=True):
@@ -355,217 +344,4 @@ class Pretrained(Encoder):
             return Units(ids=ids, num_units=head.clusters[0], frames=frames)
 
         each = self._computed(source, audio, sample_rate, channels)
-        return _as_given(audio, [result(found) for found in each])
-
-
-class Recogniser(Encoder):
-    """An encoder with a CTC head: it transcribes and aligns."""
-
-    def __init__(
-        self, saved: SavedModel, model: CTCModel, vocabulary: Vocabulary, *, audio: AudioConfig, bfloat16: bool
-    ) -> None:
-        """Take a model that is in evaluation mode and on its device; `load` does it all."""
-        super().__init__(saved, model.encoder, audio=audio, bfloat16=bfloat16)
-        self.ctc, self.vocabulary = model, vocabulary
-
-    @overload
-    def transcribe(  # type: ignore[overload-overlap]
-        self,
-        audio: Audio,
-        sample_rate: int | None = None,
-        *,
-        lm: str | Path | None = None,
-        lexicon: str | Path | None = None,
-        lm_weight: float = 2.0,
-        word_score: float = 0.0,
-        beam: int = 0,
-        nbest: int = 1,
-        hot_words: Sequence[str] = (),
-        tuned: str | Path | None = None,
-        channels: Channels | None = None,
-    ) -> Transcript: ...
-
-    @overload
-    def transcribe(
-        self,
-        audio: Iterable[Audio] | Manifest,
-        sample_rate: int | None = None,
-        *,
-        lm: str | Path | None = None,
-        lexicon: str | Path | None = None,
-        lm_weight: float = 2.0,
-        word_score: float = 0.0,
-        beam: int = 0,
-        nbest: int = 1,
-        hot_words: Sequence[str] = (),
-        tuned: str | Path | None = None,
-        channels: Channels | None = None,
-    ) -> list[Transcript]: ...
-
-    def transcribe(
-        self,
-        audio: Heard,
-        sample_rate: int | None = None,
-        *,
-        lm: str | Path | None = None,
-        lexicon: str | Path | None = None,
-        lm_weight: float = 2.0,
-        word_score: float = 0.0,
-        beam: int = 0,
-        nbest: int = 1,
-        hot_words: Sequence[str] = (),
-        tuned: str | Path | None = None,
-        channels: Channels | None = None,
-    ) -> Transcript | list[Transcript]:
-        """Write down what is said, as `speechssl transcribe` does.
-
-        Args:
-            audio: one utterance or several, of any length; as the class says.
-            sample_rate: of arrays and tensors, in Hz.
-            lm: ARPA file of words, or of letters.
-            lexicon: of `speechssl lm lexicon`: only its words are written.
-            lm_weight: how much the language model counts.
-            word_score: what each word earns.
-            beam: width of the search; 0 takes the likeliest token of each frame where nothing asks for a search.
-            nbest: texts with scores of each utterance, in `alternatives`.
-            hot_words: words to be preferred.
-            tuned: folder of `speechssl lm tune`: its decoder and weights, in place of those above.
-            channels: what is heard of several, see `list_given`.
-
-        Returns:
-            Text, words and letters with their times in seconds.
-
-        Raises:
-            AudioError: audio cannot be read or used.
-            ConfigError: no sample rate, or settings of a decoder that cannot be.
-        """
-        decoder = decoder_for(
-            None if lm is None else Path(lm),
-            None if lexicon is None else Path(lexicon),
-            Weights(lm_weight=lm_weight, word_score=word_score),
-            beam=beam,
-            nbest=nbest,
-            hot=hot_words,
-        )
-        found, _ = transcribe_by(
-            self.ctc,
-            self.vocabulary,
-            _listed(audio, sample_rate, channels),
-            self._audio_of(channels),
-            EmitConfig(bfloat16=self._bfloat16),
-            decoder=decoder if tuned is None else read_tuned(Path(tuned)),
-            settings="",
-        )
-        return _as_given(audio, found)
-
-    @overload
-    def align(  # type: ignore[overload-overlap]
-        self, audio: Audio, text: str, sample_rate: int | None = None, *, channels: Channels | None = None
-    ) -> Transcript: ...
-
-    @overload
-    def align(
-        self,
-        audio: Iterable[Audio],
-        text: Sequence[str],
-        sample_rate: int | None = None,
-        *,
-        channels: Channels | None = None,
-    ) -> list[Transcript]: ...
-
-    def align(
-        self,
-        audio: Audio | Iterable[Audio],
-        text: str | Sequence[str],
-        sample_rate: int | None = None,
-        *,
-        channels: Channels | None = None,
-    ) -> Transcript | list[Transcript]:
-        """Find when each word and letter of known texts was said, as `speechssl align` does.
-
-        Args:
-            audio: one utterance or several; as the class says, without manifests.
-            text: of the utterance, or one a text each.
-            sample_rate: of arrays and tensors, in Hz.
-            channels: what is heard of several, see `list_given`.
-
-        Raises:
-            ConfigError: as many texts as utterances are not given, or no sample rate.
-            ManifestError: a text is empty.
-            VocabularyError: a text holds what the model cannot write, or needs more frames than there are.
-        """
-        manifest = _listed(audio, sample_rate, channels)
-        texts = [text] if isinstance(text, str) else list(text)
-        if len(texts) != len(manifest.utterances):
-            raise ConfigError(f"found {len(manifest.utterances)} utterances and {len(texts)} texts; give one text each")
-        rows = tuple(dataclasses.replace(row, text=each) for row, each in zip(manifest.utterances, texts, strict=True))
-        listed = dataclasses.replace(manifest, utterances=rows)
-        config = EmitConfig(bfloat16=self._bfloat16)
-        found, _ = align_by(self.ctc, self.vocabulary, listed, self._audio_of(channels), config, settings="")
-        return _as_given(audio, found)
-
-    @overload
-    def log_probs(  # type: ignore[overload-overlap]
-        self, audio: Audio, sample_rate: int | None = None, *, channels: Channels | None = None
-    ) -> LogProbs: ...
-
-    @overload
-    def log_probs(
-        self, audio: Iterable[Audio] | Manifest, sample_rate: int | None = None, *, channels: Channels | None = None
-    ) -> list[LogProbs]: ...
-
-    def log_probs(
-        self, audio: Heard, sample_rate: int | None = None, *, channels: Channels | None = None
-    ) -> LogProbs | list[LogProbs]:
-        """Compute the log-probabilities of the tokens in each frame, for decoders and aligners of one's own.
-
-        Args:
-            audio: one utterance or several; as the class says.
-            sample_rate: of arrays and tensors, in Hz.
-            channels: what is heard of several, see `list_given`.
-
-        Raises:
-            AudioError: audio cannot be read or used.
-            ConfigError: no sample rate.
-        """
-        manifest = _listed(audio, sample_rate, channels)
-        emitted = emissions(
-            self.ctc, manifest, self._audio_of(channels), EmitConfig(bfloat16=self._bfloat16), settings=""
-        )
-        config = self.description.encoder
-        found = {
-            key: LogProbs(
-                values=values,
-                tokens=self.vocabulary.tokens,
-                frames=FrameTimes.of(len(values), hop=config.hop, window=config.window),
-            )
-            for key, values in emitted
-        }
-        return _as_given(audio, [found[row.id] for row in manifest.utterances])
-
-
-def _waveform(manifest: Manifest, row: Utterance, source: FeatureSource) -> Tensor:
-    """Read an utterance; an error names settings as methods here do."""
-    try:
-        return read_waveform(manifest, row, audio=source.audio, window=source.window)
-    except AudioSettingError as error:
-        raise error.under("") from None
-
-
-def _listed(audio: Heard, sample_rate: int | None, channels: Channels | None) -> Manifest:
-    """Return a manifest of what is to be heard.
-
-    Raises:
-        AudioError: as `list_given`.
-        ConfigError: arrays without a sample rate, or a manifest with one.
-    """
-    if isinstance(audio, Manifest):
-        if sample_rate is not None:
-            raise ConfigError("sample_rate is for arrays and tensors; a manifest says its files' rates: leave it out")
-        return audio
-    return list_given(audio, sample_rate=sample_rate, channels=channels)
-
-
-def _as_given(audio: Heard, found: list[Result]) -> Result | list[Result]:
-    """Return one result for one utterance, a list for several."""
-    return found[0] if is_one(audio) else found
+        return as_given(audio, [result(found) for found in each])

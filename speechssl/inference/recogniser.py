@@ -1,0 +1,215 @@
+"""Recognisers in memory: transcripts, alignments and log-probabilities of audio in files and arrays."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypedDict, Unpack, overload
+
+from speechssl.data.audio import AudioConfig
+from speechssl.data.given import Audio, Channels
+from speechssl.data.manifest import Manifest
+from speechssl.data.vocabulary import Vocabulary
+from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, decoder_for
+from speechssl.decoding.grammar import Weights
+from speechssl.errors import ConfigError
+from speechssl.inference.encoder import Encoder
+from speechssl.inference.frames import FrameTimes, LogProbs
+from speechssl.inference.hearing import Heard, as_given, listed
+from speechssl.objective.ctc import CTCModel
+from speechssl.saved import SavedModel
+from speechssl.stages.align import align_by
+from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.stages.transcribe import transcribe_by
+from speechssl.stages.tuned import read_tuned
+from speechssl.transcripts.timed import Transcript
+
+# overloads overlap in that a str is a sequence of str, too: one utterance comes first
+
+__all__ = ["Decoding", "Recogniser"]
+
+
+class Decoding(TypedDict, total=False):
+    """How texts are found in log-probabilities: the options of `speechssl transcribe`, with its defaults."""
+
+    lm: str | Path  # ARPA file of words, or of letters
+    lexicon: str | Path  # of `speechssl lm lexicon`: only its words are written
+    lm_weight: float  # how much the language model counts
+    word_score: float  # what each word earns
+    beam: int  # width of the search; 0 takes the likeliest token of each frame where nothing asks for a search
+    nbest: int  # texts with scores of each utterance, in `alternatives`
+    hot_words: Sequence[str]  # to be preferred
+    tuned: str | Path  # folder of `speechssl lm tune`: its decoder and weights, in place of all others
+
+
+class Recogniser(Encoder):
+    """An encoder with a CTC head: it transcribes and aligns."""
+
+    def __init__(
+        self, saved: SavedModel, model: CTCModel, vocabulary: Vocabulary, *, audio: AudioConfig, bfloat16: bool
+    ) -> None:
+        """Take a model that is in evaluation mode and on its device; `load` does it all."""
+        super().__init__(saved, model.encoder, audio=audio, bfloat16=bfloat16)
+        self.ctc, self.vocabulary = model, vocabulary
+
+    @overload
+    def transcribe(  # type: ignore[overload-overlap]
+        self,
+        audio: Audio,
+        sample_rate: int | None = None,
+        *,
+        channels: Channels | None = None,
+        **decoding: Unpack[Decoding],
+    ) -> Transcript: ...
+
+    @overload
+    def transcribe(
+        self,
+        audio: Iterable[Audio] | Manifest,
+        sample_rate: int | None = None,
+        *,
+        channels: Channels | None = None,
+        **decoding: Unpack[Decoding],
+    ) -> list[Transcript]: ...
+
+    def transcribe(
+        self,
+        audio: Heard,
+        sample_rate: int | None = None,
+        *,
+        channels: Channels | None = None,
+        **decoding: Unpack[Decoding],
+    ) -> Transcript | list[Transcript]:
+        """Write down what is said, as `speechssl transcribe` does.
+
+        Args:
+            audio: one utterance or several, of any length; as the class says.
+            sample_rate: of arrays and tensors, in Hz.
+            channels: what is heard of several, see `list_given`.
+            decoding: how texts are found, see `Decoding`; nothing for the likeliest token of each frame.
+
+        Returns:
+            Text, words and letters with their times in seconds.
+
+        Raises:
+            AudioError: audio cannot be read or used.
+            ConfigError: no sample rate, or settings of a decoder that cannot be.
+        """
+        found, _ = transcribe_by(
+            self.ctc,
+            self.vocabulary,
+            listed(audio, sample_rate, channels),
+            self._audio_of(channels),
+            EmitConfig(bfloat16=self._bfloat16),
+            decoder=_decoder(**decoding),
+            settings="",
+        )
+        return as_given(audio, found)
+
+    @overload
+    def align(  # type: ignore[overload-overlap]
+        self, audio: Audio, text: str, sample_rate: int | None = None, *, channels: Channels | None = None
+    ) -> Transcript: ...
+
+    @overload
+    def align(
+        self,
+        audio: Iterable[Audio],
+        text: Sequence[str],
+        sample_rate: int | None = None,
+        *,
+        channels: Channels | None = None,
+    ) -> list[Transcript]: ...
+
+    def align(
+        self,
+        audio: Audio | Iterable[Audio],
+        text: str | Sequence[str],
+        sample_rate: int | None = None,
+        *,
+        channels: Channels | None = None,
+    ) -> Transcript | list[Transcript]:
+        """Find when each word and letter of known texts was said, as `speechssl align` does.
+
+        Args:
+            audio: one utterance or several; as the class says, without manifests.
+            text: of the utterance, or one a text each.
+            sample_rate: of arrays and tensors, in Hz.
+            channels: what is heard of several, see `list_given`.
+
+        Raises:
+            ConfigError: as many texts as utterances are not given, or no sample rate.
+            ManifestError: a text is empty.
+            VocabularyError: a text holds what the model cannot write, or needs more frames than there are.
+        """
+        manifest = listed(audio, sample_rate, channels)
+        texts = [text] if isinstance(text, str) else list(text)
+        if len(texts) != len(manifest.utterances):
+            raise ConfigError(f"found {len(manifest.utterances)} utterances and {len(texts)} texts; give one text each")
+        rows = tuple(dataclasses.replace(row, text=each) for row, each in zip(manifest.utterances, texts, strict=True))
+        manifest = dataclasses.replace(manifest, utterances=rows)
+        config = EmitConfig(bfloat16=self._bfloat16)
+        found, _ = align_by(self.ctc, self.vocabulary, manifest, self._audio_of(channels), config, settings="")
+        return as_given(audio, found)
+
+    @overload
+    def log_probs(  # type: ignore[overload-overlap]
+        self, audio: Audio, sample_rate: int | None = None, *, channels: Channels | None = None
+    ) -> LogProbs: ...
+
+    @overload
+    def log_probs(
+        self, audio: Iterable[Audio] | Manifest, sample_rate: int | None = None, *, channels: Channels | None = None
+    ) -> list[LogProbs]: ...
+
+    def log_probs(
+        self, audio: Heard, sample_rate: int | None = None, *, channels: Channels | None = None
+    ) -> LogProbs | list[LogProbs]:
+        """Compute the log-probabilities of the tokens in each frame, for decoders and aligners of one's own.
+
+        Args:
+            audio: one utterance or several; as the class says.
+            sample_rate: of arrays and tensors, in Hz.
+            channels: what is heard of several, see `list_given`.
+
+        Raises:
+            AudioError: audio cannot be read or used.
+            ConfigError: no sample rate.
+        """
+        manifest = listed(audio, sample_rate, channels)
+        emitted = emissions(
+            self.ctc, manifest, self._audio_of(channels), EmitConfig(bfloat16=self._bfloat16), settings=""
+        )
+        config = self.description.encoder
+        found = {
+            key: LogProbs(
+                values=values,
+                tokens=self.vocabulary.tokens,
+                frames=FrameTimes.of(len(values), hop=config.hop, window=config.window),
+            )
+            for key, values in emitted
+        }
+        return as_given(audio, [found[row.id] for row in manifest.utterances])
+
+
+def _decoder(
+    *,
+    lm: str | Path | None = None,
+    lexicon: str | Path | None = None,
+    lm_weight: float = 2.0,
+    word_score: float = 0.0,
+    beam: int = 0,
+    nbest: int = 1,
+    hot_words: Sequence[str] = (),
+    tuned: str | Path | None = None,
+) -> Greedy | Beam | WithLexicon | Flashlight:
+    """Choose a decoder as `speechssl transcribe` does, with its defaults."""
+    if tuned is not None:
+        return read_tuned(Path(tuned))
+    return decoder_for(
+        None if lm is None else Path(lm),
+        None if lexicon is None else Path(lexicon),
+        Weights(lm_weight=lm_weight, word_score=word_score),
+        beam=beam,
+        nbest=nbest,
+        hot=hot_words,
+    )
