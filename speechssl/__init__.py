@@ -59,7 +59,17 @@ def __getattr__(name: str) -> Any:
     """Import a public name."""
     if name not in _NAMES:
         raise AttributeError(f"module 'speechssl' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"speechssl.{_NAMES[name]}"), name)
+    try:
+        module = importlib.import_module(f"speechssl.{_NAMES[name]}")
+    except ModuleNotFoundError as error:
+        from speechssl.errors import PackageError
+        from speechssl.extras import missing_extra
+
+        cure = missing_extra(error, f"speechssl.{name}", ())
+        if cure is None:
+            raise
+        raise PackageError(cure) from error
+    value = globals()[name] = getattr(module, name)
     return value
 
 

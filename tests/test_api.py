@@ -69,6 +69,22 @@ def test_texts_are_scored():
     assert (found.wer, found.total.words.errors.substitutions) == (pytest.approx(1 / 3), 1)
 
 
+def test_what_is_no_text_is_not_scored():
+    with pytest.raises(ValueError, match="hypotheses: expected texts, found NoneType at 0; give its .text"):
+        speechssl.score(["a"], [None])
+
+
+def test_a_name_that_lacks_its_package_says_what_to_install():
+    code = (
+        "import sys; sys.modules['rapidfuzz'] = None; import speechssl\n"
+        "try: speechssl.score\n"
+        "except speechssl.SpeechSSLError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = "speechssl.score needs rapidfuzz, which is not installed: pip install 'speechssl[score]'"
+    assert done.stdout.strip() == expected
+
+
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'speechssl' has no attribute 'extractor'"):
         speechssl.extractor  # noqa: B018

@@ -61,7 +61,10 @@ def score_command(
     table = read_columns(columns) if columns is not None else None
     paths = [hypotheses] if second is None else [hypotheses, second]
     said = read_texts(references, "reference", root=root)
-    heard = [same_utterances(said, read_texts(path), tell=_tell) for path in paths]
+    written = [read_texts(path) for path in paths]
+    for note in dict.fromkeys(note for texts in (said, *written) for note in texts.notes):
+        _tell(note)
+    heard = [same_utterances(said, texts, tell=_tell) for texts in written]
     is_needed = "snr" in (by or ())
     is_wanted = html is not None or ("duration" in (by or ()) and any(row.duration_s is None for row in said.said))
     sound = _sound_of(references, said, root, is_needed) if is_wanted or is_needed else said.manifest

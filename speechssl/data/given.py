@@ -1,5 +1,6 @@
 """Audio that Python code holds: arrays and tensors beside names of files, as a manifest of which some is in memory."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from speechssl.errors import AudioError, ConfigError
 
 __all__ = ["Audio", "Channels", "Given", "is_one", "list_given"]
 
-Audio: TypeAlias = str | Path | NDArray[Any] | Tensor
+Audio: TypeAlias = str | Path | NDArray[Any] | Tensor | Mapping[str, Any]
 Channels: TypeAlias = Literal["mean", "first"] | int
 
 _MOST_CHANNELS = 16  # the axis of an array that has no more of them is that of the channels
+_KINDS = "give a file's name, an array of numbers as numpy.asarray makes it, or a whole Manifest"
 _FULL_SCALE = {"int8": 2**7, "int16": 2**15, "int32": 2**31}
 
 
@@ -32,7 +34,7 @@ class Given(Manifest):
 
 def is_one(audio: object) -> TypeGuard[Audio]:
     """Say whether this is one utterance, not several."""
-    return isinstance(audio, str | Path | np.ndarray | Tensor)
+    return isinstance(audio, str | Path | np.ndarray | Tensor | Mapping)
 
 
 def list_given(
@@ -41,16 +43,25 @@ def list_given(
     """List audio of any kind that Python code names or holds.
 
     Args:
-        audio: a file's name; an array or tensor of samples, (time,), or with an axis of channels; or several of these.
-            Floats are of full scale 1, whole numbers of the full scale of their type.
-        sample_rate: of all arrays and tensors, in Hz; files say theirs themselves.
+        audio: a file's name; an array or tensor of samples, (time,), or with an axis of channels; a mapping with
+            `array` and `sampling_rate`, as the package datasets has it; or several of these. Floats are of full scale
+            1, whole numbers of the full scale of their type.
+        sample_rate: of all arrays and tensors, in Hz; files and mappings say theirs themselves.
         channels: what is heard of several; None: a file's are mixed as the model's audio was, an array's refused.
 
     Raises:
         AudioError: samples of a type, shape or number of channels that cannot be heard, or a file that cannot be read.
-        ConfigError: arrays without a sample rate.
+        ConfigError: arrays without a sample rate, a rate where nothing needs one, or no such channels.
     """
+    if channels not in (None, "mean", "first") and (
+        isinstance(channels, bool) or not isinstance(channels, int) or channels < 0
+    ):
+        raise ConfigError(f"channels={channels!r}: expected 'mean', 'first' or the number of one, counted from 0")
+    if not is_one(audio) and (isinstance(audio, bytes) or not isinstance(audio, Iterable)):
+        raise AudioError(f"expected audio, or several in a list, found {type(audio).__name__}; {_KINDS}")
     each: list[Any] = [audio] if is_one(audio) else list(cast(Iterable[Any], audio))
+    if sample_rate is not None and each and all(isinstance(one, str | Path) for one in each):
+        raise ConfigError(f"sample_rate={sample_rate} is for arrays and tensors; files say theirs: leave it out")
     samples: dict[str, NDArray[np.float32]] = {}
     rows = []
     for number, one in enumerate(each):
@@ -61,8 +72,11 @@ def list_given(
             rate, length, count = header.sample_rate, header.num_samples, header.channels
         else:
             path = Path(name := f"array {number}")
-            samples[key] = _columns(one, name, channels)
-            rate, (length, count) = _whole_rate(sample_rate, name), samples[key].shape
+            held, stated = (one.get("array"), one.get("sampling_rate")) if isinstance(one, Mapping) else (one, None)
+            samples[key] = _columns(held, name, channels)
+            rate, (length, count) = _whole_rate(stated or sample_rate, name), samples[key].shape
+            if isinstance(channels, int) and channels >= count:
+                raise ConfigError(f"{name}: has {count} channels, counted from 0, found channels={channels}")
         rows.append(
             Utterance(
                 id=key,
@@ -84,7 +98,7 @@ def _whole_rate(rate: float | None, name: str) -> int:
     """
     if rate is None:
         raise ConfigError(f"{name}: say its sample_rate, in Hz; only files say theirs themselves")
-    if not (rate == int(rate) and rate > 0):
+    if not (math.isfinite(rate) and rate == int(rate) and rate > 0):
         raise ConfigError(f"{name}: sample_rate={rate}: expected a whole number above 0, in Hz")
     return int(rate)
 
@@ -97,13 +111,14 @@ def _columns(given: object, name: str, channels: Channels | None) -> NDArray[np.
     """
     if not isinstance(given, np.ndarray | Tensor):
         raise AudioError(
-            f"{name}: expected the name of a file, an array or a tensor, found {type(given).__name__}; "
-            "make an array of numbers first, as by numpy.asarray"
+            f"{name}: expected the name of a file, an array or a tensor, found {type(given).__name__}; {_KINDS}"
         )
     values = given.detach().cpu() if isinstance(given, Tensor) else given
     if isinstance(values, Tensor):
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     scaled = _scaled(values, name)
+    if scaled.size == 0:
+        raise AudioError(f"{name}: holds no samples; leave it out")
     if scaled.ndim == 1:
         return scaled[:, None]
     if scaled.ndim != 2 or min(scaled.shape) > _MOST_CHANNELS:

@@ -8,8 +8,9 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from operator import index
 from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 import torch
 from torch import Tensor
@@ -59,6 +60,17 @@ class Encoder:
             bfloat16: whether products are computed in 16 bits.
         """
         self._saved, self.module, self._audio, self._bfloat16 = saved, encoder, audio, bfloat16
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what a model lacks that is not fine-tuned."""
+            if name in ("transcribe", "align", "log_probs"):
+                raise AttributeError(
+                    f"{self.name}: is of kind {self.description.method}, and {name} needs a fine-tuned model; make one "
+                    "of it with `speechssl finetune`"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         transformer = self.description.encoder.transformer
@@ -149,7 +161,7 @@ class Encoder:
         factors = self._factors(layers, weights)
         source = self._source(tuple(sorted(set(wanted))), channels)
         place = [source.layers.index(layer) for layer in wanted]
-        is_one = isinstance(layers, int) or layers is None
+        is_one = isinstance(layers, SupportsIndex) or layers is None
 
         def result(found: list[Tensor]) -> Features:
             if factors is not None:
@@ -208,6 +220,8 @@ class Encoder:
             AudioError: audio cannot be read or used.
         """
         if kmeans is None:
+            if layer is not None:
+                raise ConfigError("layer is of the k-means, which is not given; name it, or leave the layer out")
             return self._predicted_units(audio, sample_rate, channels)
         where = str(kmeans) if isinstance(kmeans, str | Path) else "the k-means"
         centroids = KMeans.load(Path(kmeans)) if isinstance(kmeans, str | Path) else kmeans
@@ -241,7 +255,10 @@ class Encoder:
             if layers not in ("all", "weighted"):
                 raise ConfigError(f'layers={layers!r}: expected a number, several, "all" or "weighted"')
             return tuple(there)
-        wanted = (layers,) if isinstance(layers, int) else tuple(layers)
+        try:
+            wanted = (index(layers),) if isinstance(layers, SupportsIndex) else tuple(map(index, layers))
+        except TypeError:
+            raise ConfigError(f'layers={layers!r}: expected a number, several, "all" or "weighted"') from None
         unknown = [layer for layer in wanted if layer not in there]
         if unknown or not wanted:
             raise ConfigError(f"layers={layers}: {self.name} has the layers 1 to {len(there)}; name one of them")
@@ -281,8 +298,14 @@ class Encoder:
         Raises:
             LabelError: they are of another model, or it is not known which they are.
         """
+        if not hasattr(kmeans, "cluster_centers_"):
+            raise LabelError(f"{where}: is not fitted yet; call its fit first, or load one by KMeans.load")
         about = kmeans.provenance_
         audio = self._audio_of(channels)
+        known = int(about.settings.get("layer", 0)) or (about.source or "unknown features")
+        if layer is not None and about.settings and layer != known:
+            said = f"of layer {known}" if isinstance(known, int) else f"of {known}, no layer"
+            raise LabelError(f"{where}: is {said}, found layer={layer}; leave it out: the k-means says itself")
         if "checkpoint" not in about.settings and "hop" in about.settings:
             kind: Literal["mfcc", "log_mel"] = "mfcc" if about.source.startswith("mfcc") else "log_mel"
             audio = dataclasses.replace(audio, normalize=bool(about.settings.get("normalize")))

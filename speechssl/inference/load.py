@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -21,7 +21,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: Literal["float32", "bfloat16"] | torch.dtype = "float32",
     min_sample_rate: int | None = None,
-) -> Encoder | Pretrained | Recogniser:
+) -> Recogniser | Any:  # Any: an `Encoder`, which has less; so type checkers know the methods, and demand no check
     """Load a model to hear audio with.
 
     Args:
@@ -45,6 +45,10 @@ def load(
         torch.Size([74, 192])
     """
     place, bfloat16 = _device(device), _is_bfloat16(dtype)
+    if not (isinstance(where, str | Path) and str(where)):
+        raise ConfigError(f"where={where!r}: expected the name of a folder or file, or hf://org/name")
+    if min_sample_rate is not None and not (isinstance(min_sample_rate, int) and min_sample_rate > 0):
+        raise ConfigError(f"min_sample_rate={min_sample_rate!r}: expected a whole number above 0, in Hz")
     saved = read_saved(where)
     audio = saved.description.audio
     if min_sample_rate is not None:
@@ -65,7 +69,7 @@ def _device(asked: str | torch.device | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise ConfigError(f"device={asked}: cannot be used ({reason}); leave it out for what is there") from error
+        raise ConfigError(f"device={asked}: cannot be used ({reason[:120]}); leave it out for what is there") from error
     return device
 
 

@@ -1,6 +1,6 @@
 """Texts against texts: one call for whoever has two lists or two mappings, and no files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from speechssl.scoring.evaluate import Evaluation, LeftOut, Reference, ScoreConfig, evaluate, in_common
 
@@ -59,4 +59,10 @@ def score(
 def _by_id(texts: TextsGiven, what: str) -> dict[str, str]:
     if isinstance(texts, str):
         raise ValueError(f"{what}: expected a list of texts, or texts by id, found one text: put it into a list")
-    return dict(texts) if isinstance(texts, Mapping) else {str(place): text for place, text in enumerate(texts)}
+    if not isinstance(texts, Mapping | Iterable):
+        raise ValueError(f"{what}: expected a list of texts, or texts by id, found {type(texts).__name__}")
+    found = dict(texts) if isinstance(texts, Mapping) else {str(place): text for place, text in enumerate(texts)}
+    for key, text in found.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{what}: expected texts, found {type(text).__name__} at {key}; give its .text")
+    return found

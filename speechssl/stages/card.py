@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import as_yaml
+from speechssl.data.labels import LabelSource
 from speechssl.data.languages import read_language
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import CheckpointError, ConfigError, ManifestError
@@ -22,6 +23,7 @@ from speechssl.train.checkpoint import TrainState, last_checkpoint, read_config,
 __all__ = ["CARD", "Score", "model_card", "read_score", "upload_line"]
 
 CARD = "README.md"
+_RATES = ("loss", "cer", "wer", "per")  # ends of the names of figures that people know
 _NOT_RECORDED = "not recorded"
 _TASKS = {"ctc": "automatic-speech-recognition"}
 _METHODS = {
@@ -160,15 +162,16 @@ class _Run:
         rows.append(("peak learning rate", str(optim.get("lr", _NOT_RECORDED))))
         rows.append(("seed", str(self.config.get("seed", _NOT_RECORDED))))
         if self.state is not None:
-            rows.append(
-                ("updates done", f"{self.state.step}, {self.state.audio_seconds / 3600:.2f} hours of audio seen")
-            )
-            rows += [(f"last {name}", f"{value:.4f}") for name, value in self.state.scores.items()]
-            if self.state.best_step is not None:
-                rows.append(("best step", f"{self.state.best_step} by the development set"))
+            rows.append(("updates done", f"{self.state.step}, {_duration(self.state.audio_seconds)} of audio seen"))
+            rates = {name: value for name, value in self.state.scores.items() if name.endswith(_RATES)}
+            rows += [(f"{name} then", f"{value:.4f}") for name, value in rates.items()]
             software = ", ".join(f"{name} {version}" for name, version in self.state.versions.items())
             rows.append(("software", software or _NOT_RECORDED))
         return rows
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} hours" if seconds >= 360 else f"{seconds / 60:.1f} minutes"
 
 
 def _lineage(source: Path) -> list[_Run]:
@@ -180,7 +183,11 @@ def _lineage(source: Path) -> list[_Run]:
         if any(folder == run.folder for run in runs) or "model_type" in (config := read_config(folder)):
             break
         last = last_checkpoint(folder)
-        labels = SavedModel.read(place).description.labels if last is not None else ()
+        labels: tuple[LabelSource, ...] = ()
+        if last is not None:
+            model = SavedModel.read(place)  # of the best step
+            labels, step = model.description.labels, folder / model.name.rpartition("/")[2]
+            last = step if (step / "state.json").exists() else last
         state = None if last is None else read_state(last)
         runs.append(_Run(folder=folder, config=config, state=state, labels="; ".join(map(str, labels))))
         place = Path(config["checkpoint"]) if config.get("checkpoint") else None
@@ -193,7 +200,7 @@ def _data(data: dict[str, Any]) -> str:
     for name in data.get("manifests", ()):
         try:
             listed = read_manifest(Path(name))
-            found.append(f"{name} ({listed.duration_s / 3600:.2f} h, {len(listed.utterances)} utterances)")
+            found.append(f"{name} ({_duration(listed.duration_s)}, {len(listed.utterances)} utterances)")
         except (ManifestError, OSError):
             found.append(f"{name} (no longer there)")
     return "; ".join(found) or _NOT_RECORDED

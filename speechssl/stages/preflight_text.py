@@ -141,8 +141,11 @@ def _verdict(found: Preflight) -> Iterator[str]:
         yield f"note     {note}"
     for error in found.errors:
         yield f"refused  {error}"
-    left = len(found.tokens)
-    yield f"verdict  {'training would refuse' if found.errors else f'ready: {left} utterances to learn from'}"
+    less = (
+        ", less those whose audio is passed over" if any("data.bad_audio=skip" in note for note in found.notes) else ""
+    )
+    ready = f"ready: {len(found.tokens)} utterances to learn from{less}"
+    yield f"verdict  {'training would refuse' if found.errors else ready}"
 
 
 def _suggested(found: Preflight) -> list[str]:

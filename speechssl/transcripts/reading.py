@@ -75,6 +75,7 @@ class Texts:
     ignored: Sequence[Span] = ()  # segments that are not to be scored
     words: Sequence[Word] | None = None  # of a CTM; `said` then has one for each recording
     manifest: Manifest | None = None  # where it is one
+    notes: Sequence[str] = ()  # how it was understood, where it could be meant otherwise
 
     def by_id(self) -> dict[str, str]:
         """Return the texts by utterance id."""
@@ -129,7 +130,9 @@ def read_texts(path: Path, side: Side = "hypothesis", *, root: Path | None = Non
         ]
         found = Texts(said=said, manifest=manifest)
     else:
-        found = Texts(said=_read_table(path))
+        said, has_ids = _read_table(path)
+        kaldi = f"{path}: the first word of each line is taken for its id, as in Kaldi's"
+        found = Texts(said=said, notes=() if has_ids else (kaldi,))
     return found
 
 
@@ -295,7 +298,8 @@ def _of_object(key: str, row: Mapping[str, Any], side: Side) -> Said:
     )
 
 
-def _read_table(path: Path) -> list[Said]:
+def _read_table(path: Path) -> tuple[list[Said], bool]:
+    """Return what a table says, and whether a header or a sign between cells tells ids from texts."""
     lines = lines_in(path)
     is_csv = path.suffix.lower() == ".csv"
     sign = sign_of(lines[0], is_csv=is_csv)
@@ -318,9 +322,10 @@ def _read_table(path: Path) -> list[Said]:
     said: dict[str, Said] = {}
     for number, row in found:
         if row.id in said:
-            raise ManifestError(f"{path}:{number}: {row.id} occurs twice; keep one of its rows")
+            first = "" if is_header or sign else " as the first word, which is the id in Kaldi's lines"
+            raise ManifestError(f"{path}:{number}: {row.id} occurs twice{first}; keep one of its rows")
         said[row.id] = row
-    return [*said.values()]
+    return [*said.values()], is_header or sign is not None
 
 
 def _of_row(

@@ -153,7 +153,8 @@ class KMeans:
 
     def transform(self, features: Tensor | np.ndarray) -> Tensor:
         """Return the (points, clusters) float32 distances of (points, dim) features to all centroids."""
-        points, nearest = self._checked(features), self._nearest()
+        nearest = self._nearest()
+        points = self._checked(features)
         distances = torch.empty(len(points), self.n_clusters, device=nearest.device)
         for start in range(0, len(points), nearest.tile):
             part = nearest.relative(points[start : start + nearest.tile])
@@ -324,6 +325,8 @@ class KMeans:
         self.inertia_, self.num_points_ = inertia, num_points
 
     def _nearest(self) -> Nearest:
+        if not hasattr(self, "cluster_centers_"):
+            raise LabelError("this k-means is not fitted yet; call fit first, or load one that is")
         return Nearest(self.cluster_centers_.to(self.device or "cpu"), self.precision)
 
     def _checked(self, features: Tensor | np.ndarray) -> Tensor:
@@ -332,6 +335,8 @@ class KMeans:
         Raises:
             LabelError: another dimension, or not finite.
         """
+        if not isinstance(features, np.ndarray | Tensor):
+            raise LabelError(f"expected a tensor or an array (points, dim), found {type(features).__name__}")
         features = torch.from_numpy(features) if isinstance(features, np.ndarray) else features
         if features.ndim != 2 or features.shape[1] != self.cluster_centers_.shape[1]:
             raise LabelError(

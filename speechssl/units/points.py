@@ -122,7 +122,14 @@ def as_points(features: "Tensor | np.ndarray | Batches | Points") -> Points:
         features = torch.from_numpy(features)
     if isinstance(features, Tensor):
         return TensorPoints(features)
-    return StreamPoints(features) if callable(features) else features
+    if callable(features):
+        return StreamPoints(features)
+    if not hasattr(features, "blocks"):
+        raise LabelError(
+            f"expected features of the shape (points, dim), found {type(features).__name__}; give a tensor or an "
+            "array, as torch.cat makes of several"
+        )
+    return features
 
 
 def reblock(batches: Iterable[Tensor], dim: int, *, where: str) -> Iterator[Tensor]:

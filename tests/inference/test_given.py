@@ -72,7 +72,12 @@ def test_gradients_and_half_precision_are_left_behind():
         (voice(800), None, ConfigError, "array 0: say its sample_rate, in Hz"),
         (voice(800), 0, ConfigError, "sample_rate=0: expected a whole number above 0"),
         (voice(800), 44_100.5, ConfigError, "sample_rate=44100.5: expected a whole number"),
-        (np.zeros(0, np.float32), 16_000, AudioError, "array 0: "),
+        (voice(800), float("nan"), ConfigError, "sample_rate=nan: expected a whole number"),
+        ({"array": voice(800)}, None, ConfigError, "array 0: say its sample_rate"),
+        (["a.wav"], 16_000, ConfigError, "sample_rate=16000 is for arrays and tensors; files say theirs"),
+        (None, None, AudioError, "found NoneType; give a file's name"),
+        (b"RIFF", None, AudioError, "found bytes; give a file's name"),
+        (np.zeros(0, np.float32), 16_000, AudioError, "array 0: holds no samples"),
         (np.zeros(800), 16_000, AudioError, "array 0: silent"),
         (np.full(800, np.nan), 16_000, AudioError, "array 0: holds NaN"),
         (np.arange(800), 16_000, AudioError, "holds int64, whose full scale is not known"),
@@ -87,6 +92,12 @@ def test_gradients_and_half_precision_are_left_behind():
 def test_what_cannot_be_heard_says_why(audio, rate, error, message):
     with pytest.raises(error, match=message):
         heard(audio, rate)
+
+
+@pytest.mark.parametrize("channels", ["x", 1.5, -1, True, 2])
+def test_channels_that_are_not_there_are_refused(channels):
+    with pytest.raises(ConfigError, match=r"channels"):
+        heard(np.stack([voice(800), voice(800, seed=1)]), 16_000, channels)
 
 
 def test_the_third_of_several_is_named():

@@ -71,6 +71,7 @@ def test_one_utterance_gives_one_result(models, corpus):
     ((first, last),) = commanded(models / "encoder", corpus, (1, 2))[1:2]
     assert torch.equal(model.features(samples, 16_000).values, last)
     assert torch.equal(model.features(torch.from_numpy(samples), 16_000, layers=1).values, first)
+    assert torch.equal(model.features({"array": samples, "sampling_rate": 16_000}, layers=np.int64(1)).values, first)
     assert torch.equal(model.features(samples, 16_000, layers=[2, 1]).values, torch.stack([last, first]))
     assert model.features(samples, 16_000, layers=[1]).values.shape == (1, *first.shape)
     mean = model.features(samples, 16_000, layers="weighted").values
@@ -101,6 +102,7 @@ def test_frames_have_times(models, tiny_encoder):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
+        ({"layers": 1.0}, r"layers=1\.0: expected a number, several"),
         ({"layers": 3}, "layers=3: hubert has the layers 1 to 2"),
         ({"layers": 0}, "has the layers 1 to 2"),
         ({"layers": []}, "has the layers 1 to 2"),
@@ -190,6 +192,26 @@ def test_a_masked_prediction_head_says_its_units(models):
         speechssl.load(models / "wav2vec2").units(samples, 16_000)
 
 
+def test_a_layer_is_of_a_k_means_and_agrees_with_it(models, corpus, tmp_path):
+    model, samples = speechssl.load(models / "hubert"), voice(8_000)
+    with pytest.raises(ConfigError, match="layer is of the k-means, which is not given"):
+        model.units(samples, 16_000, layer=1)
+    config = ClusterConfig(out=tmp_path, data=DataConfig(manifests=(corpus,)), clusters=4)
+    cluster(config)
+    with pytest.raises(LabelError, match="is of mfcc, no layer, found layer=1"):
+        model.units(samples, 16_000, kmeans=tmp_path / "kmeans.safetensors", layer=1)
+    with pytest.raises(LabelError, match="the k-means: is not fitted yet"):
+        model.units(samples, 16_000, kmeans=KMeans(n_clusters=2), layer=1)
+
+
+@pytest.mark.parametrize("name", ["transcribe", "align", "log_probs"])
+def test_what_is_not_fine_tuned_says_so(models, name):
+    with pytest.raises(AttributeError, match=f"hubert: is of kind hubert, and {name} needs a fine-tuned model"):
+        getattr(speechssl.load(models / "hubert"), name)
+    with pytest.raises(AttributeError, match="'Pretrained' object has no attribute 'transcrbe'"):
+        speechssl.load(models / "hubert").transcrbe  # noqa: B018
+
+
 def test_units_have_runs():
     units = Units(ids=torch.tensor([3, 3, 1, 3]), num_units=4, frames=FrameTimes.of(4, hop=320, window=400))
     assert units.merged() == [3, 1, 3]
@@ -261,6 +283,10 @@ def test_loading_says_what_is_wrong(models, tmp_path):
         speechssl.load(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="is no model that this toolkit reads"):
         speechssl.load(tmp_path)
+    with pytest.raises(ConfigError, match="where='': expected the name of a folder"):
+        speechssl.load("")
+    with pytest.raises(ConfigError, match="min_sample_rate=-3: expected a whole number above 0"):
+        speechssl.load(models / "ctc", min_sample_rate=-3)
     with pytest.raises(ConfigError, match="device=nonsense: cannot be used"):
         speechssl.load(models / "ctc", device="nonsense")
     with pytest.raises(ConfigError, match="dtype=float16: expected float32 or bfloat16"):

@@ -36,8 +36,8 @@ def test_a_card_tells_both_runs_of_a_recogniser(finetuned, pretrained, corpus, s
     (result,) = head["model-index"][0]["results"]
     assert result["metrics"] == [{"type": "wer", "value": 50.0}, {"type": "cer", "value": 25.0}]
     assert card.index("## Pretraining") < card.index("## Fine-tuning")
-    assert f"{corpus} (" in card and "h, 8 utterances)" in card
-    assert "| updates done | 3, 0.00 hours of audio seen |" in card
+    assert f"{corpus} (" in card and "minutes, 8 utterances)" in card
+    assert "| updates done | 3, 0.1 minutes of audio seen |" in card
     assert "| units | k-means " in card
     assert "| my-test | 50.0 % [40.0, 60.0] | 25.0 % [20.0, 30.0] | 12 | none |" in card
     assert SavedModel.read(finetuned).fingerprint() in card
