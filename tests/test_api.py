@@ -70,7 +70,7 @@ def test_texts_are_scored():
 
 
 def test_what_is_no_text_is_not_scored():
-    with pytest.raises(ValueError, match="hypotheses: expected texts, found NoneType at 0; give its .text"):
+    with pytest.raises(ValueError, match=r"hypotheses: expected texts, found NoneType at 0; give its \.text"):
         speechssl.score(["a"], [None])
 
 

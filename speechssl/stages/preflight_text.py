@@ -141,9 +141,8 @@ def _verdict(found: Preflight) -> Iterator[str]:
         yield f"note     {note}"
     for error in found.errors:
         yield f"refused  {error}"
-    less = (
-        ", less those whose audio is passed over" if any("data.bad_audio=skip" in note for note in found.notes) else ""
-    )
+    is_less = any("data.bad_audio=skip" in note for note in found.notes)
+    less = ", less those whose audio is passed over" if is_less else ""
     ready = f"ready: {len(found.tokens)} utterances to learn from{less}"
     yield f"verdict  {'training would refuse' if found.errors else ready}"
 

@@ -286,5 +286,5 @@ def test_a_gpu_finds_the_inertia_that_the_cpu_finds(precision):
 def test_what_is_not_fitted_or_no_points_says_so():
     with pytest.raises(LabelError, match="not fitted yet; call fit first"):
         KMeans(n_clusters=2).predict(torch.zeros(3, 2))
-    with pytest.raises(LabelError, match="expected features of the shape .* found list; give a tensor"):
+    with pytest.raises(LabelError, match=r"expected features of the shape .* found list; give a tensor"):
         KMeans(n_clusters=2).fit([[0.0, 1.0]])
