@@ -80,7 +80,8 @@ def align_by(
     if untranscribed:
         raise ManifestError(
             f"{len(untranscribed)} utterances have no text: {', '.join(untranscribed[:3])}; "
-            "fill the manifest's text column, or keep the others with `speechssl manifest filter --text`"
+            "name their texts with --text, fill the manifest's text column, or keep the others with "
+            "`speechssl manifest filter --text`"
         )
     rows = {row.id: row for row in manifest.utterances}
     found: dict[str, Transcript] = {}
