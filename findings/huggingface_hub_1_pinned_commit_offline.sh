@@ -45,10 +45,10 @@ print(f"huggingface_hub {version}: main {seen[0]}, commit {seen[1]}, commit with
 sys.exit(seen != ["found", expected, "found"])
 PYTHON
 holds=0
-for case in "0.36.2:found" "1.33.0:OfflineModeIsEnabled"; do
+for case in "huggingface_hub==0.36.2:found" "huggingface_hub==1.33.0:OfflineModeIsEnabled"; do
     version=${case%%:*}
     "${PYTHON:-python3}" -m venv "$folder/$version"
-    "$folder/$version/bin/python" -m pip --quiet --disable-pip-version-check install "huggingface_hub==$version"
+    "$folder/$version/bin/python" -m pip --quiet --disable-pip-version-check install "$version"
     HF_HUB_OFFLINE=1 "$folder/$version/bin/python" "$folder/look.py" "$folder/cache-$version" "${case#*:}" || holds=1
 done
 exit "$holds"
