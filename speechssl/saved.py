@@ -43,7 +43,9 @@ __all__ = [
     "SavedModel",
     "build_model",
     "check_units",
+    "checkpoint_of",
     "describe_model",
+    "read_description",
     "vocabulary_of_run",
     "without_values",
 ]
@@ -152,9 +154,9 @@ class SavedModel:
                 f"{path}: holds no {DESCRIPTION}; name the folder of a run, or convert a model of another toolkit "
                 "with `speechssl convert`"
             )
-        checkpoint = path if folder != path or (path / PARAMETERS).exists() else _best_step(path)
+        checkpoint = checkpoint_of(path)
         name = folder.name if checkpoint == folder else f"{folder.name}/{checkpoint.name}"
-        description, tensors = _read_description(folder / DESCRIPTION), read_parameters(checkpoint)
+        description, tensors = read_description(folder / DESCRIPTION), read_parameters(checkpoint)
         if description.ctc is not None and description.ctc.lora is not None:
             tensors = merged_tensors(tensors, description.ctc.lora)
             description = dataclasses.replace(description, ctc=dataclasses.replace(description.ctc, lora=None))
@@ -285,7 +287,7 @@ def describe_model(folder: Path, description: Description) -> None:
         CheckpointError: another model is described there, or one that learned other units.
     """
     path = folder / DESCRIPTION
-    known = _read_description(path) if path.exists() else None
+    known = read_description(path) if path.exists() else None
     if known is not None:
         if known.labels:
             check_units(known.labels, description.labels, where=str(path))
@@ -305,7 +307,7 @@ def vocabulary_of_run(out: Path) -> Vocabulary | None:
         CheckpointError: its description cannot be read.
     """
     path = out / DESCRIPTION
-    description = _read_description(path) if path.exists() and last_checkpoint(out) is not None else None
+    description = read_description(path) if path.exists() and last_checkpoint(out) is not None else None
     return None if description is None or description.ctc is None else description.speller()
 
 
@@ -329,7 +331,12 @@ def check_units(known: Sequence[LabelSource], given: Sequence[LabelSource], *, w
             )
 
 
-def _read_description(path: Path) -> Description:
+def read_description(path: Path) -> Description:
+    """Read what a model is, without its parameters.
+
+    Raises:
+        CheckpointError: the file is missing or broken.
+    """
     try:
         values, note = with_known_language(json.loads(path.read_text(encoding="utf-8")))
         if note:
@@ -337,6 +344,16 @@ def _read_description(path: Path) -> Description:
         return from_dict(values, Description, where=str(path))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); convert or train the model again") from error
+
+
+def checkpoint_of(path: Path) -> Path:
+    """Return where the parameters lie that a model folder, a run folder or one of its steps stands for.
+
+    Raises:
+        CheckpointError: a run has no checkpoint yet.
+    """
+    is_itself = run_folder(path) != path or (path / PARAMETERS).exists()
+    return path if is_itself else _best_step(path)
 
 
 def _best_step(run: Path) -> Path:

@@ -4,17 +4,18 @@ A part is some minutes of utterances that one process writes. Nothing of it coun
 written again, with the same bits, where a process was killed before.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from speechssl.data.manifest import Manifest
 from speechssl.features.description import Entry, FeaturesDescription, Stream
 
-__all__ = ["Array", "Format", "Part", "Place", "Reader", "temporary_beside"]
+__all__ = ["Array", "Format", "OpenFiles", "Part", "Place", "Reader", "temporary_beside"]
 
 Array = np.ndarray[tuple[int, int], np.dtype[np.floating]]  # (rows, dim), float32 or float16
 Place = tuple[str, str]  # file below the folder of a stream, and place in it
@@ -72,6 +73,28 @@ class Format(Protocol):
     def reader(self, folder: Path, stream: Stream, description: FeaturesDescription) -> AbstractContextManager[Reader]:
         """Open one stream."""
         ...
+
+
+class OpenFiles:
+    """A part's files of several streams, open under temporary names until they are whole."""
+
+    def __init__(self, paths: Sequence[Path], open_file: Callable[[Path], Any]) -> None:
+        """Open a file for each stream; `open_file` is given its temporary path."""
+        self._paths = paths
+        self._temporary = [temporary_beside(path, os.getpid()) for path in paths]
+        self._files = [open_file(path) for path in self._temporary]
+
+    def close(self) -> None:
+        """Make files whole, and give them their names."""
+        for path, temporary, file in zip(self._paths, self._temporary, self._files, strict=True):
+            file.close()
+            temporary.replace(path)
+
+    def drop(self) -> None:
+        """Remove what was written."""
+        for temporary, file in zip(self._temporary, self._files, strict=True):
+            file.close()
+            temporary.unlink()
 
 
 def temporary_beside(path: Path, process: int) -> Path:

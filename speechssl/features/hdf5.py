@@ -13,7 +13,7 @@ from typing import Any
 from speechssl.data.manifest import Manifest
 from speechssl.errors import LabelError, PackageError
 from speechssl.features.description import Entry, FeaturesDescription, Stream
-from speechssl.features.format import Array, Place, temporary_beside
+from speechssl.features.format import Array, OpenFiles, Place, temporary_beside
 from speechssl.features.naming import name_of_id
 
 __all__ = ["Hdf5"]
@@ -53,28 +53,16 @@ class Hdf5:
             reader.close()
 
 
-class _Part:
+class _Part(OpenFiles):
     def __init__(self, paths: Sequence[Path]) -> None:
         h5py = _h5py()
-        self._paths = paths
-        self._temporary = [temporary_beside(path, os.getpid()) for path in paths]
-        self._files = [h5py.File(path, "w", libver="latest", track_order=False) for path in self._temporary]
+        super().__init__(paths, lambda path: h5py.File(path, "w", libver="latest", track_order=False))
 
     def add(self, key: str, arrays: Sequence[Array]) -> Place:
         name = name_of_id(key)
         for file, array in zip(self._files, arrays, strict=True):
             file.create_dataset(name, data=array, track_times=False)  # no times: the same bits each time
         return self._paths[0].name, name
-
-    def close(self) -> None:
-        for path, temporary, file in zip(self._paths, self._temporary, self._files, strict=True):
-            file.close()
-            temporary.replace(path)
-
-    def drop(self) -> None:
-        for temporary, file in zip(self._temporary, self._files, strict=True):
-            file.close()
-            temporary.unlink()
 
 
 class _Reader:

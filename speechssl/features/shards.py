@@ -4,7 +4,6 @@ Each stream is a folder of `speechssl.units.shards`, for `ShardPoints`. Reading 
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from speechssl.data.manifest import Manifest, write_atomically
 from speechssl.errors import LabelError
 from speechssl.features.description import Entry, FeaturesDescription, Stream
-from speechssl.features.format import Array, Place, temporary_beside
+from speechssl.features.format import Array, OpenFiles, Place
 from speechssl.units.shards import HEADER, VERSION
 
 __all__ = ["Shards"]
@@ -48,11 +47,9 @@ class Shards:
         yield _Reader(folder / stream.name, stream.dim, np.dtype(description.dtype))
 
 
-class _Part:
+class _Part(OpenFiles):
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._temporary = [temporary_beside(path, os.getpid()) for path in paths]
-        self._files = [path.open("wb") for path in self._temporary]
+        super().__init__(paths, lambda path: path.open("wb"))
         self._rows = 0
 
     def add(self, key: str, arrays: Sequence[Array]) -> Place:
@@ -61,16 +58,6 @@ class _Part:
             file.write(array.data)
         self._rows += len(arrays[0])
         return self._paths[0].name, str(first)
-
-    def close(self) -> None:
-        for path, temporary, file in zip(self._paths, self._temporary, self._files, strict=True):
-            file.close()
-            temporary.replace(path)
-
-    def drop(self) -> None:
-        for temporary, file in zip(self._temporary, self._files, strict=True):
-            file.close()
-            temporary.unlink()
 
 
 class _Reader:

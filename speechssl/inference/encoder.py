@@ -33,6 +33,7 @@ from speechssl.stages.features import (
     in_batches,
     layers_of,
     pieces_of,
+    weighted,
 )
 from speechssl.units.kmeans import KMeans
 
@@ -161,13 +162,12 @@ class Encoder:
         factors = self._factors(layers, weights)
         source = self._source(tuple(sorted(set(wanted))), channels)
         place = [source.layers.index(layer) for layer in wanted]
-        is_one = isinstance(layers, SupportsIndex) or layers is None
+        if factors is not None:
+            source, place = weighted(source, factors), [0]
+        is_one = factors is not None or isinstance(layers, SupportsIndex) or layers is None
 
         def result(found: list[Tensor]) -> Features:
-            if factors is not None:
-                values = sum((factor * layer for factor, layer in zip(factors, found, strict=True)), torch.zeros(()))
-            else:
-                values = found[place[0]] if is_one else torch.stack([found[each] for each in place])
+            values = found[place[0]] if is_one else torch.stack([found[each] for each in place])
             frames = FrameTimes.of(len(found[0]), hop=source.hop, window=source.window)
             return Features(values=values, layers=wanted, frames=frames)
 
@@ -288,9 +288,11 @@ class Encoder:
         audio = dataclasses.replace(self._audio, max_duration_s=math.inf)
         return dataclasses.replace(audio, channels=channels) if channels in ("mean", "first") else audio
 
-    def _source(self, layers: tuple[int, ...], channels: Channels | None) -> FeatureSource:
-        config = ExtractConfig(bfloat16=self._bfloat16)
-        return layers_of(self.module, layers, self._audio_of(channels), config, name=self.name, settings={})
+    def _source(
+        self, layers: tuple[int, ...], channels: Channels | None, *, settings: dict[str, str | int] | None = None
+    ) -> FeatureSource:
+        config, audio = ExtractConfig(bfloat16=self._bfloat16), self._audio_of(channels)
+        return layers_of(self.module, layers, audio, config, name=self.name, settings=settings or {})
 
     def _labelled(self, kmeans: KMeans, layer: int | None, channels: Channels | None, *, where: str) -> FeatureSource:
         """Return the features that a k-means is of.
@@ -313,12 +315,8 @@ class Encoder:
             check_fitted_on(kmeans, source, where=where)
             return source
         if "checkpoint" in about.settings:
-            number = int(about.settings["layer"])
-            source = dataclasses.replace(
-                self._source(self._layers(number), channels), settings={"checkpoint": self.fingerprint}
-            )
-            if self._bfloat16 or about.settings.get("bfloat16"):
-                source = dataclasses.replace(source, settings=source.settings | {"bfloat16": self._bfloat16})
+            number = self._layers(int(about.settings["layer"]))
+            source = self._source(number, channels, settings={"checkpoint": self.fingerprint})
             check_fitted_on(kmeans, source, where=where)
             return source
         if layer is None:

@@ -67,7 +67,7 @@ def _device(asked: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(asked)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts that it has CUDA
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ConfigError(f"device={asked}: cannot be used ({reason[:120]}); leave it out for what is there") from error
     return device

@@ -17,8 +17,8 @@ from speechssl.data.languages import read_language
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import CheckpointError, ConfigError, ManifestError
 from speechssl.interop.formats import read_model
-from speechssl.saved import Description, SavedModel
-from speechssl.train.checkpoint import TrainState, last_checkpoint, read_config, read_state, run_folder
+from speechssl.saved import Description, SavedModel, checkpoint_of, read_description
+from speechssl.train.checkpoint import DESCRIPTION, TrainState, last_checkpoint, read_config, read_state, run_folder
 
 __all__ = ["CARD", "Score", "model_card", "read_score", "upload_line"]
 
@@ -182,13 +182,10 @@ def _lineage(source: Path) -> list[_Run]:
         folder = run_folder(place)
         if any(folder == run.folder for run in runs) or "model_type" in (config := read_config(folder)):
             break
-        last = last_checkpoint(folder)
         labels: tuple[LabelSource, ...] = ()
-        if last is not None:
-            model = SavedModel.read(place)  # of the best step
-            labels, step = model.description.labels, folder / model.name.rpartition("/")[2]
-            last = step if (step / "state.json").exists() else last
-        state = None if last is None else read_state(last)
+        state = None
+        if last_checkpoint(folder) is not None:
+            labels, state = read_description(folder / DESCRIPTION).labels, read_state(checkpoint_of(place))
         runs.append(_Run(folder=folder, config=config, state=state, labels="; ".join(map(str, labels))))
         place = Path(config["checkpoint"]) if config.get("checkpoint") else None
     return runs[::-1]

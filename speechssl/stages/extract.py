@@ -51,12 +51,12 @@ from speechssl.stages.features import (
     FeatureSource,
     FrontEnd,
     Piece,
-    Pieces,
     front_end,
     in_batches,
     known_layers,
     pieces_of,
     trunk,
+    weighted,
 )
 from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
 from speechssl.train.checkpoint import software_versions
@@ -339,22 +339,7 @@ def _weighted(source: FeatureSource, weights: Sequence[float], saved: SavedModel
             f"{saved.name} has layers 1 to {len(source.layers)}, {len(weights)} weights were given; give one for each "
             "layer, without one for what enters the first"
         )
-    factors = tuple(weights) or (1 / len(source.layers),) * len(source.layers)
-
-    def compute(waveforms: Sequence[Tensor]) -> Pieces:
-        for index, layers in source.compute(waveforms):
-            total = layers[0] * factors[0]
-            for layer, factor in zip(layers[1:], factors[1:], strict=True):
-                total = total.add_(layer, alpha=factor)
-            yield index, [total]
-
-    return replace(
-        source,
-        name=f"{source.name} weighted",
-        layers=(0,),
-        settings=source.settings | {"weights": ",".join(f"{factor:g}" for factor in factors)},
-        compute=compute,
-    )
+    return weighted(source, tuple(weights) or (1 / len(source.layers),) * len(source.layers))
 
 
 def _stream(source: FeatureSource, layer: int, config: ExtractFeaturesConfig) -> Stream:

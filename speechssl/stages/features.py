@@ -46,6 +46,7 @@ __all__ = [
     "pieces_of",
     "provenance",
     "trunk",
+    "weighted",
 ]
 
 FrontEnd = Literal["mfcc", "log_mel"]
@@ -246,6 +247,25 @@ def layers_of(
         settings=settings,
         longest=longest,
         batch=0 if encoder.config.padding_in_norm else int(batch_s * SAMPLE_RATE),
+        compute=compute,
+    )
+
+
+def weighted(source: FeatureSource, factors: Sequence[float]) -> FeatureSource:
+    """Return the sum of a source's layers as its only one, each layer by its factor."""
+
+    def compute(waveforms: Sequence[Tensor]) -> Pieces:
+        for index, layers in source.compute(waveforms):
+            total = layers[0] * factors[0]
+            for layer, factor in zip(layers[1:], factors[1:], strict=True):
+                total = total.add_(layer, alpha=factor)
+            yield index, [total]
+
+    return dataclasses.replace(
+        source,
+        name=f"{source.name} weighted",
+        layers=(0,),
+        settings=source.settings | {"weights": ",".join(f"{factor:g}" for factor in factors)},
         compute=compute,
     )
 

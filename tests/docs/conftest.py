@@ -14,19 +14,7 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Feat
 from speechssl.__main__ import main
 from speechssl.data.manifest import Utterance, read_manifest, write_manifest
 from tests.docs.small import ROOT, smaller
-
-ARCHITECTURE = {  # as that of BASE, nine layers, each small
-    "conv_dim": [8, 12, 16],
-    "conv_kernel": [10, 4, 8],
-    "conv_stride": [5, 4, 8],
-    "num_feat_extract_layers": 3,
-    "hidden_size": 32,
-    "num_hidden_layers": 9,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "num_conv_pos_embeddings": 6,
-    "num_conv_pos_embedding_groups": 4,
-}
+from tests.interop.models import NINE_LAYERS
 
 
 def run(*arguments: str) -> None:
@@ -78,7 +66,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("wav2vec2-base", Wav2Vec2Config, Wav2Vec2ForPreTraining),
         ("hubert-base", HubertConfig, HubertModel),
     ):
-        kind(shape(**ARCHITECTURE)).save_pretrained(place / name)
+        kind(shape(**NINE_LAYERS)).save_pretrained(place / name)
         Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(place / name)
     for i in range(4):
         speak(place / f"speech/speaker{i % 2}/{i}.wav", 1 + i / 10, seed=300 + i)

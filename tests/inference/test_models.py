@@ -13,6 +13,7 @@ import speechssl
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError, ManifestError, VocabularyError
+from speechssl.features.folder import FeatureFolder
 from speechssl.inference.frames import FrameTimes, Units
 from speechssl.saved import SavedModel
 from speechssl.stages.align import align
@@ -20,6 +21,7 @@ from speechssl.stages.cluster import ClusterConfig, cluster
 from speechssl.stages.convert import convert
 from speechssl.stages.data import DataConfig
 from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.stages.extract import ExtractFeaturesConfig, extract_features
 from speechssl.stages.features import ExtractConfig, extract, trunk
 from speechssl.stages.transcribe import transcribe
 from speechssl.units.kmeans import KMeans
@@ -79,6 +81,17 @@ def test_one_utterance_gives_one_result(models, corpus):
     mean = model.features(samples, 16_000, layers="weighted", weights=[1, 3]).values
     assert torch.allclose(mean, 0.25 * first + 0.75 * last, atol=1e-6)
     assert torch.equal(model.features(samples, 16_000).mean(), last.mean(0))
+
+
+def test_weighted_layers_are_those_of_extract(models, corpus, tmp_path):
+    data = DataConfig(manifests=(corpus,))
+    config = ExtractFeaturesConfig(
+        out=tmp_path, data=data, model=str(models / "hubert"), layers="weighted", weights=(0.25, 0.75)
+    )
+    written = dict(FeatureFolder(extract_features(config)).read())
+    found = speechssl.load(models / "hubert").features(read_manifest(corpus), layers="weighted", weights=(0.25, 0.75))
+    for row, ours in zip(read_manifest(corpus).utterances, found, strict=True):
+        assert torch.equal(ours.values, torch.as_tensor(written[row.id]))
 
 
 def test_long_audio_goes_through_windows_as_in_the_commands(models, tmp_path):

@@ -18,6 +18,18 @@ from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, randomise
 
 SQUARE = dataclasses.replace(BASE_LIKE, conv=((8, 10, 5), (12, 3, 2), (32, 2, 2)))  # as many channels as dim
 FORMS = pytest.mark.parametrize("config", [BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
+NINE_LAYERS = {  # transformers' settings of an architecture like that of BASE, each layer small
+    "conv_dim": [8, 12, 16],
+    "conv_kernel": [10, 4, 8],
+    "conv_stride": [5, 4, 8],
+    "num_feat_extract_layers": 3,
+    "hidden_size": 32,
+    "num_hidden_layers": 9,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "num_conv_pos_embeddings": 6,
+    "num_conv_pos_embedding_groups": 4,
+}
 CONTRASTIVE = ContrastiveConfig(dim=8, feature_dropout=0.2, quantizer=QuantizerConfig(groups=2, entries=5, dim=12))
 VOCABULARY = ("<blank>", "|", "a", "б", "न")
 WAVEFORM = noise(1, 4300)[0]

@@ -22,23 +22,12 @@ from speechssl.stages.finetune import FinetuneConfig, finetune
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.transcribe import transcribe
 from speechssl.train.checkpoint import read_state
+from tests.interop.models import NINE_LAYERS
 
 RECIPE = Path(__file__).parents[2] / "recipes/adapt"
 RECOGNISER = RECIPE.parent / "finetune/ctc_1h.yaml"  # with which run.sh ends
 SMALLER = ("train.steps=2", "train.accumulate=1", "train.workers=0", "train.bfloat16=false")
 BATCH = ("batch.seconds=20", "batch.min_s=0.1")
-ARCHITECTURE = {
-    "conv_dim": [8, 12, 16],
-    "conv_kernel": [10, 4, 8],
-    "conv_stride": [5, 4, 8],
-    "num_feat_extract_layers": 3,
-    "hidden_size": 32,
-    "num_hidden_layers": 9,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "num_conv_pos_embeddings": 6,
-    "num_conv_pos_embedding_groups": 4,
-}
 
 
 def saved(model: PreTrainedModel, folder: Path, *, normalize: bool) -> Path:
@@ -50,14 +39,14 @@ def saved(model: PreTrainedModel, folder: Path, *, normalize: bool) -> Path:
 @pytest.fixture
 def base(tmp_path):
     """Give a folder with the form of wav2vec 2.0 BASE, random weights, as transformers saves it."""
-    return saved(Wav2Vec2ForPreTraining(Wav2Vec2Config(**ARCHITECTURE)), tmp_path / "base", normalize=False)
+    return saved(Wav2Vec2ForPreTraining(Wav2Vec2Config(**NINE_LAYERS)), tmp_path / "base", normalize=False)
 
 
 @pytest.fixture
 def large(tmp_path):
     """Give a folder with the form of HuBERT LARGE, which wants normalised waveforms."""
     form = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
-    return saved(HubertModel(HubertConfig(**ARCHITECTURE, **form)), tmp_path / "large", normalize=True)
+    return saved(HubertModel(HubertConfig(**NINE_LAYERS, **form)), tmp_path / "large", normalize=True)
 
 
 def test_a_wav2vec2_model_of_transformers_goes_on_learning_and_is_fine_tuned(base, corpus, tmp_path):
