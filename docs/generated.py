@@ -21,13 +21,16 @@ import speechssl
 from speechssl.__main__ import main
 from speechssl.commands.lazy import Group
 from speechssl.commands.table import COMMANDS
+from speechssl.config import OneOf
 from speechssl.doctor.thresholds import CheckConfig
 from speechssl.stages.cluster import ClusterConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.hubert import HubertConfig
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.stages.sweep import SweepConfig
-from speechssl.train.health import BANDS
+from speechssl.tasks.contrastive_health import contrastive_health
+from speechssl.tasks.ctc_health import ctc_health
+from speechssl.tasks.masked_prediction_health import masked_prediction_health
 
 __all__ = ["CONFIGURATIONS", "command_names", "keys", "modules", "pages"]
 
@@ -269,7 +272,11 @@ def _type_name(hint: Any) -> str:
 
 
 def _bare(hint: Any) -> Any:
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    """Return what an annotation says without its notes; of an open set, the union of what is in it."""
+    if typing.get_origin(hint) is not Annotated:
+        return hint
+    opened = [note for note in hint.__metadata__ if isinstance(note, OneOf)]
+    return Union[tuple(opened[0].kinds().values())] if opened else typing.get_args(hint)[0]  # noqa: UP007
 
 
 def _dataclasses_in(hint: Any) -> list[type]:
@@ -290,11 +297,18 @@ def _alarms() -> str:
     lines = [
         "# Alarms",
         "",
-        "Every band of `train.health`: what is watched, where it lies in a healthy run, and what to do outside of it.",
+        "Every band of a task's health: what is watched, where it lies in a healthy run, what to do outside of it.",
         "",
     ]
-    for band in BANDS:
-        lines += [f"## {band.name}", "", f"Of {', '.join(band.kinds)}. {_sentence(band.shown)}", ""]
+    tasks = {
+        "contrastive": contrastive_health(100),
+        "masked_prediction": masked_prediction_health((100,)),
+        "ctc": ctc_health(0),
+    }
+    bands = {band.name: band for health in tasks.values() for band in health.bands}
+    for band in bands.values():
+        kinds = [kind for kind, health in tasks.items() if band in health.bands]
+        lines += [f"## {band.name}", "", f"Of {', '.join(kinds)}. {_sentence(band.shown)}", ""]
         lines += [f"- **Seen**: {_sentence(band.seen)}", f"- **Likely**: {_sentence(band.likely)}"]
         lines += [f"- **Change**: {_sentence(band.change)}", ""]
     return "\n".join(lines)

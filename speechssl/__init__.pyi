@@ -17,9 +17,6 @@ from speechssl.inference.recogniser import Decoding as Decoding
 from speechssl.inference.recogniser import Recogniser as Recogniser
 from speechssl.model.encoder import EncoderConfig as EncoderConfig
 from speechssl.model.encoder import SpeechEncoder as SpeechEncoder
-from speechssl.objective.contrastive import ContrastiveConfig as ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig as CTCConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig as MaskedPredictionConfig
 from speechssl.scoring.evaluate import ScoreConfig as ScoreConfig
 from speechssl.scoring.texts import score as score
 from speechssl.stages.cluster import ClusterConfig as ClusterConfig
@@ -29,6 +26,9 @@ from speechssl.stages.finetune import FinetuneConfig as FinetuneConfig
 from speechssl.stages.finetune import finetune as finetune
 from speechssl.stages.pretrain import PretrainConfig as PretrainConfig
 from speechssl.stages.pretrain import pretrain as pretrain
+from speechssl.tasks.contrastive import ContrastiveConfig as ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig as CTCConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig as MaskedPredictionConfig
 from speechssl.train.learner import TrainConfig as TrainConfig
 from speechssl.train.loop import fit as fit
 from speechssl.train.optim import OptimConfig as OptimConfig
@@ -37,3 +37,5 @@ from speechssl.transcripts.timed import Transcript as Transcript
 from speechssl.units.kmeans import KMeans as KMeans
 
 __version__: str
+from speechssl.model.context import StepContext as StepContext
+from speechssl.train.run import Run as Run

@@ -6,16 +6,30 @@ pydantic does the validation; the dataclasses themselves stay plain, so that mod
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import yaml
-from pydantic import Discriminator, TypeAdapter, ValidationError
+from pydantic import Discriminator, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema
 
 from speechssl.errors import ConfigError
 
-__all__ = ["Discriminator", "as_yaml", "configuration", "describe", "flatten", "from_dict", "like", "load", "to_dict"]
+__all__ = [
+    "Discriminator",
+    "OneOf",
+    "as_yaml",
+    "configuration",
+    "describe",
+    "flatten",
+    "from_dict",
+    "like",
+    "load",
+    "to_dict",
+]
 
 Config = TypeVar("Config")
 
@@ -25,6 +39,22 @@ def configuration(cls: type[Config]) -> type[Config]:
     """Make `cls` a frozen, keyword-only dataclass that `load` fills strictly."""
     cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+class OneOf:
+    """Annotates a field that takes one of several configurations, told apart by their key `kind`.
+
+    Unlike a union in the annotation, the set is open: it is asked for when a recipe is read.
+    """
+
+    def __init__(self, kinds: Callable[[], Mapping[str, type]], *, hint: str) -> None:
+        """Take what gives the classes by kind, at least two, and what to do where a kind is not among them."""
+        self.kinds, self.hint = kinds, hint
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Build pydantic's schema of a tagged union."""
+        union = reduce(operator.or_, self.kinds().values())
+        return handler.generate_schema(Annotated[union, Discriminator("kind")])
 
 
 def like(section: str, key: str) -> Any:
@@ -196,7 +226,8 @@ def _explain(item: Any, config_type: type, where: str, overrides: Sequence[str])
         case "missing" | "missing_argument":
             return f"{where}: {key} is required and has no default; add it"
         case "union_tag_not_found" | "union_tag_invalid":
-            return f"{where}: {key}: {item['msg']}"
+            hints = [hint for known, hint in _hints(config_type) if known == key]
+            return "; ".join([f"{where}: {key}: {item['msg']}", *hints])
         case _:
             return f"{where}: {key}: {item['msg']}, found {item['input']!r}"
 
@@ -224,9 +255,20 @@ def _known_keys(config_type: type, prefix: str = "") -> Iterator[str]:
             yield from _known_keys(inner, f"{prefix}{field.name}.")
 
 
+def _hints(config_type: type) -> Iterator[tuple[str, str]]:
+    """Yield the keys that take one of an open set of configurations, with what to do where it lacks one."""
+    for field in dataclasses.fields(config_type):
+        for annotation in (field.type, *getattr(field.type, "__args__", ())):
+            notes = getattr(annotation, "__metadata__", ())
+            yield from ((field.name, note.hint) for note in notes if isinstance(note, OneOf))
+
+
 def _dataclasses_in(annotation: Any) -> list[type]:
     if dataclasses.is_dataclass(annotation):
         return [annotation]  # type: ignore[list-item]
+    for note in getattr(annotation, "__metadata__", ()):
+        if isinstance(note, OneOf):
+            return [*note.kinds().values()]
     return [found for part in getattr(annotation, "__args__", ()) for found in _dataclasses_in(part)]
 
 

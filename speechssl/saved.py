@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -32,10 +32,10 @@ from speechssl.data.writing import WritingConfig
 from speechssl.errors import CheckpointError, LabelError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.lora import merged_tensors
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel, build_objective
+from speechssl.tasks.ctc import CTCConfig, CTCModel
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.registry import ObjectiveConfig, task_of
+from speechssl.tasks.task import DataSizes, Task
 from speechssl.train.checkpoint import DESCRIPTION, fill, last_checkpoint, read_parameters, read_state, run_folder
 
 __all__ = [
@@ -70,7 +70,7 @@ class Description:
     piece_scores: tuple[float, ...] = ()  # log-probabilities of the tokens behind the blank, where they are pieces
     writing: WritingConfig = WritingConfig()  # how its tokens are written out as texts
     audio: AudioConfig = AudioConfig()  # how its audio was read; inference reads alike
-    family: Literal["wav2vec2", "hubert"] | None = None  # what pretrained a trunk without its objective
+    family: str | None = None  # method that pretrained a trunk without its objective
     origin: str = "speechssl"  # or the format and file it was converted from
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class Description:
         vocabulary: Vocabulary,
         *,
         audio: AudioConfig,
-        family: Literal["wav2vec2", "hubert"] | None,
+        family: str | None,
     ) -> Self:
         """Describe a CTC model with all that its vocabulary needs."""
         return cls(
@@ -114,20 +114,20 @@ class Description:
         return Vocabulary(self.vocabulary, self.written_in, self.text, lexicon, scores, writing=self.writing)
 
     @property
-    def method(self) -> Literal["encoder", "wav2vec2", "hubert", "ctc"]:
-        """What the parameters are: a trunk alone, with either objective, or with a CTC head."""
-        match self.objective:
-            case ContrastiveConfig():
-                return "wav2vec2"
-            case MaskedPredictionConfig():
-                return "hubert"
-            case None:
-                return "encoder" if self.ctc is None else "ctc"
+    def task(self) -> Task | None:
+        """The task whose head the model has; None for a trunk alone."""
+        config = self.objective or self.ctc
+        return None if config is None else task_of(config)
 
     @property
-    def pretrained_by(self) -> Literal["wav2vec2", "hubert"] | None:
+    def method(self) -> str:
+        """What the parameters are: `encoder` for a trunk alone, else the method of the task."""
+        return "encoder" if self.task is None else self.task.method
+
+    @property
+    def pretrained_by(self) -> str | None:
         """The method that pretrained the trunk, where it is known."""
-        return self.family if self.method in ("encoder", "ctc") else self.method  # type: ignore[return-value]
+        return self.family if self.objective is None else self.method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +195,15 @@ class SavedModel:
         if not isinstance(model, PretrainModel):
             raise CheckpointError(f"{self.name}: is of kind {self.description.method}, expected one with its objective")
         return self._filled(model)
+
+    def without_head(self) -> Self:
+        """Return the trunk alone."""
+        described = self.description
+        trunk = Description(
+            encoder=described.encoder, audio=described.audio, family=described.pretrained_by, origin=described.origin
+        )
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name.startswith("encoder.")}
+        return dataclasses.replace(self, description=trunk, tensors=tensors)
 
     def vocabulary(self) -> Vocabulary:
         """Return what a fine-tuned model writes in, without building the model.
@@ -265,19 +274,12 @@ def without_values(build: Callable[[], Model]) -> Model:
 
 
 def build_model(description: Description) -> nn.Module:
-    """Build a `PretrainModel`, a `CTCModel` or, without a head, a `ModuleDict` of `encoder`, with random weights."""
+    """Build the model of the task or, of a trunk alone, a `ModuleDict` of `encoder`, with random weights."""
     encoder = SpeechEncoder(description.encoder)
-    if description.ctc is not None:
-        return CTCModel(encoder, description.ctc, len(description.vocabulary))
-    if description.objective is None:
+    if description.task is None:
         return nn.ModuleDict({"encoder": encoder})
-    objective = build_objective(
-        description.objective,
-        dim=description.encoder.transformer.dim,
-        conv_dim=description.encoder.conv[-1][0],
-        clusters=description.clusters,
-    )
-    return PretrainModel(encoder, objective)
+    sizes = DataSizes(clusters=description.clusters, vocabulary=len(description.vocabulary))
+    return description.task.build(description.objective or description.ctc, encoder, sizes)
 
 
 def describe_model(folder: Path, description: Description) -> None:

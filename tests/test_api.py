@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 import speechssl
 from speechssl.data.batching import Example, collate
-from speechssl.objective.loss import LossSum
+from speechssl.tasks.loss import LossSum
 from speechssl.train.runlog import LogConfig
 
 NAMES = (
     *("AudioConfig", "BatchConfig", "CTCConfig", "ClusterConfig", "ContrastiveConfig", "DataConfig"),
     *("Decoding", "Encoder", "EncoderConfig", "Features", "FinetuneConfig", "KMeans", "LogProbs", "Manifest"),
-    *("MaskedPredictionConfig", "OptimConfig", "PretrainConfig", "Pretrained", "Recogniser", "ScoreConfig"),
-    *("SpeechEncoder", "SpeechSSLError", "Timed", "TrainConfig", "Transcript", "Units", "Utterance"),
+    *("MaskedPredictionConfig", "OptimConfig", "PretrainConfig", "Pretrained", "Recogniser", "Run", "ScoreConfig"),
+    *("SpeechEncoder", "SpeechSSLError", "StepContext", "Timed", "TrainConfig", "Transcript", "Units", "Utterance"),
     *("__version__", "cluster", "finetune", "fit", "load", "pretrain", "read_manifest", "score"),
     "write_manifest",
 )
@@ -113,9 +113,7 @@ class Mean(nn.Module):
         super().__init__()
         self.mean = nn.Parameter(torch.ones(()))
 
-    def forward(
-        self, batch: object, *, step: int, generator: torch.Generator, layer_seed: int | None = None
-    ) -> LossSum:
+    def forward(self, batch: object, context: speechssl.StepContext) -> LossSum:
         error: Tensor = (batch.waveforms - self.mean).square().sum()
         return LossSum(value=error, count=torch.tensor(batch.waveforms.numel()), parts={})
 
@@ -136,9 +134,9 @@ def test_a_module_of_ones_own_is_trained_and_goes_on(tmp_path):
     config = speechssl.TrainConfig(steps=60, log=LogConfig(tensorboard=False))
     halfway = speechssl.TrainConfig(steps=30, save_every=30, log=config.log)
     at_once, in_two = Mean(), Mean()
-    speechssl.fit(at_once, Noise(), out=str(tmp_path / "once"), optim=optim, config=config)
+    speechssl.fit(speechssl.Run(at_once, out=str(tmp_path / "once"), optim=optim, config=config), Noise())
     assert at_once.mean.item() == pytest.approx(3, abs=0.3)
-    speechssl.fit(Mean(), Noise(), out=tmp_path / "two", optim=optim, config=halfway)
-    last = speechssl.fit(in_two, Noise(), out=tmp_path / "two", optim=optim, config=config)
+    speechssl.fit(speechssl.Run(Mean(), out=tmp_path / "two", optim=optim, config=halfway), Noise())
+    last = speechssl.fit(speechssl.Run(in_two, out=tmp_path / "two", optim=optim, config=config), Noise())
     assert last.name == "step_00000060"
     assert in_two.mean.item() == pytest.approx(3, abs=0.3)

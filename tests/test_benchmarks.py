@@ -17,10 +17,10 @@ from speechssl.data.batching import Batch
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.quantizer import QuantizerConfig
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.train.optim import OptimConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "benchmarks"

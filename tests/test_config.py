@@ -10,13 +10,13 @@ from speechssl.data.batching import BatchConfig
 from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.stages.cluster import ClusterConfig
 from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
-from speechssl.train.loop import TrainConfig
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.train.learner import TrainConfig
 from speechssl.train.optim import OptimConfig
 
 PRETRAIN = "out: run\ndata: {manifests: [train.tsv]}\n"

@@ -15,12 +15,12 @@ import yaml
 
 from speechssl.config import to_dict
 from speechssl.data.batching import BatchConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.train.checkpoint import last_checkpoint, read_state
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "recipes" / "launch"

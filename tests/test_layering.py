@@ -15,7 +15,7 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"errors", "memory", "provenance"},
     {"config", "extras"},
     {"parallel", "data", "model"},
-    {"objective", "corpora", "doctor", "manifests", "lm", "units"},
+    {"tasks", "corpora", "doctor", "manifests", "lm", "units"},
     {"scoring", "train", "transcripts", "features"},
     {"saved", "decoding"},
     {"interop"},
@@ -27,9 +27,9 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
 SEPARATE = [
     ("model", "data"),
     ("parallel", "data"),
-    ("objective", "parallel"),
+    ("tasks", "parallel"),
     ("train", "units"),
-    ("scoring", "objective"),
+    ("scoring", "tasks"),
 ]
 MODULES = sorted(SOURCES.rglob("*.py"))
 
@@ -112,7 +112,7 @@ def test_what_a_low_part_may_know_is_listed_here(module, allowed):
 
 def test_model_and_objective_read_no_files_and_no_yaml():
     for path in MODULES:
-        if part_of(name_of(path)) in ("model", "objective"):
+        if part_of(name_of(path)) in ("model", "tasks"):
             assert not {"yaml", "json", "pathlib", "os", "soundfile"} & set(imported(path)), name_of(path)
 
 

@@ -17,9 +17,9 @@ import torch
 from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.saved import Description, SavedModel, build_model
 from speechssl.scoring.alignments import Interval
+from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.train.checkpoint import load_tensors
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "quality_per_compute"

@@ -11,7 +11,6 @@ from rich.console import Console
 from speechssl.__main__ import main
 from speechssl.config import to_dict
 from speechssl.errors import CheckpointError
-from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.runs.draw import plot_runs, thinned
 from speechssl.runs.page import write_page
 from speechssl.runs.read import differences, read_runs, shared_figures
@@ -19,7 +18,8 @@ from speechssl.runs.table import console_tables, summarize
 from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
-from speechssl.train.loop import TrainConfig
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.train.learner import TrainConfig
 from speechssl.train.optim import OptimConfig
 
 DATA = DataConfig(manifests=("a.tsv",))

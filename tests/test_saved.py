@@ -12,11 +12,11 @@ from torch.overrides import TorchFunctionMode
 from speechssl.data.batching import Batch
 from speechssl.errors import CheckpointError
 from speechssl.model.lora import LoraConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
-from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
-from speechssl.objective.pretraining import PretrainModel
 from speechssl.saved import Description, SavedModel, build_model, describe_model, without_values
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig, CTCModel
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
+from speechssl.tasks.pretraining import PretrainModel
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
 
 VOCABULARY = ("<blank>", "|", "п", "न")

@@ -2,7 +2,7 @@
 
     bound.py --size base --task wav2vec2 hubert       counts, rates, bound, and where our step's time goes
 
-What is counted, `speechssl/objective/products.py` says. Norms, activations, dropout, random numbers and the optimiser
+What is counted, `speechssl/tasks/products.py` says. Norms, activations, dropout, random numbers and the optimiser
 are left out, so that the bound cannot be met. The positional convolution could do with fewer by Fourier transform.
 """
 
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from speechssl.data.batching import Batch
 from speechssl.model.conv import frame_count
-from speechssl.objective.products import Product, contrastive_products, masked_prediction_products, trunk_products
+from speechssl.tasks.flops import Product, trunk_products
+from speechssl.tasks.hubert import masked_prediction_products
+from speechssl.tasks.wav2vec2 import contrastive_products
 
 __all__ = ["Product", "bound_s", "flops_by_part", "measure_rates", "step_products"]
 

@@ -6,11 +6,12 @@ from sizes import VOCABULARY, Size
 
 from speechssl.data.batching import Batch
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.ctc import CTCModel
-from speechssl.objective.pretraining import PretrainModel, build_objective
 from speechssl.parallel import start_ranks
+from speechssl.tasks.ctc import CTCModel
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.loop import Learner, TrainConfig
+from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import OptimConfig, build_optimizer
 
 __all__ = ["OurLearner", "our_extractor", "our_learner"]

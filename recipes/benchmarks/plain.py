@@ -17,8 +17,8 @@ from speechssl.data.batching import Batch
 from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 
 __all__ = ["PLAIN", "PlainCTC", "PlainContrastive", "PlainEncoder", "PlainMaskedPrediction", "draw_mask"]
 

@@ -8,8 +8,8 @@ from sizes import VOCABULARY, Size
 from speechssl.data.audio import AudioConfig
 from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.ctc import CTCModel
 from speechssl.saved import Description, SavedModel
+from speechssl.tasks.ctc import CTCModel
 
 __all__ = ["write_random"]
 

@@ -11,11 +11,11 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batching import Batch
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.stages.finetune import FinetuneConfig, finetuned_encoder
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.train.optim import OptimConfig
 
 __all__ = ["SIZES", "VOCABULARY", "Size", "equal_batch"]

@@ -43,17 +43,20 @@ from torch.overrides import TorchFunctionMode
 
 from speechssl.data.batching import Batch, BatchConfig
 from speechssl.model import attention, dropout
+from speechssl.model.context import StepContext
 from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import Encoded, EncoderConfig, SpeechEncoder
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
 from speechssl.parallel import Ranks
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig, CTCModel
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.learner import Learner
-from speechssl.train.loop import TrainConfig, fit
+from speechssl.train.learner import Learner, TrainConfig
+from speechssl.train.loop import fit
 from speechssl.train.optim import OptimConfig, build_optimizer, scale_gradients
+from speechssl.train.run import Run
 from speechssl.train.runlog import LogConfig
 from speechssl.train.spread import ParallelConfig, spread
 from speechssl.units.assignment import Nearest
@@ -152,7 +155,7 @@ def step(task: str, encoder: EncoderConfig, batch: Batch, device: torch.device, 
     )
     with SameDraws(seed):
         with torch.autocast(device.type, torch.bfloat16, enabled=kind == "bfloat16"):
-            loss = model(batch.to(device), step=0, generator=torch.Generator())
+            loss = model(batch.to(device), StepContext(step=0, generator=torch.Generator()))
         loss.value.backward()
     handle.remove()
     scale_gradients(model, 1 / int(loss.count), None)
@@ -254,7 +257,7 @@ def resume(part: Part) -> None:
         model = build(task, encoder, seed=part.seed)
         config = TrainConfig(steps=6, log_every=2, save_every=2, log=LogConfig(tensorboard=False))
         arguments = {"out": out, "seed": part.seed, "optim": OPTIM, "config": config, "ranks": ranks, "title": task}
-        fit(model, batches_from, **arguments)
+        fit(Run(model, **arguments), batches_from)
         return {name: each.detach().cpu() for name, each in model.state_dict().items()}
 
     torch.use_deterministic_algorithms(True, warn_only=True)

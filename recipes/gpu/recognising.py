@@ -28,7 +28,6 @@ from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchConfig
 from speechssl.data.manifest import Manifest
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.ctc import CTCModel
 from speechssl.parallel import Ranks
 from speechssl.saved import SavedModel
 from speechssl.stages.convert import convert
@@ -36,9 +35,9 @@ from speechssl.stages.data import DataConfig
 from speechssl.stages.emit import EmitConfig
 from speechssl.stages.features import ExtractConfig, extract, trunk
 from speechssl.stages.transcribe import transcribe
+from speechssl.tasks.ctc import CTCModel
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.learner import Learner
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import build_optimizer
 
 BATCH_SIZES = (32, 8)  # of transformers' pipeline

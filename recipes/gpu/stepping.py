@@ -4,7 +4,7 @@ Ours goes through the very update that a run makes: optimiser, masks, figures an
 compiled, padded and packed; transformers beside it on the same batches, with masks and negatives of its own that are
 drawn outside of the timed steps, as processes beside its training would. A batch is as many seconds
 as fill the card by the estimate of `speechssl plan`, less if that was too many. Hours are hours of audio, without
-padding. FLOPs are those of `speechssl/objective/products.py`, for the lengths as they are.
+padding. FLOPs are those of `speechssl/tasks/products.py`, for the lengths as they are.
 """
 
 import dataclasses
@@ -28,16 +28,15 @@ from torch import Tensor, nn
 
 from speechssl.data.batching import Batch, BatchConfig
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
-from speechssl.objective.products import pretraining_flops
 from speechssl.parallel import Ranks
 from speechssl.stages.budget import SIZES as BUDGETS
-from speechssl.stages.budget import memory_gb
+from speechssl.stages.budget import memory_gb, pretraining_flops
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.learner import Learner
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import build_optimizer
 from speechssl.train.spread import ParallelConfig, spread
 
@@ -88,7 +87,7 @@ def make_size(name: str, *, is_small: bool) -> Size:
         )
     assert isinstance(budget.contrastive, ContrastiveConfig)
     assert isinstance(budget.masked_prediction, MaskedPredictionConfig)
-    optim = dataclasses.replace(base.optim, max_grad_norm=budget.max_grad_norm["wav2vec2"])
+    optim = dataclasses.replace(base.optim, max_grad_norm=budget.planned("wav2vec2").max_grad_norm)
     return dataclasses.replace(
         base,
         name=name.lower(),

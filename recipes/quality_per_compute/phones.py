@@ -19,10 +19,10 @@ from torch.nn import functional
 from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.contrastive import ContrastiveObjective
 from speechssl.saved import SavedModel
 from speechssl.scoring.alignments import Interval, read_phones
 from speechssl.scoring.clusters import mutual_information, segments_of_frames
+from speechssl.tasks.contrastive import ContrastiveObjective
 
 RIDGE = 10.0  # added to the diagonal; features have variance one
 LOUDNESS_CLASSES = 16

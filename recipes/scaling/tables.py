@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechssl.objective.products import pretraining_flops
-from speechssl.stages.budget import DEVICES, SIZES, ModelSize, memory_gb
+from speechssl.stages.budget import DEVICES, SIZES, ModelSize, memory_gb, pretraining_flops
 
 __all__ = ["Step", "place", "step_of", "tables"]
 
@@ -107,7 +106,7 @@ def models() -> Iterator[str]:
         ("GFLOP a second of audio", lambda s: f"{s.flops('wav2vec2') / 1e9:.3g}"),
         (
             "audio-seconds a second, one core (measured; LARGE by operations)",
-            lambda s: f"{s.cpu_audio_s['wav2vec2']:.3g}",
+            lambda s: f"{s.cpu_audio_s('wav2vec2'):.3g}",
         ),
         ("weights, gradients, moments, GB", lambda s: f"{16 * s.parameters('wav2vec2') / 1e9:.2f}"),
         ("kept for the backward pass, MB a second of audio, bfloat16", lambda s: f"{s.kept_mb['bfloat16']:.1f}"),

@@ -16,7 +16,7 @@ def plan_command(
     ] = "cpu",
     memory: Annotated[float | None, typer.Option(help="GB of one device, if not all of it.")] = None,
     devices: Annotated[int, typer.Option(help="How many of them.")] = 1,
-    method: Annotated[Literal["wav2vec2", "hubert"], typer.Option(help="wav2vec2 or hubert.")] = "wav2vec2",
+    method: Annotated[str, typer.Option(help="wav2vec2, hubert, or that of an installed task.")] = "wav2vec2",
     size: Annotated[
         Literal["small", "base", "large"] | None, typer.Option(help="The largest worth it, if not given.")
     ] = None,

@@ -22,8 +22,6 @@ from speechssl.errors import ConfigError, LabelError
 from speechssl.inference.frames import Features, FrameTimes, Units
 from speechssl.inference.hearing import Heard, as_given, listed, waveform_of
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.masked_prediction import MaskedPredictionObjective
-from speechssl.objective.pretraining import PretrainModel
 from speechssl.saved import Description, SavedModel
 from speechssl.stages.features import (
     ExtractConfig,
@@ -35,6 +33,7 @@ from speechssl.stages.features import (
     pieces_of,
     weighted,
 )
+from speechssl.tasks.pretraining import PretrainModel
 from speechssl.units.kmeans import KMeans
 
 # overloads overlap in that a str is a sequence of str, too: one utterance comes first
@@ -353,16 +352,17 @@ class Pretrained(Encoder):
 
     def _predicted_units(self, audio: Heard, sample_rate: int | None, channels: Channels | None) -> Units | list[Units]:
         """Return the likeliest unit of each frame, of the first label stream, as the head sees it unmasked."""
-        if not isinstance(self.objective, MaskedPredictionObjective):
+        if self.objective.predicted_units(torch.zeros(1, self.dim, device=self.device)) is None:
             return super()._predicted_units(audio, sample_rate, channels)
-        head = self.objective
         source = self._source((self.num_layers,), channels)
 
         @torch.no_grad()
         def result(found: list[Tensor]) -> Units:
-            ids = head.logits(found[0].to(self.device))[0].argmax(-1).cpu()
+            predicted = self.objective.predicted_units(found[0].to(self.device))
+            assert predicted is not None
+            ids, num_units = predicted
             frames = FrameTimes.of(len(ids), hop=source.hop, window=source.window)
-            return Units(ids=ids, num_units=head.clusters[0], frames=frames)
+            return Units(ids=ids.cpu(), num_units=num_units, frames=frames)
 
         each = self._computed(source, audio, sample_rate, channels)
         return as_given(audio, [result(found) for found in each])

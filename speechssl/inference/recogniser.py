@@ -15,12 +15,12 @@ from speechssl.errors import ConfigError
 from speechssl.inference.encoder import Encoder
 from speechssl.inference.frames import FrameTimes, LogProbs
 from speechssl.inference.hearing import Heard, as_given, listed
-from speechssl.objective.ctc import CTCModel
 from speechssl.saved import SavedModel
 from speechssl.stages.align import align_by
 from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.stages.transcribe import transcribe_by
 from speechssl.stages.tuned import read_tuned
+from speechssl.tasks.ctc import CTCModel
 from speechssl.transcripts.timed import Transcript
 
 # overloads overlap in that a str is a sequence of str, too: one utterance comes first

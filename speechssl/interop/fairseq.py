@@ -46,9 +46,9 @@ from speechssl.interop.names import (
     rename_from,
     rename_to,
 )
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.saved import Description, SavedModel
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 
 __all__ = ["is_fairseq", "read_fairseq", "write_fairseq"]
 
@@ -367,7 +367,8 @@ def _dictionary_writer(signs: Sequence[str]) -> Any:
 
 def _dropped_settings(described: Description) -> dict[str, str]:
     """Return the settings of ours that fairseq has a fixed value for."""
-    mask = described.objective.mask if described.objective is not None else None
+    objective: Any = described.objective  # of either method: both mask
+    mask = objective.mask if objective is not None else None
     masks = {"objective.mask": (mask, 2)} if mask is not None else {}
     if described.ctc is not None:
         masks = {"ctc.mask": (described.ctc.mask, 2), "ctc.channel_mask": (described.ctc.channel_mask, 0)}

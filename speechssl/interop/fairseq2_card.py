@@ -13,8 +13,8 @@ from speechssl.errors import CheckpointError
 from speechssl.interop.fairseq_texts import written_by_signs
 from speechssl.model.conv import BASE_STACK
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.saved import Description
+from speechssl.tasks.contrastive import ContrastiveConfig
 
 __all__ = ["PRETRAINED", "TUNED", "VOCABULARY", "AssetCard", "card_of", "card_values"]
 

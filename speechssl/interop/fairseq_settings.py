@@ -17,9 +17,9 @@ from speechssl.interop.files import plain
 from speechssl.model.conv import BASE_STACK
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 
 __all__ = [
     "Settings",
@@ -141,12 +141,12 @@ class Settings:
     task: dict[str, Any]
     criterion: dict[str, Any]
     tuned: dict[str, Any] | None = None  # of the fine-tuned model around the trunk
-    pretraining_task: dict[str, Any] | None = None  # then that of the trunk
+    prepare_pretraining: dict[str, Any] | None = None  # then that of the trunk
 
     @property
     def normalize(self) -> bool:
         """Whether waveforms are normalised; old fine-tuned models say it of their trunk."""
-        for section in (self.task, self.pretraining_task or {}, self.model):
+        for section in (self.task, self.prepare_pretraining or {}, self.model):
             if isinstance(section.get("normalize"), bool):
                 return section["normalize"]
         return False
@@ -169,10 +169,10 @@ def read_settings(state: Mapping[str, Any], path: Path) -> Settings:
         raise CheckpointError(
             f"{path}: is a model of architecture {architecture!r}, expected one of {', '.join(ARCHITECTURES)}"
         )
-    tuned = pretraining_task = None
+    tuned = prepare_pretraining = None
     if architecture.endswith("_ctc"):
         tuned = model
-        model, pretraining_task, _ = _sections(tuned.get("w2v_args"), path)
+        model, prepare_pretraining, _ = _sections(tuned.get("w2v_args"), path)
         if _architecture(model) not in ("wav2vec2", "hubert"):
             raise CheckpointError(
                 f"{path}: is tuned from architecture {_architecture(model)!r}, expected wav2vec2, hubert"
@@ -191,7 +191,7 @@ def read_settings(state: Mapping[str, Any], path: Path) -> Settings:
         task=task,
         criterion=criterion,
         tuned=None if tuned is None else _TUNED_DEFAULTS | tuned,
-        pretraining_task=pretraining_task,
+        prepare_pretraining=prepare_pretraining,
     )
 
 

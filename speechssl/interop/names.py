@@ -1,15 +1,18 @@
 """One table: a row per parameter, a column per toolkit; and the strict renaming of tensors by it.
 
+The rows of the trunk stand here, those of a head with its task (`Task.head_names`).
+
 Beside names, three things differ: our query, key and value projections are one matrix, others have three; others keep
 the codebook as (1, groups * entries, dim), we as (groups, entries, dim); fairseq keeps the label embeddings of all
 streams in one matrix, which `interop.fairseq` splits into the numbered ones of this table. Where the extractor has as
 many channels as the layers, fairseq and fairseq2 have no projection between them.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +21,13 @@ from speechssl.config import to_dict
 from speechssl.errors import CheckpointError
 from speechssl.model.encoder import EncoderConfig
 from speechssl.saved import Description, SavedModel, build_model, without_values
+from speechssl.tasks.names import Row, Toolkit
+from speechssl.tasks.registry import TASKS
 
 __all__ = [
     "Conversion",
     "NameTable",
-    "Row",
-    "Toolkit",
+    "as_known",
     "check_projection",
     "identity_projection",
     "lost_settings",
@@ -32,21 +36,7 @@ __all__ = [
     "rename_to",
 ]
 
-Toolkit = Literal["fairseq", "transformers", "torchaudio", "fairseq2"]
 CODEBOOK = "objective.quantizer.codebook"
-
-
-class Row(NamedTuple):
-    """Names of one module, or of one parameter, without our prefix `encoder.` and without their prefixes.
-
-    `{i}` is an index, `{qkv}` stands for the three projections that we keep as one.
-    """
-
-    ours: str
-    fairseq: str | None
-    transformers: str | None
-    torchaudio: str | None
-    fairseq2: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +62,17 @@ class NameTable:
         return [name for name in self.shapes if name not in self.names]
 
 
+def as_known(model: SavedModel) -> tuple[SavedModel, dict[str, str]]:
+    """Return a model as other toolkits can know it: without the head of an installed task; and what that drops."""
+    objective = model.description.objective
+    if objective is None or objective.kind in TASKS:
+        return model, {}
+    trunk = model.without_head()
+    reason = f"no other toolkit knows objective.kind={objective.kind}; the trunk alone is written"
+    dropped = dict.fromkeys(sorted({*model.tensors} - {*trunk.tensors}), reason)
+    return dataclasses.replace(trunk, description=dataclasses.replace(trunk.description, family=None)), dropped
+
+
 def name_table(description: Description, toolkit: Toolkit, *, trunk: str = "", head: str = "") -> NameTable:
     """Find the counterpart of each parameter of a model.
 
@@ -84,7 +85,7 @@ def name_table(description: Description, toolkit: Toolkit, *, trunk: str = "", h
     model = without_values(lambda: build_model(description))
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     rows = [(row._replace(ours=f"encoder.{row.ours}"), trunk) for row in _trunk_rows(description.encoder)]
-    rows += [(row, head) for row in _HEADS[description.method]]
+    rows += [(row, head) for row in (description.task.head_names if description.task else ())]
     if toolkit in ("fairseq", "fairseq2") and _is_square(description.encoder):
         rows = [(row, prefix) for row, prefix in rows if row.ours != "encoder.project"]
     names = {}
@@ -285,20 +286,3 @@ _TRUNK = [
     _layer_row("contract", "fc2", "feed_forward.output_dense", "ffn.output_proj"),
     _layer_row("ffn_norm", "final_layer_norm", "final_layer_norm", "ffn_layer_norm"),
 ]
-_CONTRASTIVE = [
-    Row("objective.quantizer.score", "quantizer.weight_proj", "quantizer.weight_proj", None, "quantizer.entry_proj"),
-    Row(CODEBOOK, "quantizer.vars", "quantizer.codevectors", None, "quantizer.entries"),
-    Row("objective.project_quantized", "project_q", "project_q", None, "final_target_proj"),
-    Row("objective.project_context", "final_proj", "project_hid", None, "final_proj"),
-]
-_MASKED_PREDICTION = [
-    Row("objective.project", "final_proj", None, "logit_generator.final_proj", None),
-    Row("objective.embeddings.{i}", "label_embs_concat.{i}", None, "logit_generator.label_embeddings", None),
-    Row("encoder.mask_vector", None, None, "mask_generator.mask_embedding", None),  # torchaudio's trunk alone has none
-]
-_HEADS = {
-    "encoder": [],
-    "wav2vec2": _CONTRASTIVE,
-    "hubert": _MASKED_PREDICTION,
-    "ctc": [Row("head", "proj", "lm_head", "aux", "final_proj")],
-}

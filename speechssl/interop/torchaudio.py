@@ -23,8 +23,8 @@ from speechssl.interop.fairseq_texts import written_by_signs
 from speechssl.interop.files import load_pickled, pickled_bytes, tensors_only, write_files
 from speechssl.interop.names import Conversion, NameTable, lost_settings, name_table, rename_from, rename_to
 from speechssl.model.conv import BASE_STACK
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.saved import Description, SavedModel
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 
 __all__ = ["is_torchaudio", "read_torchaudio", "run_torchaudio", "write_torchaudio"]
 
@@ -185,7 +185,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]
 
 
 def _table(described: Description) -> NameTable:
-    return name_table(described, "torchaudio", trunk="wav2vec2." if described.method == "hubert" else "")
+    return name_table(
+        described, "torchaudio", trunk=described.task.prefixes.get("torchaudio", "") if described.task else ""
+    )
 
 
 def _values(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:

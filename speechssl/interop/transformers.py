@@ -30,10 +30,10 @@ from speechssl.interop.tokenizers import read_tokenizer, their_tokenizer
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
 from speechssl.model.transformer import TransformerConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.saved import Description, SavedModel
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig
+from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.train.checkpoint import load_tensors
 
 __all__ = ["is_transformers", "read_transformers", "run_transformers", "write_transformers"]
@@ -125,7 +125,7 @@ def write_transformers(model: SavedModel, target: Path) -> dict[str, str]:
         raise CheckpointError(f"{target}: exists already; name another folder, or remove it")
     described = model.description
     family = described.pretrained_by or "wav2vec2"
-    is_bare = described.method in ("encoder", "hubert")
+    is_bare = described.task is None or not any(row.transformers for row in described.task.head_names)
     table = name_table(described, "transformers", trunk="" if is_bare else f"{family}.")
     files = {"config.json": _their_config(described, family), "preprocessor_config.json": _their_audio(described)}
     if described.vocabulary:
@@ -354,7 +354,8 @@ def _their_config(described: Description, family: str) -> dict[str, Any]:
             **_their_mask("feature", described.ctc.channel_mask),
         }
     elif described.objective is not None:
-        config |= _their_mask("time", described.objective.mask)
+        objective: Any = described.objective  # of either method: both mask
+        config |= _their_mask("time", objective.mask)
     return config
 
 

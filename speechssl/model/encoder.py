@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
+from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.conv import BASE_STACK, ConvFeatureExtractor, frame_count, hop_size, receptive_field, within
 from speechssl.model.dropout import Dropout
 from speechssl.model.host import send
 from speechssl.model.norm import LayerNorm
-from speechssl.model.transformer import Transformer, TransformerConfig, without_learning
+from speechssl.model.transformer import Layer, Transformer, TransformerConfig, without_learning
 
-__all__ = ["Encoded", "EncoderConfig", "SpeechEncoder"]
+__all__ = ["Encoded", "EncoderConfig", "Place", "SpeechEncoder"]
+
+ADAPTERS = ("up", "down")  # last names of the parameters of `lora.AdaptedLinear` that learn
 
 
 @configuration
@@ -115,8 +118,22 @@ class Encoded:
         return self.layers[-1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where in the trunk a parameter is."""
+
+    part: Literal["extractor", "projection", "positions", "layer"]  # the mask vector and norms are the projection's
+    layer: int | None = None  # counted from 0
+    layers_above: int  # 0 after the last layer, 1 in it; before the first layer one more than there are layers
+    is_adapter: bool = False
+
+
 class SpeechEncoder(nn.Module):
-    """The shared trunk."""
+    """The shared trunk.
+
+    What trains, shards or watches a trunk asks it for `dim`, `blocks`, `places` and `count_frames`, and sets what is
+    traded for memory by `prepare`: it need not know how a trunk is built.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -138,8 +155,7 @@ class SpeechEncoder(nn.Module):
         is_masked: Tensor | None = None,
         is_channel_masked: Tensor | None = None,
         num_layers: int | None = None,
-        layer_seed: int | None = None,
-        num_frozen: int = 0,
+        context: StepContext = INFERENCE,
     ) -> Encoded:
         """Encode a padded batch.
 
@@ -150,14 +166,13 @@ class SpeechEncoder(nn.Module):
             is_masked: (batch, frames) bool, frames to replace by the mask vector.
             is_channel_masked: (batch, dim) bool, channels to set to zero in all frames of a row.
             num_layers: stop after so many Transformer layers.
-            layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
-            num_frozen: layers, from the first, that learn nothing from this batch, nor does anything before them.
+            context: of the training step: which layers are dropped, and which learn nothing.
 
         Returns:
             Every stage of the computation; a valid frame's values do not depend on the padding, but for its length
             with `padding_in_norm`.
         """
-        with without_learning(num_frozen > 0):
+        with without_learning(context.num_frozen > 0):
             conv = self.extract(waveforms, num_samples)  # (batch, frames, channels)
             is_valid = within(frame_count(num_samples, self.config.conv), conv.shape[1])  # (batch, frames)
             features = self.norm(conv)
@@ -166,8 +181,60 @@ class SpeechEncoder(nn.Module):
                 x = torch.where(send(is_masked, x.device)[..., None], self.mask_vector.to(x.dtype), x)
             if is_channel_masked is not None:
                 x = x.masked_fill(send(is_channel_masked, x.device)[:, None], 0)
-        layers = self.transformer(x, is_valid, num_layers, layer_seed, num_frozen)  # num_layers x (batch, frames, dim)
+        layers = self.transformer(x, is_valid, num_layers, context)  # num_layers x (batch, frames, dim)
         return Encoded(conv=conv, features=features, layers=layers, is_valid=is_valid)
+
+    @property
+    def dim(self) -> int:
+        """Channels of the output."""
+        return self.config.transformer.dim
+
+    @property
+    def blocks(self) -> Sequence[Layer]:
+        """The layers, first to last: what is sharded, compiled or computed again one by one."""
+        return [layer for layer in self.transformer.layers if isinstance(layer, Layer)]
+
+    @property
+    def always_learns(self) -> bool:
+        """Whether every parameter that learns gets a gradient from every batch: no layer is dropped, none frozen."""
+        is_without_gradient = self.config.conv_grad_scale == 0
+        learning = any(parameter.requires_grad for parameter in self.conv.parameters())
+        return self.config.transformer.layer_drop == 0 and not (is_without_gradient and learning)
+
+    def count_frames(self, num_samples: Tensor) -> Tensor:
+        """Count the frames of waveforms of so many samples: (batch,) int64 of (batch,) int64."""
+        return frame_count(num_samples, self.config.conv)
+
+    def places(self) -> dict[str, Place]:
+        """Say of each parameter, by its name, where it is."""
+        return {name: self._place(name) for name, _ in self.named_parameters()}
+
+    def prepare(self, *, recompute: bool, packed: bool, compiled: bool) -> None:
+        """Set what training trades for memory and time; see `Transformer`. It is no part of what the model is.
+
+        Args:
+            recompute: keep the inputs of layers alone, and run them twice.
+            packed: run the layers on valid frames alone.
+            compiled: compile the layers by torch.compile.
+        """
+        self.transformer.recompute, self.transformer.packed = recompute, packed
+        for block in self.blocks if compiled else ():
+            block.compile(dynamic=True)
+
+    def _place(self, name: str) -> Place:
+        number = self.config.transformer.num_layers
+        match name.split("."):
+            case ["conv", *_]:
+                return Place(part="extractor", layers_above=number + 1)
+            case ["transformer", "layers", index, *rest]:
+                is_adapter = rest[-1] in ADAPTERS
+                return Place(part="layer", layer=int(index), layers_above=number - int(index), is_adapter=is_adapter)
+            case ["transformer", "positions", *_]:
+                return Place(part="positions", layers_above=number + 1)
+            case ["transformer", "norm", *_] if self.config.transformer.norm == "pre":  # after the last layer
+                return Place(part="projection", layers_above=0)
+            case _:
+                return Place(part="projection", layers_above=number + 1)
 
     def extract(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         """Run the convolutions alone, their gradient scaled by `conv_grad_scale`: (batch, frames, channels)."""

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 from speechssl.model.attention import SelfAttention
+from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.dropout import Dropout
 from speechssl.model.host import send
 from speechssl.model.norm import LayerNorm
@@ -75,8 +76,7 @@ class Transformer(nn.Module):
         x: Tensor,
         is_valid: Tensor,
         num_layers: int | None = None,
-        layer_seed: int | None = None,
-        num_frozen: int = 0,
+        context: StepContext = INFERENCE,
     ) -> Sequence[Tensor]:
         """Encode.
 
@@ -84,10 +84,8 @@ class Transformer(nn.Module):
             x: (batch, frames, dim).
             is_valid: (batch, frames) bool, False in the padding; better on the host, where nobody waits for its value.
             num_layers: stop after so many layers; None for all.
-            layer_seed: says, alone, which layers are dropped in training. All ranks and all batches of an update get
-                the same: a layer that only some of them run would leave the others waiting for its weights or
-                gradients. None draws anew from torch's default generator of the host.
-            num_frozen: layers, from the first, that learn nothing from this batch; nor do the positions then.
+            context: of the training step: its `layer_seed` alone says which layers are dropped, its `num_frozen` how
+                many, from the first, learn nothing from this batch; nor do the positions then.
 
         Returns:
             num_layers x (batch, frames, dim). A layer dropped in training repeats its input. In pre-norm form the
@@ -101,16 +99,16 @@ class Transformer(nn.Module):
         if has_padding:
             x = x.masked_fill(~is_valid[..., None], 0)  # padding must not reach valid frames through the convolution
         is_attended = packing if is_packed else is_valid if has_padding else None
-        with without_learning(num_frozen > 0):
+        with without_learning(context.num_frozen > 0):
             x = x + self.positions(x)
             if self.config.norm == "post":
                 x = self.norm(x)
             x = self.dropout(x)
             x = x if packing is None else packing.pack(x)  # (valid, dim)
         outputs = []
-        kept = self.draw_kept_layers(layer_seed)
+        kept = self.draw_kept_layers(context.layer_seed)
         for index, (layer, is_kept) in enumerate(zip(self.layers[:num_layers], kept, strict=False)):
-            with without_learning(index < num_frozen):
+            with without_learning(index < context.num_frozen):
                 if is_kept and self.recompute and torch.is_grad_enabled():
                     x = checkpoint(layer, x, is_attended, use_reentrant=False)
                 elif is_kept:
@@ -121,7 +119,7 @@ class Transformer(nn.Module):
         return outputs if packing is None else UnpackedLayers(outputs, packing)
 
     def draw_kept_layers(self, seed: int | None) -> list[bool]:
-        """Draw which layers run, first to last; all of them outside training. See `forward` for the seed."""
+        """Draw which layers run, first to last; all of them outside training. See `StepContext` for the seed."""
         if not self.training or self.config.layer_drop == 0:
             return [True] * len(self.layers)
         generator = None if seed is None else torch.Generator().manual_seed(seed)

@@ -15,13 +15,13 @@ from speechssl.data.texts import with_known_language
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.tasks.registry import find_task
 from speechssl.train.checkpoint import last_checkpoint, read_config, read_state, run_folder
 from speechssl.train.log_file import read_log_file
 
 __all__ = ["AXES", "Alarm", "Run", "differences", "read_runs", "shared_figures"]
 
 AXES = {"step": "steps", "hours_seen": "hours of audio seen", "wall_h": "wall time in hours"}
-_METHODS = {"contrastive": "wav2vec2", "masked_prediction": "hubert"}
 _PROGRESS = ("hours_seen", "wall_s")  # figures that are axes, and not drawn over each other
 _ABSENT = "–"
 
@@ -42,7 +42,7 @@ class Run:
     Attributes:
         name: what tells it from the others of the comparison.
         folder: its run folder.
-        method: wav2vec2, hubert or ctc.
+        method: of the task: wav2vec2, hubert, ctc, or what an installed package adds.
         config: dotted key to value, later keys with their defaults.
         steps_planned: of the whole run.
         figures: name to value by step, steps ascending; NaN where it was not finite.
@@ -169,9 +169,9 @@ def _machines(folder: Path) -> tuple[dict[str, Any], ...]:
 def _describe(folder: Path, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the method and the flat configuration of a run, as the present version would have written it."""
     try:
-        method = "ctc" if "ctc" in values else _METHODS[values["objective"]["kind"]]
+        method = "ctc" if "ctc" in values else find_task(values["objective"]["kind"]).method
         int(values["train"]["steps"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(
             f"{folder}: its config.json is of no training run; name folders of stage pretrain or finetune"
         ) from error

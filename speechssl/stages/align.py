@@ -12,9 +12,9 @@ from speechssl.data.vocabulary import BLANK, Vocabulary, frames_needed
 from speechssl.errors import ManifestError, VocabularyError
 from speechssl.extras import import_torchaudio
 from speechssl.interop.formats import read_saved
-from speechssl.objective.ctc import CTCModel
 from speechssl.parallel import pick_device
 from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.tasks.ctc import CTCModel
 from speechssl.transcripts.timed import Token, Transcript, tokens_of, words_of
 
 __all__ = ["align", "align_by"]

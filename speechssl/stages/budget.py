@@ -21,27 +21,22 @@ import torch
 
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import ConfigError
+from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
-from speechssl.objective.products import pretraining_flops
-from speechssl.objective.quantizer import QuantizerConfig
+from speechssl.tasks.flops import trunk_products
+from speechssl.tasks.registry import find_method, task_of
+from speechssl.tasks.task import DataSizes, Planned, SizeName, TaskConfig
 
 __all__ = [
     "CONTEXT_GB",
     "DEVICES",
-    "HUBERT_REACHED",
     "LARGE_REACHED",
     "LEAST_SEEN",
     "MOST_SEEN",
     "SIZES",
     "UTILISATION",
     "Device",
-    "Method",
     "ModelSize",
-    "SizeName",
     "Span",
     "error_band",
     "find_device",
@@ -49,11 +44,10 @@ __all__ = [
     "labelled_errors",
     "memory_gb",
     "peak_lr",
+    "pretraining_flops",
     "ten_minutes_error",
 ]
 
-SizeName = Literal["small", "base", "large"]
-Method = Literal["wav2vec2", "hubert"]
 Precision = Literal["float32", "bfloat16"]
 Span = tuple[float, float]
 
@@ -83,39 +77,58 @@ UTILISATION = 0.10  # of the peak. wav2vec 2.0 BASE on 64 V100 for 1.6 days saw 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """One of the sizes that recipes know, with the batches it is known to learn from."""
+    """One of the sizes that recipes know, with the batches it is known to learn from; `Task.planning` has the rest."""
 
     name: SizeName
     encoder: EncoderConfig
-    contrastive: ContrastiveConfig
-    masked_prediction: MaskedPredictionConfig
-    clusters: tuple[int, ...]
     normalize: bool
     crop_s: float
     min_s: float
     batches_s: tuple[float, ...]  # seconds an update that published runs, or ours, used
-    max_grad_norm: dict[Method, float | None]
     kept_mb: dict[Precision, float]  # for the backward pass, a second of audio at `crop_s`
     temporaries: float  # peak over what is kept, from the peak memory of training steps [ours]
-    cpu_audio_s: dict[Method, float]  # audio-seconds a second of one core, as trained here [ours]
 
-    def objective(self, method: Method) -> ContrastiveConfig | MaskedPredictionConfig:
-        """Return the objective's configuration."""
-        return self.contrastive if method == "wav2vec2" else self.masked_prediction
+    def planned(self, method: str) -> Planned:
+        """Return what is known of a method at this size; of one that says nothing, its default settings.
 
-    def units(self, method: Method) -> tuple[int, ...]:
-        """Return the units of each label stream."""
-        return self.clusters if method == "hubert" else ()
+        Raises:
+            ConfigError: the method is not known.
+        """
+        task = find_method(method)
+        default = Planned(config=task.config_type(), clusters=(500,) if "labels" in task.needs else ())
+        return task.planning.sizes.get(self.name, default)
 
-    def flops(self, method: Method) -> float:
+    def flops(self, method: str) -> float:
         """Count the operations of a step for a second of audio, in crops of full length."""
-        samples = int(self.crop_s * SAMPLE_RATE)
-        whole = pretraining_flops(self.encoder, self.objective(method), clusters=self.units(method), samples=samples)
+        samples, planned = int(self.crop_s * SAMPLE_RATE), self.planned(method)
+        whole = pretraining_flops(self.encoder, planned.config, clusters=planned.clusters, samples=samples)
         return whole / self.crop_s
 
-    def parameters(self, method: Method) -> int:
+    def cpu_audio_s(self, method: str) -> float:
+        """Return the audio-seconds a second of one core: as trained here [ours], or by operations at BASE's rate."""
+        return self.planned(method).cpu_audio_s or _BASE_RATE / self.flops(method)
+
+    def parameters(self, method: str) -> int:
         """Count the parameters, heads included."""
-        return _count_parameters(self.encoder, self.objective(method), self.units(method))
+        planned = self.planned(method)
+        return _count_parameters(self.encoder, planned.config, planned.clusters)
+
+
+def pretraining_flops(
+    encoder: EncoderConfig, objective: TaskConfig, *, clusters: Sequence[int], samples: int, utterances: int = 1
+) -> float:
+    """Return the operations of a pretraining step for one utterance, as many frames masked as are on average.
+
+    Args:
+        encoder: the trunk.
+        objective: of any pretraining task.
+        clusters: units of each label stream; empty for a task without labels.
+        samples: of the utterance, at 16 kHz.
+        utterances: of its batch, as long as it is; with `mask.same_count` the least masked of it counts.
+    """
+    frames = frame_count(samples, encoder.conv)
+    head = task_of(objective).products(objective, encoder, clusters, frames=frames, utterances=utterances)
+    return sum(product.flops for product in [*trunk_products(encoder, 1, samples), *head])
 
 
 _BASE_RATE = 88e9  # operations a second of one core: wav2vec 2.0 BASE, 20 s in 4.74 s on two [ours]
@@ -123,76 +136,44 @@ SIZES: dict[SizeName, ModelSize] = {
     "small": ModelSize(  # recipes/registry_pool
         name="small",
         encoder=EncoderConfig.small(),
-        contrastive=ContrastiveConfig(
-            dim=128,
-            feature_penalty=1.0,
-            feature_dropout=0.0,
-            quantizer=QuantizerConfig(entries=16, dim=128, decay=0.9995),
-            mask=MaskConfig(start_prob=0.1, span=3),
-        ),
-        masked_prediction=MaskedPredictionConfig(
-            logits="linear", unmasked_weight=1.0, feature_penalty=0.0, mask=MaskConfig(start_prob=0.08, span=5)
-        ),
-        clusters=(100,),
         normalize=False,
         crop_s=4.0,
         min_s=0.5,
         batches_s=(32,),
-        max_grad_norm={"wav2vec2": 1.0, "hubert": 1.0},
         kept_mb={"float32": 3.75, "bfloat16": 2.19},
         temporaries=2.6,
-        cpu_audio_s={"wav2vec2": 86.0, "hubert": 85.0},
     ),
     "base": ModelSize(
         name="base",
         encoder=EncoderConfig.base(),
-        contrastive=ContrastiveConfig(),
-        masked_prediction=MaskedPredictionConfig(),
-        clusters=(500,),
         normalize=False,
         crop_s=15.625,
         min_s=2.0,
         batches_s=(150, 300, 600, 1200, 2400, 5600),  # [batch], and 64 x 87.5 s [wav2vec2]
-        max_grad_norm={"wav2vec2": None, "hubert": 10.0},
         kept_mb={"float32": 92.2, "bfloat16": 29.7},
         temporaries=1.25,
-        cpu_audio_s={"wav2vec2": 2.11, "hubert": 2.69},
     ),
     "large": ModelSize(
         name="large",
         encoder=EncoderConfig.large(),
-        contrastive=ContrastiveConfig(
-            dim=768,
-            feature_penalty=0.0,
-            feature_dropout=0.0,
-            quantizer=QuantizerConfig(dim=768, min_temperature=0.1),
-        ),
-        masked_prediction=MaskedPredictionConfig(dim=768),
-        clusters=(500,),
         normalize=True,
         crop_s=15.625,
         min_s=2.0,
         batches_s=(600, 1200, 2400, 5600, 9600),  # 128 x 75 s [wav2vec2]; the smaller ones are BASE's
-        max_grad_norm={"wav2vec2": None, "hubert": 1.0},
         kept_mb={"float32": 189.2, "bfloat16": 72.9},
         temporaries=1.25,  # as BASE's: its steps were not measured
-        cpu_audio_s={"wav2vec2": _BASE_RATE / 119.5e9, "hubert": _BASE_RATE / 119.5e9},
     ),
 }
 
 
 @cache
-def _count_parameters(
-    encoder: EncoderConfig, objective: ContrastiveConfig | MaskedPredictionConfig, clusters: tuple[int, ...]
-) -> int:
-    dim, conv_dim = encoder.transformer.dim, encoder.conv[-1][0]
+def _count_parameters(encoder: EncoderConfig, objective: TaskConfig, clusters: tuple[int, ...]) -> int:
     with torch.device("meta"):
-        head = build_objective(objective, dim=dim, conv_dim=conv_dim, clusters=clusters)
-        model = PretrainModel(SpeechEncoder(encoder), head)
+        model = task_of(objective).build(objective, SpeechEncoder(encoder), DataSizes(clusters=clusters))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def memory_gb(size: ModelSize, method: Method, seconds: float, *, bfloat16: bool, on_cpu: bool) -> float:
+def memory_gb(size: ModelSize, method: str, seconds: float, *, bfloat16: bool, on_cpu: bool) -> float:
     """Estimate the peak memory of one rank: weights, gradients, two moments, and what the backward pass needs.
 
     Args:
@@ -218,10 +199,12 @@ _BASE_LR = (  # (seconds an update, best of three learning rates) [batch]; a squ
     (2400, 5e-4),
     (4800, 5e-4),
 )
-_LARGE_LR: dict[Method, Span] = {"wav2vec2": (9600, 3e-4), "hubert": (7200, 1.5e-3)}  # one published point each
 
 
-def peak_lr(size: ModelSize, method: Method, batch_s: float) -> float:
+_LARGE_LR: Span = (9600, 3e-4)  # wav2vec 2.0 LARGE's, for a method of which nothing is published [wav2vec2]
+
+
+def peak_lr(size: ModelSize, method: str, batch_s: float) -> float:
     """Return the peak learning rate for so many seconds of audio an update.
 
     BASE: the best of the batch-size study, in between by logarithms. LARGE: the published one, less for smaller
@@ -234,7 +217,7 @@ def peak_lr(size: ModelSize, method: Method, batch_s: float) -> float:
             seconds, rates = zip(*_BASE_LR, strict=True)
             return interpolate(seconds, rates, batch_s)
         case "large":
-            published_s, rate = _LARGE_LR[method]
+            published_s, rate = size.planned(method).lr or _LARGE_LR
             return rate * math.sqrt(min(1.0, batch_s / published_s))
 
 
@@ -282,7 +265,6 @@ _TEN_MINUTES: tuple[tuple[float, float], ...] = (
     (267_000, 44),  # 42 to 46 over batch sizes
 )
 LARGE_REACHED = "4.7 / 9.0 after 675,000 h of LibriSpeech, 3.1 / 6.3 after 1.6 million h of Libri-Light"  # [wav2vec2]
-HUBERT_REACHED = "10.9 / 17.8 on 10 h of labels (torchaudio's recipe, 32 GPUs, 250,000 and 400,000 updates)"
 
 
 def error_band(hours_seen: float) -> tuple[Span, Span] | None:

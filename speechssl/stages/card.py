@@ -18,6 +18,8 @@ from speechssl.data.manifest import read_manifest
 from speechssl.errors import CheckpointError, ConfigError, ManifestError
 from speechssl.interop.formats import read_model
 from speechssl.saved import Description, SavedModel, checkpoint_of, read_description
+from speechssl.tasks.registry import all_tasks
+from speechssl.tasks.task import Task
 from speechssl.train.checkpoint import DESCRIPTION, TrainState, last_checkpoint, read_config, read_state, run_folder
 
 __all__ = ["CARD", "Score", "model_card", "read_score", "upload_line"]
@@ -25,11 +27,6 @@ __all__ = ["CARD", "Score", "model_card", "read_score", "upload_line"]
 CARD = "README.md"
 _RATES = ("loss", "cer", "wer", "per")  # ends of the names of figures that people know
 _NOT_RECORDED = "not recorded"
-_TASKS = {"ctc": "automatic-speech-recognition"}
-_METHODS = {
-    "wav2vec2": "wav2vec 2.0 (contrastive task over quantized, masked latents)",
-    "hubert": "HuBERT (masked prediction of hidden units)",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +98,7 @@ def model_card(
     head: dict[str, Any] = {
         "license": licence or "unknown",
         "library_name": toolkit,
-        "pipeline_tag": _TASKS.get(described.method, "feature-extraction"),
+        "pipeline_tag": described.task.pipeline if described.task else Task.pipeline,
         "tags": [tag for tag in ("speech", "speechssl", described.pretrained_by) if tag],
     }
     languages = _languages(described, runs)
@@ -223,8 +220,9 @@ def _languages(described: Description, runs: Sequence[_Run]) -> list[str]:
 
 
 def _sentence(described: Description) -> str:
-    pretrained = _METHODS.get(described.pretrained_by or "", "a method that is not recorded")
-    if described.method == "ctc":
+    titles = {task.method: task.title for task in all_tasks().values()}
+    pretrained = titles.get(described.pretrained_by or "", "a method that is not recorded")
+    if described.ctc is not None:
         return f"Speech recogniser: a speech encoder pretrained by {pretrained}, fine-tuned with CTC."
     return f"Speech encoder pretrained by {pretrained}; it gives features, and learns to recognise speech."
 
@@ -262,7 +260,7 @@ def _scores(scores: Sequence[Score], runs: Sequence[_Run]) -> list[str]:
 
 def _use(described: Description, toolkit: str) -> str:
     if toolkit == "transformers":
-        kind = "AutoModelForCTC" if described.method == "ctc" else "AutoModel"
+        kind = "AutoModelForCTC" if described.ctc else "AutoModel"
         return f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("ORG/NAME")'
-    what = '.transcribe("speech.wav").text' if described.method == "ctc" else '.features("speech.wav").values'
+    what = '.transcribe("speech.wav").text' if described.ctc else '.features("speech.wav").values'
     return f'import speechssl\n\nspeechssl.load("hf://ORG/NAME"){what}'

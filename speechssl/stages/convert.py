@@ -19,7 +19,7 @@ from speechssl.decoding.greedy import merged
 from speechssl.decoding.hypothesis import first_words
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop.formats import FORMATS, read_model
-from speechssl.interop.names import Conversion
+from speechssl.interop.names import Conversion, as_known
 from speechssl.saved import Description, SavedModel
 
 __all__ = ["Converted", "convert"]
@@ -64,15 +64,16 @@ def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -
     shutil.rmtree(unchecked, ignore_errors=True)
     try:
         unchecked.mkdir(parents=True)
-        dropped = FORMATS[to].write(read.model, unchecked / target.name)
-        differences = _compare(read.model, unchecked / target.name, to, waveform, dropped)
+        model, foreign = (read.model, {}) if to == "speechssl" else as_known(read.model)
+        dropped = FORMATS[to].write(model, unchecked / target.name)
+        differences = _compare(model, unchecked / target.name, to, waveform, dropped)
         _move(unchecked, target)
     finally:
         shutil.rmtree(unchecked, ignore_errors=True)
     return Converted(
         model=read.model,
         source_format=source_format,
-        dropped=read.dropped | dropped | _lost_texts(read.model.description, to),
+        dropped=read.dropped | foreign | dropped | _lost_texts(read.model.description, to),
         added=read.added | unread,
         differences=differences,
     )

@@ -13,8 +13,8 @@ from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.manifest import write_atomically
 from speechssl.data.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 from speechssl.decoding.greedy import merged
-from speechssl.objective.ctc import CTCModel
 from speechssl.scoring.wer import ErrorRate, score_texts
+from speechssl.tasks.ctc import CTCModel
 
 __all__ = ["DevSet", "hear", "texts_of_others"]
 

@@ -16,7 +16,7 @@ from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.manifest import Manifest
 from speechssl.errors import ConfigError
 from speechssl.model.windows import encode_windows
-from speechssl.objective.ctc import CTCModel
+from speechssl.tasks.ctc import CTCModel
 
 __all__ = ["EmitConfig", "emissions", "read_ahead"]
 

@@ -19,7 +19,6 @@ from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
 from speechssl.interop.formats import read_saved
 from speechssl.manifests.named import read_named
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.parallel import start_ranks
 from speechssl.saved import Description, SavedModel, describe_model
 from speechssl.stages.average import average_best
@@ -30,15 +29,16 @@ from speechssl.stages.preflight_advice import about_freezing
 from speechssl.stages.preflight_audio import Reading, look_at_audio
 from speechssl.stages.preflight_text import short_lines, tell_skipped
 from speechssl.stages.starting import starting_encoder
-from speechssl.stages.training import Task, train
+from speechssl.stages.training import Prepared, train
+from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.train.checkpoint import is_finished
 from speechssl.train.groups import describe_learning
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 from speechssl.train.optim import OptimConfig
 from speechssl.train.run_folder import hold_run_folder
 from speechssl.train.runlog import require_reports
 
-__all__ = ["FinetuneConfig", "check_texts", "finetune", "finetuned_encoder", "finetuning_task"]
+__all__ = ["FinetuneConfig", "check_texts", "finetune", "finetuned_encoder", "prepare_finetuning"]
 
 
 @configuration
@@ -85,20 +85,20 @@ def finetune(config: FinetuneConfig) -> Path:
     require_reports(config.train.log)
     ranks = start_ranks()
     with hold_run_folder(config.out, config, ranks):
-        task = finetuning_task(config, say=ranks.is_first, look=ranks.is_first and not is_finished(config.out))
+        prepared = prepare_finetuning(config, say=ranks.is_first, look=ranks.is_first and not is_finished(config.out))
         if ranks.is_first:
-            describe_model(config.out, task.description)
-            print(*describe_learning(task.model, config.optim.layer_decay), sep="\n", file=sys.stderr)
-        last = train(task, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
-        if config.average and ranks.is_first and isinstance(task.evaluate, DevSet):
+            describe_model(config.out, prepared.description)
+            print(*describe_learning(prepared.model, config.optim.layer_decay), sep="\n", file=sys.stderr)
+        last = train(prepared, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
+        if config.average and ranks.is_first and isinstance(prepared.evaluate, DevSet):
             table = config.out / "average/dev.tsv"
             average_best(
-                config.out, config.average, dataclasses.replace(task.evaluate, table=table), device=ranks.device
+                config.out, config.average, dataclasses.replace(prepared.evaluate, table=table), device=ranks.device
             )
         return last
 
 
-def finetuning_task(config: FinetuneConfig, *, say: bool = False, look: bool = False) -> Task:
+def prepare_finetuning(config: FinetuneConfig, *, say: bool = False, look: bool = False) -> Prepared:
     """Prepare model and data; `say` prints what is worth knowing of the texts, `look` looks for the audio, too."""
     start = read_saved(config.checkpoint)
     manifest, dev = _read(config)
@@ -129,7 +129,7 @@ def finetuning_task(config: FinetuneConfig, *, say: bool = False, look: bool = F
             vocabulary=vocabulary,
             table=config.out / "dev.tsv",
         )
-    return Task(
+    return Prepared(
         title="finetune from random weights" if config.random_weights else "finetune",
         model=CTCModel(encoder, config.ctc, len(vocabulary)),
         description=Description.of_recogniser(

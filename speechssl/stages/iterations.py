@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 
 from speechssl.config import configuration, from_dict, like
 from speechssl.errors import ConfigError
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.stages.cluster import ClusterConfig
 from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.stages.sweep import SweepConfig
+from speechssl.tasks.registry import task_of
 
 __all__ = ["CHOOSABLE", "HubertConfig", "Iteration", "IterationConfig", "resolve"]
 
@@ -167,7 +167,7 @@ def _pretrain_of(config: HubertConfig, number: int, iteration: IterationConfig, 
         chained |= {"checkpoint": before, "fresh_head": True}
         shared = {key: value for key, value in shared.items() if key != "encoder"}
     built = _build(PretrainConfig, _merged(shared, iteration.pretrain), chained, where=f"{where}.pretrain")
-    if not isinstance(built.objective, MaskedPredictionConfig):
+    if "labels" not in task_of(built.objective).needs:
         raise ConfigError(
             f"{where}.pretrain.objective.kind={built.objective.kind}: expected masked_prediction of units"
         )

@@ -9,12 +9,11 @@ from speechssl.data.batching import Batch
 from speechssl.errors import ConfigError
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
 from speechssl.parallel import Ranks, pick_device
+from speechssl.tasks.registry import task_of
+from speechssl.tasks.task import DataSizes, TaskConfig
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.loop import Learner, TrainConfig
+from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import OptimConfig, build_optimizer
 
 __all__ = ["device_for", "measure_pace"]
@@ -38,7 +37,7 @@ def device_for(name: str) -> torch.device:
 
 def measure_pace(
     encoder: EncoderConfig,
-    objective: ContrastiveConfig | MaskedPredictionConfig,
+    objective: TaskConfig,
     clusters: tuple[int, ...],
     *,
     seconds: float,
@@ -51,7 +50,7 @@ def measure_pace(
 
     Args:
         encoder: the trunk.
-        objective: of either method.
+        objective: of any pretraining task.
         clusters: units of each label stream.
         seconds: of audio in a micro-batch, rounded to whole crops.
         crop_s: length of each utterance.
@@ -59,10 +58,8 @@ def measure_pace(
         device: to train on.
         at_least_s: time to measure for.
     """
-    dim, conv_dim = encoder.transformer.dim, encoder.conv[-1][0]
-    model = PretrainModel(
-        SpeechEncoder(encoder), build_objective(objective, dim=dim, conv_dim=conv_dim, clusters=clusters)
-    ).to(device)
+    task = task_of(objective)
+    model = task.build(objective, SpeechEncoder(encoder), DataSizes(clusters=clusters)).to(device)
     optim = OptimConfig(lr=1e-6)  # so small a rate that noise does no harm
     ranks = Ranks(rank=0, world_size=1, device=device)
     config = TrainConfig(bfloat16=bfloat16)

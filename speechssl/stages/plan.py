@@ -15,14 +15,14 @@ from speechssl.stages.budget import (
     MOST_SEEN,
     SIZES,
     UTILISATION,
-    Method,
     ModelSize,
-    SizeName,
     find_device,
     memory_gb,
     peak_lr,
 )
 from speechssl.stages.pace import device_for, measure_pace
+from speechssl.tasks.registry import find_method
+from speechssl.tasks.task import SizeName
 
 __all__ = ["MOST_STEPS", "Pace", "Plan", "PlanRequest", "expected_pace", "make_plan", "measured_plan"]
 
@@ -36,7 +36,6 @@ _LONGEST_MICRO_S = (
     600.0  # fills any device; at twice that BASE's first layer has 2^31 elements, too many for some kernels
 )
 _BETWEEN_DEVICES = 0.9  # of the time is left where gradients are exchanged: assumed
-_HUBERT_SECOND = 400 / 650  # of the time is for the second iteration, as in HuBERT BASE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class PlanRequest:
     device: str = "cpu"
     memory_gb: float | None = None  # of one device; None: of the spec sheet, for cpu of this machine
     devices: int = 1
-    method: Method = "wav2vec2"
+    method: str = "wav2vec2"  # of a pretraining task
     size: SizeName | None = None  # None: the largest that the time is enough for
     batch_s: float | None = None  # audio an update, over all devices; None: as published runs
     rate: float | None = None  # audio-seconds a second of one device; None: estimated
@@ -82,7 +81,7 @@ class Plan:
     accumulate: int
     steps: int
     lr: float
-    days: float  # that it takes; for HuBERT, of the second iteration
+    days: float  # that it takes; for a method of two runs, the second
     memory_gb: float  # of one device, at its peak
     memory_limit_gb: float
     bfloat16: bool
@@ -105,8 +104,9 @@ class Plan:
 
     @property
     def first_steps(self) -> int:
-        """Updates of HuBERT's first iteration, on MFCC units."""
-        return round(self.steps * (1 - _HUBERT_SECOND) / _HUBERT_SECOND)
+        """Updates of what comes before the planned run: HuBERT's first iteration, on MFCC units."""
+        share = find_method(self.request.method).planning.share
+        return round(self.steps * (1 - share) / share)
 
 
 def expected_pace(request: PlanRequest, size: ModelSize) -> Pace:
@@ -122,7 +122,7 @@ def expected_pace(request: PlanRequest, size: ModelSize) -> Pace:
         source = f"{cores} cores here, a core as in recipes/benchmarks/README.md" + (
             ", where LARGE was not measured: by operations, at BASE's rate" if size.name == "large" else ""
         )
-        return Pace(audio_s=cores * size.cpu_audio_s[request.method], source=source)
+        return Pace(audio_s=cores * size.cpu_audio_s(request.method), source=source)
     device = find_device(request.device)
     flops = size.flops(request.method)
     return Pace(
@@ -143,8 +143,8 @@ def measured_plan(request: PlanRequest) -> Plan:
     size = plan.size
     audio_s = measure_pace(
         size.encoder,
-        size.objective(request.method),
-        size.units(request.method),
+        size.planned(request.method).config,
+        size.planned(request.method).clusters,
         seconds=min(plan.seconds, 4 * size.crop_s) if request.device == "cpu" else plan.seconds,
         crop_s=size.crop_s,
         bfloat16=plan.bfloat16,
@@ -204,11 +204,11 @@ def make_plan(request: PlanRequest, pace: Pace | None = None) -> Plan:
 
 
 def _share(request: PlanRequest) -> float:
-    return _HUBERT_SECOND if request.method == "hubert" else 1.0
+    return find_method(request.method).planning.share
 
 
 def _hours_seen(request: PlanRequest, pace: Pace) -> float:
-    """Return the hours of audio that all devices see in the time, for HuBERT in the second iteration's."""
+    """Return the hours of audio that all devices see in the time of the planned run."""
     together = pace.audio_s * request.devices * (_BETWEEN_DEVICES if request.devices > 1 else 1.0)
     return together * request.days * _share(request) * 24
 
@@ -233,7 +233,7 @@ def _choose_batch_s(size: ModelSize, hours_seen: float) -> float:
     return chosen * max(1, math.ceil(total_s / chosen / MOST_STEPS)) if is_small else chosen
 
 
-def _longest_batch_s(size: ModelSize, method: Method, limit: float, *, bfloat16: bool) -> float:
+def _longest_batch_s(size: ModelSize, method: str, limit: float, *, bfloat16: bool) -> float:
     """Return the seconds of audio whose micro-batch fits into the memory; negative where not even the model does."""
     empty, one = (memory_gb(size, method, each, bfloat16=bfloat16, on_cpu=not bfloat16) for each in (0.0, 1.0))
     return (_MEMORY_USED * limit - empty) / (one - empty)
@@ -263,13 +263,10 @@ def _with_warnings(plan: Plan, affordable: int, wanted: float) -> Plan:
             f"{plan.hours_seen:,.0f} h seen: published tables begin at {LEAST_SEEN:,} h, with a WER of 30 / 58 after "
             "fine-tuning on 100 h; take --size small, more days or more devices"
         )
-    if plan.request.method == "wav2vec2" and plan.hours_seen < LEAST_SEEN:
-        found.append(
-            f"{plan.hours_seen:,.0f} h seen: wav2vec 2.0 needs more before ten labelled minutes are of use; BASE has a "
-            "WER of 103 % after 2,100 h seen and 99 % after 4,200 h"
-            + (", and no curve of a smaller model is published" if is_small else "")
-            + "; take --method hubert, or go on from a public model (recipes/adapt)"
-        )
+    needs_seen = find_method(plan.request.method).planning.needs_seen
+    if needs_seen and plan.hours_seen < LEAST_SEEN:
+        small = ", and no curve of a smaller model is published" if is_small else ""
+        found.append(f"{plan.hours_seen:,.0f} h seen: {needs_seen.format(small=small)}")
     if plan.epochs > _MOST_EPOCHS:
         found.append(
             f"{plan.epochs:,.0f} epochs of {plan.request.hours:g} h: no published run saw its audio more than "

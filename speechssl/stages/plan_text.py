@@ -11,11 +11,12 @@ from speechssl.data.audio import AudioConfig
 from speechssl.data.batching import BatchConfig
 from speechssl.data.manifest import write_atomically
 from speechssl.model.encoder import EncoderConfig
-from speechssl.stages.budget import HUBERT_REACHED, LARGE_REACHED, Span, error_band, labelled_errors, ten_minutes_error
+from speechssl.stages.budget import LARGE_REACHED, Span, error_band, labelled_errors, ten_minutes_error
 from speechssl.stages.data import DataConfig
 from speechssl.stages.plan import Plan
 from speechssl.stages.pretrain import PretrainConfig
-from speechssl.train.loop import TrainConfig
+from speechssl.tasks.registry import find_method
+from speechssl.train.learner import TrainConfig
 from speechssl.train.optim import OptimConfig
 
 __all__ = ["describe_plan", "planned_recipe", "write_recipe"]
@@ -67,7 +68,7 @@ def planned_recipe(plan: Plan, *, out: Path, manifests: Sequence[Path], labels: 
         manifests: of the audio.
         labels: label files, for HuBERT.
     """
-    size, method = plan.size, plan.request.method
+    size, planned = plan.size, plan.size.planned(plan.request.method)
     return PretrainConfig(
         out=out,
         data=DataConfig(
@@ -75,9 +76,9 @@ def planned_recipe(plan: Plan, *, out: Path, manifests: Sequence[Path], labels: 
         ),
         labels=tuple(labels),
         encoder=None if size.encoder == EncoderConfig() else size.encoder,  # None: BASE
-        objective=size.objective(method),
+        objective=planned.config,
         batch=BatchConfig(seconds=round(plan.seconds, 3), max_crop_s=size.crop_s, min_s=size.min_s),
-        optim=OptimConfig(lr=float(f"{plan.lr:.3g}"), max_grad_norm=size.max_grad_norm[method]),
+        optim=OptimConfig(lr=float(f"{plan.lr:.3g}"), max_grad_norm=planned.max_grad_norm),
         train=TrainConfig(
             steps=plan.steps, accumulate=plan.accumulate, bfloat16=plan.bfloat16, workers=4 if plan.bfloat16 else 0
         ),
@@ -86,11 +87,12 @@ def planned_recipe(plan: Plan, *, out: Path, manifests: Sequence[Path], labels: 
 
 def write_recipe(path: Path, plan: Plan) -> None:
     """Write the recipe, with the plan above it; only what differs from the defaults, as recipes do."""
-    labels = [Path("runs/plan/units/labels.tsv")] if plan.request.method == "hubert" else []
+    task = find_method(plan.request.method)
+    labels = [Path("runs/plan/units/labels.tsv")] if "labels" in task.needs else []
     config = planned_recipe(plan, out=Path("runs/plan/pretrain"), manifests=[Path("pool.tsv")], labels=labels)
     lines = [f"# {line}".rstrip() for line in describe_plan(plan)]
-    if plan.request.method == "hubert":
-        lines.append(f"# This is iteration 2; iteration 1: MFCC labels, train.steps={plan.first_steps}, another out.")
+    if task.planning.recipe_note:
+        lines.append(f"# {task.planning.recipe_note.format(steps=plan.first_steps)}")
     lines.append("# Put your manifests in, and out where there is room.")
     for key, value in _recipe_values(config).items():
         lines.append(f"{key}: {json.dumps(value, ensure_ascii=False)}")  # JSON is YAML
@@ -127,19 +129,16 @@ def _about_lr(plan: Plan) -> str:
     match plan.size.name:
         case "small":
             return ", that of recipes/registry_pool, tried at 32 s an update"
-        case "base" if plan.request.method == "wav2vec2":
-            return ", as the batch-size study found for such a batch"
         case "base":
-            return ", as the batch-size study found for wav2vec 2.0; nobody published it for HuBERT"
+            return f", {find_method(plan.request.method).planning.lr_note}"
         case _:
             return ", published for one batch, and for a smaller one less by the square root, which is an assumption"
 
 
 def _updates(plan: Plan) -> str:
     text = f"{plan.steps:,} in {plan.days:.3g} days, {plan.days * 86_400 / plan.steps:.3g} s each"
-    if plan.request.method == "hubert":
-        text += f"; iteration 1 on MFCC units before it: {plan.first_steps:,}, the rest of the time"
-    return text
+    before = find_method(plan.request.method).planning.before
+    return text + (f"; {before.format(steps=f'{plan.first_steps:,}')}" if before else "")
 
 
 def _errors(plan: Plan) -> list[str]:
@@ -157,8 +156,8 @@ def _errors(plan: Plan) -> list[str]:
         lines.append("on other amounts of labels: " + ", ".join(rest))
     elif few := ten_minutes_error(plan.hours_seen):
         lines.append(f"on ten labelled minutes, test-clean: {few:.0f} %")
-    if plan.request.method == "hubert":
-        lines.append(f"that is wav2vec 2.0's; HuBERT BASE in full: {HUBERT_REACHED}")
+    if note := find_method(plan.request.method).planning.errors_note:
+        lines.append(note)
     lines.append("on LibriSpeech; other audio, other numbers")
     return lines
 

@@ -18,22 +18,23 @@ from speechssl.data.manifest import Manifest
 from speechssl.errors import CheckpointError, ConfigError, LabelError, ManifestError
 from speechssl.interop.formats import read_saved
 from speechssl.manifests.named import read_named
+from speechssl.model.context import StepContext
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import ObjectiveConfig, PretrainModel
 from speechssl.parallel import start_ranks
 from speechssl.saved import Description, SavedModel, build_model, check_units, describe_model
 from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
 from speechssl.stages.probe import prober
-from speechssl.stages.training import Task, train
+from speechssl.stages.training import Prepared, train
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.registry import DEFAULT_OBJECTIVE, ObjectiveConfig, task_of
 from speechssl.train.checkpoint import fill, is_finished
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 from speechssl.train.optim import OptimConfig
 from speechssl.train.run_folder import hold_run_folder
 from speechssl.train.runlog import require_reports
 
-__all__ = ["PretrainConfig", "pretrain", "pretraining_task"]
+__all__ = ["PretrainConfig", "prepare_pretraining", "pretrain"]
 
 
 @configuration
@@ -47,7 +48,7 @@ class PretrainConfig:
     checkpoint: Path | None = None  # model to go on from, with this run's own schedule; None: random weights
     fresh_head: bool = False  # start quantizer or label head anew; only the trunk of the checkpoint is kept
     encoder: EncoderConfig | None = None  # None: that of the checkpoint, or BASE without one
-    objective: ObjectiveConfig = MaskedPredictionConfig()
+    objective: ObjectiveConfig = DEFAULT_OBJECTIVE
     batch: BatchConfig = BatchConfig()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig(max_grad_norm=10.0)  # wav2vec 2.0: null
@@ -69,13 +70,13 @@ def pretrain(config: PretrainConfig) -> Path:
     require_reports(config.train.log)
     ranks = start_ranks()
     with hold_run_folder(config.out, config, ranks):
-        task = pretraining_task(config, look=ranks.is_first and not is_finished(config.out))
+        prepared = prepare_pretraining(config, look=ranks.is_first and not is_finished(config.out))
         if ranks.is_first:
-            describe_model(config.out, task.description)
-        return train(task, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
+            describe_model(config.out, prepared.description)
+        return train(prepared, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
 
 
-def pretraining_task(config: PretrainConfig, *, look: bool = False) -> Task:
+def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepared:
     """Prepare model and data; `look` for the audio before any is read."""
     streams = read_streams(config.labels)
     labels = [*streams.values()]
@@ -104,7 +105,7 @@ def pretraining_task(config: PretrainConfig, *, look: bool = False) -> Task:
             reads.append(Reading(section="valid", manifest=held_out.manifest, data=config.valid, window=window))
         tell_notes(refuse_audio(*reads))
     torch.manual_seed(config.seed)
-    return Task(
+    return Prepared(
         title=f"pretrain {config.objective.kind}",
         model=_build(description, start, fresh_head=config.fresh_head),
         description=description,
@@ -140,9 +141,9 @@ def score_held_out(dataset: SpeechDataset, model: nn.Module, *, seconds: float, 
 
     Args:
         dataset: of the utterances, with their labels.
-        model: a `PretrainModel` in evaluation mode.
+        model: of a pretraining task, in evaluation mode.
         seconds: of audio in a batch, padding counted.
-        seed: of the masks and distractors.
+        seed: of the masks and negatives.
 
     Returns:
         The loss, an average over what it predicts, and what the objective logs, batches weighted by that number.
@@ -158,7 +159,7 @@ def score_held_out(dataset: SpeechDataset, model: nn.Module, *, seconds: float, 
     for batch in load_in_order(dataset, seconds=seconds):
         skipped += len(batch.skipped)
         if batch.ids:
-            loss = model(batch.to(device), step=0, generator=generator)
+            loss = model(batch.to(device), StepContext(generator=generator))
             count += int(loss.count)
             sums = {"loss": loss.value} | {name: part * loss.count for name, part in loss.parts.items()}
             totals |= {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
@@ -281,9 +282,7 @@ def _other_head(ours: ObjectiveConfig | None, start: SavedModel) -> str:
     if theirs is None or ours is None or theirs.kind != ours.kind:
         return ""
     made, wanted = (flatten(to_dict(each)) for each in (theirs, ours))
-    sizes = ["dim", "quantizer.groups", "quantizer.entries", "quantizer.dim"]
-    shapes = ["logits", *(sizes if made.get("logits") != "linear" else [])]
-    different = [key for key in shapes if made.get(key) != wanted.get(key)]
+    different = [key for key in task_of(theirs).head_keys(theirs) if made.get(key) != wanted.get(key)]
     if not different:
         return ""
     named = " and ".join(f"objective.{key}={made[key]}" for key in different)
@@ -308,7 +307,7 @@ def _tell_other_objective(ours: ObjectiveConfig | None, start: SavedModel) -> No
 
 def _check_head(description: Description, start: SavedModel) -> None:
     theirs = start.description
-    if theirs.method != "hubert" or description.method != "hubert":
+    if description.task is None or "labels" not in description.task.needs or theirs.method != description.method:
         return
     if theirs.labels:
         try:

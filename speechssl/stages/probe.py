@@ -16,11 +16,11 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import Manifest
 from speechssl.errors import LabelError, ManifestError
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.figures import perplexity, tally
 from speechssl.scoring.alignments import Interval
 from speechssl.scoring.clusters import FeatureSpread, UnitTally
 from speechssl.stages.data import DataConfig, read_waveforms
 from speechssl.stages.features import draw_hours
+from speechssl.tasks.figures import perplexity, tally
 from speechssl.units.kmeans import KMeans
 
 __all__ = ["frame_intervals", "probe", "probe_layer", "prober", "read_probe_audio"]

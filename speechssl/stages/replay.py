@@ -14,11 +14,11 @@ from speechssl.config import from_dict
 from speechssl.data.batching import Batch, collate
 from speechssl.data.texts import with_known_language
 from speechssl.errors import CheckpointError
-from speechssl.stages.finetune import FinetuneConfig, finetuning_task
-from speechssl.stages.pretrain import PretrainConfig, pretraining_task
-from speechssl.stages.training import Task
+from speechssl.stages.finetune import FinetuneConfig, prepare_finetuning
+from speechssl.stages.pretrain import PretrainConfig, prepare_pretraining
+from speechssl.stages.training import Prepared
 from speechssl.train.checkpoint import fill, load_tensors, read_config
-from speechssl.train.learner import TrainConfig, layer_drop_seed, seed_micro_batch
+from speechssl.train.learner import TrainConfig, seeded_context
 from speechssl.train.skipped_steps import SkippedBatch, read_skipped_step
 
 __all__ = ["Replayed", "replay"]
@@ -51,29 +51,29 @@ def replay(path: Path) -> Iterator[Replayed]:
     if folder is None:
         raise CheckpointError(f"{path}: the run has skipped no step")
     skipped = read_skipped_step(folder)
-    task, config = _task(folder.parent)
-    fill(task.model, load_tensors(folder / "model.safetensors"), where=str(folder))
-    task.model.train()
+    prepared, config = _prepared(folder.parent)
+    fill(prepared.model, load_tensors(folder / "model.safetensors"), where=str(folder))
+    prepared.model.train()
     for row in skipped.batches:
-        crops = [crop for batch in task.sampler.epoch(row.epoch)[row.index : row.index + 1] for crop in batch]
-        read = (task.dataset.example(crop, epoch=row.epoch) for crop in crops)
+        crops = [crop for batch in prepared.sampler.epoch(row.epoch)[row.index : row.index + 1] for crop in batch]
+        read = (prepared.dataset.example(crop, epoch=row.epoch) for crop in crops)
         examples = [example for example in read if not isinstance(example, str)]
         if tuple(example.id for example in examples) != row.ids:
             raise CheckpointError(f"{folder.parent}: the data changed since step {skipped.step}; restore the manifests")
-        whole = _run(task.model, collate(examples), skipped.step, row, config, name=f"batch {row.number}")
+        whole = _run(prepared.model, collate(examples), skipped.step, row, config, name=f"batch {row.number}")
         yield whole
         if not (math.isfinite(whole.loss) and math.isfinite(whole.norm)):
             for example in examples:
-                yield _run(task.model, collate([example]), skipped.step, row, config, name=example.id)
+                yield _run(prepared.model, collate([example]), skipped.step, row, config, name=example.id)
 
 
-def _task(run: Path) -> tuple[Task, PretrainConfig | FinetuneConfig]:
+def _prepared(run: Path) -> tuple[Prepared, PretrainConfig | FinetuneConfig]:
     values, _ = with_known_language(read_config(run))
     if "ctc" in values:
         finetuning = from_dict(values, FinetuneConfig, where=str(run / "config.json"))
-        return finetuning_task(finetuning), finetuning
+        return prepare_finetuning(finetuning), finetuning
     pretraining = from_dict(values, PretrainConfig, where=str(run / "config.json"))
-    return pretraining_task(pretraining), pretraining
+    return prepare_pretraining(pretraining), pretraining
 
 
 def _run(
@@ -85,15 +85,13 @@ def _run(
     *,
     name: str,
 ) -> Replayed:
-    generator = torch.Generator()
-    seed_micro_batch(config.seed, step, row.number, generator)
     model.zero_grad(set_to_none=True)
     train: TrainConfig = config.train
     with (
         _first_broken(model) as broken,
         torch.autocast("cpu", torch.bfloat16, enabled=train.bfloat16),
     ):
-        loss = model(batch, step=step, generator=generator, layer_seed=layer_drop_seed(config.seed, step))
+        loss = model(batch, seeded_context(config.seed, step, row.number))
     loss.value.backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     count = max(int(loss.count), 1)

@@ -16,8 +16,8 @@ from speechssl.data.vocabulary import BLANK, Vocabulary
 from speechssl.errors import AudioError, ConfigError
 from speechssl.interop.formats import read_saved
 from speechssl.model.conv import frame_count
-from speechssl.objective.ctc import CTCModel
 from speechssl.parallel import pick_device
+from speechssl.tasks.ctc import CTCModel
 from speechssl.transcripts.timed import Timed, Transcript, best_path, words_of
 
 __all__ = ["StreamConfig", "stream", "transcribe_stream"]

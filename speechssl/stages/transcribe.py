@@ -9,9 +9,9 @@ from speechssl.data.manifest import Manifest
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
 from speechssl.interop.formats import read_saved
-from speechssl.objective.ctc import CTCModel
 from speechssl.parallel import pick_device
 from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.tasks.ctc import CTCModel
 from speechssl.transcripts.timed import Transcript, words_of
 
 __all__ = ["transcribe", "transcribe_by"]

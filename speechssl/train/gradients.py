@@ -3,7 +3,9 @@
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from speechssl.model.encoder import Place
 from speechssl.parallel import whole
+from speechssl.train.groups import places_of
 
 __all__ = ["gradient_norms"]
 
@@ -15,24 +17,20 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
     the first, middle and last third of the layers, and the head (quantizer, label embeddings or CTC's); a part without
     gradients is left out.
     """
-    named = list(model.named_parameters())
-    numbers = {int(name.split(".")[3]) for name, _ in named if name.startswith("encoder.transformer.layers.")}
+    places = places_of(model)
+    num_layers = len({place.layer for place in places.values() if place.part == "layer"})
     parts: dict[str, list[Tensor]] = {}
-    for name, parameter in named:
+    for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            parts.setdefault(_part(name, len(numbers)), []).append(parameter.grad)
+            parts.setdefault(_part(places.get(name), num_layers), []).append(parameter.grad)
     return {f"grad_norm_{part}": whole(get_total_norm(gradients)) for part, gradients in parts.items()}
 
 
-def _part(name: str, num_layers: int) -> str:
-    match name.split("."):
-        case ["encoder", "conv", *_]:
-            return "extractor"
-        case ["encoder", "transformer", "layers", number, *_]:
-            return ("first", "middle", "last")[int(number) * 3 // num_layers] + "_layers"
-        case ["encoder", "transformer", "positions", *_]:
-            return "positions"
-        case ["encoder", *_]:
-            return "projection"
-        case _:
+def _part(place: Place | None, num_layers: int) -> str:
+    match place:
+        case None:
             return "head"
+        case Place(part="layer", layer=int(number)):
+            return ("first", "middle", "last")[number * 3 // num_layers] + "_layers"
+        case _:
+            return place.part

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from speechssl.objective.ctc import CTCModel
-from speechssl.objective.pretraining import PretrainModel
+from speechssl.model.encoder import Place
+from speechssl.tasks.model import TaskModel
 
-__all__ = ["describe_learning", "parameter_groups"]
+__all__ = ["describe_learning", "parameter_groups", "places_of"]
 
 
 def parameter_groups(model: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
@@ -31,20 +31,25 @@ def parameter_groups(model: nn.Module, layer_decay: float) -> list[dict[str, Any
     Raises:
         ValueError: the rates of a model without a trunk are to decay.
     """
+    if layer_decay != 1 and not isinstance(model, TaskModel):
+        raise ValueError(f"a {type(model).__name__} has no trunk whose layers could learn at rates of their own")
+    places = places_of(model)
     learning = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    scales = [layer_decay ** _layers_above(name, model) if layer_decay != 1 else 1.0 for name, _ in learning]
+    scales = [layer_decay ** _layers_above(places.get(name)) for name, _ in learning]
     return [
         {"params": [parameter for _, (_, parameter) in run], "lr_scale": scale}
         for scale, run in itertools.groupby(zip(scales, learning, strict=True), key=lambda pair: pair[0])
     ]
 
 
-def describe_learning(model: PretrainModel | CTCModel, layer_decay: float) -> list[str]:
+def describe_learning(model: TaskModel, layer_decay: float) -> list[str]:
     """Say what learns how fast and what is frozen, a line for each run of parts that are alike."""
-    rows: list[tuple[int, str, str, int]] = []  # place, part, how fast, parameters
+    rows: list[tuple[int, str, str, int]] = []  # rank from the waveform up, part, how fast, parameters
+    places = places_of(model)
     for name, parameter in model.named_parameters():
-        speed = f"x {layer_decay ** _layers_above(name, model):.3g}" if parameter.requires_grad else "frozen"
-        rows.append((*_part(name), speed, parameter.numel()))
+        place = places.get(name)
+        speed = f"x {layer_decay ** _layers_above(place):.3g}" if parameter.requires_grad else "frozen"
+        rows.append((*_part(place), speed, parameter.numel()))
     lines = []
     for speed, run in itertools.groupby(sorted(rows), key=lambda row: row[2]):
         members = list(run)
@@ -54,31 +59,28 @@ def describe_learning(model: PretrainModel | CTCModel, layer_decay: float) -> li
     return lines
 
 
-def _layers_above(name: str, model: nn.Module) -> int:
+def places_of(model: nn.Module) -> dict[str, Place]:
+    """Return where each parameter of the trunk is, by its name in the model; nothing for a model without a trunk."""
+    if not isinstance(model, TaskModel):
+        return {}
+    return {f"encoder.{name}": place for name, place in model.encoder.places().items()}
+
+
+def _layers_above(place: Place | None) -> int:
     """Count what is above a parameter: none above the head, the head above the last layer, all before the first."""
-    if not isinstance(model, PretrainModel | CTCModel):
-        raise ValueError(f"a {type(model).__name__} has no trunk whose layers could learn at rates of their own")
-    transformer = model.encoder.config.transformer
-    match name.split("."):
-        case ["encoder", "transformer", "layers", number, *_]:
-            return transformer.num_layers - int(number)
-        case ["encoder", "transformer", "norm", *_] if transformer.norm == "pre":  # after the last layer
-            return 0
-        case ["encoder", *_]:
-            return transformer.num_layers + 1
-        case _:
-            return 0
+    return 0 if place is None else place.layers_above
 
 
-def _part(name: str) -> tuple[int, str]:
-    """Return the part of the model that a parameter is of, after its place from the waveform up."""
-    match name.split("."):
-        case ["encoder", "transformer", "layers", number, *rest]:
-            is_adapter = rest[-1] in ("up", "down")
-            return (10**6, "adapters") if is_adapter else (2 + int(number), f"layer {number}")
-        case ["encoder", "conv", *_]:
-            return 0, "extractor"
-        case ["encoder", *_]:
-            return 1, "projection, positions, norms"
-        case _:
+def _part(place: Place | None) -> tuple[int, str]:
+    """Return the part of the model that a parameter is of, after its rank from the waveform up."""
+    match place:
+        case None:
             return 10**6 + 1, "head"
+        case Place(is_adapter=True):
+            return 10**6, "adapters"
+        case Place(part="extractor"):
+            return 0, "extractor"
+        case Place(part="layer", layer=int(number)):
+            return 2 + number, f"layer {number}"
+        case _:
+            return 1, "projection, positions, norms"

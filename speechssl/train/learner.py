@@ -2,24 +2,29 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.config import configuration
 from speechssl.data.batching import Batch, seeded_generator
 from speechssl.errors import ConfigError, TrainingError
+from speechssl.model.context import StepContext
 from speechssl.model.host import send
 from speechssl.parallel import Ranks
+from speechssl.tasks.loss import LossSum
+from speechssl.tasks.model import TaskModel
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.health import HealthConfig
-from speechssl.train.optim import OptimConfig, learning_rate, scale_gradients
+from speechssl.train.optim import OptimConfig, scale_gradients, set_learning_rate
 from speechssl.train.runlog import LogConfig
 from speechssl.train.spread import ParallelConfig, exchanging
 
-__all__ = ["Learner", "MicroBatch", "TrainConfig", "Update", "layer_drop_seed", "seed_micro_batch"]
+__all__ = ["Learner", "MicroBatch", "TrainConfig", "Update", "seeded_context"]
 
 EMPTY_IN_A_ROW = 100  # times that no rank finds usable audio, after which a run gives up
 RECENT = 2000  # examples after which those counted for the share of bad audio are halved
@@ -112,7 +117,7 @@ class Learner:
         """
         self.model, self.optimizer, self.max_bad_share = model, optimizer, max_bad_share
         self.seed, self.optim, self.config, self.ranks = seed, optim, config, ranks
-        self.generator = torch.Generator()
+        self.plain_model = model.module if isinstance(model, DistributedDataParallel) else model
         for group in optimizer.param_groups:
             group.setdefault("lr_scale", 1.0)
 
@@ -140,46 +145,44 @@ class Learner:
             TrainingError: no batch has usable audio, or too much of the audio of late is bad; on all ranks.
         """
         self.model.train()
-        rate = learning_rate(state.step, self.config.steps, self.optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
+        set_learning_rate(self.optimizer, state.step, self.config.steps, self.optim)
         for _ in range(EMPTY_IN_A_ROW):
-            taken = self._take(batches, state.step, say)
-            sums = self.ranks.sum(taken.sums(wants_stop, self.ranks.device))
+            seen = _Seen(self.ranks)
+            for turn in range(self.config.accumulate):
+                batch, number = seen.take(batches, turn, say)
+                context = seeded_context(self.seed, state.step, number)
+                with exchanging(self.model, is_last=turn == self.config.accumulate - 1):
+                    with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+                        loss: LossSum = self.model(batch.to(self.ranks.device), context)
+                    (loss.value * (0 if batch.is_stand_in else 1)).backward()  # a stand-in only takes part
+                seen.add(batch, number, loss)
+            sums = self.ranks.sum(seen.sums(wants_stop))
             factor = (self.ranks.world_size / sums[1].clamp(min=1)).float()  # ranks average; the global count divides
             watched = {name: figure * factor for name, figure in (watch() if watch else {}).items()}
             norm = scale_gradients(self.model, factor, self.optim.max_grad_norm)
             # the one wait of an update for the device: all that comes before it is queued by now
-            loss, count, stops, seconds, skipped, examples, norm_read = torch.cat([sums, norm[None]]).cpu().tolist()
-            state.epoch, state.position = taken.epoch, taken.position
-            state.audio_seconds += seconds
-            state.skipped += int(skipped)
-            self._count_bad(state, int(examples), int(skipped))
-            if count:
+            done = _Done(*torch.cat([sums, norm[None]]).cpu().tolist())
+            self._count(state, seen, done)
+            if done.predicted:
                 break
             self.optimizer.zero_grad(set_to_none=True)  # of stand-ins
         else:
             raise TrainingError(f"{EMPTY_IN_A_ROW} batches in a row hold no usable audio; see the reasons above")
-        each_step = {"loss": (sums[0] / sums[1]).to(norm.dtype), "grad_norm": norm} | watched
-        update = Update(
-            loss=loss,
-            count=int(count),
-            norm=norm_read,
-            must_stop=stops > 0,
-            micro_batches=tuple(taken.micro_batches),
-            totals=taken.totals | each_step,
-            counts=taken.counts | dict.fromkeys(each_step, 1),
-            tallies=taken.tallies,
-        )
+        update = seen.update(done, {"loss": (sums[0] / sums[1]).to(norm.dtype), "grad_norm": norm} | watched)
+        state.step += 1
         if update.is_finite:
             self.optimizer.step()
+            if isinstance(self.plain_model, TaskModel):
+                self.plain_model.after_step(state.step)
         self.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
         return update
 
-    def _count_bad(self, state: TrainState, examples: int, bad: int) -> None:
-        """Stop where more than the allowed share of the last one to two thousand examples was bad."""
-        state.recent, state.recent_bad = state.recent + examples, state.recent_bad + bad
+    def _count(self, state: TrainState, seen: "_Seen", done: "_Done") -> None:
+        """Note what was seen; stop where more than the allowed share of the last 1,000 to 2,000 examples was bad."""
+        state.epoch, state.position = seen.epoch, seen.position
+        state.audio_seconds += done.seconds
+        state.skipped += int(done.skipped)
+        state.recent, state.recent_bad = state.recent + int(done.examples), state.recent_bad + int(done.skipped)
         if state.recent_bad > self.max_bad_share * max(state.recent, FEWEST):
             raise TrainingError(
                 f"step {state.step}: the audio of {state.recent_bad} of the last {state.recent} utterances is bad, "
@@ -190,84 +193,99 @@ class Learner:
         if state.recent >= RECENT:
             state.recent, state.recent_bad = state.recent // 2, state.recent_bad // 2
 
-    def _take(self, batches: Iterator[tuple[int, int, Batch]], step: int, say: Callable[[str], None]) -> "_Taken":
-        """Add up the gradients of this rank's micro-batches; a stand-in takes part in the exchange alone."""
-        taken = _Taken()
-        layer_seed = layer_drop_seed(self.seed, step)
-        for turn in range(self.config.accumulate):
-            started = time.perf_counter()
-            taken.epoch, taken.position, batch = next(batches)
-            taken.add("data_wait_s", torch.tensor(time.perf_counter() - started))
-            taken.examples += len(batch.ids) + len(batch.skipped)
-            for reason in batch.skipped:
-                taken.skipped += 1
-                say(f"skipped: {reason}")
-            number = turn * self.ranks.world_size + self.ranks.rank
-            seed_micro_batch(self.seed, step, number, self.generator)
-            with exchanging(self.model, is_last=turn == self.config.accumulate - 1):
-                with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-                    loss = self.model(
-                        batch.to(self.ranks.device), step=step, generator=self.generator, layer_seed=layer_seed
-                    )
-                (loss.value * (0 if batch.is_stand_in else 1)).backward()
-            taken.add("padding", torch.tensor(batch.padding), is_counted=not batch.is_stand_in)
-            for name, part in loss.parts.items():
-                taken.add(name, part.detach(), is_counted=not batch.is_stand_in)
-            for name, tally in loss.tallies.items():
-                taken.tallies[name] = taken.tallies.get(name, 0) + tally * (not batch.is_stand_in)
-            if batch.is_stand_in:
-                continue
-            taken.seconds += batch.duration_s
-            taken.micro_batches.append(
+
+class _Done(NamedTuple):
+    """What the batches of a step add up to, over all ranks."""
+
+    loss: float
+    predicted: float  # frames or utterances
+    stops: float  # ranks that were asked to stop
+    seconds: float  # of audio
+    skipped: float  # examples
+    examples: float  # also those skipped
+    norm: float  # of the gradients
+
+
+class _Seen:
+    """What this rank saw of the batches of one step."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.epoch = self.position = self.skipped = self.examples = 0
+        self.seconds = 0.0
+        self.micro_batches: list[MicroBatch] = []
+        self.totals: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.tallies: dict[str, Tensor] = {}
+
+    def take(
+        self, batches: Iterator[tuple[int, int, Batch]], turn: int, say: Callable[[str], None]
+    ) -> tuple[Batch, int]:
+        """Take the next batch, say what was skipped of it, and return it with its number in the step."""
+        started = time.perf_counter()
+        self.epoch, self.position, batch = next(batches)
+        self._add("data_wait_s", torch.tensor(time.perf_counter() - started))
+        self.skipped += len(batch.skipped)
+        self.examples += len(batch.ids) + len(batch.skipped)
+        for reason in batch.skipped:
+            say(f"skipped: {reason}")
+        return batch, turn * self.ranks.world_size + self.ranks.rank
+
+    def add(self, batch: Batch, number: int, loss: LossSum) -> None:
+        """Add up what a batch gave; every rank names the same figures, so those of a stand-in count as nothing."""
+        is_counted = not batch.is_stand_in
+        for name, figure in {"padding": torch.tensor(batch.padding), **loss.parts}.items():
+            self._add(name, figure.detach(), is_counted=is_counted)
+        for name, tally in loss.tallies.items():
+            self.tallies[name] = self.tallies.get(name, 0) + tally * is_counted
+        if is_counted:
+            self.seconds += batch.duration_s
+            index = self.position - self.ranks.world_size + self.ranks.rank
+            self.micro_batches.append(
                 MicroBatch(
                     number=number,
-                    epoch=taken.epoch,
-                    index=taken.position - self.ranks.world_size + self.ranks.rank,
+                    epoch=self.epoch,
+                    index=index,
                     ids=batch.ids,
                     value=loss.value.detach(),
                     count=loss.count,
                 )
             )
-        return taken
 
-
-@dataclass
-class _Taken:
-    """What the micro-batches of one step add up to, on this rank."""
-
-    epoch: int = 0
-    position: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    examples: int = 0  # also those skipped
-    micro_batches: list[MicroBatch] = field(default_factory=list)
-    totals: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    tallies: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, name: str, figure: Tensor, *, is_counted: bool = True) -> None:
-        figure = figure if is_counted else torch.zeros_like(figure)  # every rank names the same figures
+    def _add(self, name: str, figure: Tensor, *, is_counted: bool = True) -> None:
+        figure = figure if is_counted else torch.zeros_like(figure)
         self.totals[name] = self.totals[name] + figure if name in self.totals else figure
         self.counts[name] = self.counts.get(name, 0) + is_counted
 
-    def sums(self, wants_stop: bool, device: torch.device) -> Tensor:
-        """Return loss, count, wish to stop, seconds of audio, bad and all examples, to be summed over ranks: (6,)."""
+    def sums(self, wants_stop: bool) -> Tensor:
+        """Return what ranks add up, the first six of `_Done`: (6,) float64 on the device."""
+        device = self.ranks.device
         nothing = torch.zeros((), dtype=torch.float64, device=device)
         loss = sum((batch.value.double() for batch in self.micro_batches), nothing)
         count = sum((batch.count.double() for batch in self.micro_batches), nothing)
         host = torch.tensor([wants_stop, self.seconds, self.skipped, self.examples], dtype=torch.float64)
         return torch.cat([torch.stack([loss, count]), send(host, device)])
 
+    def update(self, done: _Done, each_step: Mapping[str, Tensor]) -> Update:
+        """Describe the step, with figures that it has one each of."""
+        return Update(
+            loss=done.loss,
+            count=int(done.predicted),
+            norm=done.norm,
+            must_stop=done.stops > 0,
+            micro_batches=tuple(self.micro_batches),
+            totals=self.totals | dict(each_step),
+            counts=self.counts | dict.fromkeys(each_step, 1),
+            tallies=self.tallies,
+        )
 
-def layer_drop_seed(seed: int, step: int) -> int:
-    """Return what layer drop depends on: one draw for all ranks and batches of a step, which thus agree on layers."""
-    return seeded_generator(seed, "layers", step).initial_seed()
 
+def seeded_context(seed: int, step: int, number: int) -> StepContext:
+    """Make what a micro-batch draws depend on (seed, step, number in the step) alone; seeds torch for its dropout.
 
-def seed_micro_batch(seed: int, step: int, number: int, generator: torch.Generator) -> None:
-    """Make what a micro-batch draws depend on (seed, step, number in the step) alone.
-
-    So a resumed run draws the same, on any device, and any number of ranks share the same global batch alike.
+    So a resumed run draws the same, on any device, and any number of ranks share the same global batch alike. Which
+    layers are dropped depends on (seed, step): all ranks and batches of a step agree on it.
     """
     torch.manual_seed(seeded_generator(seed, "dropout", step, number).initial_seed())
-    generator.manual_seed(seeded_generator(seed, "masks", step, number).initial_seed())
+    masks = torch.Generator().manual_seed(seeded_generator(seed, "masks", step, number).initial_seed())
+    return StepContext(step=step, generator=masks, layer_seed=seeded_generator(seed, "layers", step).initial_seed())

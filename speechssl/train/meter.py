@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechssl.objective.figures import report_figures
 from speechssl.parallel import Ranks
+from speechssl.tasks.figures import report_figures
 
 __all__ = ["Meter", "peak_memory_gib"]
 

@@ -14,7 +14,7 @@ from speechssl.errors import ConfigError
 from speechssl.parallel import whole
 from speechssl.train.groups import parameter_groups
 
-__all__ = ["OptimConfig", "build_optimizer", "learning_rate", "scale_gradients"]
+__all__ = ["OptimConfig", "build_optimizer", "learning_rate", "scale_gradients", "set_learning_rate"]
 
 
 @configuration
@@ -74,6 +74,13 @@ def scale_gradients(model: nn.Module, factor: Tensor | float, max_norm: float | 
         own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
         own.mul_(factor)  # one pass over them, for both
     return norm
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, config: OptimConfig) -> None:
+    """Give every group of an optimiser its learning rate of a step, `lr_scale` times that of the schedule."""
+    rate = learning_rate(step, steps, config)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:

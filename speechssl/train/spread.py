@@ -18,11 +18,9 @@ from torch.export import register_dataclass
 from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.config import configuration
-from speechssl.model.transformer import Layer, Transformer
-from speechssl.objective.ctc import CTCModel
-from speechssl.objective.loss import LossSum
-from speechssl.objective.pretraining import PretrainModel
 from speechssl.parallel import Ranks, whole_tensors
+from speechssl.tasks.loss import LossSum
+from speechssl.tasks.model import TaskModel
 
 __all__ = ["ParallelConfig", "exchanging", "is_sharded", "outline", "spread", "whole_model"]
 
@@ -54,12 +52,8 @@ def spread(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: 
     Returns:
         The module to call in training; `model` itself but for DDP.
     """
-    for module in model.modules():
-        if isinstance(module, Transformer):
-            module.recompute = config.activation_checkpointing
-            module.packed = config.packed
-        if isinstance(module, Layer) and config.compile:
-            module.compile(dynamic=True)
+    if isinstance(model, TaskModel):
+        model.encoder.prepare(recompute=config.activation_checkpointing, packed=config.packed, compiled=config.compile)
     if ranks.world_size == 1 and not distributed.is_initialized():  # a group of one wraps as any other does
         return model
     _show_losses()
@@ -130,12 +124,7 @@ def whole_model(model: nn.Module, outline: nn.Module, ranks: Ranks) -> nn.Module
 
 def _all_learn(model: nn.Module) -> bool:
     """Whether every parameter gets a gradient in every step: no layer is dropped, nothing thaws on the way."""
-    if not isinstance(model, PretrainModel | CTCModel) or model.encoder.config.transformer.layer_drop > 0:
-        return False
-    if isinstance(model, CTCModel) and model.config.thaws:
-        return False
-    without_gradient = model.encoder.config.conv_grad_scale == 0
-    return not (without_gradient and any(parameter.requires_grad for parameter in model.encoder.conv.parameters()))
+    return isinstance(model, TaskModel) and model.encoder.always_learns and not model.thaws
 
 
 def _shard(model: nn.Module, ranks: Ranks, *, bfloat16: bool) -> nn.Module:
@@ -143,7 +132,7 @@ def _shard(model: nn.Module, ranks: Ranks, *, bfloat16: bool) -> nn.Module:
     layers = MixedPrecisionPolicy()
     if bfloat16:
         layers = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for layer in (module for module in model.modules() if isinstance(module, Layer)):
+    for layer in model.encoder.blocks if isinstance(model, TaskModel) else ():
         if bfloat16:  # autocast takes the norms in float32
             fully_shard(layer.attention_norm, mesh=mesh, reshard_after_forward=False)
             fully_shard(layer.ffn_norm, mesh=mesh, reshard_after_forward=False)

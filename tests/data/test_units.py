@@ -14,8 +14,8 @@ from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Phones, Pieces, Vocabulary
 from speechssl.errors import CheckpointError, ConfigError, VocabularyError
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.ctc import CTCConfig
 from speechssl.saved import Description
+from speechssl.tasks.ctc import CTCConfig
 
 TEXTS = [
     "the cat sat on the mat", "the hat of the cat", "a cat that sat", "that is that", "on the mat sat the cat",

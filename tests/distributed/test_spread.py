@@ -17,10 +17,10 @@ from speechssl.config import to_dict
 from speechssl.data.batching import BatchConfig
 from speechssl.data.labels import write_labels
 from speechssl.data.manifest import read_manifest, write_manifest
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.saved import SavedModel
 from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.train.checkpoint import read_parameters, verify
 from speechssl.train.learner import TrainConfig
 from speechssl.train.sharded import has_shares

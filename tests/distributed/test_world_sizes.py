@@ -17,13 +17,13 @@ from speechssl.data.labels import write_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import CheckpointError
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.train.checkpoint import read_state
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 from speechssl.train.skipped_steps import read_skipped_step
 from tests.distributed.launching import torchrun
 
@@ -67,16 +67,16 @@ sys.exit(max(status))
 DYING = """
 import os, signal, sys
 from speechssl.__main__ import main
-from speechssl.train import loop
+from speechssl.train import run as running
 
-update = loop.Learner.update
+update = running.Learner.update
 
 def dying(self, batches, state, **rest):
     if state.step == 3 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
     return update(self, batches, state, **rest)
 
-loop.Learner.update = dying
+running.Learner.update = dying
 sys.exit(main(["pretrain", sys.argv[1]]))
 """
 

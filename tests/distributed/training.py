@@ -21,17 +21,19 @@ from torch.profiler import ProfilerActivity, profile
 
 from speechssl.config import load
 from speechssl.data.batching import Batch, Example, collate
+from speechssl.model.context import StepContext
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.lora import LoraConfig
 from speechssl.model.masking import MaskConfig
 from speechssl.model.transformer import TransformerConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.parallel import Ranks, start_ranks, whole_tensors
 from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig, CTCModel
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.quantizer import QuantizerConfig
+from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState, load_training, save_checkpoint
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import OptimConfig, build_optimizer
@@ -175,7 +177,9 @@ class Training:
         if model is None:
             return None
         with torch.no_grad():
-            return float(model.eval()(noise_batch(99), step=0, generator=torch.Generator().manual_seed(0)).value)
+            return float(
+                model.eval()(noise_batch(99), StepContext(step=0, generator=torch.Generator().manual_seed(0))).value
+            )
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights, on the first rank."""

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.saved import Description, SavedModel, build_model
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.quantizer import QuantizerConfig
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, randomise
 
 SQUARE = dataclasses.replace(BASE_LIKE, conv=((8, 10, 5), (12, 3, 2), (32, 2, 2)))  # as many channels as dim

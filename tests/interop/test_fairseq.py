@@ -18,10 +18,10 @@ from torchaudio.models.wav2vec2.utils.import_fairseq import _convert_state_dict
 from speechssl.data.audio import AudioConfig
 from speechssl.errors import CheckpointError
 from speechssl.interop.fairseq import is_fairseq, read_fairseq, write_fairseq
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.saved import SavedModel
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from tests.interop.models import FORMS, SQUARE, WAVEFORM, Malicious, broken_copies, model_of, our_output
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE
 from tests.optional import needs_fairseq2

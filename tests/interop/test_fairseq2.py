@@ -15,8 +15,8 @@ from speechssl.errors import CheckpointError
 from speechssl.interop.fairseq2 import is_fairseq2, read_fairseq2, run_fairseq2, write_fairseq2
 from speechssl.interop.fairseq2_card import AssetCard, card_values
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig
 from tests.interop.models import CONTRASTIVE, FORMS, SQUARE, WAVEFORM, Malicious, broken_copies, model_of, our_output
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE
 from tests.optional import needs_fairseq2

@@ -16,9 +16,9 @@ from speechssl.errors import CheckpointError
 from speechssl.interop import onnx as ours
 from speechssl.interop.onnx import is_onnx, run_onnx, write_onnx
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.ctc import CTCConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.saved import Description, SavedModel, build_model
+from speechssl.tasks.ctc import CTCConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from tests.interop.models import batch_of, run_eagerly
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, randomise
 

@@ -14,8 +14,8 @@ from speechssl.data.vocabulary import Vocabulary
 from speechssl.data.writing import WritingConfig
 from speechssl.errors import CheckpointError
 from speechssl.interop.tokenizers import decode_transformers, read_tokenizer, their_tokenizer
-from speechssl.objective.ctc import CTCConfig
 from speechssl.saved import Description
+from speechssl.tasks.ctc import CTCConfig
 from tests.model.tiny import BASE_LIKE
 
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ABNST", "'", ".", ",", "ʃ"]

@@ -12,8 +12,8 @@ from torchaudio import models
 from speechssl.data.audio import AudioConfig
 from speechssl.errors import CheckpointError
 from speechssl.interop.torchaudio import is_torchaudio, read_torchaudio, run_torchaudio, write_torchaudio
-from speechssl.objective.ctc import CTCConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.ctc import CTCConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from tests.interop.models import FORMS, SQUARE, VOCABULARY, WAVEFORM, Malicious, broken_copies, model_of, our_output
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, randomise
 

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from speechssl.model.attention import attend_packed, fused_attention
+from speechssl.model.context import StepContext
 from speechssl.model.conv import within
 from speechssl.model.lora import LoraConfig, add_adapters
 from speechssl.model.packing import Packing, UnpackedLayers
 from speechssl.model.transformer import Transformer
 from tests.model.fused_kernels import fused_kernels_on_cpu
 from tests.model.tiny import BASE_LIKE, TINY_TRANSFORMER, noise, randomise, tiny_encoder
-from tests.objective.stubbed_device import DEVICE, on_device, stubbed_device
+from tests.tasks.stubbed_device import DEVICE, on_device, stubbed_device
 
 CPU = torch.device("cpu")
 COUNTS = [(7, 1, 5), (1, 7), (3, 7, 7, 2), (7, 0, 4), (5, 6)]  # of 7 frames
@@ -120,7 +121,7 @@ def test_packed_layers_equal_padded_ones_with_all_gradients(
     outputs, found = [], []
     for model.packed in (False, True):
         x = noise(len(counts), 7, 32).double().requires_grad_()
-        layers = [*model(x, valid, layer_seed=3, num_frozen=num_frozen)]
+        layers = [*model(x, valid, context=StepContext(layer_seed=3, num_frozen=num_frozen))]
         sum((each[valid] * noise(32, seed=k)).sum() for k, each in enumerate(layers)).backward()
         outputs.append(layers)
         found.append({**gradients(model), "x": x.grad})
@@ -164,7 +165,9 @@ def test_packed_layers_run_again_with_the_dropout_they_had() -> None:
     found = []
     for model.recompute in (False, True):
         torch.manual_seed(0)
-        model(noise(3, 7, 32).double(), is_valid((7, 1, 5)), layer_seed=1)[-1].square().sum().backward()
+        model(noise(3, 7, 32).double(), is_valid((7, 1, 5)), context=StepContext(layer_seed=1))[
+            -1
+        ].square().sum().backward()
         found.append(gradients(model))
         model.zero_grad()
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
@@ -228,7 +231,7 @@ def test_compiled_layers_are_one_graph_with_padding_and_one_without(packed: bool
         layer.compile(backend=counter, dynamic=True, fullgraph=True)
     for step, ((batch, frames), counts) in enumerate(BATCHES * 2):
         valid = is_valid(counts if step % 2 else (frames,) * batch, frames)
-        model(noise(batch, frames, 32), valid, layer_seed=step)[-1].square().sum().backward()
+        model(noise(batch, frames, 32), valid, context=StepContext(layer_seed=step))[-1].square().sum().backward()
     assert counter.frame_count <= 2
     model.eval()
     with torch.no_grad():

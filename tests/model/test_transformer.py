@@ -8,6 +8,7 @@ import torch
 
 from speechssl.errors import ConfigError
 from speechssl.model.attention import SelfAttention
+from speechssl.model.context import StepContext
 from speechssl.model.positions import PositionalConv
 from speechssl.model.transformer import Layer, Transformer, TransformerConfig
 from tests.model.tiny import TINY_TRANSFORMER, noise, randomise
@@ -111,7 +112,7 @@ def layers_run(transformer: Transformer, seed: int | None) -> list[int]:
         layer.register_forward_hook(lambda *_, index=index: calls.append(index))
         for index, layer in enumerate(transformer.layers)
     ]
-    transformer(noise(1, 3, 32), torch.ones(1, 3, dtype=torch.bool), layer_seed=seed)
+    transformer(noise(1, 3, 32), torch.ones(1, 3, dtype=torch.bool), context=StepContext(layer_seed=seed))
     for hook in hooks:
         hook.remove()
     return calls
@@ -145,7 +146,7 @@ def test_recomputed_layers_give_the_same_gradients_bit_for_bit_with_dropout(norm
     for transformer.recompute in (False, True):
         torch.manual_seed(0)
         x, is_valid = noise(2, 7, 32), torch.arange(7) < torch.tensor([[7], [5]])
-        transformer(x, is_valid, layer_seed=1)[-1].square().sum().backward()
+        transformer(x, is_valid, context=StepContext(layer_seed=1))[-1].square().sum().backward()
         gradients.append([parameter.grad for parameter in transformer.parameters()])
         transformer.zero_grad()
     assert sum(gradient is None for gradient in gradients[0]) > 0

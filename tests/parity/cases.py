@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from speechssl.data.batching import Batch
 from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import EncoderConfig
-from speechssl.objective.contrastive import ContrastiveConfig, draw_distractors
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.quantizer import QuantizerConfig
+from speechssl.tasks.contrastive import ContrastiveConfig, draw_distractors
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.quantizer import QuantizerConfig
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise
 
 __all__ = ["CASES", "CLUSTERS", "TINY", "TRAINED", "VOCABULARY", "Case", "Draws", "Speech", "randomise_at_width"]

@@ -11,6 +11,7 @@ import dataclasses
 import pytest
 import torch
 
+from speechssl.model.context import StepContext
 from tests.optional import NO_FAIRSEQ2
 
 pytest.importorskip("fairseq2", reason=NO_FAIRSEQ2)
@@ -263,7 +264,7 @@ def _assert_ctc_equal(duo: Duo) -> None:
     speech = Speech.of(duo.case, is_padded=True)
     encoded = duo.ours.encoder(speech.waveforms, speech.num_samples)
     logits = duo.ours.head(encoded.last)
-    found = duo.ours(speech.batch, step=0, generator=torch.Generator()).value
+    found = duo.ours(speech.batch, StepContext(step=0, generator=torch.Generator())).value
     expected, their_logits = _their_ctc(duo, speech)
     duo.assert_close(logits[speech.is_valid], their_logits[speech.is_valid], "loss: CTC logits")
     duo.assert_close(found, expected, "loss: CTC")
@@ -279,6 +280,6 @@ def test_ctc_training_equals_the_asr_models(case: Case) -> None:
     duo = _ctc_duo(case)
     speech = Speech.of(case, is_padded=True)
     duo.assert_training_equal(
-        lambda _: duo.ours(speech.batch, step=0, generator=torch.Generator()).value / 3,
+        lambda _: duo.ours(speech.batch, StepContext(step=0, generator=torch.Generator())).value / 3,
         lambda _: _their_ctc(duo, speech)[0] / 3,
     )

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchaudio.models import HuBERTPretrainModel, Wav2Vec2Model, hubert_pretrain_model, wav2vec2_model
 
-from speechssl.objective.masked_prediction import MaskedPredictionObjective
+from speechssl.model.context import INFERENCE, StepContext
+from speechssl.tasks.masked_prediction import MaskedPredictionObjective
 from tests.parity.cases import CASES, CLUSTERS, TINY, TRAINED, VOCABULARY, Case, Speech
 from tests.parity.stages import Stages, first, our_stages, watch
 from tests.parity.training import Duo, our_ctc, our_masked_prediction, our_score
 from tests.parity.weights import inside, torchaudio_names
+from tests.tasks.labelled import labelled
 
 pytestmark = pytest.mark.parity
 
@@ -200,7 +202,7 @@ def test_losses_and_logits_equal_hubert_pretrain_models(hubert: Duo, is_padded: 
     speech = Speech.of(hubert.case, is_padded=is_padded)
     with torch.no_grad():
         encoded = hubert.ours.encoder(speech.waveforms, speech.num_samples, speech.is_masked)
-        found = hubert.ours.objective(encoded, speech.is_masked, speech.labels[None])
+        found = hubert.ours.objective(encoded, speech.is_masked, labelled(speech.labels[None]), INFERENCE)
         masked, unmasked, penalty = _their_output(hubert.theirs, speech)
     chosen = {"masked": (speech.is_masked, masked), "unmasked": (~speech.is_masked & speech.is_valid, unmasked)}
     assert int(found.count) == len(masked) + len(unmasked) == int(speech.is_valid.sum())
@@ -271,7 +273,7 @@ def test_ctc_loss_logits_and_gradients_equal_those_of_wav2vec2_model_with_a_head
     speech = Speech.of(ctc.case, is_padded=True)
     logits, counts = ctc.ours.logits(speech.batch)
     assert torch.equal(counts, speech.counts)
-    found = ctc.ours(speech.batch, step=0, generator=torch.Generator()).value
+    found = ctc.ours(speech.batch, StepContext(step=0, generator=torch.Generator())).value
     their_logits, expected = _their_ctc(ctc, speech)
     ctc.assert_close(logits[speech.is_valid], their_logits[speech.is_valid], "loss: CTC logits")
     ctc.assert_close(found, expected, "loss: CTC")
@@ -283,6 +285,6 @@ def test_ctc_training_equals_that_of_wav2vec2_model_with_a_head(case: Case) -> N
     duo = _ctc_duo(case)
     speech = Speech.of(case, is_padded=True)
     duo.assert_training_equal(
-        lambda _: duo.ours(speech.batch, step=0, generator=torch.Generator()).value / 3,
+        lambda _: duo.ours(speech.batch, StepContext(step=0, generator=torch.Generator())).value / 3,
         lambda _: _their_ctc(duo, speech)[1] / 3,
     )

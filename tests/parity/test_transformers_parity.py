@@ -25,6 +25,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQuantizer
 
+from speechssl.model.context import StepContext
 from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import SpeechEncoder
 from tests.model.tiny import TINY_STACK, noise
@@ -317,7 +318,7 @@ def _assert_ctc_equal(duo: Duo) -> None:
     duo.train(False)  # theirs would draw masks
     speech = Speech.of(duo.case, is_padded=True)
     logits, _ = duo.ours.logits(speech.batch)
-    found = duo.ours(speech.batch, step=0, generator=torch.Generator())
+    found = duo.ours(speech.batch, StepContext(step=0, generator=torch.Generator()))
     expected = _their_ctc(duo, speech)
     duo.assert_close(logits[speech.is_valid], expected.logits[speech.is_valid], "loss: CTC logits")
     duo.assert_close(found.value, expected.loss, "loss: CTC")
@@ -350,7 +351,7 @@ def test_ctc_training_equals_theirs(case: Case, family: str) -> None:
     duo = _ctc_duo(case, family)
     speech = Speech.of(case, is_padded=True)
     duo.assert_training_equal(
-        lambda _: duo.ours(speech.batch, step=0, generator=torch.Generator()).value / 3,
+        lambda _: duo.ours(speech.batch, StepContext(step=0, generator=torch.Generator())).value / 3,
         lambda _: _their_ctc(duo, speech).loss / 3,
         is_training=False,  # it would draw masks
     )

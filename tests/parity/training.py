@@ -11,17 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveObjective
-from speechssl.objective.ctc import CTCConfig, CTCModel
-from speechssl.objective.loss import LossSum
-from speechssl.objective.masked_prediction import MaskedPredictionObjective
-from speechssl.objective.pretraining import PretrainModel
+from speechssl.tasks.contrastive import ContrastiveObjective
+from speechssl.tasks.ctc import CTCConfig, CTCModel
+from speechssl.tasks.loss import LossSum
+from speechssl.tasks.masked_prediction import MaskedPredictionObjective
+from speechssl.tasks.pretraining import PretrainModel
 from speechssl.train.optim import OptimConfig, build_optimizer
 from tests.parity.cases import CLUSTERS, VOCABULARY, Case, Draws, Speech, randomise_at_width
 from tests.parity.differences import assert_close
 from tests.parity.weights import Names, assert_gradients_close, assert_weights_close, copy_weights
+from tests.tasks.labelled import labelled
 
 __all__ = [
     "SEED",
@@ -163,9 +165,9 @@ def our_score(model: PretrainModel, speech: Speech, step: int = 0) -> LossSum:
     """Score a batch with its given masks; the draws are those of `Draws.of(..., SEED + step)`."""
     encoded = model.encoder(speech.waveforms, speech.num_samples, speech.is_masked)
     if isinstance(model.objective, MaskedPredictionObjective):
-        return model.objective(encoded, speech.is_masked, speech.labels[None])
+        return model.objective(encoded, speech.is_masked, labelled(speech.labels[None]), INFERENCE)
     generator = torch.Generator().manual_seed(SEED + step)
-    return model.objective(encoded, speech.is_masked, step=step, generator=generator)
+    return model.objective(encoded, speech.is_masked, labelled(), StepContext(step=step, generator=generator))
 
 
 def gumbel_softmax_of(noise: Tensor) -> Callable[..., Tensor]:

@@ -9,15 +9,15 @@ import pytest
 from speechssl.data.batching import BatchConfig
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.stages.cluster import ClusterConfig, cluster
 from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import FinetuneConfig, finetune
 from speechssl.stages.pretrain import PretrainConfig, pretrain
-from speechssl.train.loop import TrainConfig
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.quantizer import QuantizerConfig
+from speechssl.train.learner import TrainConfig
 
 MASK = MaskConfig(start_prob=0.1, span=3)
 

@@ -16,7 +16,7 @@ from speechssl.stages.data import DataConfig
 from speechssl.stages.dev_scores import DevSet
 from speechssl.stages.finetune import finetune
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 from speechssl.train.ranking import note_score
 
 SCORES = [0.9, 0.4, 0.3, 0.4, 0.8]

@@ -13,11 +13,11 @@ from speechssl.data.manifest import read_manifest
 from speechssl.data.texts import TextConfig
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.scoring.wer import score_texts
 from speechssl.stages import dev_scores
 from speechssl.stages.dev_scores import DevSet
 from speechssl.stages.score import read_hypotheses
+from speechssl.tasks.ctc import CTCConfig, CTCModel
 
 LETTERS = Vocabulary(("<blank>", "|", "a", "b", "c"))
 FRAMES = 12

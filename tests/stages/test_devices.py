@@ -17,7 +17,7 @@ from speechssl.stages.finetune import finetune
 from speechssl.stages.transcribe import transcribe
 from speechssl.train.checkpoint import load_tensors, read_parameters, read_state
 from speechssl.train.health import HealthConfig
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 
 TRAIN = TrainConfig(steps=4, log_every=1, save_every=2, keep=9)
 LORA = LoraConfig(rank=2, dropout=0.1, projections=("query", "value", "out"))

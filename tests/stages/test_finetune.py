@@ -18,7 +18,6 @@ from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.texts import TextConfig
 from speechssl.errors import AudioError, CheckpointError, ConfigError, ManifestError, VocabularyError
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.ctc import CTCConfig
 from speechssl.saved import SavedModel
 from speechssl.scoring.wer import score_texts
 from speechssl.stages.align import align
@@ -28,9 +27,10 @@ from speechssl.stages.dev_scores import DevSet, hear
 from speechssl.stages.finetune import FinetuneConfig, finetune, finetuned_encoder
 from speechssl.stages.pretrain import pretrain
 from speechssl.stages.transcribe import transcribe
-from speechssl.train import loop
+from speechssl.tasks.ctc import CTCConfig
+from speechssl.train import run as running
 from speechssl.train.checkpoint import read_state
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 
 
 def reports(run: Path) -> list[dict[str, float]]:
@@ -332,7 +332,7 @@ def test_a_run_whose_texts_once_lost_a_sign_says_which_and_goes_on_without(
     before = dict.fromkeys(map(ord, "·"), " ")  # as signs were taken before there was a rule for them
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts, "without_punctuation", lambda text, _: text.translate(before))
-        patch.setattr(loop, "save_checkpoint", _stop_after(loop.save_checkpoint))
+        patch.setattr(running, "save_checkpoint", _stop_after(running.save_checkpoint))
         with pytest.raises(KeyboardInterrupt):
             finetune(config)
     with pytest.raises(

@@ -9,7 +9,7 @@ from speechssl.saved import SavedModel
 from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import finetune
 from speechssl.stages.info import describe
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 
 
 def rows_of(path) -> dict[str, str]:

@@ -7,9 +7,9 @@ import pytest
 from speechssl.data.batching import BatchConfig
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.mixing import MixConfig
-from speechssl.objective.contrastive import ContrastiveConfig
 from speechssl.stages.data import DataConfig
-from speechssl.stages.pretrain import pretrain, pretraining_task
+from speechssl.stages.pretrain import prepare_pretraining, pretrain
+from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.train.checkpoint import read_state
 
 
@@ -33,5 +33,5 @@ def test_a_run_on_a_mix_of_both_forms_goes_through_its_epochs(pretrain_config, t
     assert state.is_finished
     said = capfd.readouterr().err
     assert f"data: {two[0]} 0.00 h x 4.3, {two[1]} 0.00 h x 0.57; an epoch: " in said
-    crops = [crop.index for batch in pretraining_task(config).sampler.epoch(1) for crop in batch]
+    crops = [crop.index for batch in prepare_pretraining(config).sampler.epoch(1) for crop in batch]
     assert sum(index < 2 for index in crops) == len(crops) - sum(index < 2 for index in crops) == 9

@@ -11,9 +11,9 @@ from speechssl.__main__ import main
 from speechssl.config import load
 from speechssl.data.batching import Batch
 from speechssl.errors import ConfigError
+from speechssl.model.context import StepContext
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.pretraining import PretrainModel, build_objective
 from speechssl.stages import plan as planning
 from speechssl.stages.budget import (
     SIZES,
@@ -27,6 +27,8 @@ from speechssl.stages.budget import (
 from speechssl.stages.plan import MOST_STEPS, Pace, PlanRequest, make_plan, measured_plan
 from speechssl.stages.plan_text import describe_plan, planned_recipe, write_recipe
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.registry import build_objective
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -227,9 +229,9 @@ def kept_mb(size, method: str, *, bfloat16: bool, crops: int) -> float:
         {"attention_dropout": 0.0} if bfloat16 else {}
     )  # then it keeps no weights, as on GPU
     encoder = dataclasses.replace(encoder, transformer=dataclasses.replace(encoder.transformer, **still))
-    dim, conv_dim, units = encoder.transformer.dim, encoder.conv[-1][0], size.units(method)
+    dim, conv_dim, units = encoder.transformer.dim, encoder.conv[-1][0], size.planned(method).clusters
     model = PretrainModel(
-        SpeechEncoder(encoder), build_objective(size.objective(method), dim=dim, conv_dim=conv_dim, clusters=units)
+        SpeechEncoder(encoder), build_objective(size.planned(method).config, dim=dim, conv_dim=conv_dim, clusters=units)
     )
     shapes = {tuple(sorted(parameter.shape)) for parameter in model.parameters()}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -253,7 +255,7 @@ def kept_mb(size, method: str, *, bfloat16: bool, crops: int) -> float:
     )
     saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with saved, torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        model.train()(batch, step=0, generator=torch.Generator().manual_seed(0))
+        model.train()(batch, StepContext(step=0, generator=torch.Generator().manual_seed(0)))
     return sum(found.values()) / 1e6 / (crops * size.crop_s)
 
 
@@ -334,8 +336,8 @@ def test_updates_of_the_small_model_are_really_taken_and_timed(method, monkeypat
     size = SIZES["small"]
     pace = planning.measure_pace(
         size.encoder,
-        size.objective(method),
-        size.units(method),
+        size.planned(method).config,
+        size.planned(method).clusters,
         seconds=4.0,
         crop_s=4.0,
         bfloat16=False,

@@ -22,7 +22,7 @@ from speechssl.stages.iterations import HubertConfig
 from speechssl.stages.preflight_audio import Reading, look_at_audio, refuse_audio
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.train.checkpoint import last_checkpoint, read_state
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 
 
 def row(key: str, **changes: object) -> Utterance:

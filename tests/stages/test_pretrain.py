@@ -16,13 +16,14 @@ from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.labels import FrameLabels, read_labels, write_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError, ManifestError
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
+from speechssl.model.context import StepContext
 from speechssl.saved import SavedModel
 from speechssl.stages.cluster import cluster
 from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain, score_held_out
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.train.checkpoint import load_tensors, read_state
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 from speechssl.train.optim import OptimConfig
 
 METHODS = ["masked_prediction", "contrastive"]
@@ -273,7 +274,7 @@ def test_the_held_out_loss_is_an_average_over_the_masked_frames_of_all_batches(p
     found = score_held_out(dataset, model, seconds=2.0, seed=0)
     generator = seeded_generator(0, "held-out masks")
     with torch.no_grad():
-        sums = [model(batch, step=0, generator=generator) for batch in load_in_order(dataset, seconds=2.0)]
+        sums = [model(batch, StepContext(step=0, generator=generator)) for batch in load_in_order(dataset, seconds=2.0)]
     assert len(sums) > 1
     count = sum(int(loss.count) for loss in sums)
     assert found["valid_loss"] == pytest.approx(sum(float(loss.value) for loss in sums) / count)

@@ -13,7 +13,7 @@ from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import finetune
 from speechssl.stages.pretrain import pretrain
 from speechssl.stages.replay import replay
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 
 
 @pytest.fixture

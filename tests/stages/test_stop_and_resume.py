@@ -18,9 +18,9 @@ from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import finetune
 from speechssl.stages.pretrain import pretrain
 from speechssl.stages.sweep import SweepConfig, sweep
-from speechssl.train import loop
+from speechssl.train import run as running
 from speechssl.train.checkpoint import last_checkpoint, load_tensors, read_state
-from speechssl.train.loop import TrainConfig
+from speechssl.train.learner import TrainConfig
 
 TIMES = {"audio_s_per_s", "wall_s", "data_wait_s", "memory_gib"}  # what may differ between two equal runs
 RUNS = [(task, workers) for task in ("masked_prediction", "contrastive", "ctc") for workers in (0, 2)]
@@ -35,14 +35,14 @@ def reports(run: Path) -> list[dict[str, float]]:
 def signalled(monkeypatch):
     """Give a function that has a signal sent to this process during the step of that number, once."""
     waiting: list[tuple[int, int]] = []
-    update = loop.Learner.update
+    update = running.Learner.update
 
-    def sending(self: loop.Learner, batches, state, **rest):
+    def sending(self: running.Learner, batches, state, **rest):
         if waiting and waiting[0][0] == state.step:
             os.kill(os.getpid(), waiting.pop(0)[1])
         return update(self, batches, state, **rest)
 
-    monkeypatch.setattr(loop.Learner, "update", sending)
+    monkeypatch.setattr(running.Learner, "update", sending)
     return lambda step, number: waiting.append((step, number))
 
 
@@ -129,8 +129,8 @@ def test_a_full_disk_ends_the_run_with_what_was_saved_before(pretrain_config, tm
             raise OSError(28, "No space left on device")
         save_file(tensors, path)
 
-    save_file = loop.save_checkpoint.__globals__["save_file"]
-    monkeypatch.setitem(loop.save_checkpoint.__globals__, "save_file", full)
+    save_file = running.save_checkpoint.__globals__["save_file"]
+    monkeypatch.setitem(running.save_checkpoint.__globals__, "save_file", full)
     config = pretrain_config(tmp_path / "run", "contrastive", train=TrainConfig(steps=4, save_every=2))
     with pytest.raises(
         CheckpointError, match=r"step_00000004: cannot be written \(.*No space left.*\); free some space"

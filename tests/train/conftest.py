@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
-from speechssl.objective.quantizer import QuantizerConfig
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig, CTCModel
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.quantizer import QuantizerConfig
+from speechssl.tasks.registry import build_objective
 
 
 @pytest.fixture

@@ -12,14 +12,17 @@ from torch import nn
 from speechssl.data.batching import Batch, Example, collate
 from speechssl.errors import TrainingError
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.parallel import Ranks
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.quantizer import QuantizerConfig
+from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import read_state
 from speechssl.train.health import HealthConfig
-from speechssl.train.loop import TrainConfig, fit
+from speechssl.train.learner import TrainConfig
+from speechssl.train.loop import fit
 from speechssl.train.optim import OptimConfig
+from speechssl.train.run import Run
 
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 NO_CODES = QuantizerConfig(groups=2, entries=1, dim=8)  # perplexity 1 from the start: an alarm for certain
@@ -47,15 +50,17 @@ def train(tmp_path, tiny_encoder) -> Callable[..., Path]:
             raise PlugPulledError
 
         return fit(
-            model,
+            Run(
+                model,
+                out=tmp_path / name,
+                seed=0,
+                optim=OptimConfig(lr=1e-4),
+                config=TrainConfig(steps=8, log_every=2, save_every=3, health=HealthConfig(**health)),
+                ranks=ALONE,
+                title="test",
+                probe=probe,
+            ),
             batches_from,
-            out=tmp_path / name,
-            seed=0,
-            optim=OptimConfig(lr=1e-4),
-            config=TrainConfig(steps=8, log_every=2, save_every=3, health=HealthConfig(**health)),
-            ranks=ALONE,
-            title="test",
-            probe=probe,
         )
 
     return run

@@ -24,16 +24,17 @@ from speechssl.data.loading import load_batches
 from speechssl.data.manifest import Manifest, read_manifest
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.masking import MaskConfig
-from speechssl.objective import contrastive
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.parallel import Ranks
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.tasks import contrastive
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.quantizer import QuantizerConfig
+from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.gradients import gradient_norms
-from speechssl.train.health import Facts, Guard, HealthConfig
+from speechssl.train.health import Guard, HealthConfig
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.meter import Meter
 from speechssl.train.optim import OptimConfig, build_optimizer
@@ -59,7 +60,7 @@ def watch(
     """Train for `steps` of a run of `of` steps, a report each `report`, and return step and name of each alarm."""
     config = TrainConfig(steps=of, log_every=report, stop_after_skipped=of)
     learner = Learner(model, build_optimizer(model, optim), seed=seed, optim=optim, config=config, ranks=ALONE)
-    guard, meter, state = Guard(HealthConfig(grace_steps=grace), Facts.of(model)), Meter(ALONE), TrainState()
+    guard, meter, state = Guard(HealthConfig(grace_steps=grace), model.health()), Meter(ALONE), TrainState()
     numbered = ((0, position, batch) for position, batch in enumerate(batches, start=1))
     found: Alarms = []
     while state.step < steps:

@@ -16,12 +16,12 @@ from speechssl.data.batching import Batch, Example, collate
 from speechssl.decoding.greedy import greedy_decode
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
 from speechssl.parallel import Ranks
 from speechssl.scoring.wer import score_texts
 from speechssl.stages.dev_scores import texts_of_others
+from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.health import Facts, Guard, HealthConfig
+from speechssl.train.health import Guard, HealthConfig
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.meter import Meter
 from speechssl.train.optim import OptimConfig, build_optimizer
@@ -83,7 +83,7 @@ def run(
     optim = OptimConfig(lr=lr, warmup=0.05, max_grad_norm=1.0)
     training = TrainConfig(steps=STEPS, log_every=REPORT, stop_after_skipped=STEPS)
     learner = Learner(model, build_optimizer(model, optim), seed=seed, optim=optim, config=training, ranks=ALONE)
-    guard, meter, state = Guard(HealthConfig(grace_steps=GRACE), Facts.of(model)), Meter(ALONE), TrainState()
+    guard, meter, state = Guard(HealthConfig(grace_steps=GRACE), model.health()), Meter(ALONE), TrainState()
     batches = ((0, turn, batch) for turn, batch in enumerate(cycle([make(i) for i in range(8)]), start=1))
     found: Alarms = []
     while state.step < steps:

@@ -10,7 +10,7 @@ from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.lora import LoraConfig
 from speechssl.model.transformer import TransformerConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
+from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.train.groups import describe_learning, parameter_groups
 from speechssl.train.optim import OptimConfig, build_optimizer
 

@@ -6,20 +6,24 @@ import math
 import re
 
 import pytest
-import torch
 
 from speechssl.config import describe
 from speechssl.errors import ConfigError
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
-from speechssl.train.health import BANDS, Alarm, Facts, Guard, HealthConfig
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.contrastive_health import contrastive_health
+from speechssl.tasks.ctc_health import ctc_health
+from speechssl.tasks.health import Health
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.masked_prediction_health import masked_prediction_health
+from speechssl.train.health import Alarm, Guard, HealthConfig
 
-CONTRASTIVE = Facts(kind="contrastive", distractors=100)
-UNITS = Facts(kind="masked_prediction", clusters=(100,))
-TWO_STREAMS = Facts(kind="masked_prediction", clusters=(100, 500))
-CTC = Facts(kind="ctc")
+CONTRASTIVE = contrastive_health(100)
+UNITS = masked_prediction_health((100,))
+TWO_STREAMS = masked_prediction_health((100, 500))
+CTC = ctc_health(0)
+BANDS = [*{band.name: band for health in (CONTRASTIVE, UNITS, CTC) for band in health.bands}.values()]
 
 # Reports of real runs of the small model, every so many of their steps: (step, figures).
 DEMO_CONTRASTIVE = [  # recipes/demo/wav2vec2.yaml on festvox-ru, seed 0
@@ -60,24 +64,24 @@ LEARNT = [
 
 
 def alarms_of(
-    reports: list[tuple[int, dict[str, float]]], facts: Facts, *, steps: int | None = None, **config
+    reports: list[tuple[int, dict[str, float]]], health: Health, *, steps: int | None = None, **config
 ) -> list[tuple[int, str]]:
-    guard = Guard(HealthConfig(**config), facts)
+    guard = Guard(HealthConfig(**config), health)
     steps = steps or reports[-1][0]
     return [(alarm.step, alarm.name) for step, values in reports for alarm in guard.check(step, steps, values)]
 
 
 @pytest.mark.parametrize(
-    ("reports", "facts"),
+    ("reports", "health"),
     [(DEMO_CONTRASTIVE, CONTRASTIVE), (DEMO_UNITS, UNITS), (LEARNT, CTC)],
     ids=["contrastive", "masked_prediction", "ctc"],
 )
-def test_a_healthy_run_raises_no_alarm(reports, facts) -> None:
-    assert alarms_of(reports, facts) == []
+def test_a_healthy_run_raises_no_alarm(reports, health) -> None:
+    assert alarms_of(reports, health) == []
 
 
 @pytest.mark.parametrize(
-    ("reports", "facts", "steps", "expected"),
+    ("reports", "health", "steps", "expected"),
     [
         (COLLAPSED, CONTRASTIVE, 468, [(200, "codebook_collapse"), (200, "too_easy"), (250, "no_gradient")]),
         (NO_DIVERSITY, CONTRASTIVE, 2500, [(190, "codebook_collapse")]),
@@ -87,8 +91,8 @@ def test_a_healthy_run_raises_no_alarm(reports, facts) -> None:
     ],
     ids=["collapsed", "no_diversity", "stuck", "diverged", "plateau"],
 )
-def test_a_real_failure_is_named_when_it_has_lasted_two_reports(reports, facts, steps, expected) -> None:
-    assert [found for found in alarms_of(reports, facts, steps=steps) if found in expected] == expected
+def test_a_real_failure_is_named_when_it_has_lasted_two_reports(reports, health, steps, expected) -> None:
+    assert [found for found in alarms_of(reports, health, steps=steps) if found in expected] == expected
 
 
 OUTSIDE = {  # a figure just outside each band, and one just inside
@@ -123,9 +127,9 @@ OUTSIDE = {  # a figure just outside each band, and one just inside
 
 
 def guard_of(name: str, **config) -> tuple[Guard, dict[str, float], dict[str, float]]:
-    facts, bad, good = OUTSIDE[name]
+    health, bad, good = OUTSIDE[name]
     state = {"first": 4.0, "best": 1.0} if name == "lost_ground" else None
-    return Guard(HealthConfig(**{"grace_steps": 0, **config}), facts, state), bad, good
+    return Guard(HealthConfig(**{"grace_steps": 0, **config}), health, state), bad, good
 
 
 def test_every_band_is_tried_here() -> None:
@@ -163,18 +167,18 @@ def test_only_what_a_run_must_have_learnt_has_to_wait_for_the_grace(band) -> Non
 
 
 @pytest.mark.parametrize(
-    ("facts", "steps", "expected"),
+    ("health", "steps", "expected"),
     [
         (CONTRASTIVE, 1_000, 300),
         (UNITS, 400_000, 32_000),
         (CTC, 600, 300),
         (CTC, 20_000, 5_000),
-        (Facts(kind="ctc", freeze_steps=10_000), 20_000, 10_000),
-        (Facts(kind="ctc", freeze_steps=10_000), 10_000, 2_500),  # frozen for ever: it must not wait for ever
+        (ctc_health(10_000), 20_000, 10_000),
+        (ctc_health(10_000), 10_000, 2_500),  # frozen for ever: it must not wait for ever
     ],
 )
-def test_the_grace_is_a_share_of_the_run_and_at_least_300_steps(facts: Facts, steps: int, expected: int) -> None:
-    assert Guard(HealthConfig(), facts).grace(steps) == expected
+def test_the_grace_is_a_share_of_the_run_and_at_least_300_steps(health: Health, steps: int, expected: int) -> None:
+    assert Guard(HealthConfig(), health).grace(steps) == expected
 
 
 def test_what_dev_must_have_shown_by_half_of_the_run_is_looked_at_then() -> None:
@@ -283,13 +287,12 @@ def test_impossible_settings_are_refused(bad) -> None:
         HealthConfig(**bad)
 
 
-def test_facts_are_looked_up_in_the_model(models) -> None:
-    assert Facts.of(models["contrastive"]) == Facts(kind="contrastive", distractors=9)
-    assert Facts.of(models["masked_prediction"]) == Facts(kind="masked_prediction", clusters=(5, 3))
-    assert Facts.of(models["ctc"]) == Facts(kind="ctc", freeze_steps=17)
-    assert [Facts.of(model).chance for model in models.values()] == [math.log(10), math.log(15), None]
+def test_what_is_healthy_is_asked_of_the_model(models) -> None:
+    found = [model.health() for model in models.values()]
+    assert [health.chance for health in found] == [math.log(10), math.log(15), None]
+    assert [health.frozen_steps for health in found] == [0, 0, 17]
+    assert [health.loss for health in found] == ["contrastive_loss", "masked_loss", "ctc_loss"]
 
 
 def test_a_model_of_another_kind_is_not_judged() -> None:
-    assert Facts.of(torch.nn.Linear(1, 1)) is None
     assert Guard(HealthConfig(patience=1), None).check(1, 10, {"grad_norm": 0.0}) == []

@@ -19,20 +19,24 @@ from speechssl.data.loading import load_batches
 from speechssl.data.manifest import read_manifest
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.errors import TrainingError
+from speechssl.model.context import StepContext
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.masking import MaskConfig, draw_spans
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
-from speechssl.objective.loss import LossSum
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.parallel import Ranks
-from speechssl.train import loop
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig, CTCModel
+from speechssl.tasks.loss import LossSum
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.quantizer import QuantizerConfig
+from speechssl.tasks.registry import build_objective
+from speechssl.train import run as running
 from speechssl.train.checkpoint import last_checkpoint, load_tensors, read_state
-from speechssl.train.loop import TrainConfig, fit
+from speechssl.train.learner import TrainConfig
+from speechssl.train.loop import fit
 from speechssl.train.optim import OptimConfig
+from speechssl.train.run import Run
 
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 CONSTANT = OptimConfig(lr=0.5, schedule="tri_stage", warmup=0.0, hold=1.0)
@@ -57,7 +61,7 @@ class Toy(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.25, dtype=torch.float64))
 
-    def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int) -> LossSum:
+    def forward(self, batch: Batch, context: StepContext) -> LossSum:
         samples = torch.cat([row[:n] for row, n in zip(batch.waveforms, batch.num_samples, strict=True)]).double()
         value = (self.weight * samples - 1).square().sum()
         return LossSum(value=value, count=batch.num_samples.sum(), parts={"mean": samples.mean()})
@@ -77,10 +81,14 @@ def toy_batch(*rows: list[float]) -> Batch:
     return collate([Example(id=str(i), waveform=torch.tensor(row)) for i, row in enumerate(rows)])
 
 
+def plain_descent(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=optim.lr)
+
+
 @pytest.fixture
 def descend(monkeypatch):
     """Replace the optimiser by plain gradient descent, so that a step shows the gradient."""
-    monkeypatch.setattr(loop, "build_optimizer", lambda model, optim: torch.optim.SGD(model.parameters(), lr=optim.lr))
+    monkeypatch.setattr(running, "build_optimizer", plain_descent)
 
 
 @pytest.fixture
@@ -105,16 +113,18 @@ def train(tmp_path):
 
         settings = TrainConfig(**{"log_every": 1, **config})
         return fit(
-            model,
+            Run(
+                model,
+                out=tmp_path / "run",
+                seed=0,
+                optim=optim,
+                config=settings,
+                ranks=ranks,
+                title="test",
+                max_bad_share=max_bad_share,
+                evaluate=evaluate,
+            ),
             batches_from,
-            out=tmp_path / "run",
-            seed=0,
-            optim=optim,
-            config=settings,
-            ranks=ranks,
-            title="test",
-            max_bad_share=max_bad_share,
-            evaluate=evaluate,
         )
 
     return run
@@ -157,14 +167,16 @@ def test_accumulated_pretraining_batches_have_the_gradient_of_their_union(make_t
         ]
         batches = [first, second] if accumulate == 2 else [collate(examples)]
         fit(
-            model,
+            Run(
+                model,
+                out=tmp_path / name,
+                seed=0,
+                optim=CONSTANT,
+                config=TrainConfig(steps=1, accumulate=accumulate),
+                ranks=ALONE,
+                title="test",
+            ),
             lambda e, p, batches=batches: ((0, i + 1, batch) for i, batch in enumerate(batches)),
-            out=tmp_path / name,
-            seed=0,
-            optim=CONSTANT,
-            config=TrainConfig(steps=1, accumulate=accumulate),
-            ranks=ALONE,
-            title="test",
         )
         norms.append(read_log(tmp_path / name)[1]["grad_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
@@ -177,18 +189,20 @@ def test_the_divisor_of_pretraining_is_the_number_of_masked_frames(make_task, tm
     generator = seeded_generator(seed, "masks", 0, 0)
     counts = frame_count(batch.num_samples, model.encoder.config.conv)
     is_masked = draw_spans(counts, int(counts.max()), MASK, generator.clone_state())
-    value = model(batch, step=0, generator=generator, layer_seed=0).value
+    value = model(batch, StepContext(step=0, generator=generator, layer_seed=0)).value
     expected = torch.autograd.grad(value / is_masked.sum(), model.encoder.project.weight)[0]
     before = model.encoder.project.weight.detach().clone()
     fit(
-        model,
+        Run(
+            model,
+            out=tmp_path / "run",
+            seed=seed,
+            optim=CONSTANT,
+            config=TrainConfig(steps=1),
+            ranks=ALONE,
+            title="test",
+        ),
         batches_from,
-        out=tmp_path / "run",
-        seed=seed,
-        optim=CONSTANT,
-        config=TrainConfig(steps=1),
-        ranks=ALONE,
-        title="test",
     )
     assert torch.allclose(before - model.encoder.project.weight, 0.5 * expected, atol=1e-6)
     assert expected.abs().max() > 1e-4
@@ -231,9 +245,9 @@ class Failing(Toy):
         super().__init__()
         self.step, self.what = step, what
 
-    def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int) -> LossSum:
-        loss = super().forward(batch, step=step, generator=generator, layer_seed=layer_seed)
-        if step != self.step:
+    def forward(self, batch: Batch, context: StepContext) -> LossSum:
+        loss = super().forward(batch, context)
+        if context.step != self.step:
             return loss
         match self.what:
             case "gradient":
@@ -273,9 +287,9 @@ def test_a_run_stops_after_so_many_skipped_steps_in_a_row(train, tmp_path, in_a_
 
 def test_skipped_steps_apart_from_each_other_do_not_stop_the_run(train, tmp_path):
     class Often(Failing):
-        def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int) -> LossSum:
-            self.step = step if step % 2 else -1
-            return super().forward(batch, step=step, generator=generator, layer_seed=layer_seed)
+        def forward(self, batch: Batch, context: StepContext) -> LossSum:
+            self.step = context.step if context.step % 2 else -1
+            return super().forward(batch, context)
 
     assert read_state(train(Often(0, "nan"), BATCHES, steps=8, stop_after_skipped=2)).skipped_steps == 4
 
@@ -362,9 +376,9 @@ def test_training_goes_on_in_training_mode_after_an_evaluation(train):
     modes = []
 
     class Watched(Toy):
-        def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int) -> LossSum:
+        def forward(self, batch: Batch, context: StepContext) -> LossSum:
             modes.append(self.training)
-            return super().forward(batch, step=step, generator=generator, layer_seed=layer_seed)
+            return super().forward(batch, context)
 
     train(Watched(), BATCHES, steps=3, eval_every=1, evaluate=lambda _: {"cer": 1.0})
     assert modes == [True] * 3
@@ -451,14 +465,16 @@ def test_a_resumed_run_equals_the_uninterrupted_run_bit_for_bit(make_task, tmp_p
 
         torch.rand(17)  # whoever starts a run may have drawn before
         fit(
-            model,
+            Run(
+                model,
+                out=out,
+                seed=seed,
+                optim=OptimConfig(lr=1e-3, warmup=0.3),
+                config=TrainConfig(steps=7, log_every=1, save_every=1 if len(interruptions) > 1 else 3),
+                ranks=ALONE,
+                title="test",
+            ),
             until_stopped,
-            out=out,
-            seed=seed,
-            optim=OptimConfig(lr=1e-3, warmup=0.3),
-            config=TrainConfig(steps=7, log_every=1, save_every=1 if len(interruptions) > 1 else 3),
-            ranks=ALONE,
-            title="test",
         )
         return model
 
@@ -480,5 +496,7 @@ def test_a_resumed_run_equals_the_uninterrupted_run_bit_for_bit(make_task, tmp_p
 def test_dropout_is_at_work_in_the_runs_compared_above(make_task, task):
     model, batches_from, _ = make_task(TASKS[task])
     _, _, batch = next(batches_from(0, 0))
-    values = {model(batch, step=5, generator=torch.Generator().manual_seed(0)).value.item() for _ in range(3)}
+    values = {
+        model(batch, StepContext(step=5, generator=torch.Generator().manual_seed(0))).value.item() for _ in range(3)
+    }
     assert len(values) == 3

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from speechssl.objective.figures import report_figures
 from speechssl.parallel import Ranks
+from speechssl.tasks.figures import report_figures
 from speechssl.train.meter import Meter
 
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))

@@ -9,20 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.data.batching import Batch
+from speechssl.model.context import StepContext
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.parallel import Ranks
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig, CTCModel
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.quantizer import QuantizerConfig
+from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.gradients import gradient_norms
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import OptimConfig
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
-from tests.objective.stubbed_device import DEVICE, move_parameters, on_device, stubbed_device
+from tests.tasks.stubbed_device import DEVICE, move_parameters, on_device, stubbed_device
 
 MASK = MaskConfig(start_prob=0.1, span=3)
 CONTRASTIVE = ContrastiveConfig(dim=8, distractors=6, quantizer=QuantizerConfig(groups=2, entries=5, dim=12), mask=MASK)
@@ -76,7 +78,7 @@ def test_a_step_never_waits_for_the_device(
     model.encoder.transformer.packed = packed
     move_parameters(model)
     with stubbed_device() as waits:
-        loss = model(batch, step=0, generator=torch.Generator())
+        loss = model(batch, StepContext(step=0, generator=torch.Generator()))
         loss.value.backward()
         devices = {name: part.device for name, part in {"count": loss.count, **loss.parts, **loss.tallies}.items()}
     assert waits == []

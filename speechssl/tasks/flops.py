@@ -1,11 +1,12 @@
-"""The matrix products that a pretraining step asks for, counted from its configuration; nothing is run.
+"""The matrix products that the trunk asks for in a training step, counted from its configuration; nothing is run.
+
+Those of the heads are the tasks' (`Task.products`).
 
 Counted is what the mathematics asks for: each product forward, and its two gradients, without that of the waveform and
 without those of a frozen extractor; layers that layer drop skips are not done. Norms, activations, dropout, random
 numbers and the optimiser are left out. Convolutions count as the products they are.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +14,10 @@ import torch
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig, draw_spans
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
 
 __all__ = [
     "Product",
-    "contrastive_products",
-    "masked_prediction_products",
     "masked_share",
-    "pretraining_flops",
     "trunk_products",
 ]
 
@@ -53,34 +49,6 @@ class Product:
     def flops(self) -> float:
         """Additions and multiplications in a step."""
         return len(self.shapes) * self.times * 2.0 * self.batch * self.rows * self.inner * self.columns
-
-
-def pretraining_flops(
-    encoder: EncoderConfig,
-    objective: ContrastiveConfig | MaskedPredictionConfig,
-    *,
-    clusters: Sequence[int],
-    samples: int,
-    utterances: int = 1,
-) -> float:
-    """Return the operations of a pretraining step for one utterance, as many frames masked as are on average.
-
-    Args:
-        encoder: the trunk.
-        objective: of either method.
-        clusters: units of each label stream; empty for the contrastive objective.
-        samples: of the utterance, at 16 kHz.
-        utterances: of its batch, as long as it is; with `mask.same_count` the least masked of it counts.
-    """
-    frames = frame_count(samples, encoder.conv)
-    masked = round(masked_share(objective.mask, frames=frames, utterances=utterances) * frames)
-    products = trunk_products(encoder, 1, samples)
-    match objective:
-        case ContrastiveConfig():
-            products += contrastive_products(objective, encoder, 1, masked)
-        case MaskedPredictionConfig():
-            products += masked_prediction_products(objective, encoder, clusters, frames=frames, masked=masked)
-    return sum(product.flops for product in products)
 
 
 def masked_share(config: MaskConfig, *, frames: int = 0, utterances: int = 1) -> float:
@@ -116,40 +84,6 @@ def trunk_products(
     """
     products = _extractor(encoder, utterances, samples, is_training and trains_conv)
     return products + _transformer(encoder, utterances, frame_count(samples, encoder.conv), is_training=is_training)
-
-
-def contrastive_products(
-    config: ContrastiveConfig, encoder: EncoderConfig, utterances: int, masked: int
-) -> list[Product]:
-    """List the products of wav2vec 2.0's heads; `masked` frames in the whole batch."""
-    quantizer = config.quantizer
-    dim, conv_dim = encoder.transformer.dim, encoder.conv[-1][0]
-    own = max(masked // utterances, 1)
-    return [
-        Product("heads", masked, conv_dim, quantizer.groups * quantizer.entries),
-        # forward picks a row of the codebook; backward its gradient is needed for every entry
-        Product(
-            "heads",
-            masked,
-            quantizer.entries,
-            quantizer.dim // quantizer.groups,
-            batch=quantizer.groups,
-            has_forward=False,
-            has_right_gradient=False,
-        ),
-        Product("heads", masked, quantizer.dim, config.dim),
-        Product("heads", masked, dim, config.dim),
-        Product("heads", own, config.dim, min(own, 1 + config.distractors), batch=utterances),
-    ]
-
-
-def masked_prediction_products(
-    config: MaskedPredictionConfig, encoder: EncoderConfig, clusters: Sequence[int], *, frames: int, masked: int
-) -> list[Product]:
-    """List the products of HuBERT's heads; `frames` and `masked` count those of the whole batch."""
-    rows = masked if config.unmasked_weight == 0 else frames
-    project = Product("heads", rows, encoder.transformer.dim, config.dim * len(clusters))
-    return [project, *(Product("heads", rows, config.dim, units) for units in clusters)]
 
 
 def _extractor(encoder: EncoderConfig, utterances: int, samples: int, is_training: bool) -> list[Product]:

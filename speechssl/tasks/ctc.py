@@ -3,6 +3,9 @@
 Section 3.3 of wav2vec 2.0 (arXiv:2006.11477). The blank is token 0.
 """
 
+import dataclasses
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,14 +14,18 @@ from speechssl.config import configuration
 from speechssl.data.batching import Batch
 from speechssl.data.vocabulary import BLANK
 from speechssl.errors import ConfigError
+from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.conv import frame_count, within
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.host import send
 from speechssl.model.lora import LoraConfig, add_adapters
 from speechssl.model.masking import MaskConfig, draw_spans
-from speechssl.objective.figures import empty_share
-from speechssl.objective.loss import LossSum
+from speechssl.tasks.ctc_health import ctc_health
+from speechssl.tasks.figures import empty_share
+from speechssl.tasks.health import Health
+from speechssl.tasks.loss import LossSum
+from speechssl.tasks.model import TaskModel
 
 __all__ = ["CTCConfig", "CTCModel", "required_frames"]
 
@@ -26,6 +33,8 @@ __all__ = ["CTCConfig", "CTCModel", "required_frames"]
 @configuration
 class CTCConfig:
     """Regularisation of fine-tuning; the defaults are the reference's for 10 hours."""
+
+    kind: ClassVar[str] = "ctc"  # the task, no key
 
     dropout: float = 0.0  # before the head (fairseq: final_dropout)
     freeze_conv: bool = True  # the extractor is never updated
@@ -53,7 +62,7 @@ class CTCConfig:
         return self.freeze_below if self.freeze_below_steps is None or step < self.freeze_below_steps else 0
 
 
-class CTCModel(nn.Module):
+class CTCModel(TaskModel):
     """Trunk and CTC head."""
 
     def __init__(self, encoder: SpeechEncoder, config: CTCConfig, vocabulary_size: int) -> None:
@@ -75,16 +84,23 @@ class CTCModel(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(encoder.config.transformer.dim, vocabulary_size)
 
-    def forward(self, batch: Batch, *, step: int, generator: torch.Generator, layer_seed: int | None = None) -> LossSum:
+    def health(self) -> Health:
+        """Say what a healthy run looks like."""
+        return ctc_health(self.config.freeze_steps)
+
+    @property
+    def thaws(self) -> bool:
+        """Whether parameters begin to learn on the way."""
+        return self.config.thaws
+
+    def forward(self, batch: Batch, context: StepContext) -> LossSum:
         """Score one batch of transcribed speech, masked when in training mode.
 
         Nothing waits for the device, but where torch's own CTC loss does: on CUDA it copies the lengths by itself.
 
         Args:
             batch: its lengths on the host.
-            step: of training.
-            generator: of the host.
-            layer_seed: of layer drop, the same for all batches of an update; see `Transformer.forward`.
+            context: of the training step.
 
         Returns:
             The loss summed over utterances, with their number. An utterance with fewer frames than its text needs
@@ -92,7 +108,7 @@ class CTCModel(nn.Module):
         """
         if batch.targets is None or batch.target_lengths is None:
             raise ValueError("a batch without targets cannot be scored; pass tokens to the dataset")
-        logits, counts = self.logits(batch, step=step, generator=generator, layer_seed=layer_seed)
+        logits, counts = self.logits(batch, context)
         device, lengths = logits.device, batch.target_lengths
         losses = functional.ctc_loss(
             logits.float().log_softmax(-1).transpose(0, 1),
@@ -114,31 +130,29 @@ class CTCModel(nn.Module):
         }
         return LossSum(value=losses.sum(), count=torch.full((), len(losses), device=device), parts=parts)
 
-    def logits(
-        self,
-        batch: Batch,
-        *,
-        step: int = 0,
-        generator: torch.Generator | None = None,
-        layer_seed: int | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return (batch, frames, vocab) logits and, on the host, the (batch,) int64 number of valid frames."""
+    def logits(self, batch: Batch, context: StepContext = INFERENCE) -> tuple[Tensor, Tensor]:
+        """Return (batch, frames, vocab) logits and, on the host, the (batch,) int64 number of valid frames.
+
+        A context with a generator draws masks, in training mode.
+        """
         counts = frame_count(batch.num_samples, self.encoder.config.conv)
         is_masked = is_channel_masked = None
-        if self.training and generator is not None:
+        if self.training and context.generator is not None:
             size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
             dim = self.encoder.config.transformer.dim
-            is_masked = draw_spans(counts, size, self.config.mask, generator)
-            is_channel_masked = draw_spans(torch.full_like(counts, dim), dim, self.config.channel_mask, generator)
-        is_frozen = self.training and step < self.config.freeze_steps
+            is_masked = draw_spans(counts, size, self.config.mask, context.generator)
+            is_channel_masked = draw_spans(
+                torch.full_like(counts, dim), dim, self.config.channel_mask, context.generator
+            )
+        is_frozen = self.training and context.step < self.config.freeze_steps
+        num_frozen = self.config.num_frozen(context.step) if self.training else 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
             encoded = self.encoder(
                 batch.waveforms,
                 batch.num_samples,
                 is_masked,
                 is_channel_masked,
-                layer_seed=layer_seed,
-                num_frozen=self.config.num_frozen(step) if self.training else 0,
+                context=dataclasses.replace(context, num_frozen=num_frozen),
             )
         return self.head(self.dropout(encoded.last)), counts
 

@@ -1,4 +1,4 @@
-"""wav2vec 2.0's objective: speechssl.objective.contrastive."""
+"""wav2vec 2.0's objective: speechssl.tasks.contrastive."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,17 +10,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from speechssl.errors import TrainingError
+from speechssl.model.context import StepContext
 from speechssl.model.encoder import Encoded
-from speechssl.objective.contrastive import (
+from speechssl.tasks.contrastive import (
     ContrastiveConfig,
     ContrastiveObjective,
     draw_distractors,
     own_similarities,
 )
-from speechssl.objective.loss import LossSum
-from speechssl.objective.quantizer import QuantizerConfig
+from speechssl.tasks.loss import LossSum
+from speechssl.tasks.quantizer import QuantizerConfig
 from tests.model.tiny import noise, randomise
 from tests.oracles.contrastive import oracle_contrastive_logits, oracle_cross_entropy
+from tests.tasks.labelled import labelled
 
 TINY = ContrastiveConfig(
     dim=8, distractors=6, feature_dropout=0.0, quantizer=QuantizerConfig(groups=2, entries=5, dim=12)
@@ -42,7 +44,7 @@ def _encoded(frames: int = 6, batch: int = 2) -> Encoded:
 
 
 def _forward(objective: ContrastiveObjective, encoded: Encoded, is_masked: Tensor, seed: int = 0) -> LossSum:
-    return objective(encoded, is_masked, step=0, generator=torch.Generator().manual_seed(seed))
+    return objective(encoded, is_masked, labelled(), StepContext(step=0, generator=torch.Generator().manual_seed(seed)))
 
 
 def _utterances(sizes: list[int]) -> Tensor:
@@ -266,7 +268,7 @@ def test_collapsed_codebooks_leave_no_distractor() -> None:
 
 
 def test_temperature_of_the_step_is_reported() -> None:
-    loss = _objective()(_encoded(), IS_MASKED, step=200_000, generator=torch.Generator())
+    loss = _objective()(_encoded(), IS_MASKED, labelled(), StepContext(step=200_000, generator=torch.Generator()))
     assert float(loss.parts["temperature"]) == pytest.approx(TINY.quantizer.temperature(200_000))
 
 

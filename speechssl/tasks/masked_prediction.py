@@ -11,12 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.config import configuration
+from speechssl.data.batching import Batch
 from speechssl.errors import ConfigError, LabelError
+from speechssl.model.context import StepContext
 from speechssl.model.encoder import Encoded
 from speechssl.model.host import frames_where
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.figures import tally
-from speechssl.objective.loss import LossSum
+from speechssl.tasks.figures import tally
+from speechssl.tasks.health import Health
+from speechssl.tasks.loss import LossSum
+from speechssl.tasks.masked_prediction_health import masked_prediction_health
+from speechssl.tasks.pretraining import Objective
 
 __all__ = ["MaskedPredictionConfig", "MaskedPredictionObjective"]
 
@@ -42,7 +47,7 @@ class MaskedPredictionConfig:
             )
 
 
-class MaskedPredictionObjective(nn.Module):
+class MaskedPredictionObjective(Objective):
     """Cross-entropy over hidden units, separately weighted for masked and unmasked frames."""
 
     def __init__(self, config: MaskedPredictionConfig, dim: int, clusters: tuple[int, ...]) -> None:
@@ -74,21 +79,33 @@ class MaskedPredictionObjective(nn.Module):
             for part, embedding in zip(projected, self.embeddings, strict=True)
         ]
 
-    def forward(self, encoded: Encoded, is_masked: Tensor, labels: Tensor) -> LossSum:
+    def health(self) -> Health:
+        """Say what a healthy run looks like."""
+        return masked_prediction_health(self.clusters)
+
+    def predicted_units(self, x: Tensor) -> tuple[Tensor, int]:
+        """Return the likeliest unit of each of (frames, dim), of the first stream, and how many units it has."""
+        return self.logits(x)[0].argmax(-1), self.clusters[0]
+
+    def forward(self, encoded: Encoded, is_masked: Tensor, batch: Batch, context: StepContext) -> LossSum:
         """Score one batch.
 
         Args:
             encoded: output of `SpeechEncoder` on the masked batch, lengths on the host.
             is_masked: (batch, frames) bool, on the host, True where the encoder saw the mask vector.
-            labels: (streams, batch, frames) int64, the unit of each valid frame, which `read_labels` has checked;
-                anything in the padding.
+            batch: with `labels`, (streams, batch, frames) int64, the unit of each valid frame, which `read_labels` has
+                checked; anything in the padding.
+            context: not looked at.
 
         Returns:
             The loss summed over the frames it weighs, over all streams; its count takes each frame once.
 
         Raises:
-            LabelError: the number of streams differs.
+            LabelError: the batch has no labels, or of another number of streams.
         """
+        labels = batch.labels
+        if labels is None:
+            raise LabelError("the batch carries no labels; name the label file in the key labels")
         if len(labels) != len(self.clusters):
             raise LabelError(f"found {len(labels)} label streams, expected {len(self.clusters)}")
         losses, parts, tallies = [], {}, {}

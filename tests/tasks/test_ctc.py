@@ -1,4 +1,4 @@
-"""Fine-tuning with CTC: speechssl.objective.ctc."""
+"""Fine-tuning with CTC: speechssl.tasks.ctc."""
 
 import dataclasses
 
@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from speechssl.data.batching import Batch
+from speechssl.model.context import StepContext
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel, required_frames
+from speechssl.tasks.ctc import CTCConfig, CTCModel, required_frames
 from tests.model.tiny import noise, tiny_encoder
 from tests.oracles.ctc import oracle_ctc_loss, oracle_required_frames
 
@@ -57,7 +58,7 @@ def test_required_frames_are_counted_row_by_row() -> None:
 
 def test_loss_sums_over_every_path_that_collapses_to_the_target() -> None:
     model, batch = _model(), _batch()
-    loss = model(batch, step=0, generator=_generator())
+    loss = model(batch, StepContext(step=0, generator=_generator()))
     logits, counts = model.logits(batch)
     assert counts.tolist() == [5, 3, 4]
     expected = [
@@ -69,13 +70,13 @@ def test_loss_sums_over_every_path_that_collapses_to_the_target() -> None:
 
 
 def test_count_is_the_number_of_utterances() -> None:
-    assert int(_model()(_batch(), step=0, generator=_generator()).count) == 3
+    assert int(_model()(_batch(), StepContext(step=0, generator=_generator())).count) == 3
 
 
 def test_target_too_long_for_its_frames_adds_nothing_and_is_counted() -> None:
     model = _model()
-    possible = model(_batch(), step=0, generator=_generator())
-    impossible = model(_batch(([1, 2], [2, 2, 3], [3])), step=0, generator=_generator())
+    possible = model(_batch(), StepContext(step=0, generator=_generator()))
+    impossible = model(_batch(([1, 2], [2, 2, 3], [3])), StepContext(step=0, generator=_generator()))
     logits, _ = model.logits(_batch())
     second = oracle_ctc_loss(logits[1, :3].log_softmax(-1).tolist(), [2, 2])
     assert int(possible.parts["impossible"]) == 0
@@ -85,20 +86,22 @@ def test_target_too_long_for_its_frames_adds_nothing_and_is_counted() -> None:
 
 def test_impossible_target_gives_finite_gradients() -> None:
     model = _model()
-    model(_batch(([1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3])), step=100, generator=_generator()).value.backward()
+    model(
+        _batch(([1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3])), StepContext(step=100, generator=_generator())
+    ).value.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("filling", [1, 3])
 def test_padding_of_the_targets_does_not_matter(filling: int) -> None:
     model = _model()
-    losses = [model(_batch(filling=value), step=0, generator=_generator()) for value in (0, filling)]
+    losses = [model(_batch(filling=value), StepContext(step=0, generator=_generator())) for value in (0, filling)]
     assert torch.equal(losses[0].value, losses[1].value)
     assert torch.equal(losses[0].parts["impossible"], losses[1].parts["impossible"])
 
 
 def _gradients(model: CTCModel, step: int) -> dict[str, Tensor]:
-    model(_batch(), step=step, generator=_generator()).value.backward()
+    model(_batch(), StepContext(step=step, generator=_generator())).value.backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
 
 
@@ -123,7 +126,7 @@ def test_blank_share_is_the_share_of_valid_frames_whose_best_token_is_the_blank(
     model = _model()
     with torch.no_grad():
         model.head.bias[token] = 1000.0
-    assert model(_batch(), step=0, generator=_generator()).parts["blank_share"].item() == share
+    assert model(_batch(), StepContext(step=0, generator=_generator())).parts["blank_share"].item() == share
 
 
 def test_blank_share_does_not_look_at_the_padding() -> None:
@@ -131,14 +134,14 @@ def test_blank_share_does_not_look_at_the_padding() -> None:
     batch = _batch()
     logits, counts = model.logits(batch)
     blanks = [int((logits[row, :count].argmax(-1) == 0).sum()) for row, count in enumerate(counts.tolist())]
-    found = model(batch, step=0, generator=_generator()).parts["blank_share"].item()
+    found = model(batch, StepContext(step=0, generator=_generator())).parts["blank_share"].item()
     assert found == pytest.approx(sum(blanks) / 12)
 
 
 def _seen_by_the_encoder(model: CTCModel, generator: torch.Generator | None) -> tuple[Tensor | None, Tensor | None]:
     seen = []
     with model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2:4])):
-        model.logits(_batch(), generator=generator)
+        model.logits(_batch(), StepContext(generator=generator))
     return seen[0]
 
 
@@ -162,7 +165,7 @@ def test_evaluation_and_inference_mask_nothing(is_training: bool, has_generator:
 
 def test_batch_without_targets_is_refused() -> None:
     with pytest.raises(ValueError, match="a batch without targets cannot be scored"):
-        _model()(dataclasses.replace(_batch(), targets=None), step=0, generator=_generator())
+        _model()(dataclasses.replace(_batch(), targets=None), StepContext(step=0, generator=_generator()))
 
 
 def test_default_schedule_is_the_references_for_ten_hours() -> None:

@@ -1,4 +1,4 @@
-"""The figures of a run's health: speechssl.objective.figures."""
+"""The figures of a run's health: speechssl.tasks.figures."""
 
 import itertools
 import math
@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.encoder import Encoded, SpeechEncoder
-from speechssl.objective.contrastive import ContrastiveConfig, ContrastiveObjective
-from speechssl.objective.figures import (
+from speechssl.tasks.contrastive import ContrastiveConfig, ContrastiveObjective
+from speechssl.tasks.figures import (
     empty_share,
     feature_figures,
     mean_cosine,
@@ -22,10 +23,11 @@ from speechssl.objective.figures import (
     row_spread,
     tally,
 )
-from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
-from speechssl.objective.quantizer import QuantizerConfig
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
+from speechssl.tasks.quantizer import QuantizerConfig
 from tests.model.tiny import noise, randomise
 from tests.oracles.contrastive import oracle_cosine, oracle_perplexity
+from tests.tasks.labelled import labelled
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any)
 
@@ -153,7 +155,7 @@ def test_the_contrastive_objective_gives_figures_of_each_codebook_that_add_up_to
     config = ContrastiveConfig(dim=8, distractors=6, quantizer=QuantizerConfig(groups=2, entries=5, dim=12))
     objective = ContrastiveObjective(config, dim=32, conv_dim=16)
     randomise(objective)
-    loss = objective(_encoded(), IS_MASKED, step=0, generator=torch.Generator().manual_seed(0))
+    loss = objective(_encoded(), IS_MASKED, labelled(), StepContext(step=0, generator=torch.Generator().manual_seed(0)))
     assert loss.tallies["codes"].shape == (2, 5)
     assert loss.tallies["codes"].sum(1).tolist() == [7, 7]  # masked frames that are no padding
     assert loss.parts["distractor_spread"] > 0.01
@@ -170,7 +172,7 @@ def test_masked_prediction_counts_labels_and_predictions_of_masked_frames(cluste
     randomise(objective)
     labels = torch.stack([torch.arange(12).view(2, 6) % k for k in clusters])
     encoded = _encoded()
-    loss = objective(encoded, IS_MASKED, labels)
+    loss = objective(encoded, IS_MASKED, labelled(labels), INFERENCE)
     is_chosen = IS_MASKED & encoded.is_valid
     for stream, k in enumerate(clusters):
         suffix = f"_{stream}" if len(clusters) > 1 else ""

@@ -1,4 +1,4 @@
-"""Operations counted from a configuration: speechssl.objective.products. Those of plain models: test_benchmarks.py."""
+"""Operations counted from a configuration: speechssl.tasks.flops. Those of plain models: test_benchmarks.py."""
 
 import dataclasses
 
@@ -7,8 +7,9 @@ import torch
 
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig, draw_spans
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.products import masked_share, pretraining_flops
+from speechssl.stages.budget import pretraining_flops
+from speechssl.tasks.flops import masked_share
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 
 
 @pytest.mark.parametrize("utterances", [2, 8])

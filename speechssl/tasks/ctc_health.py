@@ -1,4 +1,4 @@
-"""The guard's bands for fine-tuning with CTC: what runs that learned showed, and those that did not.
+"""What a healthy run of fine-tuning with CTC looks like: what runs that learned showed, and those that did not.
 
 Figures "of 65 runs" are of the small model (2.5 M parameters) on about ten labelled minutes of festvox-ru, asterisk and
 fillets-nl, pretrained or not, 350 to 2,000 updates: recipes/README.md.
@@ -6,26 +6,28 @@ fillets-nl, pretrained or not, 350 to 2,000 updates: recipes/README.md.
 
 from collections.abc import Mapping
 
-from speechssl.train.band import Band
+from speechssl.tasks.health import LOST_GROUND, NO_GRADIENT, Band, Health
 
-__all__ = ["CTC_BANDS", "ctc_signs"]
-
-_AS_LOGGED = ("blank_share", "empty_share", "dev_wer", "skipped_steps")
+__all__ = ["ctc_health"]
 
 
-def ctc_signs(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the signs that the bands are of; the error of dev is that of characters, or of phones."""
-    signs = {name: values[name] for name in _AS_LOGGED if name in values}
+def ctc_health(freeze_steps: int) -> Health:
+    """Describe a run in which only the head learns for so many steps."""
+    return Health(bands=_BANDS, signs=_signs, loss="ctc_loss", grace_percent=25, frozen_steps=freeze_steps)
+
+
+def _signs(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the error of dev, of characters or of phones, as a share of that against the texts of other utterances."""
     errors = [values[name] for name in ("dev_cer", "dev_per") if name in values]
-    if errors and values.get("dev_others", 0) > 0:
-        signs["dev_unread"] = errors[0] / values["dev_others"]
-    return signs
+    return {"dev_unread": errors[0] / values["dev_others"]} if errors and values.get("dev_others", 0) > 0 else {}
 
 
-CTC_BANDS: tuple[Band, ...] = (
+# the plateau of blanks comes before everything else: a quarter of the steps are grace
+_BANDS: tuple[Band, ...] = (
+    LOST_GROUND,
+    NO_GRADIENT,
     Band(
         name="all_blank",
-        kinds=("ctc",),
         sign="blank_share",
         shown="share of frames whose answer is blank",
         high=0.98,
@@ -39,7 +41,6 @@ CTC_BANDS: tuple[Band, ...] = (
     ),
     Band(
         name="empty_transcripts",
-        kinds=("ctc",),
         sign="empty_share",
         shown="share of utterances whose greedy transcript is empty",
         high=0.5,
@@ -53,7 +54,6 @@ CTC_BANDS: tuple[Band, ...] = (
     ),
     Band(
         name="nothing_read",
-        kinds=("ctc",),
         sign="dev_unread",
         shown="error rate on the development set, as a share of that against the texts of other utterances",
         high=0.97,
@@ -70,7 +70,6 @@ CTC_BANDS: tuple[Band, ...] = (
     ),
     Band(
         name="more_than_said",
-        kinds=("ctc",),
         sign="dev_wer",
         shown="word error rate on the development set",
         high=1.15,
@@ -85,7 +84,6 @@ CTC_BANDS: tuple[Band, ...] = (
     ),
     Band(
         name="not_finite",
-        kinds=("ctc",),
         sign="skipped_steps",
         shown="number of steps so far that were left out, their loss or gradient not being finite",
         high=0.0,

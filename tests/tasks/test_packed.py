@@ -7,13 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.data.batching import Batch
+from speechssl.model.context import StepContext
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig
-from speechssl.objective.ctc import CTCConfig, CTCModel
-from speechssl.objective.masked_prediction import MaskedPredictionConfig
-from speechssl.objective.pretraining import PretrainModel, build_objective
-from speechssl.objective.quantizer import QuantizerConfig
 from speechssl.parallel import Ranks
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ctc import CTCConfig, CTCModel
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.quantizer import QuantizerConfig
+from speechssl.tasks.registry import build_objective
 from speechssl.train.spread import ParallelConfig, spread
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
 
@@ -47,7 +49,7 @@ def step(model: nn.Module, lengths: tuple[int, ...]) -> tuple[Tensor, dict[str, 
         targets=torch.tensor([[1, 2, 2], [3, 1, 0], [3, 0, 0]]),
         target_lengths=torch.tensor([3, 2, 1]),
     )
-    loss = model(batch, step=0, generator=torch.Generator().manual_seed(1), layer_seed=2)
+    loss = model(batch, StepContext(step=0, generator=torch.Generator().manual_seed(1), layer_seed=2))
     loss.value.backward()
     return loss.value.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
 

@@ -1,4 +1,4 @@
-"""HuBERT's objective: speechssl.objective.masked_prediction."""
+"""HuBERT's objective: speechssl.tasks.masked_prediction."""
 
 import dataclasses
 
@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from speechssl.errors import ConfigError, LabelError
+from speechssl.model.context import INFERENCE
 from speechssl.model.encoder import Encoded
-from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
 from tests.model.tiny import noise, randomise
 from tests.oracles.contrastive import oracle_cosine, oracle_cross_entropy
+from tests.tasks.labelled import labelled
 
 TINY = MaskedPredictionConfig(dim=8, feature_penalty=0.0)
 LINEAR = dataclasses.replace(TINY, logits="linear")
@@ -68,7 +70,7 @@ def test_loss_is_the_weighted_cross_entropy_of_masked_and_unmasked_frames(
 ) -> None:
     objective = _objective(dataclasses.replace(config, masked_weight=masked, unmasked_weight=unmasked))
     labels = _labels(5)
-    loss = objective(_encoded(), IS_MASKED, labels)
+    loss = objective(_encoded(), IS_MASKED, labelled(labels), INFERENCE)
     on_masked = _oracle_loss(objective, IS_MASKED & IS_VALID, labels)
     on_unmasked = _oracle_loss(objective, ~IS_MASKED & IS_VALID, labels)
     assert loss.value.item() == pytest.approx(masked * on_masked + unmasked * on_unmasked, rel=1e-4)
@@ -79,12 +81,12 @@ def test_loss_is_the_weighted_cross_entropy_of_masked_and_unmasked_frames(
 @pytest.mark.parametrize(("masked", "unmasked", "count"), [(1.0, 0.0, 7), (0.0, 1.0, 3), (0.5, 0.1, 10)])
 def test_count_takes_the_frames_that_are_weighed(masked: float, unmasked: float, count: int) -> None:
     config = dataclasses.replace(TINY, masked_weight=masked, unmasked_weight=unmasked)
-    assert int(_objective(config)(_encoded(), IS_MASKED, _labels(5)).count) == count
+    assert int(_objective(config)(_encoded(), IS_MASKED, labelled(_labels(5)), INFERENCE).count) == count
 
 
 def test_several_streams_add_their_losses_and_count_each_frame_once() -> None:
     objective, labels = _objective(clusters=(5, 3)), _labels(5, 3)
-    loss = objective(_encoded(), IS_MASKED, labels)
+    loss = objective(_encoded(), IS_MASKED, labelled(labels), INFERENCE)
     expected = [_oracle_loss(objective, IS_MASKED & IS_VALID, labels, stream) for stream in range(2)]
     assert int(loss.count) == 7
     assert loss.value.item() == pytest.approx(sum(expected), rel=1e-4)
@@ -97,14 +99,16 @@ def test_accuracy_is_the_share_of_frames_whose_unit_scores_best() -> None:
     best = objective.logits(_encoded().last)[0].argmax(-1)
     labels[0, 0] = best[0]
     labels[0, 1] = (best[1] + 1) % 5
-    parts = objective(_encoded(), IS_MASKED, labels).parts
+    parts = objective(_encoded(), IS_MASKED, labelled(labels), INFERENCE).parts
     assert parts["masked_accuracy"].item() == pytest.approx(4 / 7)
     assert parts["unmasked_accuracy"].item() == pytest.approx(2 / 3)
 
 
 def test_feature_penalty_is_multiplied_by_the_count() -> None:
-    plain = _objective()(_encoded(), IS_MASKED, _labels(5))
-    penalised = _objective(dataclasses.replace(TINY, feature_penalty=4.0))(_encoded(), IS_MASKED, _labels(5))
+    plain = _objective()(_encoded(), IS_MASKED, labelled(_labels(5)), INFERENCE)
+    penalised = _objective(dataclasses.replace(TINY, feature_penalty=4.0))(
+        _encoded(), IS_MASKED, labelled(_labels(5)), INFERENCE
+    )
     mean_square = _encoded().conv[IS_VALID].square().mean().item()
     assert penalised.parts["feature_penalty"].item() == pytest.approx(mean_square, rel=1e-5)
     assert (penalised.value - plain.value).item() == pytest.approx(7 * 4.0 * mean_square, rel=1e-4)
@@ -113,20 +117,20 @@ def test_feature_penalty_is_multiplied_by_the_count() -> None:
 def test_labels_of_the_padding_may_be_anything() -> None:
     labels = _labels(5)
     disturbed = labels.masked_fill(~IS_VALID, -100)
-    one, other = (_objective()(_encoded(), IS_MASKED, found) for found in (labels, disturbed))
+    one, other = (_objective()(_encoded(), IS_MASKED, labelled(found), INFERENCE) for found in (labels, disturbed))
     assert torch.equal(one.value, other.value)
 
 
 @pytest.mark.parametrize("streams", [1, 3])
 def test_number_of_streams_must_be_that_of_the_heads(streams: int) -> None:
     with pytest.raises(LabelError, match=rf"found {streams} label streams, expected 2"):
-        _objective(clusters=(5, 5))(_encoded(), IS_MASKED, _labels(*[5] * streams))
+        _objective(clusters=(5, 5))(_encoded(), IS_MASKED, labelled(_labels(*[5] * streams)), INFERENCE)
 
 
 def test_frames_without_weight_send_no_gradient() -> None:
     encoded = _encoded()
     encoded.last.requires_grad_()
-    _objective()(encoded, IS_MASKED, _labels(5)).value.backward()
+    _objective()(encoded, IS_MASKED, labelled(_labels(5)), INFERENCE).value.backward()
     has_gradient = encoded.last.grad.abs().sum(-1) > 0
     assert torch.equal(has_gradient, IS_MASKED & IS_VALID)
 

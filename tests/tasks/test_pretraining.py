@@ -1,4 +1,4 @@
-"""Trunk and objective together: speechssl.objective.pretraining."""
+"""Trunk and objective together: speechssl.tasks.pretraining."""
 
 import dataclasses
 
@@ -7,14 +7,17 @@ import torch
 
 from speechssl.data.batching import Batch
 from speechssl.errors import LabelError
+from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.contrastive import ContrastiveConfig, ContrastiveObjective
-from speechssl.objective.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
-from speechssl.objective.pretraining import PretrainModel, build_objective
-from speechssl.objective.quantizer import QuantizerConfig
+from speechssl.tasks.contrastive import ContrastiveConfig, ContrastiveObjective
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
+from speechssl.tasks.pretraining import PretrainModel
+from speechssl.tasks.quantizer import QuantizerConfig
+from speechssl.tasks.registry import build_objective
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, TINY_STACK, noise, randomise, tiny_encoder
+from tests.tasks.labelled import labelled
 
 MASK = MaskConfig(start_prob=0.1, span=3)
 CONTRASTIVE = ContrastiveConfig(
@@ -65,7 +68,9 @@ def test_masked_prediction_needs_labels() -> None:
 
 def test_batch_without_labels_is_refused() -> None:
     with pytest.raises(LabelError, match="the batch carries no labels"):
-        _model(MASKED_PREDICTION)(dataclasses.replace(_batch(), labels=None), step=0, generator=_generator())
+        _model(MASKED_PREDICTION)(
+            dataclasses.replace(_batch(), labels=None), StepContext(step=0, generator=_generator())
+        )
 
 
 @pytest.mark.parametrize("encoder", [BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
@@ -74,7 +79,7 @@ def test_every_parameter_receives_a_finite_gradient(
     config: ContrastiveConfig | MaskedPredictionConfig, encoder: EncoderConfig
 ) -> None:
     model = _model(config, encoder)
-    model(_batch(), step=0, generator=_generator()).value.backward()
+    model(_batch(), StepContext(step=0, generator=_generator())).value.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -86,7 +91,7 @@ def test_loss_follows_the_generator_and_nothing_else(config: ContrastiveConfig |
     model, losses = _model(config), []
     for global_seed, seed in ((0, 1), (1, 1), (1, 2)):
         torch.manual_seed(global_seed)
-        losses.append(model(_batch(), step=0, generator=_generator(seed)).value.item())
+        losses.append(model(_batch(), StepContext(step=0, generator=_generator(seed))).value.item())
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -96,7 +101,7 @@ def test_masks_are_drawn_within_each_utterance_and_their_share_reported(
 ) -> None:
     model, seen = _model(config), []
     with model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2])):
-        loss = model(_batch(), step=0, generator=_generator())
+        loss = model(_batch(), StepContext(step=0, generator=_generator()))
     counts = frame_count(torch.tensor(LENGTHS), TINY_STACK)
     assert int(seen[0].sum()) == int(loss.count)
     for row, count in zip(seen[0], counts, strict=True):
@@ -117,8 +122,8 @@ def test_padding_does_not_change_the_loss(config: ContrastiveConfig | MaskedPred
         labels = torch.nn.functional.pad(batch.labels, (0, surplus), value=-1)
         encoded = model.encoder(waveforms, batch.num_samples, mask)
         if isinstance(config, ContrastiveConfig):
-            losses.append(model.objective(encoded, mask, step=0, generator=_generator()))
+            losses.append(model.objective(encoded, mask, labelled(), StepContext(step=0, generator=_generator())))
         else:
-            losses.append(model.objective(encoded, mask, labels))
+            losses.append(model.objective(encoded, mask, labelled(labels), INFERENCE))
     assert int(losses[0].count) == int(losses[1].count) == 21
     assert losses[1].value.item() == pytest.approx(losses[0].value.item(), rel=1e-5)

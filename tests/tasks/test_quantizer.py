@@ -1,4 +1,4 @@
-"""The Gumbel product quantizer: speechssl.objective.quantizer."""
+"""The Gumbel product quantizer: speechssl.tasks.quantizer."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from speechssl.errors import ConfigError
-from speechssl.objective.quantizer import Quantized, Quantizer, QuantizerConfig
+from speechssl.tasks.quantizer import Quantized, Quantizer, QuantizerConfig
 from tests.model.tiny import noise, randomise
 from tests.oracles.contrastive import oracle_perplexity
 

@@ -11,14 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.config import configuration
+from speechssl.data.batching import Batch
 from speechssl.errors import TrainingError
+from speechssl.model.context import StepContext
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import Encoded
 from speechssl.model.host import frames_where, generator_on, send
 from speechssl.model.masking import MaskConfig
-from speechssl.objective.figures import perplexity, row_spread
-from speechssl.objective.loss import LossSum
-from speechssl.objective.quantizer import Quantizer, QuantizerConfig
+from speechssl.tasks.contrastive_health import contrastive_health
+from speechssl.tasks.figures import perplexity, row_spread
+from speechssl.tasks.health import Health
+from speechssl.tasks.loss import LossSum
+from speechssl.tasks.pretraining import Objective
+from speechssl.tasks.quantizer import Quantizer, QuantizerConfig
 
 __all__ = ["ContrastiveConfig", "ContrastiveObjective", "draw_distractors", "own_similarities"]
 
@@ -42,7 +47,7 @@ class ContrastiveConfig:
     mask: MaskConfig = MaskConfig()
 
 
-class ContrastiveObjective(nn.Module):
+class ContrastiveObjective(Objective):
     """Contrastive loss over masked frames, codebook diversity and feature penalty."""
 
     def __init__(self, config: ContrastiveConfig, dim: int, conv_dim: int) -> None:
@@ -53,14 +58,15 @@ class ContrastiveObjective(nn.Module):
         self.project_quantized = nn.Linear(config.quantizer.dim, config.dim)
         self.project_context = nn.Linear(dim, config.dim)
 
-    def forward(self, encoded: Encoded, is_masked: Tensor, *, step: int, generator: torch.Generator) -> LossSum:
+    def forward(self, encoded: Encoded, is_masked: Tensor, batch: Batch, context: StepContext) -> LossSum:
         """Score one batch.
 
         Args:
             encoded: output of `SpeechEncoder` on the masked batch, lengths on the host.
             is_masked: (batch, frames) bool, on the host, True where the encoder saw the mask vector.
-            step: training step, for the temperature of the quantizer.
-            generator: of the host; noise and distractors are drawn on the device of `encoded`, by one it seeds.
+            batch: not looked at: what is to be told apart are frames of `encoded`.
+            context: its step decides on the temperature of the quantizer; noise and distractors are drawn on the device
+                of `encoded`, by a generator that the context's seeds.
 
         Returns:
             The loss summed over masked frames, with their number; divide by the global number, not the local. The
@@ -76,17 +82,17 @@ class ContrastiveObjective(nn.Module):
                 "no frame of the batch is masked, expected at least one; raise objective.mask.min_spans or batch.min_s"
             )
         device = encoded.last.device
-        generator = generator_on(device, generator)
-        temperature = self.config.quantizer.temperature(step)
+        generator = generator_on(device, context.masks())
+        temperature = self.config.quantizer.temperature(context.step)
         features = self.dropout(frames_where(encoded.features, is_masked))  # (masked, conv channels)
         quantized = self.quantizer(features, temperature=temperature, generator=generator)
         targets = self.project_quantized(quantized.vectors)  # (masked, dim)
-        context = self.project_context(frames_where(encoded.last, is_masked))  # (masked, dim)
+        predicted = self.project_context(frames_where(encoded.last, is_masked))  # (masked, dim)
         utterance = is_masked.nonzero()[:, 0]  # (masked,), on the host
         distractors = draw_distractors(
             utterance, self.config.distractors, self.config.cross_distractors, generator
         )  # (masked, negatives)
-        logits = self.score(context, targets, quantized.codes, utterance, distractors)
+        logits = self.score(predicted, targets, quantized.codes, utterance, distractors)
         loss = functional.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="sum")
         count = len(utterance)
         entries = self.config.quantizer.groups * self.config.quantizer.entries
@@ -109,6 +115,10 @@ class ContrastiveObjective(nn.Module):
             parts |= {f"{name}_{group}": value for group, value in enumerate(perplexity(usage))}
         total = torch.full((), count, device=device)
         return LossSum(value=value, count=total, parts=parts, tallies={"codes": quantized.counts})
+
+    def health(self) -> Health:
+        """Say what a healthy run looks like."""
+        return contrastive_health(self.config.distractors + self.config.cross_distractors)
 
     def score(self, context: Tensor, targets: Tensor, codes: Tensor, utterance: Tensor, distractors: Tensor) -> Tensor:
         """Compare each masked frame with its target and its distractors.

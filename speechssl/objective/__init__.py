@@ -1,1 +1,0 @@
-"""What is learned: the contrastive task of wav2vec 2.0, HuBERT's masked prediction, and CTC."""

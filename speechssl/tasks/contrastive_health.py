@@ -1,0 +1,70 @@
+"""What a healthy run of wav2vec 2.0's contrastive task looks like."""
+
+import math
+from collections.abc import Mapping
+
+from speechssl.tasks.health import (
+    FLAT_FEATURES,
+    LOST_GROUND,
+    NO_GRADIENT,
+    NO_LEARNING,
+    SAME_FEATURES,
+    TOO_EASY,
+    Band,
+    Health,
+)
+
+__all__ = ["contrastive_health"]
+
+
+def contrastive_health(negatives: int) -> Health:
+    """Describe a run that tells the target from so many negatives."""
+    chance = math.log(1 + negatives)
+
+    def signs(values: Mapping[str, float]) -> dict[str, float]:
+        found = {}
+        each = [value for name, value in values.items() if name.startswith("code_perplexity_")]
+        if each:
+            found["codebook_perplexity"] = min(each)
+        if "contrastive_loss" in values and chance:
+            found["loss_of_chance"] = values["contrastive_loss"] / chance
+        return found
+
+    return Health(bands=_BANDS, signs=signs, loss="contrastive_loss", chance=chance)
+
+
+_CODEBOOK_COLLAPSE = Band(
+    name="codebook_collapse",
+    sign="codebook_perplexity",
+    shown="perplexity of the codebook that is used least",
+    low=2.0,
+    seen="demo and pool 4.4 to 15 of 16 entries; BASE 9 to 13 of 320 early on (fairseq issues 2981 and 3391). "
+    "Collapsed: 1.0 of 320 (transformers' recipe on the small model, by step 150; transformers issue 14387), 1.0 "
+    "of 16 (small model with a layer-norm extractor and a feature penalty of 1, by step 300)",
+    likely="the quantizer answers every frame alike: a learning rate too high, too little weight on diversity, "
+    "codebooks too large for the audio, a feature penalty on an extractor that norms every layer, or audio that "
+    "says nothing",
+    change="lower optim.lr or lengthen optim.warmup, raise objective.diversity_weight, lower "
+    "objective.quantizer.entries, set objective.feature_penalty=0 if encoder.conv_norm is layer, and go on from a "
+    "checkpoint before this step",
+)
+_EQUAL_DISTRACTORS = Band(
+    name="equal_distractors",
+    sign="distractor_spread",
+    shown="standard deviation of the cosines of a frame with its distractors",
+    low=1e-4,
+    seen="demo 0.007 at its lowest, in the warm-up. Drawn all equal: 0; codebooks collapsed to one entry: 0",
+    likely="all distractors of a frame are one: objective.distractors is 1, utterances have two masked frames, or "
+    "the codebooks have collapsed",
+    change="raise objective.distractors, objective.mask.start_prob and batch.min_s, and see the other alarms",
+)
+_BANDS = (
+    _CODEBOOK_COLLAPSE,
+    TOO_EASY,
+    _EQUAL_DISTRACTORS,
+    NO_LEARNING,
+    LOST_GROUND,
+    SAME_FEATURES,
+    FLAT_FEATURES,
+    NO_GRADIENT,
+)

@@ -1,0 +1,73 @@
+"""What a healthy run of HuBERT's masked prediction looks like."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from speechssl.tasks.health import (
+    FLAT_FEATURES,
+    LOST_GROUND,
+    NO_GRADIENT,
+    NO_LEARNING,
+    SAME_FEATURES,
+    TOO_EASY,
+    Band,
+    Health,
+)
+
+__all__ = ["masked_prediction_health"]
+
+
+def masked_prediction_health(clusters: Sequence[int]) -> Health:
+    """Describe a run that predicts so many units of each label stream; of several, the one that is worst off counts."""
+
+    def signs(values: Mapping[str, float]) -> dict[str, float]:
+        losses, labels, predicted = [], [], []
+        for stream, units in enumerate(clusters):
+            suffix = f"_{stream}" if len(clusters) > 1 else ""
+            spread = values.get(f"labels{suffix}_perplexity", float(units))
+            labels.append(spread / units)
+            if spread > 1.05 and f"masked_loss{suffix}" in values:  # to guess one label is no loss
+                losses.append(values[f"masked_loss{suffix}"] / math.log(spread))
+            if f"predicted{suffix}_perplexity" in values:
+                predicted.append(values[f"predicted{suffix}_perplexity"] / spread)
+        found = {"labels_share": min(labels)}
+        found |= {"loss_of_chance": max(losses)} if losses else {}
+        return found | ({"predicted_share": min(predicted)} if predicted else {})
+
+    chance = sum(math.log(units) for units in clusters)
+    return Health(bands=_BANDS, signs=signs, loss="masked_loss", chance=chance)
+
+
+_ONE_LABEL = Band(
+    name="one_label",
+    sign="labels_share",
+    shown="perplexity of the labels, as a share of their clusters",
+    low=0.2,
+    seen="demo 0.9 of 100 clusters of MFCC; DinoSR's codes 0.73 of 256 (units-quality.csv of spidr). An empty "
+    "dictionary made every label one (fairseq pull request 4521: the loss went to 0)",
+    likely="a few labels make up nearly all frames: silence, a k-means fitted on other audio, or a broken file",
+    change="look at the labels with `speechssl plot`, make them again with `speechssl cluster` on the audio of "
+    "data.manifests, leave silent audio out",
+)
+_ONE_ANSWER = Band(
+    name="one_answer",
+    sign="predicted_share",
+    shown="perplexity of what is predicted, as a share of that of the labels",
+    low=0.1,
+    is_early=False,
+    seen="demo 0.02 at first, 0.2 to 0.6 after the warm-up",
+    likely="every masked frame gets one of a few answers: a learning rate so high that it broke the model, or "
+    "masks so long that nothing can be told",
+    change="lower optim.lr or lengthen optim.warmup, set optim.max_grad_norm, shorten objective.mask.span, and go "
+    "on from a checkpoint before this step",
+)
+_BANDS = (
+    TOO_EASY,
+    _ONE_LABEL,
+    NO_LEARNING,
+    _ONE_ANSWER,
+    LOST_GROUND,
+    SAME_FEATURES,
+    FLAT_FEATURES,
+    NO_GRADIENT,
+)

@@ -1,0 +1,121 @@
+"""Which tasks there are: the toolkit's own, and those that installed packages add by the entry point `speechssl.tasks`.
+
+    [project.entry-points."speechssl.tasks"]
+    apc = "my_package.apc:TASK"
+
+The entry point's name is the task's `kind`, its value an instance of `Task`.
+"""
+
+import sys
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any
+
+from speechssl.config import OneOf
+from speechssl.errors import ConfigError
+from speechssl.tasks.hubert import HubertTask
+from speechssl.tasks.pretraining import Objective
+from speechssl.tasks.recognition import RecognitionTask
+from speechssl.tasks.task import DataSizes, Task, TaskConfig
+from speechssl.tasks.wav2vec2 import Wav2Vec2Task
+
+__all__ = [
+    "DEFAULT_OBJECTIVE",
+    "TASKS",
+    "ObjectiveConfig",
+    "all_tasks",
+    "build_objective",
+    "find_method",
+    "find_task",
+    "task_of",
+]
+
+TASKS: dict[str, Task] = {task.kind: task for task in (Wav2Vec2Task(), HubertTask(), RecognitionTask())}
+DEFAULT_OBJECTIVE: TaskConfig = HubertTask.config_type()
+GROUP = "speechssl.tasks"
+
+
+def find_task(kind: str) -> Task:
+    """Return a task by its kind.
+
+    Raises:
+        ConfigError: nothing that is installed has it, or the package that has it cannot be imported.
+    """
+    if kind in TASKS:
+        return TASKS[kind]
+    for entry in entry_points(group=GROUP, name=kind):
+        return _loaded(entry)
+    known = [*TASKS, *(entry.name for entry in entry_points(group=GROUP))]
+    raise ConfigError(
+        f"no task is called {kind!r}, found {', '.join(known)}; install the package that has it, or correct the kind"
+    )
+
+
+def task_of(config: TaskConfig) -> Task:
+    """Return the task that a configuration is of.
+
+    Raises:
+        ConfigError: as `find_task` does.
+    """
+    return find_task(config.kind)
+
+
+def find_method(method: str) -> Task:
+    """Return a pretraining task by what its models are called.
+
+    Raises:
+        ConfigError: nothing that is installed has it.
+    """
+    tasks = [task for task in all_tasks().values() if task.is_pretraining]
+    for task in tasks:
+        if task.method == method:
+            return task
+    raise ConfigError(f"method {method!r} is not known, expected one of {', '.join(task.method for task in tasks)}")
+
+
+def all_tasks() -> dict[str, Task]:
+    """Return all tasks by kind; a package whose task cannot be imported is named on standard error and left out."""
+    found = dict(TASKS)
+    for entry in entry_points(group=GROUP):
+        try:
+            found.setdefault(entry.name, _loaded(entry))
+        except ConfigError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    return found
+
+
+def build_objective(config: TaskConfig, *, dim: int, conv_dim: int, clusters: tuple[int, ...]) -> Objective:
+    """Build the objective of a pretraining task alone, without a trunk.
+
+    Args:
+        config: of the task.
+        dim: of the Transformer's output.
+        conv_dim: of the extractor's output.
+        clusters: units of each label stream; empty for a task that needs no labels.
+
+    Raises:
+        LabelError: labels are missing, or not wanted.
+    """
+    task = task_of(config)
+    task.check(DataSizes(clusters=clusters))
+    objective = task.objective(config, dim=dim, conv_dim=conv_dim, clusters=clusters)
+    assert isinstance(objective, Objective)
+    return objective
+
+
+def _loaded(entry: EntryPoint) -> Task:
+    where = f"the task {entry.name} of {entry.dist.name if entry.dist else entry.value}"
+    try:
+        task: Any = entry.load()
+    except Exception as error:  # somebody else's module: anything may be wrong with it
+        raise ConfigError(f"{where} cannot be imported ({error}); mend or remove the package") from error
+    if not isinstance(task, Task) or task.kind != entry.name:
+        raise ConfigError(f"{where}: expected an instance of Task of kind {entry.name}, found {task!r}")
+    return task
+
+
+def _objectives() -> Mapping[str, type]:
+    return {task.kind: task.config_type for task in all_tasks().values() if task.is_pretraining}
+
+
+ObjectiveConfig = Annotated[TaskConfig, OneOf(_objectives, hint="install the package that adds it")]

@@ -1,0 +1,11 @@
+"""Batches of which an objective sees the labels alone: what was encoded is given apart."""
+
+import torch
+from torch import Tensor
+
+from speechssl.data.batching import Batch
+
+
+def labelled(labels: Tensor | None = None) -> Batch:
+    """Make a batch with (streams, batch, frames) labels, or none."""
+    return Batch(ids=(), waveforms=torch.zeros(0, 0), num_samples=torch.zeros(0, dtype=torch.long), labels=labels)
