@@ -2,10 +2,10 @@
 
 from speechssl.data.audio import AudioConfig as AudioConfig
 from speechssl.data.batching import BatchConfig as BatchConfig
-from speechssl.data.manifest import Manifest as Manifest
-from speechssl.data.manifest import Utterance as Utterance
 from speechssl.data.manifest import read_manifest as read_manifest
 from speechssl.data.manifest import write_manifest as write_manifest
+from speechssl.data.utterances import Manifest as Manifest
+from speechssl.data.utterances import Utterance as Utterance
 from speechssl.errors import SpeechSSLError as SpeechSSLError
 from speechssl.inference.encoder import Encoder as Encoder
 from speechssl.inference.encoder import Pretrained as Pretrained

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.dataset import read_utterance
 from speechssl.data.labels import read_labels
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError, ManifestError
 
 __all__ = ["plot_sweep", "plot_sweeps", "plot_units"]

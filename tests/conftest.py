@@ -10,7 +10,8 @@ import soundfile
 import torch
 
 from speechssl.data.labels import FrameLabels, LabelSource
-from speechssl.data.manifest import Manifest, Utterance, write_manifest
+from speechssl.data.manifest import write_manifest
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.transformer import TransformerConfig
 

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Utterance
 from speechssl.decoding.grammar import Weights
 from speechssl.decoding.greedy import GreedyDecoder
 

@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from speechssl.data.batching import Batch
-from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.data.manifest import write_manifest
+from speechssl.data.utterances import Utterance
 from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
 from speechssl.tasks.contrastive import ContrastiveConfig

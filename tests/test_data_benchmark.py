@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.data.manifest import write_manifest
+from speechssl.data.utterances import Utterance
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "benchmarks"
 

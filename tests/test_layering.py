@@ -1,6 +1,7 @@
 """Imports go one way, modules import quietly, and none needs an optional package."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def name_of(path: Path) -> str:
 
 def part_of(module: str) -> str:
     """Return the part of the package that a module belongs to: `speechssl.data.audio` is of `data`."""
-    return module.split(".")[1] if "." in module else ""
+    return module.split(".")[1] if module.startswith("speechssl.") else ""
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -52,8 +53,8 @@ def imported(path: Path) -> Iterator[str]:
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"
             assert node.module is not None
             yield node.module
-            if node.module == "speechssl":  # `from speechssl import x` may name a module
-                yield from (f"speechssl.{alias.name}" for alias in node.names)
+            if part_of(node.module) or node.module == "speechssl":  # `from speechssl.data import x` may name a module
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def own_imports(path: Path) -> set[str]:
@@ -75,6 +76,17 @@ def test_a_module_imports_only_from_its_own_part_and_the_layers_below(path):
     part = part_of(name_of(path))
     wrong = {other for other in own_imports(path) if part and other != part and layer_of(other) >= layer_of(part)}
     assert not wrong, f"{name_of(path)} imports {wrong}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    names = {name_of(path) for path in MODULES}
+    imports = {name_of(path): names & {*imported(path)} - {name_of(path)} for path in MODULES}
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(
+            f"a circle of imports, within functions and for type checkers counted: {' <- '.join(error.args[1])}"
+        )
 
 
 @pytest.mark.parametrize(("one", "other"), SEPARATE)

@@ -27,7 +27,8 @@ from recogniser import write_random
 from sizes import SIZES, Size
 
 from speechssl.data.audio import AudioConfig, read_audio
-from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.manifest import read_manifest
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.decoding.grammar import Weights
 from speechssl.saved import SavedModel
 from speechssl.stages.convert import convert

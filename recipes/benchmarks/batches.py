@@ -12,7 +12,8 @@ import torch
 
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Crop, Example, collate
-from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.data.manifest import read_manifest
+from speechssl.data.utterances import Utterance
 from speechssl.model.conv import Stack, frame_count
 
 __all__ = ["draw_utterances", "length_buckets", "make_batches", "mixed_batches", "random_batches", "sampled_batches"]

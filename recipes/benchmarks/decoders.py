@@ -18,7 +18,7 @@ import torch
 from measuring import OURS, Outcome
 from torch import Tensor
 
-from speechssl.data.manifest import Utterance
+from speechssl.data.utterances import Utterance
 from speechssl.data.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 from speechssl.decoding.build import Flashlight, WithLexicon, build_decoder
 from speechssl.decoding.grammar import Weights

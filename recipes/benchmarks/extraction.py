@@ -24,7 +24,8 @@ from measuring import Outcome, Row, about, interleave, table, write_report
 from sizes import SIZES, Size
 
 from speechssl.data.audio import AudioConfig, read_audio
-from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.data.manifest import write_manifest
+from speechssl.data.utterances import Utterance
 from speechssl.features.folder import FeatureFolder
 from speechssl.features.formats import FORMATS
 from speechssl.model.encoder import SpeechEncoder

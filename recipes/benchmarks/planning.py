@@ -31,7 +31,8 @@ def generate(path: Path, rows: int, *, seed: int = 0) -> None:
     """Write a manifest of `rows` utterances in Parquet, without holding them all."""
     import numpy as np
 
-    from speechssl.data.manifest import Utterance, write_manifest
+    from speechssl.data.manifest import write_manifest
+    from speechssl.data.utterances import Utterance
 
     random = np.random.default_rng(seed)
 

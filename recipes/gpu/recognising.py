@@ -26,7 +26,7 @@ from stepping import in_16_bits, make_size
 
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchConfig
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.parallel import Ranks
 from speechssl.saved import SavedModel

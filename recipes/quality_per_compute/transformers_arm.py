@@ -36,7 +36,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import seeded_generator
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.stages.data import DataConfig, read_data
 from speechssl.train.checkpoint import last_checkpoint
 

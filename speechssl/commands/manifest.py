@@ -15,16 +15,10 @@ import typer
 from speechssl.commands.arguments import Root, name_numbers, name_values, with_bar
 from speechssl.config import from_dict
 from speechssl.corpora.published import PUBLISHED, Published, list_published
-from speechssl.data.manifest import (
-    PARQUET,
-    Manifest,
-    root_from,
-    write_atomically,
-    write_fairseq_manifest,
-    write_manifest,
-)
-from speechssl.data.parquet import pyarrow_package
+from speechssl.data.manifest import PARQUET, root_from, write_atomically, write_fairseq_manifest, write_manifest
+from speechssl.data.manifest_parquet import pyarrow_package
 from speechssl.data.storage import is_url
+from speechssl.data.utterances import Manifest
 from speechssl.manifests.activity import chosen_vad
 from speechssl.manifests.build import RESULTS as RESULTS_OF_BUILD
 from speechssl.manifests.build import build, describe_built

@@ -10,7 +10,8 @@ import typer
 
 from speechssl.commands.arguments import Root
 from speechssl.config import from_dict
-from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.data.manifest import write_atomically
+from speechssl.data.utterances import Manifest
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.named import read_named
 

@@ -9,7 +9,7 @@ import typer
 
 from speechssl.commands.arguments import Channels, MinSampleRate, Root
 from speechssl.config import from_dict
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.manifests.named import files_as_manifest, read_named
 from speechssl.transcripts.formats import SUFFIXES, check_ids, write_transcripts
 from speechssl.transcripts.matching import with_texts

@@ -16,7 +16,7 @@ import soundfile
 from speechssl.corpora.corpus import Clip
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio, read_header
 from speechssl.data.ffmpeg import ffmpeg_program
-from speechssl.data.manifest import Utterance
+from speechssl.data.utterances import Utterance
 from speechssl.errors import CorpusError
 
 __all__ = ["Progress", "decode_clips", "read_utterances"]

@@ -22,7 +22,8 @@ from speechssl.corpora.librispeech import LIBRI_LIGHT, LIBRISPEECH
 from speechssl.corpora.pocketsphinx import POCKETSPHINX
 from speechssl.corpora.splits import listed_splits, lists_digest, published_splits, ruled_splits
 from speechssl.corpora.tuxpaint import TUXPAINT
-from speechssl.data.manifest import Utterance, write_atomically, write_manifest
+from speechssl.data.manifest import write_atomically, write_manifest
+from speechssl.data.utterances import Utterance
 from speechssl.errors import CorpusError
 
 __all__ = ["CORPORA", "describe_corpora", "prepare_corpus"]

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Utterance
 from speechssl.errors import CorpusError
 
 __all__ = ["SplitRule", "listed_splits", "lists_digest", "published_splits", "ruled_splits", "write_lists"]

@@ -20,8 +20,9 @@ from torch import Tensor
 from speechssl.config import configuration
 from speechssl.data.audio import AudioConfig
 from speechssl.data.batching import seeded_generator
-from speechssl.data.manifest import Manifest, Utterance, read_manifest
-from speechssl.data.utterance import read_utterance
+from speechssl.data.manifest import read_manifest
+from speechssl.data.utterances import Manifest, Utterance
+from speechssl.data.waveform import read_utterance
 from speechssl.errors import ConfigError
 from speechssl.extras import import_torchaudio
 

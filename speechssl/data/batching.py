@@ -18,9 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.epochs import Crop, Epoch, Integers, first_of_batches
-from speechssl.data.manifest import Utterance
 from speechssl.data.mixing import Mix, MixConfig, corpora
-from speechssl.data.rows import Ids, lengths_16k, list_lengths
+from speechssl.data.utterances import Ids, Rows, Utterance
 from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
 
 __all__ = ["Batch", "BatchConfig", "BatchSampler", "Crop", "Example", "collate", "seeded_generator"]
@@ -143,7 +142,8 @@ class BatchSampler:
             ManifestError: nothing is left, or an utterance that may not be cropped fills more than a batch.
         """
         self.config, self.seed, self.hop, self._speeds = config, seed, hop, speeds
-        lengths = lengths_16k(utterances)
+        rows = Rows.of(utterances)
+        lengths = rows.lengths_16k
         is_kept = lengths >= config.min_s * SAMPLE_RATE
         if not is_kept.any():
             raise ManifestError(
@@ -162,7 +162,7 @@ class BatchSampler:
         self._utterances = utterances
         self._mix: Mix | None = None
         listed = hashlib.blake2b(digest_size=8)
-        for lines in list_lengths(utterances, lengths, is_kept):
+        for lines in rows.list_lengths(lengths, is_kept):
             listed.update(lines)
         if config.mix.alpha < 1:
             codes = corpora(utterances, config.mix.by)[1][is_kept]

@@ -12,10 +12,10 @@ from speechssl.data.audio import SAMPLE_RATE, AudioConfig, normalize_waveform
 from speechssl.data.augment import Augmenter, Speeds, change_speed
 from speechssl.data.batching import Batch, Crop, Example, collate
 from speechssl.data.labels import FrameLabels
-from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.pcm import PcmReader, read_pcm
-from speechssl.data.utterance import read_utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.data.vocabulary import BLANK
+from speechssl.data.waveform import read_utterance
 from speechssl.errors import AudioError, SpeechSSLError
 
 __all__ = ["SpeechDataset", "load_in_order", "read_utterance"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from speechssl.data.audio import read_header
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError
 
 __all__ = ["Audio", "Channels", "Given", "is_one", "list_given"]

@@ -15,7 +15,8 @@ import numpy as np
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.fields import lines_of
 from speechssl.data.labels import IMPORTED, FrameLabels, LabelSource, parse_units
-from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.data.manifest import write_atomically
+from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError, ManifestError
 
 __all__ = ["dictionary_path", "is_km", "read_km", "with_ids_of", "write_km"]

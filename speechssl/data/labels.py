@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError
 
 if TYPE_CHECKING:  # torch takes seconds to import: converting labels goes without

@@ -21,9 +21,9 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batching import Batch, BatchSampler, Crop
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.deaths import deaths_at_batches, explained_deaths
-from speechssl.data.manifest import Manifest
 from speechssl.data.pcm import PcmReader, has_fairseq2, native_reader, read_pcm
 from speechssl.data.shared import Packed, SharedPlaces, pack, start_method
+from speechssl.data.utterances import Manifest
 
 __all__ = ["AHEAD", "Loader", "load_batches"]
 

@@ -1,4 +1,4 @@
-"""Manifests: which utterances there are, where their audio lies, what is said in them. Reads no samples.
+"""Manifests in files: text of our form or fairseq's is read and written here, Parquet in `data/manifest_parquet.py`.
 
 A manifest is a tab-separated table with a header line. `id path samples rate channels` are required, any of
 `start file_samples channel text speaker language split decoder root` may follow. Paths are relative to a root: the
@@ -11,28 +11,24 @@ sound elsewhere. fairseq's two-column form (root line, then path and samples) is
 
 import csv
 import io
-import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from speechssl.data.audio import SAMPLE_RATE, Segment
+from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.fields import lines_of
-from speechssl.data.storage import Place, is_url
+from speechssl.data.manifest_parquet import ParquetRows, write_parquet
+from speechssl.data.storage import is_url
+from speechssl.data.utterances import Manifest, Utterance, id_of, refuse_duplicate_ids
 from speechssl.errors import ManifestError
 
 __all__ = [
     "PARQUET",
-    "Manifest",
-    "Utterance",
-    "id_of",
-    "part_id_of",
     "read_fairseq_manifest",
     "read_manifest",
     "read_side_file",
     "read_table",
-    "refuse_duplicate_ids",
     "root_from",
     "write_atomically",
     "write_fairseq_manifest",
@@ -49,70 +45,6 @@ _DECODER = "decoder"
 _ROOT = "root"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Utterance:
-    """One audio file, or a part of one, and what is known of it."""
-
-    id: str
-    path: str  # relative to the manifest's root, with forward slashes; bytes of an archive or a URL: `Place`
-    num_samples: int  # in the file's own rate
-    sample_rate: int
-    channels: int
-    start: int = 0  # first sample in the file, in its own rate
-    file_samples: int | None = None  # of the whole file, where the utterance is a part of it
-    channel: int | None = None  # the one of several that is heard, counted from 0; None: all, mixed
-    text: str | None = None
-    speaker: str | None = None
-    language: str | None = None
-    split: str | None = None
-    decoder: str | None = None  # `ffmpeg VERSION` that the length holds for; None: libsndfile, or not known
-    corpus: str | None = None  # the manifest that lists it, where several are joined; no column
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds of audio."""
-        return self.num_samples / self.sample_rate
-
-    @property
-    def segment(self) -> Segment | None:
-        """What of the file it is; None for all of it."""
-        is_all = self.file_samples is None and self.channel is None
-        return None if is_all else Segment(self.start, self.num_samples, self.channel)
-
-    @property
-    def num_samples_16k(self) -> int:
-        """Samples after resampling to 16 kHz, as torchaudio's resampler rounds them."""
-        return -(-self.num_samples * SAMPLE_RATE // self.sample_rate)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """Utterances under one root."""
-
-    root: Path
-    utterances: Sequence[Utterance]  # a tuple, or `Rows` of a Parquet file
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds of audio, of all utterances together."""
-        from speechssl.data.rows import Rows  # knows `Utterance`
-
-        rows = self.utterances
-        return rows.duration_s if isinstance(rows, Rows) else sum(row.duration_s for row in rows)
-
-    def audio_path(self, utterance: Utterance) -> Path:
-        """Return the file that holds the audio of `utterance`, where it is one on this machine."""
-        return self.root / utterance.path
-
-    def place(self, utterance: Utterance) -> Place:
-        """Return where the bytes of the audio of `utterance` lie."""
-        return Place.parse(utterance.path, self.root)
-
-    def absolute_path(self, utterance: Utterance) -> str:
-        """Return the path of `utterance` as a manifest with the root `/` writes it; a URL as it is."""
-        return utterance.path if is_url(utterance.path) else str((self.root / utterance.path).resolve())
-
-
 def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manifest:
     """Read a manifest of ours, or a fairseq one (told apart by the header line).
 
@@ -126,8 +58,6 @@ def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manife
     """
     path, root = Path(path), None if root is None else Path(root)
     if path.suffix.lower() == PARQUET:
-        from speechssl.data.parquet import ParquetRows  # knows `Utterance`
-
         rows = ParquetRows(path)
         return Manifest(root=root or _root_at(path.parent, rows.root), utterances=rows)
     lines = _read_lines(path)
@@ -181,8 +111,6 @@ def write_manifest(path: Path, utterances: Iterable[Utterance], *, root: str = "
         root: of `root_from`, that the paths start from; nothing for the folder of `path`.
     """
     if path.suffix.lower() == PARQUET:
-        from speechssl.data.parquet import write_parquet  # knows `Utterance`
-
         write_parquet(path, utterances, root=root)
         return
     rows = list(utterances)
@@ -323,29 +251,6 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def id_of(path: str) -> str:
-    """Return the id that audio gets where nothing gives it one: its path without suffix, `-` for `/`.
-
-    Examples:
-        >>> id_of("a/b.flac"), id_of("shards/0.tar:512:9000")
-        ('a-b', 'shards-0-512')
-    """
-    found = Place.parse(path, Path())
-    stem = Path(path if found.size is None else found.path).with_suffix("").as_posix().replace("/", "-")
-    return stem if found.size is None else f"{stem}-{found.offset}"
-
-
-def part_id_of(key: str, start_s: float, end_s: float) -> str:
-    """Return the id that a part of a file gets where nothing gives it one: the file's, and its milliseconds.
-
-    Examples:
-        >>> part_id_of("calls-7", 2.5, 3.5)
-        'calls-7-00002500-00003500'
-    """
-    start_ms, end_ms = (math.floor(round(1000 * at_s, 6)) for at_s in (start_s, end_s))
-    return f"{key}-{start_ms:08d}-{end_ms:08d}"
-
-
 def _read_lines(path: Path) -> list[str]:
     try:
         lines = lines_of(path.read_text(encoding="utf-8"))
@@ -403,17 +308,3 @@ def _root_at(folder: Path, said: str) -> Path:
 
 def _below(row: Utterance, root: str) -> Utterance:
     return row if is_url(row.path) else replace(row, path=(Path(root) / row.path).as_posix())
-
-
-def refuse_duplicate_ids(utterances: Iterable[Utterance], *, where: str) -> None:
-    """Raise a ManifestError, which begins with `where`, unless every utterance has an id of its own."""
-    seen: dict[str, str] = {}
-    for utterance in utterances:
-        if not utterance.id:
-            raise ManifestError(f"{where}: {utterance.path} has the id ''; name it")
-        if utterance.id in seen:
-            raise ManifestError(
-                f"{where}: the id {utterance.id!r} belongs to {seen[utterance.id]} and to {utterance.path}; "
-                "rename one of them, or remove a row listed twice"
-            )
-        seen[utterance.id] = utterance.path

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from speechssl.config import configuration
-from speechssl.data.manifest import Utterance
-from speechssl.data.rows import column
+from speechssl.data.utterances import Rows, Utterance
 from speechssl.errors import ConfigError
 
 __all__ = ["Mix", "MixConfig", "corpora"]
@@ -86,6 +85,6 @@ def corpora(
     Utterances of one manifest alone, and those without a language, are of the corpus ''.
     """
     numbers: defaultdict[str | None, int] = defaultdict(count().__next__)
-    blocks = column(utterances, "corpus" if by == "manifest" else "language")
+    blocks = Rows.of(utterances).column("corpus" if by == "manifest" else "language")
     codes = np.concatenate([np.fromiter(map(numbers.__getitem__, block), np.int32, len(block)) for block in blocks])
     return [name or "" for name in numbers], codes

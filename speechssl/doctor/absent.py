@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.storage import is_url
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.doctor.check import Report
 
 __all__ = ["absent_rows", "describe_absent", "likely_root"]

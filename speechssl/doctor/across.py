@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from speechssl.data.manifest import Utterance
+from speechssl.data.utterances import Utterance
 from speechssl.doctor.findings import Finding
 from speechssl.doctor.fingerprint import similar_pairs
 from speechssl.doctor.measure import Measured

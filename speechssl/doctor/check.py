@@ -9,8 +9,8 @@ from itertools import chain
 from typing import Any
 
 from speechssl.data.audio import AudioHeader, Segment
-from speechssl.data.manifest import Manifest
 from speechssl.data.storage import Place
+from speechssl.data.utterances import Manifest
 from speechssl.doctor.across import Checked, findings_across
 from speechssl.doctor.crew import Death, work
 from speechssl.doctor.findings import FINDINGS, Finding, findings_of_file

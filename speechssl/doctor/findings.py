@@ -7,7 +7,7 @@ from typing import Literal
 
 from speechssl.data.audio import SAMPLE_RATE, other_decoder
 from speechssl.data.ffmpeg import surplus
-from speechssl.data.manifest import Utterance
+from speechssl.data.utterances import Utterance
 from speechssl.doctor.measure import Measured
 from speechssl.doctor.thresholds import CheckConfig
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from speechssl.data.fields import cells_as_line
-from speechssl.data.manifest import Manifest, Utterance, root_from, write_atomically, write_manifest
+from speechssl.data.manifest import root_from, write_atomically, write_manifest
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.doctor.across import Checked
 from speechssl.doctor.check import Report
 from speechssl.doctor.findings import FINDINGS, Finding

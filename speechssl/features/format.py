@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.features.description import Entry, FeaturesDescription, Stream
 
 __all__ = ["Array", "Format", "OpenFiles", "Part", "Place", "Reader", "temporary_beside"]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError, PackageError
 from speechssl.features.description import Entry, FeaturesDescription, Stream
 from speechssl.features.format import Array, OpenFiles, Place, temporary_beside

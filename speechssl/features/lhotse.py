@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import Manifest, Utterance, write_atomically
+from speechssl.data.manifest import write_atomically
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.features.description import Entry, FeaturesDescription, Stream
 from speechssl.features.npy import Npy
 from speechssl.manifests.entries import recording_ids

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as numpy_format
 
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError
 from speechssl.features.description import Entry, FeaturesDescription, Stream
 from speechssl.features.format import Array, Place

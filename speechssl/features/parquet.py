@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError, PackageError
 from speechssl.features.description import Entry, FeaturesDescription, Stream
 from speechssl.features.format import Array, Place, temporary_beside

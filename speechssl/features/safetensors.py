@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError
 from speechssl.features.description import Entry, FeaturesDescription, Stream
 from speechssl.features.format import Array, Place, temporary_beside

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.data.manifest import write_atomically
+from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError
 from speechssl.features.description import Entry, FeaturesDescription, Stream
 from speechssl.features.format import Array, OpenFiles, Place

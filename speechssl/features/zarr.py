@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError
 from speechssl.features.description import Entry, FeaturesDescription, Stream
 from speechssl.features.format import Array, Place

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from speechssl.data.audio import AudioConfig
 from speechssl.data.given import Audio, Channels
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import ConfigError, LabelError
 from speechssl.inference.frames import Features, FrameTimes, Units
 from speechssl.inference.hearing import Heard, as_given, listed, waveform_of

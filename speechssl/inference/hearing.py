@@ -6,7 +6,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from speechssl.data.given import Audio, Channels, is_one, list_given
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioSettingError, ConfigError
 from speechssl.stages.data import read_waveform
 from speechssl.stages.features import FeatureSource

@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack, overload
 
 from speechssl.data.audio import AudioConfig
 from speechssl.data.given import Audio, Channels
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, decoder_for
 from speechssl.decoding.grammar import Weights

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.ffmpeg import FFMPEG_SUFFIXES
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError
 
 __all__ = ["FRAME", "Activity", "Vad", "chosen_vad", "hear", "waveform_blocks"]
@@ -76,7 +76,7 @@ def waveform_blocks(manifest: Manifest, row: Utterance) -> Iterator[Samples]:
     Raises:
         AudioError: it cannot be read, or ends before the manifest says.
     """
-    from speechssl.data.utterance import read_utterance  # brings torch, which lists of audio do without
+    from speechssl.data.waveform import read_utterance  # brings torch, which lists of audio do without
 
     place, total = manifest.place(row), row.num_samples_16k
     size = (_BLOCK_FRAMES if place.is_plain_file else _FETCHED_FRAMES) * FRAME

@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, cast
 
 from speechssl.data.audio import AUDIO_SUFFIXES, AudioHeader, read_header
 from speechssl.data.ffmpeg import FFMPEG_SUFFIXES, ffmpeg_version
-from speechssl.data.manifest import Manifest, Utterance, read_side_file, refuse_duplicate_ids
+from speechssl.data.manifest import read_side_file
 from speechssl.data.storage import Place, is_url
+from speechssl.data.utterances import Manifest, Utterance, refuse_duplicate_ids
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.engine import Work
 from speechssl.manifests.finding import FOR_FFMPEG, Found, find

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.data.audio import AudioHeader, Segment, read_header
-from speechssl.data.manifest import Manifest, Utterance, id_of, part_id_of
 from speechssl.data.storage import Place, is_url
+from speechssl.data.utterances import Manifest, Utterance, id_of, part_id_of
 from speechssl.errors import ManifestError
 
 __all__ = [

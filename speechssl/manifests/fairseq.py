@@ -9,8 +9,9 @@ import re
 from pathlib import Path
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import Manifest, read_fairseq_manifest, write_atomically, write_fairseq_manifest
+from speechssl.data.manifest import read_fairseq_manifest, write_atomically, write_fairseq_manifest
 from speechssl.data.storage import Place
+from speechssl.data.utterances import Manifest
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, lost_columns, text_lines
 

@@ -16,7 +16,8 @@ from typing import Any
 import soundfile
 
 from speechssl.data.audio import read_header
-from speechssl.data.manifest import Manifest, Utterance, write_atomically
+from speechssl.data.manifest import write_atomically
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, entries_of, file_of, id_of, is_utf8, json_lines, lost_columns, word
 from speechssl.manifests.table import read_table

@@ -13,7 +13,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from speechssl.data.fields import BLANKS, fields_of, first_field
-from speechssl.data.manifest import Manifest, Utterance, write_atomically
+from speechssl.data.manifest import write_atomically
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, account, file_of, lost_columns, recording_ids, seconds_of, text_lines
 

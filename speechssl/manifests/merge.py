@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.storage import is_url
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ManifestError
 
 __all__ = ["merge"]

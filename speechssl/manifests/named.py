@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 from speechssl.data.audio import read_header
 from speechssl.data.fields import BLANKS, cells_of, first_field, lines_of, sign_of
-from speechssl.data.manifest import PARQUET, Manifest, Utterance, id_of, read_manifest
+from speechssl.data.manifest import PARQUET, read_manifest
 from speechssl.data.storage import Place, is_url
+from speechssl.data.utterances import Manifest, Utterance, id_of
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.archives import ARCHIVE_SUFFIXES, COMPRESSED_SUFFIXES
 from speechssl.manifests.build import ALL_SUFFIXES, build

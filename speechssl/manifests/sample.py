@@ -8,7 +8,7 @@ language that has less than its share gives all it has, and the others share wha
 import math
 from collections.abc import Mapping, Sequence
 
-from speechssl.data.manifest import Utterance
+from speechssl.data.utterances import Utterance
 from speechssl.errors import ManifestError
 from speechssl.manifests.hashing import place_of
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.activity import Vad, chosen_vad, hear, waveform_blocks
 from speechssl.manifests.engine import Work, one_by_one

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from speechssl.data.manifest import Utterance
+from speechssl.data.utterances import Utterance
 from speechssl.errors import ManifestError
 from speechssl.manifests.hashing import place_of
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from speechssl.data.manifest import Utterance
+from speechssl.data.utterances import Utterance
 
 __all__ = ["Stats", "count", "describe_stats", "plot_durations"]
 

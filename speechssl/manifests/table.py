@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from speechssl.data.audio import Segment
-from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.data.manifest import write_atomically
+from speechssl.data.utterances import Manifest
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, account, text_lines
 

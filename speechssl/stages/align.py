@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from speechssl.data.audio import AudioConfig
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.data.vocabulary import BLANK, Vocabulary, frames_needed
 from speechssl.errors import ManifestError, VocabularyError
 from speechssl.extras import import_torchaudio

@@ -12,7 +12,8 @@ from typing import Literal
 
 from speechssl.config import configuration
 from speechssl.data.labels import FrameLabels, LabelSource, write_labels
-from speechssl.data.manifest import Manifest, Utterance, write_atomically
+from speechssl.data.manifest import write_atomically
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ConfigError
 from speechssl.interop.formats import read_saved
 from speechssl.parallel import Ranks, pick_device, start_ranks

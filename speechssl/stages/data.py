@@ -12,8 +12,7 @@ from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.dataset import read_utterance
 from speechssl.data.loading import Loader
-from speechssl.data.manifest import Manifest, Utterance
-from speechssl.data.rows import Joined, Rows
+from speechssl.data.utterances import Joined, Manifest, Rows, Utterance
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.manifests.named import read_each
 from speechssl.train.runlog import progress_bar

@@ -13,7 +13,7 @@ from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.batching import Batch
 from speechssl.data.dataset import SpeechDataset, load_in_order
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import ConfigError
 from speechssl.model.windows import encode_windows
 from speechssl.tasks.ctc import CTCModel

@@ -24,7 +24,8 @@ from torch import Tensor
 from speechssl.config import configuration, flatten, to_dict
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.labels import FrameLabels, read_labels
-from speechssl.data.manifest import Manifest, Utterance, write_atomically
+from speechssl.data.manifest import write_atomically
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import CheckpointError, ConfigError, LabelError
 from speechssl.features.description import (
     DESCRIPTION,

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.batching import seeded_generator
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ConfigError, LabelError
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.windows import encode_windows

@@ -12,8 +12,8 @@ from speechssl.config import configuration, like
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset
-from speechssl.data.manifest import Manifest
 from speechssl.data.texts import TextConfig
+from speechssl.data.utterances import Manifest
 from speechssl.data.vocabulary import Letters, UnitsConfig
 from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
 from speechssl.interop.formats import read_saved

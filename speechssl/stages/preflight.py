@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.texts import TextConfig, digits_in
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.data.vocabulary import UnitsConfig, Vocabulary, frames_needed
 from speechssl.doctor.texts import count_letters, unusual_rates
 from speechssl.doctor.thresholds import CheckConfig

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from speechssl.data.manifest import Manifest
 from speechssl.data.texts import digits_in
+from speechssl.data.utterances import Manifest
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.doctor.texts import count_letters
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import Manifest, Utterance
-from speechssl.data.rows import Joined
 from speechssl.data.storage import Place, is_url
+from speechssl.data.utterances import Joined, Manifest, Utterance
 from speechssl.errors import AudioError, AudioSettingError
 from speechssl.stages.data import DataConfig
 

@@ -14,7 +14,7 @@ from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler, seeded_generator
 from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.labels import FrameLabels, join_labels, read_labels
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import CheckpointError, ConfigError, LabelError, ManifestError
 from speechssl.interop.formats import read_saved
 from speechssl.manifests.named import read_named

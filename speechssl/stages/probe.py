@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError, ManifestError
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.scoring.alignments import Interval

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from speechssl.data.audio import AudioConfig
 from speechssl.data.languages import is_code_like, read_language
-from speechssl.data.manifest import Manifest, Utterance, read_table
+from speechssl.data.manifest import read_table
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.scoring.evaluate import Reference
 from speechssl.transcripts.reading import Said, Texts, read_texts
@@ -126,7 +127,7 @@ def _group_of(
             duration_s = row.duration_s if heard is None else heard.duration_s
             return "unknown" if duration_s is None else _band(duration_s, _BANDS_S, "s")
         case "snr":
-            from speechssl.data.utterance import read_utterance  # both bring torch, which texts do without
+            from speechssl.data.waveform import read_utterance  # both bring torch, which texts do without
             from speechssl.scoring.snr import estimate_snr_db
 
             if sound is None or heard is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.dataset import read_utterance
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.interop.formats import read_saved
 from speechssl.parallel import pick_device

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import LabelError
 from speechssl.features.folder import FeatureFolder
 from speechssl.parallel import Ranks

@@ -18,7 +18,8 @@ import numpy as np
 from torch import Tensor
 
 from speechssl.config import configuration
-from speechssl.data.manifest import Manifest, write_atomically
+from speechssl.data.manifest import write_atomically
+from speechssl.data.utterances import Manifest
 from speechssl.errors import ConfigError, LabelError
 from speechssl.interop.formats import read_saved
 from speechssl.parallel import Ranks, pick_device

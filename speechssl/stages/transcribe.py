@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from speechssl.data.audio import AudioConfig
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
 from speechssl.interop.formats import read_saved

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from speechssl.data.fields import cells_of, first_field, sign_of
-from speechssl.data.manifest import Manifest, id_of
+from speechssl.data.utterances import Manifest, id_of
 from speechssl.errors import ManifestError
 from speechssl.manifests.named import usual_columns
 from speechssl.transcripts.reading import Said, Span, Texts, Word, by_recording, kind_of, lines_in, read_texts

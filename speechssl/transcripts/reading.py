@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from speechssl.data.fields import BLANKS, cells_of, fields_of, first_field, lines_of, sign_of, unescape_id
-from speechssl.data.manifest import Manifest, id_of, part_id_of, read_manifest
+from speechssl.data.manifest import read_manifest
+from speechssl.data.utterances import Manifest, id_of, part_id_of
 from speechssl.errors import ManifestError
 from speechssl.manifests.build import ALL_SUFFIXES
 from speechssl.manifests.named import is_manifest, usual_columns

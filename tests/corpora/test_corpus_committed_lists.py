@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from speechssl.corpora import CORPORA
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import read_manifest
+from speechssl.data.utterances import Manifest
 
 LISTS = Path(__file__).parents[2] / "manifests"
 FOLDERS = sorted(path for path in LISTS.iterdir() if path.is_dir())

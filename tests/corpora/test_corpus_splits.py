@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from speechssl.corpora.splits import SplitRule, listed_splits, lists_digest, ruled_splits, write_lists
-from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.data.manifest import write_manifest
+from speechssl.data.utterances import Utterance
 from speechssl.errors import CorpusError
 
 RULE = SplitRule(minutes=(("test", 2), ("dev", 1), ("train", 1.5)))

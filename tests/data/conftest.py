@@ -8,7 +8,8 @@ import pytest
 from speechssl.data.audio import AudioConfig
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.labels import FrameLabels
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import read_manifest
+from speechssl.data.utterances import Manifest
 
 
 @pytest.fixture

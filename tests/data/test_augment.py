@@ -13,7 +13,8 @@ from speechssl.data.augment import AugmentConfig, Augmenter, Speeds, change_spee
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import load_batches
-from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Utterance
 from speechssl.errors import ConfigError, ManifestError
 from tests.optional import NO_FAIRSEQ2
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Crop, Example, collate, seeded_generator
-from speechssl.data.manifest import Utterance
+from speechssl.data.utterances import Utterance
 from speechssl.errors import ConfigError, ManifestError
 
 MIXED = random.Random(0).choices(range(8_000, 320_000), k=300)

@@ -9,13 +9,8 @@ import pytest
 from speechssl.__main__ import main
 from speechssl.data.km import read_km, with_ids_of, write_km
 from speechssl.data.labels import FrameLabels, LabelSource, join_labels, read_labels, write_labels
-from speechssl.data.manifest import (
-    Manifest,
-    Utterance,
-    read_fairseq_manifest,
-    write_fairseq_manifest,
-    write_manifest,
-)
+from speechssl.data.manifest import read_fairseq_manifest, write_fairseq_manifest, write_manifest
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import LabelError, ManifestError
 
 LENGTHS = {"b": 720, "a": 1040, "c": 400}  # 3, 5 and 1 labels at 100 Hz; 2, 3 and 1 at 50

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl.data.labels import FrameLabels, LabelSource, join_labels, read_labels, write_labels
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import LabelError
 from tests.oracles.labels import reference_targets
 

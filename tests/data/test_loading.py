@@ -22,7 +22,7 @@ from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Crop, Example
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import load_batches
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError, TrainingError
 from tests.optional import NO_FAIRSEQ2
 

@@ -7,8 +7,6 @@ import pytest
 
 from speechssl.data import manifest as manifest_module
 from speechssl.data.manifest import (
-    Manifest,
-    Utterance,
     read_fairseq_manifest,
     read_manifest,
     read_side_file,
@@ -17,6 +15,7 @@ from speechssl.data.manifest import (
     write_fairseq_manifest,
     write_manifest,
 )
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ManifestError
 
 HEADER = "id\tpath\tsamples\trate\tchannels"

@@ -19,8 +19,9 @@ from speechssl.data import audio, ffmpeg, storage
 from speechssl.data.audio import AudioConfig, Segment, read_audio, read_header
 from speechssl.data.dataset import read_utterance
 from speechssl.data.ffmpeg import ffmpeg_program
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.storage import Place
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.doctor.check import check_manifests
 from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import AudioError, ManifestError

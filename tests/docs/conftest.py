@@ -12,7 +12,8 @@ import soundfile
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForPreTraining
 
 from speechssl.__main__ import main
-from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Utterance
 from tests.docs.small import ROOT, smaller
 from tests.interop.models import NINE_LAYERS
 

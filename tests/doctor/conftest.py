@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Manifest, Utterance
 
 RATE = 16_000
 

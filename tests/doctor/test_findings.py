@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data.manifest import Manifest, Utterance, read_manifest
+from speechssl.data.manifest import read_manifest
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.doctor import check
 from speechssl.doctor.check import Report, check_manifests
 from speechssl.doctor.findings import FINDINGS

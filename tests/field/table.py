@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from speechssl.data.audio import AudioConfig
 from speechssl.data.dataset import read_utterance
 from speechssl.data.ffmpeg import ffmpeg_program
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.doctor.check import Report, check_manifests
 from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import ManifestError, SpeechSSLError

@@ -9,7 +9,7 @@ import torch
 
 from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.given import list_given
-from speechssl.data.utterance import read_utterance
+from speechssl.data.waveform import read_utterance
 from speechssl.errors import AudioError, ConfigError
 from tests.conftest import voice
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import speechssl
 from speechssl.data.labels import read_labels
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import read_manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError, ManifestError, VocabularyError
 from speechssl.features.folder import FeatureFolder
 from speechssl.inference.frames import FrameTimes, Units

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.manifests.build import build_manifest
 
 SAID = {  # path: text, speaker, language, split

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError
 from speechssl.manifests import activity
 from speechssl.manifests.activity import FRAME, chosen_vad, hear, waveform_blocks

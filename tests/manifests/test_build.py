@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from speechssl.data.ffmpeg import ffmpeg_program, ffmpeg_version
-from speechssl.data.manifest import Manifest, Utterance, write_manifest
+from speechssl.data.manifest import write_manifest
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests import finding
 from speechssl.manifests.build import build, build_manifest, describe_built

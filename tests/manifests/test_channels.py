@@ -9,8 +9,9 @@ import pytest
 import soundfile
 
 from speechssl.data.audio import AudioConfig
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.data.utterance import read_utterance
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Manifest, Utterance
+from speechssl.data.waveform import read_utterance
 from speechssl.doctor.check import check_manifests
 from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import AudioError, ManifestError

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.data.manifest import Manifest, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.entries import id_of
 from speechssl.manifests.exchange import FORMATS, export_manifest, import_manifest

@@ -13,7 +13,7 @@ import soundfile
 from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.km import read_km, write_km
 from speechssl.data.labels import FrameLabels, LabelSource
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import ManifestError, SpeechSSLError
 from speechssl.manifests.build import build
 from speechssl.manifests.exchange import export_manifest, import_manifest

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import ManifestError
 from speechssl.manifests.exchange import export_manifest, import_manifest
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from speechssl.data.audio import AudioConfig, read_audio
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import ManifestError
 from speechssl.manifests.exchange import export_manifest, import_manifest
 from speechssl.manifests.lhotse import write_lhotse

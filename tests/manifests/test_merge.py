@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.data.manifest import Manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import ManifestError
 from speechssl.manifests.merge import merge
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from speechssl.__main__ import main
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import read_manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.exchange import export_manifest
 from speechssl.manifests.named import is_manifest, read_named

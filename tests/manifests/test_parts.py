@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from speechssl.data.audio import AudioConfig, read_header
 from speechssl.data.dataset import read_utterance
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ManifestError
 from speechssl.manifests import entries
 from speechssl.manifests.entries import recording_ids, seconds_of

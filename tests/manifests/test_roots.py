@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from speechssl.__main__ import main
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, root_from, write_manifest
+from speechssl.data.manifest import read_manifest, root_from, write_manifest
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ManifestError
 
 

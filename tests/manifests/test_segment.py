@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.engine import one_by_one
 from speechssl.manifests.segment import (

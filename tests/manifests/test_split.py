@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.data.manifest import Utterance
+from speechssl.data.utterances import Utterance
 from speechssl.errors import ManifestError
 from speechssl.manifests.split import describe_misses, split_by_hours, split_by_shares
 

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from speechssl.__main__ import main
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.texts import TextConfig
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.data.vocabulary import Letters, Phones, Pieces
 from speechssl.errors import ConfigError, ManifestError, VocabularyError
 from speechssl.saved import SavedModel

@@ -11,8 +11,8 @@ import yaml
 from speechssl.__main__ import main
 from speechssl.config import ConfigError, load, to_dict
 from speechssl.data.audio import AudioConfig
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.data.rows import Joined
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Joined, Manifest, Utterance
 from speechssl.errors import AudioError, CheckpointError, SpeechSSLError
 from speechssl.stages import preflight_audio
 from speechssl.stages.data import DataConfig

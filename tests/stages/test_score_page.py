@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from speechssl.__main__ import main
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import read_manifest
+from speechssl.data.utterances import Manifest
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.saved import SavedModel
 from speechssl.scoring.evaluate import ScoreConfig, evaluate

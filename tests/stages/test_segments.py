@@ -9,7 +9,8 @@ import soundfile
 from speechssl.__main__ import main
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batching import BatchConfig
-from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Utterance
 from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 

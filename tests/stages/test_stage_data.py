@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from speechssl.data.manifest import read_manifest, write_manifest
-from speechssl.data.rows import Rows
+from speechssl.data.utterances import Rows
 from speechssl.errors import ManifestError
 from speechssl.stages.data import DataConfig, read_data
 

@@ -15,7 +15,8 @@ import torch
 from speechssl.__main__ import main
 from speechssl.data.audio import AudioConfig
 from speechssl.data.batching import Example, collate
-from speechssl.data.manifest import Utterance, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Utterance
 from speechssl.errors import AudioError, ConfigError, ManifestError, VocabularyError
 from speechssl.lm.arpa import write_arpa
 from speechssl.lm.kneser_ney import NGramConfig, estimate

@@ -9,7 +9,8 @@ import torch
 
 from speechssl.__main__ import main
 from speechssl.config import from_dict
-from speechssl.data.manifest import Manifest, read_manifest, write_manifest
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Manifest
 from speechssl.decoding.build import Beam, build_decoder
 from speechssl.decoding.grammar import Weights
 from speechssl.decoding.search import SearchConfig

@@ -21,7 +21,8 @@ from speechssl.data.batching import Batch, BatchSampler, Example, collate
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.labels import FrameLabels, LabelSource
 from speechssl.data.loading import load_batches
-from speechssl.data.manifest import Manifest, read_manifest
+from speechssl.data.manifest import read_manifest
+from speechssl.data.utterances import Manifest
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.masking import MaskConfig
 from speechssl.parallel import Ranks

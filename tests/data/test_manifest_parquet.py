@@ -1,6 +1,7 @@
 """Manifests in Parquet: what the text form holds, and the same refusals."""
 
 import dataclasses
+import itertools
 import pickle
 import re
 import subprocess
@@ -9,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from speechssl.data import parquet, rows
+from speechssl.data import manifest_parquet, utterances
 from speechssl.data.batching import BatchConfig, BatchSampler
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.data.rows import Ids, Joined, Rows, column, lengths_16k, list_lengths
+from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.utterances import Ids, Joined, Manifest, Rows, Utterance
 from speechssl.errors import ManifestError
 
 pa = pytest.importorskip("pyarrow", reason="the extra `parquet`")
@@ -30,9 +31,9 @@ ROWS = (
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(parquet, "_GROUP", 3)
-    monkeypatch.setattr(parquet, "_BLOCK", 7)
-    monkeypatch.setattr(rows, "_BLOCK", 5)
+    monkeypatch.setattr(manifest_parquet, "_GROUP", 3)
+    monkeypatch.setattr(manifest_parquet, "_BLOCK", 7)
+    monkeypatch.setattr(utterances, "_BLOCK", 5)
 
 
 @pytest.fixture
@@ -86,17 +87,19 @@ def test_columns_are_those_of_the_rows(many):
     listed, found = many
     wanted = np.arange(40) % 4 == 0
     for ours, theirs in ((found, listed), (found[3:20], listed[3:20])):
-        assert lengths_16k(ours).tolist() == lengths_16k(theirs).tolist() == [row.num_samples_16k for row in theirs]
-        for name in ("id", "path", "language", "corpus"):
-            assert np.concatenate([*column(ours, name)]).tolist() == [getattr(row, name) for row in theirs]
+        columns = [Rows.of(ours), Rows.of(theirs)]
+        lengths = [row.num_samples_16k for row in theirs]
+        assert [each.lengths_16k.tolist() for each in columns] == [lengths, lengths]
+        for each, name in itertools.product(columns, ("id", "path", "language", "corpus")):
+            assert np.concatenate([*each.column(name)]).tolist() == [getattr(row, name) for row in theirs]
         is_wanted = wanted[: len(theirs)]
         ids = Ids(ours, np.flatnonzero(is_wanted))
         assert ids == [row.id for row in theirs[::4]] == [*ids]
         assert (len(ids), ids[-1], ids[:2]) == (len(theirs[::4]), theirs[::4][-1].id, [row.id for row in theirs[:8:4]])
         assert ids != [*ids, "more"]
         lines = "".join(f"{row.id}\t{row.num_samples_16k}\n" for row in theirs[::4]).encode()
-        for each in (ours, theirs):
-            assert b"".join(list_lengths(each, lengths_16k(each), is_wanted)) == lines
+        for each in columns:
+            assert b"".join(each.list_lengths(each.lengths_16k, is_wanted)) == lines
     manifests = [Manifest(root=None, utterances=each) for each in (found, listed)]
     assert manifests[0].duration_s == pytest.approx(manifests[1].duration_s)
 
@@ -126,7 +129,7 @@ def test_joined_manifests_know_where_their_rows_come_from(many, tmp_path):
     ]
     assert [*joined] == expected
     assert joined[-1] == expected[-1]
-    assert np.concatenate([*column(joined, "corpus")]).tolist() == ["a"] * 40 + ["b"] * 3
+    assert np.concatenate([*joined.column("corpus")]).tolist() == ["a"] * 40 + ["b"] * 3
     assert joined.lengths_16k.tolist() == [row.num_samples_16k for row in expected]
     assert joined.duration_s == pytest.approx(sum(row.duration_s for row in expected))
     with pytest.raises(ManifestError, match=r"a, b: the id 'u0000' belongs to .*u0000.wav and to .*u0000.wav; rename"):

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig, normalize_waveform, prepare_samples, read_audio
 from speechssl.data.given import Given
-from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.pcm import PcmReader, read_pcm, to_float
+from speechssl.data.utterances import Manifest, Utterance
 
 __all__ = ["read_utterance"]
 
