@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from speechssl.atomic import atomic, write_atomically
 from speechssl.config import configuration, from_dict, to_dict
 from speechssl.data.audio import AudioConfig
 from speechssl.data.labels import LabelSource
-from speechssl.data.manifest import write_atomically
 from speechssl.data.phones import lexicon_lines, parse_lexicon
 from speechssl.data.texts import TextConfig, with_known_language
 from speechssl.data.vocabulary import Vocabulary, WrittenIn
@@ -170,10 +170,8 @@ class SavedModel:
         """
         if (folder / DESCRIPTION).exists() or any(folder.glob("step_*")):
             raise CheckpointError(f"{folder}: holds a model already; name another folder, or remove it")
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{PARAMETERS}.tmp"
-        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, temporary)
-        temporary.replace(folder / PARAMETERS)
+        with atomic(folder / PARAMETERS) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, temporary)
         describe_model(folder, self.description)
 
     def encoder(self) -> SpeechEncoder:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from speechssl.atomic import write_atomically
+
 __all__ = ["Part", "Row", "facts", "matrix_rate", "memory_rate", "spent", "wait"]
 
 Value = float | int | str | bool | None
@@ -94,10 +96,7 @@ class Part:
                 sys.exit(f"the device is lost for this part after {work}, {who}: {error}")
 
     def _write(self) -> None:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.out.with_suffix(".tmp")
-        temporary.write_text(json.dumps([asdict(row) for row in self.rows], indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.out)
+        write_atomically(self.out, json.dumps([asdict(row) for row in self.rows], indent=1) + "\n")
 
 
 def wait(device: torch.device) -> None:

@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 
 MULTIPLE = 12  # checkpoints a run; a quarter and half of it are among them
 

@@ -21,7 +21,6 @@ small-slow: small-ours at a quarter of its rate, since at 0.001 and 0.002 the co
 import argparse
 import ctypes
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
+from speechssl.atomic import atomic
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import seeded_generator
 from speechssl.data.utterances import Manifest
@@ -209,13 +209,11 @@ def updates(
 def save(out: Path, model: Wav2Vec2ForPreTraining, optimizer: torch.optim.Optimizer, pool: Pool, state: State) -> None:
     """Write a model folder of transformers, with the state and what is needed to go on, and give it its name last."""
     final = out / f"step_{state.step:08d}"
-    temporary = out / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    pool.extractor.save_pretrained(temporary)
-    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
-    (temporary / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
-    temporary.rename(final)
+    with atomic(final) as temporary:
+        model.save_pretrained(temporary)
+        pool.extractor.save_pretrained(temporary)
+        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        (temporary / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
     for old in sorted(out.glob("step_*[0-9]/optimizer.pt"))[:-1]:
         old.unlink()
 

@@ -12,10 +12,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from speechssl.atomic import write_atomically
 from speechssl.commands.arguments import Root, name_numbers, name_values, with_bar
 from speechssl.config import from_dict
 from speechssl.corpora.published import PUBLISHED, Published, list_published
-from speechssl.data.manifest import PARQUET, root_from, write_atomically, write_fairseq_manifest, write_manifest
+from speechssl.data.manifest import PARQUET, root_from, write_fairseq_manifest, write_manifest
 from speechssl.data.manifest_parquet import pyarrow_package
 from speechssl.data.storage import is_url
 from speechssl.data.utterances import Manifest

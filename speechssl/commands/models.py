@@ -80,7 +80,7 @@ def card_command(
     score: Scores = None,
 ) -> None:
     """Write a model card from what a run knows: method, data, hours seen, units, results, commit."""
-    from speechssl.data.manifest import write_atomically
+    from speechssl.atomic import write_atomically
     from speechssl.stages.card import model_card, read_score
 
     card = model_card(model, licence=licence, scores=[read_score(path) for path in score or ()])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 
 __all__ = ["replay_command", "report_command", "runs_command"]
 

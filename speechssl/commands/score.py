@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from speechssl.atomic import write_atomically
 from speechssl.commands.arguments import Root
 from speechssl.config import from_dict
-from speechssl.data.manifest import write_atomically
 from speechssl.data.utterances import Manifest
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.named import read_named

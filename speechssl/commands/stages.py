@@ -76,7 +76,7 @@ def preflight_command(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write: every utterance.")] = None,
 ) -> None:
     """Look at texts, tokens and lengths as fine-tuning would; exit status 1 where it would refuse them."""
-    from speechssl.data.manifest import write_atomically
+    from speechssl.atomic import write_atomically
     from speechssl.stages.finetune import FinetuneConfig, check_texts
     from speechssl.stages.preflight_text import as_json, lines
 

@@ -4,8 +4,8 @@ import gzip
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from shutil import rmtree
 
+from speechssl.atomic import atomic
 from speechssl.errors import CorpusError
 
 __all__ = ["package_versions", "unpacked_packages"]
@@ -38,16 +38,14 @@ def unpacked_packages(packages: Sequence[str], scratch: Path, source: Path | Non
             f"found no {missing[0]}_*.deb{_and_more(missing)}; "
             f"download them with `apt-get download {' '.join(missing)}`"
         )
-    partial = scratch / "tree.partial"
-    rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for archive in archives.values():
-        _run(
-            ["dpkg-deb", "-x", str(archive), str(partial)],
-            cwd=Path.cwd(),
-            cure=f"download {archive} again, or unpack it by hand and pass the folder that holds usr/ as --source",
-        )
-    partial.rename(tree)
+    with atomic(tree) as partial:
+        partial.mkdir()
+        for archive in archives.values():
+            _run(
+                ["dpkg-deb", "-x", str(archive), str(partial)],
+                cwd=Path.cwd(),
+                cure=f"download {archive} again, or unpack it by hand and pass the folder that holds usr/ as --source",
+            )
     return tree
 
 

@@ -9,10 +9,12 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import soundfile
 
+from speechssl.atomic import atomic
 from speechssl.corpora.corpus import Clip
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio, read_header
 from speechssl.data.ffmpeg import ffmpeg_program
@@ -86,32 +88,29 @@ def _decode_batch(clips: Sequence[Clip], out: Path, program: str) -> None:
         _decode_with_ffmpeg(clips, out, program)
         return
     for clip in clips:
-        target = out / clip.path
-        temporary = _temporary(target)
-        if clip.source.suffix == ".wav" and _is_kept(clip.source):
-            _link_or_copy(clip.source, temporary)
-        else:
-            waveform = read_audio(clip.source, _ANY_RATE).clamp(-1, 1).numpy()
-            soundfile.write(str(temporary), waveform, SAMPLE_RATE, subtype="PCM_16", format="WAV")
-        temporary.replace(target)
+        with atomic(out / clip.path) as temporary:
+            if clip.source.suffix == ".wav" and _is_kept(clip.source):
+                _link_or_copy(clip.source, temporary)
+            else:
+                waveform = read_audio(clip.source, _ANY_RATE).clamp(-1, 1).numpy()
+                soundfile.write(str(temporary), waveform, SAMPLE_RATE, subtype="PCM_16", format="WAV")
 
 
 def _decode_with_ffmpeg(clips: Sequence[Clip], out: Path, program: str) -> None:
     command = [program, "-nostdin", "-v", "error", "-y"]
     for clip in clips:
         command += ["-f", _TELEPHONE[clip.source.suffix], "-i", str(clip.source)]
-    temporaries = [_temporary(out / clip.path) for clip in clips]
-    for number, temporary in enumerate(temporaries):
-        command += ["-map", f"{number}:a", "-c:a", "pcm_s16le", "-bitexact", "-f", "wav", str(temporary)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines() or ["no message"]
-        raise CorpusError(
-            f"ffmpeg could not decode a batch of {len(clips)} files from {clips[0].source} on: {said[-1]}; "
-            "fetch the package again, or try another ffmpeg"
-        )
-    for temporary, clip in zip(temporaries, clips, strict=True):
-        temporary.replace(out / clip.path)
+    with ExitStack() as stack:
+        for number, clip in enumerate(clips):
+            temporary = stack.enter_context(atomic(out / clip.path))
+            command += ["-map", f"{number}:a", "-c:a", "pcm_s16le", "-bitexact", "-f", "wav", str(temporary)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines() or ["no message"]
+            raise CorpusError(
+                f"ffmpeg could not decode a batch of {len(clips)} files from {clips[0].source} on: {said[-1]}; "
+                "fetch the package again, or try another ffmpeg"
+            )
 
 
 def _is_kept(path: Path) -> bool:
@@ -120,15 +119,10 @@ def _is_kept(path: Path) -> bool:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:  # another file system, or links are not allowed
         shutil.copyfile(source, target)
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial")
 
 
 def _utterance(clip: Clip, out: Path) -> Utterance:

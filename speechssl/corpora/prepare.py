@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from speechssl.atomic import write_atomically
 from speechssl.corpora.asterisk import ASTERISK
 from speechssl.corpora.common_voice import COMMON_VOICE
 from speechssl.corpora.corpus import Clip, Corpus, Findings, without_repeated_audio
@@ -22,7 +23,7 @@ from speechssl.corpora.librispeech import LIBRI_LIGHT, LIBRISPEECH
 from speechssl.corpora.pocketsphinx import POCKETSPHINX
 from speechssl.corpora.splits import listed_splits, lists_digest, published_splits, ruled_splits
 from speechssl.corpora.tuxpaint import TUXPAINT
-from speechssl.data.manifest import write_atomically, write_manifest
+from speechssl.data.manifest import write_manifest
 from speechssl.data.utterances import Utterance
 from speechssl.errors import CorpusError
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from speechssl.atomic import write_atomically
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.fields import lines_of
 from speechssl.data.labels import IMPORTED, FrameLabels, LabelSource, parse_units
-from speechssl.data.manifest import write_atomically
 from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError, ManifestError
 

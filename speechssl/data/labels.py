@@ -8,7 +8,6 @@ cut, patched or joined by hand does not read.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from speechssl.atomic import atomic
 from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError
 
@@ -156,16 +156,10 @@ def write_labels(path: Path, labels: FrameLabels) -> None:
     """Write a label file, atomically."""
     about = {"version": VERSION, "utterances": len(labels.units), **dataclasses.asdict(labels.source)}
     names = [str(unit) for unit in range(labels.source.clusters)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(about | {"fingerprint": labels.fingerprint()}, ensure_ascii=False) + "\n")
-            for key, units in labels.units.items():
-                file.write(f"{key}\t{len(units)}\t{' '.join([names[unit] for unit in units.tolist()])}\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(about | {"fingerprint": labels.fingerprint()}, ensure_ascii=False) + "\n")
+        for key, units in labels.units.items():
+            file.write(f"{key}\t{len(units)}\t{' '.join([names[unit] for unit in units.tolist()])}\n")
 
 
 def read_labels(path: Path) -> FrameLabels:

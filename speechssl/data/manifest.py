@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from speechssl.atomic import write_atomically
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.fields import lines_of
 from speechssl.data.manifest_parquet import ParquetRows, write_parquet
@@ -30,7 +31,6 @@ __all__ = [
     "read_side_file",
     "read_table",
     "root_from",
-    "write_atomically",
     "write_fairseq_manifest",
     "write_manifest",
 ]
@@ -231,24 +231,6 @@ def read_table(path: Path, keys: Sequence[str], known: Sequence[str] = ()) -> di
             raise ManifestError(f"{path}:{line}: {row[key]} occurs twice; keep one of its rows")
         table[row[key]] = {name: row[name] for name in names if name != key}
     return table
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file, of text in UTF-8, so that a reader finds the old one or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if isinstance(content, bytes):
-            temporary.write_bytes(content)
-        else:
-            temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno is not None and error.filename in (None, str(temporary)):  # a full disk names no file
-            error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_lines(path: Path) -> list[str]:

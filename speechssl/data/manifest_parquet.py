@@ -4,7 +4,6 @@ pyarrow reads and writes. Of an open manifest only the lengths stay in memory; a
 which takes about half a millisecond. Compressed with zstd a manifest has a tenth of the size, and a row takes as long.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from speechssl.atomic import atomic
 from speechssl.data.utterances import LONGEST, Column, Rows, Strings, Utterance, hash_ids, refuse_repeated_ids
 from speechssl.errors import ManifestError
 
@@ -195,18 +195,15 @@ def write_parquet(path: Path, utterances: Iterable[Utterance], *, root: str = ""
     schema = pa.schema([(name, pa.string() if name in _NAMES + _TEXTS else pa.int64()) for name in names])
     schema = schema.append(pa.field(_ROOT, pa.string())) if root else schema
     rows = iter(utterances)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     repeated = ["speaker", "language", "split", "decoder", _ROOT]  # values that come again and again: as a dictionary
-    try:
-        with pa.parquet.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=repeated) as writer:
-            while block := [*islice(rows, _BLOCK)]:
-                arrays = [_array(name, block, schema.field(name).type, path) for name in names]
-                arrays += [pa.array([root] * len(block))] if root else []
-                writer.write_batch(pa.record_batch(arrays, schema=schema), row_group_size=_GROUP)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        atomic(path) as temporary,
+        pa.parquet.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=repeated) as writer,
+    ):
+        while block := [*islice(rows, _BLOCK)]:
+            arrays = [_array(name, block, schema.field(name).type, path) for name in names]
+            arrays += [pa.array([root] * len(block))] if root else []
+            writer.write_batch(pa.record_batch(arrays, schema=schema), row_group_size=_GROUP)
 
 
 def _array(name: str, rows: list[Utterance], kind: Any, path: Path) -> Any:

@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from speechssl.atomic import write_atomically
 from speechssl.data.fields import cells_as_line
-from speechssl.data.manifest import root_from, write_atomically, write_manifest
+from speechssl.data.manifest import root_from, write_manifest
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.doctor.across import Checked
 from speechssl.doctor.check import Report

@@ -3,8 +3,8 @@
 from collections import defaultdict
 from pathlib import Path
 
+from speechssl.atomic import write_atomically
 from speechssl.data.fields import cells_as_line
-from speechssl.data.manifest import write_atomically
 from speechssl.doctor.absent import absent_rows, describe_absent
 from speechssl.doctor.check import Report
 from speechssl.doctor.findings import FINDINGS, Finding

@@ -9,14 +9,13 @@ of its format; a stream is a layer, or `weighted`, `mfcc`, `log_mel`.
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from speechssl.atomic import atomic, write_atomically
 from speechssl.config import configuration, from_dict, to_dict
-from speechssl.data.manifest import write_atomically
 from speechssl.errors import ConfigError, LabelError
 
 __all__ = [
@@ -125,18 +124,12 @@ def read_description(folder: Path, *, name: str = DESCRIPTION) -> FeaturesDescri
 
 def write_index(folder: Path, entries: Iterable[Entry]) -> None:
     """Write the index, atomically, a line at a time."""
-    path = folder / INDEX
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write("\t".join(_COLUMNS) + "\n")
-            for entry in entries:
-                segments = " ".join(f"{unit}:{count}" for unit, count in entry.segments)
-                cells = [str(getattr(entry, name)) for name in _COLUMNS[:-1]]
-                file.write("\t".join([*cells, segments]) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(folder / INDEX) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("\t".join(_COLUMNS) + "\n")
+        for entry in entries:
+            segments = " ".join(f"{unit}:{count}" for unit, count in entry.segments)
+            cells = [str(getattr(entry, name)) for name in _COLUMNS[:-1]]
+            file.write("\t".join([*cells, segments]) + "\n")
 
 
 def read_index(folder: Path) -> dict[str, Entry]:

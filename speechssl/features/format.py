@@ -4,7 +4,6 @@ A part is some minutes of utterances that one process writes. Nothing of it coun
 written again, with the same bits, where a process was killed before.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from speechssl.atomic import Draft
 from speechssl.data.utterances import Manifest
 from speechssl.features.description import Entry, FeaturesDescription, Stream
 
-__all__ = ["Array", "Format", "OpenFiles", "Part", "Place", "Reader", "temporary_beside"]
+__all__ = ["Array", "Format", "OpenFiles", "Part", "Place", "Reader"]
 
 Array = np.ndarray[tuple[int, int], np.dtype[np.floating]]  # (rows, dim), float32 or float16
 Place = tuple[str, str]  # file below the folder of a stream, and place in it
@@ -81,23 +81,17 @@ class OpenFiles:
     def __init__(self, paths: Sequence[Path], open_file: Callable[[Path], Any]) -> None:
         """Open a file for each stream; `open_file` is given its temporary path."""
         self._paths = paths
-        self._temporary = [temporary_beside(path, os.getpid()) for path in paths]
-        self._files = [open_file(path) for path in self._temporary]
+        self._drafts = [Draft(path) for path in paths]
+        self._files = [open_file(draft.temporary) for draft in self._drafts]
 
     def close(self) -> None:
         """Make files whole, and give them their names."""
-        for path, temporary, file in zip(self._paths, self._temporary, self._files, strict=True):
+        for draft, file in zip(self._drafts, self._files, strict=True):
             file.close()
-            temporary.replace(path)
+            draft.publish()
 
     def drop(self) -> None:
         """Remove what was written."""
-        for temporary, file in zip(self._temporary, self._files, strict=True):
+        for draft, file in zip(self._drafts, self._files, strict=True):
             file.close()
-            temporary.unlink()
-
-
-def temporary_beside(path: Path, process: int) -> Path:
-    """Return the name that a file has while a process writes it; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{process}.tmp")
+            draft.drop()

@@ -4,16 +4,16 @@ Links name the parts relative to the file that holds them, so that a folder can 
 several processes, nor be whole after one of them was killed; parts can.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from speechssl.atomic import atomic
 from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError, PackageError
 from speechssl.features.description import Entry, FeaturesDescription, Stream
-from speechssl.features.format import Array, OpenFiles, Place, temporary_beside
+from speechssl.features.format import Array, OpenFiles, Place
 from speechssl.features.naming import name_of_id
 
 __all__ = ["Hdf5"]
@@ -36,12 +36,12 @@ class Hdf5:
         """Write a file of links for each stream."""
         h5py = _h5py()
         for stream in description.streams:
-            path = folder / f"{stream.name}.h5"
-            temporary = temporary_beside(path, os.getpid())
-            with h5py.File(temporary, "w", libver="latest") as file:
+            with (
+                atomic(folder / f"{stream.name}.h5") as temporary,
+                h5py.File(temporary, "w", libver="latest") as file,
+            ):
                 for entry in entries:
                     file[entry.place] = h5py.ExternalLink(f"{stream.name}/{entry.file}", entry.place)
-            temporary.replace(path)
 
     @contextmanager
     def reader(self, folder: Path, stream: Stream, description: FeaturesDescription) -> Iterator["_Reader"]:

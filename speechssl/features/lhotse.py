@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from speechssl.atomic import write_atomically
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import write_atomically
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.features.description import Entry, FeaturesDescription, Stream
 from speechssl.features.npy import Npy

@@ -3,7 +3,6 @@
 A cell of a stream is a list of rows, each a list of as many numbers as the stream has dimensions.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from speechssl.atomic import Draft
 from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError, PackageError
 from speechssl.features.description import Entry, FeaturesDescription, Stream
-from speechssl.features.format import Array, Place, temporary_beside
+from speechssl.features.format import Array, Place
 
 __all__ = ["Parquet"]
 
@@ -46,12 +46,12 @@ class Parquet:
 class _Part:
     def __init__(self, path: Path, description: FeaturesDescription) -> None:
         pa = _pyarrow()
-        self._path, self._temporary = path, temporary_beside(path, os.getpid())
+        self._draft = Draft(path)
         kind = pa.from_numpy_dtype(np.dtype(description.dtype))
         columns = [(each.name, pa.list_(pa.list_(kind, each.dim))) for each in description.streams]
         self._schema = pa.schema([("id", pa.string()), *columns])
         self._writer = pa.parquet.ParquetWriter(
-            self._temporary, self._schema, compression="none", use_dictionary=False, write_statistics=False
+            self._draft.temporary, self._schema, compression="none", use_dictionary=False, write_statistics=False
         )
         self._held: list[tuple[str, Sequence[Array]]] = []
         self._bytes = self._count = 0
@@ -62,16 +62,16 @@ class _Part:
         self._bytes += sum(array.nbytes for array in arrays)
         if self._bytes >= _GROUP_BYTES:
             self._flush()
-        return self._path.name, str(self._count - 1)
+        return self._draft.path.name, str(self._count - 1)
 
     def close(self) -> None:
         self._flush()
         self._writer.close()
-        self._temporary.replace(self._path)
+        self._draft.publish()
 
     def drop(self) -> None:
         self._writer.close()
-        self._temporary.unlink()
+        self._draft.drop()
 
     def _flush(self) -> None:
         if not self._held:

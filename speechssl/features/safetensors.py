@@ -1,6 +1,5 @@
 """Shards of safetensors: `STREAM/00012.safetensors` holds a tensor (rows, dim) for each utterance of a part."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from speechssl.atomic import atomic
 from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError
 from speechssl.features.description import Entry, FeaturesDescription, Stream
-from speechssl.features.format import Array, Place, temporary_beside
+from speechssl.features.format import Array, Place
 from speechssl.features.naming import name_of_id
 
 __all__ = ["Safetensors"]
@@ -52,9 +52,8 @@ class _Part:
 
     def close(self) -> None:
         for path, held in zip(self._paths, self._held, strict=True):
-            temporary = temporary_beside(path, os.getpid())
-            save_file(held, temporary)
-            temporary.replace(path)
+            with atomic(path) as temporary:
+                save_file(held, temporary)
 
     def drop(self) -> None:
         self._held = []

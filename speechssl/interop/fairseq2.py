@@ -11,7 +11,6 @@ fairseq2 0.8.1 cannot find. Reading and writing need no fairseq2; `run_fairseq2`
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from speechssl.atomic import atomic
 from speechssl.config import from_dict, load
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop.fairseq2_card import TUNED, VOCABULARY, AssetCard, card_of, card_values
@@ -210,16 +210,10 @@ def _vocabulary(card: AssetCard, path: Path) -> tuple[str, ...]:
 
 
 def _write_folder(target: Path, tensors: dict[str, Tensor], card: dict[str, Any], vocabulary: tuple[str, ...]) -> None:
-    """Write all files under a temporary name, then rename the folder."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with atomic(target) as temporary:
+        temporary.mkdir()
         save_file(tensors, temporary / CHECKPOINT)
         lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in card.items()]  # JSON is YAML too
         (temporary / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
         if vocabulary:
             (temporary / VOCABULARY).write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

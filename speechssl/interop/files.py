@@ -1,7 +1,6 @@
 """Files of other toolkits: pickled tensors read without running code, and files written whole or not at all."""
 
 import json
-import os
 import re
 import zipfile
 from collections import OrderedDict
@@ -12,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from speechssl.atomic import Draft
 from speechssl.errors import CheckpointError
 
 __all__ = ["Record", "load_pickled", "pickled_bytes", "plain", "read_json", "tensors_only", "write_files"]
@@ -133,18 +133,17 @@ def write_files(files: Mapping[Path, Callable[[Path], object]]) -> None:
     for path in files:
         if path.exists():
             raise CheckpointError(f"{path}: exists already; name another target, or remove it")
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    drafts = [Draft(path) for path in files]
     try:
-        for path, write in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(temporary[path])
-        for path in files:
-            temporary[path].rename(path)
+        for draft in drafts:
+            files[draft.path](draft.temporary)
+        for draft in drafts:
+            draft.publish()
     except BaseException:
-        for path in files:
-            if not temporary[path].exists():  # it has its name already, or was never written
-                path.unlink(missing_ok=True)
+        for draft in drafts:
+            if not draft.temporary.exists():  # it has its name already, or was never written
+                draft.path.unlink(missing_ok=True)
         raise
     finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+        for draft in drafts:
+            draft.drop()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils.parametrize import remove_parametrizations
 
+from speechssl.atomic import atomic
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import CheckpointError
 from speechssl.model.conv import frame_count
@@ -103,10 +104,8 @@ def write_onnx(model: SavedModel, target: Path) -> dict[str, str]:
         )
     assert program is not None
     _describe(program.model, metadata(model))
-    temporary = target.with_name(f".{target.name}.tmp")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    program.save(temporary, external_data=False)
-    temporary.rename(target)
+    with atomic(target) as temporary:
+        program.save(temporary, external_data=False)
     return _dropped(model)
 
 

@@ -13,7 +13,6 @@ models one utterance at a time, or set `padding_in_norm` here to get their numbe
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from speechssl.atomic import atomic
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.errors import CheckpointError
 from speechssl.interop.files import load_pickled, read_json, tensors_only
@@ -137,15 +137,11 @@ def write_transformers(model: SavedModel, target: Path) -> dict[str, str]:
                 "feature_extractor": files["preprocessor_config.json"],
             },
         }
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with atomic(target) as temporary:
+        temporary.mkdir()
         save_file(rename_to(model.tensors, table), temporary / "model.safetensors", metadata={"format": "pt"})
         for name, content in files.items():
             (temporary / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return dict.fromkeys(table.without, "transformers has no class for HuBERT's pretraining")
 
 

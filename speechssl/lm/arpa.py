@@ -6,7 +6,6 @@ settings, discounts, counts.
 
 import gzip
 import io
-import os
 from array import array
 from collections.abc import Iterator
 from itertools import repeat
@@ -15,6 +14,7 @@ from typing import IO
 
 import numpy as np
 
+from speechssl.atomic import atomic
 from speechssl.data.fields import BLANKS, fields_of
 from speechssl.errors import VocabularyError
 from speechssl.lm.counting import Integers
@@ -29,18 +29,12 @@ _NEVER = -99.0  # log10 of a probability of 0, as ARPA files write it
 
 def write_arpa(path: Path, model: Estimated) -> None:
     """Write a model; a name that ends in `.gz` is gzipped, with the same bytes for the same model."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            if path.suffix == ".gz":
-                with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
-                    _write(packed, model)
-            else:
-                _write(file, model)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        if path.suffix == ".gz":
+            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+                _write(packed, model)
+        else:
+            _write(file, model)
 
 
 def read_arpa(path: Path) -> NGramModel:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from speechssl.atomic import write_atomically
 from speechssl.config import to_dict
-from speechssl.data.manifest import write_atomically
 from speechssl.lm.arpa import write_arpa
 from speechssl.lm.counting import BEGIN_ID
 from speechssl.lm.kneser_ney import Estimated, NGramConfig, estimate

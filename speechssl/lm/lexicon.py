@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 from speechssl.data.phones import read_pronunciations, without_variant
 from speechssl.data.pieces import WORD_START, segment
 from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 from speechssl.errors import ManifestError, StoppedError
 from speechssl.manifests.lines import Kinds, read_line, write_line
 from speechssl.manifests.on_ray import on_ray

@@ -8,8 +8,9 @@ so and takes wav, flac and ogg from it; so does fairseq2's FileMapper, with what
 import re
 from pathlib import Path
 
+from speechssl.atomic import write_atomically
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.manifest import read_fairseq_manifest, write_atomically, write_fairseq_manifest
+from speechssl.data.manifest import read_fairseq_manifest, write_fairseq_manifest
 from speechssl.data.storage import Place
 from speechssl.data.utterances import Manifest
 from speechssl.errors import ManifestError

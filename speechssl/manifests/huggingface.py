@@ -15,11 +15,11 @@ from typing import Any
 
 import soundfile
 
+from speechssl.atomic import write_atomically
 from speechssl.data.audio import read_header
-from speechssl.data.manifest import write_atomically
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ManifestError
-from speechssl.manifests.entries import Entry, entries_of, file_of, id_of, is_utf8, json_lines, lost_columns, word
+from speechssl.manifests.entries import Entry, entries_of, file_of, is_utf8, json_lines, lost_columns, word
 from speechssl.manifests.table import read_table
 
 __all__ = ["read_audio_folder", "read_saved_dataset", "write_audio_folder", "write_saved_dataset"]
@@ -194,13 +194,7 @@ def _unpack(content: bytes, name: str, root: Path, where: str) -> None:
                 "a column `id` if its files share names"
             )
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{id_of(name)[:60]}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(target, content)
 
 
 def _datasets() -> Any:

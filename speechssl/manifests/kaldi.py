@@ -12,8 +12,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from speechssl.atomic import write_atomically
 from speechssl.data.fields import BLANKS, fields_of, first_field
-from speechssl.data.manifest import write_atomically
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, account, file_of, lost_columns, recording_ids, seconds_of, text_lines

@@ -5,10 +5,10 @@ the build goes on, so that a build that was killed goes on as well. Nothing in i
 """
 
 import json
-import os
 from pathlib import Path
 from typing import IO, Any
 
+from speechssl.atomic import write_atomically
 from speechssl.data.audio import AudioHeader
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifests.shards import Recording, Shard
@@ -51,7 +51,7 @@ class Kept:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.part.exists():  # what a killed build had found, and may not come to again
                 lines = (json.dumps(line, ensure_ascii=False) for line in self._found.values())
-                self._replace("".join(f"{line}\n" for line in (self._head, *lines)))
+                write_atomically(self.path, "".join(f"{line}\n" for line in (self._head, *lines)))
             self._file = self.part.open("w", encoding="utf-8")
             self._file.write(f"{self._head}\n")
         except OSError as error:
@@ -126,14 +126,6 @@ class Kept:
         except (OSError, ValueError, RecursionError):
             pass  # what was read so far is whole
         return found
-
-    def _replace(self, content: str) -> None:
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(content, encoding="utf-8")
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _full(self, error: OSError) -> ManifestError:
         return ManifestError(f"{self.path}: cannot be written ({error.strerror}); the manifest is as it was")

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, file_of, json_lines, recording_ids, seconds_of, word

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 from speechssl.data.utterances import Manifest
 from speechssl.manifests.entries import Entry, entries_of, file_of, json_lines, seconds_of
 

@@ -9,8 +9,8 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from speechssl.atomic import write_atomically
 from speechssl.data.audio import Segment
-from speechssl.data.manifest import write_atomically
 from speechssl.data.utterances import Manifest
 from speechssl.errors import ManifestError
 from speechssl.manifests.entries import Entry, account, text_lines

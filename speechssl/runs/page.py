@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 from speechssl.runs.draw import COLOURS, thinned
 from speechssl.runs.read import AXES, Run, differences, shared_figures
 from speechssl.runs.table import Cell, summarize

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 from speechssl.scoring.alignment import Step
 from speechssl.scoring.confusions import confusions
 from speechssl.scoring.evaluate import Compared, Evaluation, Group, Rate, Reference

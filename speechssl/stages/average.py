@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 from speechssl.errors import CheckpointError
 from speechssl.saved import SavedModel
 from speechssl.train.checkpoint import last_checkpoint, read_state

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from speechssl.atomic import write_atomically
 from speechssl.config import configuration
 from speechssl.data.labels import FrameLabels, LabelSource, write_labels
-from speechssl.data.manifest import write_atomically
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ConfigError
 from speechssl.interop.formats import read_saved

@@ -217,7 +217,7 @@ def _difference(found: Tensor, expected: Tensor, who: str) -> float:
 
 
 def _move(folder: Path, target: Path) -> None:
-    """Give what was written its place: files that belong beside the target first, the target last."""
+    """Give what was written and checked its place: files that belong beside the target first, the target last."""
     beside = [path for path in folder.iterdir() if path.name != target.name]
     for path in beside:
         if target.with_name(path.name).exists():

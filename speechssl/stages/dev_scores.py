@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from speechssl.atomic import write_atomically
 from speechssl.data.dataset import SpeechDataset, load_in_order
-from speechssl.data.manifest import write_atomically
 from speechssl.data.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 from speechssl.decoding.greedy import merged
 from speechssl.scoring.wer import ErrorRate, score_texts

@@ -21,10 +21,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from speechssl.atomic import write_atomically
 from speechssl.config import configuration, flatten, to_dict
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.labels import FrameLabels, read_labels
-from speechssl.data.manifest import write_atomically
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import CheckpointError, ConfigError, LabelError
 from speechssl.features.description import (

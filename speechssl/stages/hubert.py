@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from speechssl.atomic import write_atomically
 from speechssl.data.fields import lines_of
-from speechssl.data.manifest import write_atomically
 from speechssl.errors import ConfigError, LabelError, StoppedError, TrainingError
 from speechssl.interop.formats import read_saved
 from speechssl.stages.cluster import ClusterConfig, cluster

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from speechssl.atomic import write_atomically
 from speechssl.config import to_dict
 from speechssl.data.audio import AudioConfig
 from speechssl.data.batching import BatchConfig
-from speechssl.data.manifest import write_atomically
 from speechssl.model.encoder import EncoderConfig
 from speechssl.stages.budget import LARGE_REACHED, Span, error_band, labelled_errors, ten_minutes_error
 from speechssl.stages.data import DataConfig

@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from speechssl.atomic import write_atomically
 from speechssl.config import configuration
-from speechssl.data.manifest import write_atomically
 from speechssl.data.utterances import Manifest
 from speechssl.errors import ConfigError, LabelError
 from speechssl.interop.formats import read_saved

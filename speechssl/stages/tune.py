@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from speechssl.atomic import write_atomically
 from speechssl.config import to_dict
-from speechssl.data.manifest import write_atomically
 from speechssl.data.utterances import Manifest
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 
 __all__ = ["draw_surface"]
 

@@ -177,7 +177,7 @@ def save_checkpoint(
         CheckpointError: it cannot be written; those before it are as they were.
     """
     final = out / f"step_{state.step:08d}"
-    temporary = out / f".{final.name}.tmp"
+    temporary = out / f".{final.name}.tmp"  # one that every rank knows, which `atomic` does not give
     try:
         if ranks.is_first:
             for left_behind in out.glob(".step_*"):  # by a process that was killed while saving
@@ -213,7 +213,7 @@ def _save_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Give a folder its checksums and its name, once all of it is on the disk."""
+    """Give a folder its checksums and its name, once all of it is on the disk: `atomic` waits for no disk."""
     sums = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
     (temporary / "checksums.json").write_text(json.dumps(sums, indent=1), encoding="utf-8")
     os.umask(mask := os.umask(0))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 from speechssl.errors import TrainingError
 
 __all__ = ["LogFile", "read_log_file"]

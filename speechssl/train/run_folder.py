@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from speechssl.atomic import write_atomically
 from speechssl.config import flatten, from_dict, to_dict
-from speechssl.data.manifest import write_atomically
 from speechssl.data.texts import with_known_language
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.parallel import Ranks

@@ -7,7 +7,6 @@ out/skipped_step_00000123/model.safetensors  the weights that the step met
 import dataclasses
 import json
 import math
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
+from speechssl.atomic import Draft
 from speechssl.errors import CheckpointError
 from speechssl.parallel import Ranks, whole_tensors
 from speechssl.train.checkpoint import publish
@@ -118,15 +118,15 @@ def _of_all_ranks(mine: tuple[MicroBatch, ...], ranks: Ranks) -> list[dict[str, 
 
 
 def _keep(folder: Path, parameters: dict[str, Tensor], skipped: SkippedStep) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    draft = Draft(folder)
     try:
-        temporary.mkdir(parents=True)
-        save_file(parameters, temporary / "model.safetensors")
-        (temporary / "step.json").write_text(json.dumps(dataclasses.asdict(skipped), indent=1), encoding="utf-8")
-        publish(temporary, folder)
+        draft.temporary.mkdir()
+        save_file(parameters, draft.temporary / "model.safetensors")
+        about = json.dumps(dataclasses.asdict(skipped), indent=1)
+        (draft.temporary / "step.json").write_text(about, encoding="utf-8")
+        publish(draft.temporary, folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        draft.drop()
         raise CheckpointError(f"{folder}: cannot be written ({error}); free some space") from error
     for old in sorted(folder.parent.glob("skipped_step_*"))[:-KEPT]:
         shutil.rmtree(old)

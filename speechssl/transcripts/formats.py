@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from speechssl.atomic import write_atomically
 from speechssl.data.fields import escape_id
-from speechssl.data.manifest import write_atomically
 from speechssl.errors import ConfigError
 from speechssl.transcripts.timed import Timed, Transcript
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from speechssl.atomic import atomic
 from speechssl.data.batching import seeded_generator
 from speechssl.errors import LabelError
 from speechssl.parallel import Ranks
@@ -206,12 +207,9 @@ class KMeans:
         found = {name: getattr(self, f"{name}_") for name in ("inertia", "num_points", "n_iter")}
         about = {"version": VERSION, "parameters": self.get_params(), "found": found}
         about["provenance"] = dataclasses.asdict(self.provenance_)
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
         tensors = {name: getattr(self, f"{name}_").cpu().contiguous() for name in _TENSORS}
-        save_file(tensors, temporary, {"speechssl": json.dumps(about)})
-        temporary.replace(path)
+        with atomic(Path(path)) as temporary:
+            save_file(tensors, temporary, {"speechssl": json.dumps(about)})
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

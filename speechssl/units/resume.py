@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from speechssl.atomic import atomic
 from speechssl.errors import LabelError
 from speechssl.units.lloyd import Step
 
@@ -36,10 +37,8 @@ class FitFile:
     def save(self, step: Step) -> None:
         """Write a step, atomically."""
         about = {name: value for name, value in vars(step).items() if name != "centroids"} | {"identity": self.identity}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        save_file({"centroids": step.centroids.cpu().contiguous()}, temporary, {"speechssl": json.dumps(about)})
-        temporary.replace(self.path)
+        with atomic(self.path) as temporary:
+            save_file({"centroids": step.centroids.cpu().contiguous()}, temporary, {"speechssl": json.dumps(about)})
 
     def load(self, sample: Tensor) -> Step | None:
         """Return the step on the device of `sample`, or None if there is no file.

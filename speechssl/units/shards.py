@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.data.manifest import write_atomically
+from speechssl.atomic import write_atomically
 from speechssl.errors import LabelError
 from speechssl.units.points import BLOCK, reblock
 

@@ -1,17 +1,14 @@
 """Manifests: built from folders, written, read, refused."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from speechssl.data import manifest as manifest_module
 from speechssl.data.manifest import (
     read_fairseq_manifest,
     read_manifest,
     read_side_file,
     read_table,
-    write_atomically,
     write_fairseq_manifest,
     write_manifest,
 )
@@ -202,29 +199,3 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
             write_manifest(path, [utterance("new")])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_is_never_seen_half_written(tmp_path, monkeypatch):
-    path = tmp_path / "text"
-    write_atomically(path, "old")
-    seen = []
-    replace = os.replace
-
-    def look_then_replace(self: Path, target: Path) -> None:
-        seen.append(path.read_text())
-        replace(self, target)
-
-    monkeypatch.setattr(manifest_module.Path, "replace", look_then_replace)
-    write_atomically(path, "new")
-    assert (seen, path.read_text()) == (["old"], "new")
-
-
-@pytest.mark.parametrize("names_its_file", [False, True])
-def test_a_file_that_cannot_be_written_is_named_by_its_own_name(tmp_path, monkeypatch, names_its_file):
-    def refuse(path, *_, **__):
-        raise OSError(30, "Read-only file system", *([str(path)] if names_its_file else []))
-
-    monkeypatch.setattr(Path, "write_text", refuse)
-    with pytest.raises(OSError, match=r"Read-only file system") as caught:
-        write_atomically(tmp_path / "out.tsv", "text")
-    assert caught.value.filename == str(tmp_path / "out.tsv")
