@@ -8,7 +8,6 @@ A run folder is a model folder: what reads one reads the other, and needs no oth
 """
 
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from speechssl import fingerprint
 from speechssl.atomic import atomic, write_atomically
 from speechssl.config import configuration, from_dict, to_dict
 from speechssl.data.audio import AudioConfig
@@ -238,11 +238,7 @@ class SavedModel:
 
     def fingerprint(self) -> str:
         """Return 16 hex digits of the SHA-256 of names, shapes and values."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.tensors.items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(-1).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint.of_tensors(self.tensors)
 
 
 def _are_alike(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:

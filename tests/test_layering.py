@@ -13,7 +13,7 @@ import speechssl
 
 SOURCES = Path(speechssl.__file__).parent
 LAYERS = (  # a module may import from the layers before its own, and from its own part
-    {"atomic", "errors", "memory", "provenance"},
+    {"atomic", "errors", "fingerprint", "memory", "provenance"},
     {"config", "extras"},
     {"parallel", "data", "model"},
     {"tasks", "corpora", "doctor", "manifests", "lm", "units"},
@@ -101,6 +101,7 @@ def test_two_parts_know_nothing_of_each_other(one, other):
     ("module", "allowed"),
     [
         ("atomic", set()),
+        ("fingerprint", set()),
         ("errors", set()),
         ("config", {"errors"}),
         ("parallel", set()),
@@ -109,12 +110,12 @@ def test_two_parts_know_nothing_of_each_other(one, other):
         ("extras", {"errors"}),
         ("decoding", {"decoding", "transcripts", "lm", "data", "config", "errors"}),
         ("lm", {"lm", "data", "config", "errors", "atomic"}),
-        ("corpora", {"corpora", "data", "errors", "atomic"}),
+        ("corpora", {"corpora", "data", "errors", "atomic", "fingerprint"}),
         ("doctor", {"doctor", "data", "config", "errors", "atomic"}),
         ("features", {"features", "manifests", "units", "data", "config", "errors", "atomic"}),
-        ("manifests", {"manifests", "data", "config", "errors", "atomic"}),
+        ("manifests", {"manifests", "data", "config", "errors", "atomic", "fingerprint"}),
         ("model", {"model", "config", "errors"}),
-        ("data", {"data", "config", "errors", "extras", "atomic"}),
+        ("data", {"data", "config", "errors", "extras", "atomic", "fingerprint"}),
     ],
 )
 def test_what_a_low_part_may_know_is_listed_here(module, allowed):

@@ -1,7 +1,7 @@
 """What a corpus is: its metadata, the clips found in it, and what was left out of it and why."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class Corpus:
         return not self.packages
 
 
-def without_repeated_audio(findings: Findings, digest: Callable[[Path], bytes]) -> Findings:
+def without_repeated_audio(findings: Findings, digest: Callable[[Path], Hashable]) -> Findings:
     """Keep one clip of each recording, the one with text first, then the one whose id sorts first.
 
     A recording whose copies carry different texts keeps none of them: one text must be wrong.
@@ -99,7 +99,7 @@ def without_repeated_audio(findings: Findings, digest: Callable[[Path], bytes]) 
         findings: the clips; two with equal source bytes count as one recording.
         digest: maps a file to a digest of its bytes.
     """
-    copies: dict[bytes, list[Clip]] = {}
+    copies: dict[Hashable, list[Clip]] = {}
     for clip in findings.clips:
         copies.setdefault(digest(clip.source), []).append(clip)
     kept, repeated, contradicted = [], [], []

@@ -4,13 +4,13 @@ A prepared folder holds `audio/`, one `<split>.tsv` per split, `phones.tsv` wher
 `corpus.json`, written last: a folder without it is unfinished.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from speechssl import fingerprint
 from speechssl.atomic import write_atomically
 from speechssl.corpora.asterisk import ASTERISK
 from speechssl.corpora.common_voice import COMMON_VOICE
@@ -105,7 +105,7 @@ def _lay_out(corpus: Corpus, out: Path, source: Path | None, progress: Progress)
         _link(out / "audio", source)
     else:
         tree = unpacked_packages(corpus.packages, out / _SCRATCH, source)
-        findings = without_repeated_audio(corpus.find(tree), _digest)
+        findings = without_repeated_audio(corpus.find(tree), fingerprint.of_file)
         _refuse_shared_ids(findings.clips)
         decode_clips(findings.clips, out, progress)
     return tree, findings
@@ -181,10 +181,6 @@ def _counted(reasons: Mapping[str, Sequence[str]]) -> dict[str, object]:
 
 def _to_json(record: Mapping[str, object]) -> str:
     return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
 
 
 def _origin(corpus: Corpus) -> str:

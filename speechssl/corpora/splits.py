@@ -5,12 +5,12 @@ and dealt out, first split first, until a split has its minutes. Nothing depends
 """
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechssl import fingerprint
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.utterances import Utterance
 from speechssl.errors import CorpusError
@@ -93,10 +93,8 @@ def lists_digest(folder: Path) -> str:
     Raises:
         CorpusError: no lists there.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for path in _lists(folder):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    parts = (path.name.encode() + b"\0" + path.read_bytes() + b"\0" for path in _lists(folder))
+    return fingerprint.of_parts(parts, fingerprint.LONG)
 
 
 def _deal_out(utterances: Sequence[Utterance], minutes: Sequence[tuple[str, float]]) -> dict[str, str]:
@@ -113,8 +111,8 @@ def _deal_out(utterances: Sequence[Utterance], minutes: Sequence[tuple[str, floa
     return split_of
 
 
-def _order(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+def _order(text: str) -> str:
+    return fingerprint.of_parts([text.encode()], fingerprint.LONG)
 
 
 def _lists(folder: Path) -> list[Path]:

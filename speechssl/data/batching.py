@@ -4,7 +4,6 @@ Batches hold utterances of similar length and at most so many seconds, padding c
 nothing depends on the number of workers or ranks: ranks take batches in turn from the one list of an epoch.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from speechssl import fingerprint
 from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.epochs import Crop, Epoch, Integers, first_of_batches
@@ -100,7 +100,7 @@ class Batch:
 
 def seeded_generator(*key: int | str) -> torch.Generator:
     """Return a generator whose state depends on `key` alone, and not additively: (1, 2) is unrelated to (2, 1)."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    digest = bytes.fromhex(fingerprint.of_parts([repr(key).encode()]))
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
@@ -161,7 +161,7 @@ class BatchSampler:
         self.left_out = Ids(utterances, np.flatnonzero(~is_kept))
         self._utterances = utterances
         self._mix: Mix | None = None
-        listed = hashlib.blake2b(digest_size=8)
+        listed = fingerprint.begin()
         for lines in rows.list_lengths(lengths, is_kept):
             listed.update(lines)
         if config.mix.alpha < 1:

@@ -5,13 +5,13 @@ them was read in its sources (data/audio/hubert_dataset.py, examples/hubert/simp
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
 
+from speechssl import fingerprint
 from speechssl.atomic import write_atomically
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.fields import lines_of
@@ -181,8 +181,10 @@ def _opened(path: Path) -> BufferedReader:
 
 
 def _hash(path: Path) -> str:
-    with _opened(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    try:
+        return fingerprint.of_file(path)[: fingerprint.DIGITS]
+    except OSError as error:
+        raise LabelError(f"{path}: cannot be read ({error.strerror}); name an existing file") from error
 
 
 def _read_units(path: Path, clusters: int) -> list[np.ndarray]:

@@ -6,7 +6,6 @@ cut, patched or joined by hand does not read.
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from speechssl import fingerprint
 from speechssl.atomic import atomic
 from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError
@@ -75,7 +75,8 @@ class FrameLabels:
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that change with the source, the utterances, their order or any label."""
-        digest = hashlib.blake2b(json.dumps(dataclasses.asdict(self.source), sort_keys=True).encode(), digest_size=8)
+        digest = fingerprint.begin()
+        digest.update(json.dumps(dataclasses.asdict(self.source), sort_keys=True).encode())
         for key, units in self.units.items():
             digest.update(f"\n{key}\t{len(units)}\t".encode())
             digest.update(units.astype(self.source.dtype, copy=False).tobytes())
@@ -172,7 +173,7 @@ def read_labels(path: Path) -> FrameLabels:
     try:
         with path.open("rb") as file:
             about = _read_header(path, file.readline())
-            fingerprint, count = about.pop("fingerprint"), about.pop("utterances")
+            stored, count = about.pop("fingerprint"), about.pop("utterances")
             source = LabelSource(**about)
             units: dict[str, np.ndarray] = {}
             for number, line in enumerate(file, start=2):
@@ -188,7 +189,7 @@ def read_labels(path: Path) -> FrameLabels:
             f"copy it again, or {source.again}"
         )
     labels = FrameLabels(source=source, units=units)
-    if labels.fingerprint() != fingerprint:
+    if labels.fingerprint() != stored:
         raise LabelError(f"{path}: was changed after it was written; copy it again, or {source.again}")
     return labels
 

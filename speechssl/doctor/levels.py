@@ -92,7 +92,7 @@ class Levels:
 
 
 class Digest:
-    """What tells samples from others, whatever format holds them."""
+    """What tells samples from others, whatever format holds them: 128 bits of xxhash, as fast as they are decoded."""
 
     def __init__(self, sample_rate: int, channels: int) -> None:
         """Begin with what belongs to the samples."""

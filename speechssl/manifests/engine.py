@@ -4,13 +4,14 @@ Work is a function of tasks and of what to do with each; it gives results in any
 So the result is the same whoever does it.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from speechssl import fingerprint
 from speechssl.atomic import write_atomically
 from speechssl.errors import ManifestError, StoppedError
 from speechssl.manifests.lines import Kinds, read_line, write_line
@@ -153,7 +154,5 @@ def _results(path: Path, expected: Sequence[int], kinds: Kinds) -> Iterator[tupl
 
 
 def _digest(tasks: Sequence[Any], about: str) -> str:
-    hashed = hashlib.blake2b(about.encode(), digest_size=16)
-    for task in tasks:
-        hashed.update(f"\n{task!r}".encode("utf-8", "surrogateescape"))
-    return hashed.hexdigest()
+    listed = (f"\n{task!r}".encode("utf-8", "surrogateescape") for task in tasks)
+    return fingerprint.of_parts(chain([about.encode()], listed), fingerprint.LONG)

@@ -1,6 +1,6 @@
 """A fixed place between 0 and 1 for every name, so that what is drawn does not depend on order, machine or size."""
 
-import hashlib
+from speechssl import fingerprint
 
 __all__ = ["place_of"]
 
@@ -12,5 +12,6 @@ def place_of(name: str, salt: str = "") -> float:
         >>> place_of("84-121123") == place_of("84-121123") != place_of("84-121123", "other draw")
         True
     """
-    digest = hashlib.blake2b(name.encode(), digest_size=8, key=hashlib.sha256(salt.encode()).digest()).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53
+    digest = fingerprint.begin(key=bytes.fromhex(fingerprint.of_bytes(salt.encode())))
+    digest.update(name.encode())
+    return (int.from_bytes(digest.digest(), "big") >> 11) / 2**53

@@ -4,7 +4,6 @@ The manifest is cut into parts of some minutes, and each is written by one proce
 killed goes on with the parts that are not there, and several processes write the bits that one would write.
 """
 
-import hashlib
 import json
 import os
 import queue
@@ -21,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from speechssl import fingerprint
 from speechssl.atomic import write_atomically
 from speechssl.config import configuration, flatten, to_dict
 from speechssl.data.audio import SAMPLE_RATE
@@ -350,7 +350,7 @@ def _stream(source: FeatureSource, layer: int, config: ExtractFeaturesConfig) ->
 
 def _about(data: DataConfig, manifest: Manifest) -> dict[str, object]:
     """Describe a manifest, with a hash of all that says which audio it lists."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = fingerprint.begin(fingerprint.LONG)
     count, seconds = 0, 0.0
     for row in manifest.utterances:
         digest.update(

@@ -4,7 +4,6 @@ Features are never on disk: an utterance's frames come in pieces, are looked at,
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from speechssl import fingerprint
 from speechssl.config import configuration
 from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.batching import seeded_generator
@@ -316,7 +316,7 @@ def draw_hours(rows: Sequence[Utterance], hours: float, *, seed: int, purpose: s
 
 def provenance(source: FeatureKind, layer: int, chosen: Sequence[Utterance]) -> Provenance:
     """Describe what k-means is fitted on: a layer's features of the chosen utterances."""
-    ids = hashlib.blake2b("\n".join(row.id for row in chosen).encode(), digest_size=8).hexdigest()
+    ids = fingerprint.of_parts(["\n".join(row.id for row in chosen).encode()])
     hours = sum(row.duration_s for row in chosen) / 3600
     return Provenance(
         source=source.title(layer),

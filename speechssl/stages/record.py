@@ -6,7 +6,6 @@ length goes unnoticed.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from typing import Any, Self
 import torch
 
 import speechssl
+from speechssl import fingerprint
 from speechssl.config import to_dict
 from speechssl.errors import CheckpointError
 from speechssl.provenance import source_commit
@@ -110,7 +110,7 @@ class RunRecord:
         self, step: str, inputs: Inputs, run: Callable[[], object], outputs: Callable[[], dict[str, str]]
     ) -> dict[str, str]:
         started = _now()
-        read: dict[str, Any] = {"hash": _digest(inputs), "inputs": dict(inputs.values)}
+        read: dict[str, Any] = {"hash": fingerprint.of_values(inputs.values), "inputs": dict(inputs.values)}
         self._append({"event": "started", "step": step, **read, "at": started})
         _say(f"{step}: started")
         clock = time.perf_counter()
@@ -183,16 +183,16 @@ def content_hash(path: Path) -> str:
     Raises:
         CheckpointError: it cannot be read.
     """
-    digest = hashlib.sha256()
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
     try:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file == path or file.is_file():
-                digest.update(os.fsencode(file.relative_to(path)) + b"\0")
-                with file.open("rb") as opened:
-                    digest.update(hashlib.file_digest(opened, "sha256").digest())
+        parts = [
+            os.fsencode(file.relative_to(path)) + b"\0" + bytes.fromhex(fingerprint.of_file(file))
+            for file in files
+            if file == path or file.is_file()
+        ]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); name an existing file or folder") from error
-    return digest.hexdigest()[:16]
+    return fingerprint.of_bytes(b"".join(parts))[: fingerprint.DIGITS]
 
 
 def _paths(config: object, key: str = "") -> Iterator[tuple[str, Path]]:
@@ -251,10 +251,6 @@ def _changes(different: Sequence[str], old: Mapping[str, Any], new: Mapping[str,
         for key in different[:3]
     )
     return named + (f", and {len(different) - 3} more" if len(different) > 3 else "")
-
-
-def _digest(inputs: Inputs) -> str:
-    return hashlib.sha256(json.dumps(inputs.values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _whole_lines(path: Path) -> bytes:

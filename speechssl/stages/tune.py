@@ -5,7 +5,6 @@ and manifest stay the same. A grid is decoded, grows where its best point lies a
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from speechssl import fingerprint
 from speechssl.atomic import write_atomically
 from speechssl.config import to_dict
 from speechssl.data.utterances import Manifest
@@ -129,7 +129,7 @@ def kept_emissions(
     about: list[object] = [saved.fingerprint(), rows]
     if hearing is not None and hearing != EmitConfig():
         about.append(to_dict(hearing))
-    origin = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    origin = fingerprint.of_bytes(json.dumps(about).encode())
     if path.exists():
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("origin") == origin:

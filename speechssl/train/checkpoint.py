@@ -14,7 +14,6 @@ of ranks.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import platform
@@ -30,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import speechssl
+from speechssl import fingerprint
 from speechssl.errors import CheckpointError
 from speechssl.parallel import Ranks, whole_tensors
 from speechssl.provenance import source_commit
@@ -143,7 +143,7 @@ def verify(checkpoint: Path) -> None:
     """
     try:
         expected = json.loads((checkpoint / "checksums.json").read_text(encoding="utf-8"))
-        found = {name: _checksum(checkpoint / name) for name in expected}
+        found = {name: fingerprint.of_file(checkpoint / name) for name in expected}
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{checkpoint}: is not whole ({error})") from error
     if changed := [name for name in expected if found[name] != expected[name]]:
@@ -214,7 +214,7 @@ def _save_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 
 def publish(temporary: Path, final: Path) -> None:
     """Give a folder its checksums and its name, once all of it is on the disk: `atomic` waits for no disk."""
-    sums = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
+    sums = {path.name: fingerprint.of_file(path) for path in sorted(temporary.iterdir())}
     (temporary / "checksums.json").write_text(json.dumps(sums, indent=1), encoding="utf-8")
     os.umask(mask := os.umask(0))
     for path in temporary.iterdir():
@@ -234,11 +234,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_training(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:

@@ -5,7 +5,6 @@ iterations (`lloyd`). The file it saves says what it was fitted on. Labels know 
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from speechssl import fingerprint
 from speechssl.atomic import atomic
 from speechssl.data.batching import seeded_generator
 from speechssl.errors import LabelError
@@ -197,10 +197,7 @@ class KMeans:
     @property
     def fingerprint(self) -> str:
         """Hash of the centroids and the standardisation; labels carry it."""
-        digest = hashlib.blake2b(digest_size=8)
-        for tensor in (self.cluster_centers_, self.mean_, self.scale_):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint.of_parts(map(fingerprint.bytes_of, (self.cluster_centers_, self.mean_, self.scale_)))
 
     def save(self, path: Path | str) -> None:
         """Write centroids, parameters and provenance to a safetensors file, atomically."""

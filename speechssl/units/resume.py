@@ -1,6 +1,5 @@
 """A fit on disk, so that one that was interrupted goes on where it was: the last step, in safetensors."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from speechssl import fingerprint
 from speechssl.atomic import atomic
 from speechssl.errors import LabelError
 from speechssl.units.lloyd import Step
@@ -29,9 +29,8 @@ class FitFile:
     @classmethod
     def of(cls, path: Path, parameters: dict[str, Any], num_points: int, sample: Tensor) -> "FitFile":
         """Describe a fit; the number of iterations may change between its parts, and where it works."""
-        rows = sample[:_HASHED].cpu().contiguous().numpy().tobytes()
         free = {name: value for name, value in parameters.items() if name not in ("max_iter", "tol", "device")}
-        hashed = hashlib.blake2b(rows, digest_size=8).hexdigest()
+        hashed = fingerprint.of_parts([fingerprint.bytes_of(sample[:_HASHED])])
         return cls(path=path, identity=free | {"num_points": num_points, "points": hashed})
 
     def save(self, step: Step) -> None:
