@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -21,6 +22,8 @@ from speechssl.errors import ConfigError
 __all__ = [
     "Discriminator",
     "OneOf",
+    "Row",
+    "Shown",
     "as_yaml",
     "configuration",
     "describe",
@@ -28,10 +31,20 @@ __all__ = [
     "from_dict",
     "like",
     "load",
+    "rows_of",
     "to_dict",
 ]
 
 Config = TypeVar("Config")
+Row = tuple[str, object, bool]  # a dotted key, its value, and whether that is the default
+
+
+class Shown(ABC):
+    """What a configuration makes of its keys and shows beside them: a field of it with `init=False`."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """Yield what is shown."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -136,9 +149,26 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def describe(config: object) -> list[str]:
     """List every key with its value, a star beside each that is not the default."""
-    rows = list(_leaves(config))
+    rows = list(rows_of(config))
     width = max((len(key) for key, _, _ in rows), default=0)
     return [f"{key:{width}}  {value}{'' if is_default else '  *'}" for key, value, is_default in rows]
+
+
+def rows_of(config: Any, defaults: Any = None) -> Iterator[Row]:
+    """Yield every key of a configuration, at any depth.
+
+    Args:
+        config: a dataclass.
+        defaults: what its keys are compared with; None for the defaults of its class.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        default = _default(field) if type(defaults) is not type(config) else getattr(defaults, field.name)
+        if isinstance(value, Shown) or dataclasses.is_dataclass(value):
+            inner = value.rows() if isinstance(value, Shown) else rows_of(value, default)
+            yield from ((f"{field.name}.{key}", each, is_default) for key, each, is_default in inner)
+        else:
+            yield field.name, value, value == default
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -239,7 +269,7 @@ def _is_union_tag(part: object, config_type: type) -> bool:
 
 def _tags(config_type: type) -> set[object]:
     found: set[object] = set()
-    for field in dataclasses.fields(config_type):
+    for field in _settable(config_type):
         if field.name == "kind":
             found.add(field.default)
         for nested in _dataclasses_in(field.type):
@@ -248,7 +278,7 @@ def _tags(config_type: type) -> set[object]:
 
 
 def _known_keys(config_type: type, prefix: str = "") -> Iterator[str]:
-    for field in dataclasses.fields(config_type):
+    for field in _settable(config_type):
         nested = _dataclasses_in(field.type)
         yield prefix + field.name
         for inner in nested:
@@ -263,6 +293,11 @@ def _hints(config_type: type) -> Iterator[tuple[str, str]]:
             yield from ((field.name, note.hint) for note in notes if isinstance(note, OneOf))
 
 
+def _settable(config_type: type) -> "list[dataclasses.Field[Any]]":
+    """Return the fields that a recipe may set."""
+    return [field for field in dataclasses.fields(config_type) if field.init]
+
+
 def _dataclasses_in(annotation: Any) -> list[type]:
     if dataclasses.is_dataclass(annotation):
         return [annotation]  # type: ignore[list-item]
@@ -270,16 +305,6 @@ def _dataclasses_in(annotation: Any) -> list[type]:
         if isinstance(note, OneOf):
             return [*note.kinds().values()]
     return [found for part in getattr(annotation, "__args__", ()) for found in _dataclasses_in(part)]
-
-
-def _leaves(config: Any, prefix: str = "", defaults: Any = None) -> Iterator[tuple[str, object, bool]]:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        default = _default(field) if type(defaults) is not type(config) else getattr(defaults, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{field.name}.", default)
-        else:
-            yield prefix + field.name, value, value == default
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:

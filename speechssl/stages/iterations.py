@@ -1,13 +1,12 @@
 """A recipe of HuBERT iterations, and what it makes of the stages' own configurations. Reads and runs nothing."""
 
-import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from speechssl.config import configuration, from_dict, like
+from speechssl.config import Row, Shown, configuration, from_dict, like, rows_of
 from speechssl.errors import ConfigError
 from speechssl.stages.cluster import ClusterConfig
 from speechssl.stages.data import DataConfig
@@ -15,7 +14,7 @@ from speechssl.stages.pretrain import PretrainConfig
 from speechssl.stages.sweep import SweepConfig
 from speechssl.tasks.registry import task_of
 
-__all__ = ["CHOOSABLE", "HubertConfig", "Iteration", "IterationConfig", "resolve"]
+__all__ = ["CHOOSABLE", "HubertConfig", "Iteration", "IterationConfig", "Plan", "resolve"]
 
 Section = dict[str, Any]  # keys of another stage, checked by its own configuration
 Config = TypeVar("Config")
@@ -31,6 +30,33 @@ class IterationConfig:
     units: Section = field(default_factory=dict)  # keys of `speechssl cluster`; layer and clusters may be auto
     pretrain: Section = field(default_factory=dict)  # keys of `speechssl pretrain`
     start: Literal["random", "continue"] = "random"  # from random weights as in the paper, or the model before's trunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iteration:
+    """One iteration with all its steps configured; keys in `auto` hold no more than a placeholder."""
+
+    number: int  # from 1
+    auto: tuple[str, ...]  # keys of the units that its sweep will choose
+    sweep: SweepConfig | None
+    units: ClusterConfig
+    valid_units: ClusterConfig | None  # of the held-out utterances
+    pretrain: PretrainConfig
+
+
+@dataclass(frozen=True)
+class Plan(Shown):
+    """All iterations, as people are shown them: `auto` where a sweep will choose."""
+
+    iterations: tuple[Iteration, ...]
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the keys of each iteration, with their values."""
+        for iteration in self.iterations:
+            auto = {f"units.{key}" for key in iteration.auto}
+            for key, value, is_default in rows_of(iteration):
+                shown = ("auto", False) if key in auto else (value, is_default)
+                yield f"iteration_{iteration.number}.{key}", *shown
 
 
 @configuration
@@ -49,25 +75,10 @@ class HubertConfig:
     processes: int = 1  # that cluster and pretrain together on this machine, by torchrun: one for each GPU
     redo: bool = False  # do steps again whose inputs have changed, and keep the old ones as NAME.old-1, ...
     seed: int = 0
-    plan: object = field(init=False, repr=False, compare=False)  # for people: what `resolve` returns, by iteration
+    plan: Plan = field(init=False, repr=False, compare=False)  # what `resolve` returns
 
     def __post_init__(self) -> None:
-        resolved = resolve(self)
-        fields = [(f"iteration_{iteration.number}", Iteration) for iteration in resolved]
-        plan = dataclasses.make_dataclass("Plan", fields, frozen=True)(*map(_shown, resolved))
-        object.__setattr__(self, "plan", plan)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Iteration:
-    """One iteration with all its steps configured; keys in `auto` hold no more than a placeholder."""
-
-    number: int  # from 1
-    auto: tuple[str, ...]  # keys of the units that its sweep will choose
-    sweep: SweepConfig | None
-    units: ClusterConfig
-    valid_units: ClusterConfig | None  # of the held-out utterances
-    pretrain: PretrainConfig
+        object.__setattr__(self, "plan", Plan(resolve(self)))
 
 
 def resolve(config: HubertConfig) -> tuple[Iteration, ...]:
@@ -195,10 +206,3 @@ def _merged(shared: Section, own: Section) -> Section:
 def _named(section: Section) -> Section:
     """Return the keys of the units that are not left to the sweep."""
     return {key: value for key, value in section.items() if key not in CHOOSABLE or value != "auto"}
-
-
-def _shown(iteration: Iteration) -> Iteration:
-    """Return a copy that says `auto` where the sweep will choose; only to be printed."""
-    units = copy.copy(iteration.units)
-    vars(units).update(dict.fromkeys(iteration.auto, "auto"))
-    return dataclasses.replace(iteration, units=units)

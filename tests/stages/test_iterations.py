@@ -58,6 +58,7 @@ def test_the_whole_plan_is_shown_before_anything_runs(make):
     assert lines["plan.iteration_2.units.fit_hours"] == ["10.0"]
     assert lines["plan.iteration_2.sweep.checkpoint"] == [str(config.out / "1-pretrain"), "*"]
     assert lines["plan.iteration_2.pretrain.train.steps"] == ["4", "*"]
+    assert resolve(config)[1].units.layer != "auto"  # only shown
     assert not config.out.exists()
 
 
@@ -73,6 +74,7 @@ def test_the_whole_plan_is_shown_before_anything_runs(make):
         ({"units": {"itrations": 3}}, "yaml: units: unknown key itrations; did you mean iterations"),
         ({"sweep": {"cluster": [3]}}, "yaml: sweep: unknown key cluster; did you mean clusters"),
         ({"iterations": []}, "iterations is empty; list at least one"),
+        ({"plan": {"iterations": []}}, "yaml: unknown key plan; did you mean pretrain"),  # shown, never set
         ({"iterations": [{}, {}]}, r"iterations\.2\.units\.layer is missing; name one$"),
         ({"iterations": [{"units": {"features": "layer", "layer": 1}}]}, r"iterations\.1\..* there is no model before"),
         ({"iterations": [{"start": "continue"}]}, r"iterations\.1\.start=continue: there is no model before"),
