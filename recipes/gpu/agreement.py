@@ -42,10 +42,11 @@ from torch import Tensor, distributed, nn
 from torch.overrides import TorchFunctionMode
 
 from speechssl.data.batching import Batch, BatchConfig
-from speechssl.model import attention, dropout
+from speechssl.model import attention
 from speechssl.model.context import StepContext
 from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import Encoded, EncoderConfig, SpeechEncoder
+from speechssl.model.fast import dropout
 from speechssl.parallel import Ranks
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig, CTCModel
@@ -322,7 +323,7 @@ def look_inside(part: Part) -> None:
             )
             update = partial(learner.update, state=TrainState(), say=print)
             with (
-                mock.patch.object(attention, "attend", wraps=attention.attend) as attend,
+                mock.patch.object(attention, "attend_rows", wraps=attention.attend_rows) as attend,
                 mock.patch.object(dropout, "draw_kept", wraps=dropout.draw_kept) as draw,
             ):
                 update(iter([(0, 1, batch)]))

@@ -20,7 +20,8 @@ from torch.profiler import ProfilerActivity, profile
 from speechssl.data.batching import Batch
 from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import EncoderConfig
-from speechssl.model.positions import PositionalConv, correlate
+from speechssl.model.fast.positions import correlate
+from speechssl.model.positions import PositionalConv
 from speechssl.model.transformer import Transformer
 from speechssl.train.checkpoint import TrainState
 

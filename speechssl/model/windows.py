@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from speechssl.model.conv import ConvFeatureExtractor, TimeNorm, frame_count, hop_size, strided_conv
+from speechssl.model.conv import ConvFeatureExtractor, convolve, frame_count, hop_size
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.norm import TimeNorm
 
 __all__ = ["Window", "encode_windows", "place_windows"]
 
@@ -110,4 +111,4 @@ def _convolve_first(conv: ConvFeatureExtractor, waveform: Tensor) -> Tensor:
     """Map (time,) through the first convolution, as `ConvFeatureExtractor` does: (steps, channels)."""
     layer = conv.convs[0]
     assert isinstance(layer, torch.nn.Conv1d)
-    return strided_conv(waveform[:, None], layer.weight, layer.bias, conv.stack[0][2])
+    return convolve(waveform[None, :, None], layer)[0]

@@ -7,70 +7,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechssl.model.conv import (
     BASE_STACK,
     ConvFeatureExtractor,
-    ShiftedProducts,
-    TimeNorm,
-    _normalised_in_one_type,
     frame_count,
     hop_size,
     receptive_field,
-    strided_conv,
     within,
 )
-from tests.model.tiny import TINY_STACK, noise, randomise
+from tests.model.tiny import TINY_STACK, distance, noise, randomise
 from tests.oracles.trunk import oracle_extract
 
-KERNELS = [(10, 5), (3, 2), (2, 2), (4, 2), (4, 4), (3, 3), (1, 1), (5, 1), (7, 3), (2, 3), (1, 4)]  # (kernel, stride)
 STACKS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 4)), min_size=1, max_size=4)
-
-
-@pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize(("kernel", "stride"), KERNELS)
-def test_strided_convolution_equals_conv1d_with_zeros_after_the_end(kernel: int, stride: int, has_bias: bool) -> None:
-    steps = 6 * stride
-    ours = [noise(steps, 3).requires_grad_(), noise(4, 3, kernel, seed=1).requires_grad_()]
-    if has_bias:
-        ours.append(noise(4, seed=2).requires_grad_())
-    theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
-    cotangent = noise(6, 4, seed=3)
-
-    found = strided_conv(ours[0], ours[1], ours[2] if has_bias else None, stride)
-    found.backward(cotangent)
-    padded = functional.pad(theirs[0].T[None], (0, max(kernel - stride, 0)))
-    expected = functional.conv1d(padded, theirs[1], theirs[2] if has_bias else None, stride)[0].T
-    expected.backward(cotangent)
-
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("steps", "number"), [(5, 2), (5, 3), (5, 4), (5, 6), (5, 8), (2, 9), (1, 6)])
-def test_shifted_products_pass_the_numerical_gradient_check(steps: int, number: int) -> None:
-    rows = noise(steps, 3).double().requires_grad_()
-    taps = noise(number, 2, seed=1).double().requires_grad_()
-    assert torch.autograd.gradcheck(ShiftedProducts.apply, (rows, taps))
-
-
-def test_shifted_products_give_no_gradient_to_rows_that_need_none() -> None:
-    rows, taps = noise(5, 3), noise(6, 2, seed=1).requires_grad_()
-    ShiftedProducts.apply(rows, taps).sum().backward()
-    assert rows.grad is None
-    assert taps.grad is not None
-
-
-def test_strided_convolution_computes_in_bfloat16_under_autocast() -> None:
-    x, weight = noise(20, 3), noise(4, 3, 3, seed=1)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = strided_conv(x, weight, None, 2)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), strided_conv(x, weight, None, 2), rtol=0.05, atol=0.05)
 
 
 class Written(TorchDispatchMode):
@@ -105,30 +57,9 @@ def test_under_autocast_a_layer_norm_leaves_nothing_wide_in_float32_and_stays_cl
     assert {name for name, _ in written.by_type} == {"gelu", "gelu_backward", "add", "mm"}
     assert [key for key in written.by_type if key[1] != torch.bfloat16] == []
     valid = frame_count(36_000, extractor.stack)
-    assert _distance(found[:, :valid], expected[:, :valid]) < 0.015
+    assert distance(found[:, :valid], expected[:, :valid]) < 0.015
     for name, parameter in extractor.named_parameters():
-        assert _distance(parameter.grad, exact[name]) < 0.03, name
-
-
-def test_norm_in_one_type_is_the_layer_norm_rounded() -> None:
-    norm = nn.LayerNorm(64)
-    randomise(norm)
-    x = (3 * noise(50, 64) + 1).bfloat16().requires_grad_()
-    found, expected = _normalised_in_one_type(x, norm), norm(x.float())
-    assert found.dtype == torch.bfloat16
-    assert _distance(found, expected) < 0.005
-    cotangent = noise(50, 64, seed=1)
-    leaves = (x, norm.weight, norm.bias)
-    for one, other in zip(
-        torch.autograd.grad(found, leaves, cotangent.bfloat16()),
-        torch.autograd.grad(expected, leaves, cotangent),
-        strict=True,
-    ):
-        assert _distance(one, other) < 0.02
-
-
-def _distance(found: Tensor, expected: Tensor) -> float:
-    return float((found.detach().float() - expected.detach().float()).norm() / expected.detach().float().norm())
+        assert distance(parameter.grad, exact[name]) < 0.03, name
 
 
 @pytest.mark.parametrize("time", [30, 31, 149, 150, 163])
@@ -164,7 +95,7 @@ def test_frames_without_gradients_are_made_in_pieces_that_do_not_show(
     randomise(extractor)
     waveforms, num_samples = noise(5, 263), torch.tensor([263, 100, 30, 262, 200])
     expected = extractor(waveforms, num_samples).detach()
-    monkeypatch.setattr("speechssl.model.conv.PIECE", piece)
+    monkeypatch.setattr("speechssl.model.pieces.PIECE", piece)
     later, pieces = extractor.later_layers, []
 
     def spy(x: Tensor) -> Tensor:
@@ -273,32 +204,6 @@ def test_extractor_makes_as_many_frames_as_are_counted(time: int, learns: bool) 
     with torch.set_grad_enabled(learns):
         found = extractor(noise(2, time), torch.tensor([time, time]))
     assert found.shape[:2] == (2, int(frame_count(torch.tensor(time), TINY_STACK)))
-
-
-def _norms() -> tuple[TimeNorm, nn.GroupNorm]:
-    ours, theirs = TimeNorm(6), nn.GroupNorm(6, 6)
-    randomise(ours)
-    theirs.load_state_dict(ours.state_dict())
-    return ours, theirs
-
-
-def test_time_norm_equals_group_norm_without_padding() -> None:
-    ours, theirs = _norms()
-    x = noise(3, 20, 6) * 5 + 2
-    torch.testing.assert_close(ours(x, torch.full((3,), 20)), theirs(x.transpose(1, 2)).transpose(1, 2))
-
-
-@pytest.mark.parametrize("count", [2, 3, 19])
-def test_time_norm_takes_its_statistics_over_the_valid_steps(count: int) -> None:
-    ours, theirs = _norms()
-    x = noise(2, 20, 6) * 5 + 2
-    expected: Tensor = theirs(x[:1, :count].transpose(1, 2)).transpose(1, 2)
-    torch.testing.assert_close(ours(x, torch.tensor([count, 20]))[:1, :count], expected)
-
-
-def test_time_norm_of_a_row_without_steps_is_finite() -> None:
-    ours, _ = _norms()
-    assert torch.isfinite(ours(noise(2, 20, 6), torch.tensor([0, 20]))).all()
 
 
 def test_within_is_true_before_each_count() -> None:

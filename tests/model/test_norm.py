@@ -1,12 +1,13 @@
-"""Layer norm in 16 bits: speechssl.model.norm."""
+"""Layer norm in 16 bits, norm over time: speechssl.model.norm."""
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.model.norm import LayerNorm
-from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
+from speechssl.model.conv import within
+from speechssl.model.norm import ChannelNorm, LayerNorm, TimeNorm
+from tests.model.tiny import BASE_LIKE, LARGE_LIKE, distance, noise, randomise, tiny_encoder
 
 
 def gradients(norm: torch.nn.LayerNorm, x: Tensor, cotangent: Tensor) -> list[Tensor]:
@@ -39,7 +40,50 @@ def test_a_model_that_is_in_16_bits_altogether_stays_so() -> None:
 
 
 @pytest.mark.parametrize("config", [BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
-def test_the_trunk_has_no_other_norm_over_its_width(config) -> None:
+def test_the_trunk_has_no_other_layer_norm(config) -> None:
     encoder = tiny_encoder(config)
     plain = [name for name, module in encoder.named_modules() if type(module) is torch.nn.LayerNorm]
-    assert all(name.startswith("conv.norms.") for name in plain)  # `conv.normalised` looks after these
+    assert plain == []
+
+
+def test_norm_in_one_type_is_the_layer_norm_rounded() -> None:
+    norm = ChannelNorm(64)
+    randomise(norm)
+    x = (3 * noise(50, 64) + 1).bfloat16().requires_grad_()
+    found, expected = norm.in_one_type(x), norm(x.float())
+    assert found.dtype == torch.bfloat16
+    assert distance(found, expected) < 0.005
+    cotangent = noise(50, 64, seed=1)
+    leaves = (x, norm.weight, norm.bias)
+    for one, other in zip(
+        torch.autograd.grad(found, leaves, cotangent.bfloat16()),
+        torch.autograd.grad(expected, leaves, cotangent),
+        strict=True,
+    ):
+        assert distance(one, other) < 0.02
+
+
+def _norms() -> tuple[TimeNorm, nn.GroupNorm]:
+    ours, theirs = TimeNorm(6), nn.GroupNorm(6, 6)
+    randomise(ours)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def test_time_norm_equals_group_norm_without_padding() -> None:
+    ours, theirs = _norms()
+    x = noise(3, 20, 6) * 5 + 2
+    torch.testing.assert_close(ours(x, within(torch.full((3,), 20), 20)), theirs(x.transpose(1, 2)).transpose(1, 2))
+
+
+@pytest.mark.parametrize("count", [2, 3, 19])
+def test_time_norm_takes_its_statistics_over_the_valid_steps(count: int) -> None:
+    ours, theirs = _norms()
+    x = noise(2, 20, 6) * 5 + 2
+    expected: Tensor = theirs(x[:1, :count].transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(ours(x, within(torch.tensor([count, 20]), 20))[:1, :count], expected)
+
+
+def test_time_norm_of_a_row_without_steps_is_finite() -> None:
+    ours, _ = _norms()
+    assert torch.isfinite(ours(noise(2, 20, 6), within(torch.tensor([0, 20]), 20))).all()

@@ -1,35 +1,17 @@
-"""Convolutional positions by way of frequencies: speechssl.model.positions."""
+"""Convolutional positions: speechssl.model.positions."""
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
 from torch.nn import functional
 
-from speechssl.model.positions import PositionalConv, correlate
-from tests.model.tiny import noise
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kernel", [1, 2, 5, 8])
-@pytest.mark.parametrize("frames", [1, 3, 8, 31, 32, 33, 100])  # one block, several, and ends that are no whole ones
-def test_correlation_equals_conv1d_with_its_gradients(frames: int, kernel: int, dtype: torch.dtype) -> None:
-    x, weight = noise(2, frames, 12).to(dtype).requires_grad_(), noise(12, 3, kernel, seed=1).to(dtype).requires_grad_()
-    found = correlate(x, weight, 4)
-    expected = functional.conv1d(x.mT, weight, padding=kernel // 2, groups=4).mT[:, :frames]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    cotangent = noise(*found.shape, seed=2).to(dtype)
-    for one, other in zip(
-        torch.autograd.grad(found, (x, weight), cotangent),
-        torch.autograd.grad(expected, (x, weight), cotangent),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
-
-
-def test_base_is_within_float32_of_double_precision() -> None:
-    x, weight = noise(1, 780, 96), noise(96, 48, 128, seed=1)
-    exact = correlate(x.double(), weight.double(), 2)
-    error = (correlate(x, weight, 2) - exact).abs().max() / exact.abs().max()
-    assert float(error) < 3e-6
+from speechssl.model import fast
+from speechssl.model.fast.positions import correlate
+from speechssl.model.positions import PositionalConv
+from tests.model.tiny import distance, noise
 
 
 @pytest.mark.parametrize(
@@ -66,3 +48,21 @@ def test_what_is_short_is_convolved_without_gradients_and_agrees(
     with torch.set_grad_enabled(grad):
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
     assert bool(calls) == is_convolved
+
+
+@pytest.mark.parametrize("switch", [contextlib.nullcontext, fast.plain_only])
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("in_16_bits", ["autocast", "altogether"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_narrow_groups_are_right_in_16_bits_in_every_mode(
+    batch: int, in_16_bits: str, learns: bool, switch: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """A processor with AMX computes these wrongly in torch's own convolution, short ones without gradients, too."""
+    positions, x = PositionalConv(192, 32, 16), noise(batch, 40, 192)
+    expected = positions(x)
+    if in_16_bits == "altogether":
+        positions, x = positions.bfloat16(), x.bfloat16()
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=in_16_bits == "autocast")
+    with autocast, torch.set_grad_enabled(learns), switch():
+        found = positions(x)
+    assert distance(found, expected) < 0.02

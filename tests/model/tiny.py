@@ -49,3 +49,9 @@ def tiny_encoder(config: EncoderConfig = BASE_LIKE, seed: int = 0) -> SpeechEnco
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     """Return normal noise that depends on shape and seed alone."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the norm of the difference over that of what is expected; 0 for two tensors of zeros."""
+    found, expected = found.detach().float(), expected.detach().float()
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
