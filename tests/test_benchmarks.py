@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from speechssl.data.batching import Batch
 from speechssl.data.manifest import write_manifest
 from speechssl.data.utterances import Utterance
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
+from speechssl.model.frames import frame_count
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig

@@ -14,7 +14,7 @@ from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Crop, Example, collate
 from speechssl.data.manifest import read_manifest
 from speechssl.data.utterances import Utterance
-from speechssl.model.conv import Stack, frame_count
+from speechssl.model.frames import Stack, frame_count
 
 __all__ = ["draw_utterances", "length_buckets", "make_batches", "mixed_batches", "random_batches", "sampled_batches"]
 

@@ -17,7 +17,7 @@ from sizes import SIZES, VOCABULARY, Size, equal_batch
 from torch import Tensor
 
 from speechssl.data.batching import Batch
-from speechssl.model.conv import frame_count
+from speechssl.model.frames import frame_count
 from speechssl.tasks.flops import Product, trunk_products
 from speechssl.tasks.hubert import masked_prediction_products
 from speechssl.tasks.wav2vec2 import contrastive_products

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from speechssl.data.batching import Batch
-from speechssl.model.conv import within
 from speechssl.model.encoder import EncoderConfig
+from speechssl.model.frames import within
 
 if TYPE_CHECKING:
     from fairseq2.models.wav2vec2 import Wav2Vec2EncoderConfig

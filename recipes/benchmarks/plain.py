@@ -14,8 +14,8 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from speechssl.data.batching import Batch
-from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import EncoderConfig
+from speechssl.model.frames import frame_count, within
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig

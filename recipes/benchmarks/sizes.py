@@ -9,8 +9,8 @@ import torch
 from speechssl.config import load
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batching import Batch
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
+from speechssl.model.frames import frame_count
 from speechssl.stages.finetune import FinetuneConfig, finetuned_encoder
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.tasks.contrastive import ContrastiveConfig

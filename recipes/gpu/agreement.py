@@ -42,11 +42,11 @@ from torch import Tensor, distributed, nn
 from torch.overrides import TorchFunctionMode
 
 from speechssl.data.batching import Batch, BatchConfig
-from speechssl.model import attention
+from speechssl.model import attention, positions
 from speechssl.model.context import StepContext
-from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import Encoded, EncoderConfig, SpeechEncoder
-from speechssl.model.fast import dropout
+from speechssl.model.fast import convolution, dropout
+from speechssl.model.frames import frame_count, within
 from speechssl.parallel import Ranks
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig, CTCModel
@@ -71,6 +71,12 @@ STAGES = ("extractor", "features", "first layer", "last layer")
 FLOAT32 = {"stage": 1e-4, "loss": 1e-5, "gradient": 1e-3, "update": 5e-2}  # relative errors, against float64
 BFLOAT16 = {"last layer": 5e-2, "loss": 2e-2, "cosine": 0.98}  # against float32; of the gradient, a cosine at least
 OPTIM = OptimConfig(lr=1e-3, warmup=0.0)
+CPU_KERNELS = (  # where one is called, by the name it has there
+    (convolution, "convolve"),
+    (attention, "attend_rows"),
+    (positions, "correlate"),
+    (dropout, "dropout"),
+)
 ALLOWED_WAITS = {"wav2vec2": 1, "hubert": 1, "ctc": 3}  # for the loss; torch's own CTC loss copies lengths
 
 
@@ -322,12 +328,13 @@ def look_inside(part: Part) -> None:
                 model, build_optimizer(model, OPTIM), seed=0, optim=OPTIM, config=TrainConfig(steps=9), ranks=ranks
             )
             update = partial(learner.update, state=TrainState(), say=print)
-            with (
-                mock.patch.object(attention, "attend_rows", wraps=attention.attend_rows) as attend,
-                mock.patch.object(dropout, "draw_kept", wraps=dropout.draw_kept) as draw,
-            ):
+            with contextlib.ExitStack() as stack:
+                spies = [
+                    stack.enter_context(mock.patch.object(module, name, wraps=getattr(module, name)))
+                    for module, name in CPU_KERNELS
+                ]
                 update(iter([(0, 1, batch)]))
-            calls = attend.call_count + draw.call_count
+            calls = sum(spy.call_count for spy in spies)
             part.add(task, KERNELS, holds=(calls > 0) == small, calls=calls)
             if not small:
                 places = waits(lambda update=update: update(iter([(0, 1, batch)])))

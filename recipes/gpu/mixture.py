@@ -12,7 +12,7 @@ import torch
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Example, collate
 from speechssl.data.utterances import Utterance
-from speechssl.model.conv import Stack, frame_count
+from speechssl.model.frames import Stack, frame_count
 
 __all__ = ["draw_lengths", "list_utterances", "mixed_batches"]
 

@@ -18,9 +18,9 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from speechssl.data.batching import Batch
-from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.fast.positions import correlate
+from speechssl.model.frames import frame_count, within
 from speechssl.model.positions import PositionalConv
 from speechssl.model.transformer import Transformer
 from speechssl.train.checkpoint import TrainState

@@ -11,7 +11,7 @@ from typing import Any
 from speechssl.config import configuration
 from speechssl.errors import CheckpointError
 from speechssl.interop.fairseq_texts import written_by_signs
-from speechssl.model.conv import BASE_STACK
+from speechssl.model.frames import BASE_STACK
 from speechssl.model.masking import MaskConfig
 from speechssl.saved import Description
 from speechssl.tasks.contrastive import ContrastiveConfig

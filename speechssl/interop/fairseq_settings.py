@@ -14,8 +14,8 @@ from typing import Any
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import CheckpointError
 from speechssl.interop.files import plain
-from speechssl.model.conv import BASE_STACK
 from speechssl.model.encoder import EncoderConfig
+from speechssl.model.frames import BASE_STACK
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig

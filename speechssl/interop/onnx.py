@@ -26,8 +26,8 @@ from torch.nn.utils.parametrize import remove_parametrizations
 from speechssl.atomic import atomic
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import CheckpointError
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.frames import frame_count
 from speechssl.saved import SavedModel
 
 __all__ = ["export_program", "is_onnx", "metadata", "run_onnx", "write_onnx"]

@@ -22,7 +22,7 @@ from speechssl.extras import import_torchaudio
 from speechssl.interop.fairseq_texts import written_by_signs
 from speechssl.interop.files import load_pickled, pickled_bytes, tensors_only, write_files
 from speechssl.interop.names import Conversion, NameTable, lost_settings, name_table, rename_from, rename_to
-from speechssl.model.conv import BASE_STACK
+from speechssl.model.frames import BASE_STACK
 from speechssl.saved import Description, SavedModel
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 

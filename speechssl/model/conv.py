@@ -5,9 +5,9 @@ masking or objectives. Padding never leaks: each convolution looks only at real 
 statistics of the group norm are taken over valid frames alone, unless asked for otherwise.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
-from typing import Literal, overload
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,72 +15,12 @@ from torch.nn import functional
 
 from speechssl.model import fast
 from speechssl.model.fast import convolution
+from speechssl.model.frames import Stack, frame_count, hop_size, receptive_field, within
 from speechssl.model.host import send
 from speechssl.model.norm import ChannelNorm, TimeNorm
 from speechssl.model.pieces import in_pieces
 
-__all__ = ["BASE_STACK", "ConvFeatureExtractor", "Stack", "frame_count", "hop_size", "receptive_field", "within"]
-
-Stack = Sequence[tuple[int, int, int]]  # (channels, kernel, stride) of each convolution, first to last
-
-BASE_STACK: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
-
-
-@overload
-def frame_count(num_samples: int, stack: Stack) -> int: ...
-@overload
-def frame_count(num_samples: Tensor, stack: Stack) -> Tensor: ...
-def frame_count(num_samples: int | Tensor, stack: Stack) -> int | Tensor:
-    """Count the frames that `stack` makes from waveforms of the given lengths.
-
-    Args:
-        num_samples: (batch,) int64, real samples in each waveform at 16 kHz; or those of one waveform.
-        stack: the convolutions, first to last.
-
-    Returns:
-        (batch,) int64, or one number; 0 for a waveform shorter than the receptive field (400 samples for
-        `BASE_STACK`).
-
-    Examples:
-        >>> frame_count(torch.tensor([16_000, 400, 399]), BASE_STACK)
-        tensor([49,  1,  0])
-        >>> frame_count(16_000, BASE_STACK)
-        49
-    """
-    for _, kernel, stride in stack:
-        num_samples = (num_samples - kernel) // stride + 1
-    return num_samples.clamp(min=0) if isinstance(num_samples, Tensor) else max(num_samples, 0)
-
-
-def hop_size(stack: Stack) -> int:
-    """Return the samples from one frame to the next.
-
-    Examples:
-        >>> hop_size(BASE_STACK)
-        320
-    """
-    hop = 1
-    for _, _, stride in stack:
-        hop *= stride
-    return hop
-
-
-def receptive_field(stack: Stack) -> int:
-    """Return the samples one frame looks at.
-
-    Examples:
-        >>> receptive_field(BASE_STACK)
-        400
-    """
-    field = 1
-    for _, kernel, stride in reversed(stack):
-        field = (field - 1) * stride + kernel
-    return field
-
-
-def within(counts: Tensor, size: int) -> Tensor:
-    """Return (batch, size) bool, True at positions before each row's count."""
-    return torch.arange(size, device=counts.device) < counts[:, None]
+__all__ = ["ConvFeatureExtractor", "convolve"]
 
 
 class ConvFeatureExtractor(nn.Module):
@@ -134,24 +74,22 @@ class ConvFeatureExtractor(nn.Module):
         num_samples = send(num_samples, waveforms.device)
         waveforms = waveforms.masked_fill(~within(num_samples, time), 0)  # zero weights do not stop infinities and NaN
         counted = torch.full_like(num_samples, time) if self.padding_in_norm else num_samples
-        if torch.compiler.is_exporting():  # a graph has no branch on lengths
-            conv, norm = next(self._layers())
-            x = convolve(waveforms[..., None], conv)  # (batch, steps, channels)
-            if isinstance(norm, TimeNorm):
-                x = norm(x, within(frame_count(counted, self.stack[:1]), x.shape[1]))
-            else:
-                x = normalised(x, norm)
-            return self.later_layers(x)
-        hop, window, frames = hop_size(self.stack), receptive_field(self.stack), frame_count(time, self.stack)
-        size = max(time, window)
+        if torch.compiler.is_exporting():
+            return self._layer_by_layer(waveforms, counted)
+        hop, frames = hop_size(self.stack), frame_count(time, self.stack)
+        size = max(time, receptive_field(self.stack))
         waveforms = functional.pad(waveforms, (0, size + -size % hop - time))  # whole hops, one frame at least
         first = self._first_layer(waveforms, counted)
         if torch.is_grad_enabled() or not frames:
             return self.later_layers(first(slice(None), slice(None)))[:, :frames]
-        channels, _, stride = self.stack[0]
-        steps = hop // stride  # of the first layer, a frame
-        beyond = -(-window // hop) - 1  # frames that a frame's last samples lie ahead
-        return in_pieces(first, self.later_layers, (batch, frames), steps=steps, beyond=beyond, channels=channels)
+        return in_pieces(first, self.later_layers, batch, frames, self.stack)
+
+    def _layer_by_layer(self, waveforms: Tensor, counted: Tensor) -> Tensor:
+        """Extract all that (batch, time) has: for exported graphs, which have no branch on lengths."""
+        conv, norm = next(self._layers())
+        x = convolve(waveforms[..., None], conv)  # (batch, steps, channels)
+        is_counted = within(frame_count(counted, self.stack[:1]), x.shape[1])  # (batch, steps)
+        return self.later_layers(norm(x, is_counted) if isinstance(norm, TimeNorm) else norm(x))
 
     def _first_layer(self, waveforms: Tensor, counted: Tensor) -> Callable[[slice, slice], Tensor]:
         """Return what convolves and normalises some rows of the batch at some steps: (rows, steps, channels)."""
@@ -160,18 +98,18 @@ class ConvFeatureExtractor(nn.Module):
         if isinstance(norm, TimeNorm):
             is_counted = within(frame_count(counted, self.stack[:1]), samples.shape[1])  # (batch, steps)
             return norm.folded_into(conv, waveforms, is_counted)
-        return lambda rows, steps: normalised(convolve(samples[rows, steps].flatten(1)[..., None], conv), norm)
+        return lambda rows, steps: norm(convolve(samples[rows, steps].flatten(1)[..., None], conv))
 
     def later_layers(self, x: Tensor) -> Tensor:
         """Map the first layer's (batch, steps, channels), before GELU, to (batch, frames, channels)."""
         x = functional.gelu(x)
         for conv, norm in list(self._layers())[1:]:
-            x = functional.gelu(normalised(convolve(x, conv), norm))  # (batch, steps, channels)
+            x = functional.gelu(norm(convolve(x, conv)))  # (batch, steps, channels)
         return x
 
-    def _layers(self) -> Iterator[tuple[nn.Conv1d, nn.Module | None]]:
-        """Give each convolution with the norm that follows it, if one does."""
-        for conv, norm in zip_longest(self.convs, self.norms):
+    def _layers(self) -> Iterator[tuple[nn.Conv1d, nn.Module]]:
+        """Give each convolution with the norm that follows it, if any does."""
+        for conv, norm in zip_longest(self.convs, self.norms, fillvalue=nn.Identity()):
             assert isinstance(conv, nn.Conv1d)
             yield conv, norm
 
@@ -185,8 +123,3 @@ def convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:
         return convolution.convolve(x, conv.weight, conv.bias, conv.stride[0])
     x = conv(x.transpose(1, 2)).transpose(1, 2)
     return x.contiguous()  # torch 2.15 cannot export an elementwise operation on a transposed axis of free length
-
-
-def normalised(x: Tensor, norm: nn.Module | None) -> Tensor:
-    """Normalise (batch, steps, channels), if there is a norm."""
-    return x if norm is None else norm(x)

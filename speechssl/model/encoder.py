@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 from speechssl.model.context import INFERENCE, StepContext
-from speechssl.model.conv import BASE_STACK, ConvFeatureExtractor, frame_count, hop_size, receptive_field, within
+from speechssl.model.conv import ConvFeatureExtractor
 from speechssl.model.dropout import Dropout
+from speechssl.model.frames import BASE_STACK, frame_count, hop_size, receptive_field, within
 from speechssl.model.host import send
 from speechssl.model.norm import LayerNorm
 from speechssl.model.transformer import Layer, Transformer, TransformerConfig, without_learning

@@ -5,19 +5,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from speechssl.model.frames import Stack, hop_size, receptive_field
+
 __all__ = ["in_pieces"]
 
 PIECE = 2**23  # numbers of the first layer's output that are computed at a time
 
 
 def in_pieces(
-    first: Callable[[slice, slice], Tensor],
-    later: Callable[[Tensor], Tensor],
-    size: tuple[int, int],
-    *,
-    steps: int,
-    beyond: int,
-    channels: int,
+    first: Callable[[slice, slice], Tensor], later: Callable[[Tensor], Tensor], batch: int, frames: int, stack: Stack
 ) -> Tensor:
     """Compute the frames of some rows, or of a part of one, after those of others.
 
@@ -27,15 +23,16 @@ def in_pieces(
     Args:
         first: from rows of the batch and steps of the first layer to its (rows, steps, channels).
         later: from these to (rows, frames, out_channels).
-        size: batch and frames.
-        steps: of the first layer, from one frame to the next.
-        beyond: frames whose samples the last frame of a piece sees, too.
-        channels: of the first layer.
+        batch: rows in all.
+        frames: of each.
+        stack: the convolutions, first to last.
 
     Returns:
         (batch, frames, out_channels).
     """
-    batch, frames = size
+    hop, (channels, _, stride) = hop_size(stack), stack[0]
+    steps = hop // stride  # of the first layer, a frame
+    beyond = -(-receptive_field(stack) // hop) - 1  # frames that a frame's last samples lie ahead
     length = max(1, PIECE // (steps * channels))  # frames a piece
     num_rows = max(1, length // frames)
     pieces = []

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from speechssl.model.conv import ConvFeatureExtractor, convolve, frame_count, hop_size
+from speechssl.model.conv import ConvFeatureExtractor, convolve
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.frames import frame_count, hop_size
 from speechssl.model.norm import TimeNorm
 
 __all__ = ["Window", "encode_windows", "place_windows"]

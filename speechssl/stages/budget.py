@@ -21,8 +21,8 @@ import torch
 
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import ConfigError
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.frames import frame_count
 from speechssl.tasks.flops import trunk_products
 from speechssl.tasks.registry import find_method, task_of
 from speechssl.tasks.task import DataSizes, Planned, SizeName, TaskConfig

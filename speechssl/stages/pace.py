@@ -7,8 +7,8 @@ import torch
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batching import Batch
 from speechssl.errors import ConfigError
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.frames import frame_count
 from speechssl.parallel import Ranks, pick_device
 from speechssl.tasks.registry import task_of
 from speechssl.tasks.task import DataSizes, TaskConfig

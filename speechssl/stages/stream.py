@@ -15,7 +15,7 @@ from speechssl.data.piped import Samples, samples_of
 from speechssl.data.vocabulary import BLANK, Vocabulary
 from speechssl.errors import AudioError, ConfigError
 from speechssl.interop.formats import read_saved
-from speechssl.model.conv import frame_count
+from speechssl.model.frames import frame_count
 from speechssl.parallel import pick_device
 from speechssl.tasks.ctc import CTCModel
 from speechssl.transcripts.timed import Timed, Transcript, best_path, words_of

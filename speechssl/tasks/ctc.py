@@ -15,9 +15,9 @@ from speechssl.data.batching import Batch
 from speechssl.data.vocabulary import BLANK
 from speechssl.errors import ConfigError
 from speechssl.model.context import INFERENCE, StepContext
-from speechssl.model.conv import frame_count, within
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.frames import frame_count, within
 from speechssl.model.host import send
 from speechssl.model.lora import LoraConfig, add_adapters
 from speechssl.model.masking import MaskConfig, draw_spans

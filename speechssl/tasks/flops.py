@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
+from speechssl.model.frames import frame_count
 from speechssl.model.masking import MaskConfig, draw_spans
 
 __all__ = [

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from speechssl.data.batching import Batch
 from speechssl.model.context import StepContext
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import Encoded, SpeechEncoder
+from speechssl.model.frames import frame_count
 from speechssl.model.host import send
 from speechssl.model.masking import draw_spans
 from speechssl.tasks.figures import feature_figures

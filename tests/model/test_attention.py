@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechssl.model.attention import SelfAttention
-from speechssl.model.conv import within
+from speechssl.model.frames import within
 from tests.model.tiny import noise
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from speechssl.errors import ConfigError
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.frames import frame_count
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, TINY_STACK, noise, tiny_encoder
 
 FORMS = [

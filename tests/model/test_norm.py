@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.model.conv import within
+from speechssl.model.frames import within
 from speechssl.model.norm import ChannelNorm, LayerNorm, TimeNorm
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, distance, noise, randomise, tiny_encoder
 
@@ -87,3 +87,37 @@ def test_time_norm_takes_its_statistics_over_the_valid_steps(count: int) -> None
 def test_time_norm_of_a_row_without_steps_is_finite() -> None:
     ours, _ = _norms()
     assert torch.isfinite(ours(noise(2, 20, 6), within(torch.tensor([0, 20]), 20))).all()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("kernel", "stride"), [(10, 5), (3, 3), (2, 4)])
+def test_a_norm_folded_into_a_convolution_is_the_norm_of_what_it_gives(
+    kernel: int, stride: int, bias: bool, autocast: bool
+) -> None:
+    norm, conv = TimeNorm(6), nn.Conv1d(1, 6, kernel, stride, bias=bias)
+    randomise(norm)
+    randomise(conv)
+    waveforms, steps = noise(3, 12 * stride) + 0.5, 12
+    is_counted = within(torch.tensor([9, 5, 0]), steps)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = norm.folded_into(conv, waveforms, is_counted)(slice(None), slice(None))
+    assert found.dtype == (torch.bfloat16 if autocast else torch.float32)
+    expected = conv(functional.pad(waveforms, (0, max(kernel - stride, 0)))[:, None]).mT
+    expected = norm(expected, is_counted)
+    leaves, cotangent = [*norm.parameters(), *conv.parameters()], noise(3, steps, 6) * is_counted[..., None]
+    torch.testing.assert_close(found[:2], expected[:2].to(found.dtype), rtol=0.01 if autocast else 1e-4, atol=1e-4)
+    for one, other in zip(
+        torch.autograd.grad(found, leaves, cotangent.to(found.dtype)),
+        torch.autograd.grad(expected, leaves, cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 if autocast else 1e-3)
+
+
+def test_some_rows_and_steps_of_a_folded_norm_are_those_of_all() -> None:
+    norm, conv = TimeNorm(6), nn.Conv1d(1, 6, 4, 2)
+    randomise(norm)
+    part = norm.folded_into(conv, noise(3, 40), within(torch.tensor([20, 7, 9]), 20))
+    whole = part(slice(None), slice(None))
+    torch.testing.assert_close(part(slice(1, 3), slice(4, 9)), whole[1:, 4:9])

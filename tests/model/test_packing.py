@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounter
 
 from speechssl.model.attention import attend_packed, fused_attention
 from speechssl.model.context import StepContext
-from speechssl.model.conv import within
+from speechssl.model.frames import within
 from speechssl.model.lora import LoraConfig, add_adapters
 from speechssl.model.packing import Packing, UnpackedLayers
 from speechssl.model.transformer import Transformer

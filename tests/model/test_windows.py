@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from speechssl.model import windows as module
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.frames import frame_count
 from speechssl.model.windows import encode_windows, place_windows
 from tests.model.tiny import noise
 

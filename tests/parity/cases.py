@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.data.batching import Batch
-from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import EncoderConfig
+from speechssl.model.frames import frame_count, within
 from speechssl.tasks.contrastive import ContrastiveConfig, draw_distractors
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.quantizer import QuantizerConfig

@@ -26,8 +26,8 @@ from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQuantizer
 
 from speechssl.model.context import StepContext
-from speechssl.model.conv import frame_count, within
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.frames import frame_count, within
 from tests.model.tiny import TINY_STACK, noise
 from tests.parity.cases import CASES, TINY, VOCABULARY, Case, Draws, Speech
 from tests.parity.stages import Stages, channels_last, first, our_stages, watch

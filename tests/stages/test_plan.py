@@ -12,8 +12,8 @@ from speechssl.config import load
 from speechssl.data.batching import Batch
 from speechssl.errors import ConfigError
 from speechssl.model.context import StepContext
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.frames import frame_count
 from speechssl.stages import plan as planning
 from speechssl.stages.budget import (
     SIZES,

@@ -8,8 +8,8 @@ import torch
 from speechssl.data.batching import Batch
 from speechssl.errors import LabelError
 from speechssl.model.context import INFERENCE, StepContext
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import EncoderConfig
+from speechssl.model.frames import frame_count
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive import ContrastiveConfig, ContrastiveObjective
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective

@@ -20,8 +20,8 @@ from speechssl.data.manifest import read_manifest
 from speechssl.data.vocabulary import Vocabulary
 from speechssl.errors import TrainingError
 from speechssl.model.context import StepContext
-from speechssl.model.conv import frame_count
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.frames import frame_count
 from speechssl.model.masking import MaskConfig, draw_spans
 from speechssl.parallel import Ranks
 from speechssl.tasks.contrastive import ContrastiveConfig

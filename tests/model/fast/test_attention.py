@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from speechssl.model import fast
 from speechssl.model.attention import SelfAttention
-from speechssl.model.conv import within
 from speechssl.model.fast.attention import RowAttention, attend_rows
+from speechssl.model.frames import within
 from speechssl.model.packing import Packing
 from tests.model.tiny import distance, noise
 

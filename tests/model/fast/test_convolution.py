@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from speechssl.model import fast
-from speechssl.model.conv import ConvFeatureExtractor, convolve, frame_count, within
+from speechssl.model.conv import ConvFeatureExtractor, convolve
 from speechssl.model.fast import convolution
 from speechssl.model.fast.convolution import ShiftedProducts
+from speechssl.model.frames import frame_count, within
 from tests.model.tiny import TINY_STACK, distance, noise, randomise
 
 KERNELS = [(10, 5), (3, 2), (2, 2), (4, 2), (4, 4), (3, 3), (1, 1), (5, 1), (7, 3), (2, 3), (1, 4)]  # (kernel, stride)
