@@ -39,10 +39,15 @@ class Ranks:
 
 
 def pick_device() -> torch.device:
-    """Return this process's accelerator, or the CPU where there is none."""
+    """Return this process's accelerator, or the CPU where there is none.
+
+    On CUDA, convolutions then round float32 as products of matrices do: not at all, unless the process asked for it.
+    """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return torch.device("cpu")
+    if accelerator.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # cuDNN's default is to round
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
