@@ -32,6 +32,7 @@ check: environment
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m mypy
+	git ls-files -z | xargs -0 .venv/bin/python -m codespell_lib
 
 docs:
 	@.ci/docs

@@ -63,7 +63,7 @@ setup(
             *["faiss-cpu", "superkmeans", "fastkmeans", "scikit-learn"],
             *["lhotse", "datasets", "pyctcdecode", "ctc-beam-decoder"],
         ],
-        "dev": ["build", "hypothesis", "mypy", "pytest", "ruff", "types-PyYAML", "uniseg"],
+        "dev": ["build", "codespell", "hypothesis", "mypy", "pytest", "ruff", "types-PyYAML", "uniseg"],
     },
     entry_points={"console_scripts": ["speechssl = speechssl.__main__:console"]},
     classifiers=[
