@@ -1,6 +1,7 @@
 """What is measured of one file, and that it does not depend on where blocks are cut."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -29,6 +30,12 @@ def test_figures_are_those_of_the_whole_file(tmp_path, speech):
     assert found.mean == pytest.approx(float(waveform.mean()), abs=1e-6)
     assert found.active_s == pytest.approx(2.0, abs=0.05)
     assert (found.not_finite, found.clipped, found.channel_difference, found.cut_hz) == (0, 0, 0.0, None)
+
+
+def test_clipped_samples_are_a_share_of_those_of_all_channels():
+    assert Measured(header=None, clipped=3, num_samples=6, channels=2).clipped_share == 0.25
+    assert Measured(header=None, clipped=1, num_samples=1).clipped_share == 1
+    assert Measured(header=None).clipped_share == 0
 
 
 def assert_same(found: Measured, expected: Measured, *, rel: float = 1e-6) -> None:
@@ -142,6 +149,29 @@ def test_a_part_that_the_file_does_not_reach_has_what_there_is(tmp_path, speech)
     parts = (Segment(15_000, 2_000), Segment(20_000, 1_000))
     found = measure_recording(Recording(Place(str(path)), parts), CheckConfig())
     assert [part.num_samples for part in found] == [1_000, 0]
+    assert [part.complaint for part in found] == [None, None]
+
+
+def test_what_the_decoder_says_as_it_fails_is_kept_with_the_reason(tmp_path, monkeypatch, speech):
+    soundfile.write(str(tmp_path / "a.flac"), speech(1.0), 16_000)
+
+    def fail(self, *arguments, **named):
+        os.write(2, b"lost synchronisation\n")
+        raise soundfile.LibsndfileError(5)
+
+    monkeypatch.setattr(measure_module.Forwards, "read", fail)
+    found = measure_recording(Recording(Place(str(tmp_path / "a.flac")), (None, Segment(9_000, 100))), CheckConfig())
+    for part in found:
+        assert part.problem.startswith("decoding fails in the "), part.problem
+        assert part.complaint == "lost synchronisation"
+
+
+def test_a_channel_that_the_file_does_not_have_leaves_it_measured_whole(tmp_path, speech):
+    waveform = np.stack([speech(0.5), 0.5 * speech(0.5, seed=1)], axis=1)
+    whole = measured(tmp_path, waveform)
+    second, third = (measure(tmp_path / "a.wav", CheckConfig(), Segment(0, 8_000, channel=n)) for n in (1, 2))
+    assert (second.channels, second.peak) == (1, pytest.approx(float(np.abs(waveform[:, 1]).max()), abs=1e-4))
+    assert third == whole
 
 
 def test_bytes_of_an_archive_are_measured_as_a_file_is(tmp_path, speech):

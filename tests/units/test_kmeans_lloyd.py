@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from speechssl.errors import LabelError
+from speechssl.parallel import Ranks
+from speechssl.units import seeding
 from speechssl.units.assignment import Nearest, cluster_sums, sum_clusters
 from speechssl.units.kmeans import KMeans
-from speechssl.units.lloyd import refill
+from speechssl.units.lloyd import Problem, refill
+from speechssl.units.points import TensorPoints
 from speechssl.units.seeding import choose_seeds, kmeans_plus_plus
 from speechssl.units.shortcut import Shortcut
 from tests.oracles.kmeans import oracle_inertia, oracle_lloyd, oracle_nearest
@@ -141,6 +144,18 @@ def test_seeds_are_different_points_that_spread(init):
     assert len((chosen // 50).unique()) >= 19
 
 
+def test_rounds_of_many_draws_take_about_two_candidates_a_cluster_each(monkeypatch):
+    candidates = []
+    monkeypatch.setattr(
+        seeding,
+        "kmeans_plus_plus",
+        lambda points, *args: candidates.append(len(points)) or kmeans_plus_plus(points, *args),
+    )
+    for seed in range(5):
+        choose_seeds(drawn(seed, 4000, 8), 20, "k-means||", torch.Generator().manual_seed(seed))
+    assert sum(candidates) / 5 == pytest.approx(1 + 5 * 2 * 20, rel=0.05)  # the first, and five rounds
+
+
 def test_seeds_are_drawn_by_weight_too():
     points, weights = drawn(0, 30, 2), torch.zeros(30)
     weights[[3, 8, 11]] = 1.0
@@ -157,6 +172,19 @@ def test_equal_points_are_taken_once(init):
         assert len(points[chosen].unique(dim=0)) == 6
     with pytest.raises(LabelError, match="only 6 distinct frames for 7 clusters"):
         choose_seeds(points, 7, init, torch.Generator())
+
+
+@pytest.mark.parametrize(("size", "world_size"), [(10, 1), (7, 3), (10, 4), (2, 3)])
+def test_processes_share_the_first_points_of_the_sample_between_them(size, world_size):
+    sample = torch.arange(10.0)[:, None]
+    parts = []
+    for rank in range(world_size):
+        ranks = Ranks(rank=rank, world_size=world_size, device=torch.device("cpu"))
+        points = TensorPoints(sample)
+        problem = Problem(points=points, num_points=10, sample=sample, scaled=lambda block: block, ranks=ranks)
+        parts.append(torch.cat([*problem.blocks(size)]).flatten().tolist())
+    assert list(itertools.chain.from_iterable(parts)) == list(range(size))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_empty_clusters_move_to_the_farthest_points_in_turn():

@@ -187,6 +187,15 @@ def test_values_that_are_not_finite_are_found_in_files_too(folder):
         KMeans(n_clusters=3, sample_bytes=100 * DIM * 4).fit(ShardPoints(folder))
 
 
+def test_points_that_all_fit_into_the_sample_are_read_no_more(features):
+    opened = []
+    KMeans(n_clusters=3, tol=0.0).fit(lambda: opened.append(1) or features.split(64))
+    iterations = len(opened)
+    opened.clear()
+    KMeans(n_clusters=3, max_iter=1).fit(lambda: opened.append(1) or features.split(64))
+    assert len(opened) == iterations
+
+
 def test_reading_files_keeps_the_resident_size_small(tmp_path):
     def batches() -> Iterator[Tensor]:
         for index in range(16):
