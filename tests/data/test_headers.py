@@ -228,3 +228,13 @@ def test_no_change_of_a_byte_in_the_header_is_read_otherwise_than_by_libsndfile(
         for value in {*random.integers(0, 256, 5).tolist(), 0, 1, 128, 255, content[place] ^ 1, content[place] ^ 128}:
             changed = content[:place] + bytes([value]) + content[place + 1 :]
             assert agrees(tmp_path / "a", changed), (place, value)
+
+
+@pytest.mark.parametrize("rate", [16_000, 7_000, 12_345, 123_450])  # by a code, in kHz, in Hz, in tens of Hz
+def test_flac_of_any_rate_that_is_whole_does_not_seem_to_fall_short(tmp_path, rate):
+    path = tmp_path / "a.flac"
+    soundfile.write(str(path), np.random.default_rng(0).normal(0, 0.1, 20_000), rate)
+    stated = headers.stated_at(str(path))
+    assert not headers.may_fall_short(str(path), stated)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert headers.may_fall_short(str(path), stated)

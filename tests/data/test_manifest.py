@@ -9,6 +9,7 @@ from speechssl.data.manifest import (
     read_manifest,
     read_side_file,
     read_table,
+    root_from,
     write_fairseq_manifest,
     write_manifest,
 )
@@ -199,3 +200,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
             write_manifest(path, [utterance("new")])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_way_to_the_audio_is_told_where_it_leads_to_audio(tmp_path):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio/a.wav").touch()
+    listed = Manifest(root=tmp_path / "audio", utterances=(utterance("a"),))
+    assert root_from(tmp_path / "lists", listed) == "../audio"
+    (tmp_path / "audio/a.wav").unlink()
+    assert root_from(tmp_path / "lists", listed) == ""

@@ -27,6 +27,13 @@ def test_words_are_joined_by_one_boundary_whatever_the_white_space():
     assert vocabulary.encode("  a \t b\n", where="u1") == [2, 1, 3]
 
 
+def test_words_are_found_among_ids_whatever_the_boundaries_around_them():
+    vocabulary = Vocabulary.from_texts(["abc"])
+    ids = [1, *vocabulary.encode("ab c", where="u1"), 1, 1, *vocabulary.encode("abc", where="u1")]
+    assert ids == [1, 2, 3, 1, 4, 1, 1, 2, 3, 4]
+    assert vocabulary.words(ids) == [[1, 2], [4], [7, 8, 9]]
+
+
 def test_a_text_is_never_encoded_with_the_blank():
     vocabulary = Vocabulary.from_texts(["abc"])
     assert BLANK not in vocabulary.encode("abc cba", where="u1")

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from speechssl.errors import ConfigError, TrainingError
-from speechssl.train.runlog import LogConfig, RunLog, progress_bar
+from speechssl.errors import ConfigError, PackageError, TrainingError
+from speechssl.train import runlog
+from speechssl.train.runlog import LogConfig, RunLog, progress_bar, require_reports
 
 QUIET = LogConfig(tensorboard=False)
 
@@ -191,6 +192,17 @@ def test_wandb_is_not_imported_unless_asked_for(tmp_path, monkeypatch):
     config = LogConfig(tensorboard=False, wandb="speech")
     with pytest.raises(ConfigError, match=r"train\.log\.wandb=speech: wandb is not installed; pip install wandb"):
         run_log(tmp_path, config=config).__enter__()
+
+
+def test_what_a_run_reports_to_is_asked_for_before_it_begins(monkeypatch):
+    monkeypatch.setattr(runlog, "find_spec", lambda name: None)
+    require_reports(QUIET)
+    with pytest.raises(ConfigError, match=r"train\.log\.wandb=speech: wandb is not installed"):
+        require_reports(LogConfig(tensorboard=False, wandb="speech"))
+    with pytest.raises(PackageError, match=r"it is not installed.*set train\.log\.tensorboard=false"):
+        require_reports(LogConfig())
+    monkeypatch.setattr(runlog, "find_spec", lambda name: name)
+    require_reports(LogConfig(wandb="speech"))
 
 
 def test_what_wandb_refuses_is_one_error(tmp_path, monkeypatch):

@@ -269,6 +269,7 @@ def test_fingerprint_changes_with_every_number_and_nothing_else(fitted, name, tm
     assert changed.fingerprint == fitted.fingerprint
     getattr(changed, name).view(-1)[-1] += 1e-3
     assert changed.fingerprint != fitted.fingerprint
+    assert len(fitted.fingerprint) == 16  # as long as those in label files of earlier versions
 
 
 @pytest.mark.gpu
