@@ -1,12 +1,15 @@
 # Two commands set everything up: `make demo` and `make test`. Both install what they need when it is not there.
 # PYTHON=python3.13 chooses the interpreter, STACK=newest the versions to test with (.ci/venv.sh).
 
-.PHONY: demo test slow check docs bench gpu environment matrix
+.PHONY: demo test slow check docs bench gpu environment matrix mutants
 METHOD ?= hubert
 CORPUS ?= festvox-ru
 SEED ?= 0
 BENCH_MANIFEST ?= runs/demo/festvox-ru/pool.tsv
 CELLS ?=
+MUTANTS ?= 400
+MINUTES ?= 600
+MUTATED ?= data model objective units train scoring
 export PYTHON STACK
 
 demo: environment
@@ -20,6 +23,9 @@ slow:
 
 matrix:
 	@.ci/matrix $(CELLS)
+
+mutants: environment
+	.ci/mutants --mutants $(MUTANTS) --seed $(SEED) --minutes $(MINUTES) $(MUTATED)
 
 bench: environment
 	.venv/bin/python recipes/benchmarks/short.py --manifest $(BENCH_MANIFEST)

@@ -1,4 +1,4 @@
-# Interpreters, dependencies and environments; sourced by .ci/environment, .ci/suite and .ci/matrix.
+# Interpreters, dependencies, environments and copies of the checkout; sourced by the other scripts here.
 #
 # PYTHON            interpreter to build with; if not given, the first of 3.11 to 3.14 that runs
 # STACK             versions to test with: a file of .ci/requirements; if not given, the one with fairseq2 where the
@@ -117,6 +117,37 @@ prepare_dependencies() {
         touch "$dependencies/complete"
     fi
     exec 9>&-
+}
+
+# Set $tools: an environment with .ci/requirements/$1.txt alone, which sees $dependencies; $2 says what is installed.
+prepare_tools() {
+    local key purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
+    key=$({ cat ".ci/requirements/$1.txt"; echo "$dependencies"; } | sha256sum | cut -c1-12)
+    tools=$(dirname "$dependencies")/$1-$version-$key
+    [ ! -e "$tools/complete" ] || return 0
+    exec 9>"$tools.lock"
+    flock 9
+    if [ ! -e "$tools/complete" ]; then
+        say "installing $2, into $tools, once"
+        rm -rf "$tools"
+        "$python" -m venv --without-pip "$tools"
+        "$dependencies/bin/python" -m pip --python "$tools/bin/python" --disable-pip-version-check \
+            install --quiet --quiet --progress-bar off -r ".ci/requirements/$1.txt"
+        "$dependencies/bin/python" -c "$purelib" >"$("$tools/bin/python" -c "$purelib")/dependencies.pth"
+        touch "$tools/complete"
+    fi
+    exec 9>&-
+}
+
+# Copy what git lists or would list to folder $1.
+copy_checkout() {
+    git rev-parse --git-dir >/dev/null || fail "what git lists is copied to be tested; run this in a clone"
+    mkdir -p "$1"
+    # a file that was deleted and not yet committed is listed twice here, and left out
+    { git ls-files -z --cached --others --exclude-standard; git ls-files -z --deleted; } | sort -z | uniq -z -u |
+        xargs -0 cp --parents --no-dereference --target-directory="$1"
+    echo "gitdir: $(git rev-parse --absolute-git-dir)" >"$1/.git"  # tests ask for the commit and the list of files
+    export GIT_OPTIONAL_LOCKS=0
 }
 
 # Make environment $1, which sees the dependencies, and install the package into it: $2... are arguments for pip.

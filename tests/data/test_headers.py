@@ -238,3 +238,8 @@ def test_flac_of_any_rate_that_is_whole_does_not_seem_to_fall_short(tmp_path, ra
     assert not headers.may_fall_short(str(path), stated)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert headers.may_fall_short(str(path), stated)
+
+
+def test_a_wav_never_seems_to_fall_short(tmp_path):
+    soundfile.write(str(tmp_path / "a.wav"), np.zeros(100), 16_000)
+    assert not headers.may_fall_short(str(tmp_path / "a.wav"), headers.stated_at(str(tmp_path / "a.wav")))
