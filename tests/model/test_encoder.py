@@ -232,3 +232,11 @@ def test_configuration_knows_window_hop_and_frame_rate(
 def test_impossible_convolutions_are_refused(conv: tuple) -> None:
     with pytest.raises(ConfigError, match=r"encoder\.conv must list \(channels, kernel, stride\)"):
         EncoderConfig(conv=conv)
+
+
+@pytest.mark.parametrize("config", [BASE_LIKE, LARGE_LIKE], ids=["post", "pre"])
+def test_where_the_first_layer_is_frozen_only_what_comes_after_it_learns(config):
+    encoder = tiny_encoder(config).with_frozen_layers(1)
+    learning = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    after = ("transformer.layers.1.", *(["transformer.norm."] if config is LARGE_LIKE else []))
+    assert learning == {name for name, _ in encoder.named_parameters() if name.startswith(after)}
