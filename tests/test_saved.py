@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from speechssl.data.batching import Batch
 from speechssl.errors import CheckpointError
+from speechssl.model.context import StepContext
 from speechssl.model.lora import LoraConfig
 from speechssl.saved import Description, SavedModel, build_model, describe_model, without_values
 from speechssl.tasks.contrastive import ContrastiveConfig
@@ -141,7 +142,7 @@ def test_the_objective_is_built_for_the_channels_of_the_last_convolution():
     encoder = dataclasses.replace(BASE_LIKE, conv=((12, 10, 5), (8, 3, 2), (24, 2, 2)))
     model = build_model(Description(encoder=encoder, objective=ContrastiveConfig(dim=8, distractors=3)))
     batch = Batch(ids=("a",), waveforms=noise(1, 900), num_samples=torch.tensor([900]))
-    assert model(batch, step=0, generator=torch.Generator()).value.isfinite()
+    assert model(batch, StepContext(generator=torch.Generator())).value.isfinite()
 
 
 def test_building_a_saved_model_leaves_the_random_state_alone():
