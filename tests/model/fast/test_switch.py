@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.objective.stubbed_device import move_parameters, on_device, stubbed_device
+from tests.tasks.stubbed_device import move_parameters, on_device, stubbed_device
 from torch import Tensor, nn
 
 from speechssl.model import attention, dropout, fast, positions
