@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tasks.stubbed_device import move_parameters, on_device, stubbed_device
 from torch import Tensor, nn
 
 from speechssl.model import attention, dropout, fast, positions
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.fast import convolution
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, randomise
+from tests.tasks.stubbed_device import move_parameters, on_device, stubbed_device
 
 CALLERS = [  # where a kernel is called, by the name it has there
     (convolution, "convolve"),
