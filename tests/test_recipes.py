@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from speechssl.config import load, to_dict
+from speechssl.corpora import corpora_named
 from speechssl.model.encoder import EncoderConfig
 from speechssl.stages.cluster import ClusterConfig
 from speechssl.stages.data import DataConfig
@@ -16,6 +17,7 @@ from speechssl.stages.iterations import resolve
 from speechssl.stages.pretrain import PretrainConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+LISTS = RECIPES.parent / "manifests"
 STAGE_OF = {
     "units": ClusterConfig,
     "hubert": PretrainConfig,
@@ -46,6 +48,24 @@ def test_a_script_parses_and_names_recipes_that_exist(path):
     assert names or path.parent.name in ("decode", "gpu"), "it configures nothing"
     assert all((path.parent / f"{name}.yaml").exists() for name in names)
     assert all((RECIPES.parent / name).exists() for name in re.findall(r"recipes/\w+/\w+\.yaml", script))
+
+
+@pytest.mark.parametrize("name", ["librispeech", *sorted(path.name for path in LISTS.iterdir() if path.is_dir())])
+def test_a_script_finds_a_corpus_by_its_name(name, monkeypatch):
+    monkeypatch.chdir(RECIPES.parent)
+    command = ["bash", "-euc", '. recipes/which_corpus.sh; which_corpus "$1"', "bash", name]
+    which = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert [corpus.name for corpus in corpora_named(which)] == [name]
+
+
+def test_a_script_that_fetches_a_corpus_names_one_that_there_are_lists_of():
+    names = set()
+    for path in sorted(RECIPES.rglob("run.sh")):
+        script = path.read_text(encoding="utf-8")
+        if "--splits" in script:
+            names |= set(" ".join(re.findall(r"for corpus in (.+?); do|CORPUS:-([\w-]+)", script)[0]).split())
+            assert ". recipes/which_corpus.sh" in script
+    assert {"festvox-ru", "asterisk"} <= names <= {path.name for path in LISTS.iterdir()}
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")

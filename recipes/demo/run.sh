@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . recipes/finished.sh
+. recipes/which_corpus.sh
 corpus=${CORPUS:-festvox-ru} method=${METHOD:-hubert} seed=${SEED:-0}
 recipe=recipes/demo
 data=runs/demo/$corpus
@@ -15,7 +16,7 @@ lists="[$data/pool.tsv]"
 phones=null
 [ "$corpus" != festvox-ru ] || phones=$data/phones.tsv
 
-speechssl corpus "$corpus" --out "$data" --splits "manifests/$corpus"
+speechssl corpus "$(which_corpus "$corpus")" --out "$data" --splits "manifests/$corpus"
 if [ "$method" = hubert ]; then
     speechssl cluster $recipe/units.yaml "out=$run/units-mfcc" "data.manifests=$lists" "phones=$phones" "seed=$seed"
     set -- "labels=[$run/units-mfcc/labels.tsv]"

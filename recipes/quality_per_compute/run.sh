@@ -13,6 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . recipes/finished.sh
+. recipes/which_corpus.sh
 export OMP_NUM_THREADS=${THREADS:-1} MKL_NUM_THREADS=${THREADS:-1}
 # glibc hands large tensors back to the system after each use: to keep them spares the peer 40 % of its time (measured)
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736
@@ -28,7 +29,8 @@ run=$top/seed$seed
 
 pools=""
 for corpus in festvox-ru asterisk fillets-nl fillets-cs tuxpaint; do
-    [ -f "$data/$corpus/pool.tsv" ] || speechssl corpus "$corpus" --out "$data/$corpus" --splits "manifests/$corpus"
+    [ -f "$data/$corpus/pool.tsv" ] ||
+        speechssl corpus "$(which_corpus "$corpus")" --out "$data/$corpus" --splits "manifests/$corpus"
     pools="$pools${pools:+,}$data/$corpus/pool.tsv"
 done
 [ "${THREADS:-1}" = 1 ] || echo "run.sh: $THREADS threads, but the budget is CPU time; measured was one" >&2

@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . recipes/finished.sh
+. recipes/which_corpus.sh
 method=${METHOD:-hubert} seed=${SEED:-0}
 recipe=recipes/registry_pool
 data=runs/registry_pool/corpora
@@ -14,7 +15,7 @@ run=${RUN:-runs/registry_pool/$method-seed$seed}
 
 pools=""
 for corpus in festvox-ru asterisk fillets-nl fillets-cs tuxpaint; do
-    speechssl corpus "$corpus" --out "$data/$corpus" --splits "manifests/$corpus"
+    speechssl corpus "$(which_corpus "$corpus")" --out "$data/$corpus" --splits "manifests/$corpus"
     pools="$pools${pools:+,}$data/$corpus/pool.tsv"
 done
 if [ "$method" = hubert ]; then  # two streams of labels, coarse and fine, each with a head of its own

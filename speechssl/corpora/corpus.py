@@ -7,6 +7,7 @@ from pathlib import Path
 
 from speechssl.corpora.splits import SplitRule
 from speechssl.corpora.text import Spoken
+from speechssl.errors import CorpusError
 
 __all__ = ["Clip", "ClipCollector", "Corpus", "Findings", "without_repeated_audio"]
 
@@ -83,6 +84,13 @@ class Corpus:
     layout: str = "usr/share"  # what the user's folder has to hold, for the error message
     rule: SplitRule | None = None  # None: everything is pool, unless the corpus has published splits
     alignments: Callable[[Path], Mapping[str, str]] | None = None  # id -> phone alignment, written to phones.tsv
+
+    def __post_init__(self) -> None:
+        """Refuse a string of packages, whose letters would be taken for packages."""
+        if isinstance(self.packages, str):
+            raise CorpusError(
+                f"corpus {self.name}: expected packages to be a tuple, found {self.packages!r}; add a comma"
+            )
 
     @property
     def stays_in_place(self) -> bool:

@@ -12,38 +12,22 @@ from typing import Any
 
 from speechssl import fingerprint
 from speechssl.atomic import write_atomically
-from speechssl.corpora.asterisk import ASTERISK
-from speechssl.corpora.common_voice import COMMON_VOICE
 from speechssl.corpora.corpus import Clip, Corpus, Findings, without_repeated_audio
 from speechssl.corpora.debian import package_versions, unpacked_packages
 from speechssl.corpora.decode import Progress, decode_clips, read_utterances
-from speechssl.corpora.festvox import FESTVOX_RU
-from speechssl.corpora.fillets import FILLETS
-from speechssl.corpora.librispeech import LIBRI_LIGHT, LIBRISPEECH
-from speechssl.corpora.pocketsphinx import POCKETSPHINX
 from speechssl.corpora.splits import listed_splits, lists_digest, published_splits, ruled_splits
-from speechssl.corpora.tuxpaint import TUXPAINT
 from speechssl.data.manifest import write_manifest
 from speechssl.data.utterances import Utterance
 from speechssl.errors import CorpusError
 
-__all__ = ["CORPORA", "describe_corpora", "prepare_corpus"]
-
-_ALL = (FESTVOX_RU, *ASTERISK, *FILLETS, TUXPAINT, POCKETSPHINX, LIBRISPEECH, LIBRI_LIGHT, COMMON_VOICE)
-CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}
+__all__ = ["prepare_corpus"]
 
 _SCRATCH = ".packages"  # downloads and unpacked packages, while a corpus is unfinished
 _FORMAT = 1  # of a prepared folder; raised when folders made earlier have to be made again
 
 
-def describe_corpora() -> list[str]:
-    """Give one line for each corpus: name, what it is, licence, where it comes from."""
-    width = max(map(len, CORPORA))
-    return [f"{c.name:<{width}}  {c.summary}; licence {c.licence}; {_origin(c)}" for c in CORPORA.values()]
-
-
 def prepare_corpus(
-    name: str,
+    corpus: Corpus,
     out: Path,
     *,
     source: Path | None = None,
@@ -53,34 +37,33 @@ def prepare_corpus(
     """Leave a corpus in `out`, ready for training, and return the manifest of each split that is not empty.
 
     Args:
-        name: one of `CORPORA`.
+        corpus: which one.
         out: folder to fill.
         source: folder with the .deb files, the unpacked packages, or the corpus as published; None to download.
         splits: folder of split lists to follow, as in `manifests/`; None to split by rule.
         progress: wraps the batches of clips that are decoded, given their number.
 
     Raises:
-        CorpusError: unknown name, no source where one is needed, a failed download, an unexpected layout,
+        CorpusError: no source where one is needed, a failed download, an unexpected layout,
             or split lists that do not fit.
         AudioError: a recording cannot be read.
     """
-    corpus = CORPORA.get(name)
-    if corpus is None:
-        raise CorpusError(f"no corpus is called {name!r}; expected one of {', '.join(CORPORA)}")
     if source is not None and not source.is_dir():
         raise CorpusError(f"{source}: no such folder; --source names the folder that holds {_expected(corpus)}")
     if source is None and corpus.stays_in_place:
-        raise CorpusError(f"{name} cannot be downloaded from here; name its folder with --source: {_expected(corpus)}")
+        raise CorpusError(
+            f"{corpus.name} cannot be downloaded from here; name its folder with --source: {_expected(corpus)}"
+        )
     request = {
         "format": _FORMAT,
-        "name": name,
+        "name": corpus.name,
         "lists": lists_digest(splits) if splits else None,
         "root": str(source.resolve()) if source and corpus.stays_in_place else None,
     }
     finished = _finished(out, request)
     if finished is not None:
         return finished
-    _forget(out, name)
+    _forget(out, corpus.name)
     out.mkdir(parents=True, exist_ok=True)
     tree, findings = _lay_out(corpus, out, source, progress)
     utterances = read_utterances(findings.clips, out, progress)
@@ -181,10 +164,6 @@ def _counted(reasons: Mapping[str, Sequence[str]]) -> dict[str, object]:
 
 def _to_json(record: Mapping[str, object]) -> str:
     return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-
-
-def _origin(corpus: Corpus) -> str:
-    return f"Debian packages {' '.join(corpus.packages)}" if corpus.packages else f"needs --source: {corpus.layout}"
 
 
 def _expected(corpus: Corpus) -> str:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from speechssl.corpora.corpus import Findings
 from speechssl.corpora.decode import Progress, read_utterances
-from speechssl.corpora.prepare import CORPORA
+from speechssl.corpora.registry import CORPORA
 from speechssl.data.utterances import Manifest
 from speechssl.errors import CorpusError
 

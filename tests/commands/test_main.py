@@ -90,7 +90,7 @@ def test_the_corpora_are_listed_with_their_licences(capsys):
     assert main(["corpus"]) == 0
     printed = capsys.readouterr().out
     assert "festvox-ru" in printed
-    assert "GPL-2" in printed
+    assert "BSD-2-Clause" in printed
 
 
 def test_a_full_disk_is_one_line(make_utterances, tmp_path, capsys, monkeypatch):

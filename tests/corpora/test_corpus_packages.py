@@ -1,4 +1,4 @@
-"""Reading the packages other than festvox-ru: Asterisk, fillets, tuxpaint, pocketsphinx."""
+"""Reading Debian's packages: those of recipes/corpora (Asterisk, fillets, tuxpaint), and pocketsphinx."""
 
 import json
 import shutil
@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 
 from speechssl.corpora import decode, prepare_corpus
-from speechssl.corpora.asterisk import find_asterisk
-from speechssl.corpora.fillets import find_fillets
 from speechssl.corpora.pocketsphinx import find_pocketsphinx
-from speechssl.corpora.tuxpaint import find_tuxpaint
 from speechssl.data.ffmpeg import ffmpeg_program
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import CorpusError
+from tests.corpora.recipes import corpus_of_recipes
 
 ENGLISH = {
     "activated": "Activated.",
@@ -32,7 +30,7 @@ ENGLISH = {
 
 
 def test_asterisk_texts_hold_only_words_that_are_spoken(asterisk_tree: Callable[..., Path]) -> None:
-    found = find_asterisk(asterisk_tree("en_US_f_Allison", ENGLISH, ("unlisted",)), languages=("en",))
+    found = corpus_of_recipes("asterisk-en").find(asterisk_tree("en_US_f_Allison", ENGLISH, ("unlisted",)))
     assert {clip.id: clip.text for clip in found.clips} == {
         "en-activated": "activated",
         "en-at-tone-time-exactly": "at the sound of the tone the time will be exactly",
@@ -55,7 +53,7 @@ def test_asterisk_texts_hold_only_words_that_are_spoken(asterisk_tree: Callable[
 
 def test_italian_texts_with_lost_letters_are_no_texts_but_questions_are(asterisk_tree: Callable[..., Path]) -> None:
     texts = {"full": "La conferenza ? piena.", "later": "chiama pi? tardi.", "folder": "Cambia verso quale cartella?"}
-    found = find_asterisk(asterisk_tree("it_IT_m_Carlo", texts), languages=("it",))
+    found = corpus_of_recipes("asterisk-it").find(asterisk_tree("it_IT_m_Carlo", texts))
     assert {clip.id: clip.text for clip in found.clips} == {
         "it-folder": "cambia verso quale cartella",
         "it-full": None,
@@ -73,8 +71,8 @@ def test_asterisk_is_decoded_to_16_khz_and_keeps_equal_texts_together(
         asterisk_tree(voice, {"one": "uno" if voice[:2] != "ru" else "один"})
     empty = next(tree.rglob("ru_RU*/one.g722")).with_name("is.g722")
     empty.write_bytes(b"")
-    alone = prepare_corpus("asterisk-en", tmp_path / "en", source=tree)
-    union = prepare_corpus("asterisk", tmp_path / "all", source=tree)
+    alone = prepare_corpus(corpus_of_recipes("asterisk-en"), tmp_path / "en", source=tree)
+    union = prepare_corpus(corpus_of_recipes("asterisk"), tmp_path / "all", source=tree)
     labelled = read_manifest(alone["train"]).utterances
     assert {row.sample_rate for row in labelled} == {16_000}
     assert {row.num_samples for row in labelled} == {2 * 64 * 32}  # two samples a byte
@@ -107,7 +105,7 @@ def test_narrowband_prompts_stay_at_8_khz_and_are_pool_only(
 
     monkeypatch.setattr(decode, "ffmpeg_program", lambda: "ffmpeg")
     monkeypatch.setattr(decode, "_decode_with_ffmpeg", pretend_to_decode)
-    manifests = prepare_corpus("asterisk-prompts", tmp_path / "out", source=tmp_path / "tree")
+    manifests = prepare_corpus(corpus_of_recipes("asterisk-prompts"), tmp_path / "out", source=tmp_path / "tree")
     rows = read_manifest(manifests["pool"]).utterances
     assert list(manifests) == ["pool"]
     assert {(row.id, row.sample_rate) for row in rows} == {
@@ -127,7 +125,7 @@ def test_fillets_dialogs_are_read_from_the_level_scripts(tmp_path: Path, write_a
     for name in ("m-one", "v-two", "other"):
         write_audio(game / f"sound/city/nl/{name}.ogg", rate=22_050)
     (game / "sound/city/nl/broken.ogg").write_bytes(b"")
-    found = find_fillets(tmp_path, language="nl")
+    found = corpus_of_recipes("fillets-nl").find(tmp_path)
     assert [(clip.id, clip.text, clip.speaker) for clip in found.clips] == [
         ("nl-city-m-one", "wat is dit voor raar schip", "nl-small"),
         ("nl-city-other", None, "nl-unknown"),
@@ -140,7 +138,7 @@ def test_fillets_sounds_are_resampled(tmp_path: Path, write_audio: Callable[...,
     game = tmp_path / "tree/usr/share/games/fillets-ng"
     (game / "script").mkdir(parents=True)
     write_audio(game / "sound/city/cs/one.ogg", seconds=1, rate=22_050)
-    pool = prepare_corpus("fillets-cs", tmp_path / "out", source=tmp_path / "tree")["pool"]
+    pool = prepare_corpus(corpus_of_recipes("fillets-cs"), tmp_path / "out", source=tmp_path / "tree")["pool"]
     (row,) = read_manifest(pool).utterances
     assert (row.sample_rate, row.num_samples, row.path) == (16_000, 16_000, "audio/cs/city/one.wav")
 
@@ -158,9 +156,9 @@ def test_tuxpaint_keeps_one_copy_of_descriptions_that_can_be_true(
     write_audio(stamps / "cat_desc_lt.ogg")
     write_audio(stamps / "cat_desc.ogg")
     write_audio(stamps / "cat_desc_da.ogg")
-    pool = prepare_corpus("tuxpaint", tmp_path / "out", source=tree)["pool"]
+    pool = prepare_corpus(corpus_of_recipes("tuxpaint"), tmp_path / "out", source=tree)["pool"]
     assert [(row.id, row.text) for row in read_manifest(pool).utterances] == [("fr-animals-cat", "un chat noir")]
-    assert {reason: len(names) for reason, names in find_tuxpaint(tree).dropped.items()} == {
+    assert {reason: len(names) for reason, names in corpus_of_recipes("tuxpaint").find(tree).dropped.items()} == {
         "another language, with few recordings": 2,
         "no text in its language": 1,
         "fewer than 3 or more than 26 characters a second": 1,
@@ -176,7 +174,7 @@ def test_copies_with_different_texts_keep_the_audio_and_no_text(
         write_audio(stamps / f"{name}_desc_fr.ogg", seconds=1)
         (stamps / f"{name}.txt").write_text(f"x\nfr.utf8={text}\n")
     shutil.copyfile(stamps / "cat_desc_fr.ogg", stamps / "dog_desc_fr.ogg")
-    pool = prepare_corpus("tuxpaint", tmp_path / "out", source=tmp_path / "tree")["pool"]
+    pool = prepare_corpus(corpus_of_recipes("tuxpaint"), tmp_path / "out", source=tmp_path / "tree")["pool"]
     assert [(row.id, row.text) for row in read_manifest(pool).utterances] == [("fr-cat", None)]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.corpora import prepare_corpus
+from speechssl.corpora import CORPORA, prepare_corpus
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import CorpusError
 
@@ -53,7 +53,7 @@ def test_librispeech_gives_one_manifest_per_subset_and_leaves_the_audio_in_place
     add_chapter(root / "train-clean-100", 103, 1241, count=1)
     (root / "SPEAKERS.TXT").write_text("")
     out = tmp_path / "out"
-    manifests = prepare_corpus("librispeech", out, source=root if inside else root.parent)
+    manifests = prepare_corpus(CORPORA["librispeech"], out, source=root if inside else root.parent)
     assert {name: len(read_manifest(path).utterances) for name, path in manifests.items()} == {
         "dev-clean": 2,
         "train-clean-100": 4,
@@ -64,22 +64,22 @@ def test_librispeech_gives_one_manifest_per_subset_and_leaves_the_audio_in_place
     assert (second.speaker, second.language, second.split) == ("84", "en", "dev-clean")
     assert manifest.audio_path(second).resolve() == root / "dev-clean/84/121123/84-121123-0001.flac"
     assert [path.name for path in out.rglob("*.flac")] == []
-    assert prepare_corpus("librispeech", out, source=root if inside else root.parent) == manifests
+    assert prepare_corpus(CORPORA["librispeech"], out, source=root if inside else root.parent) == manifests
 
 
 def test_a_librispeech_chapter_has_to_fit_its_transcript(add_chapter: Callable[..., None], tmp_path: Path) -> None:
     add_chapter(tmp_path / "LibriSpeech/test-other", 7, 8)
     (tmp_path / "LibriSpeech/test-other/7/8/7-8-0001.flac").unlink()
     with pytest.raises(CorpusError, match=r"7-8.trans.txt: its 2 lines .* 1 .flac .*: 7-8-0001 only on one side"):
-        prepare_corpus("librispeech", tmp_path / "out", source=tmp_path)
+        prepare_corpus(CORPORA["librispeech"], tmp_path / "out", source=tmp_path)
     (tmp_path / "LibriSpeech/test-other/7/8/7-8.trans.txt").unlink()
     with pytest.raises(CorpusError, match=r"7-8.trans.txt: not found"):
-        prepare_corpus("librispeech", tmp_path / "out", source=tmp_path)
+        prepare_corpus(CORPORA["librispeech"], tmp_path / "out", source=tmp_path)
 
 
 def test_a_folder_without_librispeech_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"expected some of dev-clean, .*name their folder"):
-        prepare_corpus("librispeech", tmp_path / "out", source=tmp_path)
+        prepare_corpus(CORPORA["librispeech"], tmp_path / "out", source=tmp_path)
 
 
 def test_libri_light_sets_contain_each_other(add_chapter: Callable[..., None], tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_libri_light_sets_contain_each_other(add_chapter: Callable[..., None], t
     add_chapter(root / "9h/clean", 30, 1, count=4)
     add_chapter(root / "9h/other", 31, 1, count=5)
     (root / "phones").mkdir()
-    manifests = prepare_corpus("libri-light", tmp_path / "out", source=tmp_path)
+    manifests = prepare_corpus(CORPORA["libri-light"], tmp_path / "out", source=tmp_path)
     ids = {name: {row.id for row in read_manifest(path).utterances} for name, path in manifests.items()}
     assert {name: len(found) for name, found in ids.items()} == {"train-10min": 2, "train-1h": 12, "train-10h": 21}
     assert ids["train-10min"] == {"10-1-0000", "20-1-0000"}
@@ -100,11 +100,11 @@ def test_libri_light_sets_contain_each_other(add_chapter: Callable[..., None], t
 def test_an_incomplete_libri_light_names_what_is_missing(add_chapter: Callable[..., None], tmp_path: Path) -> None:
     add_chapter(tmp_path / "librispeech_finetuning/1h/0/clean", 1, 1)
     with pytest.raises(CorpusError, match="found no audio in 9h"):
-        prepare_corpus("libri-light", tmp_path / "out", source=tmp_path)
+        prepare_corpus(CORPORA["libri-light"], tmp_path / "out", source=tmp_path)
 
 
 def test_common_voice_gives_its_splits_and_a_pool_without_their_speakers(common_voice: Path, tmp_path: Path) -> None:
-    manifests = prepare_corpus("common-voice", tmp_path / "out", source=common_voice)
+    manifests = prepare_corpus(CORPORA["common-voice"], tmp_path / "out", source=common_voice)
     rows = {name: read_manifest(path).utterances for name, path in manifests.items()}
     assert {name: [row.text for row in found] for name, found in rows.items()} == {
         "train": ["ahoj"],
@@ -121,10 +121,10 @@ def test_common_voice_gives_its_splits_and_a_pool_without_their_speakers(common_
 def test_common_voice_names_missing_tables_columns_and_clips(common_voice: Path, tmp_path: Path) -> None:
     (common_voice / "clips/common_voice_cs_5.mp3").unlink()
     with pytest.raises(CorpusError, match="1 of 5 listed clips are missing: common_voice_cs_5"):
-        prepare_corpus("common-voice", tmp_path / "out", source=common_voice)
+        prepare_corpus(CORPORA["common-voice"], tmp_path / "out", source=common_voice)
     (common_voice / "dev.tsv").write_text("client_id\tpath\n")
     with pytest.raises(CorpusError, match=r"dev.tsv:1: no column sentence"):
-        prepare_corpus("common-voice", tmp_path / "out", source=common_voice)
+        prepare_corpus(CORPORA["common-voice"], tmp_path / "out", source=common_voice)
     (common_voice / "dev.tsv").unlink()
     with pytest.raises(CorpusError, match=r"dev.tsv: not found; name a language's folder"):
-        prepare_corpus("common-voice", tmp_path / "out", source=common_voice)
+        prepare_corpus(CORPORA["common-voice"], tmp_path / "out", source=common_voice)

@@ -4,13 +4,11 @@ import re
 from functools import partial
 from pathlib import Path
 
-from speechssl.corpora.corpus import ClipCollector, Corpus, Findings
-from speechssl.corpora.splits import SplitRule
-from speechssl.corpora.text import Spoken, normalize_text
+from speechssl.corpora import ClipCollector, Corpus, Findings, SplitRule, Spoken, normalize_text
 from speechssl.data.audio import read_header
 from speechssl.errors import AudioError, CorpusError
 
-__all__ = ["FILLETS", "find_fillets"]
+__all__ = ["CORPORA", "find_fillets"]
 
 _GAME = Path("usr/share/games/fillets-ng")
 _STRING = r'"((?:[^"\\]|\\.)*)"'
@@ -76,7 +74,7 @@ def _corpus(language: str, summary: str, rule: SplitRule | None) -> Corpus:
     )
 
 
-FILLETS = (
+CORPORA = (
     _corpus("cs", "Czech, 2 main and about 24 minor actors, 104 min, some reverb", None),
     _corpus(
         "nl",

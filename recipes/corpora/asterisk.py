@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from speechssl.corpora.corpus import ClipCollector, Corpus, Findings
-from speechssl.corpora.splits import SplitRule
-from speechssl.corpora.text import Spoken, normalize_text
+from speechssl.corpora import ClipCollector, Corpus, Findings, SplitRule, Spoken, normalize_text
 from speechssl.data.fields import lines_of
 from speechssl.errors import CorpusError
 
-__all__ = ["ASTERISK", "find_asterisk", "find_asterisk_prompts"]
+__all__ = ["CORPORA", "find_asterisk", "find_asterisk_prompts"]
 
 _SOUNDS = Path("usr/share/asterisk/sounds")
 _NOT_SPEECH = re.compile(r"(.*/)?(silence/.*|beep[^/]*|[^/]*tone|confbridge-(join|leave)|tt-monkeys)")
@@ -135,7 +133,7 @@ def _packages(*languages: str) -> tuple[str, ...]:
     return tuple(f"asterisk-core-sounds-{name}{kind}" for name in languages for kind in ("-g722", ""))
 
 
-ASTERISK = (
+CORPORA = (
     *(
         Corpus(
             name=f"asterisk-{language}",

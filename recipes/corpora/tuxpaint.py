@@ -3,13 +3,12 @@
 import re
 from pathlib import Path
 
-from speechssl.corpora.corpus import ClipCollector, Corpus, Findings
-from speechssl.corpora.text import Spoken, normalize_text
+from speechssl.corpora import ClipCollector, Corpus, Findings, Spoken, normalize_text
 from speechssl.data.audio import read_header
 from speechssl.data.fields import lines_of
 from speechssl.errors import CorpusError
 
-__all__ = ["TUXPAINT", "find_tuxpaint"]
+__all__ = ["CORPORA", "find_tuxpaint"]
 
 _STAMPS = Path("usr/share/tuxpaint/stamps")
 _LANGUAGES = ("be", "bg", "ca", "da", "el", "es", "fr", "ro", "ru")  # those with enough recordings
@@ -62,10 +61,12 @@ def _is_plausible(text: str, source: Path) -> bool:
     return low <= len(text) / read_header(source).duration_s <= high
 
 
-TUXPAINT = Corpus(
-    name="tuxpaint",
-    summary="be bg ca da el es fr ro ru, about 1 volunteer each, recorded at home, about 2 h",
-    licence="GPL-2",
-    packages=("tuxpaint-stamps-default",),
-    find=find_tuxpaint,
+CORPORA = (
+    Corpus(
+        name="tuxpaint",
+        summary="be bg ca da el es fr ro ru, about 1 volunteer each, recorded at home, about 2 h",
+        licence="GPL-2",
+        packages=("tuxpaint-stamps-default",),
+        find=find_tuxpaint,
+    ),
 )
