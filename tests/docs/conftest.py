@@ -72,6 +72,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(4):
         speak(place / f"speech/speaker{i % 2}/{i}.wav", 1 + i / 10, seed=300 + i)
         speak(place / f"talks/{i}.flac", 20 + i, seed=400 + i, pauses=True)
+        speak(place / f"digits/{'ab'[i % 2]}/{i}.wav", 1 + i / 10, seed=700 + i)
+    (place / "digits/texts.tsv").write_text("0\tone\n1\ttwo\n2\tsix\n3\tten\n")
     for i, name in enumerate(("short.wav", "speech.wav", "other.wav", "interview.mp3", "lecture.flac")):
         speak(place / name, 0.9 + i / 10, seed=500 + i)
     (place / "more-text.txt").write_text("one two six\nten two one\nsix ten\n")

@@ -97,7 +97,7 @@ def run_command(command: str, fetched: Callable[[Path], None]) -> None:
         subprocess.run(["bash", "-euo", "pipefail", "-c", command], check=True)
         return
     arguments = words_of(command)
-    if arguments[0] == "corpus" and "--out" in arguments:
+    if arguments[0] == "corpus" and "--out" in arguments and "--source" not in arguments:
         fetched(Path(arguments[-1]))
         return
     status = main(smaller(arguments))
