@@ -124,8 +124,8 @@ def _installed(name: str) -> Corpus:
     if family in _MOVED:
         file = f"recipes/corpora/{family}.py"
         raise CorpusError(
-            f"no corpus is called {name!r} any more: it has moved to {file} of the repository; "
-            f"in a checkout, `speechssl corpus {file}` lists what is there and {file}:{name} prepares it"
+            f"no corpus is called {name!r}: those of {family} have moved to {file} of the repository; in a checkout, "
+            f"`speechssl corpus {file}` lists them, and {file}:NAME in place of {name} takes one"
         )
     raise CorpusError(
         f"no corpus is called {name!r}; expected one of {', '.join(known)}, or a file that defines some, FILE.py:NAME"

@@ -118,8 +118,8 @@ def test_a_file_that_defines_no_corpora_is_named(write: Callable[..., Path], cod
         ("nowhere/x.py", "nowhere/x.py: no such file; name a Python file that defines CORPORA"),
         ("nowhere/x.py:name", "nowhere/x.py: no such file"),
         (f"{FOLDER}/fillets.py:nl", r"fillets.py: defines no corpus called 'nl', found fillets-cs, fillets-nl"),
-        ("asterisk", "moved to recipes/corpora/asterisk.py of the repository; .*asterisk.py:asterisk prepares it"),
-        ("fillets-nl", "fillets.py:fillets-nl prepares it"),
+        ("asterisk", "moved to recipes/corpora/asterisk.py of the repository; .*asterisk.py:NAME in place of asterisk"),
+        ("fillets-nl", "those of fillets have moved to recipes/corpora/fillets.py"),
         ("tuxpaint", "moved to recipes/corpora/tuxpaint.py"),
     ],
 )
