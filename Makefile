@@ -9,7 +9,7 @@ BENCH_MANIFEST ?= runs/demo/festvox-ru/pool.tsv
 CELLS ?=
 MUTANTS ?= 400
 MINUTES ?= 600
-MUTATED ?= data model tasks units train scoring
+MUTATED ?= data model tasks units train asr
 export PYTHON STACK
 
 demo: environment

@@ -23,7 +23,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["speechssl", "speechssl.*"]),
-    package_data={"speechssl": ["py.typed", "__init__.pyi", "runs/page.html", "scoring/page.html"]},
+    package_data={"speechssl": ["py.typed", "__init__.pyi", "report/runs_page.html", "asr/scoring/error_page.html"]},
     install_requires=[
         "langcodes>=3.5",  # no data package: which codes are of which language
         "torch>=2.9",

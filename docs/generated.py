@@ -19,13 +19,13 @@ from typing import Annotated, Any, Union
 
 import speechssl
 from speechssl.__main__ import main
-from speechssl.commands.lazy import Group
-from speechssl.commands.table import COMMANDS
+from speechssl.cli.commands import COMMANDS
+from speechssl.cli.lazy import Group
 from speechssl.config import OneOf
-from speechssl.doctor.thresholds import CheckConfig
+from speechssl.corpus.check.thresholds import CheckConfig
 from speechssl.stages.cluster import ClusterConfig
 from speechssl.stages.finetune import FinetuneConfig
-from speechssl.stages.hubert import HubertConfig
+from speechssl.stages.hubert_chain import HubertConfig
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.stages.sweep import SweepConfig
 from speechssl.tasks.contrastive_health import contrastive_health

@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(words: list[str]) -> int:
-    from speechssl.commands.lazy import app_of, command_and_extras
-    from speechssl.commands.table import COMMANDS
+    from speechssl.cli.commands import COMMANDS
+    from speechssl.cli.lazy import app_of, command_and_extras
     from speechssl.extras import missing_extra
     from speechssl.memory import keep_freed_memory
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import speechssl
-from speechssl.commands.lazy import Command, Group
-from speechssl.commands.table import COMMANDS
+from speechssl.cli.commands import COMMANDS
+from speechssl.cli.lazy import Command, Group
 from speechssl.config import _known_keys
 from speechssl.stages.cluster import ClusterConfig
 from speechssl.stages.finetune import FinetuneConfig
-from speechssl.stages.iterations import HubertConfig
+from speechssl.stages.hubert_recipe import HubertConfig
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.stages.sweep import SweepConfig
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import speechssl
 from speechssl.data.batching import Example, collate
-from speechssl.tasks.loss import LossSum
+from speechssl.tasks.model import LossSum
 from speechssl.train.runlog import LogConfig
 
 NAMES = (

@@ -13,10 +13,10 @@ import pytest
 import soundfile
 import torch
 
+from speechssl.asr.decoding.grammar import Weights
+from speechssl.asr.decoding.hypothesis import GreedyDecoder
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.utterances import Utterance
-from speechssl.decoding.grammar import Weights
-from speechssl.decoding.greedy import GreedyDecoder
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "benchmarks"
 TEXTS = ("the cat sat on the mat", "a dog sat", "the dog and a cat")

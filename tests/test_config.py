@@ -11,9 +11,9 @@ from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
 from speechssl.stages.cluster import ClusterConfig
-from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.train.learner import TrainConfig

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from speechssl import extras
-from speechssl.commands.lazy import Group
-from speechssl.commands.table import COMMANDS
+from speechssl.cli.commands import COMMANDS
+from speechssl.cli.lazy import Group
 from speechssl.errors import PackageError
 from speechssl.extras import MODULES, import_torchaudio, missing_extra
 

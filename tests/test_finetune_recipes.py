@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from speechssl.config import load, to_dict
-from speechssl.saved import Description, SavedModel, build_model
+from speechssl.hub.saved import Description, SavedModel, build_model
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.train.checkpoint import read_config, read_state
 from speechssl.train.optim import OptimConfig, learning_rate

@@ -15,24 +15,24 @@ import torch
 from safetensors.torch import save_file
 
 import speechssl
-from speechssl.corpora.splits import SplitRule, lists_digest, ruled_splits
+from speechssl.corpus.fetch.splits import SplitRule, lists_digest, ruled_splits
+from speechssl.corpus.hashing import place_of
+from speechssl.corpus.workers import PartWritten, chosen_work, one_by_one
 from speechssl.data.batching import BatchConfig, BatchSampler, seeded_generator
-from speechssl.data.km import read_km
+from speechssl.data.fairseq_labels import read_km
 from speechssl.data.labels import FrameLabels, LabelSource
 from speechssl.data.mixing import MixConfig
 from speechssl.data.utterances import Manifest, Utterance
-from speechssl.manifests.engine import PartWritten, chosen_work, one_by_one
-from speechssl.manifests.hashing import place_of
-from speechssl.saved import SavedModel
+from speechssl.hub.saved import SavedModel
 from speechssl.stages import extract
-from speechssl.stages.data import DataConfig
-from speechssl.stages.emit import EmitConfig
-from speechssl.stages.features import provenance
+from speechssl.stages.feature_source import provenance
+from speechssl.stages.posteriors import EmitConfig
+from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.record import Inputs, RunRecord, content_hash
 from speechssl.stages.tune import kept_emissions
 from speechssl.train.checkpoint import publish
 from speechssl.units.kmeans import KMeans
-from speechssl.units.resume import FitFile
+from speechssl.units.lloyd import FitFile
 
 ROWS = tuple(
     Utterance(

@@ -15,8 +15,8 @@ import yaml
 
 from speechssl.config import to_dict
 from speechssl.data.batching import BatchConfig
-from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.train.checkpoint import last_checkpoint, read_state

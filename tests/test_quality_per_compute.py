@@ -14,13 +14,13 @@ from types import ModuleType
 import pytest
 import torch
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest
+from speechssl.hub.saved import Description, SavedModel, build_model
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.saved import Description, SavedModel, build_model
-from speechssl.scoring.alignments import Interval
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.train.checkpoint import load_tensors
+from speechssl.units.phone_alignments import Interval
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "quality_per_compute"
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from speechssl.config import load, to_dict
-from speechssl.corpora import corpora_named
+from speechssl.corpus.fetch import corpora_named
 from speechssl.model.encoder import EncoderConfig
 from speechssl.stages.cluster import ClusterConfig
-from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import FinetuneConfig
-from speechssl.stages.hubert import HubertConfig
-from speechssl.stages.iterations import resolve
+from speechssl.stages.hubert_chain import HubertConfig
+from speechssl.stages.hubert_recipe import resolve
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.stages.reading_data import DataConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 LISTS = RECIPES.parent / "manifests"

@@ -39,7 +39,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_the_wheel_holds_every_file_of_the_package(shipped: set[str]) -> None:
-    assert {"speechssl/py.typed", "speechssl/runs/page.html", "speechssl/scoring/page.html"} <= shipped
+    assert {"speechssl/py.typed", "speechssl/report/runs_page.html", "speechssl/asr/scoring/error_page.html"} <= shipped
     assert len(shipped) > 240
     assert shipped == set(listed("speechssl"))
 

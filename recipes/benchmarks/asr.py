@@ -26,13 +26,13 @@ from measuring import OURS, Outcome, Row, about, interleave, table, write_report
 from recogniser import write_random
 from sizes import SIZES, Size
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.asr.decoding.grammar import Weights
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest
 from speechssl.data.utterances import Manifest, Utterance
-from speechssl.decoding.grammar import Weights
-from speechssl.saved import SavedModel
+from speechssl.hub.saved import SavedModel
 from speechssl.stages.convert import convert
-from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.stages.posteriors import EmitConfig, emissions
 from speechssl.stages.transcribe import transcribe
 
 __all__ = ["measure_decoding", "measure_finetuning", "measure_transcribing"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.audio.reading import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Crop, Example, collate
 from speechssl.data.manifest import read_manifest
 from speechssl.data.utterances import Utterance

@@ -13,7 +13,7 @@ from peers import PEERS
 from plain import PLAIN
 from sizes import Size, equal_batch
 
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.data.batching import Batch
 
 __all__ = ["PLAIN_NAME", "STYLES", "TASKS", "Contender", "batches_of", "contenders", "turn"]

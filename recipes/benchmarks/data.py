@@ -27,10 +27,10 @@ from tempfile import TemporaryDirectory
 import soundfile
 from measuring import about
 
+from speechssl.corpus.building import build_manifest
+from speechssl.corpus.check.checking import check_manifests
+from speechssl.corpus.check.thresholds import CheckConfig
 from speechssl.data.manifest import read_manifest, write_manifest
-from speechssl.doctor.check import check_manifests
-from speechssl.doctor.thresholds import CheckConfig
-from speechssl.manifests.build import build_manifest
 
 BUILD, CHECK = "data build flac", "data check flac"
 PEOPLE, BARE, OURS, ALONE, BOUND = (

@@ -18,17 +18,17 @@ import torch
 from measuring import OURS, Outcome
 from torch import Tensor
 
+from speechssl.asr.decoding.decoders import Flashlight, WithLexicon, build_decoder
+from speechssl.asr.decoding.grammar import Weights
+from speechssl.asr.decoding.hypothesis import Decoder
+from speechssl.asr.decoding.search import SearchConfig
+from speechssl.asr.lm.estimate import build_model
+from speechssl.asr.lm.kneser_ney import NGramConfig
+from speechssl.asr.lm.lexicon import Lexicon
+from speechssl.asr.lm.sentences import read_sentences
+from speechssl.asr.scoring.wer import score_texts
 from speechssl.data.utterances import Utterance
-from speechssl.data.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
-from speechssl.decoding.build import Flashlight, WithLexicon, build_decoder
-from speechssl.decoding.grammar import Weights
-from speechssl.decoding.hypothesis import Decoder
-from speechssl.decoding.search import SearchConfig
-from speechssl.lm.build import build_model
-from speechssl.lm.kneser_ney import NGramConfig
-from speechssl.lm.lexicon import Lexicon
-from speechssl.lm.texts import read_sentences
-from speechssl.scoring.wer import score_texts
+from speechssl.text.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 
 __all__ = ["PURE", "Heard", "Language", "build_language", "decoders", "error_rate", "left_out", "simulate", "turn"]
 

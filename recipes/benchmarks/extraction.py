@@ -23,17 +23,16 @@ from batches import draw_utterances
 from measuring import Outcome, Row, about, interleave, table, write_report
 from sizes import SIZES, Size
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.manifest import write_manifest
 from speechssl.data.utterances import Utterance
-from speechssl.features.folder import FeatureFolder
-from speechssl.features.formats import FORMATS
+from speechssl.features.feature_folder import FORMATS, FeatureFolder
+from speechssl.hub.saved import Description, SavedModel
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.saved import Description, SavedModel
 from speechssl.stages.convert import convert
-from speechssl.stages.data import DataConfig
 from speechssl.stages.extract import ExtractFeaturesConfig, extract_features
-from speechssl.stages.features import ExtractConfig, trunk
+from speechssl.stages.feature_source import ExtractConfig, trunk
+from speechssl.stages.reading_data import DataConfig
 
 __all__ = ["ALONE", "PEER", "measure", "shares"]
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig
+from speechssl.audio.reading import SAMPLE_RATE, AudioConfig
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import Loader, load_batches

@@ -24,17 +24,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.audio.reading import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError
+from speechssl.hub.saved import SavedModel
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.saved import SavedModel
 from speechssl.units.assignment import Nearest, sum_clusters
-from speechssl.units.features import MFCC_WINDOW, mfcc
+from speechssl.units.feature_shards import ShardPoints, write_shards
 from speechssl.units.kmeans import KMeans
 from speechssl.units.lloyd import Step
+from speechssl.units.mfcc import MFCC_WINDOW, mfcc
 from speechssl.units.points import Points, TensorPoints
-from speechssl.units.shards import ShardPoints, write_shards
 
 
 @dataclass

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from sizes import VOCABULARY, Size
 
-from speechssl.data.audio import AudioConfig
-from speechssl.data.vocabulary import WORD_BOUNDARY, Vocabulary
+from speechssl.audio.reading import AudioConfig
+from speechssl.hub.saved import Description, SavedModel
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.saved import Description, SavedModel
 from speechssl.tasks.ctc import CTCModel
+from speechssl.text.vocabulary import WORD_BOUNDARY, Vocabulary
 
 __all__ = ["write_random"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.config import load
-from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batching import Batch
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.frames import frame_count

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from speechssl.corpora import ClipCollector, Corpus, Findings, SplitRule, Spoken, normalize_text
-from speechssl.data.fields import lines_of
+from speechssl.corpus.fetch import ClipCollector, Corpus, Findings, SplitRule, Spoken, normalize_text
 from speechssl.errors import CorpusError
+from speechssl.text.fields import lines_of
 
 __all__ = ["CORPORA", "find_asterisk", "find_asterisk_prompts"]
 

@@ -4,8 +4,8 @@ import re
 from functools import partial
 from pathlib import Path
 
-from speechssl.corpora import ClipCollector, Corpus, Findings, SplitRule, Spoken, normalize_text
-from speechssl.data.audio import read_header
+from speechssl.audio.reading import read_header
+from speechssl.corpus.fetch import ClipCollector, Corpus, Findings, SplitRule, Spoken, normalize_text
 from speechssl.errors import AudioError, CorpusError
 
 __all__ = ["CORPORA", "find_fillets"]

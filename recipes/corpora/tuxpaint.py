@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from speechssl.corpora import ClipCollector, Corpus, Findings, Spoken, normalize_text
-from speechssl.data.audio import read_header
-from speechssl.data.fields import lines_of
+from speechssl.audio.reading import read_header
+from speechssl.corpus.fetch import ClipCollector, Corpus, Findings, Spoken, normalize_text
 from speechssl.errors import CorpusError
+from speechssl.text.fields import lines_of
 
 __all__ = ["CORPORA", "find_tuxpaint"]
 

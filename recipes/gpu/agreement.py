@@ -54,12 +54,12 @@ from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState
+from speechssl.train.distributed import ParallelConfig, spread
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.loop import fit
 from speechssl.train.optim import OptimConfig, build_optimizer, scale_gradients
 from speechssl.train.run import Run
 from speechssl.train.runlog import LogConfig
-from speechssl.train.spread import ParallelConfig, spread
 from speechssl.units.assignment import Nearest
 from speechssl.units.kmeans import KMeans
 

@@ -21,9 +21,9 @@ from plan import CLUSTERERS, FILES, PRECISIONS, SHAPES, STORED, clustering
 from torch import Tensor
 
 from speechssl.units.assignment import Nearest, Precision, sum_clusters
+from speechssl.units.feature_shards import ShardPoints, write_shards
 from speechssl.units.feeding import on_device
 from speechssl.units.points import TensorPoints
-from speechssl.units.shards import ShardPoints, write_shards
 
 ITERATIONS = 10  # after which inertia is compared
 REPEATS = 5

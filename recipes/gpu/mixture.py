@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Example, collate
 from speechssl.data.utterances import Utterance
 from speechssl.model.frames import Stack, frame_count

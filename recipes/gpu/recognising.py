@@ -24,16 +24,16 @@ from recogniser import write_random
 from sizes import VOCABULARY, Size
 from stepping import in_16_bits, make_size
 
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.audio.reading import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchConfig
 from speechssl.data.utterances import Manifest
+from speechssl.hub.saved import SavedModel
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.parallel import Ranks
-from speechssl.saved import SavedModel
 from speechssl.stages.convert import convert
-from speechssl.stages.data import DataConfig
-from speechssl.stages.emit import EmitConfig
-from speechssl.stages.features import ExtractConfig, extract, trunk
+from speechssl.stages.feature_source import ExtractConfig, extract, trunk
+from speechssl.stages.posteriors import EmitConfig
+from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.transcribe import transcribe
 from speechssl.tasks.ctc import CTCModel
 from speechssl.train.checkpoint import TrainState

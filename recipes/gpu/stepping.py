@@ -29,16 +29,16 @@ from torch import Tensor, nn
 from speechssl.data.batching import Batch, BatchConfig
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.parallel import Ranks
-from speechssl.stages.budget import SIZES as BUDGETS
-from speechssl.stages.budget import memory_gb, pretraining_flops
+from speechssl.plan.costs import SIZES as BUDGETS
+from speechssl.plan.costs import memory_gb, pretraining_flops
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState
+from speechssl.train.distributed import ParallelConfig, spread
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import build_optimizer
-from speechssl.train.spread import ParallelConfig, spread
 
 __all__ = ["VARIANTS", "build_learner", "fitting_seconds", "in_16_bits", "make_batches", "make_size"]
 

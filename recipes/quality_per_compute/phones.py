@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest
+from speechssl.hub.saved import SavedModel
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.saved import SavedModel
-from speechssl.scoring.alignments import Interval, read_phones
-from speechssl.scoring.clusters import mutual_information, segments_of_frames
 from speechssl.tasks.contrastive import ContrastiveObjective
+from speechssl.units.phone_alignments import Interval, read_phones
+from speechssl.units.quality import mutual_information, segments_of_frames
 
 RIDGE = 10.0  # added to the diagonal; features have variance one
 LOUDNESS_CLASSES = 16

@@ -34,10 +34,10 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForPr
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
 from speechssl.atomic import atomic
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, read_audio
+from speechssl.audio.reading import SAMPLE_RATE, AudioConfig, read_audio
 from speechssl.data.batching import seeded_generator
 from speechssl.data.utterances import Manifest
-from speechssl.stages.data import DataConfig, read_data
+from speechssl.stages.reading_data import DataConfig, read_data
 from speechssl.train.checkpoint import last_checkpoint
 
 WARMUP = 0.16  # of all updates

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechssl.stages.budget import DEVICES, SIZES, ModelSize, memory_gb, pretraining_flops
+from speechssl.plan.costs import DEVICES, SIZES, ModelSize, memory_gb, pretraining_flops
 
 __all__ = ["Step", "place", "step_of", "tables"]
 

@@ -1,1 +1,1 @@
-"""Speech as training sees it: audio files, manifests, labels, texts, and the batches made of them."""
+"""Speech as training sees it: utterances, manifests, labels, and the batches made of them."""

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from speechssl.audio.reading import AudioConfig
 from speechssl.config import configuration
-from speechssl.data.audio import AudioConfig
 from speechssl.data.batching import seeded_generator
 from speechssl.data.manifest import read_manifest
 from speechssl.data.utterances import Manifest, Utterance

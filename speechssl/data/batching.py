@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from speechssl import fingerprint
+from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.config import configuration
-from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.epochs import Crop, Epoch, Integers, first_of_batches
 from speechssl.data.mixing import Mix, MixConfig, corpora
 from speechssl.data.utterances import Ids, Rows, Utterance

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, normalize_waveform
+from speechssl.audio.pcm import PcmReader, read_pcm
+from speechssl.audio.reading import SAMPLE_RATE, AudioConfig, normalize_waveform
 from speechssl.data.augment import Augmenter, Speeds, change_speed
 from speechssl.data.batching import Batch, Crop, Example, collate
 from speechssl.data.labels import FrameLabels
-from speechssl.data.pcm import PcmReader, read_pcm
 from speechssl.data.utterances import Manifest, Utterance
-from speechssl.data.vocabulary import BLANK
 from speechssl.data.waveform import read_utterance
 from speechssl.errors import AudioError, SpeechSSLError
+from speechssl.text.vocabulary import BLANK
 
 __all__ = ["SpeechDataset", "load_in_order", "read_utterance"]
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speechssl.data.audio import read_header
+from speechssl.audio.reading import read_header
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError
 

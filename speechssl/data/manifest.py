@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechssl.atomic import write_atomically
-from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.fields import lines_of
+from speechssl.audio.reading import SAMPLE_RATE
+from speechssl.audio.storage import is_url
 from speechssl.data.manifest_parquet import ParquetRows, write_parquet
-from speechssl.data.storage import is_url
 from speechssl.data.utterances import Manifest, Utterance, id_of, refuse_duplicate_ids
 from speechssl.errors import ManifestError
+from speechssl.text.fields import lines_of
 
 __all__ = [
     "PARQUET",

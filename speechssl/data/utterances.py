@@ -17,8 +17,8 @@ from typing import Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.data.audio import SAMPLE_RATE, Segment
-from speechssl.data.storage import Place, is_url
+from speechssl.audio.reading import SAMPLE_RATE, Segment
+from speechssl.audio.storage import Place, is_url
 from speechssl.errors import ManifestError
 
 __all__ = [

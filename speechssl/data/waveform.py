@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig, normalize_waveform, prepare_samples, read_audio
+from speechssl.audio.pcm import PcmReader, read_pcm, to_float
+from speechssl.audio.reading import SAMPLE_RATE, AudioConfig, normalize_waveform, prepare_samples, read_audio
 from speechssl.data.given import Given
-from speechssl.data.pcm import PcmReader, read_pcm, to_float
 from speechssl.data.utterances import Manifest, Utterance
 
 __all__ = ["read_utterance"]

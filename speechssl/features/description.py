@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote, unquote
 
 from speechssl.atomic import atomic, write_atomically
 from speechssl.config import configuration, from_dict, to_dict
@@ -27,6 +28,8 @@ __all__ = [
     "NumberType",
     "Pool",
     "Stream",
+    "id_of_name",
+    "name_of_id",
     "read_description",
     "read_index",
     "write_description",
@@ -171,3 +174,31 @@ def _entry(cells: list[str], *, where: str) -> Entry:
         raise LabelError(
             f"{where}: expected {len(_COLUMNS)} columns, found {cells!r:.80}; extract the features again"
         ) from error
+
+
+_LONGEST = 200  # bytes of a name without suffix; most file systems take 255 with it
+_RESERVED = {".": "%2E", "__": "%5F_"}
+
+
+def name_of_id(key: str) -> str:
+    """Return the name of an utterance: a relative path without suffix, of safe characters.
+
+    Examples:
+        >>> name_of_id("84-121123-0003"), name_of_id("a b/c"), name_of_id("..")
+        ('84-121123-0003', 'a%20b%2Fc', '%2E.')
+    """
+    name = quote(key, safe="") or "%"
+    pieces = [name[start : start + _LONGEST] for start in range(0, len(name), _LONGEST)]
+    for begin, written in _RESERVED.items():
+        pieces = [written + piece[len(begin) :] if piece.startswith(begin) else piece for piece in pieces]
+    return "%/".join(pieces)
+
+
+def id_of_name(name: str) -> str:
+    """Return the id of an utterance.
+
+    Examples:
+        >>> id_of_name("a%20b%2Fc")
+        'a b/c'
+    """
+    return unquote(name.replace("%/", "").removesuffix("%"))

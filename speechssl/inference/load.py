@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 
 from speechssl.errors import ConfigError
-from speechssl.inference.encoder import Encoder, Pretrained
+from speechssl.hub.model_formats import read_saved
+from speechssl.inference.pretrained import Encoder, Pretrained
 from speechssl.inference.recogniser import Recogniser
-from speechssl.interop.formats import read_saved
 from speechssl.parallel import pick_device
 
 __all__ = ["load"]

@@ -5,23 +5,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
-from speechssl.data.audio import AudioConfig
+from speechssl.asr.decoding.decoders import Beam, Flashlight, Greedy, WithLexicon, decoder_for
+from speechssl.asr.decoding.grammar import Weights
+from speechssl.asr.transcripts.timed import Transcript
+from speechssl.audio.reading import AudioConfig
 from speechssl.data.given import Audio, Channels
 from speechssl.data.utterances import Manifest
-from speechssl.data.vocabulary import Vocabulary
-from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, decoder_for
-from speechssl.decoding.grammar import Weights
 from speechssl.errors import ConfigError
-from speechssl.inference.encoder import Encoder
-from speechssl.inference.frames import FrameTimes, LogProbs
-from speechssl.inference.hearing import Heard, as_given, listed
-from speechssl.saved import SavedModel
+from speechssl.hub.saved import SavedModel
+from speechssl.inference.pretrained import Encoder
+from speechssl.inference.results import FrameTimes, Heard, LogProbs, as_given, listed
 from speechssl.stages.align import align_by
-from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.stages.posteriors import EmitConfig, emissions
 from speechssl.stages.transcribe import transcribe_by
 from speechssl.stages.tuned import read_tuned
 from speechssl.tasks.ctc import CTCModel
-from speechssl.transcripts.timed import Transcript
+from speechssl.text.vocabulary import Vocabulary
 
 # overloads overlap in that a str is a sequence of str, too: one utterance comes first
 

@@ -17,8 +17,8 @@ from speechssl.model import fast
 from speechssl.model.fast import convolution
 from speechssl.model.frames import Stack, frame_count, hop_size, receptive_field, within
 from speechssl.model.host import send
+from speechssl.model.in_pieces import in_pieces
 from speechssl.model.norm import ChannelNorm, TimeNorm
-from speechssl.model.pieces import in_pieces
 
 __all__ = ["ConvFeatureExtractor", "convolve"]
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import AudioConfig
+from speechssl.asr.transcripts.timed import Token, Transcript, tokens_of, words_of
+from speechssl.audio.reading import AudioConfig
 from speechssl.data.utterances import Manifest
-from speechssl.data.vocabulary import BLANK, Vocabulary, frames_needed
 from speechssl.errors import ManifestError, VocabularyError
 from speechssl.extras import import_torchaudio
-from speechssl.interop.formats import read_saved
+from speechssl.hub.model_formats import read_saved
 from speechssl.parallel import pick_device
-from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.stages.posteriors import EmitConfig, emissions
 from speechssl.tasks.ctc import CTCModel
-from speechssl.transcripts.timed import Token, Transcript, tokens_of, words_of
+from speechssl.text.vocabulary import BLANK, Vocabulary, frames_needed
 
 __all__ = ["align", "align_by"]
 

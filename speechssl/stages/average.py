@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from speechssl.atomic import write_atomically
 from speechssl.errors import CheckpointError
-from speechssl.saved import SavedModel
+from speechssl.hub.saved import SavedModel
 from speechssl.train.checkpoint import last_checkpoint, read_state
 
 __all__ = ["average", "average_best", "average_tensors", "best_steps", "last_steps"]

@@ -13,13 +13,13 @@ from typing import Any
 
 from speechssl.config import as_yaml
 from speechssl.data.labels import LabelSource
-from speechssl.data.languages import read_language
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import CheckpointError, ConfigError, ManifestError
-from speechssl.interop.formats import read_model
-from speechssl.saved import Description, SavedModel, checkpoint_of, read_description
+from speechssl.hub.model_formats import read_model
+from speechssl.hub.saved import Description, SavedModel, checkpoint_of, read_description
 from speechssl.tasks.registry import all_tasks
 from speechssl.tasks.task import Task
+from speechssl.text.languages import read_language
 from speechssl.train.checkpoint import DESCRIPTION, TrainState, last_checkpoint, read_config, read_state, run_folder
 
 __all__ = ["CARD", "Score", "model_card", "read_score", "upload_line"]

@@ -6,21 +6,24 @@ features come. Under torchrun each process labels its share of the utterances, a
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from speechssl.atomic import write_atomically
 from speechssl.config import configuration
-from speechssl.data.labels import FrameLabels, LabelSource, write_labels
+from speechssl.data.labels import FrameLabels, LabelSource, read_labels, write_labels
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ConfigError
-from speechssl.interop.formats import read_saved
+from speechssl.hub.model_formats import read_saved
 from speechssl.parallel import Ranks, pick_device, start_ranks
-from speechssl.scoring.clusters import measure_units, read_phones
-from speechssl.stages.data import DataConfig, read_data, tell_left_out
 from speechssl.stages.extract import ExtractFeaturesConfig, extract_features
-from speechssl.stages.features import (
+from speechssl.stages.feature_source import (
     ExtractConfig,
     FeatureSource,
     Piece,
@@ -33,15 +36,71 @@ from speechssl.stages.features import (
     provenance,
     trunk,
 )
-from speechssl.stages.label_parts import LabelParts
 from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
+from speechssl.stages.reading_data import DataConfig, read_data, tell_left_out
 from speechssl.stages.stored import StoredFeatures, stored_features
 from speechssl.train.run_folder import hold_run_folder
 from speechssl.train.runlog import progress_bar
 from speechssl.units.kmeans import KMeans
+from speechssl.units.quality import measure_units, read_phones
 from speechssl.units.reservoir import FrameSample
 
-__all__ = ["ClusterConfig", "cluster"]
+__all__ = ["ClusterConfig", "LabelParts", "cluster"]
+
+_LABELS_A_PART = 10**6  # three hours of MFCC
+
+
+class LabelParts:
+    """A folder of label files, each written once and whole."""
+
+    def __init__(self, folder: Path, source: LabelSource, *, rank: int) -> None:
+        """Prepare to write the parts of one process.
+
+        Args:
+            folder: for the parts of all processes.
+            source: what makes the labels; parts of another source are not read.
+            rank: of this process, for names that no other gives.
+        """
+        self.folder, self.source, self.rank = folder, source, rank
+        self._kind = np.int16 if source.clusters < 2**15 else np.int32
+        self._unfinished: list[Tensor] = []  # pieces of one utterance
+        self._units: dict[str, np.ndarray] = {}
+        self._count = 0
+
+    def add(self, utterance_id: str, units: Tensor, *, is_last: bool) -> None:
+        """Take (frames,) units of a piece of an utterance, and write a part when there are enough."""
+        self._unfinished.append(units.cpu())
+        if is_last:
+            self._units[utterance_id] = torch.cat(self._unfinished).numpy().astype(self._kind)
+            self._count += len(self._units[utterance_id])
+            self._unfinished = []
+        if self._count >= _LABELS_A_PART:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been added since the last part."""
+        if self._units:
+            written = len(list(self.folder.glob(f"{self.rank:03d}-*.tsv")))
+            path = self.folder / f"{self.rank:03d}-{written:05d}.tsv"
+            write_labels(path, FrameLabels(source=self.source, units=self._units))
+        self._units, self._count = {}, 0
+
+    def read(self) -> dict[str, np.ndarray]:
+        """Return the units of the parts of all processes, by utterance id.
+
+        Raises:
+            LabelError: a part is broken.
+        """
+        units: dict[str, np.ndarray] = {}
+        for path in sorted(self.folder.glob("*.tsv")):
+            part = read_labels(path)
+            if part.source == self.source:
+                units |= part.units
+        return units
+
+    def remove(self) -> None:
+        """Remove the parts of all processes."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @configuration

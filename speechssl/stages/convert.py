@@ -11,16 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import read_audio
-from speechssl.data.texts import TextConfig
-from speechssl.data.vocabulary import BLANK, Vocabulary
-from speechssl.data.writing import WritingConfig
-from speechssl.decoding.greedy import merged
-from speechssl.decoding.hypothesis import first_words
+from speechssl.asr.decoding.hypothesis import first_words, merged
+from speechssl.audio.reading import read_audio
 from speechssl.errors import CheckpointError, ConfigError
-from speechssl.interop.formats import FORMATS, read_model
-from speechssl.interop.names import Conversion, as_known
-from speechssl.saved import Description, SavedModel
+from speechssl.hub.model_formats import FORMATS, read_model
+from speechssl.hub.names import Conversion, as_known
+from speechssl.hub.saved import Description, SavedModel
+from speechssl.text.policy import TextConfig
+from speechssl.text.vocabulary import BLANK, Vocabulary
+from speechssl.text.writing import WritingConfig
 
 __all__ = ["Converted", "convert"]
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from speechssl.asr.decoding.hypothesis import merged
+from speechssl.asr.scoring.wer import ErrorRate, score_texts
 from speechssl.atomic import write_atomically
 from speechssl.data.dataset import SpeechDataset, load_in_order
-from speechssl.data.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
-from speechssl.decoding.greedy import merged
-from speechssl.scoring.wer import ErrorRate, score_texts
 from speechssl.tasks.ctc import CTCModel
+from speechssl.text.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 
 __all__ = ["DevSet", "hear", "texts_of_others"]
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from speechssl import fingerprint
 from speechssl.atomic import write_atomically
+from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.config import configuration, flatten, to_dict
-from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.labels import FrameLabels, read_labels
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import CheckpointError, ConfigError, LabelError
@@ -39,15 +39,14 @@ from speechssl.features.description import (
     write_description,
     write_index,
 )
-from speechssl.features.formats import FORMATS
-from speechssl.features.writing import PartWriter, writing
-from speechssl.features.writing import Utterance as Computed
-from speechssl.interop.formats import read_saved
+from speechssl.features.feature_folder import FORMATS
+from speechssl.features.part_writing import PartWriter, writing
+from speechssl.features.part_writing import Utterance as Computed
+from speechssl.hub.model_formats import read_saved
+from speechssl.hub.saved import SavedModel
 from speechssl.parallel import Ranks, start_ranks
 from speechssl.provenance import source_commit
-from speechssl.saved import SavedModel
-from speechssl.stages.data import DataConfig, read_data, read_waveforms, tell_left_out
-from speechssl.stages.features import (
+from speechssl.stages.feature_source import (
     ExtractConfig,
     FeatureSource,
     FrontEnd,
@@ -60,6 +59,7 @@ from speechssl.stages.features import (
     weighted,
 )
 from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
+from speechssl.stages.reading_data import DataConfig, read_data, read_waveforms, tell_left_out
 from speechssl.train.checkpoint import software_versions
 from speechssl.train.run_folder import hold_run_folder
 

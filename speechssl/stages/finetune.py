@@ -1,5 +1,6 @@
 """Stage `finetune`: pretrained trunk + transcripts -> CTC model, watched by CER on a development set."""
 
+import copy
 import dataclasses
 import sys
 from collections.abc import Mapping
@@ -9,36 +10,65 @@ from typing import Literal
 import torch
 
 from speechssl.config import configuration, like
+from speechssl.corpus.named import read_named
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset
-from speechssl.data.texts import TextConfig
 from speechssl.data.utterances import Manifest
-from speechssl.data.vocabulary import Letters, UnitsConfig
 from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
-from speechssl.interop.formats import read_saved
-from speechssl.manifests.named import read_named
-from speechssl.model.encoder import EncoderConfig
+from speechssl.hub.model_formats import read_saved
+from speechssl.hub.saved import Description, SavedModel, describe_model
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.parallel import start_ranks
-from speechssl.saved import Description, SavedModel, describe_model
 from speechssl.stages.average import average_best
-from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.stages.dev_scores import DevSet
 from speechssl.stages.preflight import Preflight, Rules, preflight
 from speechssl.stages.preflight_advice import about_freezing
 from speechssl.stages.preflight_audio import Reading, look_at_audio
 from speechssl.stages.preflight_text import short_lines, tell_skipped
-from speechssl.stages.starting import starting_encoder
+from speechssl.stages.reading_data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.stages.training import Prepared, train
 from speechssl.tasks.ctc import CTCConfig, CTCModel
-from speechssl.train.checkpoint import is_finished
+from speechssl.text.policy import TextConfig
+from speechssl.text.vocabulary import Letters, UnitsConfig
+from speechssl.train.checkpoint import fill, is_finished
 from speechssl.train.groups import describe_learning
 from speechssl.train.learner import TrainConfig
 from speechssl.train.optim import OptimConfig
 from speechssl.train.run_folder import hold_run_folder
 from speechssl.train.runlog import require_reports
 
-__all__ = ["FinetuneConfig", "check_texts", "finetune", "finetuned_encoder", "prepare_finetuning"]
+__all__ = ["FinetuneConfig", "check_texts", "finetune", "finetuned_encoder", "prepare_finetuning", "starting_encoder"]
+
+
+def starting_encoder(
+    start: SavedModel, config: EncoderConfig, *, reset_layers: int = 0, random_weights: bool = False
+) -> SpeechEncoder:
+    """Build a trunk; what is random in it comes from torch's default generator.
+
+    Args:
+        start: pretrained.
+        config: of the trunk; its architecture is that of `start`.
+        reset_layers: Transformer layers, from the last, that keep their random weights. The last ones know most of
+            what they were pretrained to predict, and with few labels a fresh start may serve them better (Zhang et
+            al., "Revisiting few-sample BERT fine-tuning", arXiv:2006.05987).
+        random_weights: all keep them.
+
+    Raises:
+        ConfigError: more layers are to be reset than there are.
+        CheckpointError: the parameters of `start` do not fit.
+    """
+    encoder = SpeechEncoder(config)
+    layers = encoder.transformer.layers
+    if reset_layers > len(layers):
+        raise ConfigError(f"reset_layers is {reset_layers}, expected at most {len(layers)}, all layers of {start.name}")
+    if random_weights:
+        return encoder
+    fresh = [copy.deepcopy(layer.state_dict()) for layer in layers[len(layers) - reset_layers :]]
+    fill(encoder, start.tensors, prefix="encoder.", where=start.name)
+    for layer, weights in zip(layers[len(layers) - reset_layers :], fresh, strict=True):
+        layer.load_state_dict(weights)
+    return encoder
 
 
 @configuration

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from speechssl.data.audio import SAMPLE_RATE
-from speechssl.interop.formats import read_model
+from speechssl.audio.reading import SAMPLE_RATE
+from speechssl.hub.model_formats import read_model
 from speechssl.train.checkpoint import DESCRIPTION, last_checkpoint, read_config, read_state, run_folder
 from speechssl.units.kmeans import KMeans
 

@@ -13,14 +13,14 @@ from typing import Literal
 
 import numpy as np
 
-from speechssl.data.texts import TextConfig, digits_in
+from speechssl.corpus.check.text_checks import count_letters, unusual_rates
+from speechssl.corpus.check.thresholds import CheckConfig
 from speechssl.data.utterances import Manifest, Utterance
-from speechssl.data.vocabulary import UnitsConfig, Vocabulary, frames_needed
-from speechssl.doctor.texts import count_letters, unusual_rates
-from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import CheckpointError, ManifestError, SpeechSSLError, VocabularyError
-from speechssl.saved import vocabulary_of_run
+from speechssl.hub.saved import vocabulary_of_run
 from speechssl.stages.preflight_advice import advice, replacement
+from speechssl.text.policy import TextConfig, digits_in
+from speechssl.text.vocabulary import UnitsConfig, Vocabulary, frames_needed
 from speechssl.train.checkpoint import DESCRIPTION
 from speechssl.train.run_folder import MOST_NAMED
 

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from speechssl.data.texts import digits_in
+from speechssl.corpus.check.text_checks import count_letters
 from speechssl.data.utterances import Manifest
-from speechssl.data.vocabulary import Vocabulary
-from speechssl.doctor.texts import count_letters
+from speechssl.text.policy import digits_in
+from speechssl.text.vocabulary import Vocabulary
 
 __all__ = ["about_freezing", "advice", "replacement"]
 

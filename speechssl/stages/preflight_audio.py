@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
-from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.storage import Place, is_url
+from speechssl.audio.reading import SAMPLE_RATE
+from speechssl.audio.storage import Place, is_url
 from speechssl.data.utterances import Joined, Manifest, Utterance
 from speechssl.errors import AudioError, AudioSettingError
-from speechssl.stages.data import DataConfig
+from speechssl.stages.reading_data import DataConfig
 
 __all__ = ["Reading", "look_at_audio", "refuse_audio", "tell_notes"]
 

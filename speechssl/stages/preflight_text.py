@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from speechssl.stages.data import tell_left_out
 from speechssl.stages.preflight import Fault, Labelled, Preflight, Rare
+from speechssl.stages.reading_data import tell_left_out
 
 __all__ = ["as_json", "lines", "short_lines", "tell_skipped"]
 

@@ -10,21 +10,21 @@ import torch
 from torch import nn
 
 from speechssl.config import configuration, flatten, like, to_dict
+from speechssl.corpus.named import read_named
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler, seeded_generator
 from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.labels import FrameLabels, join_labels, read_labels
 from speechssl.data.utterances import Manifest
 from speechssl.errors import CheckpointError, ConfigError, LabelError, ManifestError
-from speechssl.interop.formats import read_saved
-from speechssl.manifests.named import read_named
+from speechssl.hub.model_formats import read_saved
+from speechssl.hub.saved import Description, SavedModel, build_model, check_units, describe_model
 from speechssl.model.context import StepContext
 from speechssl.model.encoder import EncoderConfig
 from speechssl.parallel import start_ranks
-from speechssl.saved import Description, SavedModel, build_model, check_units, describe_model
-from speechssl.stages.data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
 from speechssl.stages.probe import prober
+from speechssl.stages.reading_data import DataConfig, like_training, read_data, tell_left_out
 from speechssl.stages.training import Prepared, train
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.registry import DEFAULT_OBJECTIVE, ObjectiveConfig, task_of

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError, ManifestError
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.scoring.alignments import Interval
-from speechssl.scoring.clusters import FeatureSpread, UnitTally
-from speechssl.stages.data import DataConfig, read_waveforms
-from speechssl.stages.features import draw_hours
+from speechssl.stages.feature_source import draw_hours
+from speechssl.stages.reading_data import DataConfig, read_waveforms
 from speechssl.tasks.figures import perplexity, tally
 from speechssl.units.kmeans import KMeans
+from speechssl.units.phone_alignments import Interval
+from speechssl.units.quality import FeatureSpread, UnitTally
 
 __all__ = ["frame_intervals", "probe", "probe_layer", "prober", "read_probe_audio"]
 

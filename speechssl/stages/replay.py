@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from speechssl.config import from_dict
 from speechssl.data.batching import Batch, collate
-from speechssl.data.texts import with_known_language
 from speechssl.errors import CheckpointError
 from speechssl.stages.finetune import FinetuneConfig, prepare_finetuning
 from speechssl.stages.pretrain import PretrainConfig, prepare_pretraining
 from speechssl.stages.training import Prepared
+from speechssl.text.policy import with_known_language
 from speechssl.train.checkpoint import fill, load_tensors, read_config
 from speechssl.train.learner import TrainConfig, seeded_context
 from speechssl.train.skipped_steps import SkippedBatch, read_skipped_step

@@ -5,13 +5,13 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from speechssl.data.audio import AudioConfig
-from speechssl.data.languages import is_code_like, read_language
+from speechssl.asr.scoring.evaluate import Reference
+from speechssl.asr.transcripts.transcript_reading import Said, Texts, read_texts
+from speechssl.audio.reading import AudioConfig
 from speechssl.data.manifest import read_table
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.scoring.evaluate import Reference
-from speechssl.transcripts.reading import Said, Texts, read_texts
+from speechssl.text.languages import is_code_like, read_language
 
 __all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "references_of", "with_known_languages"]
 
@@ -100,7 +100,7 @@ def with_known_languages(references: Sequence[Reference], where: Path) -> tuple[
 
 
 def read_hypotheses(path: Path) -> dict[str, str]:
-    """Read what a system wrote, by utterance id; `transcripts.reading` knows the formats."""
+    """Read what a system wrote, by utterance id; `asr.transcripts.transcript_reading` knows the formats."""
     return read_texts(path, "hypothesis").by_id()
 
 
@@ -127,8 +127,8 @@ def _group_of(
             duration_s = row.duration_s if heard is None else heard.duration_s
             return "unknown" if duration_s is None else _band(duration_s, _BANDS_S, "s")
         case "snr":
+            from speechssl.asr.scoring.snr import estimate_snr_db
             from speechssl.data.waveform import read_utterance  # both bring torch, which texts do without
-            from speechssl.scoring.snr import estimate_snr_db
 
             if sound is None or heard is None:
                 raise ManifestError(f"{row.id}: the references do not say where its audio is, which snr reads")

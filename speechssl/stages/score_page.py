@@ -9,20 +9,20 @@ from pathlib import Path
 import soundfile
 from torch import Tensor
 
+from speechssl.asr.scoring.error_page import PathToken, Recording, Report, System, write_score_page
+from speechssl.asr.scoring.evaluate import Evaluation, Reference
+from speechssl.asr.scoring.intervals import Difference
+from speechssl.asr.scoring.score_summary import advice
+from speechssl.asr.transcripts.timed import best_path
+from speechssl.asr.transcripts.transcript_reading import read_json_lines
+from speechssl.audio.reading import SAMPLE_RATE, AudioConfig
 from speechssl.config import configuration
-from speechssl.data.audio import SAMPLE_RATE, AudioConfig
 from speechssl.data.dataset import read_utterance
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError, ManifestError
-from speechssl.interop.formats import read_saved
+from speechssl.hub.model_formats import read_saved
 from speechssl.parallel import pick_device
-from speechssl.scoring.evaluate import Evaluation, Reference
-from speechssl.scoring.intervals import Difference
-from speechssl.scoring.page import PathToken, Recording, Report, System, write_score_page
-from speechssl.scoring.summary import advice
-from speechssl.stages.emit import EmitConfig, emissions
-from speechssl.transcripts.reading import read_json_lines
-from speechssl.transcripts.timed import best_path
+from speechssl.stages.posteriors import EmitConfig, emissions
 
 __all__ = ["PageConfig", "read_confidences", "write_page"]
 

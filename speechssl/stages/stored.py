@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import LabelError
-from speechssl.features.folder import FeatureFolder
+from speechssl.features.feature_folder import FeatureFolder
 from speechssl.parallel import Ranks
-from speechssl.stages.data import DataConfig
-from speechssl.stages.features import FeatureKind, Piece
+from speechssl.stages.feature_source import FeatureKind, Piece
+from speechssl.stages.reading_data import DataConfig
 from speechssl.train.runlog import progress_bar
+from speechssl.units.feature_shards import ShardPoints
 from speechssl.units.points import Points, StreamPoints
-from speechssl.units.shards import ShardPoints
 
 __all__ = ["StoredFeatures", "stored_features"]
 

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechssl.asr.transcripts.timed import Timed, Transcript, best_path, words_of
+from speechssl.audio.piped import Samples, samples_of
+from speechssl.audio.reading import SAMPLE_RATE, normalize_waveform
 from speechssl.config import configuration
-from speechssl.data.audio import SAMPLE_RATE, normalize_waveform
 from speechssl.data.batching import Example, collate
-from speechssl.data.piped import Samples, samples_of
-from speechssl.data.vocabulary import BLANK, Vocabulary
 from speechssl.errors import AudioError, ConfigError
-from speechssl.interop.formats import read_saved
+from speechssl.hub.model_formats import read_saved
 from speechssl.model.frames import frame_count
 from speechssl.parallel import pick_device
 from speechssl.tasks.ctc import CTCModel
-from speechssl.transcripts.timed import Timed, Transcript, best_path, words_of
+from speechssl.text.vocabulary import BLANK, Vocabulary
 
 __all__ = ["StreamConfig", "stream", "transcribe_stream"]
 

@@ -21,12 +21,9 @@ from speechssl.atomic import write_atomically
 from speechssl.config import configuration
 from speechssl.data.utterances import Manifest
 from speechssl.errors import ConfigError, LabelError
-from speechssl.interop.formats import read_saved
+from speechssl.hub.model_formats import read_saved
 from speechssl.parallel import Ranks, pick_device
-from speechssl.scoring.alignments import Interval, read_phones
-from speechssl.scoring.clusters import FeatureSpread, UnitQuality, UnitTally
-from speechssl.stages.data import DataConfig, read_data, tell_left_out
-from speechssl.stages.features import (
+from speechssl.stages.feature_source import (
     ExtractConfig,
     FeatureSource,
     draw_hours,
@@ -38,9 +35,12 @@ from speechssl.stages.features import (
     trunk,
 )
 from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
+from speechssl.stages.reading_data import DataConfig, read_data, tell_left_out
 from speechssl.train.run_folder import claim_run_folder, locked
-from speechssl.units.features import FRAME_WINDOW
 from speechssl.units.kmeans import KMeans
+from speechssl.units.mfcc import FRAME_WINDOW
+from speechssl.units.phone_alignments import Interval, read_phones
+from speechssl.units.quality import FeatureSpread, UnitQuality, UnitTally
 from speechssl.units.reservoir import FrameSample
 
 __all__ = ["SweepConfig", "SweepRow", "suggest", "sweep"]

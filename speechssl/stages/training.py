@@ -7,9 +7,9 @@ from pathlib import Path
 from speechssl.data.batching import BatchSampler
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import load_batches
+from speechssl.hub.saved import Description
 from speechssl.parallel import Ranks
-from speechssl.saved import Description
-from speechssl.stages.data import DataConfig
+from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.model import TaskModel
 from speechssl.train.learner import TrainConfig
 from speechssl.train.loop import fit

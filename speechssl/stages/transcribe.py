@@ -4,15 +4,15 @@ from pathlib import Path
 
 import torch
 
-from speechssl.data.audio import AudioConfig
+from speechssl.asr.decoding.decoders import Beam, Flashlight, Greedy, WithLexicon, build_decoder
+from speechssl.asr.transcripts.timed import Transcript, words_of
+from speechssl.audio.reading import AudioConfig
 from speechssl.data.utterances import Manifest
-from speechssl.data.vocabulary import Vocabulary
-from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
-from speechssl.interop.formats import read_saved
+from speechssl.hub.model_formats import read_saved
 from speechssl.parallel import pick_device
-from speechssl.stages.emit import EmitConfig, emissions
+from speechssl.stages.posteriors import EmitConfig, emissions
 from speechssl.tasks.ctc import CTCModel
-from speechssl.transcripts.timed import Transcript, words_of
+from speechssl.text.vocabulary import Vocabulary
 
 __all__ = ["transcribe", "transcribe_by"]
 

@@ -5,37 +5,75 @@ and manifest stay the same. A grid is decoded, grows where its best point lies a
 """
 
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from speechssl import fingerprint
+from speechssl.asr.decoding.decoders import Beam, Flashlight, Greedy, WithLexicon, build_decoder
+from speechssl.asr.decoding.grammar import Weights
+from speechssl.asr.lm.arpa import read_arpa
+from speechssl.asr.lm.ngram_model import NGramModel
+from speechssl.asr.scoring.wer import score_texts
 from speechssl.atomic import write_atomically
 from speechssl.config import to_dict
 from speechssl.data.utterances import Manifest
-from speechssl.data.vocabulary import Vocabulary
-from speechssl.decoding.build import Beam, Flashlight, Greedy, WithLexicon, build_decoder
-from speechssl.decoding.grammar import Weights
 from speechssl.errors import ConfigError
-from speechssl.interop.formats import read_saved
-from speechssl.lm.arpa import read_arpa
-from speechssl.lm.model import NGramModel
+from speechssl.hub.model_formats import read_saved
+from speechssl.hub.saved import SavedModel
 from speechssl.parallel import pick_device
-from speechssl.saved import SavedModel
-from speechssl.scoring.wer import score_texts
-from speechssl.stages.emit import EmitConfig, emissions
-from speechssl.stages.tune_surface import draw_surface
+from speechssl.stages.posteriors import EmitConfig, emissions
 from speechssl.stages.tuned import TuneConfig
+from speechssl.text.vocabulary import Vocabulary
 
-__all__ = ["Point", "Tuned", "kept_emissions", "tune"]
+__all__ = ["Point", "Tuned", "draw_surface", "kept_emissions", "tune"]
+
+
+class _Point(Protocol):
+    @property
+    def lm_weight(self) -> float: ...
+    @property
+    def word_score(self) -> float: ...
+    @property
+    def wer(self) -> float: ...
+    @property
+    def cer(self) -> float: ...
+
+
+def draw_surface(points: Sequence[_Point], best: _Point, metric: Literal["wer", "cer"], out: Path) -> None:
+    """Write a PNG: every pair that was tried with its error rate, interpolated between where there are enough."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    x, y = (np.array([getattr(point, name) for point in points]) for name in ("lm_weight", "word_score"))
+    rates = 100 * np.array([getattr(point, metric) for point in points])
+    if len(np.unique(x)) > 1 and len(np.unique(y)) > 1:
+        drawn = axes.tricontourf(x, y, rates, levels=15, cmap="viridis_r")
+        figure.colorbar(drawn, ax=axes, label=f"{metric.upper()} of dev, %")
+    axes.plot(x, y, "k.", markersize=3)
+    for place in zip(x, y, rates, strict=True):
+        axes.annotate(f"{place[2]:.1f}", place[:2], textcoords="offset points", xytext=(0, 4), ha="center", fontsize=7)
+    axes.plot(best.lm_weight, best.word_score, "r*", markersize=14, label="chosen")
+    axes.set_xlabel("weight of the language model")
+    axes.set_ylabel("score of a word")
+    axes.use_sticky_edges = False
+    axes.margins(0.08)
+    axes.legend(loc="upper left", fontsize=8)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_atomically(out, picture.getvalue())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from speechssl.asr.decoding.decoders import Beam, Flashlight, WithLexicon
+from speechssl.asr.decoding.grammar import Weights
 from speechssl.config import configuration, from_dict
-from speechssl.decoding.build import Beam, Flashlight, WithLexicon
-from speechssl.decoding.grammar import Weights
 from speechssl.errors import ConfigError
 
 __all__ = ["TuneConfig", "read_tuned"]

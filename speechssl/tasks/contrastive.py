@@ -21,7 +21,7 @@ from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive_health import contrastive_health
 from speechssl.tasks.figures import perplexity, row_spread
 from speechssl.tasks.health import Health
-from speechssl.tasks.loss import LossSum
+from speechssl.tasks.model import LossSum
 from speechssl.tasks.pretraining import Objective
 from speechssl.tasks.quantizer import Quantizer, QuantizerConfig
 

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from speechssl.config import configuration
 from speechssl.data.batching import Batch
-from speechssl.data.vocabulary import BLANK
 from speechssl.errors import ConfigError
 from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.dropout import Dropout
@@ -24,8 +23,8 @@ from speechssl.model.masking import MaskConfig, draw_spans
 from speechssl.tasks.ctc_health import ctc_health
 from speechssl.tasks.figures import empty_share
 from speechssl.tasks.health import Health
-from speechssl.tasks.loss import LossSum
-from speechssl.tasks.model import TaskModel
+from speechssl.tasks.model import LossSum, TaskModel
+from speechssl.text.vocabulary import BLANK
 
 __all__ = ["CTCConfig", "CTCModel", "required_frames"]
 

@@ -7,9 +7,8 @@ from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.flops import Product, masked_share
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
-from speechssl.tasks.names import Row, Toolkit
 from speechssl.tasks.pretraining import PretrainingTask
-from speechssl.tasks.task import Need, Planned, Planning
+from speechssl.tasks.task import Need, Planned, Planning, Row, Toolkit
 
 __all__ = ["HubertTask", "masked_prediction_products"]
 

@@ -19,8 +19,8 @@ from speechssl.model.host import frames_where
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.figures import tally
 from speechssl.tasks.health import Health
-from speechssl.tasks.loss import LossSum
 from speechssl.tasks.masked_prediction_health import masked_prediction_health
+from speechssl.tasks.model import LossSum
 from speechssl.tasks.pretraining import Objective
 
 __all__ = ["MaskedPredictionConfig", "MaskedPredictionObjective"]

@@ -1,14 +1,25 @@
 """A model that learns, as the training loop sees it: a batch in, a `LossSum` out, and what else a run asks of it."""
 
-from torch import nn
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
 
 from speechssl.data.batching import Batch
 from speechssl.model.context import StepContext
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.tasks.health import Health
-from speechssl.tasks.loss import LossSum
 
-__all__ = ["TaskModel"]
+__all__ = ["LossSum", "TaskModel"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSum:
+    """A loss summed over what it predicts, not averaged: only the global count is the right divisor across ranks."""
+
+    value: Tensor  # () float, carries the gradient
+    count: Tensor  # () int64, predicted frames (pretraining) or utterances (CTC)
+    parts: dict[str, Tensor]  # what to log: () float each, detached, averages over this batch
+    tallies: dict[str, Tensor] = field(default_factory=dict)  # (..., entries) float32 counts, to be added up
 
 
 class TaskModel(nn.Module):

@@ -13,8 +13,7 @@ from speechssl.model.host import send
 from speechssl.model.masking import draw_spans
 from speechssl.tasks.figures import feature_figures
 from speechssl.tasks.health import Health
-from speechssl.tasks.loss import LossSum
-from speechssl.tasks.model import TaskModel
+from speechssl.tasks.model import LossSum, TaskModel
 from speechssl.tasks.task import DataSizes, Task
 
 __all__ = ["Objective", "PretrainModel", "PretrainingTask"]

@@ -4,8 +4,7 @@ from typing import ClassVar
 
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.tasks.ctc import CTCConfig, CTCModel
-from speechssl.tasks.names import Row
-from speechssl.tasks.task import DataSizes, Need, Task
+from speechssl.tasks.task import DataSizes, Need, Row, Task
 
 __all__ = ["RecognitionTask"]
 

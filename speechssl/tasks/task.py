@@ -6,7 +6,7 @@ entry point, is all that stages, checkpoints, converters and the planner know of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import nn
 
@@ -14,9 +14,25 @@ from speechssl.errors import LabelError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.tasks.flops import Product
 from speechssl.tasks.model import TaskModel
-from speechssl.tasks.names import Row, Toolkit
 
-__all__ = ["DataSizes", "Need", "Planned", "Planning", "Task", "TaskConfig"]
+__all__ = ["DataSizes", "Need", "Planned", "Planning", "Row", "Task", "TaskConfig", "Toolkit"]
+
+Toolkit = Literal["fairseq", "transformers", "torchaudio", "fairseq2"]
+
+
+class Row(NamedTuple):
+    """Names of one module, or of one parameter, without our prefix `encoder.` and without their prefixes.
+
+    `{i}` is an index, `{qkv}` stands for the three projections that we keep as one. None: the toolkit has no such
+    module, and drops it.
+    """
+
+    ours: str
+    fairseq: str | None = None
+    transformers: str | None = None
+    torchaudio: str | None = None
+    fairseq2: str | None = None
+
 
 Need = Literal["labels", "tokens", "classes"]  # units of frames, texts as ids, one class an utterance; audio always
 SizeName = Literal["small", "base", "large"]

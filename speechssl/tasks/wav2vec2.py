@@ -6,10 +6,9 @@ from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive import ContrastiveConfig, ContrastiveObjective
 from speechssl.tasks.flops import Product, masked_share
-from speechssl.tasks.names import Row
 from speechssl.tasks.pretraining import PretrainingTask
 from speechssl.tasks.quantizer import QuantizerConfig
-from speechssl.tasks.task import Planned, Planning
+from speechssl.tasks.task import Planned, Planning, Row
 
 __all__ = ["Wav2Vec2Task", "contrastive_products"]
 

@@ -56,7 +56,7 @@ __all__ = [
     "verify",
 ]
 
-DESCRIPTION = "model.json"  # what a run's or a converted model is (speechssl.saved)
+DESCRIPTION = "model.json"  # what a run's or a converted model is (speechssl.hub.saved)
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 

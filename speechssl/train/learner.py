@@ -16,13 +16,12 @@ from speechssl.errors import ConfigError, TrainingError
 from speechssl.model.context import StepContext
 from speechssl.model.host import send
 from speechssl.parallel import Ranks
-from speechssl.tasks.loss import LossSum
-from speechssl.tasks.model import TaskModel
+from speechssl.tasks.model import LossSum, TaskModel
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.health import HealthConfig
+from speechssl.train.distributed import ParallelConfig, exchanging
+from speechssl.train.monitor import HealthConfig
 from speechssl.train.optim import OptimConfig, scale_gradients, set_learning_rate
 from speechssl.train.runlog import LogConfig
-from speechssl.train.spread import ParallelConfig, exchanging
 
 __all__ = ["Learner", "MicroBatch", "TrainConfig", "Update", "seeded_context"]
 

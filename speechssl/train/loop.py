@@ -1,17 +1,118 @@
 """The one training loop: pretraining with any task and CTC fine-tuning run through `fit`."""
 
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from types import FrameType
+from typing import Self
+
+import torch
+import torch.distributed as distributed
 
 from speechssl.data.batching import Batch
-from speechssl.errors import TrainingError
+from speechssl.data.worker_deaths import explained_deaths
+from speechssl.errors import StoppedError, TrainingError
+from speechssl.parallel import Ranks
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.failures import explained_failures
-from speechssl.train.health import Alarm
+from speechssl.train.monitor import Alarm
 from speechssl.train.run import Run
-from speechssl.train.stopping import StopRequest
 
-__all__ = ["BatchesFrom", "fit"]
+__all__ = ["BatchesFrom", "StopRequest", "explained_failures", "fit"]
+
+PATIENCE_S = 10.0  # that the living ranks wait for each other to say so
+
+
+@contextmanager
+def explained_failures(ranks: Ranks, state: TrainState) -> Iterator[None]:
+    """Turn torch's errors for a lost rank, a lost process that reads and full memory into a `TrainingError`.
+
+    Raises:
+        TrainingError: instead of them.
+    """
+    try:
+        with explained_deaths():
+            yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"step {state.step}: memory ran out on {ranks.device} ({str(error).splitlines()[0]}); lower batch.seconds "
+            "and raise train.accumulate by as much; the same command goes on from the last checkpoint"
+        ) from error
+    except RuntimeError as error:
+        if ranks.world_size == 1 or not _is_of_exchange(error):
+            raise
+        lost = _lost_ranks(ranks)
+        who = f"rank {', '.join(map(str, lost))} died" if lost else "the ranks lost each other"
+        raise TrainingError(
+            f"step {state.step}: {who} (rank {ranks.rank} saw: {str(error).splitlines()[0]}); its own message says "
+            "why; torchrun with --max-restarts starts all ranks again, or the same command goes on from the last "
+            "checkpoint"
+        ) from error
+
+
+def _is_of_exchange(error: RuntimeError) -> bool:
+    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()  # gloo's have no class
+
+
+def _lost_ranks(ranks: Ranks) -> list[int]:
+    """Return the ranks that do not answer: each living one leaves a note in torchrun's store and looks for others'."""
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    notes = [f"speechssl/alive/{attempt}/{rank}" for rank in range(ranks.world_size)]
+    try:
+        store = distributed.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=PATIENCE_S)
+        )
+        store.set(notes[ranks.rank], "1")
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end and not store.check(notes):
+            time.sleep(0.1)
+        return [rank for rank, note in enumerate(notes) if not store.check([note])]
+    except (KeyError, distributed.DistError):
+        return [0]  # it holds the store
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: what Slurm is often told to send before the end
+
+
+class StopRequest:
+    """Notes a signal while its block runs, instead of dying of it; a second SIGINT interrupts at once.
+
+    Used as a context manager in the main thread. Elsewhere (a notebook's worker, a test) signals are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None  # the first that came
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        """Take over the signals."""
+        for number in _SIGNALS:
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread
+                break
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = self.signal or signal.Signals(number)
+
+    def error(self, step: int, where: object) -> StoppedError:
+        """Say what was done, for the one who asked."""
+        name = "another rank" if self.signal is None else self.signal.name
+        return StoppedError(
+            f"stopped by {name} after step {step}, saved in {where}; the same command goes on from there"
+        )
+
 
 BatchesFrom = Callable[[int, int], Iterator[tuple[int, int, Batch]]]
 

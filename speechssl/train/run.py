@@ -1,5 +1,6 @@
 """A run in memory: model and optimiser, how far it is, and what is reported, scored and saved on the way."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,17 +24,41 @@ from speechssl.train.checkpoint import (
     software_versions,
     this_machine,
 )
+from speechssl.train.distributed import is_sharded, outline, spread, whole_model
 from speechssl.train.gradients import gradient_norms
-from speechssl.train.health import Alarm, Guard
 from speechssl.train.learner import Learner, TrainConfig, Update
 from speechssl.train.meter import Meter, peak_memory_gib
+from speechssl.train.monitor import Alarm, Guard
 from speechssl.train.optim import OptimConfig, build_optimizer
-from speechssl.train.ranking import note_score
 from speechssl.train.runlog import RunLog
 from speechssl.train.skipped_steps import note_skipped_step
-from speechssl.train.spread import is_sharded, outline, spread, whole_model
 
-__all__ = ["Evaluate", "Run"]
+__all__ = ["Evaluate", "Run", "note_score"]
+
+
+def note_score(state: TrainState, score: float, *, keep_best: int, counts: bool) -> bool:
+    """Note the score of the step just done, and return whether it is among the best.
+
+    Of equal scores the first is the better one; one that is not a number is worse than all.
+
+    Args:
+        state: of the run; changes.
+        score: lower is better.
+        keep_best: how many are remembered.
+        counts: whether this evaluation is one that a better score can be expected of: in the steps that a run is
+            given before it must have learnt anything, none is counted against its patience.
+    """
+    comparable = math.inf if math.isnan(score) else score
+    ranked = [(float(old), int(step)) for old, step in state.best if step != state.step]  # JSON knows no tuples
+    if not ranked and state.best_score is not None and state.best_step is not None:  # written before ranks were kept
+        ranked = [(state.best_score, state.best_step)]
+    is_best = not ranked or comparable < ranked[0][0]
+    state.best = sorted([*ranked, (comparable, state.step)])[:keep_best]
+    if is_best:
+        state.best_score, state.best_step = comparable, state.step
+    state.since_best = 0 if is_best else state.since_best + counts
+    return any(step == state.step for _, step in state.best)
+
 
 Evaluate = Callable[[nn.Module], dict[str, float]]  # scores by name; the first, lower is better, picks the best step
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from speechssl.atomic import write_atomically
 from speechssl.config import flatten, from_dict, to_dict
-from speechssl.data.texts import with_known_language
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.parallel import Ranks
+from speechssl.text.policy import with_known_language
 from speechssl.train.checkpoint import DESCRIPTION, read_config
 
 __all__ = ["claim_run_folder", "hold_run_folder", "holds_work", "locked"]

@@ -1,6 +1,6 @@
 """Triton kernels for k-means on a GPU: nearest centroids without the table of distances, and sums over runs of rows.
 
-The plain forms are `Nearest.partial` in `speechssl.units.assignment` and `embedding_bag` in `speechssl.units.grouping`.
+The plain forms are `Nearest.partial` and `embedding_bag`, both in `speechssl.units.assignment`.
 Triton is imported when the first kernel is wanted. Where it is missing, `is_available` says so and nobody comes here.
 Each kernel is tried on random points before it is first used on a device: one that fails there or gives other numbers
 than the plain form is not used, and that is said.

@@ -23,12 +23,10 @@ from speechssl.data.batching import seeded_generator
 from speechssl.errors import LabelError
 from speechssl.parallel import Ranks
 from speechssl.units.assignment import Nearest, Precision
-from speechssl.units.lloyd import Algorithm, LloydConfig, Problem, Step, first_size, run_lloyd
+from speechssl.units.lloyd import Algorithm, FitFile, LloydConfig, Problem, Step, first_size, run_lloyd
 from speechssl.units.points import Batches, Points, as_points, check_finite
 from speechssl.units.projection import lifted, principal_directions
-from speechssl.units.resume import FitFile
-from speechssl.units.sampling import Standard, draw_sample, measure_standard
-from speechssl.units.seeding import Seeding, choose_seeds
+from speechssl.units.seeding import Seeding, Standard, choose_seeds, draw_sample, measure_standard
 
 __all__ = ["VERSION", "KMeans", "Provenance"]
 

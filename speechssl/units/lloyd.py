@@ -10,20 +10,83 @@ is a parabola with its bottom at the mean, so that any step shorter than twice t
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from speechssl import fingerprint
+from speechssl.atomic import atomic
+from speechssl.errors import LabelError
 from speechssl.parallel import Ranks
 from speechssl.units.assignment import ClusterSums, Nearest, Precision, sum_clusters
 from speechssl.units.feeding import on_device
 from speechssl.units.points import Points, TensorPoints, block_rows, check_finite
-from speechssl.units.shortcut import Shortcut
 
-__all__ = ["Algorithm", "LloydConfig", "Problem", "Step", "first_size", "run_lloyd"]
+__all__ = ["Algorithm", "FitFile", "LloydConfig", "Problem", "Shortcut", "Step", "first_size", "run_lloyd"]
+
+_SLACK = 1e-5  # of the squared lengths; float32 loses less
+
+
+class Shortcut(Nearest):
+    """Finds what `Nearest` finds, with less work where there are many centroids of many dimensions.
+
+    Args:
+        centroids: (clusters, dim) float32, on the device that shall do the work.
+        directions: (dim, directions) float32, orthonormal, along which the points differ most.
+    """
+
+    def __init__(self, centroids: Tensor, directions: Tensor) -> None:
+        super().__init__(centroids)
+        self.exact = Nearest(centroids)
+        self.is_far, self.centre = True, centroids.mean(0)
+        self.shifted = centroids - self.centre
+        self.norms = self.shifted.square().sum(1)
+        self.directions = directions
+        self.bounds = Nearest(self._shortened(self.shifted, self.norms))
+        self.tile = self.bounds.tile
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Assign points.
+
+        Args:
+            points: (points, dim) of any float type, on any device.
+
+        Returns:
+            (points,) int64 index of the nearest centroid, and (points,) float32 squared distance.
+        """
+        labels = torch.empty(len(points), dtype=torch.long, device=self.device)
+        distances = torch.empty(len(points), device=self.device)
+        unsure = torch.empty(len(points), dtype=torch.bool, device=self.device)
+        for start in range(0, len(points), self.tile):
+            tile = slice(start, start + self.tile)
+            part = self.relative(points[tile])
+            lengths = torch.linalg.vector_norm(part, dim=1).square_()
+            short = self.bounds.relative(self._shortened(part, lengths))
+            bounds = self.bounds.partial(short)
+            best = bounds.argmin(1) if bounds.device.type != "cpu" else torch.from_numpy(bounds.numpy().argmin(1))
+            products = torch.linalg.vecdot(part, self.shifted.index_select(0, best))
+            distances[tile] = (lengths + self.norms[best]).sub_(products, alpha=2).clamp_(min=0)
+            others = bounds.scatter_(1, best[:, None], torch.inf).amin(1) + short.square().sum(1)
+            unsure[tile] = others <= distances[tile] + _SLACK * (lengths + self.norms.max())
+            labels[tile] = best
+        rows = unsure.nonzero()[:, 0]
+        labels[rows], distances[rows] = self.exact(points[rows.to(points.device)])
+        return labels, distances
+
+    def _shortened(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """Return (rows, directions + 1) of (rows, dim) vectors with (rows,) squared lengths."""
+        short = torch.empty(len(vectors), self.directions.shape[1] + 1, device=vectors.device)
+        torch.mm(vectors, self.directions, out=short[:, :-1])
+        short[:, -1] = (lengths - short[:, :-1].square().sum(1)).clamp_(min=0).sqrt_()
+        return short
+
 
 Algorithm = Literal["nested", "lloyd"]
 
@@ -178,3 +241,48 @@ def refill(sample: Tensor, centroids: Tensor, empty: Tensor) -> Tensor:
         centroids[index] = sample[distances.argmax()]
         distances = torch.minimum(distances, (sample - centroids[index]).square().sum(1))
     return centroids
+
+
+_HASHED = 1000  # rows of the sample that tell whether the points are the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitFile:
+    """The last step of a fit, with what has to be the same for going on from it."""
+
+    path: Path
+    identity: dict[str, Any]  # parameters, number of points, hash of some of them
+
+    @classmethod
+    def of(cls, path: Path, parameters: dict[str, Any], num_points: int, sample: Tensor) -> "FitFile":
+        """Describe a fit; the number of iterations may change between its parts, and where it works."""
+        free = {name: value for name, value in parameters.items() if name not in ("max_iter", "tol", "device")}
+        hashed = fingerprint.of_parts([fingerprint.bytes_of(sample[:_HASHED])])
+        return cls(path=path, identity=free | {"num_points": num_points, "points": hashed})
+
+    def save(self, step: Step) -> None:
+        """Write a step, atomically."""
+        about = {name: value for name, value in vars(step).items() if name != "centroids"} | {"identity": self.identity}
+        with atomic(self.path) as temporary:
+            save_file({"centroids": step.centroids.cpu().contiguous()}, temporary, {"speechssl": json.dumps(about)})
+
+    def load(self, sample: Tensor) -> Step | None:
+        """Return the step on the device of `sample`, or None if there is no file.
+
+        Raises:
+            LabelError: the file is broken, or of other points or parameters.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                about = json.loads(file.metadata()["speechssl"])
+                identity = about.pop("identity")
+                step = Step(centroids=file.get_tensor("centroids").to(sample.device), **about)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise LabelError(f"{self.path}: cannot read the unfinished k-means ({error}); remove the file") from error
+        differ = [name for name in self.identity if identity.get(name) != self.identity[name]]
+        if differ:
+            changes = ", ".join(f"{name} was {identity.get(name)!r}, is {self.identity[name]!r}" for name in differ[:3])
+            raise LabelError(f"{self.path}: holds another unfinished k-means ({changes}); remove it or name another")
+        return step

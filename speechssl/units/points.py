@@ -1,7 +1,7 @@
 """Points to cluster, wherever they lie: in memory, in a stream, in files. k-means knows only what `Points` promises.
 
 Blocks hold the same rows however the input was cut into batches or shards, so that the sums over them, and with them
-the centroids, are the same. Files are described in `speechssl.units.shards`.
+the centroids, are the same. Files are described in `speechssl.units.feature_shards`.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.data.audio import AudioConfig
+from speechssl.audio.reading import AudioConfig
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.labels import FrameLabels
 from speechssl.data.manifest import read_manifest

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.augment import AugmentConfig, Augmenter, Speeds, change_speed
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset

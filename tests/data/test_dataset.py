@@ -4,7 +4,7 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.batching import Crop, Example
 from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.manifest import read_manifest

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from speechssl.data.audio import AudioConfig
+from speechssl.audio.reading import AudioConfig
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset
-from speechssl.data.deaths import deaths_at_batches
 from speechssl.data.loading import load_batches
 from speechssl.data.manifest import read_manifest
+from speechssl.data.worker_deaths import deaths_at_batches
 from speechssl.errors import TrainingError
 
 HOP, WINDOW = 320, 325

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from speechssl.__main__ import main
-from speechssl.data.km import read_km, with_ids_of, write_km
+from speechssl.data.fairseq_labels import read_km, with_ids_of, write_km
 from speechssl.data.labels import FrameLabels, LabelSource, join_labels, read_labels, write_labels
 from speechssl.data.manifest import read_fairseq_manifest, write_fairseq_manifest, write_manifest
 from speechssl.data.utterances import Manifest, Utterance

@@ -17,8 +17,8 @@ import pytest
 import soundfile
 import torch
 
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data import loading
-from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Crop, Example
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import load_batches
@@ -316,7 +316,7 @@ def test_a_process_that_ends_while_others_read_for_it_ends_quietly(corpus, loade
     pytest.importorskip("fairseq2", reason=NO_FAIRSEQ2)
     code = f"""
 from pathlib import Path
-from speechssl.data.audio import AudioConfig
+from speechssl.audio.reading import AudioConfig
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import load_batches

@@ -6,12 +6,11 @@ from itertools import islice
 import pytest
 import torch
 
-from speechssl.data.audio import AudioConfig
+from speechssl.audio.reading import AudioConfig
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset
-from speechssl.data.loading import AHEAD, load_batches
+from speechssl.data.loading import AHEAD, SharedPlaces, load_batches, pack, start_method
 from speechssl.data.manifest import read_manifest
-from speechssl.data.shared import SharedPlaces, pack, start_method
 from speechssl.errors import AudioError
 
 
@@ -51,7 +50,7 @@ def test_an_unpacked_batch_does_not_change_with_the_memory_it_came_through():
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python's own default is taken")
 @pytest.mark.parametrize("default", ["fork", "forkserver", "spawn"])
 def test_readers_are_forked_on_linux_unless_the_program_asked_for_spawn(monkeypatch, default):
-    monkeypatch.setattr("speechssl.data.shared.multiprocessing.get_start_method", lambda: default)
+    monkeypatch.setattr("speechssl.data.loading.multiprocessing.get_start_method", lambda: default)
     assert start_method() == ("spawn" if default == "spawn" else "fork")
 
 
@@ -60,7 +59,7 @@ def test_many_batches_kept_at_once_are_all_right(tmp_path, make_corpus, monkeypa
     corpus = read_manifest(make_corpus(tmp_path / "corpus"))
     dataset = SpeechDataset(corpus, AudioConfig(), hop=320, window=325)
     sampler = BatchSampler(corpus.utterances, BatchConfig(seconds=1.0, max_crop_s=0.7, min_s=0.1), seed=0)
-    monkeypatch.setattr("speechssl.data.shared.multiprocessing.get_start_method", lambda: method)
+    monkeypatch.setattr("speechssl.data.loading.multiprocessing.get_start_method", lambda: method)
     alone = islice(load_batches(dataset, sampler, epoch=0, position=0, workers=0), 6 * AHEAD)
     sent = list(islice(load_batches(dataset, sampler, epoch=0, position=0, workers=2), 6 * AHEAD))
     for (_, _, left), (_, _, right) in zip(alone, sent, strict=True):

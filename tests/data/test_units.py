@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speechssl.audio.reading import AudioConfig
 from speechssl.config import from_dict, to_dict
-from speechssl.data.audio import AudioConfig
-from speechssl.data.phones import read_pronunciations
-from speechssl.data.pieces import segment, train_pieces
-from speechssl.data.texts import TextConfig
-from speechssl.data.vocabulary import Phones, Pieces, Vocabulary
 from speechssl.errors import CheckpointError, ConfigError, VocabularyError
+from speechssl.hub.saved import Description
 from speechssl.model.encoder import EncoderConfig
-from speechssl.saved import Description
 from speechssl.tasks.ctc import CTCConfig
+from speechssl.text.phones import read_pronunciations
+from speechssl.text.pieces import segment, train_pieces
+from speechssl.text.policy import TextConfig
+from speechssl.text.vocabulary import Phones, Pieces, Vocabulary
 
 TEXTS = [
     "the cat sat on the mat", "the hat of the cat", "a cat that sat", "that is that", "on the mat sat the cat",

@@ -14,13 +14,13 @@ import yaml
 
 from speechssl.config import to_dict
 from speechssl.data.labels import read_labels
-from speechssl.features.folder import FeatureFolder
+from speechssl.features.feature_folder import FeatureFolder
+from speechssl.hub.saved import Description, SavedModel
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.saved import Description, SavedModel
 from speechssl.stages.cluster import ClusterConfig, cluster
-from speechssl.stages.data import DataConfig
-from speechssl.stages.features import ExtractConfig
-from speechssl.units.shards import ShardPoints
+from speechssl.stages.feature_source import ExtractConfig
+from speechssl.stages.reading_data import DataConfig
+from speechssl.units.feature_shards import ShardPoints
 
 WORKER = """
 import sys

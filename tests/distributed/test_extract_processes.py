@@ -7,11 +7,11 @@ import torch
 import yaml
 
 from speechssl.config import to_dict
+from speechssl.hub.saved import Description, SavedModel
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.saved import Description, SavedModel
-from speechssl.stages.data import DataConfig
 from speechssl.stages.extract import ExtractFeaturesConfig, extract_features
-from speechssl.stages.features import ExtractConfig
+from speechssl.stages.feature_source import ExtractConfig
+from speechssl.stages.reading_data import DataConfig
 from tests.distributed.launching import torchrun
 
 WORKER = """

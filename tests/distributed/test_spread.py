@@ -17,14 +17,14 @@ from speechssl.config import to_dict
 from speechssl.data.batching import BatchConfig
 from speechssl.data.labels import write_labels
 from speechssl.data.manifest import read_manifest, write_manifest
-from speechssl.saved import SavedModel
-from speechssl.stages.data import DataConfig
+from speechssl.hub.saved import SavedModel
 from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.train.checkpoint import read_parameters, verify
+from speechssl.train.distributed import ParallelConfig
 from speechssl.train.learner import TrainConfig
 from speechssl.train.sharded import has_shares
-from speechssl.train.spread import ParallelConfig
 from tests.distributed.launching import torchrun
 from tests.distributed.training import ALONE, CASES, EXCHANGES, MASK, STEPS, Case, Training
 

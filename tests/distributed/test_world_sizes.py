@@ -17,8 +17,8 @@ from speechssl.data.labels import write_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import CheckpointError
 from speechssl.model.masking import MaskConfig
-from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.quantizer import QuantizerConfig

@@ -35,9 +35,9 @@ from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState, load_training, save_checkpoint
+from speechssl.train.distributed import ParallelConfig, outline, spread, whole_model
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import OptimConfig, build_optimizer
-from speechssl.train.spread import ParallelConfig, outline, spread, whole_model
 
 STEPS, CLUSTERS, VOCABULARY = 2, 5, 6
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))

@@ -15,7 +15,7 @@ from speechssl.__main__ import main
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.utterances import Utterance
 from tests.docs.small import ROOT, smaller
-from tests.interop.models import NINE_LAYERS
+from tests.hub.models import NINE_LAYERS
 
 
 def run(*arguments: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import speechssl
-from speechssl.commands.table import COMMANDS
+from speechssl.cli.commands import COMMANDS
 from speechssl.config import from_dict, to_dict
 from tests.docs.small import ROOT
 

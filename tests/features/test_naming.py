@@ -1,10 +1,10 @@
-"""Names of utterances in files: speechssl.features.naming."""
+"""Names of utterances in files: speechssl.features.description."""
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from speechssl.features.naming import id_of_name, name_of_id
+from speechssl.features.description import id_of_name, name_of_id
 
 ODD = [
     "",

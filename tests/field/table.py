@@ -15,17 +15,17 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from speechssl.data.audio import AudioConfig
+from speechssl.audio.ffmpeg import ffmpeg_program
+from speechssl.audio.reading import AudioConfig
+from speechssl.corpus.building import Built, build
+from speechssl.corpus.check.checking import Report, check_manifests
+from speechssl.corpus.check.thresholds import CheckConfig
+from speechssl.corpus.segment import segment_manifest
+from speechssl.corpus.spans import SegmentConfig
 from speechssl.data.dataset import read_utterance
-from speechssl.data.ffmpeg import ffmpeg_program
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.utterances import Manifest, Utterance
-from speechssl.doctor.check import Report, check_manifests
-from speechssl.doctor.thresholds import CheckConfig
 from speechssl.errors import ManifestError, SpeechSSLError
-from speechssl.manifests.build import Built, build
-from speechssl.manifests.segment import segment_manifest
-from speechssl.manifests.spans import SegmentConfig
 from tests.field.make import RATE, Case, click, ffmpeg, write
 
 __all__ = ["Row", "judge", "main"]

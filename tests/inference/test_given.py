@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.given import list_given
 from speechssl.data.waveform import read_utterance
 from speechssl.errors import AudioError, ConfigError

@@ -14,20 +14,20 @@ from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.data.utterances import Manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError, ManifestError, VocabularyError
-from speechssl.features.folder import FeatureFolder
-from speechssl.inference.frames import FrameTimes, Units
-from speechssl.saved import SavedModel
+from speechssl.features.feature_folder import FeatureFolder
+from speechssl.hub.saved import SavedModel
+from speechssl.inference.results import FrameTimes, Units
 from speechssl.stages.align import align
 from speechssl.stages.cluster import ClusterConfig, cluster
 from speechssl.stages.convert import convert
-from speechssl.stages.data import DataConfig
-from speechssl.stages.emit import EmitConfig, emissions
 from speechssl.stages.extract import ExtractFeaturesConfig, extract_features
-from speechssl.stages.features import ExtractConfig, extract, trunk
+from speechssl.stages.feature_source import ExtractConfig, extract, trunk
+from speechssl.stages.posteriors import EmitConfig, emissions
+from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.transcribe import transcribe
 from speechssl.units.kmeans import KMeans
 from tests.conftest import voice
-from tests.interop.models import model_of
+from tests.hub.models import model_of
 
 
 @pytest.fixture(scope="module")

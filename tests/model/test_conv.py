@@ -85,7 +85,7 @@ def test_frames_without_gradients_are_made_in_pieces_that_do_not_show(
     randomise(extractor)
     waveforms, num_samples = noise(5, 263), torch.tensor([263, 100, 30, 262, 200])
     expected = extractor(waveforms, num_samples).detach()
-    monkeypatch.setattr("speechssl.model.pieces.PIECE", piece)
+    monkeypatch.setattr("speechssl.model.in_pieces.PIECE", piece)
     later, pieces = extractor.later_layers, []
 
     def spy(x: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive import ContrastiveObjective
 from speechssl.tasks.ctc import CTCConfig, CTCModel
-from speechssl.tasks.loss import LossSum
 from speechssl.tasks.masked_prediction import MaskedPredictionObjective
+from speechssl.tasks.model import LossSum
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.train.optim import OptimConfig, build_optimizer
 from tests.parity.cases import CLUSTERS, VOCABULARY, Case, Draws, Speech, randomise_at_width

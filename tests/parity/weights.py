@@ -1,4 +1,4 @@
-"""Which parameter of ours is which of a reference; on purpose not by speechssl.interop.
+"""Which parameter of ours is which of a reference; on purpose not by speechssl.hub.
 
 One table for each reference, from the beginnings of our names to the beginnings of theirs, serves to copy weights and
 to compare gradients. Three names on the right are query, key and value, which are one parameter of ours.

@@ -10,9 +10,9 @@ from speechssl.data.batching import BatchConfig
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
 from speechssl.stages.cluster import ClusterConfig, cluster
-from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import FinetuneConfig, finetune
 from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig

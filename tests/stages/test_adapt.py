@@ -15,14 +15,14 @@ from transformers import (
 
 from speechssl.config import load
 from speechssl.data.manifest import read_manifest
-from speechssl.saved import SavedModel
+from speechssl.hub.saved import SavedModel
 from speechssl.stages.cluster import ClusterConfig, cluster
 from speechssl.stages.convert import convert
 from speechssl.stages.finetune import FinetuneConfig, finetune
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.transcribe import transcribe
 from speechssl.train.checkpoint import read_state
-from tests.interop.models import NINE_LAYERS
+from tests.hub.models import NINE_LAYERS
 
 RECIPE = Path(__file__).parents[2] / "recipes/adapt"
 RECOGNISER = RECIPE.parent / "finetune/ctc_1h.yaml"  # with which run.sh ends

@@ -1,4 +1,4 @@
-"""Means of checkpoints: speechssl.stages.average and speechssl.train.ranking."""
+"""Means of checkpoints: speechssl.stages.average and speechssl.train.run."""
 
 import dataclasses
 import json
@@ -9,15 +9,15 @@ import torch
 
 from speechssl.__main__ import main
 from speechssl.errors import CheckpointError, ConfigError
+from speechssl.hub.saved import SavedModel
 from speechssl.model.lora import LoraConfig
-from speechssl.saved import SavedModel
 from speechssl.stages.average import average, average_tensors, best_steps, last_steps
-from speechssl.stages.data import DataConfig
 from speechssl.stages.dev_scores import DevSet
 from speechssl.stages.finetune import finetune
+from speechssl.stages.reading_data import DataConfig
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.learner import TrainConfig
-from speechssl.train.ranking import note_score
+from speechssl.train.run import note_score
 
 SCORES = [0.9, 0.4, 0.3, 0.4, 0.8]
 

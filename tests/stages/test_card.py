@@ -8,9 +8,9 @@ import yaml
 
 from speechssl.__main__ import main
 from speechssl.errors import CheckpointError, ConfigError
-from speechssl.saved import SavedModel
+from speechssl.hub.saved import SavedModel
 from speechssl.stages.card import model_card, read_score, upload_line
-from tests.interop.models import model_of
+from tests.hub.models import model_of
 
 INTERVAL = {"low": 0.4, "high": 0.6}
 SCORE = {"wer": 0.5, "cer": 0.25, "wer_interval": INTERVAL, "cer_interval": {"low": 0.2, "high": 0.3}}

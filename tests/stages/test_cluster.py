@@ -11,18 +11,18 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError
-from speechssl.features.folder import FeatureFolder
+from speechssl.features.feature_folder import FeatureFolder
+from speechssl.stages import cluster as label_parts
 from speechssl.stages import cluster as stage
-from speechssl.stages import label_parts
 from speechssl.stages.cluster import cluster
-from speechssl.stages.data import DataConfig
-from speechssl.units.features import mfcc
+from speechssl.stages.reading_data import DataConfig
+from speechssl.units.feature_shards import ShardPoints
 from speechssl.units.kmeans import KMeans
-from speechssl.units.shards import ShardPoints
+from speechssl.units.mfcc import mfcc
 
 
 def test_every_utterance_gets_a_unit_for_each_mfcc_frame(units, corpus):

@@ -10,15 +10,15 @@ import torch
 
 from speechssl.__main__ import main
 from speechssl.data.manifest import read_manifest
-from speechssl.data.texts import TextConfig
-from speechssl.data.writing import WritingConfig
 from speechssl.errors import CheckpointError
-from speechssl.interop.formats import FORMATS, read_model
-from speechssl.interop.names import Conversion
-from speechssl.saved import SavedModel
+from speechssl.hub.model_formats import FORMATS, read_model
+from speechssl.hub.names import Conversion
+from speechssl.hub.saved import SavedModel
 from speechssl.stages import convert as module
 from speechssl.stages.convert import convert
 from speechssl.stages.transcribe import transcribe
+from speechssl.text.policy import TextConfig
+from speechssl.text.writing import WritingConfig
 
 TARGETS = {"fairseq": "model.pt", "torchaudio": "model.pt", "onnx": "model.onnx"}
 READABLE = [name for name, format_ in FORMATS.items() if format_.read]

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import AudioConfig
+from speechssl.asr.scoring.wer import score_texts
+from speechssl.audio.reading import AudioConfig
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.manifest import read_manifest
-from speechssl.data.texts import TextConfig
-from speechssl.data.vocabulary import Vocabulary
 from speechssl.model.encoder import SpeechEncoder
-from speechssl.scoring.wer import score_texts
 from speechssl.stages import dev_scores
 from speechssl.stages.dev_scores import DevSet
 from speechssl.stages.score import read_hypotheses
 from speechssl.tasks.ctc import CTCConfig, CTCModel
+from speechssl.text.policy import TextConfig
+from speechssl.text.vocabulary import Vocabulary
 
 LETTERS = Vocabulary(("<blank>", "|", "a", "b", "c"))
 FRAMES = 12

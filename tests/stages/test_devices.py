@@ -8,16 +8,16 @@ import torch
 
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError
+from speechssl.hub.saved import SavedModel
 from speechssl.model.lora import LoraConfig
-from speechssl.saved import SavedModel
 from speechssl.stages.convert import convert
-from speechssl.stages.data import DataConfig
 from speechssl.stages.dev_scores import DevSet
 from speechssl.stages.finetune import finetune
+from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.transcribe import transcribe
 from speechssl.train.checkpoint import load_tensors, read_parameters, read_state
-from speechssl.train.health import HealthConfig
 from speechssl.train.learner import TrainConfig
+from speechssl.train.monitor import HealthConfig
 
 TRAIN = TrainConfig(steps=4, log_every=1, save_every=2, keep=9)
 LORA = LoraConfig(rank=2, dropout=0.1, projections=("query", "value", "out"))

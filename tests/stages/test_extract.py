@@ -16,22 +16,21 @@ import pytest
 import torch
 import yaml
 
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.config import to_dict
-from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError
-from speechssl.features.folder import FeatureFolder
-from speechssl.features.formats import FORMATS
+from speechssl.features.feature_folder import FORMATS, FeatureFolder
+from speechssl.hub.saved import SavedModel
 from speechssl.parallel import Ranks
-from speechssl.saved import SavedModel
 from speechssl.stages import extract as stage
 from speechssl.stages.cluster import cluster
-from speechssl.stages.data import DataConfig
 from speechssl.stages.extract import ExtractFeaturesConfig, extract_features
-from speechssl.stages.features import ExtractConfig
+from speechssl.stages.feature_source import ExtractConfig
+from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.stored import stored_features
-from speechssl.units.features import mfcc
+from speechssl.units.mfcc import mfcc
 
 PACKAGES = {"hdf5": "h5py", "parquet": "pyarrow"}
 NAMES = [*FORMATS]
@@ -188,7 +187,7 @@ def test_datasets_loads_parquet(make, corpus, pretrained, tmp_path, dtype):
 
 def test_lhotse_reads_its_manifest_and_finds_it_consistent(make, corpus, pretrained, tmp_path):
     lhotse = pytest.importorskip("lhotse")
-    from speechssl.manifests.lhotse import write_lhotse
+    from speechssl.corpus.formats.lhotse_cuts import write_lhotse
 
     out = extract_features(make(tmp_path / "out", format="lhotse"))
     features = lhotse.FeatureSet.from_file(out / "layer_2.features.jsonl.gz")

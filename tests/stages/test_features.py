@@ -1,16 +1,16 @@
-"""What cluster and sweep share: speechssl.stages.features."""
+"""What cluster and sweep share: speechssl.stages.feature_source."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError
-from speechssl.saved import SavedModel
-from speechssl.stages.data import DataConfig
-from speechssl.stages.features import ExtractConfig, draw_hours, extract, front_end, trunk
+from speechssl.hub.saved import SavedModel
+from speechssl.stages.feature_source import ExtractConfig, draw_hours, extract, front_end, trunk
+from speechssl.stages.reading_data import DataConfig
 
 
 def features_of(source, data, manifest):

@@ -9,25 +9,25 @@ import pytest
 import soundfile
 import torch
 
+from speechssl.asr.scoring.wer import score_texts
+from speechssl.audio.reading import AudioConfig
 from speechssl.config import flatten, load, to_dict
-from speechssl.data import texts
-from speechssl.data.audio import AudioConfig
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.manifest import read_manifest, write_manifest
-from speechssl.data.texts import TextConfig
 from speechssl.errors import AudioError, CheckpointError, ConfigError, ManifestError, VocabularyError
+from speechssl.hub.saved import SavedModel
 from speechssl.model.masking import MaskConfig
-from speechssl.saved import SavedModel
-from speechssl.scoring.wer import score_texts
 from speechssl.stages.align import align
 from speechssl.stages.cluster import cluster
-from speechssl.stages.data import DataConfig
 from speechssl.stages.dev_scores import DevSet, hear
 from speechssl.stages.finetune import FinetuneConfig, finetune, finetuned_encoder
 from speechssl.stages.pretrain import pretrain
+from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.transcribe import transcribe
 from speechssl.tasks.ctc import CTCConfig
+from speechssl.text import policy as texts
+from speechssl.text.policy import TextConfig
 from speechssl.train import run as running
 from speechssl.train.checkpoint import read_state
 from speechssl.train.learner import TrainConfig

@@ -14,14 +14,14 @@ from speechssl.config import load, to_dict
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import CheckpointError, ConfigError, LabelError, StoppedError, TrainingError
-from speechssl.plot import plot_sweeps
-from speechssl.saved import SavedModel
-from speechssl.scoring.clusters import UnitQuality
-from speechssl.stages import hubert as stage
-from speechssl.stages.hubert import HubertConfig, choose_units, hubert
-from speechssl.stages.iterations import resolve
+from speechssl.hub.saved import SavedModel
+from speechssl.report.plot import plot_sweeps
+from speechssl.stages import hubert_chain as stage
+from speechssl.stages.hubert_chain import HubertConfig, choose_units, hubert
+from speechssl.stages.hubert_recipe import resolve
 from speechssl.stages.sweep import SweepRow, suggest
 from speechssl.train.checkpoint import last_checkpoint
+from speechssl.units.quality import UnitQuality
 
 STEPS = ["1-units", "1-pretrain", "2-units", "2-pretrain"]
 Make = Callable[..., HubertConfig]

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from speechssl.config import to_dict
+from speechssl.hub.saved import SavedModel
 from speechssl.model.encoder import EncoderConfig
-from speechssl.saved import SavedModel
 
 
 def start(recipe: Path, out: Path) -> "subprocess.Popen[bytes]":

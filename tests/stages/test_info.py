@@ -3,12 +3,12 @@
 import pytest
 
 from speechssl.__main__ import main
-from speechssl.data.audio import AudioConfig
+from speechssl.audio.reading import AudioConfig
+from speechssl.hub.saved import SavedModel
 from speechssl.model.lora import LoraConfig
-from speechssl.saved import SavedModel
-from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import finetune
 from speechssl.stages.info import describe
+from speechssl.stages.reading_data import DataConfig
 from speechssl.train.learner import TrainConfig
 
 

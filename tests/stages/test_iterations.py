@@ -10,7 +10,7 @@ from speechssl.config import describe, load, to_dict
 from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig
 from speechssl.stages.cluster import ClusterConfig
-from speechssl.stages.iterations import HubertConfig, resolve
+from speechssl.stages.hubert_recipe import HubertConfig, resolve
 
 TWO = [
     {"units": {"clusters": 5}},

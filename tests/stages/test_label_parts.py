@@ -1,4 +1,4 @@
-"""Labels on the way to a label file: speechssl.stages.label_parts."""
+"""Labels on the way to a label file: speechssl.stages.cluster."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from speechssl.data.labels import LabelSource
-from speechssl.stages import label_parts as module
-from speechssl.stages.label_parts import LabelParts
+from speechssl.stages import cluster as module
+from speechssl.stages.cluster import LabelParts
 
 SOURCE = LabelSource(clusters=5, hop=160, window=400, features="mfcc", kmeans="0123", settings={"dim": 39})
 

@@ -7,8 +7,8 @@ import pytest
 from speechssl.data.batching import BatchConfig
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.mixing import MixConfig
-from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import prepare_pretraining, pretrain
+from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.train.checkpoint import read_state
 

@@ -8,13 +8,13 @@ import pytest
 import soundfile
 
 from speechssl.__main__ import main
-from speechssl.data.audio import AudioConfig
+from speechssl.asr.transcripts.matching import with_texts
+from speechssl.audio.reading import AudioConfig
+from speechssl.corpus.named import read_named
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import ManifestError
-from speechssl.manifests.named import read_named
-from speechssl.stages.data import DataConfig, read_data
-from speechssl.transcripts.matching import with_texts
+from speechssl.stages.reading_data import DataConfig, read_data
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ import yaml
 
 from speechssl.__main__ import main
 from speechssl.data.manifest import read_manifest, write_manifest
-from speechssl.data.texts import TextConfig
 from speechssl.data.utterances import Manifest, Utterance
-from speechssl.data.vocabulary import Letters, Phones, Pieces
 from speechssl.errors import ConfigError, ManifestError, VocabularyError
-from speechssl.saved import SavedModel
+from speechssl.hub.saved import SavedModel
 from speechssl.stages.align import align
-from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import FinetuneConfig, check_texts, finetune
 from speechssl.stages.preflight import Preflight, Rules, preflight
 from speechssl.stages.preflight_advice import about_freezing, replacement
 from speechssl.stages.preflight_text import as_json, lines, short_lines
+from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.transcribe import transcribe
+from speechssl.text.policy import TextConfig
+from speechssl.text.vocabulary import Letters, Phones, Pieces
 
 RULES = Rules(units=Letters(), text=TextConfig(), unfit="stop", too_short="stop", hop=320, window=400)
 SKIP = dataclasses.replace(RULES, unfit="skip", too_short="skip")

@@ -9,18 +9,18 @@ import pytest
 import yaml
 
 from speechssl.__main__ import main
+from speechssl.audio.reading import AudioConfig
 from speechssl.config import ConfigError, load, to_dict
-from speechssl.data.audio import AudioConfig
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.utterances import Joined, Manifest, Utterance
 from speechssl.errors import AudioError, CheckpointError, SpeechSSLError
 from speechssl.stages import preflight_audio
-from speechssl.stages.data import DataConfig
 from speechssl.stages.dev_scores import DevSet
 from speechssl.stages.finetune import FinetuneConfig, finetune
-from speechssl.stages.iterations import HubertConfig
+from speechssl.stages.hubert_recipe import HubertConfig
 from speechssl.stages.preflight_audio import Reading, look_at_audio, refuse_audio
 from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.stages.reading_data import DataConfig
 from speechssl.train.checkpoint import last_checkpoint, read_state
 from speechssl.train.learner import TrainConfig
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechssl.data.audio import AudioConfig
+from speechssl.audio.reading import AudioConfig
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, seeded_generator
 from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.labels import FrameLabels, read_labels, write_labels
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError, ManifestError
+from speechssl.hub.saved import SavedModel
 from speechssl.model.context import StepContext
-from speechssl.saved import SavedModel
 from speechssl.stages.cluster import cluster
-from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain, score_held_out
+from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.train.checkpoint import load_tensors, read_state
 from speechssl.train.learner import TrainConfig

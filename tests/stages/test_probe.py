@@ -12,15 +12,15 @@ from speechssl.data.batching import BatchConfig
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import ManifestError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.scoring.alignments import Interval
 from speechssl.stages import probe as module
-from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.probe import frame_intervals, probe, probe_layer, prober, read_probe_audio
+from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.quantizer import QuantizerConfig
-from speechssl.train.health import HealthConfig
 from speechssl.train.learner import TrainConfig
+from speechssl.train.monitor import HealthConfig
+from speechssl.units.phone_alignments import Interval
 from tests.oracles.clusters import oracle_effective_rank, oracle_perplexity, oracle_phone_purity, oracle_pnmi
 
 

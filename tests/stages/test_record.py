@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from speechssl.errors import CheckpointError
-from speechssl.stages.data import DataConfig
+from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.record import Inputs, RunRecord, content_hash, step_inputs
 
 INPUTS = {"clusters": 5, "content of a.tsv": "0123"}

@@ -9,9 +9,9 @@ import torch
 
 from speechssl.data import dataset
 from speechssl.errors import CheckpointError, TrainingError
-from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import finetune
 from speechssl.stages.pretrain import pretrain
+from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.replay import replay
 from speechssl.train.learner import TrainConfig
 

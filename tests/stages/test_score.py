@@ -11,9 +11,9 @@ import soundfile
 import torch
 
 from speechssl.__main__ import main
+from speechssl.asr.scoring.snr import estimate_snr_db
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.errors import ManifestError
-from speechssl.scoring.snr import estimate_snr_db
 from speechssl.stages.score import read_columns, read_hypotheses, references_of
 
 

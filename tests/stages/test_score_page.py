@@ -11,11 +11,11 @@ import pytest
 import soundfile
 
 from speechssl.__main__ import main
+from speechssl.asr.scoring.evaluate import ScoreConfig, evaluate
 from speechssl.data.manifest import read_manifest
 from speechssl.data.utterances import Manifest
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.saved import SavedModel
-from speechssl.scoring.evaluate import ScoreConfig, evaluate
+from speechssl.hub.saved import SavedModel
 from speechssl.stages.score import read_hypotheses, references_of
 from speechssl.stages.score_page import PageConfig, read_confidences, write_page
 from speechssl.stages.transcribe import transcribe

@@ -7,12 +7,12 @@ import numpy as np
 import soundfile
 
 from speechssl.__main__ import main
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.data.batching import BatchConfig
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.utterances import Utterance
-from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.stages.reading_data import DataConfig
 
 
 def test_the_parts_of_a_recording_train(tmp_path: Path, capsys, pretrain_config: Callable[..., PretrainConfig]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.utterances import Rows
 from speechssl.errors import ManifestError
-from speechssl.stages.data import DataConfig, read_data
+from speechssl.stages.reading_data import DataConfig, read_data
 
 
 @pytest.fixture

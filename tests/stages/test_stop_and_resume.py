@@ -14,9 +14,9 @@ from speechssl.data import loading
 from speechssl.data.loading import AHEAD
 from speechssl.errors import CheckpointError, ManifestError, StoppedError, TrainingError
 from speechssl.stages.cluster import cluster
-from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import finetune
 from speechssl.stages.pretrain import pretrain
+from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.sweep import SweepConfig, sweep
 from speechssl.train import run as running
 from speechssl.train.checkpoint import last_checkpoint, load_tensors, read_state

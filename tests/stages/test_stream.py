@@ -7,10 +7,10 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.data.vocabulary import Vocabulary
-from speechssl.data.writing import WritingConfig
-from speechssl.saved import SavedModel
+from speechssl.hub.saved import SavedModel
 from speechssl.stages.stream import StreamConfig, stream, transcribe_stream
+from speechssl.text.vocabulary import Vocabulary
+from speechssl.text.writing import WritingConfig
 
 
 def test_words_are_told_as_they_end_and_all_are_in_the_transcript(finetuned, corpus):

@@ -10,14 +10,14 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.data.audio import AudioConfig, read_audio
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError
-from speechssl.saved import SavedModel
-from speechssl.scoring.clusters import UnitQuality
+from speechssl.hub.saved import SavedModel
 from speechssl.stages import sweep as stage
-from speechssl.stages.data import DataConfig
+from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.sweep import SweepConfig, SweepRow, suggest, sweep
+from speechssl.units.quality import UnitQuality
 from tests.oracles.clusters import oracle_effective_rank
 
 ALL = [("mfcc", 0), ("random weights", 1), ("random weights", 2), ("run/step_00000003", 1), ("run/step_00000003", 2)]

@@ -13,20 +13,20 @@ import soundfile
 import torch
 
 from speechssl.__main__ import main
-from speechssl.data.audio import AudioConfig
+from speechssl.asr.lm.arpa import write_arpa
+from speechssl.asr.lm.kneser_ney import NGramConfig, estimate
+from speechssl.asr.transcripts.timed import Timed
+from speechssl.audio.reading import AudioConfig
+from speechssl.corpus.named import files_as_manifest
 from speechssl.data.batching import Example, collate
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.utterances import Utterance
 from speechssl.errors import AudioError, ConfigError, ManifestError, VocabularyError
-from speechssl.lm.arpa import write_arpa
-from speechssl.lm.kneser_ney import NGramConfig, estimate
-from speechssl.manifests.named import files_as_manifest
-from speechssl.saved import SavedModel
+from speechssl.hub.saved import SavedModel
 from speechssl.stages.align import align
-from speechssl.stages.emit import EmitConfig, emissions, read_ahead
+from speechssl.stages.posteriors import EmitConfig, emissions, read_ahead
 from speechssl.stages.stream import StreamConfig, stream
 from speechssl.stages.transcribe import transcribe
-from speechssl.transcripts.timed import Timed
 
 
 @pytest.fixture

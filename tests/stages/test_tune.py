@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from speechssl.__main__ import main
+from speechssl.asr.decoding.decoders import Beam, build_decoder
+from speechssl.asr.decoding.grammar import Weights
+from speechssl.asr.decoding.search import SearchConfig
+from speechssl.asr.lm.arpa import write_arpa
+from speechssl.asr.lm.kneser_ney import NGramConfig, estimate
+from speechssl.asr.scoring.wer import score_texts
 from speechssl.config import from_dict
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.utterances import Manifest
-from speechssl.decoding.build import Beam, build_decoder
-from speechssl.decoding.grammar import Weights
-from speechssl.decoding.search import SearchConfig
 from speechssl.errors import ConfigError
-from speechssl.lm.arpa import write_arpa
-from speechssl.lm.kneser_ney import NGramConfig, estimate
-from speechssl.saved import SavedModel
-from speechssl.scoring.wer import score_texts
+from speechssl.hub.saved import SavedModel
 from speechssl.stages import tune as stage
 from speechssl.stages.tune import kept_emissions, tune
 from speechssl.stages.tuned import TuneConfig

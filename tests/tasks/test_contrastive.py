@@ -18,7 +18,7 @@ from speechssl.tasks.contrastive import (
     draw_distractors,
     own_similarities,
 )
-from speechssl.tasks.loss import LossSum
+from speechssl.tasks.model import LossSum
 from speechssl.tasks.quantizer import QuantizerConfig
 from tests.model.tiny import noise, randomise
 from tests.oracles.contrastive import oracle_contrastive_logits, oracle_cross_entropy

@@ -7,7 +7,7 @@ import torch
 
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig, draw_spans
-from speechssl.stages.budget import pretraining_flops
+from speechssl.plan.costs import pretraining_flops
 from speechssl.tasks.flops import masked_share
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 

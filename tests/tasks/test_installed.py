@@ -12,19 +12,19 @@ import torch
 from speechssl.__main__ import main
 from speechssl.config import from_dict, load, to_dict
 from speechssl.errors import ConfigError, LabelError
+from speechssl.hub.saved import SavedModel
+from speechssl.hub.transformers import read_transformers
 from speechssl.inference.load import load as load_model
-from speechssl.interop.transformers import read_transformers
 from speechssl.model.context import StepContext
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.saved import SavedModel
 from speechssl.stages.convert import convert
-from speechssl.stages.data import DataConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain
+from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.registry import all_tasks, find_method, find_task
 from speechssl.tasks.task import DataSizes
 from speechssl.train import learner
-from speechssl.train.health import Guard, HealthConfig
 from speechssl.train.learner import TrainConfig
+from speechssl.train.monitor import Guard, HealthConfig
 from tests.model.tiny import noise
 from tests.tasks.labelled import labelled
 

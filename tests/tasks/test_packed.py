@@ -16,7 +16,7 @@ from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.registry import build_objective
-from speechssl.train.spread import ParallelConfig, spread
+from speechssl.train.distributed import ParallelConfig, spread
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
 
 MASK = MaskConfig(start_prob=0.1, span=3)

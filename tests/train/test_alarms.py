@@ -1,4 +1,4 @@
-"""Alarms and probes in a run: how the loop uses speechssl.train.health."""
+"""Alarms and probes in a run: how the loop uses speechssl.train.monitor."""
 
 import dataclasses
 import json
@@ -18,9 +18,9 @@ from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import read_state
-from speechssl.train.health import HealthConfig
 from speechssl.train.learner import TrainConfig
 from speechssl.train.loop import fit
+from speechssl.train.monitor import HealthConfig
 from speechssl.train.optim import OptimConfig
 from speechssl.train.run import Run
 

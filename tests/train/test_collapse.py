@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.config import load
-from speechssl.data.audio import AudioConfig, read_audio
 from speechssl.data.batching import Batch, BatchSampler, Example, collate
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.labels import FrameLabels, LabelSource
@@ -35,12 +35,12 @@ from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.gradients import gradient_norms
-from speechssl.train.health import Guard, HealthConfig
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.meter import Meter
+from speechssl.train.monitor import Guard, HealthConfig
 from speechssl.train.optim import OptimConfig, build_optimizer
-from speechssl.units.features import mfcc
 from speechssl.units.kmeans import KMeans
+from speechssl.units.mfcc import mfcc
 
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 RECIPES = Path(__file__).parents[2] / "recipes/demo"

@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from speechssl.asr.decoding.hypothesis import greedy_decode
+from speechssl.asr.scoring.wer import score_texts
 from speechssl.data.batching import Batch, Example, collate
-from speechssl.decoding.greedy import greedy_decode
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.masking import MaskConfig
 from speechssl.parallel import Ranks
-from speechssl.scoring.wer import score_texts
 from speechssl.stages.dev_scores import texts_of_others
 from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.health import Guard, HealthConfig
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.meter import Meter
+from speechssl.train.monitor import Guard, HealthConfig
 from speechssl.train.optim import OptimConfig, build_optimizer
 
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))

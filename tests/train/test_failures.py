@@ -9,9 +9,9 @@ from torch import distributed
 
 from speechssl.errors import TrainingError
 from speechssl.parallel import Ranks
-from speechssl.train import failures
+from speechssl.train import loop as failures
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.failures import explained_failures
+from speechssl.train.loop import explained_failures
 
 CPU = torch.device("cpu")
 ALONE = Ranks(rank=0, world_size=1, device=CPU)

@@ -1,4 +1,4 @@
-"""The guard of a run: speechssl.train.health."""
+"""The guard of a run: speechssl.train.monitor."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from speechssl.tasks.ctc_health import ctc_health
 from speechssl.tasks.health import Health
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.masked_prediction_health import masked_prediction_health
-from speechssl.train.health import Alarm, Guard, HealthConfig
+from speechssl.train.monitor import Alarm, Guard, HealthConfig
 
 CONTRASTIVE = contrastive_health(100)
 UNITS = masked_prediction_health((100,))

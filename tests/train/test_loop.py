@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speechssl.data.audio import AudioConfig
+from speechssl.audio.reading import AudioConfig
 from speechssl.data.batching import Batch, BatchConfig, BatchSampler, Example, collate, seeded_generator
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import load_batches
 from speechssl.data.manifest import read_manifest
-from speechssl.data.vocabulary import Vocabulary
 from speechssl.errors import TrainingError
 from speechssl.model.context import StepContext
 from speechssl.model.encoder import SpeechEncoder
@@ -26,11 +25,12 @@ from speechssl.model.masking import MaskConfig, draw_spans
 from speechssl.parallel import Ranks
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig, CTCModel
-from speechssl.tasks.loss import LossSum
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.model import LossSum
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.registry import build_objective
+from speechssl.text.vocabulary import Vocabulary
 from speechssl.train import run as running
 from speechssl.train.checkpoint import last_checkpoint, load_tensors, read_state
 from speechssl.train.learner import TrainConfig

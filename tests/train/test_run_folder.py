@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from speechssl.data.batching import BatchConfig
-from speechssl.data.texts import TextConfig
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.parallel import Ranks
 from speechssl.stages.cluster import ClusterConfig
-from speechssl.stages.data import DataConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.stages.reading_data import DataConfig
+from speechssl.text.policy import TextConfig
 from speechssl.train.checkpoint import read_config
 from speechssl.train.run_folder import claim_run_folder, hold_run_folder, holds_work, locked
 

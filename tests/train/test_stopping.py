@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from speechssl.train.stopping import StopRequest
+from speechssl.train.loop import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from speechssl.units import fused
-from speechssl.units.assignment import Nearest
-from speechssl.units.grouping import grouped_sums, sorted_sums
+from speechssl.units.assignment import Nearest, grouped_sums, sorted_sums
 from speechssl.units.kmeans import KMeans
 
 LAYOUTS = ("contiguous", "every other row", "some columns", "transposed")

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from speechssl.units import fused
-from speechssl.units.assignment import Nearest, sum_clusters
+from speechssl.units.assignment import Nearest, grouped_sums, sorted_sums, sum_clusters
 from speechssl.units.feeding import on_device
-from speechssl.units.grouping import grouped_sums, sorted_sums
 from speechssl.units.kmeans import KMeans
 from speechssl.units.points import StreamPoints, block_rows
 from tests.units import interpreted

@@ -1,12 +1,12 @@
-"""Sums over sorted points, as on a GPU, here on the CPU: speechssl.units.grouping."""
+"""Sums over sorted points, as on a GPU, here on the CPU: speechssl.units.assignment."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.units import grouping
-from speechssl.units.grouping import sorted_sums
+from speechssl.units import assignment as grouping
+from speechssl.units.assignment import sorted_sums
 
 
 def oracle_sums(points: list[list[float]], labels: list[int], clusters: int) -> tuple[list[list[float]], list[int]]:

@@ -14,10 +14,9 @@ from speechssl.parallel import Ranks
 from speechssl.units import seeding
 from speechssl.units.assignment import Nearest, cluster_sums, sum_clusters
 from speechssl.units.kmeans import KMeans
-from speechssl.units.lloyd import Problem, refill
+from speechssl.units.lloyd import Problem, Shortcut, refill
 from speechssl.units.points import TensorPoints
 from speechssl.units.seeding import choose_seeds, kmeans_plus_plus
-from speechssl.units.shortcut import Shortcut
 from tests.oracles.kmeans import oracle_inertia, oracle_lloyd, oracle_nearest
 
 

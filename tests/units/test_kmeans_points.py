@@ -1,4 +1,4 @@
-"""One k-means wherever the points lie, however they are cut: speechssl.units.points and speechssl.units.shards."""
+"""One k-means wherever points lie, however cut: speechssl.units.points and speechssl.units.feature_shards."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from speechssl.errors import LabelError
 from speechssl.units import points as points_module
+from speechssl.units.feature_shards import HEADER, ShardPoints, write_shards
 from speechssl.units.kmeans import KMeans
 from speechssl.units.points import Points, StreamPoints, TensorPoints, reblock
-from speechssl.units.shards import HEADER, ShardPoints, write_shards
 
 ROWS, DIM = 1000, 5
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
+from speechssl.units.feature_shards import ShardPoints, write_shards
 from speechssl.units.kmeans import KMeans
-from speechssl.units.shards import ShardPoints, write_shards
 
 WORKER = """
 import sys
@@ -18,7 +18,7 @@ import torch
 from torch import distributed
 from speechssl.parallel import start_ranks
 from speechssl.units.kmeans import KMeans
-from speechssl.units.shards import ShardPoints
+from speechssl.units.feature_shards import ShardPoints
 
 torch.set_num_threads(1)
 ranks = start_ranks()

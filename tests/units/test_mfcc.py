@@ -1,12 +1,12 @@
-"""MFCC features: speechssl.units.features."""
+"""MFCC features: speechssl.units.mfcc."""
 
 import pytest
 import torch
 from torchaudio.compliance import kaldi
 
 from speechssl.data.labels import LabelSource
-from speechssl.units import features as module
-from speechssl.units.features import MFCC_DIM, MFCC_HOP, MFCC_WINDOW, centred, log_mel, mfcc
+from speechssl.units import mfcc as module
+from speechssl.units.mfcc import MFCC_DIM, MFCC_HOP, MFCC_WINDOW, centred, log_mel, mfcc
 from tests.model.tiny import noise
 
 

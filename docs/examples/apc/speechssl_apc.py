@@ -21,7 +21,7 @@ from speechssl.model.encoder import Encoded, EncoderConfig, SpeechEncoder
 from speechssl.model.host import send
 from speechssl.tasks.flops import Product
 from speechssl.tasks.health import FLAT_FEATURES, LOST_GROUND, NO_GRADIENT, SAME_FEATURES, Band, Health
-from speechssl.tasks.loss import LossSum
+from speechssl.tasks.model import LossSum
 from speechssl.tasks.pretraining import Objective, PretrainModel
 from speechssl.tasks.task import DataSizes, Planned, Planning, Task
 

@@ -1,0 +1,1 @@
+"""Speech recognition around the model: transcripts, language models, decoding, scoring."""

@@ -1,0 +1,1 @@
+"""How good transcripts are: word and character errors with intervals, pages to look at."""

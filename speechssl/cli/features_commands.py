@@ -1,0 +1,91 @@
+"""Command line: features of a model, or of a front end, to disk."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from speechssl.cli.arguments import Root
+
+__all__ = ["extract_command"]
+
+
+def extract_command(
+    model: Annotated[str, typer.Argument(help="Folder or file of a model, hf://org/name, or mfcc or log_mel.")],
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests of the audio.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    layers: Annotated[
+        str, typer.Option(help="Such as 6 or 3,6,9; all; or weighted, their sum. The last one if not given.")
+    ] = "",
+    weights: Annotated[
+        str,
+        typer.Option(help="Numbers with commas, one for each layer, for --layers weighted; their mean if not given."),
+    ] = "",
+    form: Annotated[
+        Literal["npy", "safetensors", "shards", "hdf5", "zarr", "parquet", "lhotse"],
+        typer.Option("--format", help="Kind of files; shards are for k-means over more than memory holds."),
+    ] = "npy",
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Number type in the files.")] = "float32",
+    pool: Annotated[Literal["none", "mean"], typer.Option(help="mean: one row an utterance.")] = "none",
+    segments: Annotated[
+        Path | None, typer.Option(help="Label file: one row for each run of equal units, their mean.")
+    ] = None,
+    cmn: Annotated[bool, typer.Option("--cmn", help="Take the utterance's mean off its MFCC or log-mel.")] = False,
+    root: Root = None,
+    skip_bad: Annotated[bool, typer.Option(help="List and count unusable audio instead of stopping.")] = False,
+    processes: Annotated[int, typer.Option("-j", "--processes", help="That share the work on this machine.")] = 1,
+    window_s: Annotated[float, typer.Option(help="Longer audio is heard in windows of so many seconds.")] = 60.0,
+    batch_s: Annotated[
+        float | None, typer.Option(help="Seconds of audio at a time; 0 for one utterance, which is the default on CPU.")
+    ] = None,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits: for GPUs.")] = False,
+) -> None:
+    """Write the features of a model's layers, MFCC or log-mel: npy, HDF5, Zarr, safetensors, Parquet, Lhotse."""
+    from speechssl.features.feature_folder import FeatureFolder
+    from speechssl.stages.extract import ExtractFeaturesConfig, extract_features
+    from speechssl.stages.feature_source import ExtractConfig
+    from speechssl.stages.reading_data import DataConfig
+
+    if segments is not None and pool == "mean":
+        raise typer.BadParameter("--pool mean and --segments are two kinds of means; give one of them")
+    config = ExtractFeaturesConfig(
+        out=out,
+        data=DataConfig(manifests=tuple(manifests), root=root, bad_audio="skip" if skip_bad else "stop"),
+        model=model,
+        layers=_layers(layers),
+        weights=tuple(float(number) for number in _numbers(weights, "--weights")),
+        cmn=cmn,
+        format=form,
+        dtype=dtype,
+        pool="segments" if segments is not None else pool,
+        segments=segments,
+        extract=ExtractConfig(window_s=window_s, overlap_s=min(4.0, window_s / 4), batch_s=batch_s, bfloat16=bfloat16),
+        processes=processes,
+    )
+    description = FeatureFolder(extract_features(config)).description
+    streams = ", ".join(f"{stream.name} ({stream.dim})" for stream in description.streams)
+    rows = "" if description.pool == "none" else f" as {description.rows} means"
+    print(
+        f"{out}: {description.utterances} utterances, {description.frames} frames{rows}, {streams}, "
+        f"{description.dtype}, {len(description.left_out)} left out"
+    )
+
+
+def _layers(text: str) -> tuple[int, ...] | Literal["all", "weighted"]:
+    match text:
+        case "all" | "weighted":
+            return text
+        case _:
+            numbers = _numbers(text, "--layers")
+            if not all(number.is_integer() for number in numbers):
+                raise typer.BadParameter(f"--layers {text}: expected whole numbers, counted from 1")
+            return tuple(int(number) for number in numbers)
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    """Read numbers with commas between."""
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError as error:
+        more = ", all or weighted" if option == "--layers" else ""
+        raise typer.BadParameter(f"{option} {text}: expected numbers with commas between{more}") from error

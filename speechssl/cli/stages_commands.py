@@ -1,0 +1,96 @@
+"""Command line: what a recipe configures. The flags of a stage are the keys of its configuration."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from speechssl.config import describe, load
+
+__all__ = [
+    "cluster_command",
+    "finetune_command",
+    "hubert_command",
+    "preflight_command",
+    "pretrain_command",
+    "sweep_command",
+]
+
+Recipe = Annotated[Path, typer.Argument(help="YAML file with what differs from the defaults.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value pairs, the key dotted: train.steps=100.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop; * is no default.")]
+
+
+def cluster_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Fit k-means and label every frame of speech."""
+    from speechssl.stages.cluster import ClusterConfig, cluster
+
+    _run(cluster, ClusterConfig, recipe, overrides, dry_run=dry_run)
+
+
+def pretrain_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Pretrain an encoder, with either method."""
+    from speechssl.stages.pretrain import PretrainConfig, pretrain
+
+    _run(pretrain, PretrainConfig, recipe, overrides, dry_run=dry_run)
+
+
+def finetune_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Fine-tune a pretrained encoder with CTC."""
+    from speechssl.stages.finetune import FinetuneConfig, finetune
+
+    _run(finetune, FinetuneConfig, recipe, overrides, dry_run=dry_run)
+
+
+def sweep_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Measure every layer and number of units against phones."""
+    from speechssl.report.plot import plot_sweep
+    from speechssl.stages.sweep import SweepConfig, sweep
+
+    def run(config: SweepConfig) -> Path:
+        table = sweep(config)
+        plot_sweep(config.out / "sweep.json", config.out / "sweep.png")
+        return table
+
+    _run(run, SweepConfig, recipe, overrides, dry_run=dry_run)
+
+
+def hubert_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Run all iterations of HuBERT: units, pretraining, sweep, units, ..."""
+    from speechssl.report.plot import plot_sweeps
+    from speechssl.stages.hubert_chain import HubertConfig, hubert
+
+    def run(config: HubertConfig) -> Path:
+        report = hubert(config)
+        plot_sweeps(config.out)
+        return report
+
+    _run(run, HubertConfig, recipe, overrides, dry_run=dry_run)
+
+
+def preflight_command(
+    recipe: Annotated[Path, typer.Argument(help="YAML file as for finetune.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value pairs: text.case=lower.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write: every utterance.")] = None,
+) -> None:
+    """Look at texts, tokens and lengths as fine-tuning would; exit status 1 where it would refuse them."""
+    from speechssl.atomic import write_atomically
+    from speechssl.stages.finetune import FinetuneConfig, check_texts
+    from speechssl.stages.preflight_text import as_json, lines
+
+    found = check_texts(load(recipe, FinetuneConfig, overrides or ()))
+    print(*lines(found), sep="\n")
+    if out is not None:
+        write_atomically(out, json.dumps(as_json(found), indent=1, ensure_ascii=False) + "\n")
+        print(out)
+    if found.errors:
+        raise typer.Exit(1)
+
+
+def _run(
+    stage: Callable[[Any], Path], config_type: type, recipe: Path, overrides: Sequence[str] | None, *, dry_run: bool
+) -> None:
+    config: Any = load(recipe, config_type, overrides or ())
+    print(*(describe(config) if dry_run else [stage(config)]), sep="\n")

@@ -1,0 +1,111 @@
+"""Command line: what a fine-tuned model makes of speech: texts, and the times of known texts."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechssl.asr.transcripts.matching import with_texts
+from speechssl.asr.transcripts.timed import Timed, Transcript
+from speechssl.asr.transcripts.transcript_formats import SUFFIXES, check_ids, write_transcripts
+from speechssl.cli.arguments import Channels, MinSampleRate, Root
+from speechssl.config import from_dict
+from speechssl.corpus.named import files_as_manifest, read_named
+from speechssl.data.utterances import Manifest
+
+__all__ = ["align_command", "transcribe_command"]
+
+
+def transcribe_command(
+    model: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run, or of a converted model.")],
+    sources: Annotated[list[Path], typer.Argument(help="A manifest, or audio files of any length; - for samples.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
+    root: Root = None,
+    skip_bad: Annotated[bool, typer.Option(help="List and count unusable audio instead of stopping.")] = False,
+    lm: Annotated[Path | None, typer.Option(help="ARPA file of words, from lm build; searches with a beam.")] = None,
+    lexicon: Annotated[Path | None, typer.Option(help="From lm lexicon: writes its words only.")] = None,
+    lm_weight: Annotated[float, typer.Option(help="How much the language model counts.")] = 2.0,
+    word_score: Annotated[float, typer.Option(help="What each word earns.")] = 0.0,
+    beam: Annotated[int, typer.Option(help="Width of the search; 0 takes the likeliest token of each frame.")] = 0,
+    nbest: Annotated[int, typer.Option(help="Texts with scores for each utterance, in .jsonl.")] = 1,
+    hot_word: Annotated[list[str] | None, typer.Option(help="Word to be preferred; may be repeated.")] = None,
+    flashlight: Annotated[bool, typer.Option("--flashlight", help="Search with flashlight; needs a lexicon.")] = False,
+    tuned: Annotated[Path | None, typer.Option(help="Folder of lm tune: its decoder and weights.")] = None,
+    window_s: Annotated[float, typer.Option(help="Longer audio is heard in windows of so many seconds.")] = 60.0,
+    batch_s: Annotated[float, typer.Option(help="Seconds of audio at a time.")] = 120.0,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits: for GPUs.")] = False,
+    min_sample_rate: MinSampleRate = None,
+    channels: Channels = None,
+) -> None:
+    """Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples or wav from stdin, word by word."""
+    from speechssl.asr.decoding.decoders import decoder_for
+    from speechssl.asr.decoding.grammar import Weights
+    from speechssl.stages.posteriors import EmitConfig
+    from speechssl.stages.stream import transcribe_stream
+    from speechssl.stages.transcribe import transcribe
+    from speechssl.stages.tuned import read_tuned
+
+    if sources == [Path("-")]:
+        check_ids(out, ())
+        found, skipped = [transcribe_stream(model, sys.stdin.buffer, tell=_print_word)], list[str]()
+    else:
+        overlap_s = min(8.0, window_s / 4)
+        values: dict[str, object] = {"batch_s": batch_s, "window_s": window_s, "overlap_s": overlap_s}
+        values |= {"bfloat16": bfloat16, "min_sample_rate": min_sample_rate, "channels": channels}
+        config = from_dict(values, EmitConfig, where="transcribe")
+        weights = Weights(lm_weight=lm_weight, word_score=word_score)
+        asked = decoder_for(lm, lexicon, weights, beam=beam, nbest=nbest, hot=hot_word or (), native=flashlight)
+        decoder = asked if tuned is None else read_tuned(tuned)
+        listed = _listed(sources, root)
+        check_ids(out, [row.id for row in listed.utterances])
+        found, skipped = transcribe(model, listed, config, decoder=decoder, skip_bad_audio=skip_bad, settings="--")
+    _say_written(write_transcripts(out, found), found, skipped)
+
+
+def align_command(
+    model: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run, or of a converted model.")],
+    manifest: Annotated[Path, typer.Argument(help="Utterances with their texts; or audio, with --text.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
+    root: Root = None,
+    text: Annotated[
+        Path | None, typer.Option(help="What is said: a text file for one recording, or a table by utterance.")
+    ] = None,
+    skip: Annotated[bool, typer.Option(help="List and count what cannot be aligned instead of stopping.")] = False,
+    min_sample_rate: MinSampleRate = None,
+    channels: Channels = None,
+) -> None:
+    """Find when each word and letter of known texts was said."""
+    from speechssl.stages.align import align
+    from speechssl.stages.posteriors import EmitConfig
+
+    config = from_dict({"min_sample_rate": min_sample_rate, "channels": channels}, EmitConfig, where="align")
+    listed = read_named(manifest, root=root)
+    if text is not None:
+        listed = with_texts(listed, text)
+    check_ids(out, [row.id for row in listed.utterances])
+    found, skipped = align(model, listed, config, skip=skip, settings="--")
+    _say_written(write_transcripts(out, found), found, skipped)
+
+
+def _listed(sources: Sequence[Path], root: Path | None) -> Manifest:
+    if len(sources) == 1:
+        return read_named(sources[0], root=root)
+    lists = [path for path in sources if path.suffix.lower() in (".tsv", ".parquet") or path.is_dir()]
+    if lists:
+        raise typer.BadParameter(
+            f"{lists[0]}: name one manifest or folder, or audio files; `speechssl manifest merge` joins them"
+        )
+    return files_as_manifest(sources)
+
+
+def _print_word(word: Timed) -> None:
+    print(f"{word.start_s:.2f} {word.end_s:.2f} {word.text}", flush=True)
+
+
+def _say_written(written: Sequence[Path], found: Sequence[Transcript], skipped: Sequence[str]) -> None:
+    for reason in skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    where = written[0] if len(written) == 1 else f"{len(written)} files" if written else "nothing written"
+    print(f"{where}: {len(found)} utterances, {len(skipped)} skipped")

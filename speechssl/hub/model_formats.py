@@ -1,0 +1,101 @@
+"""All formats of models: how each is recognised, read, written and run; one function reads any of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from speechssl.errors import CheckpointError
+from speechssl.hub.download import HUB, fetch
+from speechssl.hub.fairseq import is_fairseq, read_fairseq, write_fairseq
+from speechssl.hub.fairseq2 import is_fairseq2, read_fairseq2, run_fairseq2, write_fairseq2
+from speechssl.hub.names import Conversion
+from speechssl.hub.onnx import run_onnx, write_onnx
+from speechssl.hub.saved import SavedModel
+from speechssl.hub.tokenizers import decode_transformers
+from speechssl.hub.torchaudio import is_torchaudio, read_torchaudio, run_torchaudio, write_torchaudio
+from speechssl.hub.transformers import is_transformers, read_transformers, run_transformers, write_transformers
+from speechssl.train.checkpoint import DESCRIPTION, run_folder
+
+__all__ = ["FORMATS", "Format", "read_model", "read_saved"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How models of one toolkit are recognised, read, written and run."""
+
+    is_one: Callable[[Path], bool] | None  # None where it can only be written
+    read: Callable[[Path], Conversion] | None
+    write: Callable[[SavedModel, Path], dict[str, str]]  # returns what was dropped, with reasons
+    run: Callable[[Path, Tensor], Tensor] | None  # by the toolkit's own code; None where it cannot be installed
+    package: str = ""  # that `run` and `decode` need
+    decode: Callable[[Path, Sequence[int]], str] | None = None  # token ids to a text, by the toolkit's own tokenizer
+    keeps: tuple[str, ...] = ()  # which it tells from letters, of phones and pieces; writing: how tokens are written
+
+
+def read_model(source: Path | str) -> tuple[Conversion, str]:
+    """Read a model of any format; return it with the name of its format.
+
+    Args:
+        source: file or folder of a model or a run, or `hf://org/name[@revision]`, see `hub.fetch`.
+
+    Raises:
+        CheckpointError: no format recognises it, or the one that does refuses it, or the hub does not have it.
+    """
+    path = fetch(str(source)) if HUB.match(str(source)) else Path(source)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder; name a model")
+    for name, format_ in FORMATS.items():
+        if format_.is_one is not None and format_.read is not None and format_.is_one(path):
+            return format_.read(path), name
+    readable = ", ".join(name for name, format_ in FORMATS.items() if format_.read)
+    raise CheckpointError(
+        f"{source}: is no model that this toolkit reads; expected the folder of a run (with its {DESCRIPTION}), or a "
+        f"model of one of {readable}"
+    )
+
+
+def read_saved(source: Path | str) -> SavedModel:
+    """Read a model as `read_model` does, where it does not matter of which format it was.
+
+    Raises:
+        CheckpointError: as `read_model`.
+    """
+    return read_model(source)[0].model
+
+
+def _is_ours(path: Path) -> bool:
+    return (run_folder(path) / DESCRIPTION).exists()
+
+
+def _write_ours(model: SavedModel, target: Path) -> dict[str, str]:
+    model.write(target)
+    return {}
+
+
+FORMATS = {  # asked in this order whether a file is theirs
+    "speechssl": Format(
+        is_one=_is_ours,
+        read=lambda path: Conversion(model=SavedModel.read(path)),
+        write=_write_ours,
+        run=None,
+    ),
+    "transformers": Format(
+        is_one=is_transformers,
+        read=read_transformers,
+        write=write_transformers,
+        run=run_transformers,
+        package="transformers",
+        decode=decode_transformers,
+        keeps=("phones", "writing"),
+    ),
+    "fairseq2": Format(
+        is_one=is_fairseq2, read=read_fairseq2, write=write_fairseq2, run=run_fairseq2, package="fairseq2"
+    ),
+    "torchaudio": Format(
+        is_one=is_torchaudio, read=read_torchaudio, write=write_torchaudio, run=run_torchaudio, package="torchaudio"
+    ),
+    "fairseq": Format(is_one=is_fairseq, read=read_fairseq, write=write_fairseq, run=None, keeps=("phones", "pieces")),
+    "onnx": Format(is_one=None, read=None, write=write_onnx, run=run_onnx, package="onnxruntime"),
+}

@@ -1,0 +1,207 @@
+"""ONNX files and `torch.export` programs, for use without this toolkit: a trunk, or a trunk with its CTC head.
+
+    inputs    waveforms (batch, time) float32 at 16 kHz, num_samples (batch,) int64
+    outputs   frames (batch, frames, dim) of the last layer, or logits (batch, frames, vocab); num_frames (batch,) int64
+
+Batch and time are free; time must hold two frames (`window` + `hop` samples), so pad a shorter batch with zeros and
+let num_samples say what is real. Frames past num_frames hold garbage. The file's metadata say the rest: method,
+vocabulary, normalize, sample_rate, hop, window, fingerprint and origin, each as JSON. One way only: a graph no longer
+says which architecture it came from, so nothing here reads ONNX back; keep the model folder.
+"""
+
+import importlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn.utils.parametrize import remove_parametrizations
+
+from speechssl.atomic import atomic
+from speechssl.audio.reading import SAMPLE_RATE
+from speechssl.errors import CheckpointError
+from speechssl.hub.saved import SavedModel
+from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.frames import frame_count
+
+__all__ = ["export_program", "is_onnx", "metadata", "run_onnx", "write_onnx"]
+
+OPSET = 18  # the oldest that torch's translations are written for
+LARGEST = 1536 * 2**20  # bytes of parameters; a file of ONNX ends at 2 GiB, torch splits it from here on
+
+
+class Inference(nn.Module):
+    """Trunk and head as deployed: evaluation mode, tensors in, tensors out."""
+
+    def __init__(self, encoder: SpeechEncoder, head: nn.Linear | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Identity() if head is None else head
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (batch, frames, dim or vocab) and the (batch,) int64 number of valid frames."""
+        output = self.head(self.encoder(waveforms, num_samples).last)
+        return output, frame_count(num_samples, self.encoder.config.conv)
+
+
+@torch.no_grad()
+def export_program(model: SavedModel) -> ExportedProgram:
+    """Trace a model into a graph that `torch.export.save` writes and `.module()` makes callable again.
+
+    Args:
+        model: of any method; of a pretrained one, the trunk.
+
+    Returns:
+        From (waveforms, num_samples) to (frames or logits, num_frames), with free batch and time.
+
+    Raises:
+        CheckpointError: the parameters do not fit the description.
+    """
+    recogniser = model.recogniser()[0] if model.description.ctc is not None else None
+    encoder = model.encoder() if recogniser is None else recogniser.encoder
+    remove_parametrizations(encoder.transformer.positions.conv, "weight")  # or each call would compute it anew
+    shortest = encoder.config.window + encoder.config.hop
+    batch, time = Dim("batch", min=1), Dim("time", min=shortest)
+    example = torch.zeros(2, 2 * shortest), torch.tensor([2 * shortest, shortest])
+    inference = Inference(encoder, None if recogniser is None else recogniser.head).eval()
+    shapes = ({0: batch, 1: time}, {0: batch})
+    return torch.export.export(inference, example, dynamic_shapes=shapes, strict=False)
+
+
+def write_onnx(model: SavedModel, target: Path) -> dict[str, str]:
+    """Write one self-contained file.
+
+    Returns:
+        What was dropped, reason by our name: the mask vector, and the objective of a pretrained model.
+
+    Raises:
+        CheckpointError: the target exists, the model is too large for one file, or onnx is not installed.
+    """
+    if target.exists():
+        raise CheckpointError(f"{target}: exists already; name another file, or remove it")
+    size = sum(tensor.nbytes for tensor in model.tensors.values())
+    if size > LARGEST:
+        raise CheckpointError(
+            f"{model.name}: holds {size / 2**30:.1f} GiB of parameters, one ONNX file at most {LARGEST / 2**30:.1f}; "
+            "use `export_program` and torch.export.save instead"
+        )
+    for package in ("onnx", "onnxscript"):
+        _package(package)
+    with _without_hints():
+        program = torch.onnx.export(
+            export_program(model),
+            input_names=["waveforms", "num_samples"],
+            output_names=["frames" if model.description.ctc is None else "logits", "num_frames"],
+            dynamic_shapes=({0: "batch", 1: "time"}, {}),  # names only; the axes of num_samples follow
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    _describe(program.model, metadata(model))
+    with atomic(target) as temporary:
+        program.save(temporary, external_data=False)
+    return _dropped(model)
+
+
+def metadata(model: SavedModel) -> dict[str, Any]:
+    """Say what a user of the file must know beside its graph."""
+    described = model.description
+    return {
+        "method": described.method,
+        "vocabulary": list(described.vocabulary),  # by id, the blank first; empty without a CTC head
+        "normalize": bool(described.audio.normalize),  # each waveform to zero mean and unit variance, before padding
+        "sample_rate": SAMPLE_RATE,
+        "hop": described.encoder.hop,  # samples from one frame to the next
+        "window": described.encoder.window,  # samples a frame of the extractor looks at
+        "fingerprint": model.fingerprint(),
+        "origin": described.origin,
+    }
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether a file is called one of ONNX."""
+    return path.suffix == ".onnx" and path.is_file()
+
+
+def run_onnx(path: Path, waveform: Tensor) -> Tensor:
+    """Run a written file in onnxruntime, on one utterance.
+
+    Args:
+        path: file of `write_onnx`.
+        waveform: (time,) at 16 kHz, normalised if the model wants it.
+
+    Returns:
+        (frames, vocab) logits of a CTC model, else (frames, dim) of the last layer.
+
+    Raises:
+        CheckpointError: onnxruntime is not installed, or cannot read the file.
+    """
+    onnxruntime = _package("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no class in common
+        raise CheckpointError(
+            f"{path}: cannot be read by onnxruntime ({str(error).splitlines()[0]}); write it again"
+        ) from error
+    inputs = {"waveforms": waveform[None].float(), "num_samples": torch.tensor([len(waveform)])}
+    output, num_frames = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return torch.from_numpy(output)[0, : int(num_frames[0])]
+
+
+def _package(name: str) -> Any:
+    """Import a package that only ONNX needs."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise CheckpointError(f"{name} is not installed; pip install 'speechssl[onnx]'") from error
+
+
+@contextmanager
+def _without_hints() -> Iterator[None]:
+    """Keep the exporter from listing packages it could also export, and from warning of what torch itself does."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning
+            )  # torch 2.11
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _dropped(model: SavedModel) -> dict[str, str]:
+    reasons = {"encoder.mask_vector": "nothing is masked at inference"}
+    for name in model.tensors:
+        if name.startswith("objective."):
+            reasons[name] = "the objective of pretraining is not needed at inference"
+    return reasons
+
+
+def _describe(graph_model: Any, facts: dict[str, Any]) -> None:
+    """Put the facts into the file in place of what the exporter noted there, which names files of this machine.
+
+    Args:
+        graph_model: onnx_ir.Model, as the exporter returns it.
+        facts: of `metadata`.
+    """
+    graph = graph_model.graph
+    graph_model.producer_name, graph_model.producer_version = "speechssl", ""
+    for part in (graph_model, graph, *graph.all_nodes(), *graph.inputs, *graph.initializers.values()):
+        part.metadata_props.clear()
+    for node in graph.all_nodes():
+        for output in node.outputs:
+            output.metadata_props.clear()
+    graph_model.metadata_props.update({key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()})
+    graph.outputs[0].shape[1] = "frames"  # of the sum that the strides make of `time`

@@ -1,0 +1,291 @@
+"""Tool `plan`: hours of audio, a device and days -> size, batch, learning rate, and what published runs make of it.
+
+The plan says where each figure comes from. What nobody measured is said to be assumed; what published runs are known
+to fail at is a warning.
+"""
+
+import math
+import os
+from dataclasses import dataclass, replace
+
+from speechssl.errors import ConfigError
+from speechssl.plan.costs import (
+    DEVICES,
+    LEAST_SEEN,
+    MOST_SEEN,
+    SIZES,
+    UTILISATION,
+    ModelSize,
+    find_device,
+    memory_gb,
+    peak_lr,
+)
+from speechssl.plan.throughput import device_for, measure_pace
+from speechssl.tasks.registry import find_method
+from speechssl.tasks.task import SizeName
+
+__all__ = ["MOST_STEPS", "Pace", "Plan", "PlanRequest", "expected_pace", "make_plan", "measured_plan"]
+
+MOST_STEPS = 400_000  # updates of published BASE runs; none is longer
+_FEWEST_STEPS = 100_000  # the batch is made no larger than leaves so many; the batch-size study holds from 50,000
+_SHORTEST_S = 150.0  # an update of BASE: at 87.5 s the study's models were hardly better than none
+_MOST_EPOCHS = 700  # wav2vec 2.0 BASE saw its 960 h 667 times, and no published run more often
+_LARGE_SEEN, _LARGE_HOURS = 600_000, 960  # the least that LARGE is published on
+_MEMORY_USED = 0.9  # of the device
+_LONGEST_MICRO_S = (
+    600.0  # fills any device; at twice that BASE's first layer has 2^31 elements, too many for some kernels
+)
+_BETWEEN_DEVICES = 0.9  # of the time is left where gradients are exchanged: assumed
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What there is."""
+
+    hours: float  # of unlabelled audio
+    days: float
+    device: str = "cpu"
+    memory_gb: float | None = None  # of one device; None: of the spec sheet, for cpu of this machine
+    devices: int = 1
+    method: str = "wav2vec2"  # of a pretraining task
+    size: SizeName | None = None  # None: the largest that the time is enough for
+    batch_s: float | None = None  # audio an update, over all devices; None: as published runs
+    rate: float | None = None  # audio-seconds a second of one device; None: estimated
+    utilisation: float = UTILISATION  # of a spec sheet's peak
+
+    def __post_init__(self) -> None:
+        for name in ("hours", "days", "memory_gb", "devices", "batch_s", "rate", "utilisation"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"--{name.split('_')[0]} must be more than 0, found {value}")
+        if self.utilisation > 1:
+            raise ConfigError(f"--utilisation is a share of the peak rate, at most 1, found {self.utilisation}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast one device trains."""
+
+    audio_s: float  # a second
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do with it."""
+
+    request: PlanRequest
+    size: ModelSize
+    pace: Pace
+    seconds: float  # of audio in a micro-batch of one device
+    accumulate: int
+    steps: int
+    lr: float
+    days: float  # that it takes; for a method of two runs, the second
+    memory_gb: float  # of one device, at its peak
+    memory_limit_gb: float
+    bfloat16: bool
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def batch_s(self) -> float:
+        """Seconds of audio an update, over all devices."""
+        return self.seconds * self.accumulate * self.request.devices
+
+    @property
+    def hours_seen(self) -> float:
+        """Hours of audio seen in all updates, padding counted."""
+        return self.batch_s * self.steps / 3600
+
+    @property
+    def epochs(self) -> float:
+        """How often each utterance is seen."""
+        return self.hours_seen / self.request.hours
+
+    @property
+    def first_steps(self) -> int:
+        """Updates of what comes before the planned run: HuBERT's first iteration, on MFCC units."""
+        share = find_method(self.request.method).planning.share
+        return round(self.steps * (1 - share) / share)
+
+
+def expected_pace(request: PlanRequest, size: ModelSize) -> Pace:
+    """Estimate what one device does: from our own measurements on CPU, from a spec sheet and an assumption elsewhere.
+
+    Raises:
+        ConfigError: the device is not known.
+    """
+    if request.rate is not None:
+        return Pace(audio_s=request.rate, source="as given")
+    if request.device == "cpu":
+        cores = len(os.sched_getaffinity(0))
+        source = f"{cores} cores here, a core as in recipes/benchmarks/README.md" + (
+            ", where LARGE was not measured: by operations, at BASE's rate" if size.name == "large" else ""
+        )
+        return Pace(audio_s=cores * size.cpu_audio_s(request.method), source=source)
+    device = find_device(request.device)
+    flops = size.flops(request.method)
+    return Pace(
+        audio_s=request.utilisation * device.peak_tflops * 1e12 / flops,
+        source=f"ASSUMED, measured by nobody: {request.utilisation:.0%} of {device.peak_tflops:g} TFLOP/s "
+        f"({device.source}), {flops / 1e9:.3g} GFLOP a second of audio",
+    )
+
+
+def measured_plan(request: PlanRequest) -> Plan:
+    """Plan twice: with an estimate, and with what the size that comes out does on this machine.
+
+    Raises:
+        ConfigError: as `make_plan` does; or an accelerator is named and this machine has none.
+    """
+    device = device_for(request.device)
+    plan = make_plan(request)
+    size = plan.size
+    audio_s = measure_pace(
+        size.encoder,
+        size.planned(request.method).config,
+        size.planned(request.method).clusters,
+        seconds=min(plan.seconds, 4 * size.crop_s) if request.device == "cpu" else plan.seconds,
+        crop_s=size.crop_s,
+        bfloat16=plan.bfloat16,
+        device=device,
+    )
+    pace = Pace(audio_s=audio_s, source="measured here, a few updates on noise in whole crops, reading not counted")
+    return make_plan(replace(request, size=size.name), pace)
+
+
+def make_plan(request: PlanRequest, pace: Pace | None = None) -> Plan:
+    """Work out a plan.
+
+    Args:
+        request: what there is.
+        pace: of one device, where it is known; of the size that `request` names, or of the one that comes out.
+
+    Raises:
+        ConfigError: nothing fits into the memory or the time, or the device is not known.
+    """
+    limit = _memory_limit(request)
+    bfloat16 = request.device != "cpu"
+    size = SIZES[request.size] if request.size else _choose_size(request, pace, limit)
+    pace = pace or expected_pace(request, size)
+    longest = _longest_batch_s(size, request.method, limit, bfloat16=bfloat16)
+    if longest < size.crop_s:
+        least = memory_gb(size, request.method, size.crop_s, bfloat16=bfloat16, on_cpu=not bfloat16) / _MEMORY_USED
+        raise ConfigError(
+            f"{size.name} needs {least:.1f} GB for one utterance of {size.crop_s:g} s, {limit:.1f} GB are there; "
+            "take a smaller --size, or more --memory"
+        )
+    available = _hours_seen(request, pace)
+    wanted = request.batch_s or _choose_batch_s(size, available)
+    accumulate = max(1, math.ceil(wanted / (request.devices * min(longest, _LONGEST_MICRO_S))))
+    seconds = max(size.crop_s, wanted / (request.devices * accumulate))
+    batch_s = seconds * accumulate * request.devices
+    affordable = int(available * 3600 / batch_s)
+    if not affordable:
+        raise ConfigError(
+            f"{request.days:g} days are less than one update of {batch_s:g} s of audio with {size.name} takes; "
+            "raise --days or --devices, or take a smaller --size"
+        )
+    steps = min(affordable, MOST_STEPS)
+    plan = Plan(
+        request=request,
+        size=size,
+        pace=pace,
+        seconds=seconds,
+        accumulate=accumulate,
+        steps=steps,
+        lr=peak_lr(size, request.method, batch_s),
+        days=steps / affordable * request.days * _share(request),
+        memory_gb=memory_gb(size, request.method, seconds, bfloat16=bfloat16, on_cpu=not bfloat16),
+        memory_limit_gb=limit,
+        bfloat16=bfloat16,
+    )
+    return _with_warnings(plan, affordable, wanted)
+
+
+def _share(request: PlanRequest) -> float:
+    return find_method(request.method).planning.share
+
+
+def _hours_seen(request: PlanRequest, pace: Pace) -> float:
+    """Return the hours of audio that all devices see in the time of the planned run."""
+    together = pace.audio_s * request.devices * (_BETWEEN_DEVICES if request.devices > 1 else 1.0)
+    return together * request.days * _share(request) * 24
+
+
+def _choose_size(request: PlanRequest, pace: Pace | None, limit: float) -> ModelSize:
+    """Take LARGE where it could see what it is published on, else BASE where its published table begins, else small."""
+
+    def seen(size: ModelSize) -> float:
+        fits = _longest_batch_s(size, request.method, limit, bfloat16=request.device != "cpu") >= size.crop_s
+        return _hours_seen(request, pace or expected_pace(request, size)) if fits else 0.0
+
+    if request.hours >= _LARGE_HOURS and seen(SIZES["large"]) >= _LARGE_SEEN:
+        return SIZES["large"]
+    return SIZES["base" if seen(SIZES["base"]) >= LEAST_SEEN else "small"]
+
+
+def _choose_batch_s(size: ModelSize, hours_seen: float) -> float:
+    """Take the longest known batch that leaves enough updates, or the shortest; longer ones past the last update."""
+    total_s = hours_seen * 3600
+    chosen = max((each for each in size.batches_s if total_s / each >= _FEWEST_STEPS), default=size.batches_s[0])
+    is_small = size.name == "small"
+    return chosen * max(1, math.ceil(total_s / chosen / MOST_STEPS)) if is_small else chosen
+
+
+def _longest_batch_s(size: ModelSize, method: str, limit: float, *, bfloat16: bool) -> float:
+    """Return the seconds of audio whose micro-batch fits into the memory; negative where not even the model does."""
+    empty, one = (memory_gb(size, method, each, bfloat16=bfloat16, on_cpu=not bfloat16) for each in (0.0, 1.0))
+    return (_MEMORY_USED * limit - empty) / (one - empty)
+
+
+def _memory_limit(request: PlanRequest) -> float:
+    if request.memory_gb is not None:
+        return request.memory_gb
+    if request.rate is not None and request.device not in {"cpu", *DEVICES}:
+        raise ConfigError(f"the memory of {request.device!r} is not known; pass --memory in GB")
+    if request.device == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return find_device(request.device).memory_gb
+
+
+def _with_warnings(plan: Plan, affordable: int, wanted: float) -> Plan:
+    """Say where published runs, or arithmetic, speak against the plan."""
+    found = []
+    is_small = plan.size.name == "small"
+    if not is_small and plan.batch_s < _SHORTEST_S:
+        found.append(
+            f"{plan.batch_s:g} s an update: the batch-size study's models learned hardly anything at 87.5 s, and well "
+            f"from {_SHORTEST_S:g} s on; accumulate more"
+        )
+    if not is_small and plan.hours_seen < LEAST_SEEN:
+        found.append(
+            f"{plan.hours_seen:,.0f} h seen: published tables begin at {LEAST_SEEN:,} h, with a WER of 30 / 58 after "
+            "fine-tuning on 100 h; take --size small, more days or more devices"
+        )
+    needs_seen = find_method(plan.request.method).planning.needs_seen
+    if needs_seen and plan.hours_seen < LEAST_SEEN:
+        small = ", and no curve of a smaller model is published" if is_small else ""
+        found.append(f"{plan.hours_seen:,.0f} h seen: {needs_seen.format(small=small)}")
+    if plan.epochs > _MOST_EPOCHS:
+        found.append(
+            f"{plan.epochs:,.0f} epochs of {plan.request.hours:g} h: no published run saw its audio more than "
+            f"{_MOST_EPOCHS} times; collect more audio, or spend fewer days, and watch the held-out loss"
+        )
+    if plan.size.name == "large" and plan.request.hours < _LARGE_HOURS:
+        found.append(f"LARGE is published on {_LARGE_HOURS} h of audio and more, here are {plan.request.hours:g} h")
+    if plan.size.name == "large" and plan.hours_seen < _LARGE_SEEN:
+        found.append(f"LARGE is published from {_LARGE_SEEN:,} h seen on, here are {plan.hours_seen:,.0f} h")
+    if plan.size.name == "base" and plan.hours_seen > MOST_SEEN:
+        found.append(f"{plan.hours_seen:,.0f} h seen are more than published BASE runs' {MOST_SEEN:,} h")
+    if affordable > MOST_STEPS:
+        found.append(
+            f"the time is enough for {affordable:,} updates; planned are {MOST_STEPS:,}, as long as published BASE "
+            f"runs, in {plan.days:.2g} days"
+        )
+    if plan.batch_s > wanted * 1.001:
+        found.append(
+            f"{plan.request.devices} devices with one utterance of {plan.size.crop_s:g} s each make {plan.batch_s:g} s "
+            f"an update, more than the {wanted:g} s wanted; fewer devices see as much"
+        )
+    return replace(plan, warnings=tuple(found))

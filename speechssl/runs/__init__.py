@@ -1,1 +1,0 @@
-"""Comparing training runs: reading and joining their logs, tables, pictures, one page that opens offline."""

@@ -1,0 +1,376 @@
+"""Sources of features, one loop that extracts them, and k-means on a sample of them: what `cluster` and `sweep` share.
+
+Features are never on disk: an utterance's frames come in pieces, are looked at, and are let go.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from speechssl import fingerprint
+from speechssl.audio.reading import SAMPLE_RATE, AudioConfig
+from speechssl.config import configuration
+from speechssl.data.batching import seeded_generator
+from speechssl.data.utterances import Manifest, Utterance
+from speechssl.errors import ConfigError, LabelError
+from speechssl.hub.saved import SavedModel
+from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.windows import encode_windows
+from speechssl.parallel import pick_device
+from speechssl.stages.reading_data import DataConfig, like_training, read_waveforms
+from speechssl.train.runlog import progress_bar
+from speechssl.units.kmeans import KMeans, Provenance
+from speechssl.units.mfcc import FRAME_HOP, FRAME_WINDOW, LOG_MEL_DIM, MFCC_DIM, centred, log_mel, mfcc
+
+__all__ = [
+    "ExtractConfig",
+    "FeatureKind",
+    "FeatureSource",
+    "FrontEnd",
+    "Piece",
+    "Pieces",
+    "check_fitted_on",
+    "draw_hours",
+    "extract",
+    "fit_kmeans",
+    "front_end",
+    "in_batches",
+    "known_layers",
+    "layers_of",
+    "pieces_of",
+    "provenance",
+    "trunk",
+    "weighted",
+]
+
+FrontEnd = Literal["mfcc", "log_mel"]
+Pieces = Iterator[tuple[int, list[Tensor]]]
+
+
+@configuration
+class ExtractConfig:
+    """How features are computed; it changes them by rounding, and long audio by what `recipes/README.md` measures.
+
+    One utterance at a time gives the same bits however a run is interrupted and shared, so it is the default on the
+    CPU, where batches gained no more than a quarter of the time.
+    """
+
+    window_s: float = 60.0  # longer utterances go through a model in windows of so many seconds
+    overlap_s: float = 4.0  # that neighbouring windows share, their middles are kept; BASE's positions reach 1.3 s
+    batch_s: float | None = None  # audio in a batch, padding counted; 0: one at a time; None: 0, on a device 200
+    bfloat16: bool = False  # a model's products in 16 bits, where the device has them
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap_s < self.window_s:
+            raise ConfigError(
+                f"extract.overlap_s must be less than window_s ({self.window_s}) and not negative, "
+                f"found {self.overlap_s}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureKind:
+    """What features are: those of one or more layers, computed here or read from files."""
+
+    name: str  # "mfcc", "log_mel, cmn", or the model
+    layers: tuple[int, ...]  # counted from 1; (0,) for a front end
+    dim: int  # of each layer
+    hop: int  # samples from one frame to the next
+    window: int  # samples one frame looks at
+    settings: dict[str, str | int]  # of the front end, or the hash of the checkpoint
+
+    def title(self, layer: int) -> str:
+        """Name a layer for people."""
+        return f"{self.name} layer {layer}" if layer else self.name
+
+    def about(self, layer: int) -> dict[str, str | int]:
+        """Return all that tells the features of a layer from others."""
+        return self.settings | {"layer": layer} if layer else dict(self.settings)
+
+    def count(self, num_samples: int) -> int:
+        """Return the number of frames of a waveform of so many samples."""
+        return max(0, (num_samples - self.window) // self.hop + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSource(FeatureKind):
+    """A function from waveforms to features, and the waveforms it wants."""
+
+    audio: AudioConfig
+    longest: int  # samples of an utterance that may share a batch
+    batch: int  # samples of a batch, padding counted; at most one utterance if it is 0
+    compute: Callable[[Sequence[Tensor]], Pieces]  # (time,) each, to pieces of layers x (frames, dim) with their row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Successive frames of an utterance; short utterances are one piece."""
+
+    row: Utterance
+    layers: list[Tensor]  # each (frames, dim), on the device that computed them
+    start: int  # number of the first frame
+    num_frames: int  # of the whole utterance
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the utterance ends with it."""
+        return self.start + len(self.layers[0]) == self.num_frames
+
+
+def front_end(kind: FrontEnd, audio: AudioConfig, *, cmn: bool = False) -> FeatureSource:
+    """Return MFCC or logarithmic mel energies, with the utterance's mean taken off if `cmn`."""
+    settings: dict[str, str | int] = {"dim": MFCC_DIM if kind == "mfcc" else LOG_MEL_DIM}
+    settings |= {"hop": FRAME_HOP, "window": FRAME_WINDOW}
+    settings |= {"normalize": True} if audio.normalize else {}
+    settings |= {"cmn": True} if cmn else {}
+
+    def compute(waveforms: Sequence[Tensor]) -> Pieces:
+        for index, waveform in enumerate(waveforms):
+            features = mfcc(waveform) if kind == "mfcc" else log_mel(waveform)
+            yield index, [centred(features) if cmn else features]
+
+    return FeatureSource(
+        name=f"{kind}, cmn" if cmn else kind,
+        layers=(0,),
+        dim=int(settings["dim"]),
+        audio=audio,
+        hop=FRAME_HOP,
+        window=FRAME_WINDOW,
+        settings=settings,
+        longest=0,
+        batch=0,
+        compute=compute,
+    )
+
+
+def known_layers(wanted: Iterable[int], saved: SavedModel) -> tuple[int, ...]:
+    """Return layers in order, all of the model if none is wanted.
+
+    Raises:
+        LabelError: the model has fewer.
+    """
+    layers = sorted(set(wanted))
+    there = range(1, saved.description.encoder.transformer.num_layers + 1)
+    unknown = [layer for layer in layers if layer not in there]
+    if unknown:
+        raise LabelError(
+            f"{saved.name} has layers 1 to {len(there)}, the recipe asks for {unknown}; correct the recipe"
+        )
+    return tuple(layers or there)
+
+
+def trunk(
+    saved: SavedModel,
+    layers: tuple[int, ...],
+    data: DataConfig,
+    config: ExtractConfig,
+    *,
+    untrained_seed: int | None = None,
+) -> FeatureSource:
+    """Return layers of a saved model, or of the same architecture with random weights drawn from a seed.
+
+    Raises:
+        ConfigError: the recipe normalises audio in another way than the model was trained on.
+    """
+    audio = like_training(data, saved.description.audio, where=saved.name).audio
+    settings: dict[str, str | int]
+    if untrained_seed is None:
+        encoder, name, settings = saved.encoder(), saved.name, {"checkpoint": saved.fingerprint()}
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(untrained_seed)
+            encoder = SpeechEncoder(saved.description.encoder).eval()
+        name, settings = "random weights", {"seed": untrained_seed}
+    return layers_of(encoder.to(pick_device()), layers, audio, config, name=name, settings=settings)
+
+
+def layers_of(
+    encoder: SpeechEncoder,
+    layers: tuple[int, ...],
+    audio: AudioConfig,
+    config: ExtractConfig,
+    *,
+    name: str,
+    settings: dict[str, str | int],
+) -> FeatureSource:
+    """Return layers of a trunk, which is in evaluation mode, on the device where it is.
+
+    Args:
+        encoder: the trunk.
+        layers: wanted, counted from 1.
+        audio: how its audio is read.
+        config: how it goes through the trunk.
+        name: of the model, for people.
+        settings: that tell its features from others.
+    """
+    settings = settings | ({"bfloat16": True} if config.bfloat16 else {})
+    device = encoder.mask_vector.device
+    batch_s = config.batch_s if config.batch_s is not None else (0.0 if device.type == "cpu" else 200.0)
+    hop, window = encoder.config.hop, encoder.config.window
+    longest = max(window, int(config.window_s * SAMPLE_RATE))
+    size = (longest - window) // hop + 1
+    overlap = min(size - 1, int(config.overlap_s * SAMPLE_RATE) // hop)
+
+    def in_16_bits() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16)
+
+    @torch.no_grad()
+    def compute(waveforms: Sequence[Tensor]) -> Pieces:
+        if len(waveforms) == 1 and len(waveforms[0]) > longest:
+            pieces = encode_windows(encoder, waveforms[0], layers, size=size, overlap=overlap)
+            while True:
+                with in_16_bits():  # never while the caller has its turn
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                yield 0, [features.float() for features in piece]
+        counts = torch.tensor([len(waveform) for waveform in waveforms])
+        padded = pad_sequence(list(waveforms), batch_first=True).to(device)
+        with in_16_bits():
+            outputs = encoder(padded, counts, num_layers=max(layers)).layers
+        for index, num_samples in enumerate(counts.tolist()):
+            yield index, [outputs[layer - 1][index, : (num_samples - window) // hop + 1].float() for layer in layers]
+
+    return FeatureSource(
+        name=name,
+        layers=layers,
+        dim=encoder.config.transformer.dim,
+        audio=audio,
+        hop=hop,
+        window=window,
+        settings=settings,
+        longest=longest,
+        batch=0 if encoder.config.padding_in_norm else int(batch_s * SAMPLE_RATE),
+        compute=compute,
+    )
+
+
+def weighted(source: FeatureSource, factors: Sequence[float]) -> FeatureSource:
+    """Return the sum of a source's layers as its only one, each layer by its factor."""
+
+    def compute(waveforms: Sequence[Tensor]) -> Pieces:
+        for index, layers in source.compute(waveforms):
+            total = layers[0] * factors[0]
+            for layer, factor in zip(layers[1:], factors[1:], strict=True):
+                total = total.add_(layer, alpha=factor)
+            yield index, [total]
+
+    return dataclasses.replace(
+        source,
+        name=f"{source.name} weighted",
+        layers=(0,),
+        settings=source.settings | {"weights": ",".join(f"{factor:g}" for factor in factors)},
+        compute=compute,
+    )
+
+
+def extract(
+    source: FeatureSource, data: DataConfig, manifest: Manifest, rows: Sequence[Utterance], *, title: str
+) -> Iterator[Piece]:
+    """Yield the features of utterances, in order or, in batches, longest first; the pieces of one follow each other.
+
+    Bad audio stops, or is named and passed over, as `data` says.
+
+    Raises:
+        AudioError: a file cannot be used.
+    """
+    rows = in_batches(source, rows)
+    yield from pieces_of(
+        source, read_waveforms(data, manifest, rows, audio=source.audio, window=source.window, title=title)
+    )
+
+
+def in_batches(source: FeatureSource, rows: Sequence[Utterance]) -> Sequence[Utterance]:
+    """Return utterances in the order in which a source wants them: longest first, where it takes several at a time."""
+    return sorted(rows, key=lambda row: row.num_samples_16k, reverse=True) if source.batch else rows
+
+
+def pieces_of(source: FeatureSource, read: Iterable[tuple[Utterance, Tensor]]) -> Iterator[Piece]:
+    """Yield the features of utterances with their (time,) waveforms; the pieces of one follow each other."""
+    for batch in _batches(read, source):
+        waveforms = [waveform for _, waveform in batch]
+        starts = [0] * len(batch)
+        for index, layers in source.compute(waveforms):
+            num_frames = source.count(len(waveforms[index]))
+            yield Piece(row=batch[index][0], layers=layers, start=starts[index], num_frames=num_frames)
+            starts[index] += len(layers[0])
+
+
+def draw_hours(rows: Sequence[Utterance], hours: float, *, seed: int, purpose: str) -> list[Utterance]:
+    """Draw whole utterances at random until there are so many hours."""
+    order = torch.randperm(len(rows), generator=seeded_generator(seed, purpose)).tolist()
+    chosen: list[Utterance] = []
+    seconds = 0.0
+    for row in (rows[index] for index in order):
+        if seconds < hours * 3600:
+            chosen.append(row)
+            seconds += row.duration_s
+    return chosen
+
+
+def provenance(source: FeatureKind, layer: int, chosen: Sequence[Utterance]) -> Provenance:
+    """Describe what k-means is fitted on: a layer's features of the chosen utterances."""
+    ids = fingerprint.of_parts(["\n".join(row.id for row in chosen).encode()])
+    hours = sum(row.duration_s for row in chosen) / 3600
+    return Provenance(
+        source=source.title(layer),
+        settings=source.about(layer),
+        frames_per_second=SAMPLE_RATE / source.hop,
+        audio={"utterances": len(chosen), "hours": round(hours, 4), "ids": ids},
+    )
+
+
+def check_fitted_on(kmeans: KMeans, source: FeatureKind, *, where: Path | str) -> None:
+    """Compare what centroids were fitted on with what is to be labelled.
+
+    Raises:
+        LabelError: other features.
+    """
+    about, layer = kmeans.provenance_, source.layers[0]
+    found = {"dim": kmeans.cluster_centers_.shape[1], "frames a second": about.frames_per_second} | about.settings
+    expected = {"dim": source.dim, "frames a second": SAMPLE_RATE / source.hop} | source.about(layer)
+    differ = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
+    if differ:
+        # a setting that is off is not noted
+        is_switch = {name: True in (found.get(name), expected.get(name)) for name in differ}
+        changes = ", ".join(
+            f"{name} was {found.get(name, False if is_switch[name] else None)!r}, "
+            f"is {expected.get(name, False if is_switch[name] else None)!r}"
+            for name in differ
+        )
+        raise LabelError(
+            f"{where}: fitted on {about.source or 'unknown features'}, these are {source.title(layer)} "
+            f"({changes}); use the features and the checkpoint it was fitted on, or fit anew elsewhere"
+        )
+
+
+def fit_kmeans(frames: Tensor, kmeans: KMeans, about: Provenance) -> KMeans:
+    """Fit centroids to a (frames, dim) random sample, all of which may be held, with a bar of the iterations."""
+    kmeans = dataclasses.replace(kmeans, sample_bytes=max(1, frames.nbytes))
+    with progress_bar(f"{about.source}: k-means {kmeans.n_clusters}", kmeans.max_iter) as (bar, task):
+        return kmeans.fit(
+            frames.to(pick_device()),
+            provenance=about,
+            report=lambda step: bar.update(task, completed=step.iteration),
+        )
+
+
+def _batches(
+    read: Iterable[tuple[Utterance, Tensor]], source: FeatureSource
+) -> Iterator[list[tuple[Utterance, Tensor]]]:
+    """Group utterances, longest first, as long as their padded batch is no larger than the source wants it."""
+    batch: list[tuple[Utterance, Tensor]] = []
+    for row, waveform in read:
+        longest = max(len(waveform), len(batch[0][1]) if batch else 0)
+        if batch and (longest > source.longest or longest * (len(batch) + 1) > source.batch):
+            yield batch
+            batch = []
+        batch.append((row, waveform))
+    if batch:
+        yield batch

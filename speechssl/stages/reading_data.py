@@ -1,0 +1,138 @@
+"""The part of every stage's configuration that says what to read, and how it becomes one manifest."""
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from speechssl.audio.reading import SAMPLE_RATE, AudioConfig
+from speechssl.config import configuration
+from speechssl.corpus.named import read_each
+from speechssl.data.dataset import read_utterance
+from speechssl.data.loading import Loader
+from speechssl.data.utterances import Joined, Manifest, Rows, Utterance
+from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.train.runlog import progress_bar
+
+__all__ = ["DataConfig", "like_training", "read_data", "read_waveform", "read_waveforms", "tell_left_out"]
+
+
+@configuration
+class DataConfig:
+    """Which utterances, and what to do with audio that is not as expected."""
+
+    manifests: tuple[Path, ...]  # or audio, folders of it, tables: `corpus.named`
+    root: Path | None = None  # of the audio; None for the folder of each manifest
+    audio: AudioConfig = AudioConfig()
+    bad_audio: Literal["stop", "skip"] = "stop"  # skip: count and report each bad file, and go on
+    max_bad_share: float = 0.05  # of the last one to two thousand utterances; where more is bad, training stops
+    loader: Loader = "auto"  # what reads in training; auto: fairseq2 for wav where it is installed; same batches
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_share <= 1:
+            raise ConfigError(f"max_bad_share of data must lie between 0 and 1, found {self.max_bad_share}")
+
+
+def read_data(config: DataConfig, *, section: str = "data") -> Manifest:
+    """Read the manifests, or whatever lists utterances in their place, and join them.
+
+    Args:
+        config: names them.
+        section: of the recipe, that `config` is.
+
+    Raises:
+        ManifestError: none is named, one cannot be read, or two hold the same utterance id.
+    """
+    if not config.manifests:
+        raise ManifestError(f"{section}.manifests is empty; name at least one manifest")
+    manifests = read_each(config.manifests, root=config.root)
+    if len(manifests) == 1:
+        return manifests[0]
+    joined = Joined(manifests, [str(path) for path in config.manifests])
+    is_long = any(isinstance(manifest.utterances, Rows) for manifest in manifests)
+    return Manifest(root=Path("/"), utterances=joined if is_long else tuple(joined))
+
+
+def like_training(config: DataConfig, trained: AudioConfig, *, where: str, section: str = "data") -> DataConfig:
+    """Settle whether waveforms are normalised: as those that the model was trained on.
+
+    Args:
+        config: what the recipe says.
+        trained: how the model's audio was read.
+        where: the model comes from, for errors.
+        section: of the recipe that `config` is.
+
+    Raises:
+        ConfigError: the recipe asks for the other way.
+    """
+    is_normalized = bool(trained.normalize)
+    if config.audio.normalize not in (None, is_normalized):
+        raise ConfigError(
+            f"{section}.audio.normalize={str(config.audio.normalize).lower()}, but {where} was trained with "
+            f"{str(is_normalized).lower()}, and would not recognise its input; leave the key out"
+        )
+    return dataclasses.replace(config, audio=dataclasses.replace(config.audio, normalize=is_normalized))
+
+
+def read_waveforms(
+    config: DataConfig,
+    manifest: Manifest,
+    rows: Sequence[Utterance],
+    *,
+    audio: AudioConfig,
+    window: int,
+    title: str,
+    left_out: dict[str, str] | None = None,
+) -> Iterator[tuple[Utterance, Tensor]]:
+    """Yield utterances with their (time,) waveforms, behind a progress bar.
+
+    Args:
+        config: stops at bad audio, or names it and passes over it.
+        manifest: where the rows are listed.
+        rows: to be read, in this order.
+        audio: how they are read.
+        window: samples that one feature frame looks at; shorter audio is bad.
+        title: of the bar.
+        left_out: gets the ids of bad audio that is passed over, and what is wrong with it.
+
+    Raises:
+        AudioError: a file cannot be used, and `bad_audio` says to stop.
+    """
+    with progress_bar(title, len(rows)) as (bar, task):
+        for row in bar.track(rows, task_id=task):
+            try:
+                waveform = read_waveform(manifest, row, audio=audio, window=window)
+            except AudioError as error:
+                error = error.under("data.audio.")
+                if config.bad_audio == "stop":
+                    raise error from None
+                bar.console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
+                if left_out is not None:
+                    left_out[row.id] = str(error)
+                continue
+            yield row, waveform
+
+
+def read_waveform(manifest: Manifest, row: Utterance, *, audio: AudioConfig, window: int) -> Tensor:
+    """Read one utterance whole: (time,) float32 at 16 kHz.
+
+    Raises:
+        AudioError: it cannot be used, or is shorter than the `window` samples that one feature frame looks at.
+    """
+    waveform = read_utterance(manifest, row, audio)
+    if len(waveform) < window:
+        raise AudioError(
+            f"{manifest.place(row)}: {len(waveform)} samples at {SAMPLE_RATE} Hz, expected at least "
+            f"{window} (one feature frame); remove the utterance"
+        )
+    return waveform
+
+
+def tell_left_out(utterances: Sequence[str], reason: str) -> None:
+    """Say on standard error how many utterances are not used, and name the first three."""
+    if utterances:
+        named = ", ".join(utterances[:3]) + (", ..." if len(utterances) > 3 else "")
+        print(f"left out, {reason}: {len(utterances)} utterances: {named}", file=sys.stderr)
