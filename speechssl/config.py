@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import operator
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "rows_of",
     "to_dict",
+    "was",
 ]
 
 Config = TypeVar("Config")
@@ -70,14 +72,25 @@ class OneOf:
         return handler.generate_schema(Annotated[union, Discriminator("kind")])
 
 
-def like(section: str, key: str) -> Any:
+def was(old: str, default: Any) -> Any:
+    """Make a field whose key had another name once, which is still read.
+
+    Args:
+        old: the name it had.
+        default: of the field.
+    """
+    return dataclasses.field(default=default, metadata={"was": old})
+
+
+def like(section: str, key: str, *, old: str = "") -> Any:
     """Make a field for a section that may be left out, and whose `key` is as that of another where it says nothing.
 
     Args:
         section: the other, of the same kind: `data` for `dev`.
         key: its section whose keys are taken over one by one.
+        old: name that the field had once, which is still read.
     """
-    return dataclasses.field(default=None, metadata={"like": (section, key)})
+    return dataclasses.field(default=None, metadata={"like": (section, key), "was": old})
 
 
 def load(path: Path, config_type: type[Config], overrides: Sequence[str] = ()) -> Config:
@@ -102,6 +115,8 @@ def load(path: Path, config_type: type[Config], overrides: Sequence[str] = ()) -
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
     for override in overrides:
         _override(values, override)
+    for hint in _old_names(values, config_type):
+        print(f"{path}: {hint}", file=sys.stderr)
     return from_dict(values, config_type, where=str(path), overrides=overrides)
 
 
@@ -120,7 +135,7 @@ def from_dict(
         ConfigError: a key is unknown, or a value is refused.
     """
     try:
-        return TypeAdapter(config_type).validate_python(_filled(values, config_type))
+        return TypeAdapter(config_type).validate_python(_filled(_renamed(values, config_type), config_type))
     except ValidationError as error:
         said = (_explain(item, config_type, where, overrides) for item in error.errors())
         raise ConfigError("\n".join(said)) from error
@@ -202,6 +217,44 @@ def _place(section: Any, key: str, override: str) -> str | int:
             raise ConfigError(
                 f"override {override!r}: what {key} is to be set in is a single value, it has no keys of its own"
             )
+
+
+def _renamed(values: Mapping[str, Any], config_type: type) -> dict[str, Any]:
+    """Give the keys that had other names once their present ones, in all sections.
+
+    Raises:
+        ConfigError: a key is there under both.
+    """
+    renamed = dict(values)
+    for field in dataclasses.fields(config_type):
+        old = field.metadata.get("was")
+        if old and old in renamed:
+            if field.name in renamed:
+                raise ConfigError(f"{old} and {field.name} are one key, {field.name} its present name; remove {old}")
+            renamed[field.name] = renamed.pop(old)
+        for section in _sections_in(field, renamed.get(field.name)):
+            renamed[field.name] = _renamed(renamed[field.name], section)
+    return renamed
+
+
+def _old_names(values: Mapping[str, Any], config_type: type, prefix: str = "") -> Iterator[str]:
+    """Yield what to say of the keys that have other names now."""
+    for field in dataclasses.fields(config_type):
+        old = field.metadata.get("was")
+        if old and old in values:
+            yield f"{prefix}{old} is called {prefix}{field.name} now; the old name is still read"
+        given = values.get(field.name, values.get(old) if old else None)
+        for section in _sections_in(field, given):
+            yield from _old_names(given, section, f"{prefix}{field.name}.")
+
+
+def _sections_in(field: "dataclasses.Field[Any]", given: Any) -> list[type]:
+    """Return the class of the configuration that a section is of: of several, the one of its kind."""
+    if not isinstance(given, Mapping):
+        return []
+    known = _dataclasses_in(field.type)
+    kinds = [section for section in known if given.get("kind") == _kind(section)]
+    return (kinds if given.get("kind") else known)[:1]
 
 
 def _filled(values: Mapping[str, Any], holder: Any) -> dict[str, Any]:

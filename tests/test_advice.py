@@ -51,7 +51,7 @@ THEIRS = {
     "--sparse",
     "--max-restarts",
 }  # not ours
-OURS = [(where, text) for where, text in TEXTS if not where.startswith("interop/") and "fairseq" not in text]
+OURS = [(where, text) for where, text in TEXTS if not where.startswith("hub/") and "fairseq" not in text]
 
 
 def options(entry: Command | Group, name: str) -> set[str]:

@@ -41,7 +41,7 @@ def tiny(script: Callable[[str], ModuleType], tiny_encoder: EncoderConfig):
     return script("sizes").Size(
         name="tiny",
         encoder=encoder,
-        contrastive=ContrastiveConfig(dim=8, distractors=6, quantizer=QuantizerConfig(entries=5, dim=12)),
+        contrastive=ContrastiveConfig(dim=8, negatives=6, quantizer=QuantizerConfig(entries=5, dim=12)),
         masked_prediction=MaskedPredictionConfig(dim=8),
         clusters=(7, 9),
         optim=OptimConfig(),

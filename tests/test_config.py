@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.config import describe, from_dict, load, to_dict
+from speechssl.config import as_yaml, describe, from_dict, load, to_dict
 from speechssl.data.batching import BatchConfig
 from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig
@@ -51,7 +51,7 @@ def test_values_of_the_recipe_are_taken_and_the_rest_are_defaults(recipe):
         ("encoder: {transformer: {num_layer: 2}}", "encoder.transformer.num_layer", "encoder.transformer.num_layers"),
         ("objective: {kind: masked_prediction, mask: {prob: 0.1}}", "objective.mask.prob", "objective.mask.start_prob"),
         ("objective: {kind: contrastive, mask: {prob: 0.1}}", "objective.mask.prob", "objective.mask.start_prob"),
-        ("objective: {kind: contrastive, distractor: 5}", "objective.distractor", "objective.distractors"),
+        ("objective: {kind: contrastive, negative: 5}", "objective.negative", "objective.negatives"),
         (
             "objective: {kind: contrastive, quantizer: {groop: 5}}",
             "objective.quantizer.groop",
@@ -87,7 +87,7 @@ def test_every_wrong_key_is_reported_at_once(recipe):
         ("optim: {schedule: cosine}", r"optim\.schedule: .*'polynomial' or 'tri_stage', found 'cosine'"),
         ("optim: {lr: .nan}", r"optim\.lr: .*finite"),
         ("encoder: {conv: [[8, 10]]}", r"encoder\.conv\.1\.3 is required"),
-        ("objective: {kind: contrastive, distractors: few}", r"recipe\.yaml: objective\.distractors: .*found 'few'"),
+        ("objective: {kind: contrastive, negatives: few}", r"recipe\.yaml: objective\.negatives: .*found 'few'"),
     ],
 )
 def test_a_value_of_the_wrong_type_names_its_key_and_what_was_found(recipe, line, message):
@@ -285,8 +285,8 @@ def test_a_layer_to_cluster_needs_a_checkpoint(recipe):
 
 
 def test_the_rule_for_short_utterances_is_stop_or_skip_and_nothing_else(recipe):
-    with pytest.raises(ConfigError, match=r"too_short: .*'stop' or 'skip', found 'stopp'"):
-        load(recipe(FINETUNE), FinetuneConfig, ["too_short=stopp"])
+    with pytest.raises(ConfigError, match=r"bad_length: .*'stop' or 'skip', found 'stopp'"):
+        load(recipe(FINETUNE), FinetuneConfig, ["bad_length=stopp"])
 
 
 @pytest.mark.parametrize(
@@ -312,3 +312,35 @@ def test_a_slip_in_the_recipe_is_not_blamed_on_the_command_line(recipe):
         str(path),
         "command line",
     ]
+
+
+OLD_NAMES = {
+    "objective": {"kind": "contrastive", "distractors": 7, "cross_distractors": 2},
+    "valid": {"manifests": ["dev.tsv"]},
+}
+
+
+def test_keys_that_had_other_names_are_read_and_their_present_names_told(recipe, capsys) -> None:
+    values = {"out": "run", "data": {"manifests": ["a.tsv"]}, **OLD_NAMES}
+    config = load(recipe(as_yaml(values)), PretrainConfig, ["valid.bad_audio=skip"])
+    assert (config.objective.negatives, config.objective.cross_negatives) == (7, 2)
+    assert (config.dev.manifests, config.dev.bad_audio) == ((Path("dev.tsv"),), "skip")
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": ", 1)[1] for line in said] == [
+        "valid is called dev now; the old name is still read",
+        "objective.distractors is called objective.negatives now; the old name is still read",
+        "objective.cross_distractors is called objective.cross_negatives now; the old name is still read",
+    ]
+    assert from_dict(values, PretrainConfig, where="config.json").objective == config.objective
+    assert capsys.readouterr().err == ""  # who reads a run of an earlier version need not be told
+
+
+def test_a_key_under_both_its_names_is_refused(recipe) -> None:
+    values = {"out": "run", "data": {"manifests": ["a.tsv"]}, "dev": {"manifests": ["b.tsv"]}, **OLD_NAMES}
+    with pytest.raises(ConfigError, match="valid and dev are one key, dev its present name; remove valid"):
+        load(recipe(as_yaml(values)), PretrainConfig)
+
+
+def test_a_recipe_of_fine_tuning_is_read_with_the_names_it_was_written_with(recipe) -> None:
+    config = load(recipe(FINETUNE), FinetuneConfig, ["unfit=skip", "too_short=skip"])
+    assert (config.bad_text, config.bad_length) == ("skip", "skip")

@@ -187,7 +187,7 @@ def recipe(tmp_path: Path, make_corpus, tiny_encoder) -> PretrainConfig:
         out=tmp_path / "run",
         data=DataConfig(manifests=(make_corpus(tmp_path / "corpus"),)),
         encoder=tiny_encoder,
-        objective=ContrastiveConfig(dim=8, distractors=5, quantizer=QuantizerConfig(entries=4, dim=8)),
+        objective=ContrastiveConfig(dim=8, negatives=5, quantizer=QuantizerConfig(entries=4, dim=8)),
         batch=BatchConfig(seconds=2.0, max_crop_s=1.0, min_s=0.1),
         train=TrainConfig(steps=150, log_every=10, save_every=10),
     )

@@ -167,7 +167,7 @@ def _fairseq2_encoder(encoder: EncoderConfig, features_dropout: float = 0.0) -> 
 
 
 def fairseq2_wav2vec2(size: Size) -> Learner:
-    """fairseq2's model with its own masks, distractors and losses; its other defaults are BASE."""
+    """fairseq2's model with its own masks, negatives and losses; its other defaults are BASE."""
     from fairseq2.models.wav2vec2 import Wav2Vec2Config, create_wav2vec2_model
 
     encoder = _fairseq2_encoder(size.encoder, size.contrastive.feature_dropout)

@@ -94,7 +94,7 @@ def draw_mask(counts: list[int], size: int, config: MaskConfig) -> Tensor:
 
 
 class PlainContrastive(nn.Module):
-    """wav2vec 2.0: quantizer, distractors copied out, cosine similarity, cross-entropy."""
+    """wav2vec 2.0: quantizer, negatives copied out, cosine similarity, cross-entropy."""
 
     def __init__(self, encoder: EncoderConfig, config: ContrastiveConfig) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class PlainContrastive(nn.Module):
         vectors = torch.einsum("fge,ged->fgd", chosen, self.codebook).flatten(1)
         targets = self.project_quantized(vectors)
         context = self.project_context(last[is_masked])
-        candidates = torch.cat([targets[:, None], targets[self._distractors(is_masked)]], 1)
+        candidates = torch.cat([targets[:, None], targets[self._negatives(is_masked)]], 1)
         logits = torch.cosine_similarity(context[:, None], candidates, dim=-1) / config.temperature
         is_equal = (candidates[:, 1:] == candidates[:, :1]).all(-1)
         logits[:, 1:] = logits[:, 1:].masked_fill(is_equal, -torch.inf)
@@ -131,12 +131,12 @@ class PlainContrastive(nn.Module):
         penalty = conv[is_valid].square().mean()
         return loss + count * (config.diversity_weight * diversity + config.feature_penalty * penalty), count
 
-    def _distractors(self, is_masked: Tensor) -> Tensor:
+    def _negatives(self, is_masked: Tensor) -> Tensor:
         """Draw other masked frames of the same utterance, (masked, negatives), as positions among all masked frames."""
         drawn, start = [], 0
         for size in is_masked.sum(1).tolist():
             position = torch.arange(size)[:, None]
-            others = torch.randint(0, max(size - 1, 1), (size, self.config.distractors))
+            others = torch.randint(0, max(size - 1, 1), (size, self.config.negatives))
             drawn.append(start + others + (others >= position).long())
             start += size
         return torch.cat(drawn)

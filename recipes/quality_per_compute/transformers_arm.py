@@ -3,7 +3,7 @@
     transformers_arm.py small --out FOLDER --manifests POOL.tsv ... --steps 2400 [--seed 0] [--saves 12]
 
 Prescribed and kept (run_wav2vec2_pretraining_no_trainer.py): layer-norm extractor and pre-norm layers, normalised
-waveforms of 2 to 20 s, eight utterances a batch in random order and padded to the longest, masks and distractors by the
+waveforms of 2 to 20 s, eight utterances a batch in random order and padded to the longest, masks and negatives by the
 library's own functions (0.65, 10 frames), Gumbel temperature 2.0 to 0.5 with decay 0.999995, the loss summed and the
 gradients divided by the number of masked frames, no clipping, AdamW (0.9, 0.98), eps 1e-6, decay 0.01, linear warm-up
 and linear decay, learning rate 0.001 (its command for BASE), gradient checkpointing for BASE.
@@ -176,7 +176,7 @@ def updates(
         wall, cpu = time.perf_counter(), time.process_time()
         seed = seeded_generator(pool.seed, "update", state.step).initial_seed()
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # the library draws masks and distractors from numpy's global generator
+        np.random.seed(seed % 2**32)  # the library draws masks and negatives from numpy's global generator
         rate = learning_rate(state.step, steps, arm.lr)
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -13,7 +13,7 @@ Imports nothing of theirs before a function is called. The same weights give the
 | logarithm of the perplexity | p + 1e-7 | p + 1e-7; p from 5.2 on: gradients are NaN where p is 0 | - | p + 1e-7 | p + 1e-7 |
 | quantizer sees | masked frames | all frames | - | masked frames | masked frames |
 | quantizer's temperature | by updates | 2 until the caller sets it | - | counts forwards in training | function of the step |
-| distractor equal to the target | -inf, by vector | -inf, by vector | - | -inf, by vector | -inf, by code: needs no copies |
+| negative equal to the target | -inf, by vector | -inf, by vector | - | -inf, by vector | -inf, by code: needs no copies |
 | true unit in HuBERT's logits | twice, second struck out | no pretraining | twice, second struck out | no HuBERT | once: the same loss |
 | masked frames a row | trimmed to equal counts | the caller's | trimmed | trimmed | all kept: nothing thrown away |
 | list of layer outputs | - | begins with the input | layers | a hook a layer | layers |

@@ -53,8 +53,8 @@ _TRANSFORMER = {
 }
 _CONTRASTIVE = {
     "temperature": "logit_temp",
-    "distractors": "num_negatives",
-    "cross_distractors": "cross_sample_negatives",
+    "negatives": "num_negatives",
+    "cross_negatives": "cross_sample_negatives",
     "feature_dropout": "dropout_features",
 }
 _CODEBOOK = {"groups": "latent_groups", "entries": "latent_vars"}

@@ -263,7 +263,7 @@ def _contrastive(config: Mapping[str, Any]) -> ContrastiveConfig:
     return ContrastiveConfig(
         dim=config["proj_codevector_dim"],
         temperature=config["contrastive_logits_temperature"],
-        distractors=config["num_negatives"],
+        negatives=config["num_negatives"],
         diversity_weight=config["diversity_loss_weight"],
         feature_penalty=10.0 if config["feat_extract_norm"] == "group" else 0.0,
         feature_dropout=config.get("feat_quantizer_dropout", 0.0),
@@ -359,7 +359,7 @@ def _their_contrastive(objective: ContrastiveConfig) -> dict[str, Any]:
     return {
         "proj_codevector_dim": objective.dim,
         "contrastive_logits_temperature": objective.temperature,
-        "num_negatives": objective.distractors,
+        "num_negatives": objective.negatives,
         "diversity_loss_weight": objective.diversity_weight,
         "feat_quantizer_dropout": objective.feature_dropout,
         "num_codevector_groups": objective.quantizer.groups,

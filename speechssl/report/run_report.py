@@ -14,8 +14,8 @@ import torch
 import speechssl
 from speechssl.errors import CheckpointError
 from speechssl.provenance import source_commit
-from speechssl.text.fields import lines_of
 from speechssl.train.checkpoint import last_checkpoint, read_config, read_state
+from speechssl.train.log_file import read_log_file
 
 __all__ = ["report_run"]
 
@@ -89,11 +89,11 @@ def _trained(folder: Path) -> Path | None:
 def _pretrained(checkpoint: Path) -> str:
     state, config = read_state(checkpoint), read_config(checkpoint.parent)
     last: dict[str, float | None] = {}  # None: was not finite; held-out figures have rows of their own
-    for row in lines_of((checkpoint.parent / "log.jsonl").read_text(encoding="utf-8")):
-        last |= json.loads(row)
+    for row in read_log_file(checkpoint.parent / "log.jsonl")[0]:
+        last |= row
     shown = ("masked_accuracy", "unmasked_accuracy", "accuracy", "code_perplexity", "soft_perplexity")
     streams = ("", *(f"_{number}" for number in range(len(config.get("labels", ())))))  # several streams are numbered
-    names = [f"{held_out}{name}{stream}" for held_out in ("", "valid_") for name in shown for stream in streams]
+    names = [f"{held_out}{name}{stream}" for held_out in ("", "dev_") for name in shown for stream in streams]
     figures = ", ".join(f"{name} {last[name]:.3g}" for name in names if last.get(name) is not None)
     rate = state.audio_seconds / state.wall_seconds
     return (

@@ -16,9 +16,9 @@ _LONGEST = 60  # characters of a setting on the console
 
 _FIGURES = {  # column: the figures it may be, the first that a run has; of several label streams, the first one
     "loss": ("loss",),
-    "held-out loss": ("valid_loss",),
+    "held-out loss": ("dev_loss",),
     "accuracy": ("masked_accuracy", "masked_accuracy_0", "accuracy"),
-    "held-out accuracy": ("valid_masked_accuracy", "valid_masked_accuracy_0", "valid_accuracy"),
+    "held-out accuracy": ("dev_masked_accuracy", "dev_masked_accuracy_0", "dev_accuracy"),
     "perplexity": ("code_perplexity",),
     "rank of features": ("feature_rank",),
 }

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from speechssl.config import configuration, like
+from speechssl.config import configuration, like, was
 from speechssl.corpus.named import read_named
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler
@@ -82,8 +82,8 @@ class FinetuneConfig:
     dev: DataConfig | None = like("data", "audio")  # picks the best step; without it the last one counts
     text: TextConfig = TextConfig()  # what all texts go through
     units: UnitsConfig = Letters()
-    unfit: Literal["stop", "skip"] = "stop"  # texts none can learn: empty, refused digits, words without phones
-    too_short: Literal["stop", "skip"] = "stop"  # utterances with fewer frames than their text needs; skip: leave out
+    bad_text: Literal["stop", "skip"] = was("unfit", "stop")  # empty texts, refused digits, words without phones
+    bad_length: Literal["stop", "skip"] = was("too_short", "stop")  # fewer frames than the text needs
     ctc: CTCConfig = CTCConfig()
     reset_layers: int = 0  # Transformer layers, from the last, that start from random weights
     dropout: float | None = 0.0  # in the Transformer; None keeps that of pretraining, here and below
@@ -208,8 +208,8 @@ def _look(
     rules = Rules(
         units=config.units,
         text=config.text,
-        unfit=config.unfit,
-        too_short=config.too_short,
+        bad_text=config.bad_text,
+        bad_length=config.bad_length,
         hop=encoder.hop,
         window=encoder.window,
         fastest=max(config.augment.speeds, default=1.0),

@@ -20,12 +20,12 @@ from speechssl.atomic import write_atomically
 from speechssl.errors import ConfigError, LabelError, StoppedError, TrainingError
 from speechssl.hub.model_formats import read_saved
 from speechssl.stages.cluster import ClusterConfig, cluster
-from speechssl.stages.hubert_recipe import CHOOSABLE, HubertConfig, resolve
+from speechssl.stages.hubert_recipe import CHOOSABLE, HubertConfig, held_out_units, resolve
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.record import RunRecord, content_hash, step_inputs
 from speechssl.stages.sweep import SweepConfig, sweep
-from speechssl.text.fields import lines_of
 from speechssl.train.checkpoint import last_checkpoint, read_state
+from speechssl.train.log_file import read_log_file
 from speechssl.train.run_folder import claim_run_folder, locked
 
 __all__ = ["HubertConfig", "choose_units", "hubert"]
@@ -49,15 +49,15 @@ def _hubert(config: HubertConfig) -> Path:
     model = None if config.checkpoint is None else read_saved(config.checkpoint).fingerprint()
     used: list[ClusterConfig] = []
     for iteration in resolve(config):
-        units, valid_units = iteration.units, iteration.valid_units
+        units, dev_units = iteration.units, iteration.dev_units
         if iteration.sweep is not None:
             _sweep(record, iteration.sweep, model)
             rows = json.loads((iteration.sweep.out / "sweep.json").read_text(encoding="utf-8"))["rows"]
             units = choose_units(rows, units, iteration.auto, tolerance=iteration.sweep.tolerance)
         _cluster(record, units, model, config.processes)
-        if valid_units is not None:
+        if dev_units is not None:
             chosen = {key: getattr(units, key) for key in iteration.auto}
-            _cluster(record, dataclasses.replace(valid_units, **chosen), model, config.processes)
+            _cluster(record, dataclasses.replace(dev_units, **chosen), model, config.processes)
         model = _pretrain(record, iteration.pretrain, model, config.processes)
         used.append(units)
     table = _table(record, used)
@@ -159,16 +159,16 @@ def _table(record: RunRecord, used: Sequence[ClusterConfig]) -> str:
         assert checkpoint is not None
         state = read_state(checkpoint)
         last: dict[str, float] = {}  # value of everything that was ever reported
-        for line in lines_of((run / "log.jsonl").read_text(encoding="utf-8")):
-            last |= json.loads(line)
+        for row in read_log_file(run / "log.jsonl")[0]:
+            last |= row
         quality = units.out / "quality.json"
         phones = json.loads(quality.read_text(encoding="utf-8")) if quality.exists() else {}
         shares = [phones.get("pnmi"), phones.get("phone_purity")]
-        shares += [last.get(name) for name in ("masked_accuracy", "unmasked_accuracy", "valid_masked_accuracy")]
+        shares += [last.get(name) for name in ("masked_accuracy", "unmasked_accuracy", "dev_masked_accuracy")]
         source = f"layer {units.layer} of iteration {number - 1}" if units.features == "layer" else str(units.features)
         cells = [str(number), source, str(units.clusters)]
         cells += ["-" if share is None else f"{share:.3f}" for share in shares]
-        steps = (f"{number}-sweep", f"{number}-units", f"{number}-valid-units")
+        steps = (f"{number}-sweep", f"{number}-units", held_out_units(record.out, number))
         seconds = sum(record.seconds(step) for step in steps)
         cells += [f"{state.audio_seconds / 3600:.2f} h", f"{seconds:.0f} s", f"{state.wall_seconds:.0f} s"]
         lines.append("| " + " | ".join(cells) + " |")

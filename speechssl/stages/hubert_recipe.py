@@ -14,11 +14,11 @@ from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.sweep import SweepConfig
 from speechssl.tasks.registry import task_of
 
-__all__ = ["CHOOSABLE", "HubertConfig", "Iteration", "IterationConfig", "Plan", "resolve"]
+__all__ = ["CHOOSABLE", "HubertConfig", "Iteration", "IterationConfig", "Plan", "held_out_units", "resolve"]
 
 Section = dict[str, Any]  # keys of another stage, checked by its own configuration
 Config = TypeVar("Config")
-CHAINED = ("out", "data", "valid", "seed", "phones", "checkpoint", "labels", "kmeans", "fresh_head")  # set here alone
+CHAINED = ("out", "data", "dev", "seed", "phones", "checkpoint", "labels", "kmeans", "fresh_head")  # set here alone
 CHOOSABLE = ("layer", "clusters")  # keys of the units that the sweep may choose: auto
 FRONT_END = ("standardise", "cmn", "extract")  # keys that the sweep takes over from the units it is made for
 
@@ -40,7 +40,7 @@ class Iteration:
     auto: tuple[str, ...]  # keys of the units that its sweep will choose
     sweep: SweepConfig | None
     units: ClusterConfig
-    valid_units: ClusterConfig | None  # of the held-out utterances
+    dev_units: ClusterConfig | None  # of the held-out utterances
     pretrain: PretrainConfig
 
 
@@ -69,7 +69,7 @@ class HubertConfig:
     units: Section = field(default_factory=dict)  # of every iteration: keys of `speechssl cluster`
     pretrain: Section = field(default_factory=dict)  # of every iteration: keys of `speechssl pretrain`
     sweep: Section = field(default_factory=dict)  # keys of `speechssl sweep`; data if not all of it is to be measured
-    valid: DataConfig | None = like("data", "audio")  # held out: same centroids, scored in pretraining
+    dev: DataConfig | None = like("data", "audio", old="valid")  # held out: same centroids, scored in pretraining
     phones: Path | None = None  # alignments: units are measured, and a sweep goes before units of a layer
     checkpoint: Path | None = None  # model before the first iteration, if there is one
     processes: int = 1  # that cluster and pretrain together on this machine, by torchrun: one for each GPU
@@ -79,6 +79,12 @@ class HubertConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plan", Plan(resolve(self)))
+
+
+def held_out_units(out: Path, number: int) -> str:
+    """Name the folder of an iteration's held-out units; earlier versions called it otherwise, and it is kept."""
+    old = f"{number}-valid-units"
+    return old if (out / old).exists() else f"{number}-dev-units"
 
 
 def resolve(config: HubertConfig) -> tuple[Iteration, ...]:
@@ -116,16 +122,16 @@ def _resolve(config: HubertConfig, number: int, iteration: IterationConfig, befo
     chained: Section = {"out": config.out / f"{number}-units", "data": config.data, "seed": config.seed}
     chained |= {"phones": config.phones} | ({"checkpoint": before} if section["features"] == "layer" else {})
     units = _build(ClusterConfig, _named(section), chained, where=f"{where}.units")
-    valid_units = None
-    if config.valid is not None:
-        out, kmeans = config.out / f"{number}-valid-units", units.out / "kmeans.safetensors"
-        valid_units = dataclasses.replace(units, out=out, data=config.valid, kmeans=kmeans, phones=None)
+    dev_units = None
+    if config.dev is not None:
+        out, kmeans = config.out / held_out_units(config.out, number), units.out / "kmeans.safetensors"
+        dev_units = dataclasses.replace(units, out=out, data=config.dev, kmeans=kmeans, phones=None)
     return Iteration(
         number=number,
         auto=auto,
         sweep=_sweep_of(config, number, units, auto),
         units=units,
-        valid_units=valid_units,
+        dev_units=dev_units,
         pretrain=_pretrain_of(config, number, iteration, before),
     )
 
@@ -167,10 +173,10 @@ def _sweep_of(config: HubertConfig, number: int, units: ClusterConfig, auto: Seq
 
 def _pretrain_of(config: HubertConfig, number: int, iteration: IterationConfig, before: Path | None) -> PretrainConfig:
     where = f"iterations.{number}"
-    names = [f"{number}-units"] + ([f"{number}-valid-units"] if config.valid is not None else [])
+    names = [f"{number}-units"] + ([held_out_units(config.out, number)] if config.dev is not None else [])
     files = [str(config.out / name / "labels.tsv") for name in names]  # of one stream
     chained: Section = {"out": config.out / f"{number}-pretrain", "data": config.data, "seed": config.seed}
-    chained |= {"labels": [files] if len(files) > 1 else files, "valid": config.valid}
+    chained |= {"labels": [files] if len(files) > 1 else files, "dev": config.dev}
     shared = config.pretrain
     if iteration.start == "continue":
         if before is None:

@@ -34,12 +34,12 @@ Split = Literal["train", "dev"]
 Fault = Literal["no text", "empty text", "digits", "no phones", "too short"]
 
 _MEND = {  # what is said behind the utterances of each fault
-    "no text": "utterances have no text: {}; fill the manifest's text column, or set unfit=skip",
-    "empty text": "texts are empty after the policy of texts: {}; correct them, or set unfit=skip to leave them out",
-    "digits": "texts hold digits, and text.digits=refuse: {}; write numbers as they are spoken, or set unfit=skip",
-    "no phones": "texts hold words that the lexicon lacks: {}; add the words to it, or set unfit=skip",
-    "too short": "utterances are too short for their text: {}; correct the transcripts, or set too_short=skip to leave "
-    "them out",
+    "no text": "utterances have no text: {}; fill the manifest's text column, or set bad_text=skip",
+    "empty text": "texts are empty after the policy of texts: {}; correct them, or set bad_text=skip to leave them out",
+    "digits": "texts hold digits, and text.digits=refuse: {}; write numbers as they are spoken, or set bad_text=skip",
+    "no phones": "texts hold words that the lexicon lacks: {}; add the words to it, or set bad_text=skip",
+    "too short": "utterances are too short for their text: {}; correct the transcripts, or set bad_length=skip to "
+    "leave them out",
 }
 
 
@@ -49,8 +49,8 @@ class Rules:
 
     units: UnitsConfig
     text: TextConfig
-    unfit: Literal["stop", "skip"]  # what is done about texts that cannot be learned
-    too_short: Literal["stop", "skip"]  # and about utterances with fewer frames than their text needs
+    bad_text: Literal["stop", "skip"]  # what is done about texts that cannot be learned
+    bad_length: Literal["stop", "skip"]  # and about utterances with fewer frames than their text needs
     hop: int  # samples from one encoder frame to the next
     window: int  # samples that an encoder frame looks at
     fastest: float = 1.0  # factor by which augmentation speeds up an utterance at most
@@ -60,8 +60,8 @@ class Rules:
     def skipped(self) -> frozenset[Fault]:
         """The faults whose utterances are left out."""
         texts: frozenset[Fault] = frozenset({"no text", "empty text", "digits", "no phones"})
-        return (texts if self.unfit == "skip" else frozenset()) | (
-            frozenset({"too short"}) if self.too_short == "skip" else frozenset()
+        return (texts if self.bad_text == "skip" else frozenset()) | (
+            frozenset({"too short"}) if self.bad_length == "skip" else frozenset()
         )
 
 

@@ -35,7 +35,7 @@ _Faults = dict[tuple[_Fault, int], list[str]]  # names by what is wrong, and in 
 class Reading:
     """Utterances that a run is going to read, and how."""
 
-    section: str  # of the recipe: data, dev or valid
+    section: str  # of the recipe: data or dev
     manifest: Manifest
     data: DataConfig
     window: int  # samples that one frame looks at; shorter audio is refused

@@ -44,7 +44,7 @@ class PretrainConfig:
     out: Path
     data: DataConfig
     labels: tuple[Path | tuple[Path, ...], ...] = ()  # from `speechssl cluster`: a file a stream, or a list of files
-    valid: DataConfig | None = like("data", "audio")  # held out; scored every train.eval_every steps; same label files
+    dev: DataConfig | None = like("data", "audio", old="valid")  # held out, scored every train.eval_every steps
     checkpoint: Path | None = None  # model to go on from, with this run's own schedule; None: random weights
     fresh_head: bool = False  # start quantizer or label head anew; only the trunk of the checkpoint is kept
     encoder: EncoderConfig | None = None  # None: that of the checkpoint, or BASE without one
@@ -101,8 +101,8 @@ def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepar
                 max_crop_s=batch.max_crop_s,
             )
         ]
-        if config.valid is not None and held_out is not None:
-            reads.append(Reading(section="valid", manifest=held_out.manifest, data=config.valid, window=window))
+        if config.dev is not None and held_out is not None:
+            reads.append(Reading(section="dev", manifest=held_out.manifest, data=config.dev, window=window))
         tell_notes(refuse_audio(*reads))
     torch.manual_seed(config.seed)
     return Prepared(
@@ -117,7 +117,7 @@ def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepar
         else partial(score_held_out, held_out, seconds=config.batch.seconds, seed=config.seed),
         probe=prober(
             data,
-            read_data(config.valid, section="valid") if config.valid and config.train.health.probe_every else manifest,
+            read_data(config.dev, section="dev") if config.dev and config.train.health.probe_every else manifest,
             minutes=config.train.health.probe_minutes,
             seed=config.seed,
             window=encoder.window,
@@ -164,8 +164,8 @@ def score_held_out(dataset: SpeechDataset, model: nn.Module, *, seconds: float, 
             sums = {"loss": loss.value} | {name: part * loss.count for name, part in loss.parts.items()}
             totals |= {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
     if not count:
-        raise ManifestError("valid: no utterance has audio that can be used; correct valid.manifests")
-    return {f"valid_{name}": total / count for name, total in totals.items()} | {"valid_skipped": skipped}
+        raise ManifestError("dev: no utterance has audio that can be used; correct dev.manifests")
+    return {f"dev_{name}": total / count for name, total in totals.items()} | {"dev_skipped": skipped}
 
 
 def _held_out(
@@ -175,26 +175,26 @@ def _held_out(
     encoder: EncoderConfig,
     streams: Mapping[str, FrameLabels],
 ) -> SpeechDataset | None:
-    """Give what is scored of `config.valid`, if there is one.
+    """Give what is scored of `config.dev`, if there is one.
 
     Raises:
         ManifestError: held-out utterances are trained on, or all are shorter than `batch.min_s`.
         LabelError: they lack labels.
     """
-    if config.valid is None:
+    if config.dev is None:
         return None
-    manifest = _labelled(config.valid, streams, section="valid")
+    manifest = _labelled(config.dev, streams, section="dev")
     seen = {row.id for row in trained.utterances} & {row.id for row in manifest.utterances}
     if seen:
         raise ManifestError(
-            f"valid: {len(seen)} utterances are trained on: {', '.join(sorted(seen)[:3])}; "
-            "take them out of data.manifests or of valid.manifests"
+            f"dev: {len(seen)} utterances are trained on: {', '.join(sorted(seen)[:3])}; "
+            "take them out of data.manifests or of dev.manifests"
         )
     short = [row.id for row in manifest.utterances if row.duration_s < config.batch.min_s]
     tell_left_out(short, f"held out but shorter than batch.min_s={config.batch.min_s}")
     held_out = dataclasses.replace(manifest, utterances=tuple(r for r in manifest.utterances if r.id not in {*short}))
-    valid = like_training(config.valid, data.audio, where=str(config.out), section="valid")
-    return _dataset(held_out, valid, encoder, [*streams.values()], section="valid")
+    dev = like_training(config.dev, data.audio, where=str(config.out), section="dev")
+    return _dataset(held_out, dev, encoder, [*streams.values()], section="dev")
 
 
 def _dataset(

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -264,13 +265,20 @@ def _read(path: Path) -> list[dict[str, Any]]:
     for number, text in enumerate(_whole_lines(path).splitlines(), start=1):
         try:
             line = json.loads(text)
-            lines.append(line | {"step": line["step"], "event": line["event"]})
+            whole = line | {"step": line["step"], "event": line["event"]}
+            read = {_present_key(key): value for key, value in whole.get("inputs", {}).items()}
+            lines.append(whole | ({"inputs": read} if read else {}))
         except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
                 f"{path}:{number}: expected a JSON line of a step, found {text[:60]!r}; restore the file, or name "
                 "another out"
             ) from error
     return lines
+
+
+def _present_key(key: str) -> str:
+    """Return what a key of an earlier version's recipes is called now."""
+    return re.sub(r"^valid(?=\.|$)", "dev", key)
 
 
 def _surroundings() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""wav2vec 2.0's objective: tell the true quantized frame from distractors.
+"""wav2vec 2.0's objective: tell the true quantized frame from negatives.
 
 Section 3.2 of wav2vec 2.0 (arXiv:2006.11477): contrastive loss (equation 3) + 0.1 x diversity (equation 4); the
 released code adds 10 x the extractor's mean squared output.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config import configuration
+from speechssl.config import configuration, was
 from speechssl.data.batching import Batch
 from speechssl.errors import TrainingError
 from speechssl.model.context import StepContext
@@ -25,7 +25,7 @@ from speechssl.tasks.model import LossSum
 from speechssl.tasks.pretraining import Objective
 from speechssl.tasks.quantizer import Quantizer, QuantizerConfig
 
-__all__ = ["ContrastiveConfig", "ContrastiveObjective", "draw_distractors", "own_similarities"]
+__all__ = ["ContrastiveConfig", "ContrastiveObjective", "draw_negatives", "own_similarities"]
 
 PADDING = 4.0  # how many times the products of an utterance's own frames may grow by padding
 PADDING_ON_CPU = 1.1  # where they cost more than the calls: 20 utterances of BASE, two cores, torch 2.9, November 2026
@@ -33,13 +33,13 @@ PADDING_ON_CPU = 1.1  # where they cost more than the calls: 20 utterances of BA
 
 @configuration
 class ContrastiveConfig:
-    """Weights and distractors; the defaults are wav2vec 2.0 BASE."""
+    """Weights and negatives; the defaults are wav2vec 2.0 BASE."""
 
     kind: Literal["contrastive"] = "contrastive"
     dim: int = 256  # in which frames and entries are compared (fairseq: final_dim)
     temperature: float = 0.1  # of the similarities (fairseq: logit_temp)
-    distractors: int = 100  # from masked frames of the same utterance (fairseq: num_negatives)
-    cross_distractors: int = 0  # from masked frames of the whole batch (fairseq: cross_sample_negatives)
+    negatives: int = was("distractors", 100)  # from masked frames of the same utterance (fairseq: num_negatives)
+    cross_negatives: int = was("cross_distractors", 0)  # of the whole batch (fairseq: cross_sample_negatives)
     diversity_weight: float = 0.1
     feature_penalty: float = 10.0  # on the extractor's squared output; LARGE: 0 (with a layer norm it can collapse)
     feature_dropout: float = 0.1  # on what is quantized (fairseq: dropout_features)
@@ -65,13 +65,13 @@ class ContrastiveObjective(Objective):
             encoded: output of `SpeechEncoder` on the masked batch, lengths on the host.
             is_masked: (batch, frames) bool, on the host, True where the encoder saw the mask vector.
             batch: not looked at: what is to be told apart are frames of `encoded`.
-            context: its step decides on the temperature of the quantizer; noise and distractors are drawn on the device
+            context: its step decides on the temperature of the quantizer; noise and negatives are drawn on the device
                 of `encoded`, by a generator that the context's seeds.
 
         Returns:
             The loss summed over masked frames, with their number; divide by the global number, not the local. The
             additional losses are multiplied by the same number. Utterances with a single masked frame have no
-            distractor of their own; without `cross_distractors` such a frame adds nothing.
+            negative of their own; without `cross_negatives` such a frame adds nothing.
 
         Raises:
             TrainingError: no frame is masked.
@@ -89,17 +89,17 @@ class ContrastiveObjective(Objective):
         targets = self.project_quantized(quantized.vectors)  # (masked, dim)
         predicted = self.project_context(frames_where(encoded.last, is_masked))  # (masked, dim)
         utterance = is_masked.nonzero()[:, 0]  # (masked,), on the host
-        distractors = draw_distractors(
-            utterance, self.config.distractors, self.config.cross_distractors, generator
+        negatives = draw_negatives(
+            utterance, self.config.negatives, self.config.cross_negatives, generator
         )  # (masked, negatives)
-        logits = self.score(predicted, targets, quantized.codes, utterance, distractors)
+        logits = self.score(predicted, targets, quantized.codes, utterance, negatives)
         loss = functional.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="sum")
         count = len(utterance)
         entries = self.config.quantizer.groups * self.config.quantizer.entries
         diversity = (entries - quantized.soft_perplexity) / entries
         penalty = frames_where(encoded.conv, encoded.is_valid).float().square().mean()
         value = loss + count * (self.config.diversity_weight * diversity + self.config.feature_penalty * penalty)
-        is_contest = torch.isfinite(logits[:, 1:]).any(1)  # not where every distractor is the target's equal
+        is_contest = torch.isfinite(logits[:, 1:]).any(1)  # not where every negative is the target's equal
         is_right = is_contest & (logits.argmax(-1) == 0) & (logits[:, 1:] < logits[:, :1]).any(1)  # nor a tie of all
         parts = {
             "contrastive_loss": loss.detach() / count,
@@ -108,7 +108,7 @@ class ContrastiveObjective(Objective):
             "feature_penalty": penalty.detach(),
             "soft_perplexity": quantized.soft_perplexity.detach(),
             "code_perplexity": quantized.hard_perplexity,
-            "distractor_spread": row_spread(logits[:, 1:]) * self.config.temperature,
+            "negative_spread": row_spread(logits[:, 1:]) * self.config.temperature,
             "temperature": torch.full((), temperature, device=device),
         }
         for name, usage in (("soft_perplexity", quantized.soft_usage), ("code_perplexity", quantized.counts)):
@@ -118,40 +118,40 @@ class ContrastiveObjective(Objective):
 
     def health(self) -> Health:
         """Say what a healthy run looks like."""
-        return contrastive_health(self.config.distractors + self.config.cross_distractors)
+        return contrastive_health(self.config.negatives + self.config.cross_negatives)
 
-    def score(self, context: Tensor, targets: Tensor, codes: Tensor, utterance: Tensor, distractors: Tensor) -> Tensor:
-        """Compare each masked frame with its target and its distractors.
+    def score(self, context: Tensor, targets: Tensor, codes: Tensor, utterance: Tensor, negatives: Tensor) -> Tensor:
+        """Compare each masked frame with its target and its negatives.
 
         Similarities are taken of all masked frames of an utterance with each other, and then picked: far less memory
-        than a copy of every distractor's vector.
+        than a copy of every negative's vector.
 
         Args:
             context: (masked, dim), the Transformer's output.
             targets: (masked, dim), the projected quantized frames.
-            codes: (masked, groups) int64, to find distractors equal to the target.
+            codes: (masked, groups) int64, to find negatives equal to the target.
             utterance: (masked,) int64, row of the batch, ascending; on the host.
-            distractors: (masked, negatives) int64, positions among the masked frames; -1 for none.
+            negatives: (masked, negatives) int64, positions among the masked frames; -1 for none.
 
         Returns:
-            (masked, 1 + negatives) float32 logits, the target first; -inf for a distractor that is the target's
+            (masked, 1 + negatives) float32 logits, the target first; -inf for a negative that is the target's
             equal or does not exist.
         """
         context = functional.normalize(context.float(), dim=-1)
         targets = functional.normalize(targets.float(), dim=-1)
-        if self.config.cross_distractors:
-            similarity = (context @ targets.T).gather(1, distractors.clamp(min=0))
+        if self.config.cross_negatives:
+            similarity = (context @ targets.T).gather(1, negatives.clamp(min=0))
         else:
-            similarity = own_similarities(context, targets, utterance, distractors)
-        is_equal = (codes[distractors.clamp(min=0)] == codes[:, None]).all(-1) | (distractors < 0)
+            similarity = own_similarities(context, targets, utterance, negatives)
+        is_equal = (codes[negatives.clamp(min=0)] == codes[:, None]).all(-1) | (negatives < 0)
         positive = (context * targets).sum(-1, keepdim=True)
         return torch.cat([positive, similarity.masked_fill(is_equal, -torch.inf)], 1) / self.config.temperature
 
 
 def own_similarities(
-    context: Tensor, targets: Tensor, utterance: Tensor, distractors: Tensor, padding: float | None = None
+    context: Tensor, targets: Tensor, utterance: Tensor, negatives: Tensor, padding: float | None = None
 ) -> Tensor:
-    """Multiply each masked frame with the distractors of its own utterance.
+    """Multiply each masked frame with the negatives of its own utterance.
 
     In one product of the whole batch, each utterance padded to the one with most masked frames; utterance after
     utterance where that would be mostly padding, which takes a few small kernels for each.
@@ -160,18 +160,18 @@ def own_similarities(
         context: (masked, dim).
         targets: (masked, dim).
         utterance: (masked,) int64, row of the batch, ascending; on the host.
-        distractors: (masked, negatives) int64, positions among the masked frames of the utterance; -1 for none.
+        negatives: (masked, negatives) int64, positions among the masked frames of the utterance; -1 for none.
         padding: how many times the products may grow by padding; None for what suits the device.
 
     Returns:
-        (masked, negatives); anything where there is no distractor.
+        (masked, negatives); anything where there is no negative.
     """
     device = context.device
     if padding is None:
         padding = PADDING_ON_CPU if device.type == "cpu" else PADDING
     _, rows, sizes = utterance.unique_consecutive(return_inverse=True, return_counts=True)
     starts = (sizes.cumsum(0) - sizes)[rows]  # (masked,)
-    local = (distractors - send(starts, device)[:, None]).clamp(min=0)
+    local = (negatives - send(starts, device)[:, None]).clamp(min=0)
     lengths, longest = sizes.tolist(), int(sizes.max())
     if len(lengths) * longest**2 > padding * sum(length**2 for length in lengths):
         blocks = zip(context.split(lengths), targets.split(lengths), local.split(lengths), strict=True)
@@ -187,8 +187,8 @@ def own_similarities(
     return (own @ other.mT).flatten(0, 1).index_select(0, places).gather(1, local)
 
 
-def draw_distractors(utterance: Tensor, own: int, cross: int, generator: torch.Generator) -> Tensor:
-    """Draw distractors uniformly, with replacement, never the frame itself.
+def draw_negatives(utterance: Tensor, own: int, cross: int, generator: torch.Generator) -> Tensor:
+    """Draw negatives uniformly, with replacement, never the frame itself.
 
     Args:
         utterance: (masked,) int64, row of the batch of each masked frame, ascending; on the host.

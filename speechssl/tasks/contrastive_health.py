@@ -49,14 +49,14 @@ _CODEBOOK_COLLAPSE = Band(
     "checkpoint before this step",
 )
 _EQUAL_DISTRACTORS = Band(
-    name="equal_distractors",
-    sign="distractor_spread",
-    shown="standard deviation of the cosines of a frame with its distractors",
+    name="equal_negatives",
+    sign="negative_spread",
+    shown="standard deviation of the cosines of a frame with its negatives",
     low=1e-4,
     seen="demo 0.007 at its lowest, in the warm-up. Drawn all equal: 0; codebooks collapsed to one entry: 0",
-    likely="all distractors of a frame are one: objective.distractors is 1, utterances have two masked frames, or "
+    likely="all negatives of a frame are one: objective.negatives is 1, utterances have two masked frames, or "
     "the codebooks have collapsed",
-    change="raise objective.distractors, objective.mask.start_prob and batch.min_s, and see the other alarms",
+    change="raise objective.negatives, objective.mask.start_prob and batch.min_s, and see the other alarms",
 )
 _BANDS = (
     _CODEBOOK_COLLAPSE,

@@ -66,9 +66,9 @@ TOO_EASY = Band(
     low=0.1,
     seen="demo and pool end at 0.5 (contrastive) and at 0.5 to 0.8 (masked prediction). Collapsed: 0.0 "
     "(transformers' recipe by step 200; fairseq issue 3687: accuracy 1 after some hundred updates)",
-    likely="the answer is given away: distractors equal each other or the target, nearly all labels are the same, "
+    likely="the answer is given away: negatives equal each other or the target, nearly all labels are the same, "
     "masks are so short that neighbours tell, or train on very little audio",
-    change="look at codes_used and labels_used, raise objective.distractors and objective.mask.span, make the "
+    change="look at codes_used and labels_used, raise objective.negatives and objective.mask.span, make the "
     "labels again with `speechssl cluster`, add audio",
 )
 NO_LEARNING = Band(
@@ -121,7 +121,7 @@ NO_GRADIENT = Band(
     shown="norm of the gradients",
     low=1e-6,
     seen="0.3 to 17 in pretraining, 39 and more in CTC. Collapsed: 2e-14 (transformers' recipe)",
-    likely="nothing is left to learn from: every distractor equals the target, or the loss is 0 for another reason",
+    likely="nothing is left to learn from: every negative equals the target, or the loss is 0 for another reason",
     change="go on from a checkpoint before the loss fell, with a lower optim.lr and a higher "
     "objective.diversity_weight",
 )

@@ -104,5 +104,5 @@ def contrastive_products(
         ),
         Product("heads", masked, quantizer.dim, config.dim),
         Product("heads", masked, dim, config.dim),
-        Product("heads", own, config.dim, min(own, 1 + config.distractors), batch=utterances),
+        Product("heads", own, config.dim, min(own, 1 + config.negatives), batch=utterances),
     ]

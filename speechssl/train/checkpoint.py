@@ -9,7 +9,7 @@ out/config.json                          the configuration of the run, written a
 Ranks that hold shares of the model may write them side by side, see `sharded`; all the rest is the same.
 
 No state of a random generator is kept: all draws are functions of (seed, step, number of the batch in it), learning
-rate and temperature of the step, masks and distractors of the draws. So a run goes on bit for bit, and on any number
+rate and temperature of the step, masks and negatives of the draws. So a run goes on bit for bit, and on any number
 of ranks.
 """
 

@@ -74,8 +74,9 @@ def read_log_file(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """Read the lines of a log, also while it is being written.
 
     Returns:
-        the objects, in the file's order, and the numbers of lines, from 1, that are no whole JSON: the last one may be
-        half-written, and versions before `superseded` files ran the next line into such a one.
+        the objects, in the file's order, figures under their present names, and the numbers of lines, from 1, that are
+        no whole JSON: the last one may be half-written, and versions before `superseded` files ran the next line into
+        such a one.
 
     Raises:
         OSError: the file cannot be read.
@@ -93,8 +94,14 @@ def read_log_file(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
             continue
         if not isinstance(row, dict) or type(row.get("step")) is not int:
             raise ValueError(f'line {number}: expected an object with a whole number as "step", found {line[:60]!r}')
-        rows.append(row)
+        rows.append({_present_name(name): value for name, value in row.items()})
     return rows, broken
+
+
+def _present_name(figure: str) -> str:
+    """Return what a figure of an earlier version is called now."""
+    held_out = f"dev_{figure.removeprefix('valid_')}" if figure.startswith("valid_") else figure
+    return "negative_spread" if held_out == "distractor_spread" else held_out
 
 
 def _cut(path: Path, done: int) -> None:

@@ -32,7 +32,7 @@ MAY_CHANGE = (  # keys and sections, between two calls of one run: its place, an
     # what is refused, not how it is read: so the cure of audio that stops a run does not need another run
     *(
         f"{section}.{key}"
-        for section in ("data", "dev", "valid")
+        for section in ("data", "dev")
         for key in ("bad_audio", "audio.min_sample_rate", "audio.max_duration_s")
     ),
 )

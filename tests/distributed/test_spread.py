@@ -79,7 +79,7 @@ def recipe(tmp_path_factory, make_corpus, random_labels, tiny_encoder) -> Pretra
     config = PretrainConfig(
         out=folder / "together",
         data=DataConfig(manifests=(folder / "corpus/train.tsv",)),
-        valid=DataConfig(manifests=(folder / "corpus/valid.tsv",)),
+        dev=DataConfig(manifests=(folder / "corpus/valid.tsv",)),
         labels=(folder / "labels.tsv",),
         encoder=tiny_encoder,
         objective=MaskedPredictionConfig(mask=MASK, dim=8),
@@ -181,7 +181,7 @@ def in_one_process(recipe: PretrainConfig, name: str) -> PretrainConfig:
 
 def log(run: Path, name: str = "log.jsonl") -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (run / name).read_text().splitlines()]
-    return [{key: line[key] for key in ("step", "loss", "grad_norm", "valid_loss") if key in line} for line in lines]
+    return [{key: line[key] for key in ("step", "loss", "grad_norm", "dev_loss") if key in line} for line in lines]
 
 
 def assert_same_run(run: Path, other: Path) -> None:
@@ -193,7 +193,7 @@ def assert_same_run(run: Path, other: Path) -> None:
 def test_a_recipe_on_two_processes_is_the_run_of_one(together: Path, recipe: PretrainConfig) -> None:
     pretrain(in_one_process(recipe, "one"))
     assert has_shares(recipe.out / "step_00000003") and not has_shares(recipe.out.with_name("one") / "step_00000003")
-    assert [line["step"] for line in log(recipe.out) if "valid_loss" in line] == [1, 2, 3]
+    assert [line["step"] for line in log(recipe.out) if "dev_loss" in line] == [1, 2, 3]
     assert_same_run(recipe.out, recipe.out.with_name("one"))
 
 

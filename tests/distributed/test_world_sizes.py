@@ -30,7 +30,7 @@ from tests.distributed.launching import torchrun
 MASK = MaskConfig(start_prob=0.1, span=3)
 OBJECTIVES = {
     "masked_prediction": MaskedPredictionConfig(mask=MASK, dim=8),
-    "contrastive": ContrastiveConfig(mask=MASK, dim=8, distractors=5, quantizer=QuantizerConfig(entries=4, dim=8)),
+    "contrastive": ContrastiveConfig(mask=MASK, dim=8, negatives=5, quantizer=QuantizerConfig(entries=4, dim=8)),
 }
 STEPS = 6
 WORKER = """

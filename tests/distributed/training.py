@@ -44,7 +44,7 @@ ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 MASK = MaskConfig(start_prob=0.1, span=3)
 OBJECTIVES = {
     "hubert": MaskedPredictionConfig(mask=MASK, dim=8, unmasked_weight=0.5),
-    "wav2vec2": ContrastiveConfig(mask=MASK, dim=8, distractors=5, quantizer=QuantizerConfig(entries=4, dim=8)),
+    "wav2vec2": ContrastiveConfig(mask=MASK, dim=8, negatives=5, quantizer=QuantizerConfig(entries=4, dim=8)),
     "ctc": CTCConfig(mask=MASK, dropout=0.1, freeze_steps=1, channel_mask=MaskConfig(start_prob=0.05, span=4)),
     "ctc_thawed": CTCConfig(mask=MASK, freeze_steps=0),
     "ctc_adapters": CTCConfig(mask=MASK, freeze_steps=0, lora=LoraConfig(rank=2, dropout=0.1)),

@@ -91,7 +91,7 @@ def test_a_fine_tuned_model_remembers_what_pretrained_it(tmp_path, family):
 
 
 def test_training_settings_come_back(tmp_path):
-    objective = ContrastiveConfig(dim=8, temperature=0.2, distractors=7, cross_distractors=3, diversity_weight=0.3)
+    objective = ContrastiveConfig(dim=8, temperature=0.2, negatives=7, cross_negatives=3, diversity_weight=0.3)
     path = written(tmp_path, model_of("wav2vec2", objective=objective))
     assert read_fairseq(path).model.description.objective == objective
     objective = MaskedPredictionConfig(dim=8, masked_weight=0.0, unmasked_weight=1.0, feature_penalty=3.0)

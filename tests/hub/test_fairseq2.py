@@ -116,9 +116,9 @@ def test_their_architectures_are_known(family, architecture):
 
 
 def test_what_is_lost_is_reported(tmp_path):
-    objective = ContrastiveConfig(dim=8, cross_distractors=3, quantizer=CONTRASTIVE.quantizer)
+    objective = ContrastiveConfig(dim=8, cross_negatives=3, quantizer=CONTRASTIVE.quantizer)
     dropped = write_fairseq2(model_of("wav2vec2", objective=objective), tmp_path / "wav2vec2")
-    assert [*dropped] == ["objective.cross_distractors"]
+    assert [*dropped] == ["objective.cross_negatives"]
     dropped = write_fairseq2(model_of("ctc", ctc=CTCConfig(freeze_steps=7)), tmp_path / "ctc")
     assert dropped == {"ctc.freeze_steps": "fairseq2 does not hold it; 10000 instead of 7 when read back"}
 

@@ -140,7 +140,7 @@ def test_a_model_is_filled_with_all_its_parameters_and_no_initialiser_runs(kind,
 
 def test_the_objective_is_built_for_the_channels_of_the_last_convolution():
     encoder = dataclasses.replace(BASE_LIKE, conv=((12, 10, 5), (8, 3, 2), (24, 2, 2)))
-    model = build_model(Description(encoder=encoder, objective=ContrastiveConfig(dim=8, distractors=3)))
+    model = build_model(Description(encoder=encoder, objective=ContrastiveConfig(dim=8, negatives=3)))
     batch = Batch(ids=("a",), waveforms=noise(1, 900), num_samples=torch.tensor([900]))
     assert model(batch, StepContext(generator=torch.Generator())).value.isfinite()
 

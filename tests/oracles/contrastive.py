@@ -14,12 +14,12 @@ def oracle_contrastive_logits(
     context: Sequence[Sequence[float]],
     targets: Sequence[Sequence[float]],
     codes: Sequence[Sequence[int]],
-    distractors: Sequence[Sequence[int]],
+    negatives: Sequence[Sequence[int]],
     temperature: float,
 ) -> list[list[float]]:
-    """Compare each frame with its target, then with each distractor; one that equals the target cannot be chosen."""
+    """Compare each frame with its target, then with each negative; one that equals the target cannot be chosen."""
     rows = []
-    for frame, chosen in enumerate(distractors):
+    for frame, chosen in enumerate(negatives):
         row = [oracle_cosine(context[frame], targets[frame]) / temperature]
         for other in chosen:
             if other < 0 or codes[other] == codes[frame]:

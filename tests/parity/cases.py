@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from speechssl.data.batching import Batch
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.frames import frame_count, within
-from speechssl.tasks.contrastive import ContrastiveConfig, draw_distractors
+from speechssl.tasks.contrastive import ContrastiveConfig, draw_negatives
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.quantizer import QuantizerConfig
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise
@@ -49,7 +49,7 @@ def _case(name: str, config: EncoderConfig, lengths: tuple[int, ...]) -> Case:
     masked_prediction = MaskedPredictionConfig(unmasked_weight=0.5)
     if is_tiny:
         quantizer = QuantizerConfig(groups=2, entries=5, dim=12)
-        contrastive = dataclasses.replace(contrastive, dim=8, distractors=6, quantizer=quantizer)
+        contrastive = dataclasses.replace(contrastive, dim=8, negatives=6, quantizer=quantizer)
         masked_prediction = dataclasses.replace(masked_prediction, dim=8)
     config = dataclasses.replace(config, padding_in_norm=True)  # as all the references
     return Case(name, config, lengths, contrastive, masked_prediction)
@@ -125,18 +125,18 @@ class Draws:
     """What `ContrastiveObjective` draws from a generator of a given seed, to be given to a reference."""
 
     gumbel: Tensor  # (masked, groups, entries)
-    distractors: Tensor  # (masked, negatives), positions among the masked frames
+    negatives: Tensor  # (masked, negatives), positions among the masked frames
 
     @classmethod
     def of(cls, case: Case, speech: Speech, seed: int, *, is_training: bool = True) -> "Draws":
-        """Draw as `ContrastiveObjective` does: noise first, if in training, then distractors."""
+        """Draw as `ContrastiveObjective` does: noise first, if in training, then negatives."""
         generator = torch.Generator().manual_seed(seed)
         utterance = speech.is_masked.nonzero()[:, 0]
         quantizer = case.contrastive.quantizer
         shape = (len(utterance), quantizer.groups, quantizer.entries)
         uniform = torch.rand(shape, generator=generator) if is_training else torch.full(shape, 0.5)
-        distractors = draw_distractors(utterance, case.contrastive.distractors, 0, generator)
-        return cls(gumbel=-(-uniform.log()).log(), distractors=distractors)
+        negatives = draw_negatives(utterance, case.contrastive.negatives, 0, generator)
+        return cls(gumbel=-(-uniform.log()).log(), negatives=negatives)
 
 
 def randomise_at_width(module: nn.Module, seed: int = 0) -> None:

@@ -3,7 +3,7 @@
 A difference counts as a share of the largest magnitude of the reference's tensor: 1e-5 in float32, which a float32 of
 order 1 to 10 reaches after a few thousand additions in another order; and 1e-10 in float64, where no rounding is left
 to hide a difference behind. Gradients are sums over the whole batch that partly cancel, so that mere rounding reaches
-6e-5 in float32 (1e-5 between two orders of the same distractors in ours): they are held to 1e-4 there, and to 1e-10 in
+6e-5 in float32 (1e-5 between two orders of the same negatives in ours): they are held to 1e-4 there, and to 1e-10 in
 float64, as are the weights after a step of AdamW, which divides small gradients by their own size.
 """
 

@@ -74,7 +74,7 @@ def _pretraining_duo(case: Case) -> Duo:
             quantized_dim=quantizer.dim,
             num_codebooks=quantizer.groups,
             num_codebook_entries=quantizer.entries,
-            num_distractors=contrastive.distractors,
+            num_negatives=contrastive.negatives,
             logit_temp=contrastive.temperature,
         )
     )
@@ -153,7 +153,7 @@ def test_every_stage_equals_the_asr_models(ctc: Duo, is_padded: bool) -> None:
 def _their_output(
     duo: Duo, speech: Speech, monkeypatch: pytest.MonkeyPatch, *, step: int = 0, penalty: float = 10.0
 ) -> tuple[Wav2Vec2Loss, Wav2Vec2Output]:
-    """Score a batch with the masks, the noise, the distractors and the temperature that ours has."""
+    """Score a batch with the masks, the noise, the negatives and the temperature that ours has."""
     drawn = Draws.of(duo.case, speech, SEED + step, is_training=duo.theirs.training)
     noise = gumbel_softmax_of(drawn.gumbel.flatten(0, 1))
     monkeypatch.setattr("fairseq2.models.wav2vec2.vector_quantizer.gumbel_softmax", noise)
@@ -162,9 +162,9 @@ def _their_output(
 
     def sample(targets: Tensor) -> Tensor:
         batch, masked, dim = targets.shape
-        return targets.flatten(0, 1)[drawn.distractors].view(batch, masked, -1, dim)
+        return targets.flatten(0, 1)[drawn.negatives].view(batch, masked, -1, dim)
 
-    duo.theirs._sample_distractors = sample
+    duo.theirs._sample_negatives = sample
     layout = _layout(speech, is_padded=int(speech.num_samples.min()) < speech.waveforms.shape[1])
     with torch.compiler.set_stance("force_eager"):  # its quantizer compiles a sum
         return duo.theirs(speech.waveforms, layout, features_penalty_weight=penalty)

@@ -232,13 +232,13 @@ def test_perplexities_differ_by_the_epsilon_of_the_logarithm_where_theirs_is_exa
 
 def _negatives(speech: Speech, draws: Draws) -> Tensor:
     """Turn positions among the masked frames into positions in the flattened batch: (batch, frames, negatives)."""
-    negatives = torch.zeros(*speech.is_masked.shape, draws.distractors.shape[1], dtype=torch.long)
-    negatives[speech.is_masked] = speech.is_masked.flatten().nonzero()[:, 0][draws.distractors]
+    negatives = torch.zeros(*speech.is_masked.shape, draws.negatives.shape[1], dtype=torch.long)
+    negatives[speech.is_masked] = speech.is_masked.flatten().nonzero()[:, 0][draws.negatives]
     return negatives
 
 
 def _their_contrastive(duo: Duo, speech: Speech, monkeypatch: pytest.MonkeyPatch, step: int = 0) -> ModelOutput:
-    """Score a batch with the masks, the noise, the distractors and the temperature that ours has."""
+    """Score a batch with the masks, the noise, the negatives and the temperature that ours has."""
     drawn = draws(duo.case, speech, step)
     noise = torch.zeros(*speech.is_masked.shape, *drawn.gumbel.shape[1:])  # theirs quantizes all frames
     noise[speech.is_masked] = drawn.gumbel

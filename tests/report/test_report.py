@@ -62,13 +62,15 @@ def write_pretraining(folder, log, *, steps=900, **config):
 
 
 def test_a_figure_that_was_not_finite_at_last_is_left_out(run):
-    write_pretraining(run / "pretrain", '{"masked_accuracy": null, "unmasked_accuracy": 0.5}\n', steps=900)
+    write_pretraining(run / "pretrain", '{"step": 900, "masked_accuracy": null, "unmasked_accuracy": 0.5}\n', steps=900)
     assert "; unmasked_accuracy 0.5." in report_run(run)
 
 
 def test_every_iteration_of_pretraining_has_a_line(run):
     for name, steps in (("pretrain", 900), ("pretrain2", 300)):
-        write_pretraining(run / name, '{"masked_accuracy": 0.1}\n{"masked_accuracy": 0.25}\n', steps=steps)
+        write_pretraining(
+            run / name, '{"step": 900, "masked_accuracy": 0.1}\n{"step": 900, "masked_accuracy": 0.25}\n', steps=steps
+        )
     table = report_run(run)
     assert "pretrain (masked_prediction): 900 steps, 2.0 h of audio seen, 100 s, 72 audio-seconds a second" in table
     assert "pretrain2 (masked_prediction): 300 steps" in table and "masked_accuracy 0.25" in table
@@ -76,9 +78,9 @@ def test_every_iteration_of_pretraining_has_a_line(run):
 
 
 def test_streams_and_held_out_figures_are_named(run):
-    log = '{"masked_accuracy_1": 0.2}\n{"valid_masked_accuracy_0": 0.3}\n'
+    log = '{"step": 900, "masked_accuracy_1": 0.2}\n{"step": 900, "dev_masked_accuracy_0": 0.3}\n'
     write_pretraining(run / "pretrain", log, labels=["a", "b"])
-    assert "; masked_accuracy_1 0.2, valid_masked_accuracy_0 0.3." in report_run(run)
+    assert "; masked_accuracy_1 0.2, dev_masked_accuracy_0 0.3." in report_run(run)
 
 
 def test_a_folder_without_scores_is_refused(tmp_path):

@@ -64,12 +64,12 @@ def test_the_later_line_of_a_step_counts_and_lines_of_the_run_before_are_void(ma
 def test_reports_and_evaluations_of_one_step_are_joined(make_run):
     lines = [report(2, 1.0), {"step": 2, "valid_loss": 5.0}, report(2, 3.0), report(4, 2.0)]
     (run,) = read_runs([make_run("a", lines)])
-    assert run.figures["valid_loss"] == {2: 5.0}
+    assert run.figures["dev_loss"] == {2: 5.0}
     assert run.figures["loss"] == {2: 3.0, 4: 2.0}
 
 
 def test_steps_between_reports_lie_between_them_on_every_axis(make_run):
-    (run,) = read_runs([make_run("a", [report(100, 1.0), {"step": 150, "valid_loss": 2.0}, report(200, 1.0)])])
+    (run,) = read_runs([make_run("a", [report(100, 1.0), {"step": 150, "dev_loss": 2.0}, report(200, 1.0)])])
     assert run.axis("step", [50, 150]) == [50, 150]
     assert run.axis("hours_seen", [50, 150]) == [25, 75]
     assert run.axis("wall_h", [50, 150]) == [0.5, 1.5]

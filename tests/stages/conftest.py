@@ -50,7 +50,7 @@ def pretrain_config(corpus: Path, units: Path, tiny_encoder: EncoderConfig) -> C
     """Give a function that makes a configuration of a run of three steps with either method."""
 
     def make(out: Path, kind: str = "masked_prediction", **changes: object) -> PretrainConfig:
-        contrastive = ContrastiveConfig(mask=MASK, dim=8, distractors=5, quantizer=QuantizerConfig(entries=4, dim=8))
+        contrastive = ContrastiveConfig(mask=MASK, dim=8, negatives=5, quantizer=QuantizerConfig(entries=4, dim=8))
         config = PretrainConfig(
             out=out,
             data=DataConfig(manifests=(corpus,)),

@@ -205,7 +205,7 @@ def test_an_utterance_too_short_for_its_text_stops_with_its_id_and_the_numbers(f
     data = DataConfig(manifests=(rewritten(u0000=LONG, u0001="o" * 20),))
     message = (
         r"2 utterances are too short for their text: u0000 \(text needs 47 frames, audio makes 24\), "
-        r"u0001 \(text needs 39 frames, audio makes 28\); correct the transcripts, or set too_short=skip"
+        r"u0001 \(text needs 39 frames, audio makes 28\); correct the transcripts, or set bad_length=skip"
     )
     with pytest.raises(VocabularyError, match=message):
         finetune(finetune_config(tmp_path / "run", data=data))
@@ -230,7 +230,7 @@ def test_utterances_too_short_for_their_text_are_left_out_counted_and_listed_whe
 ):
     manifest = rewritten(u0000=LONG)
     manifest.write_text(manifest.read_text().replace("u0000\t", "u 0000\t"))  # an id with a space
-    config = finetune_config(tmp_path / "run", data=DataConfig(manifests=(manifest,)), too_short="skip")
+    config = finetune_config(tmp_path / "run", data=DataConfig(manifests=(manifest,)), bad_length="skip")
     finetune(config)
     assert "left out, too short for its text: 1 utterances: u 0000 (text needs 47 frames" in capfd.readouterr().err
     assert all(report["impossible"] == 0 for report in reports(tmp_path / "run"))

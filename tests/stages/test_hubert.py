@@ -283,12 +283,12 @@ def test_an_output_that_is_gone_is_made_again_and_the_same(done, make, performed
 def test_held_out_speech_is_labelled_by_the_same_centroids_and_scored(make, make_corpus, tmp_path, performed):
     held_out = make_corpus(tmp_path / "held-out")
     held_out.write_text(held_out.read_text().replace("\nu000", "\nv000").replace("\tu000", "\tu000"))
-    out = hubert(make(valid={"manifests": [str(held_out)]})).parent
-    assert performed == ["1-units", "1-valid-units", "1-pretrain", "2-units", "2-valid-units", "2-pretrain"]
-    trained, valid = (read_labels(out / name / "labels.tsv").source for name in ("2-units", "2-valid-units"))
+    out = hubert(make(dev={"manifests": [str(held_out)]})).parent
+    assert performed == ["1-units", "1-dev-units", "1-pretrain", "2-units", "2-dev-units", "2-pretrain"]
+    trained, valid = (read_labels(out / name / "labels.tsv").source for name in ("2-units", "2-dev-units"))
     assert trained.kmeans == valid.kmeans
     scores = json.loads((out / "2-pretrain/log.jsonl").read_text().splitlines()[-1])
-    assert f" {scores['valid_masked_accuracy']:.3f} |" in (out / "report.md").read_text().splitlines()[3]
+    assert f" {scores['dev_masked_accuracy']:.3f} |" in (out / "report.md").read_text().splitlines()[3]
 
 
 def test_several_processes_train_and_are_part_of_what_a_model_is(make, second, monkeypatch):

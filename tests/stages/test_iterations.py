@@ -109,11 +109,11 @@ def test_a_model_from_elsewhere_may_come_before_the_first_iteration(make):
 
 
 def test_held_out_speech_has_the_centroids_of_the_rest(make):
-    config = make(valid={"manifests": ["dev.tsv"]})
+    config = make(dev={"manifests": ["dev.tsv"]})
     _, second = resolve(config)
-    assert second.valid_units.kmeans == config.out / "2-units/kmeans.safetensors"
-    assert (second.valid_units.layer, second.valid_units.data) == (2, config.valid)
-    names = ("2-units", "2-valid-units")
+    assert second.dev_units.kmeans == config.out / "2-units/kmeans.safetensors"
+    assert (second.dev_units.layer, second.dev_units.data) == (2, config.dev)
+    names = ("2-units", "2-dev-units")
     assert second.pretrain.labels == (tuple(config.out / name / "labels.tsv" for name in names),)
 
 

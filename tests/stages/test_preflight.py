@@ -25,8 +25,8 @@ from speechssl.stages.transcribe import transcribe
 from speechssl.text.policy import TextConfig
 from speechssl.text.vocabulary import Letters, Phones, Pieces
 
-RULES = Rules(units=Letters(), text=TextConfig(), unfit="stop", too_short="stop", hop=320, window=400)
-SKIP = dataclasses.replace(RULES, unfit="skip", too_short="skip")
+RULES = Rules(units=Letters(), text=TextConfig(), bad_text="stop", bad_length="stop", hop=320, window=400)
+SKIP = dataclasses.replace(RULES, bad_text="skip", bad_length="skip")
 
 
 def manifest(*texts: str | None, seconds: float = 5.0, rate: int = 16_000) -> Manifest:
@@ -216,7 +216,7 @@ def test_words_without_phones_are_listed_or_left_out_in_both_sets(tmp_path) -> N
     said = [str(error) for error in found.errors]
     assert said[0].startswith("1 texts hold words that the lexicon lacks: u1 (three, four); add the words to it")
     assert said[1].startswith("dev: 1 texts hold words that the lexicon lacks: u0 (five)")
-    skipping = look("one two", "one three four", "two", rules=dataclasses.replace(rules, unfit="skip"))
+    skipping = look("one two", "one three four", "two", rules=dataclasses.replace(rules, bad_text="skip"))
     assert [*skipping.tokens] == ["u0", "u2"]
 
 
@@ -311,7 +311,7 @@ def test_a_run_leaves_out_what_cannot_be_learned_when_asked_for(finetune_config,
     recipe(u0001="", u0004="?")
     data = DataConfig(manifests=(tmp_path / "train.tsv",))
     policy = TextConfig(punctuation="remove")
-    finetune(finetune_config(tmp_path / "run", data=data, dev=data, text=policy, unfit="skip"))
+    finetune(finetune_config(tmp_path / "run", data=data, dev=data, text=policy, bad_text="skip"))
     said = capfd.readouterr().err
     assert "left out, without text: 1 utterances: u0001" in said
     assert "left out, with a text that is empty after the policy: 1 utterances: u0004 ('?')" in said

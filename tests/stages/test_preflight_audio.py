@@ -202,8 +202,8 @@ def test_pretraining_refuses_what_is_trained_on_and_what_is_held_out(pretrain_co
     data = DataConfig(manifests=(narrow,))
     other = tmp_path / "narrow/other.tsv"
     write_manifest(other, [dataclasses.replace(each, id=f"x{each.id}") for each in read_manifest(narrow).utterances])
-    config = pretrain_config(tmp_path / "run", "contrastive", data=data, valid=DataConfig(manifests=(other,)))
-    with pytest.raises(AudioError, match=r"^data: 3 of 3 .*\nvalid: 3 of 3 .*set valid\.audio\.min_sample_rate=8000"):
+    config = pretrain_config(tmp_path / "run", "contrastive", data=data, dev=DataConfig(manifests=(other,)))
+    with pytest.raises(AudioError, match=r"^data: 3 of 3 .*\ndev: 3 of 3 .*set dev\.audio\.min_sample_rate=8000"):
         pretrain(config)
 
 
@@ -228,9 +228,9 @@ def test_dev_is_read_as_training_was_told_unless_it_says_otherwise(tmp_path):
 @pytest.mark.parametrize("config_type", [PretrainConfig, HubertConfig])
 def test_held_out_audio_is_read_alike(tmp_path, config_type):
     values = {"out": "o", "data": {"manifests": ["a.tsv"], "audio": {"min_sample_rate": 8000}}}
-    values |= {"valid": {"manifests": ["b.tsv"]}} | ({"iterations": [{}]} if config_type is HubertConfig else {})
+    values |= {"dev": {"manifests": ["b.tsv"]}} | ({"iterations": [{}]} if config_type is HubertConfig else {})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    assert load(tmp_path / "recipe.yaml", config_type).valid.audio.min_sample_rate == 8000
+    assert load(tmp_path / "recipe.yaml", config_type).dev.audio.min_sample_rate == 8000
 
 
 def test_a_slip_in_what_is_taken_over_is_told_once(tmp_path):

@@ -231,7 +231,7 @@ def halves(corpus, tmp_path) -> tuple[DataConfig, DataConfig]:
 
 def held_out_scores(run: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{name: row[name] for name in row if name != "wall_s"} for row in rows if "valid_loss" in row]
+    return [{name: row[name] for name in row if name != "wall_s"} for row in rows if "dev_loss" in row]
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -239,12 +239,12 @@ def test_held_out_utterances_are_scored_as_often_as_asked_for(pretrain_config, h
     data, valid = halves
     train = TrainConfig(steps=4, eval_every=2, save_every=100)
     labels = {} if kind == "contrastive" else {"labels": (divided(units, tmp_path),)}
-    checkpoint = pretrain(pretrain_config(tmp_path / "run", kind, data=data, valid=valid, train=train, **labels))
+    checkpoint = pretrain(pretrain_config(tmp_path / "run", kind, data=data, dev=valid, train=train, **labels))
     scores = held_out_scores(tmp_path / "run")
     assert len(scores) == 2
-    accuracy = "valid_accuracy" if kind == "contrastive" else "valid_masked_accuracy"
-    assert all(math.isfinite(row["valid_loss"]) and 0 <= row[accuracy] <= 1 for row in scores)
-    assert read_state(checkpoint).best_score == min(row["valid_loss"] for row in scores)
+    accuracy = "dev_accuracy" if kind == "contrastive" else "dev_masked_accuracy"
+    assert all(math.isfinite(row["dev_loss"]) and 0 <= row[accuracy] <= 1 for row in scores)
+    assert read_state(checkpoint).best_score == min(row["dev_loss"] for row in scores)
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -253,14 +253,14 @@ def test_held_out_scores_change_with_the_model_alone_and_leave_training_as_it_is
 ):
     data, valid = halves
     train = TrainConfig(steps=4, eval_every=2, log_every=1)
-    with_valid = pretrain_config(tmp_path / "run", kind, data=data, valid=valid, train=train)
+    with_valid = pretrain_config(tmp_path / "run", kind, data=data, dev=valid, train=train)
     still = dataclasses.replace(with_valid, out=tmp_path / "still", optim=OptimConfig(lr=0.0))
     pretrain(with_valid)
     pretrain(still)
-    pretrain(dataclasses.replace(with_valid, out=tmp_path / "without", valid=None))
+    pretrain(dataclasses.replace(with_valid, out=tmp_path / "without", dev=None))
     first, second = held_out_scores(tmp_path / "still")
     assert {**first, "step": 0} == {**second, "step": 0}
-    assert held_out_scores(tmp_path / "run")[1]["valid_loss"] != second["valid_loss"]
+    assert held_out_scores(tmp_path / "run")[1]["dev_loss"] != second["dev_loss"]
     rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [row["loss"] for row in rows if "loss" in row] == losses(tmp_path / "without")
 
@@ -277,14 +277,14 @@ def test_the_held_out_loss_is_an_average_over_the_masked_frames_of_all_batches(p
         sums = [model(batch, StepContext(step=0, generator=generator)) for batch in load_in_order(dataset, seconds=2.0)]
     assert len(sums) > 1
     count = sum(int(loss.count) for loss in sums)
-    assert found["valid_loss"] == pytest.approx(sum(float(loss.value) for loss in sums) / count)
+    assert found["dev_loss"] == pytest.approx(sum(float(loss.value) for loss in sums) / count)
     hits = sum(float(loss.parts["masked_accuracy"]) * int(loss.count) for loss in sums)
-    assert found["valid_masked_accuracy"] == pytest.approx(hits / count)
+    assert found["dev_masked_accuracy"] == pytest.approx(hits / count)
 
 
 def test_held_out_utterances_that_are_trained_on_are_refused(pretrain_config, halves, tmp_path):
-    with pytest.raises(ManifestError, match="valid: 3 utterances are trained on: u0005, u0006, u0007; take them out"):
-        pretrain(pretrain_config(tmp_path / "run", valid=halves[1]))
+    with pytest.raises(ManifestError, match="dev: 3 utterances are trained on: u0005, u0006, u0007; take them out"):
+        pretrain(pretrain_config(tmp_path / "run", dev=halves[1]))
 
 
 def test_held_out_utterances_need_labels_of_the_same_stream(pretrain_config, halves, units, tmp_path):
@@ -293,7 +293,7 @@ def test_held_out_utterances_need_labels_of_the_same_stream(pretrain_config, hal
     with pytest.raises(
         LabelError, match=r"some\.tsv: 3 utterances of the manifest have no labels: u0005, u0006, u0007"
     ):
-        pretrain(pretrain_config(tmp_path / "run", data=data, valid=valid, labels=(some,)))
+        pretrain(pretrain_config(tmp_path / "run", data=data, dev=valid, labels=(some,)))
 
 
 def test_several_label_streams_are_learned_at_once(pretrain_config, cluster_config, units, tmp_path):

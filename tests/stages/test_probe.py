@@ -218,7 +218,7 @@ def test_a_pretraining_run_is_probed_and_trains_as_without(make_corpus, tmp_path
                 out=tmp_path / name,
                 data=DataConfig(manifests=(path,)),
                 encoder=tiny_encoder,
-                objective=ContrastiveConfig(dim=8, distractors=5, quantizer=QuantizerConfig(entries=4, dim=8)),
+                objective=ContrastiveConfig(dim=8, negatives=5, quantizer=QuantizerConfig(entries=4, dim=8)),
                 batch=BatchConfig(seconds=2.5, max_crop_s=0.6, min_s=0.1),
                 train=TrainConfig(steps=4, log_every=1, health=HealthConfig(probe_every=every, probe_minutes=0.05)),
             )

@@ -85,6 +85,13 @@ def test_a_key_that_a_later_version_brings_is_no_change_at_its_default(perform):
         perform({**INPUTS, "clusters": 100}, defaults=("clusters",))
 
 
+def test_a_key_that_was_renamed_since_is_no_change(perform, tmp_path):
+    perform({"dev.bad_audio": "stop", "dev": None})
+    path = tmp_path / "record.jsonl"
+    path.write_text(path.read_text().replace('"dev', '"valid'))
+    assert perform({"dev.bad_audio": "stop", "dev": None}) == []
+
+
 def test_redo_keeps_every_old_folder(perform, tmp_path):
     perform(text="first")
     assert perform({"clusters": 6}, redo=True, text="second") == ["one"]

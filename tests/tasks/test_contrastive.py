@@ -15,7 +15,7 @@ from speechssl.model.encoder import Encoded
 from speechssl.tasks.contrastive import (
     ContrastiveConfig,
     ContrastiveObjective,
-    draw_distractors,
+    draw_negatives,
     own_similarities,
 )
 from speechssl.tasks.model import LossSum
@@ -25,7 +25,7 @@ from tests.oracles.contrastive import oracle_contrastive_logits, oracle_cross_en
 from tests.tasks.labelled import labelled
 
 TINY = ContrastiveConfig(
-    dim=8, distractors=6, feature_dropout=0.0, quantizer=QuantizerConfig(groups=2, entries=5, dim=12)
+    dim=8, negatives=6, feature_dropout=0.0, quantizer=QuantizerConfig(groups=2, entries=5, dim=12)
 )
 IS_MASKED = torch.tensor([[1, 1, 0, 1, 1, 0], [0, 1, 1, 1, 0, 0]]).bool()  # 7 frames
 SIZES = st.lists(st.integers(0, 6), min_size=1, max_size=5).filter(any)  # masked frames of each utterance
@@ -53,9 +53,9 @@ def _utterances(sizes: list[int]) -> Tensor:
 
 @settings(max_examples=80, deadline=None)
 @given(sizes=SIZES, seed=st.integers(0, 1000))
-def test_own_distractors_are_other_masked_frames_of_the_same_utterance(sizes: list[int], seed: int) -> None:
+def test_own_negatives_are_other_masked_frames_of_the_same_utterance(sizes: list[int], seed: int) -> None:
     utterance = _utterances(sizes)
-    drawn = draw_distractors(utterance, 9, 0, torch.Generator().manual_seed(seed))
+    drawn = draw_negatives(utterance, 9, 0, torch.Generator().manual_seed(seed))
     assert drawn.shape == (sum(sizes), 9)
     for position, row in enumerate(drawn.tolist()):
         if sizes[int(utterance[position])] == 1:
@@ -67,8 +67,8 @@ def test_own_distractors_are_other_masked_frames_of_the_same_utterance(sizes: li
 
 @settings(max_examples=80, deadline=None)
 @given(sizes=SIZES, seed=st.integers(0, 1000))
-def test_cross_distractors_are_other_masked_frames_of_the_batch(sizes: list[int], seed: int) -> None:
-    drawn = draw_distractors(_utterances(sizes), 2, 9, torch.Generator().manual_seed(seed))
+def test_cross_negatives_are_other_masked_frames_of_the_batch(sizes: list[int], seed: int) -> None:
+    drawn = draw_negatives(_utterances(sizes), 2, 9, torch.Generator().manual_seed(seed))
     assert drawn.shape == (sum(sizes), 11)
     for position, row in enumerate(drawn[:, 2:].tolist()):
         if sum(sizes) == 1:
@@ -79,8 +79,8 @@ def test_cross_distractors_are_other_masked_frames_of_the_batch(sizes: list[int]
 
 
 @pytest.mark.parametrize(("own", "cross", "others"), [(3000, 0, range(3, 8)), (0, 3000, range(8))])
-def test_distractors_are_uniform(own: int, cross: int, others: range) -> None:
-    drawn = draw_distractors(_utterances([3, 5]), own, cross, torch.Generator().manual_seed(0))
+def test_negatives_are_uniform(own: int, cross: int, others: range) -> None:
+    drawn = draw_negatives(_utterances([3, 5]), own, cross, torch.Generator().manual_seed(0))
     for position in range(3, 8):
         counts = torch.bincount(drawn[position], minlength=8)
         expected = torch.tensor([3000 / (len(others) - 1) if k in others and k != position else 0.0 for k in range(8)])
@@ -90,11 +90,11 @@ def test_distractors_are_uniform(own: int, cross: int, others: range) -> None:
         assert float(chi_square) < 28  # at most 6 degrees of freedom: exceeded once in 10,000 trials
 
 
-def test_distractors_follow_the_generator_and_nothing_else() -> None:
+def test_negatives_follow_the_generator_and_nothing_else() -> None:
     draws = []
     for global_seed, seed in ((0, 1), (1, 1), (1, 2)):
         torch.manual_seed(global_seed)
-        draws.append(draw_distractors(_utterances([4, 7]), 20, 0, torch.Generator().manual_seed(seed)))
+        draws.append(draw_negatives(_utterances([4, 7]), 20, 0, torch.Generator().manual_seed(seed)))
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[1], draws[2])
 
@@ -102,17 +102,17 @@ def test_distractors_follow_the_generator_and_nothing_else() -> None:
 @pytest.mark.parametrize("cross", [0, 4])
 @pytest.mark.parametrize("sizes", [[5, 3], [1, 6], [7], [4, 1, 1, 2]])
 def test_logits_equal_cosines_taken_pair_by_pair(sizes: list[int], cross: int) -> None:
-    objective = _objective(dataclasses.replace(TINY, cross_distractors=cross))
+    objective = _objective(dataclasses.replace(TINY, cross_negatives=cross))
     utterance = _utterances(sizes)
     masked = len(utterance)
     context, targets = noise(masked, 8), noise(masked, 8, seed=1)
     codes = torch.randint(2, (masked, 2), generator=torch.Generator().manual_seed(0))  # many are equal
-    distractors = draw_distractors(utterance, 6, cross, torch.Generator().manual_seed(1))
+    negatives = draw_negatives(utterance, 6, cross, torch.Generator().manual_seed(1))
 
-    found = objective.score(context, targets, codes, utterance, distractors)
+    found = objective.score(context, targets, codes, utterance, negatives)
 
     expected = oracle_contrastive_logits(
-        context.tolist(), targets.tolist(), codes.tolist(), distractors.tolist(), TINY.temperature
+        context.tolist(), targets.tolist(), codes.tolist(), negatives.tolist(), TINY.temperature
     )
     assert torch.isinf(found).any()
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-4)
@@ -120,19 +120,19 @@ def test_logits_equal_cosines_taken_pair_by_pair(sizes: list[int], cross: int) -
 
 @pytest.mark.parametrize("padding", [1.0, 1.25, 100.0])
 @pytest.mark.parametrize("sizes", [[5, 3], [1, 6], [7], [4, 1, 1, 2], [3, 3, 3], [9, 10, 10]])
-def test_products_of_own_distractors_equal_those_taken_pair_by_pair_with_their_gradients(
+def test_products_of_own_negatives_equal_those_taken_pair_by_pair_with_their_gradients(
     sizes: list[int], padding: float
 ) -> None:
     utterance = _utterances(sizes)
     context, targets = (noise(len(utterance), 8, seed=k).double().requires_grad_() for k in range(2))
-    distractors = draw_distractors(utterance, 6, 0, torch.Generator().manual_seed(1))
-    exists = distractors >= 0
+    negatives = draw_negatives(utterance, 6, 0, torch.Generator().manual_seed(1))
+    exists = negatives >= 0
 
-    found = own_similarities(context, targets, utterance, distractors, padding)
+    found = own_similarities(context, targets, utterance, negatives, padding)
     expected = torch.stack(
         [
             torch.stack([context[frame] @ targets[other] for other in row])
-            for frame, row in enumerate(distractors.clamp(min=0).tolist())
+            for frame, row in enumerate(negatives.clamp(min=0).tolist())
         ]
     )
 
@@ -150,28 +150,28 @@ def test_utterances_without_a_masked_frame_do_not_shift_the_others() -> None:
     objective, context, targets = _objective(), noise(5, 8), noise(5, 8, seed=1)
     codes = torch.arange(5)[:, None].expand(-1, 2)
     gap, dense = torch.tensor([1, 1, 4, 4, 4]), torch.tensor([0, 0, 1, 1, 1])
-    distractors = draw_distractors(gap, 6, 0, torch.Generator().manual_seed(1))
-    assert torch.equal(distractors, draw_distractors(dense, 6, 0, torch.Generator().manual_seed(1)))
+    negatives = draw_negatives(gap, 6, 0, torch.Generator().manual_seed(1))
+    assert torch.equal(negatives, draw_negatives(dense, 6, 0, torch.Generator().manual_seed(1)))
     assert torch.equal(
-        objective.score(context, targets, codes, gap, distractors),
-        objective.score(context, targets, codes, dense, distractors),
+        objective.score(context, targets, codes, gap, negatives),
+        objective.score(context, targets, codes, dense, negatives),
     )
 
 
 @pytest.mark.parametrize("cross", [0, 3])
 def test_contrastive_loss_is_the_cross_entropy_of_the_target(cross: int) -> None:
-    objective = _objective(dataclasses.replace(TINY, cross_distractors=cross))
+    objective = _objective(dataclasses.replace(TINY, cross_negatives=cross))
     encoded = _encoded()
     loss = _forward(objective, encoded, IS_MASKED, seed=4)
 
     generator = torch.Generator().manual_seed(4)
     quantized = objective.quantizer(encoded.features[IS_MASKED], temperature=2.0, generator=generator)
-    distractors = draw_distractors(IS_MASKED.nonzero()[:, 0], 6, cross, generator)
+    negatives = draw_negatives(IS_MASKED.nonzero()[:, 0], 6, cross, generator)
     rows = oracle_contrastive_logits(
         objective.project_context(encoded.last[IS_MASKED]).tolist(),
         objective.project_quantized(quantized.vectors).tolist(),
         quantized.codes.tolist(),
-        distractors.tolist(),
+        negatives.tolist(),
         TINY.temperature,
     )
     expected = sum(oracle_cross_entropy(row, 0) for row in rows)
@@ -189,7 +189,7 @@ def test_additional_losses_are_multiplied_by_the_number_of_masked_frames() -> No
 
 def test_default_weights_are_those_of_the_paper_and_the_released_code() -> None:
     config = ContrastiveConfig()
-    assert (config.diversity_weight, config.feature_penalty, config.temperature, config.distractors) == (
+    assert (config.diversity_weight, config.feature_penalty, config.temperature, config.negatives) == (
         0.1,
         10,
         0.1,
@@ -258,7 +258,7 @@ def test_accuracy_counts_the_frames_whose_target_wins_and_never_a_tie_of_all(
     assert float(_forward(objective, _encoded(), is_masked).parts["accuracy"]) == accuracy
 
 
-def test_collapsed_codebooks_leave_no_distractor() -> None:
+def test_collapsed_codebooks_leave_no_negative() -> None:
     objective = _objective()
     with torch.no_grad():
         objective.quantizer.score.bias[[0, 5]] = 1000.0  # every frame takes the first entry of both groups

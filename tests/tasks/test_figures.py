@@ -152,13 +152,13 @@ IS_MASKED = torch.tensor([[1, 1, 0, 1, 1, 0], [0, 1, 1, 1, 1, 1]]).bool()
 
 
 def test_the_contrastive_objective_gives_figures_of_each_codebook_that_add_up_to_the_sums() -> None:
-    config = ContrastiveConfig(dim=8, distractors=6, quantizer=QuantizerConfig(groups=2, entries=5, dim=12))
+    config = ContrastiveConfig(dim=8, negatives=6, quantizer=QuantizerConfig(groups=2, entries=5, dim=12))
     objective = ContrastiveObjective(config, dim=32, conv_dim=16)
     randomise(objective)
     loss = objective(_encoded(), IS_MASKED, labelled(), StepContext(step=0, generator=torch.Generator().manual_seed(0)))
     assert loss.tallies["codes"].shape == (2, 5)
     assert loss.tallies["codes"].sum(1).tolist() == [7, 7]  # masked frames that are no padding
-    assert loss.parts["distractor_spread"] > 0.01
+    assert loss.parts["negative_spread"] > 0.01
     for name in ("soft_perplexity", "code_perplexity"):
         each = [loss.parts[f"{name}_{group}"].item() for group in range(2)]
         assert sum(each) == pytest.approx(loss.parts[name].item(), rel=1e-4)

@@ -21,7 +21,7 @@ from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
 
 MASK = MaskConfig(start_prob=0.1, span=3)
 CONTRASTIVE = ContrastiveConfig(
-    dim=8, distractors=6, feature_dropout=0.0, quantizer=QuantizerConfig(groups=2, entries=5, dim=12), mask=MASK
+    dim=8, negatives=6, feature_dropout=0.0, quantizer=QuantizerConfig(groups=2, entries=5, dim=12), mask=MASK
 )
 HUBERT = MaskedPredictionConfig(dim=8, mask=MASK, unmasked_weight=0.5)
 CTC = CTCConfig(freeze_conv=False, freeze_steps=0, mask=MASK, channel_mask=MASK)

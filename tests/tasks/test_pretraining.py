@@ -21,7 +21,7 @@ from tests.tasks.labelled import labelled
 
 MASK = MaskConfig(start_prob=0.1, span=3)
 CONTRASTIVE = ContrastiveConfig(
-    dim=8, distractors=6, feature_dropout=0.0, quantizer=QuantizerConfig(groups=2, entries=5, dim=12), mask=MASK
+    dim=8, negatives=6, feature_dropout=0.0, quantizer=QuantizerConfig(groups=2, entries=5, dim=12), mask=MASK
 )
 MASKED_PREDICTION = MaskedPredictionConfig(dim=8, mask=MASK)
 LINEAR = dataclasses.replace(MASKED_PREDICTION, logits="linear")

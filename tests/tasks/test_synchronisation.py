@@ -27,8 +27,8 @@ from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
 from tests.tasks.stubbed_device import DEVICE, move_parameters, on_device, stubbed_device
 
 MASK = MaskConfig(start_prob=0.1, span=3)
-CONTRASTIVE = ContrastiveConfig(dim=8, distractors=6, quantizer=QuantizerConfig(groups=2, entries=5, dim=12), mask=MASK)
-CROSS = dataclasses.replace(CONTRASTIVE, cross_distractors=3)
+CONTRASTIVE = ContrastiveConfig(dim=8, negatives=6, quantizer=QuantizerConfig(groups=2, entries=5, dim=12), mask=MASK)
+CROSS = dataclasses.replace(CONTRASTIVE, cross_negatives=3)
 COSINE = MaskedPredictionConfig(dim=8, mask=MASK)
 LINEAR = dataclasses.replace(COSINE, logits="linear", unmasked_weight=0.5)
 CTC = CTCConfig(dropout=0.1, freeze_conv=False, freeze_steps=0, mask=MASK, channel_mask=MASK)

@@ -17,9 +17,7 @@ from speechssl.tasks.registry import build_objective
 def models(tiny_encoder: EncoderConfig) -> dict[str, PretrainModel | CTCModel]:
     """Give a model of each kind."""
     encoder = dataclasses.replace(tiny_encoder, transformer=dataclasses.replace(tiny_encoder.transformer, num_layers=3))
-    contrastive = ContrastiveConfig(
-        dim=8, distractors=7, cross_distractors=2, quantizer=QuantizerConfig(entries=4, dim=8)
-    )
+    contrastive = ContrastiveConfig(dim=8, negatives=7, cross_negatives=2, quantizer=QuantizerConfig(entries=4, dim=8))
     units = MaskedPredictionConfig(dim=8)
     return {
         "contrastive": PretrainModel(

@@ -38,7 +38,7 @@ def train(tmp_path, tiny_encoder) -> Callable[..., Path]:
 
     def run(*, stop_before: int | None = None, entries: int = 1, probe=None, name: str = "run", **health) -> Path:
         torch.manual_seed(0)
-        config = ContrastiveConfig(dim=8, distractors=5, quantizer=dataclasses.replace(NO_CODES, entries=entries))
+        config = ContrastiveConfig(dim=8, negatives=5, quantizer=dataclasses.replace(NO_CODES, entries=entries))
         model = PretrainModel(SpeechEncoder(tiny_encoder), build_objective(config, dim=32, conv_dim=16, clusters=()))
         waveforms = torch.randn(2, 8_000, generator=torch.Generator().manual_seed(0))
         batch = collate([Example(id=str(i), waveform=waveform) for i, waveform in enumerate(waveforms)])

@@ -121,7 +121,7 @@ def tiny_model(config: ContrastiveConfig | MaskedPredictionConfig, seed: int) ->
 MASK = MaskConfig(start_prob=0.1, span=3)
 CONTRASTIVE = ContrastiveConfig(
     dim=24,
-    distractors=30,
+    negatives=30,
     feature_penalty=1.0,
     feature_dropout=0.0,
     quantizer=QuantizerConfig(groups=2, entries=8, dim=24, decay=0.99),
@@ -152,8 +152,8 @@ def run_tiny(
     )
 
 
-def equal_distractors(utterance: Tensor, own: int, cross: int, generator: torch.Generator) -> Tensor:
-    """Give every frame the first masked frame of its utterance as each distractor, that one the next."""
+def equal_negatives(utterance: Tensor, own: int, cross: int, generator: torch.Generator) -> Tensor:
+    """Give every frame the first masked frame of its utterance as each negative, that one the next."""
     start = torch.searchsorted(utterance, utterance)
     place = torch.arange(len(utterance))
     other = torch.where(place == start, (start + 1).clamp(max=len(utterance) - 1), start)
@@ -186,9 +186,9 @@ def test_one_label_for_everything_is_caught_within_10_steps() -> None:
     assert first(run_tiny(UNITS, labels=torch.zeros_like, steps=10), {"one_label"}) == 10
 
 
-def test_distractors_that_are_all_equal_are_caught_within_10_steps(monkeypatch) -> None:
-    monkeypatch.setattr(contrastive, "draw_distractors", equal_distractors)
-    assert first(run_tiny(CONTRASTIVE, steps=10), {"equal_distractors"}) == 10
+def test_negatives_that_are_all_equal_are_caught_within_10_steps(monkeypatch) -> None:
+    monkeypatch.setattr(contrastive, "draw_negatives", equal_negatives)
+    assert first(run_tiny(CONTRASTIVE, steps=10), {"equal_negatives"}) == 10
 
 
 @pytest.mark.parametrize("config", [CONTRASTIVE, UNITS], ids=["contrastive", "masked_prediction"])
@@ -293,9 +293,9 @@ def test_on_real_speech_one_label_for_everything_is_caught_within_20_steps(run_s
 
 
 @pytest.mark.slow
-def test_on_real_speech_equal_distractors_are_caught_within_20_steps(run_small, monkeypatch) -> None:
-    monkeypatch.setattr(contrastive, "draw_distractors", equal_distractors)
-    assert first(run_small("wav2vec2", steps=20), {"equal_distractors"}) == 20
+def test_on_real_speech_equal_negatives_are_caught_within_20_steps(run_small, monkeypatch) -> None:
+    monkeypatch.setattr(contrastive, "draw_negatives", equal_negatives)
+    assert first(run_small("wav2vec2", steps=20), {"equal_negatives"}) == 20
 
 
 @pytest.mark.slow

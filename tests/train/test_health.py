@@ -102,7 +102,7 @@ OUTSIDE = {  # a figure just outside each band, and one just inside
         {"code_perplexity_1": 2.1},
     ),
     "too_easy": (CONTRASTIVE, {"contrastive_loss": 0.09 * math.log(101)}, {"contrastive_loss": 0.11 * math.log(101)}),
-    "equal_distractors": (CONTRASTIVE, {"distractor_spread": 9e-5}, {"distractor_spread": 1.1e-4}),
+    "equal_negatives": (CONTRASTIVE, {"negative_spread": 9e-5}, {"negative_spread": 1.1e-4}),
     "one_label": (UNITS, {"labels_perplexity": 19.0}, {"labels_perplexity": 21.0}),
     "no_learning": (
         CONTRASTIVE,

@@ -439,7 +439,7 @@ def make_task(tmp_path_factory, make_corpus, tiny_encoder, random_labels) -> Cal
 TASKS = {
     "masked_prediction": MaskedPredictionConfig(mask=MASK, dim=8),
     "contrastive": ContrastiveConfig(
-        mask=MASK, dim=8, distractors=5, quantizer=QuantizerConfig(entries=4, dim=8), feature_dropout=0.1
+        mask=MASK, dim=8, negatives=5, quantizer=QuantizerConfig(entries=4, dim=8), feature_dropout=0.1
     ),
     "ctc": CTCConfig(mask=MASK, dropout=0.1, freeze_steps=2, channel_mask=MaskConfig(start_prob=0.05, span=4)),
 }

@@ -1,6 +1,6 @@
 """The losses of the first five steps of each task, pinned: a refactor leaves them as they are.
 
-A tiny model with everything switched on that draws or moves (spans, distractors, Gumbel noise, every dropout, layer
+A tiny model with everything switched on that draws or moves (spans, negatives, Gumbel noise, every dropout, layer
 drop, crops, channel masks, a thawing trunk) learns from synthetic audio, as `speechssl pretrain` and `speechssl
 finetune` would have it. The losses are read from the run's `log.jsonl`; the later ones also depend on gradients,
 optimiser and schedule.
@@ -33,8 +33,8 @@ OBJECTIVES = {
     "contrastive": {
         "mask": MASK,
         "dim": 8,
-        "distractors": 5,
-        "cross_distractors": 2,
+        "negatives": 5,
+        "cross_negatives": 2,
         "quantizer": {"entries": 4, "dim": 8},
     },
     "masked_prediction": {"mask": MASK, "dim": 8, "unmasked_weight": 0.5},
