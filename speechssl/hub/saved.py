@@ -61,6 +61,7 @@ class Description:
     encoder: EncoderConfig
     objective: ObjectiveConfig | None = None  # of a pretrained model that kept its head
     clusters: tuple[int, ...] = ()  # units of each label stream, of masked prediction
+    classes: tuple[str, ...] = ()  # of utterances, by number, that its head tells apart
     labels: tuple[LabelSource, ...] = ()  # what made the labels of each stream, where that is known
     ctc: CTCConfig | None = None  # of a fine-tuned model
     vocabulary: tuple[str, ...] = ()  # of its CTC head, by id
@@ -272,7 +273,9 @@ def build_model(description: Description) -> nn.Module:
     encoder = SpeechEncoder(description.encoder)
     if description.task is None:
         return nn.ModuleDict({"encoder": encoder})
-    sizes = DataSizes(clusters=description.clusters, vocabulary=len(description.vocabulary))
+    sizes = DataSizes(
+        clusters=description.clusters, vocabulary=len(description.vocabulary), classes=len(description.classes)
+    )
     return description.task.build(description.objective or description.ctc, encoder, sizes)
 
 

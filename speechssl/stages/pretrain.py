@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -36,6 +37,8 @@ from speechssl.train.runlog import require_reports
 
 __all__ = ["PretrainConfig", "prepare_pretraining", "pretrain"]
 
+ClassColumn = Literal["language", "speaker"]
+
 
 @configuration
 class PretrainConfig:
@@ -44,6 +47,7 @@ class PretrainConfig:
     out: Path
     data: DataConfig
     labels: tuple[Path | tuple[Path, ...], ...] = ()  # from `speechssl cluster`: a file a stream, or a list of files
+    classes: ClassColumn | None = None  # column of the manifests that an objective with classes learns
     dev: DataConfig | None = like("data", "audio", old="valid")  # held out, scored every train.eval_every steps
     checkpoint: Path | None = None  # model to go on from, with this run's own schedule; None: random weights
     fresh_head: bool = False  # start quantizer or label head anew; only the trunk of the checkpoint is kept
@@ -83,12 +87,14 @@ def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepar
     manifest = _labelled(config.data, streams)
     start = None if config.checkpoint is None else read_saved(config.checkpoint)
     data = like_training(config.data, start.description.audio, where=start.name) if start else config.data
-    description = _describe(config, data, start, labels)
+    classes = sorted({*_classes(manifest, config.classes).values()})
+    description = _describe(config, data, start, labels, classes)
     encoder = description.encoder
-    dataset = _dataset(manifest, data, encoder, labels, augment=config.augment, seed=config.seed)
+    tokens = _class_tokens(manifest, config.classes, classes)
+    dataset = _dataset(manifest, data, encoder, labels, tokens, augment=config.augment, seed=config.seed)
     sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, hop=encoder.hop, speeds=dataset.speeds)
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
-    held_out = _held_out(config, data, manifest, encoder, streams)
+    held_out = _held_out(config, data, manifest, encoder, streams, classes)
     if look:
         batch, window = config.batch, encoder.window
         reads = [
@@ -174,11 +180,13 @@ def _held_out(
     trained: Manifest,
     encoder: EncoderConfig,
     streams: Mapping[str, FrameLabels],
+    classes: Sequence[str],
 ) -> SpeechDataset | None:
     """Give what is scored of `config.dev`, if there is one.
 
     Raises:
-        ManifestError: held-out utterances are trained on, or all are shorter than `batch.min_s`.
+        ManifestError: held-out utterances are trained on, all are shorter than `batch.min_s`, or of a class that none
+            that is trained on has.
         LabelError: they lack labels.
     """
     if config.dev is None:
@@ -194,7 +202,8 @@ def _held_out(
     tell_left_out(short, f"held out but shorter than batch.min_s={config.batch.min_s}")
     held_out = dataclasses.replace(manifest, utterances=tuple(r for r in manifest.utterances if r.id not in {*short}))
     dev = like_training(config.dev, data.audio, where=str(config.out), section="dev")
-    return _dataset(held_out, dev, encoder, [*streams.values()], section="dev")
+    tokens = _class_tokens(held_out, config.classes, classes, section="dev")
+    return _dataset(held_out, dev, encoder, [*streams.values()], tokens, section="dev")
 
 
 def _dataset(
@@ -202,6 +211,7 @@ def _dataset(
     data: DataConfig,
     encoder: EncoderConfig,
     labels: Sequence[FrameLabels],
+    tokens: Mapping[str, Sequence[int]] | None = None,
     *,
     section: str = "data",
     augment: AugmentConfig | None = None,
@@ -213,11 +223,47 @@ def _dataset(
         hop=encoder.hop,
         window=encoder.window,
         labels=labels,
+        tokens=tokens,
         skip_bad_audio=data.bad_audio == "skip",
         speeds=None if augment is None else augment.speeds_of(len(manifest.utterances), seed=seed),
         augment=None if augment is None else augment.augmenter(data.audio, seed=seed, read=read_named),
         settings=f"{section}.audio.",
     )
+
+
+def _classes(manifest: Manifest, column: ClassColumn | None, *, section: str = "data") -> dict[str, str]:
+    """Return the class of each utterance, by its id; nothing without a column.
+
+    Raises:
+        ManifestError: an utterance has none.
+    """
+    found = {row.id: getattr(row, column) for row in manifest.utterances} if column else {}
+    without = [key for key, value in found.items() if not value]
+    if without:
+        raise ManifestError(
+            f"{section}: {len(without)} utterances have no {column}, expected one of each with classes={column}: "
+            f"{', '.join(without[:3])}; fill the column of {section}.manifests"
+        )
+    return found
+
+
+def _class_tokens(
+    manifest: Manifest, column: ClassColumn | None, classes: Sequence[str], *, section: str = "data"
+) -> dict[str, list[int]] | None:
+    """Return the number of each utterance's class, as a text of one token; None without a column.
+
+    Raises:
+        ManifestError: an utterance has no class, or one that is not among `classes`.
+    """
+    found, numbers = _classes(manifest, column, section=section), {name: i for i, name in enumerate(classes)}
+    for key, name in found.items():
+        if name in numbers:
+            continue
+        raise ManifestError(
+            f"{section}: {column} {name!r} of {key} is of no utterance that is trained on ({', '.join(classes)}); take "
+            f"it out of {section}.manifests"
+        )
+    return {key: [numbers[name]] for key, name in found.items()} if column else None
 
 
 def _labelled(data: DataConfig, streams: Mapping[str, FrameLabels], *, section: str = "data") -> Manifest:
@@ -240,7 +286,11 @@ def _with_labels(manifest: Manifest, labels: Sequence[FrameLabels]) -> Manifest:
 
 
 def _describe(
-    config: PretrainConfig, data: DataConfig, start: SavedModel | None, labels: Sequence[FrameLabels]
+    config: PretrainConfig,
+    data: DataConfig,
+    start: SavedModel | None,
+    labels: Sequence[FrameLabels],
+    classes: Sequence[str],
 ) -> Description:
     """Say what the run makes: the trunk of the checkpoint or of the recipe, and the recipe's objective."""
     trunk = config.encoder or EncoderConfig()
@@ -249,6 +299,7 @@ def _describe(
         objective=config.objective,
         clusters=tuple(stream.source.clusters for stream in labels),
         labels=tuple(stream.source for stream in labels),
+        classes=tuple(classes),
         audio=dataclasses.replace(data.audio, normalize=bool(data.audio.normalize)),
     )
 
@@ -307,6 +358,11 @@ def _tell_other_objective(ours: ObjectiveConfig | None, start: SavedModel) -> No
 
 def _check_head(description: Description, start: SavedModel) -> None:
     theirs = start.description
+    if theirs.classes != description.classes and theirs.method == description.method:
+        raise LabelError(
+            f"{start.name}: its head tells {', '.join(theirs.classes)} apart, the manifests have "
+            f"{', '.join(description.classes)}; set fresh_head=true to learn these"
+        )
     if description.task is None or "labels" not in description.task.needs or theirs.method != description.method:
         return
     if theirs.labels:

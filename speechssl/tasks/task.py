@@ -117,7 +117,7 @@ class Task:
         """Check that there is what the task learns from, and nothing that it would pass over.
 
         Raises:
-            LabelError: labels are missing, or not wanted.
+            LabelError: labels or classes are missing, or not wanted.
         """
         if "labels" in self.needs and not sizes.clusters:
             raise LabelError(
@@ -126,6 +126,13 @@ class Task:
             )
         if "labels" not in self.needs and sizes.clusters:
             raise LabelError(f"objective.kind={self.kind} takes no labels; remove the key labels")
+        if "classes" in self.needs and sizes.classes < 2:
+            raise LabelError(
+                f"objective.kind={self.kind} needs two classes of utterances or more, found {sizes.classes}; name the "
+                "column of the manifests that has them in the key classes"
+            )
+        if "classes" not in self.needs and sizes.classes:
+            raise LabelError(f"objective.kind={self.kind} takes no classes; remove the key classes")
 
     def head_keys(self, config: Any) -> Sequence[str]:
         """Name the dotted keys of the configuration that decide which parameters the head has."""
