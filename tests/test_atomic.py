@@ -13,7 +13,7 @@ SOURCES = Path(speechssl.__file__).parent
 RECIPES = Path(__file__).parents[1] / "recipes"
 OWN_RENAMES = {  # what is renamed by other hands than `atomic`, and why
     "atomic.py": "does it for all",
-    "manifests/kept.py": "what a killed build had found is read by the next",
+    "corpus/scan_cache.py": "what a killed build had found is read by the next",
     "stages/convert.py": "files are checked before they get their names, and several get theirs together",
     "stages/record.py": "moves a folder aside that is whole",
     "train/checkpoint.py": "ranks share a folder, and its name waits until the disk has it",

@@ -51,7 +51,7 @@ def test_nothing_else_hashes_by_hand():
         names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
         if hashing := names & {"hashlib", "xxhash"}:
             found[path.relative_to(sources).as_posix()] = hashing
-    assert found == {"fingerprint.py": {"hashlib"}, "doctor/levels.py": {"xxhash"}}  # of samples, in memory alone
+    assert found == {"fingerprint.py": {"hashlib"}, "corpus/check/levels.py": {"xxhash"}}  # of samples, in memory alone
 
 
 def sampled(alpha: float) -> str:

@@ -85,17 +85,17 @@ def make_size(name: str, *, is_small: bool) -> Size:
             conv=((16, 10, 5), (16, 4, 2), (16, 4, 4)),
             transformer=dataclasses.replace(encoder.transformer, **small),
         )
-    assert isinstance(budget.contrastive, ContrastiveConfig)
-    assert isinstance(budget.masked_prediction, MaskedPredictionConfig)
+    assert isinstance(budget.planned("wav2vec2").config, ContrastiveConfig)
+    assert isinstance(budget.planned("hubert").config, MaskedPredictionConfig)
     optim = dataclasses.replace(base.optim, max_grad_norm=budget.planned("wav2vec2").max_grad_norm)
     return dataclasses.replace(
         base,
         name=name.lower(),
         encoder=encoder,
         ctc_encoder=encoder,
-        contrastive=budget.contrastive,
-        masked_prediction=budget.masked_prediction,
-        clusters=budget.clusters,
+        contrastive=budget.planned("wav2vec2").config,
+        masked_prediction=budget.planned("hubert").config,
+        clusters=budget.planned("hubert").clusters,
         optim=optim,
     )
 

@@ -252,7 +252,7 @@ def test_what_one_ffmpeg_decoded_is_decoded_again_by_another(corpus, tmp_path, m
     again = built()
     assert again.reused == 4
     assert again.manifest == first.manifest
-    for module in ("manifests.build", "data.audio"):
+    for module in ("corpus.building", "audio.reading"):
         monkeypatch.setattr(f"speechssl.{module}.ffmpeg_version", lambda: "ffmpeg 0.1")
     other = built()
     assert other.reused == 0

@@ -22,7 +22,7 @@ ROWS, DIM = 1000, 5
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("points", "shards"):
+    for module in ("points", "feature_shards"):
         monkeypatch.setattr(f"speechssl.units.{module}.BLOCK", 64)
 
 
