@@ -43,7 +43,7 @@ class TaskModel(nn.Module):
         """Update what follows the weights without a gradient, a teacher or a codebook; on every rank.
 
         Args:
-            step: updates done, this one counted. It is not called for a step that was skipped.
+            step: steps done, this one and skipped ones counted. It is not called for a step that was skipped.
         """
 
     def health(self) -> Health | None:
