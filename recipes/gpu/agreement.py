@@ -54,7 +54,7 @@ from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.distributed import ParallelConfig, spread
+from speechssl.train.distributed import ParallelConfig, distribute
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.loop import fit
 from speechssl.train.optim import OptimConfig, build_optimizer, scale_gradients
@@ -290,7 +290,7 @@ def spread_over_one(part: Part) -> None:
 
     def train(parallel: ParallelConfig, task: str) -> Tensor:
         model = build(task, encoder, seed=part.seed).to(part.device)
-        called = spread(model, parallel, ranks, bfloat16=False, accumulate=1)
+        called = distribute(model, parallel, ranks, bfloat16=False, accumulate=1)
         learner = Learner(
             called, build_optimizer(model, OPTIM), seed=part.seed, optim=OPTIM, config=TrainConfig(steps=9), ranks=ranks
         )

@@ -36,7 +36,7 @@ from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState
-from speechssl.train.distributed import ParallelConfig, spread
+from speechssl.train.distributed import ParallelConfig, distribute
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import build_optimizer
 
@@ -110,7 +110,7 @@ def build_learner(size: Size, task: str, parallel: ParallelConfig, device: torch
     model = PretrainModel(SpeechEncoder(size.encoder), built).to(device)
     ranks = Ranks(rank=0, world_size=1, device=device)
     with rehearsed_compiler(device):
-        called = spread(model, parallel, ranks, bfloat16=True, accumulate=1)
+        called = distribute(model, parallel, ranks, bfloat16=True, accumulate=1)
     config = TrainConfig(steps=10**9, bfloat16=True, parallel=parallel)
     return Learner(called, build_optimizer(model, size.optim), seed=seed, optim=size.optim, config=config, ranks=ranks)
 

@@ -51,7 +51,7 @@ def attend(merged: Tensor, is_attended: Tensor | None, dropout: float) -> Tensor
     Args:
         merged: (batch, frames, 3, heads, dim), query, key and value.
         is_attended: (batch, frames) bool, the first frames of each row; None for all.
-        dropout: chance that a weight is dropped.
+        dropout: probability that a weight is dropped.
 
     Returns:
         (batch, frames, heads, dim); garbage in the padding.
@@ -68,7 +68,7 @@ def attend_packed(merged: Tensor, packing: Packing, dropout: float) -> Tensor:
     Args:
         merged: (valid, 3, heads, dim), query, key and value.
         packing: of the frames.
-        dropout: chance that a weight is dropped.
+        dropout: probability that a weight is dropped.
 
     Returns:
         (valid, heads, dim).
@@ -93,7 +93,7 @@ def fused_attention(
     Args:
         merged: (valid, 3, heads, dim); float16 or bfloat16 for flash attention.
         packing: of the frames.
-        dropout: chance that a weight is dropped.
+        dropout: probability that a weight is dropped.
         kernel: flash attention, or the memory-efficient kernel, which knows float32.
 
     Returns:

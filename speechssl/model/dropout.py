@@ -13,18 +13,18 @@ __all__ = ["Dropout"]
 class Dropout(nn.Module):
     """As `nn.Dropout`."""
 
-    def __init__(self, chance: float) -> None:
+    def __init__(self, probability: float) -> None:
         super().__init__()
-        if not 0 <= chance < 1:
-            raise ConfigError(f"a chance of dropout must lie between 0 and 1, found {chance}")
-        self.chance = chance
+        if not 0 <= probability < 1:
+            raise ConfigError(f"a probability of dropout must lie between 0 and 1, found {probability}")
+        self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x`, in training with elements dropped and the others scaled."""
-        if not self.training or self.chance == 0:
+        if not self.training or self.probability == 0:
             return x
-        return dropout(x, self.chance) if fast.applies(x) else functional.dropout(x, self.chance)
+        return dropout(x, self.probability) if fast.applies(x) else functional.dropout(x, self.probability)
 
     def extra_repr(self) -> str:
-        """Show the chance in the model's printed form."""
-        return f"chance={self.chance}"
+        """Show the probability in the model's printed form."""
+        return f"probability={self.probability}"

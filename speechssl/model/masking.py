@@ -21,7 +21,7 @@ class MaskConfig:
     fairseq's mask_prob is start_prob x span: 0.65 there is 0.065 here, and masks about 49 % of the frames.
     """
 
-    start_prob: float = 0.065  # chance that a frame starts a span (fairseq: mask_prob / mask_length)
+    start_prob: float = 0.065  # probability that a frame starts a span (fairseq: mask_prob / mask_length)
     span: int = 10  # frames in a span (fairseq: mask_length)
     min_spans: int = 2  # spans in each utterance, at least
     last_frame: bool = True  # a span may reach the last position of its row; False: none starts there, as in fairseq

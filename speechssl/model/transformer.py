@@ -39,7 +39,7 @@ class TransformerConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     activation_dropout: float = 0.0
-    layer_drop: float = 0.05  # chance that a layer is skipped in a training step
+    layer_drop: float = 0.05  # probability that a layer is skipped in a training step
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads or self.dim % self.position_groups:

@@ -18,7 +18,7 @@ from speechssl.errors import LabelError, ManifestError
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.stages.feature_source import draw_hours
 from speechssl.stages.reading_data import DataConfig, read_waveforms
-from speechssl.tasks.figures import perplexity, tally
+from speechssl.tasks.metrics import perplexity, tally
 from speechssl.units.kmeans import KMeans
 from speechssl.units.phone_alignments import Interval
 from speechssl.units.quality import FeatureSpread, UnitTally

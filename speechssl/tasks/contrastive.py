@@ -19,8 +19,8 @@ from speechssl.model.encoder import Encoded
 from speechssl.model.host import frames_where, generator_on, send
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive_health import contrastive_health
-from speechssl.tasks.figures import perplexity, row_spread
 from speechssl.tasks.health import Health
+from speechssl.tasks.metrics import perplexity, row_spread
 from speechssl.tasks.model import LossSum
 from speechssl.tasks.pretraining import Objective
 from speechssl.tasks.quantizer import Quantizer, QuantizerConfig

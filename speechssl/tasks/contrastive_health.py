@@ -19,18 +19,18 @@ __all__ = ["contrastive_health"]
 
 def contrastive_health(negatives: int) -> Health:
     """Describe a run that tells the target from so many negatives."""
-    chance = math.log(1 + negatives)
+    guessing_loss = math.log(1 + negatives)
 
     def signs(values: Mapping[str, float]) -> dict[str, float]:
         found = {}
         each = [value for name, value in values.items() if name.startswith("code_perplexity_")]
         if each:
             found["codebook_perplexity"] = min(each)
-        if "contrastive_loss" in values and chance:
-            found["loss_of_chance"] = values["contrastive_loss"] / chance
+        if "contrastive_loss" in values and guessing_loss:
+            found["loss_over_guessing"] = values["contrastive_loss"] / guessing_loss
         return found
 
-    return Health(bands=_BANDS, signs=signs, loss="contrastive_loss", chance=chance)
+    return Health(bands=_BANDS, signs=signs, loss="contrastive_loss", guessing_loss=guessing_loss)
 
 
 _CODEBOOK_COLLAPSE = Band(
@@ -48,7 +48,7 @@ _CODEBOOK_COLLAPSE = Band(
     "objective.quantizer.entries, set objective.feature_penalty=0 if encoder.conv_norm is layer, and go on from a "
     "checkpoint before this step",
 )
-_EQUAL_DISTRACTORS = Band(
+_EQUAL_NEGATIVES = Band(
     name="equal_negatives",
     sign="negative_spread",
     shown="standard deviation of the cosines of a frame with its negatives",
@@ -61,7 +61,7 @@ _EQUAL_DISTRACTORS = Band(
 _BANDS = (
     _CODEBOOK_COLLAPSE,
     TOO_EASY,
-    _EQUAL_DISTRACTORS,
+    _EQUAL_NEGATIVES,
     NO_LEARNING,
     LOST_GROUND,
     SAME_FEATURES,

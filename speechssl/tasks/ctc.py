@@ -21,8 +21,8 @@ from speechssl.model.host import send
 from speechssl.model.lora import LoraConfig, add_adapters
 from speechssl.model.masking import MaskConfig, draw_spans
 from speechssl.tasks.ctc_health import ctc_health
-from speechssl.tasks.figures import empty_share
 from speechssl.tasks.health import Health
+from speechssl.tasks.metrics import empty_share
 from speechssl.tasks.model import LossSum, TaskModel
 from speechssl.text.vocabulary import BLANK
 

@@ -48,7 +48,7 @@ class Health:
 
     bands: tuple[Band, ...]
     loss: str  # the figure that has to fall; of several streams also `loss_0`, `loss_1`, ..., which are added up
-    chance: float | None = None  # the loss of guessing, in nats; None where there is no such thing
+    guessing_loss: float | None = None  # the loss of guessing, in nats; None where there is no such thing
     signs: Signs = _no_signs  # what it makes of a report's figures, to compare sizes of model; they are signs too
     grace_percent: int = 8  # of the steps, in which a run need not have learnt anything yet
     frozen_steps: int = 0  # in which only the head learns
@@ -61,7 +61,7 @@ class Health:
 
 TOO_EASY = Band(
     name="too_easy",
-    sign="loss_of_chance",
+    sign="loss_over_guessing",
     shown="loss, as a share of that of guessing",
     low=0.1,
     seen="demo and pool end at 0.5 (contrastive) and at 0.5 to 0.8 (masked prediction). Collapsed: 0.0 "
@@ -73,7 +73,7 @@ TOO_EASY = Band(
 )
 NO_LEARNING = Band(
     name="no_learning",
-    sign="loss_of_chance",
+    sign="loss_over_guessing",
     shown="loss, as a share of that of guessing by frequency",
     high=0.985,
     is_early=False,

@@ -17,9 +17,9 @@ from speechssl.model.context import StepContext
 from speechssl.model.encoder import Encoded
 from speechssl.model.host import frames_where
 from speechssl.model.masking import MaskConfig
-from speechssl.tasks.figures import tally
 from speechssl.tasks.health import Health
 from speechssl.tasks.masked_prediction_health import masked_prediction_health
+from speechssl.tasks.metrics import tally
 from speechssl.tasks.model import LossSum
 from speechssl.tasks.pretraining import Objective
 

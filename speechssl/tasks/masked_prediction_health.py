@@ -31,11 +31,11 @@ def masked_prediction_health(clusters: Sequence[int]) -> Health:
             if f"predicted{suffix}_perplexity" in values:
                 predicted.append(values[f"predicted{suffix}_perplexity"] / spread)
         found = {"labels_share": min(labels)}
-        found |= {"loss_of_chance": max(losses)} if losses else {}
+        found |= {"loss_over_guessing": max(losses)} if losses else {}
         return found | ({"predicted_share": min(predicted)} if predicted else {})
 
-    chance = sum(math.log(units) for units in clusters)
-    return Health(bands=_BANDS, signs=signs, loss="masked_loss", chance=chance)
+    guessing_loss = sum(math.log(units) for units in clusters)
+    return Health(bands=_BANDS, signs=signs, loss="masked_loss", guessing_loss=guessing_loss)
 
 
 _ONE_LABEL = Band(

@@ -11,8 +11,8 @@ from speechssl.model.encoder import Encoded, SpeechEncoder
 from speechssl.model.frames import frame_count
 from speechssl.model.host import send
 from speechssl.model.masking import draw_spans
-from speechssl.tasks.figures import feature_figures
 from speechssl.tasks.health import Health
+from speechssl.tasks.metrics import feature_metrics
 from speechssl.tasks.model import LossSum, TaskModel
 from speechssl.tasks.task import DataSizes, Task
 
@@ -91,7 +91,7 @@ class PretrainModel(TaskModel):
         loss: LossSum = self.objective(encoded, is_masked, batch, context)
         share = int(is_masked.sum()) / max(int(counts.sum()), 1)
         loss.parts["masked_share"] = torch.full((), share, device=encoded.last.device)
-        loss.parts.update(feature_figures(encoded.last, send(encoded.is_valid, encoded.last.device)))
+        loss.parts.update(feature_metrics(encoded.last, send(encoded.is_valid, encoded.last.device)))
         return loss
 
     def after_step(self, step: int) -> None:

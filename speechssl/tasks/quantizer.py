@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
-from speechssl.tasks.figures import perplexity
+from speechssl.tasks.metrics import perplexity
 
 __all__ = ["Quantized", "Quantizer", "QuantizerConfig"]
 

@@ -1,1 +1,1 @@
-"""How anything is trained: the one loop, optimisers, checkpoints, reports, and a guard over runs."""
+"""How anything is trained: the one loop, optimisers, checkpoints, reports, and a monitor over runs."""

@@ -84,7 +84,7 @@ class TrainState:
     batches_per_step: int = 0  # over all ranks
     data: str = ""  # fingerprint of the utterances, in which `position` counts
     open_report: dict[str, Any] = field(default_factory=dict)  # sums, counts and tallies since the last report
-    health: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
+    health: dict[str, Any] = field(default_factory=dict)  # what the monitor remembers
     versions: dict[str, str] = field(default_factory=dict)  # of the software that wrote the checkpoint
     machines: list[dict[str, Any]] = field(default_factory=list)  # that the run was on, with its seconds there
 

@@ -21,7 +21,7 @@ from speechssl.config import configuration
 from speechssl.parallel import Ranks, whole_tensors
 from speechssl.tasks.model import LossSum, TaskModel
 
-__all__ = ["ParallelConfig", "exchanging", "is_sharded", "outline", "spread", "whole_model"]
+__all__ = ["ParallelConfig", "distribute", "exchanging", "is_sharded", "outline", "whole_model"]
 
 
 @configuration
@@ -37,7 +37,7 @@ class ParallelConfig:
     sharded_checkpoints: bool = False  # with fsdp: each rank writes its share, instead of the first writing all
 
 
-def spread(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: bool, accumulate: int) -> nn.Module:
+def distribute(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: bool, accumulate: int) -> nn.Module:
     """Make a model one that trains with the other ranks. Build the optimiser of its parameters afterwards.
 
     Args:
@@ -74,7 +74,7 @@ def exchanging(model: nn.Module, *, is_last: bool) -> Iterator[None]:
     """Run forward and backward of one batch of a step; gradients are exchanged after its last batch alone.
 
     Args:
-        model: as `spread` returned it.
+        model: as `distribute` returned it.
         is_last: whether this batch is the step's last on each rank.
     """
     if isinstance(model, FSDPModule):
@@ -94,7 +94,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def outline(model: nn.Module) -> nn.Module:
-    """Copy a model without the values of its parameters, for `whole_model`. To be made before `spread`."""
+    """Copy a model without the values of its parameters, for `whole_model`. To be made before `distribute`."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): _without_values(tensor) for tensor in tensors})
 
@@ -103,7 +103,7 @@ def whole_model(model: nn.Module, outline: nn.Module, ranks: Ranks) -> nn.Module
     """Give the first rank the model as a single process has it, to evaluate; all ranks have to ask.
 
     Args:
-        model: as `spread` returned it.
+        model: as `distribute` returned it.
         outline: of the model before.
         ranks: this process among the others.
 

@@ -86,7 +86,7 @@ class Update:
     norm: float  # of the gradients
     must_stop: bool  # a rank was asked to
     micro_batches: tuple[MicroBatch, ...]  # of this rank
-    totals: dict[str, Tensor]  # figures of this rank for the meter, summed: () each, on the device
+    totals: dict[str, Tensor]  # metrics of this rank for the meter, summed: () each, on the device
     counts: dict[str, int]  # of the values in each sum
     tallies: dict[str, Tensor]  # of this rank, summed, on the device
 
@@ -110,7 +110,7 @@ class Learner:
         ranks: Ranks,
         max_bad_share: float = 1.0,
     ) -> None:
-        """Hold what all updates need; `model` may be what `spread` returned.
+        """Hold what all updates need; `model` may be what `distribute` returned.
 
         A group of the optimiser without `lr_scale` learns at the full rate.
         """
@@ -138,7 +138,7 @@ class Learner:
             state: of the run; changes when the step is done, so that a failure on the way leaves it whole.
             say: told why an utterance was skipped.
             wants_stop: this rank was asked to stop after the step.
-            watch: gives figures of the gradients, () each, in proportion to them.
+            watch: gives metrics of the gradients, () each, in proportion to them.
 
         Raises:
             TrainingError: no batch has usable audio, or too much of the audio of late is bad; on all ranks.
@@ -157,7 +157,7 @@ class Learner:
                 seen.add(batch, number, loss)
             sums = self.ranks.sum(seen.sums(wants_stop))
             factor = (self.ranks.world_size / sums[1].clamp(min=1)).float()  # ranks average; the global count divides
-            watched = {name: figure * factor for name, figure in (watch() if watch else {}).items()}
+            watched = {name: metric * factor for name, metric in (watch() if watch else {}).items()}
             norm = scale_gradients(self.model, factor, self.optim.max_grad_norm)
             # the one wait of an update for the device: all that comes before it is queued by now
             done = _Done(*torch.cat([sums, norm[None]]).cpu().tolist())
@@ -231,10 +231,10 @@ class _Seen:
         return batch, turn * self.ranks.world_size + self.ranks.rank
 
     def add(self, batch: Batch, number: int, loss: LossSum) -> None:
-        """Add up what a batch gave; every rank names the same figures, so those of a stand-in count as nothing."""
+        """Add up what a batch gave; every rank names the same metrics, so those of a stand-in count as nothing."""
         is_counted = not batch.is_stand_in
-        for name, figure in {"padding": torch.tensor(batch.padding), **loss.parts}.items():
-            self._add(name, figure.detach(), is_counted=is_counted)
+        for name, metric in {"padding": torch.tensor(batch.padding), **loss.parts}.items():
+            self._add(name, metric.detach(), is_counted=is_counted)
         for name, tally in loss.tallies.items():
             self.tallies[name] = self.tallies.get(name, 0) + tally * is_counted
         if is_counted:
@@ -251,9 +251,9 @@ class _Seen:
                 )
             )
 
-    def _add(self, name: str, figure: Tensor, *, is_counted: bool = True) -> None:
-        figure = figure if is_counted else torch.zeros_like(figure)
-        self.totals[name] = self.totals[name] + figure if name in self.totals else figure
+    def _add(self, name: str, metric: Tensor, *, is_counted: bool = True) -> None:
+        metric = metric if is_counted else torch.zeros_like(metric)
+        self.totals[name] = self.totals[name] + metric if name in self.totals else metric
         self.counts[name] = self.counts.get(name, 0) + is_counted
 
     def sums(self, wants_stop: bool) -> Tensor:
@@ -266,7 +266,7 @@ class _Seen:
         return torch.cat([torch.stack([loss, count]), send(host, device)])
 
     def update(self, done: _Done, each_step: Mapping[str, Tensor]) -> Update:
-        """Describe the step, with figures that it has one each of."""
+        """Describe the step, with metrics that it has one each of."""
         return Update(
             loss=done.loss,
             count=int(done.predicted),

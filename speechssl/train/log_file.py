@@ -43,7 +43,7 @@ class LogFile:
             raise self._refused(error) from error
 
     def write(self, row: Mapping[str, object]) -> None:
-        """Append one line; figures that are not finite, which JSON does not have, become null.
+        """Append one line; metrics that are not finite, which JSON does not have, become null.
 
         Raises:
             TrainingError: the line cannot be written, as on a full disk; the file stays as it was before.
@@ -74,7 +74,7 @@ def read_log_file(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """Read the lines of a log, also while it is being written.
 
     Returns:
-        the objects, in the file's order, figures under their present names, and the numbers of lines, from 1, that are
+        the objects, in the file's order, metrics under their present names, and the numbers of lines, from 1, that are
         no whole JSON: the last one may be half-written, and versions before `superseded` files ran the next line into
         such a one.
 
@@ -98,10 +98,10 @@ def read_log_file(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     return rows, broken
 
 
-def _present_name(figure: str) -> str:
-    """Return what a figure of an earlier version is called now."""
-    held_out = f"dev_{figure.removeprefix('valid_')}" if figure.startswith("valid_") else figure
-    return "negative_spread" if held_out == "distractor_spread" else held_out
+def _present_name(metric: str) -> str:
+    """Return what a metric of an earlier version is called now."""
+    current = f"dev_{metric.removeprefix('valid_')}" if metric.startswith("valid_") else metric
+    return "negative_spread" if current == "distractor_spread" else current
 
 
 def _cut(path: Path, done: int) -> None:

@@ -1,4 +1,4 @@
-"""Averages of figures between two reports, and what their tallies show, over steps, micro-batches and ranks."""
+"""Averages of metrics between two reports, and what their tallies show, over steps, micro-batches and ranks."""
 
 import resource
 import sys
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from speechssl.parallel import Ranks
-from speechssl.tasks.figures import report_figures
+from speechssl.tasks.metrics import report_metrics
 
 __all__ = ["Meter", "peak_memory_gib"]
 
 
 class Meter:
-    """Sums of figures with the number of values in each, and tallies; they stay on their device until the report."""
+    """Sums of metrics with the number of values in each, and tallies; they stay on their device until the report."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
@@ -26,7 +26,7 @@ class Meter:
     def add(
         self, totals: Mapping[str, Tensor], counts: Mapping[str, int], tallies: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Add sums of figures, () each, with the number of their values, and tallies of any shape.
+        """Add sums of metrics, () each, with the number of their values, and tallies of any shape.
 
         Nothing is fetched, or the next step would wait.
         """
@@ -37,14 +37,14 @@ class Meter:
             self._sum(self.tallies, name, tally)
 
     def report(self) -> dict[str, float]:
-        """Return the averages over all ranks, and the figures of the tallies, and start anew. All ranks call it.
+        """Return the averages over all ranks, and the metrics of the tallies, and start anew. All ranks call it.
 
-        A figure without values is left out.
+        A metric without values is left out.
         """
         sums, tallies = self._sums(), self._tallies()
         self.totals, self.counts, self.tallies = {}, {}, {}
         means = {name: total / count for name, (total, count) in sums.items() if count > 0}
-        means |= {name: float(value) for name, value in report_figures(tallies).items()}
+        means |= {name: float(value) for name, value in report_metrics(tallies).items()}
         return {name: means[name] for name in ("loss", *means) if name in means}  # the loss first
 
     def state(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Meter:
         sums[name] = sums[name] + values if name in sums else values
 
     def _sums(self) -> dict[str, list[float]]:
-        """Return sum and count of each figure, over all ranks."""
+        """Return sum and count of each metric, over all ranks."""
         if not self.totals:
             return {}
         names = sorted(self.totals)

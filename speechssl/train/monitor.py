@@ -1,6 +1,6 @@
-"""Whether a run is healthy: bands for its figures, and alarms in plain words when it leaves them.
+"""Whether a run is healthy: bands for its metrics, and alarms in plain words when it leaves them.
 
-What healthy runs and collapses showed is the task's (`tasks.health`). `Guard` compares each report with it. Nothing
+What healthy runs and collapses showed is the task's (`tasks.health`). `Monitor` compares each report with it. Nothing
 here looks at tensors, and nothing is drawn, so that a resumed run alarms alike.
 """
 
@@ -14,7 +14,7 @@ from speechssl.config import configuration
 from speechssl.errors import ConfigError
 from speechssl.tasks.health import Band, Health
 
-__all__ = ["Alarm", "Guard", "HealthConfig"]
+__all__ = ["Alarm", "HealthConfig", "Monitor"]
 
 
 @configuration
@@ -45,16 +45,16 @@ class Alarm:
     message: str  # what was seen, what was expected, why it may be so, what to change
 
 
-class Guard:
+class Monitor:
     """Compares reports with the bands; raises an alarm once each time a sign has left its band for good.
 
-    `state` is all it remembers: plain values for the checkpoint, to be given back to the guard of a resumed run.
+    `state` is all it remembers: plain values for the checkpoint, to be given back to the monitor of a resumed run.
     """
 
     def __init__(self, config: HealthConfig, health: Health | None, state: Mapping[str, Any] | None = None) -> None:
         """Watch a run, from its start or from the `state` of an interrupted one; of a task without health nothing."""
         self.config, self.health = config, health
-        start: dict[str, Any] = {"outside": {}, "first": health.chance if health else None, "best": None}
+        start: dict[str, Any] = {"outside": {}, "first": health.guessing_loss if health else None, "best": None}
         self.state = copy.deepcopy(start | dict(state or {}))
 
     def grace(self, steps: int) -> int:
@@ -69,7 +69,7 @@ class Guard:
         Args:
             step: done.
             steps: of the whole run.
-            values: the averaged figures since the last report; what is missing or not finite is passed over.
+            values: the averaged metrics since the last report; what is missing or not finite is passed over.
 
         Returns:
             The alarms that are new. A sign that returns to its band and leaves it again alarms again.

@@ -24,11 +24,11 @@ from speechssl.train.checkpoint import (
     software_versions,
     this_machine,
 )
-from speechssl.train.distributed import is_sharded, outline, spread, whole_model
+from speechssl.train.distributed import distribute, is_sharded, outline, whole_model
 from speechssl.train.gradients import gradient_norms
 from speechssl.train.learner import Learner, TrainConfig, Update
 from speechssl.train.meter import Meter, peak_memory_gib
-from speechssl.train.monitor import Alarm, Guard
+from speechssl.train.monitor import Alarm, Monitor
 from speechssl.train.optim import OptimConfig, build_optimizer
 from speechssl.train.runlog import RunLog
 from speechssl.train.skipped_steps import note_skipped_step
@@ -103,7 +103,7 @@ class Run:
         self.model, self.out, self.config, self.ranks = model.to(ranks.device), Path(out), config, ranks
         self.evaluates, self.probes = evaluate, probe
         self.outline = outline(model)
-        called = spread(model, config.parallel, ranks, bfloat16=config.bfloat16, accumulate=config.accumulate)
+        called = distribute(model, config.parallel, ranks, bfloat16=config.bfloat16, accumulate=config.accumulate)
         self.optimizer = build_optimizer(model, optim)
         self.state = TrainState()
         self.meter = Meter(ranks)
@@ -118,7 +118,9 @@ class Run:
         self.state.data, self.state.batches_per_step = data, batches_per_step
         self.state.versions = software_versions()
         self.machine = this_machine(self.state, ranks)
-        self.guard = Guard(config.health, model.health() if isinstance(model, TaskModel) else None, self.state.health)
+        self.monitor = Monitor(
+            config.health, model.health() if isinstance(model, TaskModel) else None, self.state.health
+        )
         self.learner = Learner(
             called, self.optimizer, seed=seed, optim=optim, config=config, ranks=ranks, max_bad_share=max_bad_share
         )
@@ -183,9 +185,9 @@ class Run:
         return self._watch(values)
 
     def _watch(self, values: Mapping[str, float]) -> list[Alarm]:
-        """Return the alarms that figures give, after saying so."""
-        alarms = self.guard.check(self.state.step, self.config.steps, values)
-        self.state.health = self.guard.state
+        """Return the alarms that metrics give, after saying so."""
+        alarms = self.monitor.check(self.state.step, self.config.steps, values)
+        self.state.health = self.monitor.state
         for alarm in alarms:
             self.log.alarm(alarm.step, alarm.name, alarm.message)
         return alarms
@@ -216,7 +218,7 @@ class Run:
                     state,
                     next(iter(state.scores.values())),
                     keep_best=self.config.keep_best,
-                    counts=state.step > self.guard.grace(self.config.steps),
+                    counts=state.step > self.monitor.grace(self.config.steps),
                 )
         since_best = self.state.since_best if self.ranks.is_first else 0
         noted = torch.tensor([is_kept, since_best, failure is not None], device=self.ranks.device)

@@ -108,7 +108,7 @@ def _more_steps(out: Path, config: dict[str, Any]) -> str:
 
 
 def holds_work(out: Path) -> bool:
-    """Tell whether a folder holds anything that was computed, as a checkpoint, labels, or a line of a step's figures.
+    """Tell whether a folder holds anything that was computed, as a checkpoint, labels, or a line of a step's metrics.
 
     All counts but what a run writes before its first step, and what people keep beside it.
     """

@@ -32,8 +32,6 @@ __all__ = ["LogConfig", "RunLog", "not_installed", "progress_bar", "require_repo
 if TYPE_CHECKING:
     import wandb
 
-__all__ = ["not_installed", "start_wandb"]
-
 
 def not_installed(project: str) -> ConfigError:
     """Return the error for a run that asks for wandb where it is not installed."""
@@ -46,7 +44,7 @@ def start_wandb(out: Path, project: str, title: str) -> "wandb.Run":
     """Start a run of wandb, or go on with the one that this run folder began.
 
     Its id is kept in `out/wandb_id`. wandb's own variables hold: with WANDB_MODE=offline everything stays in
-    `out/wandb`, and `wandb sync` sends it later. Steps are a figure of their own (`step`), because wandb's counter
+    `out/wandb`, and `wandb sync` sends it later. Steps are a metric of their own (`step`), because wandb's counter
     refuses to go back to the step that a run resumes from.
 
     Args:
@@ -90,7 +88,7 @@ def start_wandb(out: Path, project: str, title: str) -> "wandb.Run":
 SAY_S = 60.0  # between the lines that say how far a command is, where there is no terminal
 _NO_TENSORBOARD = (
     "TensorBoard cannot be imported ({}): pip install 'speechssl[train]', or set train.log.tensorboard=false; "
-    "log.jsonl has the same figures"
+    "log.jsonl has the same metrics"
 )
 
 
@@ -163,7 +161,7 @@ class _Bar(Progress):
         self.console.print("  ".join(parts), highlight=False, markup=False, soft_wrap=True)
 
 
-_HEADLINES = re.compile(  # what the console shows of the figures; the files have all
+_HEADLINES = re.compile(  # what the console shows of the metrics; the files have all
     r"(valid_|dev_)?(loss|accuracy|(un)?masked_accuracy(_\d+)?|code_perplexity|ctc_loss|blank_share|cer|per|wer|skipped)"
     r"|(dev_)?empty_share|dev_(insertions|deletions|substitutions)"
     r"|grad_norm|lr|hours_seen|audio_s_per_s|epoch|skipped_steps|probe_\w+"
@@ -181,7 +179,7 @@ def _writer(folder: Path, purge_step: int) -> Any:
 class RunLog:
     """Reports of a run: `log.jsonl`, TensorBoard and wandb, and a line to standard error for each.
 
-    Used as a context manager. `log.jsonl` has one object a line, "step" and named figures; the reports of a step may
+    Used as a context manager. `log.jsonl` has one object a line, "step" and named metrics; the reports of a step may
     take several lines. A run that resumes writes the steps after its checkpoint again: `LogFile` and TensorBoard set
     the earlier ones aside.
     """
@@ -243,26 +241,26 @@ class RunLog:
             self.progress.update(self.task, completed=step, note=note)
 
     def write(self, step: int, values: Mapping[str, float], *, wall_s: float | None = None) -> None:
-        """Report the figures of a step everywhere.
+        """Report the metrics of a step everywhere.
 
         Args:
             step: just done.
             values: by name.
-            wall_s: seconds that training took from its first step on, over all interruptions; logged as a figure.
+            wall_s: seconds that training took from its first step on, over all interruptions; logged as a metric.
 
         Raises:
             TrainingError: a file cannot be written, as on a full disk.
         """
         if not self.enabled:
             return
-        figures = {**({} if wall_s is None else {"wall_s": wall_s}), **values}
-        self._log.write({"step": step, **figures})
+        metrics = {**({} if wall_s is None else {"wall_s": wall_s}), **values}
+        self._log.write({"step": step, **metrics})
         if self._board is not None:
             with self._naming(self.out / "tensorboard"):
-                for name, value in figures.items():
+                for name, value in metrics.items():
                     self._board.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log({"step": step, **figures})
+            self._wandb.log({"step": step, **metrics})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if _HEADLINES.fullmatch(name))
         spent = time.monotonic() - self.started
         left = spent / max(step - self.done, 1) * (self.steps - step)

@@ -112,9 +112,9 @@ def kmeans_parallel(points: Tensor, clusters: int, generator: torch.Generator) -
     chosen = torch.randint(len(points), (1,), generator=generator).to(points.device)
     closest = (points - points[chosen]).square().sum(1)
     for _ in range(_ROUNDS):
-        chances = closest.double() * (_OVERSAMPLING * clusters / closest.double().sum())
+        probabilities = closest.double() * (_OVERSAMPLING * clusters / closest.double().sum())
         draws = torch.rand(len(points), generator=generator, dtype=torch.float64).to(points.device)
-        more = (draws < chances).nonzero()[:, 0]
+        more = (draws < probabilities).nonzero()[:, 0]
         if len(more):
             closest = torch.minimum(closest, Nearest(points[more])(points)[1])
             closest[more] = 0.0

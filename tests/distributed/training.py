@@ -1,7 +1,7 @@
 """Tiny models that learn from noise, on as many ranks as torchrun starts; the same code without it is the comparison.
 
 Not a test: `training.py OUT CASE...` under torchrun writes what came out of each case of `CASES`, for
-`test_spread.py`; a recipe in place of a case is run, interrupted and resumed.
+`test_distribute.py`; a recipe in place of a case is run, interrupted and resumed.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.registry import build_objective
 from speechssl.train.checkpoint import TrainState, load_training, save_checkpoint
-from speechssl.train.distributed import ParallelConfig, outline, spread, whole_model
+from speechssl.train.distributed import ParallelConfig, distribute, outline, whole_model
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import OptimConfig, build_optimizer
 
@@ -142,7 +142,7 @@ class Training:
         self.case, self.ranks, self.model = case, ranks, build(case)
         self.outline = outline(self.model)
         accumulate = case.batches // ranks.world_size
-        called = spread(self.model, case.parallel, ranks, bfloat16=case.bfloat16, accumulate=accumulate)
+        called = distribute(self.model, case.parallel, ranks, bfloat16=case.bfloat16, accumulate=accumulate)
         self.optimizer = build_optimizer(self.model, case.optim)
         config = TrainConfig(steps=100, accumulate=accumulate, bfloat16=case.bfloat16)
         self.learner = Learner(called, self.optimizer, seed=0, optim=case.optim, config=config, ranks=ranks)

@@ -24,7 +24,7 @@ def test_nothing_is_dropped_in_evaluation_or_at_chance_zero() -> None:
     assert Dropout(0.0)(x) is x
 
 
-@pytest.mark.parametrize("chance", [-0.1, 1.0, 1.5])
-def test_impossible_chances_are_refused(chance: float) -> None:
+@pytest.mark.parametrize("probability", [-0.1, 1.0, 1.5])
+def test_impossible_probabilities_are_refused(probability: float) -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
-        Dropout(chance)
+        Dropout(probability)

@@ -89,19 +89,19 @@ def test_stopping_early_does_not_run_the_layers_above() -> None:
     assert calls == [0]
 
 
-@pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
-def test_layer_drop_skips_that_share_of_the_layers_and_keeps_their_number(chance: float) -> None:
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_layer_drop_skips_that_share_of_the_layers_and_keeps_their_number(probability: float) -> None:
     torch.manual_seed(0)
-    config = dataclasses.replace(TINY_TRANSFORMER, num_layers=100, layer_drop=chance, ffn_dim=4)
+    config = dataclasses.replace(TINY_TRANSFORMER, num_layers=100, layer_drop=probability, ffn_dim=4)
     transformer = Transformer(config)
     outputs = transformer(noise(1, 3, 32), torch.ones(1, 3, dtype=torch.bool))
     skipped = sum(torch.equal(one, other) for one, other in itertools.pairwise(outputs))
     assert len(outputs) == 100
-    assert abs(skipped / 99 - chance) < 0.12
+    assert abs(skipped / 99 - probability) < 0.12
 
 
-def dropping(chance: float = 0.4, **changes: object) -> Transformer:
-    transformer = Transformer(dataclasses.replace(TINY_TRANSFORMER, num_layers=6, layer_drop=chance, **changes))
+def dropping(probability: float = 0.4, **changes: object) -> Transformer:
+    transformer = Transformer(dataclasses.replace(TINY_TRANSFORMER, num_layers=6, layer_drop=probability, **changes))
     randomise(transformer)
     return transformer
 
@@ -155,7 +155,7 @@ def test_recomputed_layers_give_the_same_gradients_bit_for_bit_with_dropout(norm
 
 
 def test_a_recomputed_layer_keeps_its_input_alone() -> None:
-    transformer, sizes = dropping(chance=0.0), {}
+    transformer, sizes = dropping(probability=0.0), {}
     x, is_valid = noise(4, 50, 32), torch.ones(4, 50, dtype=torch.bool)
     for transformer.recompute in (False, True):
         saved: list[int] = []

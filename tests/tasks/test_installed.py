@@ -24,7 +24,7 @@ from speechssl.tasks.registry import all_tasks, find_method, find_task
 from speechssl.tasks.task import DataSizes
 from speechssl.train import learner
 from speechssl.train.learner import TrainConfig
-from speechssl.train.monitor import Guard, HealthConfig
+from speechssl.train.monitor import HealthConfig, Monitor
 from tests.model.tiny import noise
 from tests.tasks.labelled import labelled
 
@@ -118,9 +118,9 @@ def test_it_learns_and_its_own_band_tells_when_it_does_not(tiny_encoder: Encoder
     task, config = find_task("apc"), find_task("apc").config_type(ahead=2, bands=4)
     torch.manual_seed(0)
     model = task.build(config, SpeechEncoder(tiny_encoder), DataSizes())
-    guard = Guard(HealthConfig(patience=1, grace_steps=0), model.health())
-    assert [alarm.name for alarm in guard.check(1, 9, {"apc_loss": 0.8, "spectrum_size": 0.8})] == ["no_prediction"]
-    assert guard.check(2, 9, {"apc_loss": 0.7, "spectrum_size": 0.8}) == []
+    monitor = Monitor(HealthConfig(patience=1, grace_steps=0), model.health())
+    assert [alarm.name for alarm in monitor.check(1, 9, {"apc_loss": 0.8, "spectrum_size": 0.8})] == ["no_prediction"]
+    assert monitor.check(2, 9, {"apc_loss": 0.7, "spectrum_size": 0.8}) == []
     tone = torch.sin(torch.arange(4000) * torch.linspace(0.01, 0.4, 4000)).repeat(4, 1) + noise(4, 4000) / 100
     batch = dataclasses.replace(labelled(), waveforms=tone, num_samples=torch.tensor([4000, 4000, 3000, 2000]))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

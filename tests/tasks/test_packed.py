@@ -16,7 +16,7 @@ from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.registry import build_objective
-from speechssl.train.distributed import ParallelConfig, spread
+from speechssl.train.distributed import ParallelConfig, distribute
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
 
 MASK = MaskConfig(start_prob=0.1, span=3)
@@ -64,6 +64,6 @@ def test_loss_and_gradients_are_those_of_padded_layers(
     padded = step(build(config, norm), lengths)
     model = build(config, norm)
     parallel = ParallelConfig(packed=True, activation_checkpointing=recompute)
-    packed = step(spread(model, parallel, ALONE, bfloat16=False, accumulate=1), lengths)
+    packed = step(distribute(model, parallel, ALONE, bfloat16=False, accumulate=1), lengths)
     assert model.encoder.transformer.packed
     torch.testing.assert_close(packed, padded)

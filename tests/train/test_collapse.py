@@ -37,7 +37,7 @@ from speechssl.train.checkpoint import TrainState
 from speechssl.train.gradients import gradient_norms
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.meter import Meter
-from speechssl.train.monitor import Guard, HealthConfig
+from speechssl.train.monitor import HealthConfig, Monitor
 from speechssl.train.optim import OptimConfig, build_optimizer
 from speechssl.units.kmeans import KMeans
 from speechssl.units.mfcc import mfcc
@@ -61,7 +61,7 @@ def watch(
     """Train for `steps` of a run of `of` steps, a report each `report`, and return step and name of each alarm."""
     config = TrainConfig(steps=of, log_every=report, stop_after_skipped=of)
     learner = Learner(model, build_optimizer(model, optim), seed=seed, optim=optim, config=config, ranks=ALONE)
-    guard, meter, state = Guard(HealthConfig(grace_steps=grace), model.health()), Meter(ALONE), TrainState()
+    monitor, meter, state = Monitor(HealthConfig(grace_steps=grace), model.health()), Meter(ALONE), TrainState()
     numbered = ((0, position, batch) for position, batch in enumerate(batches, start=1))
     found: Alarms = []
     while state.step < steps:
@@ -69,7 +69,7 @@ def watch(
         if update.is_finite:
             meter.add(update.totals, update.counts, update.tallies)
         if state.step % report == 0:
-            found += [(alarm.step, alarm.name) for alarm in guard.check(state.step, of, meter.report())]
+            found += [(alarm.step, alarm.name) for alarm in monitor.check(state.step, of, meter.report())]
     return found
 
 

@@ -23,7 +23,7 @@ from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.meter import Meter
-from speechssl.train.monitor import Guard, HealthConfig
+from speechssl.train.monitor import HealthConfig, Monitor
 from speechssl.train.optim import OptimConfig, build_optimizer
 
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
@@ -83,7 +83,7 @@ def run(
     optim = OptimConfig(lr=lr, warmup=0.05, max_grad_norm=1.0)
     training = TrainConfig(steps=STEPS, log_every=REPORT, stop_after_skipped=STEPS)
     learner = Learner(model, build_optimizer(model, optim), seed=seed, optim=optim, config=training, ranks=ALONE)
-    guard, meter, state = Guard(HealthConfig(grace_steps=GRACE), model.health()), Meter(ALONE), TrainState()
+    monitor, meter, state = Monitor(HealthConfig(grace_steps=GRACE), model.health()), Meter(ALONE), TrainState()
     batches = ((0, turn, batch) for turn, batch in enumerate(cycle([make(i) for i in range(8)]), start=1))
     found: Alarms = []
     while state.step < steps:
@@ -94,9 +94,9 @@ def run(
             state.skipped_steps += 1
         if state.step % REPORT == 0:
             values = meter.report() | {"skipped_steps": state.skipped_steps}
-            found += [(alarm.step, alarm.name) for alarm in guard.check(state.step, STEPS, values)]
+            found += [(alarm.step, alarm.name) for alarm in monitor.check(state.step, STEPS, values)]
             scores = evaluate(model, dev(100))
-            found += [(alarm.step, alarm.name) for alarm in guard.check(state.step, STEPS, scores)]
+            found += [(alarm.step, alarm.name) for alarm in monitor.check(state.step, STEPS, scores)]
     return found
 
 

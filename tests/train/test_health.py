@@ -1,4 +1,4 @@
-"""The guard of a run: speechssl.train.monitor."""
+"""The monitor of a run: speechssl.train.monitor."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from speechssl.tasks.ctc_health import ctc_health
 from speechssl.tasks.health import Health
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.masked_prediction_health import masked_prediction_health
-from speechssl.train.monitor import Alarm, Guard, HealthConfig
+from speechssl.train.monitor import Alarm, HealthConfig, Monitor
 
 CONTRASTIVE = contrastive_health(100)
 UNITS = masked_prediction_health((100,))
@@ -66,9 +66,9 @@ LEARNT = [
 def alarms_of(
     reports: list[tuple[int, dict[str, float]]], health: Health, *, steps: int | None = None, **config
 ) -> list[tuple[int, str]]:
-    guard = Guard(HealthConfig(**config), health)
+    monitor = Monitor(HealthConfig(**config), health)
     steps = steps or reports[-1][0]
-    return [(alarm.step, alarm.name) for step, values in reports for alarm in guard.check(step, steps, values)]
+    return [(alarm.step, alarm.name) for step, values in reports for alarm in monitor.check(step, steps, values)]
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ OUTSIDE = {  # a figure just outside each band, and one just inside
 }
 
 
-def guard_of(name: str, **config) -> tuple[Guard, dict[str, float], dict[str, float]]:
+def monitor_of(name: str, **config) -> tuple[Monitor, dict[str, float], dict[str, float]]:
     health, bad, good = OUTSIDE[name]
     state = {"first": 4.0, "best": 1.0} if name == "lost_ground" else None
-    return Guard(HealthConfig(**{"grace_steps": 0, **config}), health, state), bad, good
+    return Monitor(HealthConfig(**{"grace_steps": 0, **config}), health, state), bad, good
 
 
 def test_every_band_is_tried_here() -> None:
@@ -139,31 +139,31 @@ def test_every_band_is_tried_here() -> None:
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("patience", [1, 3])
 def test_an_alarm_comes_after_so_many_reports_outside_the_band_and_once(name: str, patience: int) -> None:
-    guard, bad, _ = guard_of(name, patience=patience)
-    found = [[alarm.name for alarm in guard.check(step, 100, bad)] for step in range(1, 7)]
+    monitor, bad, _ = monitor_of(name, patience=patience)
+    found = [[alarm.name for alarm in monitor.check(step, 100, bad)] for step in range(1, 7)]
     assert found == [[name] if step == patience else [] for step in range(1, 7)]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_there_is_no_alarm_just_inside_the_band(name: str) -> None:
-    guard, _, good = guard_of(name, patience=1)
-    assert guard.check(1, 100, good) == []
+    monitor, _, good = monitor_of(name, patience=1)
+    assert monitor.check(1, 100, good) == []
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_report_inside_the_band_starts_the_count_anew(name: str) -> None:
-    guard, bad, good = guard_of(name, patience=2)
+    monitor, bad, good = monitor_of(name, patience=2)
     found = [
-        len(guard.check(step, 100, values)) for step, values in enumerate([bad, good, bad, bad, bad, good, bad, bad])
+        len(monitor.check(step, 100, values)) for step, values in enumerate([bad, good, bad, bad, bad, good, bad, bad])
     ]
     assert found == [0, 0, 0, 1, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("band", BANDS, ids=lambda band: band.name)
 def test_only_what_a_run_must_have_learnt_has_to_wait_for_the_grace(band) -> None:
-    guard, bad, _ = guard_of(band.name, patience=1, grace_steps=10)
-    assert [alarm.name for alarm in guard.check(10, 100, bad)] == ([band.name] if band.is_early else [])
-    assert [alarm.name for alarm in guard.check(11, 100, bad)] == ([] if band.is_early else [band.name])
+    monitor, bad, _ = monitor_of(band.name, patience=1, grace_steps=10)
+    assert [alarm.name for alarm in monitor.check(10, 100, bad)] == ([band.name] if band.is_early else [])
+    assert [alarm.name for alarm in monitor.check(11, 100, bad)] == ([] if band.is_early else [band.name])
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_only_what_a_run_must_have_learnt_has_to_wait_for_the_grace(band) -> Non
     ],
 )
 def test_the_grace_is_a_share_of_the_run_and_at_least_300_steps(health: Health, steps: int, expected: int) -> None:
-    assert Guard(HealthConfig(), health).grace(steps) == expected
+    assert Monitor(HealthConfig(), health).grace(steps) == expected
 
 
 def test_what_dev_must_have_shown_by_half_of_the_run_is_looked_at_then() -> None:
@@ -198,9 +198,9 @@ def test_an_alarm_that_another_has_said_already_is_kept_back_while_that_one_last
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_report_that_lacks_a_sign_does_not_count_for_its_band(share) -> None:
     """Reports and evaluations take turns; each holds signs of its own."""
-    guard = Guard(HealthConfig(grace_steps=0), CTC)
+    monitor = Monitor(HealthConfig(grace_steps=0), CTC)
     turns = [{"blank_share": share, "ctc_loss": 2.0}, {"dev_wer": 2.0}] * 2
-    assert [[alarm.name for alarm in guard.check(1 + turn, 100, values)] for turn, values in enumerate(turns)] == [
+    assert [[alarm.name for alarm in monitor.check(1 + turn, 100, values)] for turn, values in enumerate(turns)] == [
         [], [], [], ["more_than_said"],
     ]  # fmt: skip
 
@@ -210,22 +210,22 @@ def test_nothing_is_checked_when_switched_off() -> None:
 
 
 def test_missing_and_non_finite_figures_are_passed_over() -> None:
-    guard = Guard(HealthConfig(patience=1, grace_steps=0), CONTRASTIVE)
-    assert guard.check(1, 10, {}) == []
+    monitor = Monitor(HealthConfig(patience=1, grace_steps=0), CONTRASTIVE)
+    assert monitor.check(1, 10, {}) == []
     assert (
-        guard.check(2, 10, {"contrastive_loss": math.nan, "grad_norm": math.nan, "code_perplexity_0": math.inf}) == []
+        monitor.check(2, 10, {"contrastive_loss": math.nan, "grad_norm": math.nan, "code_perplexity_0": math.inf}) == []
     )
-    assert guard.check(3, 10, {"contrastive_loss": 4.0}) == []
-    assert [alarm.name for alarm in guard.check(4, 10, {"contrastive_loss": 4.6})] == ["no_learning", "lost_ground"]
+    assert monitor.check(3, 10, {"contrastive_loss": 4.0}) == []
+    assert [alarm.name for alarm in monitor.check(4, 10, {"contrastive_loss": 4.6})] == ["no_learning", "lost_ground"]
 
 
 @pytest.mark.parametrize("stop", range(1, 6))
 def test_a_resumed_guard_alarms_like_one_that_was_not_interrupted(stop: int) -> None:
-    before = Guard(HealthConfig(), CONTRASTIVE)
+    before = Monitor(HealthConfig(), CONTRASTIVE)
     found = [alarm for step, values in COLLAPSED[:stop] for alarm in before.check(step, 468, values)]
-    after = Guard(HealthConfig(), CONTRASTIVE, json.loads(json.dumps(before.state)))
+    after = Monitor(HealthConfig(), CONTRASTIVE, json.loads(json.dumps(before.state)))
     found += [alarm for step, values in COLLAPSED[stop:] for alarm in after.check(step, 468, values)]
-    straight = Guard(HealthConfig(), CONTRASTIVE)
+    straight = Monitor(HealthConfig(), CONTRASTIVE)
     assert found == [alarm for step, values in COLLAPSED for alarm in straight.check(step, 468, values)]
     assert found
 
@@ -233,7 +233,7 @@ def test_a_resumed_guard_alarms_like_one_that_was_not_interrupted(stop: int) -> 
 def test_a_guard_does_not_change_the_state_it_is_given() -> None:
     state = {"outside": {"too_easy": 1}, "first": 4.0, "best": 3.0}
     kept = copy.deepcopy(state)
-    Guard(HealthConfig(), CONTRASTIVE, state).check(1, 10, {"contrastive_loss": 0.1})
+    Monitor(HealthConfig(), CONTRASTIVE, state).check(1, 10, {"contrastive_loss": 0.1})
     assert state == kept
 
 
@@ -244,9 +244,9 @@ def test_of_several_streams_the_one_that_is_worst_off_counts() -> None:
         ({"masked_loss_0": 0.995 * math.log(80)}, "no_learning"),
         ({"predicted_1_perplexity": 20.0}, "one_answer"),
     ]:
-        guard = Guard(HealthConfig(patience=1, grace_steps=0), TWO_STREAMS)
-        assert guard.check(1, 10, good) == []
-        assert name in [alarm.name for alarm in guard.check(2, 10, good | bad)]
+        monitor = Monitor(HealthConfig(patience=1, grace_steps=0), TWO_STREAMS)
+        assert monitor.check(1, 10, good) == []
+        assert name in [alarm.name for alarm in monitor.check(2, 10, good | bad)]
 
 
 def test_units_that_are_not_used_alike_are_not_guessed_at_the_loss_of_all_units() -> None:
@@ -257,8 +257,8 @@ def test_units_that_are_not_used_alike_are_not_guessed_at_the_loss_of_all_units(
 
 
 def test_an_alarm_says_what_was_seen_what_was_expected_and_what_to_change() -> None:
-    guard, bad, _ = guard_of("codebook_collapse", patience=1)
-    (alarm,) = guard.check(7, 100, bad)
+    monitor, bad, _ = monitor_of("codebook_collapse", patience=1)
+    (alarm,) = monitor.check(7, 100, bad)
     assert alarm == Alarm(name="codebook_collapse", step=7, message=alarm.message)
     assert alarm.message.startswith("perplexity of the codebook that is used least is 1.9, expected at least 2 (seen: ")
     assert "Likely: the quantizer answers every frame alike" in alarm.message
@@ -289,10 +289,10 @@ def test_impossible_settings_are_refused(bad) -> None:
 
 def test_what_is_healthy_is_asked_of_the_model(models) -> None:
     found = [model.health() for model in models.values()]
-    assert [health.chance for health in found] == [math.log(10), math.log(15), None]
+    assert [health.guessing_loss for health in found] == [math.log(10), math.log(15), None]
     assert [health.frozen_steps for health in found] == [0, 0, 17]
     assert [health.loss for health in found] == ["contrastive_loss", "masked_loss", "ctc_loss"]
 
 
 def test_a_model_of_another_kind_is_not_judged() -> None:
-    assert Guard(HealthConfig(patience=1), None).check(1, 10, {"grad_norm": 0.0}) == []
+    assert Monitor(HealthConfig(patience=1), None).check(1, 10, {"grad_norm": 0.0}) == []

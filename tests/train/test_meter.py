@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from speechssl.parallel import Ranks
-from speechssl.tasks.figures import report_figures
+from speechssl.tasks.metrics import report_metrics
 from speechssl.train.meter import Meter
 
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
@@ -18,11 +18,11 @@ STEPS = [
 ]
 
 
-def test_figures_are_averaged_over_their_values_and_tallies_looked_at_as_a_whole() -> None:
+def test_metrics_are_averaged_over_their_values_and_tallies_looked_at_as_a_whole() -> None:
     meter = Meter(ALONE)
     for step in STEPS:
         meter.add(*step)
-    expected = {name: value.item() for name, value in report_figures({"codes": torch.tensor([[1.0, 1, 0]])}).items()}
+    expected = {name: value.item() for name, value in report_metrics({"codes": torch.tensor([[1.0, 1, 0]])}).items()}
     report = meter.report()
     assert report == {"loss": 1.0, "a": 2.0, "b": 9.0} | expected
     assert next(iter(report)) == "loss"

@@ -43,7 +43,7 @@ def test_the_console_shows_headlines_and_the_file_has_all(tmp_path, capsys):
     assert len(lines(tmp_path / "log.jsonl")[0]) == 6
 
 
-def test_figures_that_are_not_finite_become_null_because_json_has_none(tmp_path):
+def test_metrics_that_are_not_finite_become_null_because_json_has_none(tmp_path):
     with run_log(tmp_path) as log:
         log.write(1, {"loss": float("nan"), "norm": float("inf"), "epoch": 3})
     assert lines(tmp_path / "log.jsonl") == [{"step": 1, "loss": None, "norm": None, "epoch": 3}]

@@ -23,7 +23,7 @@ def attend_rows(merged: Tensor, is_attended: Tensor | None, dropout: float) -> T
     Args:
         merged: (batch, frames, 3, heads, dim), query, key and value.
         is_attended: (batch, frames) bool, the first frames of each row; None for all.
-        dropout: chance that a weight is dropped.
+        dropout: probability that a weight is dropped.
 
     Returns:
         (batch, frames, heads, dim); 0 in the padding.
@@ -39,7 +39,7 @@ def attend_packed_rows(merged: Tensor, lengths: Sequence[int], dropout: float) -
     Args:
         merged: (valid, 3, heads, dim), query, key and value.
         lengths: frames of each utterance.
-        dropout: chance that a weight is dropped.
+        dropout: probability that a weight is dropped.
 
     Returns:
         (valid, heads, dim).

@@ -10,23 +10,23 @@ from tests.model.tiny import distance, noise
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("chance", [0.05, 0.1, 0.5, 0.9])
-def test_as_many_elements_are_dropped_as_asked_for(chance: float) -> None:
+@pytest.mark.parametrize("probability", [0.05, 0.1, 0.5, 0.9])
+def test_as_many_elements_are_dropped_as_asked_for(probability: float) -> None:
     torch.manual_seed(0)
     number = 400_000
-    kept = draw_kept((number,), chance, CPU)
-    deviation = (chance * (1 - chance) / number) ** 0.5
-    assert abs(float(kept.double().mean()) - (1 - chance)) < 5 * deviation + 1 / 65_536
+    kept = draw_kept((number,), probability, CPU)
+    deviation = (probability * (1 - probability) / number) ** 0.5
+    assert abs(float(kept.double().mean()) - (1 - probability)) < 5 * deviation + 1 / 65_536
     neighbours = (kept[1:] == kept[:-1]).double().mean()  # four elements share a draw: are they independent?
-    assert abs(float(neighbours) - (chance**2 + (1 - chance) ** 2)) < 6 * deviation
+    assert abs(float(neighbours) - (probability**2 + (1 - probability) ** 2)) < 6 * deviation
 
 
 def test_scale_is_the_inverse_of_the_chance_that_is_drawn() -> None:
     every_draw = torch.arange(-32_768, 32_768, dtype=torch.int32)
-    for chance in (0.1, 0.3, 1e-9, 1 - 1e-9):
-        dropped = round(65_536 - 65_536 / kept_scale(chance))
+    for probability in (0.1, 0.3, 1e-9, 1 - 1e-9):
+        dropped = round(65_536 - 65_536 / kept_scale(probability))
         assert 1 <= dropped <= 65_535  # rare is not never
-        assert int((every_draw > dropped - 1 - 32_768).sum()) * kept_scale(chance) == pytest.approx(65_536)
+        assert int((every_draw > dropped - 1 - 32_768).sum()) * kept_scale(probability) == pytest.approx(65_536)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (5, 7), (0, 4)])

@@ -2,7 +2,7 @@
 
 What can be averaged over batches goes into `LossSum.parts`. What cannot, because a batch holds few of the entries of
 a large codebook, is counted: `LossSum.tallies`, to be added up over batches, ranks and the steps of a report before
-`report_figures` looks at them.
+`report_metrics` looks at them.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from torch.nn import functional
 
 __all__ = [
     "empty_share",
-    "feature_figures",
+    "feature_metrics",
     "mean_cosine",
     "participation_ratio",
     "perplexity",
-    "report_figures",
+    "report_metrics",
     "row_spread",
     "tally",
 ]
@@ -42,7 +42,7 @@ def tally(chosen: Tensor, size: int) -> Tensor:
     return counts.index_add_(0, flat, torch.ones((), device=flat.device).expand(len(flat)))
 
 
-def report_figures(tallies: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def report_metrics(tallies: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the share of entries in use and the perplexity of each tally, () float32.
 
     Args:
@@ -51,14 +51,14 @@ def report_figures(tallies: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         `<name>_used`, over all codebooks, and `<name>_perplexity`, of the codebook with the lowest.
     """
-    figures = {}
+    metrics = {}
     for name, counts in tallies.items():
-        figures[f"{name}_used"] = (counts > 0).float().mean()
-        figures[f"{name}_perplexity"] = perplexity(counts).min()
-    return figures
+        metrics[f"{name}_used"] = (counts > 0).float().mean()
+        metrics[f"{name}_perplexity"] = perplexity(counts).min()
+    return metrics
 
 
-def feature_figures(features: Tensor, is_valid: Tensor, *, at_most: int = 512) -> dict[str, Tensor]:
+def feature_metrics(features: Tensor, is_valid: Tensor, *, at_most: int = 512) -> dict[str, Tensor]:
     """Measure how much the frames of a batch differ.
 
     Args:

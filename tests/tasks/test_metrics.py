@@ -1,4 +1,4 @@
-"""The figures of a run's health: speechssl.tasks.figures."""
+"""The metrics of a run's health: speechssl.tasks.metrics."""
 
 import itertools
 import math
@@ -13,17 +13,17 @@ from torch import Tensor
 from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.encoder import Encoded, SpeechEncoder
 from speechssl.tasks.contrastive import ContrastiveConfig, ContrastiveObjective
-from speechssl.tasks.figures import (
+from speechssl.tasks.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
+from speechssl.tasks.metrics import (
     empty_share,
-    feature_figures,
+    feature_metrics,
     mean_cosine,
     participation_ratio,
     perplexity,
-    report_figures,
+    report_metrics,
     row_spread,
     tally,
 )
-from speechssl.tasks.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
 from speechssl.tasks.quantizer import QuantizerConfig
 from tests.model.tiny import noise, randomise
 from tests.oracles.contrastive import oracle_cosine, oracle_perplexity
@@ -54,8 +54,8 @@ def test_a_tally_counts_every_occurrence() -> None:
 
 def test_tallies_of_batches_add_up_before_the_share_in_use_is_taken() -> None:
     first, second = torch.tensor([[4.0, 0, 0, 0], [1, 1, 1, 1]]), torch.tensor([[0.0, 4, 0, 0], [4, 0, 0, 0]])
-    assert report_figures({"codes": first})["codes_used"] == 5 / 8
-    both = report_figures({"codes": first + second})
+    assert report_metrics({"codes": first})["codes_used"] == 5 / 8
+    both = report_metrics({"codes": first + second})
     assert both["codes_used"] == 6 / 8
     assert both["codes_perplexity"] == pytest.approx(2.0)  # of the first codebook, the second's is higher
 
@@ -101,13 +101,13 @@ def test_equal_frames_have_a_cosine_of_one_and_a_single_frame_has_none() -> None
 @pytest.mark.parametrize("at_most", [512, 20])
 def test_padding_does_not_count(at_most: int) -> None:
     features, is_valid = noise(3, 12, 6), torch.arange(12) < torch.tensor([12, 5, 0])[:, None]
-    figures = feature_figures(features, is_valid, at_most=at_most)
-    other = feature_figures(features.masked_fill(~is_valid[..., None], 77.0), is_valid, at_most=at_most)
-    assert figures == other
+    metrics = feature_metrics(features, is_valid, at_most=at_most)
+    other = feature_metrics(features.masked_fill(~is_valid[..., None], 77.0), is_valid, at_most=at_most)
+    assert metrics == other
     if at_most == 512:
         valid = features[is_valid]
-        assert figures["feature_rank"].item() == pytest.approx(_oracle_ratio(valid.numpy()), rel=1e-4)
-        assert figures["feature_cosine"] == pytest.approx(mean_cosine(valid, torch.ones(17)).item(), abs=1e-6)
+        assert metrics["feature_rank"].item() == pytest.approx(_oracle_ratio(valid.numpy()), rel=1e-4)
+        assert metrics["feature_cosine"] == pytest.approx(mean_cosine(valid, torch.ones(17)).item(), abs=1e-6)
 
 
 def test_a_sample_of_many_frames_is_spread_over_the_batch() -> None:
@@ -115,16 +115,16 @@ def test_a_sample_of_many_frames_is_spread_over_the_batch() -> None:
     for row in range(3):
         features[row, :, row] = 1.0  # rank 3 only if all rows are looked at
     features[3] = torch.tensor([1.0, -1.0, 0.5])
-    figures = feature_figures(features, torch.ones(4, 1000, dtype=torch.bool), at_most=100)
+    metrics = feature_metrics(features, torch.ones(4, 1000, dtype=torch.bool), at_most=100)
     full = _oracle_ratio(features.flatten(0, 1).numpy())
-    assert figures["feature_rank"].item() == pytest.approx(full, rel=0.01)
+    assert metrics["feature_rank"].item() == pytest.approx(full, rel=0.01)
 
 
-def test_figures_are_the_same_under_autocast_and_carry_no_gradient() -> None:
+def test_metrics_are_the_same_under_autocast_and_carry_no_gradient() -> None:
     features, is_valid = noise(2, 9, 6).requires_grad_(), torch.ones(2, 9, dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16):
-        inside = feature_figures(features, is_valid)
-    assert inside == feature_figures(features, is_valid)
+        inside = feature_metrics(features, is_valid)
+    assert inside == feature_metrics(features, is_valid)
     assert not any(value.requires_grad for value in inside.values())
 
 
@@ -185,8 +185,8 @@ def test_masked_prediction_counts_labels_and_predictions_of_masked_frames(cluste
 def test_a_trunk_that_says_the_same_everywhere_is_seen(tiny_encoder) -> None:
     trunk = SpeechEncoder(tiny_encoder).eval()
     encoded = trunk(noise(2, 8000), torch.tensor([8000, 6000]))
-    healthy = feature_figures(encoded.last, encoded.is_valid)
-    flat = feature_figures(_constant(encoded.last), encoded.is_valid)
+    healthy = feature_metrics(encoded.last, encoded.is_valid)
+    flat = feature_metrics(_constant(encoded.last), encoded.is_valid)
     assert healthy["feature_cosine"] < 0.9 < 0.999 < flat["feature_cosine"]
     assert flat["feature_rank"] == 0 < healthy["feature_rank"]
     assert math.isfinite(healthy["feature_rank"].item())
