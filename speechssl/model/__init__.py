@@ -1,1 +1,1 @@
-"""The trunk that all methods share: a convolutional feature extractor and a Transformer, with masks and adapters."""
+"""The shared encoder: a convolutional feature extractor and a Transformer, with span masks and LoRA adapters."""

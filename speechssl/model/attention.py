@@ -1,6 +1,6 @@
-"""Multi-head self-attention: torch's `scaled_dot_product_attention`.
+"""Multi-head self-attention on top of torch's `scaled_dot_product_attention`.
 
-Packed frames (`packing`) attend within their utterance: on CUDA by one kernel of torch's for all of them.
+Packed frames (`packing`) attend within their own utterance; on CUDA a single torch kernel handles all utterances.
 """
 
 from typing import Literal
@@ -17,7 +17,7 @@ __all__ = ["SelfAttention", "attend", "attend_packed"]
 
 
 class SelfAttention(nn.Module):
-    """One projection for query, key and value, attention, one projection of the result."""
+    """Self-attention with one fused projection for query, key and value, and an output projection."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -31,7 +31,8 @@ class SelfAttention(nn.Module):
 
         Args:
             x: (batch, frames, dim); or (valid, dim), packed.
-            is_attended: (batch, frames) bool, the first frames of each row, None for all; or how `x` is packed.
+            is_attended: (batch, frames) bool, True for the first frames of each row; None for all frames; a `Packing`
+                if `x` is packed.
         """
         dim = x.shape[-1]
         merged = self.project_in(x).view(*x.shape[:-1], 3, self.num_heads, dim // self.num_heads)
@@ -46,15 +47,15 @@ class SelfAttention(nn.Module):
 
 
 def attend(merged: Tensor, is_attended: Tensor | None, dropout: float) -> Tensor:
-    """Attend within each row, over its own frames alone.
+    """Attend within each row of a padded batch.
 
     Args:
         merged: (batch, frames, 3, heads, dim), query, key and value.
-        is_attended: (batch, frames) bool, the first frames of each row; None for all.
-        dropout: probability that a weight is dropped.
+        is_attended: (batch, frames) bool, True for the first frames of each row; None for all frames.
+        dropout: probability that an attention weight is dropped.
 
     Returns:
-        (batch, frames, heads, dim); garbage in the padding.
+        (batch, frames, heads, dim); undefined in the padding.
     """
     query, key, value = merged.permute(2, 0, 3, 1, 4)  # each (batch, heads, frames, dim)
     mask = None if is_attended is None else is_attended[:, None, None]
@@ -67,8 +68,8 @@ def attend_packed(merged: Tensor, packing: Packing, dropout: float) -> Tensor:
 
     Args:
         merged: (valid, 3, heads, dim), query, key and value.
-        packing: of the frames.
-        dropout: probability that a weight is dropped.
+        packing: positions of the frames in the padded batch.
+        dropout: probability that an attention weight is dropped.
 
     Returns:
         (valid, heads, dim).
@@ -83,18 +84,18 @@ def attend_packed(merged: Tensor, packing: Packing, dropout: float) -> Tensor:
 def fused_attention(
     merged: Tensor, packing: Packing, dropout: float, kernel: Literal["flash", "efficient"] = "flash"
 ) -> Tensor:
-    """Attend within each utterance by one kernel for all, on CUDA.
+    """Attend within each utterance by one CUDA kernel for the whole packed batch.
 
-    torch's own operators, called as `scaled_dot_product_attention` does for jagged tensors and `torch.nn.attention.
-    varlen` for plain ones. The former wraps and unwraps tensors in Python, layer after layer, where the device waits
-    for calls as it is, and reads lengths back where it takes its plain form; the latter has no dropout, and torch 2.9
-    does not have it.
+    This calls the torch operators that `scaled_dot_product_attention` uses for jagged tensors and
+    `torch.nn.attention.varlen` for plain ones. Jagged tensors are wrapped and unwrapped in Python in every layer, which
+    is slow when training is bound by kernel launches, and their fallback reads the lengths back from the device.
+    `varlen` has no dropout and is missing in torch 2.9.
 
     Args:
         merged: (valid, 3, heads, dim); float16 or bfloat16 for flash attention.
-        packing: of the frames.
-        dropout: probability that a weight is dropped.
-        kernel: flash attention, or the memory-efficient kernel, which knows float32.
+        packing: positions of the frames in the padded batch.
+        dropout: probability that an attention weight is dropped.
+        kernel: flash attention, or the memory-efficient kernel, which supports float32.
 
     Returns:
         (valid, heads, dim).
@@ -114,7 +115,7 @@ def fused_attention(
 
 
 def _fused_kernel(merged: Tensor, packing: Packing) -> Literal["flash", "efficient"] | None:
-    """Choose the kernel for (valid, 3, heads, dim); None where neither is made for the type or the size."""
+    """Choose the kernel for (valid, 3, heads, dim); None where neither supports the type or the size."""
     dim = merged.shape[-1]
     if dim % 8:
         return None
@@ -124,5 +125,5 @@ def _fused_kernel(merged: Tensor, packing: Packing) -> Literal["flash", "efficie
 
 
 def _suits_rows(merged: Tensor) -> bool:
-    """Say whether products of our own are faster than torch's attention: in training, in float32."""
+    """Return whether the CPU kernel is faster than torch's attention: in training, in float32."""
     return fast.applies(merged) and merged.requires_grad and not torch.is_autocast_enabled("cpu")

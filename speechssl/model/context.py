@@ -1,4 +1,4 @@
-"""What a training step tells a model beside the batch: a frozen record, made by who trains, read by who needs it."""
+"""Per-step information that the training loop passes to a model beside the batch: step, random generator, freezing."""
 
 from dataclasses import dataclass
 
@@ -9,24 +9,24 @@ __all__ = ["INFERENCE", "StepContext"]
 
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """Which step it is, and where its randomness comes from.
+    """Step number and sources of randomness of one forward pass.
 
-    A model gets one with each batch. What a task decides about the trunk, it adds with `dataclasses.replace` before it
-    calls the trunk.
+    A model receives one with each batch. A task adds its own decisions about the encoder with `dataclasses.replace`
+    before it calls the encoder.
     """
 
-    step: int = 0  # updates done before this one
-    generator: torch.Generator | None = None  # on the host; what is drawn on the device comes from another it seeds
-    # which layers are dropped; all ranks and all batches of an update get the same: a layer that only some of them run
-    # would leave the others waiting for its weights or gradients. None draws from torch's default generator of the host
+    step: int = 0  # number of updates before this one
+    generator: torch.Generator | None = None  # on the host; it seeds the generators used on the device
+    # seed of layer drop, equal for all ranks and batches of an update: if only some ranks ran a layer, the others would
+    # wait for its weights or gradients. None: torch's default generator on the host
     layer_seed: int | None = None
-    num_frozen: int = 0  # layers, from the first, that learn nothing from this batch, nor does anything before them
+    num_frozen: int = 0  # number of layers, from the first, that get no gradient from this batch, with all before them
 
     def masks(self) -> torch.Generator:
-        """Return the generator, for who cannot do without.
+        """Return the generator for models that need one.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the context has no generator.
         """
         if self.generator is None:
             raise ValueError("this model draws masks: pass StepContext(generator=torch.Generator())")

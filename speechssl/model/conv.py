@@ -1,8 +1,8 @@
-"""Convolutional feature extractor: waveform to one frame every 20 ms (or what the stack's strides multiply to).
+"""Convolutional feature extractor: waveform to one frame every 20 ms (in general, every product of the strides).
 
-Section 2 of wav2vec 2.0 (arXiv:2006.11477); HuBERT (arXiv:2106.07447) uses the same stack. Knows nothing about
-masking or objectives. Padding never leaks: each convolution looks only at real samples for every valid frame, and the
-statistics of the group norm are taken over valid frames alone, unless asked for otherwise.
+Section 2 of wav2vec 2.0 (arXiv:2006.11477); HuBERT (arXiv:2106.07447) uses the same stack. It does not handle masking
+or objectives. Padding never leaks: a valid frame depends on real samples only, and the group norm takes its statistics
+over valid frames only, unless `padding_in_norm` is set.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,10 +24,10 @@ __all__ = ["ConvFeatureExtractor", "convolve"]
 
 
 class ConvFeatureExtractor(nn.Module):
-    """The stack of convolutions, each with GELU.
+    """A stack of convolutions, each followed by GELU.
 
     With `norm="group"` (BASE) only layer 0 is normalised, each channel over time; with `norm="layer"` (LARGE) every
-    layer is, over its channels.
+    layer is normalised over its channels.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class ConvFeatureExtractor(nn.Module):
 
         Args:
             stack: the convolutions, first to last.
-            norm: over time in layer 0, or over channels in every layer.
-            bias: of the convolutions.
-            padding_in_norm: take the statistics of the group norm over the zeros of the padding too, as the reference
-                implementations do; an utterance's frames then depend on the length of its batch.
+            norm: "group" normalises over time in layer 0, "layer" over channels in every layer.
+            bias: whether the convolutions have a bias.
+            padding_in_norm: include the zeros of the padding in the statistics of the group norm, as the reference
+                implementations do; an utterance's frames then depend on the padded length of its batch.
         """
         super().__init__()
         self.stack = tuple(stack)
@@ -64,15 +64,15 @@ class ConvFeatureExtractor(nn.Module):
 
         Args:
             waveforms: (batch, time) float, 16 kHz.
-            num_samples: (batch,) int64, on the host or with `waveforms`, real samples in each row; what follows them
-                is padding.
+            num_samples: (batch,) int64, real samples in each row, the rest is padding; on the host or on the device of
+                `waveforms`.
 
         Returns:
-            (batch, frames, channels); frames past `frame_count(num_samples, stack)` hold garbage.
+            (batch, frames, channels); frames past `frame_count(num_samples, stack)` are undefined.
         """
         batch, time = waveforms.shape
         num_samples = send(num_samples, waveforms.device)
-        waveforms = waveforms.masked_fill(~within(num_samples, time), 0)  # zero weights do not stop infinities and NaN
+        waveforms = waveforms.masked_fill(~within(num_samples, time), 0)  # padding may hold NaN, and 0 * NaN is NaN
         counted = torch.full_like(num_samples, time) if self.padding_in_norm else num_samples
         if torch.compiler.is_exporting():
             return self._layer_by_layer(waveforms, counted)
@@ -85,14 +85,14 @@ class ConvFeatureExtractor(nn.Module):
         return in_pieces(first, self.later_layers, batch, frames, self.stack)
 
     def _layer_by_layer(self, waveforms: Tensor, counted: Tensor) -> Tensor:
-        """Extract all that (batch, time) has: for exported graphs, which have no branch on lengths."""
+        """Extract the frames of (batch, time) without branches on lengths, for exported graphs."""
         conv, norm = next(self._layers())
         x = convolve(waveforms[..., None], conv)  # (batch, steps, channels)
         is_counted = within(frame_count(counted, self.stack[:1]), x.shape[1])  # (batch, steps)
         return self.later_layers(norm(x, is_counted) if isinstance(norm, TimeNorm) else norm(x))
 
     def _first_layer(self, waveforms: Tensor, counted: Tensor) -> Callable[[slice, slice], Tensor]:
-        """Return what convolves and normalises some rows of the batch at some steps: (rows, steps, channels)."""
+        """Return a function from rows and steps of the batch to the normalised first layer: (rows, steps, channels)."""
         conv, norm = next(self._layers())
         samples = waveforms.unflatten(1, (-1, conv.stride[0]))  # (batch, steps, stride)
         if isinstance(norm, TimeNorm):
@@ -108,7 +108,7 @@ class ConvFeatureExtractor(nn.Module):
         return x
 
     def _layers(self) -> Iterator[tuple[nn.Conv1d, nn.Module]]:
-        """Give each convolution with the norm that follows it, if any does."""
+        """Yield each convolution with the norm that follows it, or `nn.Identity`."""
         for conv, norm in zip_longest(self.convs, self.norms, fillvalue=nn.Identity()):
             assert isinstance(conv, nn.Conv1d)
             yield conv, norm
@@ -117,7 +117,7 @@ class ConvFeatureExtractor(nn.Module):
 def convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:
     """Convolve (batch, steps, in_channels), steps a multiple of the stride: (batch, steps / stride, out_channels).
 
-    What a kernel would make that reaches past the end is missing, or holds garbage.
+    Outputs whose kernel would reach past the end are missing or undefined.
     """
     if fast.applies(x):
         return convolution.convolve(x, conv.weight, conv.bias, conv.stride[0])

@@ -1,4 +1,4 @@
-"""Dropout, drawn by a kernel of our own on CPUs."""
+"""Dropout with a faster kernel on CPUs."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,16 +11,16 @@ __all__ = ["Dropout"]
 
 
 class Dropout(nn.Module):
-    """As `nn.Dropout`."""
+    """Dropout that behaves like `nn.Dropout`."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         if not 0 <= probability < 1:
-            raise ConfigError(f"a probability of dropout must lie between 0 and 1, found {probability}")
+            raise ConfigError(f"a dropout probability must lie between 0 and 1, found {probability}")
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x`, in training with elements dropped and the others scaled."""
+        """Return `x`; in training mode with elements dropped and the others scaled."""
         if not self.training or self.probability == 0:
             return x
         return dropout(x, self.probability) if fast.applies(x) else functional.dropout(x, self.probability)

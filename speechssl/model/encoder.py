@@ -1,7 +1,7 @@
-"""The trunk that both methods share: waveform -> convolutions -> projection -> Transformer.
+"""The speech encoder (trunk) that all methods share: waveform -> convolutions -> projection -> Transformer.
 
-Figure 1 of wav2vec 2.0 (arXiv:2006.11477) and of HuBERT (arXiv:2106.07447). It is told which frames to mask; it
-neither draws masks nor computes losses.
+Figure 1 of wav2vec 2.0 (arXiv:2006.11477) and of HuBERT (arXiv:2106.07447). The caller says which frames to mask; the
+encoder neither draws masks nor computes losses.
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ from speechssl.model.transformer import Layer, Transformer, TransformerConfig, w
 
 __all__ = ["Encoded", "EncoderConfig", "Place", "SpeechEncoder"]
 
-ADAPTERS = ("up", "down")  # last names of the parameters of `lora.AdaptedLinear` that learn
+ADAPTERS = ("up", "down")  # last component of the names of the trainable parameters of `lora.AdaptedLinear`
 
 
 @configuration
 class EncoderConfig:
-    """Architecture of the trunk; the defaults are BASE."""
+    """Architecture of the encoder; the defaults are BASE."""
 
     conv: tuple[tuple[int, int, int], ...] = BASE_STACK  # (channels, kernel, stride)
     conv_norm: Literal["group", "layer"] = "group"  # fairseq: extractor_mode default or layer_norm
     conv_bias: bool = False
-    padding_in_norm: bool = False  # statistics of the group norm over the padding too, as in the reference code
-    conv_grad_scale: float = 0.1  # gradient multiplier on the extractor (fairseq: feature_grad_mult); 0 freezes it
-    feature_dropout: float = 0.1  # on the projected features (fairseq: dropout_input)
+    padding_in_norm: bool = False  # include the padding in the group norm's statistics, as the reference code does
+    conv_grad_scale: float = 0.1  # gradient multiplier of the extractor (fairseq: feature_grad_mult); 0 freezes it
+    feature_dropout: float = 0.1  # dropout of the projected features (fairseq: dropout_input)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class EncoderConfig:
 
     @property
     def window(self) -> int:
-        """Samples one frame of the extractor looks at; a shorter waveform has no frame."""
+        """Receptive field of one frame of the extractor, in samples; a shorter waveform has no frame."""
         return receptive_field(self.conv)
 
     @property
@@ -106,12 +106,12 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """What the trunk makes of a batch."""
+    """Output of the encoder for one batch."""
 
     conv: Tensor  # (batch, frames, conv channels), output of the extractor
-    features: Tensor  # (batch, frames, conv channels), the same after layer norm, never masked
+    features: Tensor  # (batch, frames, conv channels), `conv` after layer norm, never masked
     layers: Sequence[Tensor]  # num_layers x (batch, frames, dim)
-    is_valid: Tensor  # (batch, frames) bool, False in the padding; where the lengths were given, on the host or not
+    is_valid: Tensor  # (batch, frames) bool, False in the padding; on the device of the given lengths
 
     @property
     def last(self) -> Tensor:
@@ -121,19 +121,19 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where in the trunk a parameter is."""
+    """Position of a parameter in the encoder."""
 
-    part: Literal["extractor", "projection", "positions", "layer"]  # the mask vector and norms are the projection's
-    layer: int | None = None  # counted from 0
-    layers_above: int  # 0 after the last layer, 1 in it; before the first layer one more than there are layers
+    part: Literal["extractor", "projection", "positions", "layer"]  # mask vector and outer norms count as projection
+    layer: int | None = None  # layer number, counted from 0
+    layers_above: int  # 0 after the last layer, 1 in the last layer, ..., number of layers + 1 before the first layer
     is_adapter: bool = False
 
 
 class SpeechEncoder(nn.Module):
-    """The shared trunk.
+    """The shared encoder: feature extractor, projection and Transformer.
 
-    What trains, shards or watches a trunk asks it for `dim`, `blocks`, `places` and `count_frames`, and sets what is
-    traded for memory by `prepare`: it need not know how a trunk is built.
+    Training, sharding and monitoring code uses `dim`, `blocks`, `places` and `count_frames`, and sets trade-offs of
+    time and memory with `prepare`; it does not depend on how the encoder is built.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -162,15 +162,15 @@ class SpeechEncoder(nn.Module):
 
         Args:
             waveforms: (batch, time) float, 16 kHz; padding may hold anything.
-            num_samples: (batch,) int64, real samples in each row; better on the host, where a step can look at them
-                without waiting for the device. The masks too.
+            num_samples: (batch,) int64, real samples in each row. Keep it, and the masks, on the host: reading values
+                there needs no synchronisation with the device.
             is_masked: (batch, frames) bool, frames to replace by the mask vector.
             is_channel_masked: (batch, dim) bool, channels to set to zero in all frames of a row.
-            num_layers: stop after so many Transformer layers.
-            context: of the training step: which layers are dropped, and which learn nothing.
+            num_layers: number of Transformer layers to run; None for all.
+            context: which layers are dropped and which are frozen in this training step.
 
         Returns:
-            Every stage of the computation; a valid frame's values do not depend on the padding, but for its length
+            The outputs of all stages. The values of valid frames do not depend on the padding, except on its length
             with `padding_in_norm`.
         """
         with without_learning(context.num_frozen > 0):
@@ -187,36 +187,36 @@ class SpeechEncoder(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Channels of the output."""
+        """Number of output channels."""
         return self.config.transformer.dim
 
     @property
     def blocks(self) -> Sequence[Layer]:
-        """The layers, first to last: what is sharded, compiled or computed again one by one."""
+        """The Transformer layers, first to last: the units of sharding, compilation and recomputation."""
         return [layer for layer in self.transformer.layers if isinstance(layer, Layer)]
 
     @property
     def always_learns(self) -> bool:
-        """Whether every parameter that learns gets a gradient from every batch: no layer is dropped, none frozen."""
+        """Whether every trainable parameter gets a gradient from every batch: nothing is dropped or frozen."""
         is_without_gradient = self.config.conv_grad_scale == 0
         learning = any(parameter.requires_grad for parameter in self.conv.parameters())
         return self.config.transformer.layer_drop == 0 and not (is_without_gradient and learning)
 
     def count_frames(self, num_samples: Tensor) -> Tensor:
-        """Count the frames of waveforms of so many samples: (batch,) int64 of (batch,) int64."""
+        """Return the (batch,) int64 numbers of frames of waveforms of (batch,) int64 samples."""
         return frame_count(num_samples, self.config.conv)
 
     def places(self) -> dict[str, Place]:
-        """Say of each parameter, by its name, where it is."""
+        """Return the position of each parameter, by its name."""
         return {name: self._place(name) for name, _ in self.named_parameters()}
 
     def prepare(self, *, recompute: bool, packed: bool, compiled: bool) -> None:
-        """Set what training trades for memory and time; see `Transformer`. It is no part of what the model is.
+        """Set trade-offs of time and memory for training, see `Transformer`; they do not change the model.
 
         Args:
-            recompute: keep the inputs of layers alone, and run them twice.
-            packed: run the layers on valid frames alone.
-            compiled: compile the layers by torch.compile.
+            recompute: keep only the inputs of the layers and run each layer again in the backward pass.
+            packed: run the layers on valid frames only.
+            compiled: compile the layers with torch.compile.
         """
         self.transformer.recompute, self.transformer.packed = recompute, packed
         for block in self.blocks if compiled else ():
@@ -238,20 +238,20 @@ class SpeechEncoder(nn.Module):
                 return Place(part="projection", layers_above=number + 1)
 
     def extract(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """Run the convolutions alone, their gradient scaled by `conv_grad_scale`: (batch, frames, channels)."""
+        """Run only the convolutions, with gradients scaled by `conv_grad_scale`: (batch, frames, channels)."""
         scale = self.config.conv_grad_scale
         with torch.set_grad_enabled(torch.is_grad_enabled() and scale > 0):
             conv = self.conv(waveforms, num_samples)
         return conv if scale in (0.0, 1.0) else ScaleGradient.apply(conv, scale)
 
     def with_frozen_conv(self) -> Self:
-        """Stop gradients into the convolutions, as fine-tuning does; changes and returns this encoder."""
+        """Freeze the convolutions, as fine-tuning does; changes and returns this encoder."""
         self.config = dataclasses.replace(self.config, conv_grad_scale=0.0)
         self.conv.requires_grad_(False)
         return self
 
     def with_frozen_layers(self, number: int) -> Self:
-        """Keep the first layers, and all before them, from learning; changes and returns this encoder."""
+        """Freeze the first `number` layers and everything before them; changes and returns this encoder."""
         before = [self.norm, self.project, self.transformer.positions]
         if self.config.transformer.norm == "post":
             before.append(self.transformer.norm)

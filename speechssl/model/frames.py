@@ -1,4 +1,4 @@
-"""Frame arithmetic of strided convolutions: how many frames of how many samples, and which of them are valid."""
+"""Frame arithmetic of strided convolutions: numbers of frames, hop, receptive field, and which frames are valid."""
 
 from collections.abc import Sequence
 from typing import overload
@@ -21,7 +21,7 @@ def frame_count(num_samples: int | Tensor, stack: Stack) -> int | Tensor:
     """Count the frames that `stack` makes from waveforms of the given lengths.
 
     Args:
-        num_samples: (batch,) int64, real samples in each waveform at 16 kHz; or those of one waveform.
+        num_samples: (batch,) int64, real samples in each waveform at 16 kHz; or one number for one waveform.
         stack: the convolutions, first to last.
 
     Returns:
@@ -40,7 +40,7 @@ def frame_count(num_samples: int | Tensor, stack: Stack) -> int | Tensor:
 
 
 def hop_size(stack: Stack) -> int:
-    """Return the samples from one frame to the next.
+    """Return the number of samples from one frame to the next.
 
     Examples:
         >>> hop_size(BASE_STACK)
@@ -53,7 +53,7 @@ def hop_size(stack: Stack) -> int:
 
 
 def receptive_field(stack: Stack) -> int:
-    """Return the samples one frame looks at.
+    """Return the number of samples that one frame depends on.
 
     Examples:
         >>> receptive_field(BASE_STACK)

@@ -1,7 +1,7 @@
-"""What the host knows of a batch reaches the device without the one waiting for the other.
+"""Copies from host to device without a synchronisation.
 
-Lengths, masks and hence the positions and numbers of all chosen frames are known on the host. A step that asked the
-device for them would wait until all that was queued there is done, and leave it idle until more is queued.
+Lengths and masks, and with them the positions and numbers of all selected frames, are known on the host. Reading them
+from the device would block until its queue is empty, and leave the device idle until new work is queued.
 """
 
 import torch
@@ -11,16 +11,16 @@ __all__ = ["frames_where", "generator_on", "send"]
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; from the host it goes there after what is queued, and nothing waits."""
+    """Copy a tensor to a device without a synchronisation."""
     if tensor.device == device:
         return tensor
     if tensor.device.type == "cpu" and device.type == "cuda":
-        tensor = tensor.pin_memory()  # a copy of other memory waits for the device
+        tensor = tensor.pin_memory()  # a copy of pageable memory would synchronise
     return tensor.to(device, non_blocking=True)
 
 
 def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
-    """Return a generator that draws on `device`: the given one of the host, or another that it draws the seed of."""
+    """Return a generator on `device`: the given one if it is there, else a new one that the given one seeds."""
     if generator.device.type == device.type:
         return generator
     seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
@@ -28,7 +28,7 @@ def generator_on(device: torch.device, generator: torch.Generator) -> torch.Gene
 
 
 def frames_where(x: Tensor, is_chosen: Tensor) -> Tensor:
-    """Return the chosen frames, row after row, as `x[is_chosen]` does.
+    """Return the chosen frames, row after row, like `x[is_chosen]`, without a synchronisation.
 
     Args:
         x: (batch, frames, ...), on any device.

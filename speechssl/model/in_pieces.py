@@ -1,4 +1,4 @@
-"""Convolutions without gradients, a few seconds of audio at a time: their first output is by far the widest tensor."""
+"""Convolutions without gradients in pieces of a few seconds, to bound the memory of the first layer's output."""
 
 from collections.abc import Callable
 
@@ -9,31 +9,31 @@ from speechssl.model.frames import Stack, hop_size, receptive_field
 
 __all__ = ["in_pieces"]
 
-PIECE = 2**23  # numbers of the first layer's output that are computed at a time
+PIECE = 2**23  # elements of the first layer's output that are computed at a time
 
 
 def in_pieces(
     first: Callable[[slice, slice], Tensor], later: Callable[[Tensor], Tensor], batch: int, frames: int, stack: Stack
 ) -> Tensor:
-    """Compute the frames of some rows, or of a part of one, after those of others.
+    """Compute the frames of a batch piece by piece: some rows at a time, or a part of one row.
 
-    The whole batch takes the memory of a few seconds of the first layer. What the last frames of a piece see beyond it
-    is computed once more for the next one.
+    The first layer's output then takes the memory of a few seconds of audio, whatever the size of the batch. The
+    overlap that the last frames of a piece depend on is computed again for the next piece.
 
     Args:
-        first: from rows of the batch and steps of the first layer to its (rows, steps, channels).
-        later: from these to (rows, frames, out_channels).
-        batch: rows in all.
-        frames: of each.
+        first: maps a slice of rows and a slice of first-layer steps to (rows, steps, channels).
+        later: maps (rows, steps, channels) to (rows, frames, out_channels).
+        batch: number of rows.
+        frames: number of frames of each row.
         stack: the convolutions, first to last.
 
     Returns:
         (batch, frames, out_channels).
     """
     hop, (channels, _, stride) = hop_size(stack), stack[0]
-    steps = hop // stride  # of the first layer, a frame
-    beyond = -(-receptive_field(stack) // hop) - 1  # frames that a frame's last samples lie ahead
-    length = max(1, PIECE // (steps * channels))  # frames a piece
+    steps = hop // stride  # first-layer steps per frame
+    beyond = -(-receptive_field(stack) // hop) - 1  # look-ahead of a frame, in frames
+    length = max(1, PIECE // (steps * channels))  # frames per piece
     num_rows = max(1, length // frames)
     pieces = []
     for row in range(0, batch, num_rows):

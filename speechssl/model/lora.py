@@ -1,9 +1,9 @@
-"""Low-rank adapters on the attention's projections: LoRA (arXiv:2106.09685). They learn, what they sit on does not.
+"""LoRA (arXiv:2106.09685): trainable low-rank adapters on the frozen projections of self-attention.
 
-A projection W gets `scale * up @ down` beside it, of `rank` columns; `merged_tensors` adds the product to W, so that
-what reads a finished model knows nothing of adapters. Own code, though peft exists: it adapts a fused projection of
-query, key and value as one matrix, so that query or value cannot be chosen, wraps the model under other names, keeps
-adapters in files of its own, and brings transformers along. What is needed of it is the class below.
+A projection W is used as `W + scale * up @ down`, where `up` has `rank` columns; `merged_tensors` adds the product to
+W, so that code which reads a finished model needs no adapters. We do not use peft: it adapts the fused projection of
+query, key and value as one matrix, so that query or value cannot be chosen, renames the parameters, keeps adapters in
+separate files, and depends on transformers. We need only the class below.
 """
 
 import math
@@ -28,11 +28,11 @@ _FUSED: tuple[Projection, ...] = ("query", "key", "value")  # in the order of `S
 
 @configuration
 class LoraConfig:
-    """Which projections get adapters, and how large; the defaults are the paper's for GPT-3, at rank 8."""
+    """Which projections get adapters, and their size; the defaults are the paper's for GPT-3, at rank 8."""
 
     rank: int = 8  # columns of an adapter
-    alpha: float = 16.0  # what it adds is multiplied by alpha / rank
-    dropout: float = 0.0  # of its input
+    alpha: float = 16.0  # the output of an adapter is multiplied by alpha / rank
+    dropout: float = 0.0  # dropout of an adapter's input
     projections: tuple[Projection, ...] = ("query", "value")
 
     def __post_init__(self) -> None:
@@ -44,18 +44,18 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """What the product of an adapter's matrices is multiplied by."""
+        """Factor of the product of an adapter's matrices."""
         return self.alpha / self.rank
 
 
 class AdaptedLinear(nn.Linear):
-    """A linear map that stays as it is, and what adapters of some blocks of its rows add.
+    """A frozen linear layer with a trainable adapter for some blocks of its rows.
 
-    `weight` and `bias` keep their names and never learn. `up` starts at zero, so that nothing changes at first.
+    `weight` and `bias` keep their names and are frozen. `up` starts at zero, so that the output is unchanged at first.
     """
 
     def __init__(self, plain: nn.Linear, config: LoraConfig, blocks: tuple[int, ...], num_blocks: int) -> None:
-        """Take over the parameters of `plain`; its rows are `num_blocks` blocks, of which `blocks` get an adapter."""
+        """Take over the parameters of `plain`; of its rows' `num_blocks` blocks, those in `blocks` get an adapter."""
         super().__init__(plain.in_features, plain.out_features, device="meta")
         self.weight, self.bias = plain.weight, plain.bias
         self.requires_grad_(False)
@@ -74,7 +74,7 @@ class AdaptedLinear(nn.Linear):
 
 
 def add_adapters(encoder: SpeechEncoder, config: LoraConfig) -> SpeechEncoder:
-    """Give every layer's attention its adapters, and stop all else from learning; changes and returns the encoder."""
+    """Add adapters to the attention of every layer and freeze all else; changes and returns the encoder."""
     encoder.requires_grad_(False)
     fused = tuple(_FUSED.index(name) for name in config.projections if name != "out")
     for attention in [module for module in encoder.modules() if isinstance(module, SelfAttention)]:
@@ -86,14 +86,14 @@ def add_adapters(encoder: SpeechEncoder, config: LoraConfig) -> SpeechEncoder:
 
 
 def merged_tensors(tensors: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
-    """Add the adapters to the projections they sit on.
+    """Merge the adapters into the weights of their projections.
 
     Args:
-        tensors: of a model with adapters, by name.
-        config: of the adapters.
+        tensors: parameters of a model with adapters, by name.
+        config: configuration of the adapters.
 
     Returns:
-        The tensors of the same model without adapters.
+        The parameters of the equivalent model without adapters.
     """
     fused = tuple(_FUSED.index(name) for name in config.projections if name != "out")
     merged = dict(tensors)

@@ -1,7 +1,7 @@
-"""Span masks over frames or channels, drawn from a generator. No module state.
+"""Random span masks over frames or channels.
 
-Section 4.2 of wav2vec 2.0 (arXiv:2006.11477): frames that start a span are drawn without replacement, spans may
-overlap. Masks depend on lengths alone, so they are drawn on the host, where a step can look at them.
+Section 4.2 of wav2vec 2.0 (arXiv:2006.11477): frames that start a span are drawn without replacement, and spans may
+overlap. Masks depend on lengths only, so they are drawn on the host, where reading them needs no synchronisation.
 """
 
 import torch
@@ -24,9 +24,9 @@ class MaskConfig:
     start_prob: float = 0.065  # probability that a frame starts a span (fairseq: mask_prob / mask_length)
     span: int = 10  # frames in a span (fairseq: mask_length)
     min_spans: int = 2  # spans in each utterance, at least
-    last_frame: bool = True  # a span may reach the last position of its row; False: none starts there, as in fairseq
-    same_count: bool = False  # no row keeps more masked positions than the least masked (fairseq: require_same_masks)
-    shared_rounding: bool = False  # one draw rounds the spans of all rows, as in fairseq where nothing is padded
+    last_frame: bool = True  # a span may reach the last position of its row; False: not, as in fairseq
+    same_count: bool = False  # all rows keep as many masked positions as the least masked (fairseq: require_same_masks)
+    shared_rounding: bool = False  # one draw rounds the number of spans of all rows, as fairseq does without padding
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_prob < 1:
@@ -38,20 +38,19 @@ class MaskConfig:
 def draw_spans(counts: Tensor, size: int, config: MaskConfig, generator: torch.Generator) -> Tensor:
     """Draw a span mask for each row.
 
-    The number of spans is `start_prob * count` with its fraction rounded up or down at random, as in the reference, so
-    that its mean is right for short rows too. What fairseq 0.12.2 does otherwise (`compute_mask_indices`) is asked for
-    by the keys of `config`: the last place where a span fits starts none; of rows with more masked positions than the
-    least masked, single positions are freed at random; where rows are too short for their spans, these end with them.
+    The number of spans is `start_prob * count`, rounded up or down at random as in the reference, so that its mean is
+    right for short rows too. Keys of `config` select what fairseq 0.12.2 does differently (`compute_mask_indices`): no span starts at the last place where one fits; rows with more masked positions than the least masked row have
+    single positions unmasked at random; in rows too short for their spans, spans are cut at the end of the row.
 
     Args:
         counts: (batch,) int64, valid positions in each row.
         size: positions in the longest row.
         config: rate and length of spans.
-        generator: source of the draws, on the device of `counts`.
+        generator: random generator on the device of `counts`.
 
     Returns:
-        (batch, size) bool, True where masked; never past a row's count, and never a whole row: a row too short for
-        one span next to one free position keeps its spans shorter.
+        (batch, size) bool, True where masked; never past a row's count, and never a whole row: spans are shortened in
+        a row that is too short for one span and one unmasked position.
     """
     device = counts.device
     rounding = torch.rand(1 if config.shared_rounding else len(counts), device=device, generator=generator)
@@ -78,7 +77,7 @@ def draw_spans(counts: Tensor, size: int, config: MaskConfig, generator: torch.G
 
 
 def _free_one_position(is_masked: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
-    """Unmask one random position of every row that is masked whole: nothing would be left to predict from."""
+    """Unmask one random position of every fully masked row, which would have no context to predict from."""
     is_whole = (is_masked.sum(1) == counts) & (counts > 0)
     draw = torch.rand(counts.shape, device=counts.device, generator=generator)
     freed = (draw * counts).long()
@@ -88,9 +87,9 @@ def _free_one_position(is_masked: Tensor, counts: Tensor, generator: torch.Gener
 
 
 def _keep_same_count(is_masked: Tensor, generator: torch.Generator) -> Tensor:
-    """Keep in each row a random choice of its masked positions, as many as the least masked row has; 0 does not count.
+    """Keep as many masked positions in each row as the least masked row has, chosen at random.
 
-    A row without any is too short to be masked: it would leave the whole batch bare.
+    Rows without masked positions do not count: they are too short to be masked, and would unmask the whole batch.
     """
     masked = is_masked.sum(1)
     fewest = torch.where(masked > 0, masked, is_masked.shape[1]).min()

@@ -1,6 +1,6 @@
-"""Norms: over the channels of a frame, and of each channel over the valid steps.
+"""Normalisation layers: over the channels of a frame, and of each channel over the valid steps.
 
-What torch computes wrongly in 16 bits is mended here, for every device and in every graph.
+They also work around torch's wrong results in 16 bits, on every device and in every graph.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ __all__ = ["ChannelNorm", "LayerNorm", "TimeNorm"]
 
 
 class LayerNorm(nn.LayerNorm):
-    """As `nn.LayerNorm`, which on CUDA computes in float32 under autocast; here on the CPU too.
+    """`nn.LayerNorm` that computes in float32 under autocast on the CPU too, as torch does on CUDA only.
 
-    There, torch (2.9.1 to 2.15.0) takes 16 bits as they come and adds up the gradients of weight and bias in them, row
-    after row: with one thread, half of the bias's is lost after 8,000 frames, nine tenths after 128,000
+    On the CPU, torch (2.9.1 to 2.15.0) keeps 16-bit inputs and accumulates the gradients of weight and bias in 16 bits,
+    row after row: with one thread, half of the bias's gradient is lost after 8,000 frames, nine tenths after 128,000
     (`findings/torch_layer_norm_bfloat16_gradients.sh`).
     """
 
@@ -26,10 +26,10 @@ class LayerNorm(nn.LayerNorm):
 
 
 class ChannelNorm(LayerNorm):
-    """Layer norm whose output has the type of its input under autocast too, as in the reference code.
+    """Layer norm whose output keeps the type of its input under autocast, as in the reference code.
 
-    Autocast would write the extractor's outputs, the widest tensors there are, in float32, for GELU to read and write
-    as many bytes, and for the next convolution to round.
+    Autocast would write the extractor's outputs, the widest tensors of the model, in float32; GELU would read and write
+    twice the bytes, and the next convolution would round to 16 bits again.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -40,14 +40,14 @@ class ChannelNorm(LayerNorm):
         return self.in_one_type(input)
 
     def in_one_type(self, input: Tensor) -> Tensor:
-        """Normalise by a kernel that reads and writes the type of `input`; CUDA's computes in float32."""
+        """Normalise with a kernel that reads and writes the type of `input`; CUDA's computes in float32 internally."""
         weight, bias = (parameter.to(input.dtype) for parameter in (self.weight, self.bias))
         with torch.autocast(input.device.type, enabled=False):
             return functional.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
 
 
 class TimeNorm(nn.Module):
-    """Group norm with one channel a group, over the valid steps only.
+    """Group norm with one channel per group, over the valid steps only.
 
     Equal to `nn.GroupNorm(channels, channels)` on a row without padding. The reference implementations include the
     padding in mean and variance, which makes an utterance's features depend on the batch it came in;
@@ -63,7 +63,7 @@ class TimeNorm(nn.Module):
     def forward(self, x: Tensor, is_counted: Tensor) -> Tensor:
         """Normalise (batch, steps, channels) by the statistics of the steps where `is_counted`, (batch, steps) bool."""
         x = x.float()
-        share = is_counted.to(x.dtype) / is_counted.sum(1, keepdim=True).clamp(min=1)  # averages what counts
+        share = is_counted.to(x.dtype) / is_counted.sum(1, keepdim=True).clamp(min=1)  # weights of the average
         share = share[:, None]  # (batch, 1, steps)
         mean = share @ x  # (batch, 1, channels)
         variance = share @ (x - mean).square()
@@ -71,40 +71,40 @@ class TimeNorm(nn.Module):
         return torch.addcmul(self.bias - mean * scale, x, scale)
 
     def folded_into(self, conv: nn.Conv1d, waveforms: Tensor, is_counted: Tensor) -> Callable[[slice, slice], Tensor]:
-        """Prepare to convolve waveforms and normalise the result in one product.
+        """Fold the norm into the convolution, so that both are one matrix product.
 
         Mean and variance of a channel follow from those of the windows that its kernel sees: with mean m and
-        covariance C of the windows, they are w m and w C w. So the norm becomes another kernel and another bias for
-        each row of the batch, and the widest output there is is written once, and read by nothing but what follows.
+        covariance C of the windows, they are w m and w C w. So the norm amounts to a different kernel and bias for
+        each row of the batch, and the widest tensor of the model is written once and read only by the next layer.
 
         Args:
-            conv: one channel in.
+            conv: convolution with one input channel.
             waveforms: (batch, time), time a multiple of the stride.
-            is_counted: (batch, time / stride) bool, steps that the statistics are taken over.
+            is_counted: (batch, time / stride) bool, steps included in the statistics.
 
         Returns:
-            From rows of the batch and steps to (rows, steps, channels), what the norm of the convolution is there.
+            A function from a slice of rows and a slice of steps to the normalised (rows, steps, channels).
         """
         kernel, stride = conv.kernel_size[0], conv.stride[0]
         time = waveforms.shape[1]
         surplus = max(kernel - stride, kernel - time, 0)
         windows = functional.pad(waveforms, (0, surplus)).unfold(1, kernel, stride)[:, : time // stride]
-        windows = functional.pad(windows, (0, 1), value=1.0)  # (batch, steps, kernel + 1), the last for the bias
+        windows = functional.pad(windows, (0, 1), value=1.0)  # (batch, steps, kernel + 1), last column for the bias
         with torch.autocast(waveforms.device.type, enabled=False):
             kernels = self._fold(windows, is_counted, conv.weight[:, 0].T, conv.bias)
         return lambda rows, steps: _multiply(windows[rows, steps], kernels[rows])
 
     def _fold(self, windows: Tensor, is_counted: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the kernels, their biases last, that convolve and normalise at once.
+        """Compute the kernels, with their biases last, that convolve and normalise at once.
 
-        In float64, for next to no time: a kernel that passes only what is weak in speech has a variance of a
-        millionth of the windows', which float32 would lose.
+        This is done in float64, which costs little: a kernel that passes only weak components of speech has an output
+        variance of a millionth of the windows' variance, which float32 would lose.
 
         Args:
-            windows: (batch, steps, taps + 1), what the kernel sees at each step, and 1.
+            windows: (batch, steps, taps + 1), the samples under the kernel at each step, and 1.
             is_counted: (batch, steps) bool.
             kernel: (taps, channels).
-            bias: (channels,) of the convolution, or None.
+            bias: (channels,) bias of the convolution, or None.
 
         Returns:
             (batch, taps + 1, channels) in the type of `kernel`.
@@ -117,15 +117,15 @@ class TimeNorm(nn.Module):
         covariance = moments[:, :-1, :-1] - mean.transpose(1, 2) * mean
         variance = ((covariance @ precise) * precise).sum(1, keepdim=True)  # (batch, 1, channels)
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        mean = mean @ precise  # (batch, 1, channels); the bias is part of the output and of its mean
+        mean = mean @ precise  # (batch, 1, channels), without the bias
         shift = self.bias - mean * scale if bias is None else self.bias + (bias - (mean + bias)) * scale
         return torch.cat([precise * scale, shift], 1).to(kernel.dtype)
 
 
 def _multiply(windows: Tensor, kernels: Tensor) -> Tensor:
-    """Multiply (rows, steps, taps + 1) and (rows, taps + 1, channels), under autocast rounding the product alone."""
+    """Multiply (rows, steps, taps + 1) and (rows, taps + 1, channels); under autocast only the product is rounded."""
     device = windows.device.type
-    with torch.autocast(device, enabled=False):  # the bias may take off far more than it leaves: no case for bfloat16
+    with torch.autocast(device, enabled=False):  # the bias may cancel most of the product, too much for bfloat16
         out = windows @ kernels
     return out.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else out
 

@@ -1,7 +1,7 @@
-"""Packed batches: the valid frames of all utterances, one after the other, without the padding between them.
+"""Packed batches: the valid frames of all utterances concatenated, without padding.
 
-What works on each frame alone then works on no padding, and attention needs no mask, which would rule out the fastest
-kernels. Where the frames lie is known on the host, and nothing waits for the device.
+Frame-wise layers then compute nothing for padding, and attention needs no mask, which would rule out the fastest
+kernels. The positions of the frames are computed on the host, without a synchronisation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,27 +17,27 @@ __all__ = ["Packing", "UnpackedLayers"]
 
 
 class Packing:
-    """Where the valid frames of a padded batch lie, as `pack` lays them out: (valid, ...) of (batch, frames, ...).
+    """Positions of the valid frames in a padded batch; `pack` maps (batch, frames, ...) to (valid, ...).
 
-    Not a dataclass: compiled layers would look at all its fields, and be compiled again for other lengths.
+    It is not a dataclass: torch.compile would guard on all fields and recompile the layers for other lengths.
     """
 
     def __init__(self, is_valid: Tensor, device: torch.device) -> None:
-        """Find the frames.
+        """Find the positions of the valid frames.
 
         Args:
-            is_valid: (batch, frames) bool, True for the first frames of each row, for one at least; on the host, else
-                the host waits for it.
-            device: of what will be packed.
+            is_valid: (batch, frames) bool, True for the first frames of each row, at least one in all; should be on the
+                host, to avoid a synchronisation.
+            device: device of the tensors that will be packed.
         """
         is_valid = is_valid.cpu()
         counts = is_valid.sum(1)
         counts = counts[counts > 0]
         self.batch, self.frames = is_valid.shape
-        self.lengths: list[int] = counts.tolist()  # frames of each utterance that has any
+        self.lengths: list[int] = counts.tolist()  # frames of each utterance, without empty ones
         self.longest = max(self.lengths)
         self.is_valid = send(is_valid, device)  # (batch, frames) bool
-        self.places = send(is_valid.flatten().nonzero()[:, 0], device)  # (valid,) int64, in the padded batch
+        self.places = send(is_valid.flatten().nonzero()[:, 0], device)  # (valid,) int64, positions in the padded batch
         self.offsets = send(functional.pad(counts.cumsum(0), (1, 0)).int(), device)  # (utterances + 1,) int32
         self.has_flash = _has_flash(device)
 
@@ -52,7 +52,7 @@ class Packing:
 
 
 class UnpackedLayers(Sequence[Tensor]):
-    """Outputs of packed layers, each padded when it is asked for: a step asks for one of them."""
+    """Outputs of packed layers, each unpacked on first access, since a training step needs only one of them."""
 
     def __init__(self, packed: Sequence[Tensor], packing: Packing) -> None:
         self.packed = packed
@@ -77,12 +77,12 @@ class UnpackedLayers(Sequence[Tensor]):
         return self.unpacked[index]
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Give the outputs, first layer to last."""
+        """Iterate over the outputs, first layer to last."""
         return (self[index] for index in range(len(self)))
 
 
 def _has_flash(device: torch.device) -> bool:
-    """Say whether torch's flash attention runs on a device; asked here because a compiled layer could not."""
+    """Return whether torch's flash attention runs on a device; checked here because a compiled layer cannot."""
     if device.type != "cuda" or not torch.backends.cuda.is_flash_attention_available():
         return False
     return torch.backends.cuda.flash_sdp_enabled() and torch.cuda.get_device_capability(device) >= (8, 0)

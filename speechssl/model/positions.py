@@ -12,7 +12,7 @@ __all__ = ["PositionalConv"]
 
 
 class PositionalConv(nn.Module):
-    """The convolution, weight-normed over its kernel, and GELU."""
+    """A grouped convolution with weight norm over its kernel positions, followed by GELU."""
 
     def __init__(self, dim: int, kernel: int, groups: int) -> None:
         super().__init__()
@@ -33,20 +33,20 @@ class PositionalConv(nn.Module):
         conv, frames, (kernel,) = self.conv, x.shape[1], self.conv.kernel_size
         if fast.applies(x) and not torch.is_autocast_enabled("cpu") and is_faster(x, kernel):
             return correlate(x.to(conv.bias.dtype), conv.weight, conv.groups) + conv.bias
-        if self._is_wrong_in_16_bits(x):  # a model that is in 16 bits altogether
+        if self._is_wrong_in_16_bits(x):  # the parameters themselves are in 16 bits
             weight, bias = conv.weight.float(), conv.bias.float()
             x = functional.conv1d(x.mT.float(), weight, bias, padding=kernel // 2, groups=conv.groups).to(x.dtype)
         else:
             x = conv(x.transpose(1, 2))
         x = x.transpose(1, 2)
-        x = x if kernel % 2 else x[:, :frames]  # an even kernel pads one frame too many
-        return x.contiguous()  # as in conv.py: torch 2.15 could not export what follows otherwise
+        x = x if kernel % 2 else x[:, :frames]  # an even kernel gives one frame too many
+        return x.contiguous()  # for export with torch 2.15, as in conv.py
 
     def _is_wrong_in_16_bits(self, x: Tensor) -> bool:
-        """Say whether torch's convolution would be wrong for `x`, in every mode: of narrow groups in 16 bits on a CPU.
+        """Return whether torch's convolution would be wrong for `x`: narrow groups in 16 bits on a CPU.
 
-        With fewer than 16 channels a group and a kernel of 8 or more, oneDNN's on processors with AMX gives numbers
-        that have nothing to do with the right ones (torch 2.9.1 to 2.15.0). So they are convolved in float32.
+        With fewer than 16 channels per group and a kernel of 8 or more, oneDNN's 16-bit convolution on processors with
+        AMX returns unrelated numbers (torch 2.9.1 to 2.15.0), in training and inference. We use float32 there.
         """
         is_narrow = self.conv.in_channels // self.conv.groups < 16
         return x.device.type == "cpu" and is_narrow and (torch.is_autocast_enabled("cpu") or x.dtype.itemsize < 4)

@@ -1,6 +1,6 @@
 """Transformer encoder over frames: convolutional positions, self-attention layers, layer drop.
 
-Post-norm as in BASE (the paper's figure) or pre-norm as in LARGE. Knows nothing about waveforms or masking.
+Post-norm as in BASE (the paper's figure) or pre-norm as in LARGE. It does not handle waveforms or masking.
 """
 
 from collections.abc import Sequence
@@ -50,11 +50,11 @@ class TransformerConfig:
 
 
 class Transformer(nn.Module):
-    """Frames in, the output of every layer out.
+    """Transformer that returns the output of every layer.
 
-    `recompute` trades time for memory: in the backward pass each layer runs again, with the dropout it had, from its
-    input, which is all that is kept of it. With `packed`, layers work on the valid frames alone, see `packing`: no
-    time goes into padding, some into packing. Neither is a part of what the model is, so whoever trains sets them.
+    `recompute` trades time for memory: only the input of each layer is kept, and the layer runs again, with the same
+    dropout, in the backward pass. `packed` runs the layers on valid frames only, see `packing`: padding costs nothing,
+    packing a little. Neither changes the model, so the training code sets them.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -82,22 +82,22 @@ class Transformer(nn.Module):
 
         Args:
             x: (batch, frames, dim).
-            is_valid: (batch, frames) bool, False in the padding; better on the host, where nobody waits for its value.
-            num_layers: stop after so many layers; None for all.
-            context: of the training step: its `layer_seed` alone says which layers are dropped, its `num_frozen` how
-                many, from the first, learn nothing from this batch; nor do the positions then.
+            is_valid: (batch, frames) bool, False in the padding; on the host, its values need no synchronisation.
+            num_layers: number of layers to run; None for all.
+            context: its `layer_seed` determines which layers are dropped; its `num_frozen` is the number of layers,
+                from the first, that get no gradient from this batch; if it is above 0, the positions get none either.
 
         Returns:
             num_layers x (batch, frames, dim). A layer dropped in training repeats its input. In pre-norm form the
-            last of all layers has passed the final norm, the others have not. Zero in the padding if `packed`.
+            output of the last layer has passed the final norm, the others have not. Zero in the padding if `packed`.
         """
-        is_exporting = torch.compiler.is_exporting()  # a graph holds no branch on values
+        is_exporting = torch.compiler.is_exporting()  # exported graphs cannot branch on values
         has_padding = is_exporting or not bool(is_valid.all())
         is_packed = self.packed and has_padding and not is_exporting and bool(is_valid.any())
         packing = Packing(is_valid, x.device) if is_packed else None
         is_valid = send(is_valid, x.device) if packing is None else packing.is_valid
         if has_padding:
-            x = x.masked_fill(~is_valid[..., None], 0)  # padding must not reach valid frames through the convolution
+            x = x.masked_fill(~is_valid[..., None], 0)  # the positional convolution must not see the padding
         is_attended = packing if is_packed else is_valid if has_padding else None
         with without_learning(context.num_frozen > 0):
             x = x + self.positions(x)
@@ -119,7 +119,7 @@ class Transformer(nn.Module):
         return outputs if packing is None else UnpackedLayers(outputs, packing)
 
     def draw_kept_layers(self, seed: int | None) -> list[bool]:
-        """Draw which layers run, first to last; all of them outside training. See `StepContext` for the seed."""
+        """Draw which layers run, first to last; all run outside training. See `StepContext.layer_seed`."""
         if not self.training or self.config.layer_drop == 0:
             return [True] * len(self.layers)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -128,7 +128,7 @@ class Transformer(nn.Module):
 
 
 def without_learning(is_frozen: bool) -> AbstractContextManager[object]:
-    """Return what keeps gradients off its block, or does nothing: then an exported graph shows no trace of it."""
+    """Return `torch.no_grad()` or, if nothing is frozen, a null context, which leaves no trace in exported graphs."""
     return torch.no_grad() if is_frozen else nullcontext()
 
 
@@ -147,7 +147,7 @@ class Layer(nn.Module):
         self.activation_dropout = Dropout(config.activation_dropout)
 
     def forward(self, x: Tensor, is_attended: Tensor | Packing | None) -> Tensor:
-        """Map (batch, frames, dim) to the same shape, or (valid, dim); `is_attended` as `SelfAttention` takes it."""
+        """Map (batch, frames, dim), or (valid, dim), to the same shape; `is_attended` as in `SelfAttention`."""
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), is_attended))
             return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
@@ -155,5 +155,5 @@ class Layer(nn.Module):
         return self.ffn_norm(x + self.dropout(self.feed_forward(x)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """Map (..., dim) through the wide middle."""
+        """Apply the two-layer feed-forward network to (..., dim)."""
         return self.contract(self.activation_dropout(functional.gelu(self.expand(x))))

@@ -1,9 +1,10 @@
-"""Layers of a trunk for audio of any length: overlapping windows, of which the middles are kept.
+"""Encoding of audio of any length in overlapping windows, of which the middles are kept.
 
-The convolutions are local but for the group norm, whose statistics are gathered over the whole waveform first, so that
-their frames are those of the whole. Attention is not local: a frame of a window misses what lies beyond it. With 60 s
-and a second of overlap or more a trained small model's features differ by 2.6 % of their spread and 1.4 % of 100 units;
-agreement with phones is the same (`recipes/README.md`).
+The convolutions are local except for the group norm; its statistics are computed over the whole waveform first, so that
+the convolutional frames equal those of the whole waveform. Attention is not local: a frame does not see beyond its
+window. With windows of 60 s and at least a second of overlap, the features of a trained small model differ by 2.6 % of
+their standard deviation, and 1.4 % of frames get another of 100 units; agreement with phones is the same
+(`recipes/README.md`).
 """
 
 import itertools
@@ -21,12 +22,12 @@ from speechssl.model.norm import TimeNorm
 
 __all__ = ["Window", "encode_windows", "place_windows"]
 
-_AT_ONCE = 2**15  # outputs of the first convolution held while its statistics are gathered
+_AT_ONCE = 2**15  # steps of the first convolution held at a time while its statistics are computed
 
 
 @dataclass(frozen=True)
 class Window:
-    """Frames that are computed together, and those of them that are kept."""
+    """A range of frames that are computed together, and the range of them that is kept."""
 
     start: int
     stop: int
@@ -35,12 +36,12 @@ class Window:
 
 
 def place_windows(num_frames: int, size: int, overlap: int) -> list[Window]:
-    """Cover frames with windows of equal size, spread evenly; each frame is kept once, from the nearer middle.
+    """Cover frames with evenly spaced windows of equal size, and keep each frame from the nearest window.
 
     Args:
-        num_frames: to be covered.
+        num_frames: number of frames to cover.
         size: frames of a window.
-        overlap: frames that neighbours share, at least; less than `size`.
+        overlap: minimum number of frames that neighbours share; less than `size`.
 
     Examples:
         >>> [(w.start, w.stop, w.keep_from, w.keep_to) for w in place_windows(100, 60, 10)]
@@ -60,31 +61,31 @@ def place_windows(num_frames: int, size: int, overlap: int) -> list[Window]:
 def encode_windows(
     encoder: SpeechEncoder, waveform: Tensor, layers: Sequence[int], *, size: int, overlap: int
 ) -> Iterator[list[Tensor]]:
-    """Encode one waveform, a window at a time.
+    """Encode one waveform, one window at a time.
 
     Args:
-        encoder: the trunk, in evaluation mode.
+        encoder: the encoder, in evaluation mode.
         waveform: (time,) float32 at 16 kHz, at least one frame, on any device.
-        layers: wanted, counted from 1.
+        layers: layers to return, counted from 1.
         size: frames of a window.
-        overlap: frames that neighbours share, at least.
+        overlap: minimum number of frames that neighbours share.
 
     Yields:
-        len(layers) x (frames, dim) on the encoder's device, one after the other: together as many frames as the whole.
+        len(layers) x (frames, dim) on the encoder's device for each window; concatenated, the frames of the waveform.
     """
     config, device = encoder.config, encoder.mask_vector.device
     norm = _whole_norm(encoder.conv, waveform, device)
     for window in place_windows(frame_count(len(waveform), config.conv), size, overlap):
         part = waveform[window.start * config.hop : (window.stop - 1) * config.hop + config.window]
         conv = _convolve(encoder.conv, part.to(device), norm)[None]  # (1, frames, channels)
-        is_valid = torch.ones(conv.shape[:2], dtype=torch.bool)  # on the host, where nobody waits to look at it
+        is_valid = torch.ones(conv.shape[:2], dtype=torch.bool)  # on the host, to avoid a synchronisation
         outputs = encoder.transformer(encoder.project(encoder.norm(conv)), is_valid, max(layers))
         kept = slice(window.keep_from - window.start, window.keep_to - window.start)
         yield [outputs[layer - 1][0, kept] for layer in layers]
 
 
 def _whole_norm(conv: ConvFeatureExtractor, waveform: Tensor, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Return shift and scale (channels,) of the group norm of a whole waveform; None with layer norm."""
+    """Return shift and scale, (channels,) each, of the group norm over a whole waveform; None with layer norm."""
     if conv.norm == "layer":
         return None
     _, kernel, stride = conv.stack[0]
@@ -102,7 +103,7 @@ def _whole_norm(conv: ConvFeatureExtractor, waveform: Tensor, device: torch.devi
 
 
 def _convolve(conv: ConvFeatureExtractor, waveform: Tensor, norm: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Extract (frames, channels) from a part of a waveform, with the group norm's shift and scale of the whole."""
+    """Extract (frames, channels) from a part of a waveform, with shift and scale of the whole waveform's group norm."""
     x = _convolve_first(conv, functional.pad(waveform, (0, -len(waveform) % hop_size(conv.stack))))  # whole hops
     x = conv.norms[0](x) if norm is None else torch.addcmul(norm[0], x, norm[1])
     return conv.later_layers(x[None])[0, : frame_count(len(waveform), conv.stack)]

@@ -1,7 +1,7 @@
-"""Kernels written for CPUs, one a module, and the switch that says whether one may run.
+"""Kernels for CPUs, one per module, and the switch that decides whether they may run.
 
-Beside each caller stands the plain form, in torch's own operations, which it equals (`tests/model/fast`). CUDA and
-graphs (`torch.compile`, `torch.export`) always take that.
+Each caller also has a plain implementation in torch operations with the same results (`tests/model/fast`). CUDA and
+graphs (`torch.compile`, `torch.export`) always use the plain one.
 """
 
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ _IS_PLAIN_ONLY = ContextVar("_IS_PLAIN_ONLY", default=False)
 
 
 def applies(x: Tensor) -> bool:
-    """Say whether a kernel of this folder may compute with `x`: on a CPU, outside of graphs and of `plain_only`."""
+    """Return whether a kernel of this folder may run on `x`: on a CPU, outside of graphs and of `plain_only`."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling() and not _IS_PLAIN_ONLY.get()
 
 
 @contextmanager
 def plain_only() -> Iterator[None]:
-    """Compute in torch's own operations in this block and thread, to compare; no setting of a run does.
+    """Use the plain implementations in this block and thread; for comparisons only, no configuration sets it.
 
-    Layers that are computed again in the backward pass must see the block there, too.
+    With recomputed layers, the backward pass must run inside the block too.
     """
     token = _IS_PLAIN_ONLY.set(True)
     try:

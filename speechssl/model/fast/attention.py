@@ -1,7 +1,7 @@
-"""Attention with dropout and without padding, as products of each utterance: of `speechssl.model.attention`, on CPUs.
+"""CPU kernel of `speechssl.model.attention`: attention with dropout, utterance by utterance, without padding.
 
-With dropout, torch's attention on CPU draws one number after the other and keeps several matrices of (frames x frames);
-this keeps one and a byte an element, and passes over the padding.
+With dropout, torch's attention on CPUs draws random numbers one by one and keeps several (frames x frames) matrices for
+the backward pass; this kernel keeps one matrix and a byte per element, and skips the padding.
 """
 
 import itertools
@@ -14,16 +14,18 @@ from speechssl.model.fast.dropout import draw_kept, keep, kept_scale
 
 __all__ = ["RowAttention", "attend_packed_rows", "attend_rows"]
 
-Block = tuple[int, int, int, int]  # first frame, utterances, frames from one to the next, frames of each that count
+Block = tuple[
+    int, int, int, int
+]  # first frame, number of utterances, frames from one to the next, valid frames of each
 
 
 def attend_rows(merged: Tensor, is_attended: Tensor | None, dropout: float) -> Tensor:
-    """Attend within each row, over its own frames alone.
+    """Attend within each row of a padded batch.
 
     Args:
         merged: (batch, frames, 3, heads, dim), query, key and value.
-        is_attended: (batch, frames) bool, the first frames of each row; None for all.
-        dropout: probability that a weight is dropped.
+        is_attended: (batch, frames) bool, True for the first frames of each row; None for all frames.
+        dropout: probability that an attention weight is dropped.
 
     Returns:
         (batch, frames, heads, dim); 0 in the padding.
@@ -39,7 +41,7 @@ def attend_packed_rows(merged: Tensor, lengths: Sequence[int], dropout: float) -
     Args:
         merged: (valid, 3, heads, dim), query, key and value.
         lengths: frames of each utterance.
-        dropout: probability that a weight is dropped.
+        dropout: probability that an attention weight is dropped.
 
     Returns:
         (valid, heads, dim).
@@ -48,7 +50,7 @@ def attend_packed_rows(merged: Tensor, lengths: Sequence[int], dropout: float) -
 
 
 class RowAttention(torch.autograd.Function):
-    """Softmax attention of each utterance over its own frames, with dropout of its weights."""
+    """Softmax attention of each utterance over its own frames, with dropout of the attention weights."""
 
     @staticmethod
     def forward(ctx, merged: Tensor, blocks: list[Block], dropout: float) -> Tensor:  # type: ignore[no-untyped-def]
@@ -77,7 +79,7 @@ class RowAttention(torch.autograd.Function):
             by_query, by_key, by_value = _by_head(_within(merged_gradient, block))
             weights, kept = next(pieces), next(pieces) if ctx.dropout else None
             out = _within(gradient, block).transpose(1, 2)  # (utterances, heads, count, dim)
-            # softmax takes its average off a row's gradient: the sum of gradient x weight, or of gradient x output
+            # the softmax gradient subtracts the row average: the sum of gradient x weight, equal to gradient x output
             average = (out * _within(attended, block).transpose(1, 2)).sum(-1, keepdim=True)
             dropped = weights
             if kept is not None:
@@ -90,11 +92,11 @@ class RowAttention(torch.autograd.Function):
 
 
 def _blocks(counts: Sequence[int], frames: int | None = None) -> list[Block]:
-    """Group neighbours of as many frames.
+    """Group neighbouring utterances with equal numbers of frames.
 
     Args:
         counts: valid frames of each utterance.
-        frames: from the beginning of one to that of the next; None where they are packed.
+        frames: frames from the start of one utterance to the start of the next; None if they are packed.
     """
     blocks, start = [], 0
     for count, run in itertools.groupby(counts):
@@ -105,7 +107,7 @@ def _blocks(counts: Sequence[int], frames: int | None = None) -> list[Block]:
 
 
 def _within(x: Tensor, block: Block) -> Tensor:
-    """View the frames of a block that count: (frames, ...) as (utterances, count, ...)."""
+    """View the valid frames of a block: (frames, ...) as (utterances, count, ...)."""
     start, number, stride, count = block
     return x[start : start + number * stride].unflatten(0, (number, stride))[:, :count]
 

@@ -1,4 +1,4 @@
-"""Strided convolution along time as matrix products over the memory as it lies: of `speechssl.model.conv`, on CPUs."""
+"""CPU kernel of `speechssl.model.conv`: strided convolution along time as matrix products without unfolding."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ __all__ = ["ShiftedProducts", "convolve"]
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """Convolve each row of the batch.
 
-    `stride` successive steps are one row of `stride * in_channels` numbers, so a kernel of one stride is a single
-    product and a longer kernel adds the product of the following rows. Nothing is unfolded, copied or transposed, and
-    utterances lie end to end: only outputs whose kernel reaches past the utterance see its neighbour.
+    `stride` successive steps form one row of `stride * in_channels` numbers, so a kernel of length `stride` is a single
+    matrix product, and a longer kernel adds products with the following rows. Nothing is unfolded, copied or
+    transposed. Utterances lie end to end; only outputs whose kernel reaches past an utterance see the next one.
 
     Args:
         x: (batch, steps, in_channels), steps a multiple of `stride`.
@@ -21,7 +21,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Ten
         stride: steps from one output to the next.
 
     Returns:
-        (batch, steps / stride, out_channels); outputs whose kernel reaches past the last step hold garbage.
+        (batch, steps / stride, out_channels); outputs whose kernel reaches past the last step are undefined.
     """
     out_channels, in_channels, kernel = weight.shape
     taps = weight.permute(2, 1, 0).reshape(kernel * in_channels, out_channels)
@@ -58,7 +58,7 @@ class ShiftedProducts(torch.autograd.Function):
             torch.mm(rows[shift:, : len(part)].T, gradient[: len(gradient) - shift], out=part)
         if not ctx.needs_input_grad[0]:
             return None, taps_gradient
-        if len(taps) < inner:  # a stride longer than the kernel leaves samples out
+        if len(taps) < inner:  # the stride is longer than the kernel
             rows_gradient = functional.pad(gradient @ taps.T, (0, inner - len(taps)))
         else:
             rows_gradient = gradient @ taps[:inner].T

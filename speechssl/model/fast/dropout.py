@@ -1,8 +1,8 @@
-"""Dropout whose random bits are cheap: of `speechssl.model.dropout`, on CPUs.
+"""CPU kernel of `speechssl.model.dropout`: dropout with 16 random bits per element.
 
-PyTorch's own draws one 32-bit number an element there, one after the other, which takes a tenth of a training step.
-Sixteen bits an element are as good: the probability is a multiple of 1/65,536, and what is kept is scaled by its exact
-inverse, so that expectations are right to the last bit.
+On CPUs, PyTorch draws a 32-bit number per element, one after the other, which takes a tenth of a training step.
+Sixteen bits are enough: the probability is rounded to a multiple of 1/65,536, and kept elements are scaled by the exact
+inverse of the rounded value, so that expectations are exact.
 """
 
 import torch
@@ -14,7 +14,7 @@ _LEVELS = 1 << 16
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
-    """Drop elements of `x`, each at a probability between 0 and 1, neither included, and scale the others."""
+    """Drop elements of `x` with a probability between 0 and 1, both excluded, and scale the others."""
     return Masked.apply(x, draw_kept(x.shape, probability, x.device), kept_scale(probability))
 
 
@@ -23,7 +23,7 @@ def _dropped_levels(probability: float) -> int:
 
 
 def kept_scale(probability: float) -> float:
-    """Return what kept elements are multiplied by, the inverse of the probability at which `draw_kept` keeps them."""
+    """Return the factor of kept elements: the inverse of the probability with which `draw_kept` keeps them."""
     return _LEVELS / (_LEVELS - _dropped_levels(probability))
 
 
@@ -31,9 +31,9 @@ def draw_kept(shape: torch.Size | tuple[int, ...], probability: float, device: t
     """Draw which elements are kept, from torch's default generator of the device.
 
     Args:
-        shape: of the mask.
-        probability: that an element is dropped, between 0 and 1, neither included.
-        device: of the mask.
+        shape: shape of the mask.
+        probability: probability that an element is dropped, between 0 and 1, both excluded.
+        device: device of the mask.
 
     Returns:
         `shape` uint8, 1 where kept.
@@ -41,18 +41,20 @@ def draw_kept(shape: torch.Size | tuple[int, ...], probability: float, device: t
     number = torch.Size(shape).numel()
     words = torch.empty(-(-number // 4), dtype=torch.int64, device=device)
     words.random_(torch.iinfo(torch.int64).min, None)  # all 64 bits
-    last_dropped = _dropped_levels(probability) - 1 - _LEVELS // 2  # of the int16, from -32,768 up
+    last_dropped = (
+        _dropped_levels(probability) - 1 - _LEVELS // 2
+    )  # the largest int16 that drops; they start at -32,768
     kept = torch.empty(number, dtype=torch.uint8, device=device)
     return torch.gt(words.view(torch.int16)[:number], last_dropped, out=kept).view(shape)
 
 
 def keep(x: Tensor, kept: Tensor) -> Tensor:
-    """Return `x * kept`, a third faster than a product of two types: `kept` is written as floats, then multiplied."""
+    """Return `x * kept`; converting `kept` to floats first is a third faster than a product of mixed types."""
     return torch.empty_like(x).copy_(kept).mul_(x)
 
 
 class Masked(torch.autograd.Function):
-    """`x * kept * scale`, with one byte an element kept for the backward pass."""
+    """`x * kept * scale`, which saves one byte per element for the backward pass."""
 
     @staticmethod
     def forward(ctx, x: Tensor, kept: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
