@@ -39,8 +39,9 @@ def draw_spans(counts: Tensor, size: int, config: MaskConfig, generator: torch.G
     """Draw a span mask for each row.
 
     The number of spans is `start_prob * count`, rounded up or down at random as in the reference, so that its mean is
-    right for short rows too. Keys of `config` select what fairseq 0.12.2 does differently (`compute_mask_indices`): no span starts at the last place where one fits; rows with more masked positions than the least masked row have
-    single positions unmasked at random; in rows too short for their spans, spans are cut at the end of the row.
+    right for short rows too. Keys of `config` select what fairseq 0.12.2 does differently (`compute_mask_indices`): no
+    span starts at the last place where one fits; rows with more masked positions than the least masked row have single
+    positions unmasked at random; in rows too short for their spans, spans are cut at the end of the row.
 
     Args:
         counts: (batch,) int64, valid positions in each row.

@@ -1,6 +1,6 @@
-"""wav2vec 2.0's objective: tell the true quantized frame from negatives.
+"""The objective of wav2vec 2.0: identify the true quantized frame among negatives.
 
-Section 3.2 of wav2vec 2.0 (arXiv:2006.11477): contrastive loss (equation 3) + 0.1 x diversity (equation 4); the
+Section 3.2 of wav2vec 2.0 (arXiv:2006.11477): contrastive loss (equation 3) + 0.1 x diversity loss (equation 4); the
 released code adds 10 x the extractor's mean squared output.
 """
 
@@ -27,22 +27,22 @@ from speechssl.tasks.quantizer import Quantizer, QuantizerConfig
 
 __all__ = ["ContrastiveConfig", "ContrastiveObjective", "draw_negatives", "own_similarities"]
 
-PADDING = 4.0  # how many times the products of an utterance's own frames may grow by padding
-PADDING_ON_CPU = 1.1  # where they cost more than the calls: 20 utterances of BASE, two cores, torch 2.9, November 2026
+PADDING = 4.0  # by which factor padding may increase the cost of the products within utterances
+PADDING_ON_CPU = 1.1  # the same on CPUs; 20 utterances of BASE, two cores, torch 2.9, November 2026
 
 
 @configuration
 class ContrastiveConfig:
-    """Weights and negatives; the defaults are wav2vec 2.0 BASE."""
+    """Loss weights and negatives; the defaults are wav2vec 2.0 BASE."""
 
     kind: Literal["contrastive"] = "contrastive"
-    dim: int = 256  # in which frames and entries are compared (fairseq: final_dim)
-    temperature: float = 0.1  # of the similarities (fairseq: logit_temp)
-    negatives: int = was("distractors", 100)  # from masked frames of the same utterance (fairseq: num_negatives)
-    cross_negatives: int = was("cross_distractors", 0)  # of the whole batch (fairseq: cross_sample_negatives)
+    dim: int = 256  # dimension in which frames and targets are compared (fairseq: final_dim)
+    temperature: float = 0.1  # divides the cosine similarities (fairseq: logit_temp)
+    negatives: int = was("distractors", 100)  # negatives from the same utterance (fairseq: num_negatives)
+    cross_negatives: int = was("cross_distractors", 0)  # from the whole batch (fairseq: cross_sample_negatives)
     diversity_weight: float = 0.1
-    feature_penalty: float = 10.0  # on the extractor's squared output; LARGE: 0 (with a layer norm it can collapse)
-    feature_dropout: float = 0.1  # on what is quantized (fairseq: dropout_features)
+    feature_penalty: float = 10.0  # weight of the extractor's squared output; LARGE: 0 (can collapse with layer norm)
+    feature_dropout: float = 0.1  # dropout of the quantizer's input (fairseq: dropout_features)
     quantizer: QuantizerConfig = QuantizerConfig()
     mask: MaskConfig = MaskConfig()
 
@@ -64,14 +64,14 @@ class ContrastiveObjective(Objective):
         Args:
             encoded: output of `SpeechEncoder` on the masked batch, lengths on the host.
             is_masked: (batch, frames) bool, on the host, True where the encoder saw the mask vector.
-            batch: not looked at: what is to be told apart are frames of `encoded`.
-            context: its step decides on the temperature of the quantizer; noise and negatives are drawn on the device
-                of `encoded`, by a generator that the context's seeds.
+            batch: not used; the targets are frames of `encoded`.
+            context: its step determines the temperature of the quantizer; its generator seeds another one on the device
+                of `encoded`, which draws noise and negatives.
 
         Returns:
-            The loss summed over masked frames, with their number; divide by the global number, not the local. The
-            additional losses are multiplied by the same number. Utterances with a single masked frame have no
-            negative of their own; without `cross_negatives` such a frame adds nothing.
+            The loss summed over masked frames, and their number; divide by the global number, not the local one. The
+            additional losses are multiplied by the same number. An utterance with a single masked frame has no
+            negatives of its own; without `cross_negatives` it does not contribute to the contrastive loss.
 
         Raises:
             TrainingError: no frame is masked.
@@ -99,8 +99,8 @@ class ContrastiveObjective(Objective):
         diversity = (entries - quantized.soft_perplexity) / entries
         penalty = frames_where(encoded.conv, encoded.is_valid).float().square().mean()
         value = loss + count * (self.config.diversity_weight * diversity + self.config.feature_penalty * penalty)
-        is_contest = torch.isfinite(logits[:, 1:]).any(1)  # not where every negative is the target's equal
-        is_right = is_contest & (logits.argmax(-1) == 0) & (logits[:, 1:] < logits[:, :1]).any(1)  # nor a tie of all
+        is_contest = torch.isfinite(logits[:, 1:]).any(1)  # False where every negative equals the target
+        is_right = is_contest & (logits.argmax(-1) == 0) & (logits[:, 1:] < logits[:, :1]).any(1)  # no tie of all
         parts = {
             "contrastive_loss": loss.detach() / count,
             "accuracy": is_right.sum() / count,
@@ -117,25 +117,25 @@ class ContrastiveObjective(Objective):
         return LossSum(value=value, count=total, parts=parts, tallies={"codes": quantized.counts})
 
     def health(self) -> Health:
-        """Say what a healthy run looks like."""
+        """Describe a healthy run."""
         return contrastive_health(self.config.negatives + self.config.cross_negatives)
 
     def score(self, context: Tensor, targets: Tensor, codes: Tensor, utterance: Tensor, negatives: Tensor) -> Tensor:
-        """Compare each masked frame with its target and its negatives.
+        """Compute the similarity of each masked frame to its target and its negatives.
 
-        Similarities are taken of all masked frames of an utterance with each other, and then picked: far less memory
-        than a copy of every negative's vector.
+        All masked frames of an utterance are compared with each other, then the wanted similarities are gathered: this
+        takes far less memory than a copy of every negative's vector.
 
         Args:
             context: (masked, dim), the Transformer's output.
             targets: (masked, dim), the projected quantized frames.
-            codes: (masked, groups) int64, to find negatives equal to the target.
+            codes: (masked, groups) int64 codebook entries, to find negatives equal to the target.
             utterance: (masked,) int64, row of the batch, ascending; on the host.
             negatives: (masked, negatives) int64, positions among the masked frames; -1 for none.
 
         Returns:
-            (masked, 1 + negatives) float32 logits, the target first; -inf for a negative that is the target's
-            equal or does not exist.
+            (masked, 1 + negatives) float32 logits, the target first; -inf for a negative that equals the target or
+            does not exist.
         """
         context = functional.normalize(context.float(), dim=-1)
         targets = functional.normalize(targets.float(), dim=-1)
@@ -151,20 +151,20 @@ class ContrastiveObjective(Objective):
 def own_similarities(
     context: Tensor, targets: Tensor, utterance: Tensor, negatives: Tensor, padding: float | None = None
 ) -> Tensor:
-    """Multiply each masked frame with the negatives of its own utterance.
+    """Compute the dot products of each masked frame with the negatives of its own utterance.
 
-    In one product of the whole batch, each utterance padded to the one with most masked frames; utterance after
-    utterance where that would be mostly padding, which takes a few small kernels for each.
+    This is one product for the whole batch, with each utterance padded to the largest number of masked frames; if too
+    much of that would be padding, it is one product per utterance, at the cost of a few small kernels for each.
 
     Args:
         context: (masked, dim).
         targets: (masked, dim).
         utterance: (masked,) int64, row of the batch, ascending; on the host.
         negatives: (masked, negatives) int64, positions among the masked frames of the utterance; -1 for none.
-        padding: how many times the products may grow by padding; None for what suits the device.
+        padding: by which factor padding may increase the cost of the products; None for a default of the device.
 
     Returns:
-        (masked, negatives); anything where there is no negative.
+        (masked, negatives); undefined where there is no negative.
     """
     device = context.device
     if padding is None:
@@ -179,7 +179,7 @@ def own_similarities(
     if len(utterance) == len(lengths) * longest:
         own, other = (x.unflatten(0, (-1, longest)) for x in (context, targets))  # (utterances, longest, dim)
         return (own @ other.mT).flatten(0, 1).gather(1, local)
-    places = send(rows * longest + torch.arange(len(utterance)) - starts, device)  # of each frame among the padded
+    places = send(rows * longest + torch.arange(len(utterance)) - starts, device)  # padded position of each frame
     own, other = (
         x.new_zeros(len(lengths) * longest, x.shape[1]).index_copy(0, places, x).unflatten(0, (-1, longest))
         for x in (context, targets)
@@ -192,13 +192,12 @@ def draw_negatives(utterance: Tensor, own: int, cross: int, generator: torch.Gen
 
     Args:
         utterance: (masked,) int64, row of the batch of each masked frame, ascending; on the host.
-        own: how many come from the same utterance.
-        cross: how many come from the whole batch.
-        generator: source of the draws.
+        own: number of negatives from the same utterance.
+        cross: number of negatives from the whole batch.
+        generator: random generator, on the device of the result.
 
     Returns:
-        (masked, own + cross) int64, on the device of `generator`, positions among the masked frames; -1 where there
-        is no other frame.
+        (masked, own + cross) int64, positions among the masked frames; -1 where there is no other frame.
     """
     total = len(utterance)
     sizes = torch.bincount(utterance)
@@ -214,7 +213,7 @@ def _draw_other(position: Tensor, size: Tensor, number: int, generator: torch.Ge
     """Draw (masked, number) positions below `size` (masked, 1), skipping `position` (masked, 1); -1 if none is left."""
     uniform = torch.rand(
         (len(position), number), device=position.device, generator=generator, dtype=torch.float64
-    )  # float32 would reach `size` by rounding
+    )  # float32 could round up to `size`
     drawn = (uniform * (size - 1)).long()
     drawn = drawn + (drawn >= position)
     return torch.where(size > 1, drawn, -1)

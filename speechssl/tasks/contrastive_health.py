@@ -1,4 +1,4 @@
-"""What a healthy run of wav2vec 2.0's contrastive task looks like."""
+"""Health bands of wav2vec 2.0's contrastive task."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ __all__ = ["contrastive_health"]
 
 
 def contrastive_health(negatives: int) -> Health:
-    """Describe a run that tells the target from so many negatives."""
+    """Describe a healthy run with the given number of negatives."""
     guessing_loss = math.log(1 + negatives)
 
     def signs(values: Mapping[str, float]) -> dict[str, float]:
@@ -36,14 +36,14 @@ def contrastive_health(negatives: int) -> Health:
 _CODEBOOK_COLLAPSE = Band(
     name="codebook_collapse",
     sign="codebook_perplexity",
-    shown="perplexity of the codebook that is used least",
+    shown="perplexity of the least used codebook",
     low=2.0,
     seen="demo and pool 4.4 to 15 of 16 entries; BASE 9 to 13 of 320 early on (fairseq issues 2981 and 3391). "
     "Collapsed: 1.0 of 320 (transformers' recipe on the small model, by step 150; transformers issue 14387), 1.0 "
     "of 16 (small model with a layer-norm extractor and a feature penalty of 1, by step 300)",
-    likely="the quantizer answers every frame alike: a learning rate too high, too little weight on diversity, "
-    "codebooks too large for the audio, a feature penalty on an extractor that norms every layer, or audio that "
-    "says nothing",
+    likely="the quantizer maps every frame to the same entries: a learning rate too high, too little weight on "
+    "diversity, codebooks too large for the audio, a feature penalty on an extractor that normalises every layer, or "
+    "audio without speech",
     change="lower optim.lr or lengthen optim.warmup, raise objective.diversity_weight, lower "
     "objective.quantizer.entries, set objective.feature_penalty=0 if encoder.conv_norm is layer, and go on from a "
     "checkpoint before this step",
@@ -53,8 +53,8 @@ _EQUAL_NEGATIVES = Band(
     sign="negative_spread",
     shown="standard deviation of the cosines of a frame with its negatives",
     low=1e-4,
-    seen="demo 0.007 at its lowest, in the warm-up. Drawn all equal: 0; codebooks collapsed to one entry: 0",
-    likely="all negatives of a frame are one: objective.negatives is 1, utterances have two masked frames, or "
+    seen="demo 0.007 at its lowest, in the warm-up. All negatives equal: 0; codebooks collapsed to one entry: 0",
+    likely="all negatives of a frame are equal: objective.negatives is 1, utterances have two masked frames, or "
     "the codebooks have collapsed",
     change="raise objective.negatives, objective.mask.start_prob and batch.min_s, and see the other alarms",
 )

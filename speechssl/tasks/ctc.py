@@ -1,4 +1,4 @@
-"""Fine-tuning with CTC: a linear head on the trunk, masks as regularisation, the freezing schedule.
+"""Fine-tuning with CTC: a linear head on the encoder, masks as regularisation, the freezing schedule.
 
 Section 3.3 of wav2vec 2.0 (arXiv:2006.11477). The blank is token 0.
 """
@@ -33,16 +33,16 @@ __all__ = ["CTCConfig", "CTCModel", "required_frames"]
 class CTCConfig:
     """Regularisation of fine-tuning; the defaults are the reference's for 10 hours."""
 
-    kind: ClassVar[str] = "ctc"  # the task, no key
+    kind: ClassVar[str] = "ctc"  # name of the task, no key
 
-    dropout: float = 0.0  # before the head (fairseq: final_dropout)
+    dropout: float = 0.0  # dropout before the head (fairseq: final_dropout)
     freeze_conv: bool = True  # the extractor is never updated
-    freeze_steps: int = 10_000  # steps in which only the head learns (fairseq: freeze_finetune_updates)
-    freeze_below: int = 0  # Transformer layers, from the first, that do not learn; nor does anything before them
-    freeze_below_steps: int | None = None  # steps after which they learn after all; None: never
-    lora: LoraConfig | None = None  # adapters learn instead of the trunk; a finished model is read with them merged
-    mask: MaskConfig = MaskConfig()  # over frames
-    channel_mask: MaskConfig = MaskConfig(start_prob=0.5 / 64, span=64, min_spans=0)  # over the trunk's input channels
+    freeze_steps: int = 10_000  # first steps, in which only the head learns (fairseq: freeze_finetune_updates)
+    freeze_below: int = 0  # number of frozen Transformer layers, from the first; everything before them is frozen too
+    freeze_below_steps: int | None = None  # number of steps for which `freeze_below` holds; None: all
+    lora: LoraConfig | None = None  # adapters learn instead of the encoder; they are merged when a model is loaded
+    mask: MaskConfig = MaskConfig()  # mask over frames
+    channel_mask: MaskConfig = MaskConfig(start_prob=0.5 / 64, span=64, min_spans=0)  # mask over the encoder's channels
 
     def __post_init__(self) -> None:
         if min(self.freeze_steps, self.freeze_below, self.freeze_below_steps or 0) < 0:
@@ -53,22 +53,22 @@ class CTCConfig:
 
     @property
     def thaws(self) -> bool:
-        """Whether parameters begin to learn on the way."""
+        """Whether frozen parameters start to learn during the run."""
         return self.freeze_steps > 0 or (self.freeze_below > 0 and bool(self.freeze_below_steps))
 
     def num_frozen(self, step: int) -> int:
-        """Return how many layers, from the first, learn nothing in a step; all before them learns nothing then."""
+        """Return how many layers, from the first, are frozen in a step, together with everything before them."""
         return self.freeze_below if self.freeze_below_steps is None or step < self.freeze_below_steps else 0
 
 
 class CTCModel(TaskModel):
-    """Trunk and CTC head."""
+    """Encoder with a CTC head."""
 
     def __init__(self, encoder: SpeechEncoder, config: CTCConfig, vocabulary_size: int) -> None:
-        """Put a head on a trunk, which is changed: parts of it freeze, and it gets adapters.
+        """Put a head on an encoder; the encoder is changed in place: parts are frozen, adapters are added.
 
         Raises:
-            ConfigError: more layers are to be frozen than there are.
+            ConfigError: more layers are to be frozen than the encoder has.
         """
         super().__init__()
         num_layers = encoder.config.transformer.num_layers
@@ -84,26 +84,26 @@ class CTCModel(TaskModel):
         self.head = nn.Linear(encoder.config.transformer.dim, vocabulary_size)
 
     def health(self) -> Health:
-        """Say what a healthy run looks like."""
+        """Describe a healthy run."""
         return ctc_health(self.config.freeze_steps)
 
     @property
     def thaws(self) -> bool:
-        """Whether parameters begin to learn on the way."""
+        """Whether frozen parameters start to learn during the run."""
         return self.config.thaws
 
     def forward(self, batch: Batch, context: StepContext) -> LossSum:
-        """Score one batch of transcribed speech, masked when in training mode.
+        """Compute the CTC loss of one batch of transcribed speech, masked in training mode.
 
-        Nothing waits for the device, but where torch's own CTC loss does: on CUDA it copies the lengths by itself.
+        There is no synchronisation with the device except in torch's CTC loss, which copies the lengths on CUDA.
 
         Args:
-            batch: its lengths on the host.
-            context: of the training step.
+            batch: batch with targets, its lengths on the host.
+            context: step and random generator.
 
         Returns:
-            The loss summed over utterances, with their number. An utterance with fewer frames than its text needs
-            has loss 0 (`zero_infinity`) and is counted in `parts["impossible"]`.
+            The loss summed over utterances, and their number. An utterance with fewer frames than its text needs has
+            loss 0 (`zero_infinity`) and is counted in `parts["impossible"]`.
         """
         if batch.targets is None or batch.target_lengths is None:
             raise ValueError("a batch without targets cannot be scored; pass tokens to the dataset")
@@ -130,9 +130,9 @@ class CTCModel(TaskModel):
         return LossSum(value=losses.sum(), count=torch.full((), len(losses), device=device), parts=parts)
 
     def logits(self, batch: Batch, context: StepContext = INFERENCE) -> tuple[Tensor, Tensor]:
-        """Return (batch, frames, vocab) logits and, on the host, the (batch,) int64 number of valid frames.
+        """Return (batch, frames, vocab) logits and, on the host, the (batch,) int64 numbers of valid frames.
 
-        A context with a generator draws masks, in training mode.
+        Masks are drawn in training mode if the context has a generator.
         """
         counts = frame_count(batch.num_samples, self.encoder.config.conv)
         is_masked = is_channel_masked = None
@@ -157,10 +157,10 @@ class CTCModel(TaskModel):
 
 
 def required_frames(targets: Tensor, target_lengths: Tensor) -> Tensor:
-    """Count the frames CTC needs: a frame a token, and a blank between equal neighbours.
+    """Count the frames that CTC needs: one per token, and a blank between equal neighbours.
 
     Args:
-        targets: (batch, tokens) int64, padded with anything.
+        targets: (batch, tokens) int64, the padding may hold anything.
         target_lengths: (batch,) int64.
 
     Returns:

@@ -1,10 +1,10 @@
-"""The matrix products that the trunk asks for in a training step, counted from its configuration; nothing is run.
+"""Counts the matrix products of the encoder in a training step from its configuration, without running it.
 
-Those of the heads are the tasks' (`Task.products`).
+Tasks list the products of their heads (`Task.products`).
 
-Counted is what the mathematics asks for: each product forward, and its two gradients, without that of the waveform and
-without those of a frozen extractor; layers that layer drop skips are not done. Norms, activations, dropout, random
-numbers and the optimiser are left out. Convolutions count as the products they are.
+The count has each forward product and its two gradients, without the gradient of the waveform, those of a frozen
+extractor, and layers skipped by layer drop. Convolutions count as matrix products. Norms, activations, dropout, random
+numbers and the optimiser are left out.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ __all__ = [
     "trunk_products",
 ]
 
-_DRAWS = 20  # of masks, where only draws tell how much is masked: a standard error of 0.2 %
+_DRAWS = 20  # number of masks drawn to estimate the masked share: a standard error of 0.2 %
 
 
 @dataclass(frozen=True)
 class Product:
-    """`batch` products of (rows, inner) with (inner, columns), `times` a step, and those of their gradients."""
+    """`batch` products of (rows, inner) with (inner, columns), `times` per step, and those of their gradients."""
 
     part: str
     rows: int
@@ -35,27 +35,27 @@ class Product:
     batch: int = 1
     times: float = 1.0
     has_forward: bool = True
-    has_left_gradient: bool = True  # of what has rows
-    has_right_gradient: bool = True  # of the weights, or of the other activations
+    has_left_gradient: bool = True  # gradient of the left factor (activations)
+    has_right_gradient: bool = True  # gradient of the right factor (weights, or other activations)
 
     @property
     def shapes(self) -> list[tuple[int, int, int, int]]:
-        """(batch, rows, inner, columns) of each product that is done, forward and backward."""
+        """(batch, rows, inner, columns) of each product, forward and backward."""
         found = [(self.batch, self.rows, self.inner, self.columns)] * self.has_forward
         found += [(self.batch, self.rows, self.columns, self.inner)] * self.has_left_gradient
         return found + [(self.batch, self.inner, self.rows, self.columns)] * self.has_right_gradient
 
     @property
     def flops(self) -> float:
-        """Additions and multiplications in a step."""
+        """Additions and multiplications per step."""
         return len(self.shapes) * self.times * 2.0 * self.batch * self.rows * self.inner * self.columns
 
 
 def masked_share(config: MaskConfig, *, frames: int = 0, utterances: int = 1) -> float:
-    """Return the expected share of frames that overlapping spans cover, in an utterance of many spans.
+    """Return the expected share of masked frames, for utterances with many spans.
 
-    With `same_count` and several utterances, of so many frames each, it is the mean of draws: nothing shorter gives the
-    share of the least masked.
+    With `same_count` and several utterances of `frames` frames each, it is estimated by drawing masks, since there is
+    no closed form for the least masked utterance.
 
     Examples:
         >>> round(masked_share(MaskConfig()), 2)  # 49 % in the paper
@@ -76,11 +76,11 @@ def trunk_products(
     """List the products of extractor, projection, positions and layers.
 
     Args:
-        encoder: the trunk.
-        utterances: in the batch.
-        samples: of each.
-        is_training: whether gradients are wanted.
-        trains_conv: whether the extractor's are.
+        encoder: configuration of the encoder.
+        utterances: number of utterances in the batch.
+        samples: number of samples of each utterance.
+        is_training: whether to include gradients.
+        trains_conv: whether to include those of the extractor.
     """
     products = _extractor(encoder, utterances, samples, is_training and trains_conv)
     return products + _transformer(encoder, utterances, frame_count(samples, encoder.conv), is_training=is_training)
@@ -105,7 +105,7 @@ def _extractor(encoder: EncoderConfig, utterances: int, samples: int, is_trainin
 
 
 def _transformer(encoder: EncoderConfig, utterances: int, frames: int, *, is_training: bool) -> list[Product]:
-    """List the products of projection, positions and layers; attention's own are those of weights and values."""
+    """List the products of projection, positions and layers; "attention, products" are scores and weighted values."""
     transformer = encoder.transformer
     rows, dim, heads = utterances * frames, transformer.dim, transformer.num_heads
     groups, kernel = transformer.position_groups, transformer.position_kernel

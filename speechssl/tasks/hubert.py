@@ -1,4 +1,4 @@
-"""HuBERT as a task: what the toolkit asks of it. Its loss is `masked_prediction`."""
+"""HuBERT as a task, with the loss of `masked_prediction`."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -50,7 +50,7 @@ class HubertTask(PretrainingTask):
     head_names = (
         Row("objective.project", "final_proj", None, "logit_generator.final_proj", None),
         Row("objective.embeddings.{i}", "label_embs_concat.{i}", None, "logit_generator.label_embeddings", None),
-        # torchaudio's trunk alone has none
+        # torchaudio's encoder alone has no mask vector
         Row("encoder.mask_vector", None, None, "mask_generator.mask_embedding", None),
     )
     prefixes: ClassVar[Mapping[Toolkit, str]] = {"torchaudio": "wav2vec2."}
@@ -63,7 +63,7 @@ class HubertTask(PretrainingTask):
         return MaskedPredictionObjective(config, dim, clusters)
 
     def head_keys(self, config: MaskedPredictionConfig) -> Sequence[str]:
-        """Name the kind of logits, and the size of their embeddings if they have some."""
+        """Return the keys of the kind of logits and, for cosine logits, of the size of the label embeddings."""
         return ["logits", "dim"] if config.logits == "cosine" else ["logits"]
 
     def products(
@@ -75,7 +75,7 @@ class HubertTask(PretrainingTask):
         frames: int,
         utterances: int = 1,
     ) -> list[Product]:
-        """List the products of the heads over the frames of one utterance that are predicted."""
+        """List the products of the heads over the predicted frames of one utterance."""
         masked = round(masked_share(config.mask, frames=frames, utterances=utterances) * frames)
         return masked_prediction_products(config, encoder, clusters, frames=frames, masked=masked)
 
@@ -83,7 +83,7 @@ class HubertTask(PretrainingTask):
 def masked_prediction_products(
     config: MaskedPredictionConfig, encoder: EncoderConfig, clusters: Sequence[int], *, frames: int, masked: int
 ) -> list[Product]:
-    """List the products of HuBERT's heads; `frames` and `masked` count those of the whole batch."""
+    """List the products of HuBERT's heads; `frames` and `masked` are numbers of frames of the whole batch."""
     rows = masked if config.unmasked_weight == 0 else frames
     project = Product("heads", rows, encoder.transformer.dim, config.dim * len(clusters))
     return [project, *(Product("heads", rows, config.dim, units) for units in clusters)]

@@ -1,7 +1,7 @@
-"""HuBERT's objective: predict the hidden unit of each masked frame.
+"""The objective of HuBERT: predict the hidden unit of each masked frame.
 
-Section II of HuBERT (arXiv:2106.07447): cosine similarity to label embeddings over a temperature (equation 3), or
-plain linear logits, which need less memory. Several label streams have a head each.
+Section II of HuBERT (arXiv:2106.07447): cosine similarity to label embeddings divided by a temperature (equation 3), or
+plain linear logits, which need less memory. Each label stream has its own head.
 """
 
 from typing import Literal
@@ -28,15 +28,15 @@ __all__ = ["MaskedPredictionConfig", "MaskedPredictionObjective"]
 
 @configuration
 class MaskedPredictionConfig:
-    """Weights and head; the defaults are HuBERT BASE."""
+    """Loss weights and head; the defaults are HuBERT BASE."""
 
     kind: Literal["masked_prediction"] = "masked_prediction"
     logits: Literal["cosine", "linear"] = "cosine"
-    dim: int = 256  # of the label embeddings (fairseq: final_dim)
-    temperature: float = 0.1  # of the cosine logits (fairseq: logit_temp)
+    dim: int = 256  # dimension of the label embeddings (fairseq: final_dim)
+    temperature: float = 0.1  # divides the cosine logits (fairseq: logit_temp)
     masked_weight: float = 1.0
     unmasked_weight: float = 0.0
-    feature_penalty: float = 10.0  # on the extractor's squared output (fairseq: loss_weights)
+    feature_penalty: float = 10.0  # weight of the extractor's squared output (fairseq: loss_weights)
     mask: MaskConfig = MaskConfig(start_prob=0.08)
 
     def __post_init__(self) -> None:
@@ -48,14 +48,14 @@ class MaskedPredictionConfig:
 
 
 class MaskedPredictionObjective(Objective):
-    """Cross-entropy over hidden units, separately weighted for masked and unmasked frames."""
+    """Cross-entropy over hidden units, weighted separately for masked and unmasked frames."""
 
     def __init__(self, config: MaskedPredictionConfig, dim: int, clusters: tuple[int, ...]) -> None:
         """Build a head for each label stream.
 
         Args:
             config: weights and kind of logits.
-            dim: of the encoder's output.
+            dim: dimension of the encoder's output.
             clusters: number of units of each stream.
         """
         super().__init__()
@@ -68,7 +68,7 @@ class MaskedPredictionObjective(Objective):
             self.heads = nn.ModuleList(nn.Linear(dim, k) for k in clusters)
 
     def logits(self, x: Tensor) -> list[Tensor]:
-        """Map (..., dim) to one (..., clusters) a stream."""
+        """Map (..., dim) to (..., clusters) logits for each stream."""
         if self.config.logits == "linear":
             return [head(x) for head in self.heads]
         projected = self.project(x).chunk(len(self.clusters), dim=-1)
@@ -80,11 +80,11 @@ class MaskedPredictionObjective(Objective):
         ]
 
     def health(self) -> Health:
-        """Say what a healthy run looks like."""
+        """Describe a healthy run."""
         return masked_prediction_health(self.clusters)
 
     def predicted_units(self, x: Tensor) -> tuple[Tensor, int]:
-        """Return the likeliest unit of each of (frames, dim), of the first stream, and how many units it has."""
+        """Return the most likely unit of the first stream for each of (frames, dim), and the number of its units."""
         return self.logits(x)[0].argmax(-1), self.clusters[0]
 
     def forward(self, encoded: Encoded, is_masked: Tensor, batch: Batch, context: StepContext) -> LossSum:
@@ -93,15 +93,15 @@ class MaskedPredictionObjective(Objective):
         Args:
             encoded: output of `SpeechEncoder` on the masked batch, lengths on the host.
             is_masked: (batch, frames) bool, on the host, True where the encoder saw the mask vector.
-            batch: with `labels`, (streams, batch, frames) int64, the unit of each valid frame, which `read_labels` has
-                checked; anything in the padding.
-            context: not looked at.
+            batch: its `labels` are (streams, batch, frames) int64, the unit of each valid frame, checked by
+                `read_labels`; the padding may hold anything.
+            context: not used.
 
         Returns:
-            The loss summed over the frames it weighs, over all streams; its count takes each frame once.
+            The loss summed over all streams and all frames with a weight above 0; the count has each frame once.
 
         Raises:
-            LabelError: the batch has no labels, or of another number of streams.
+            LabelError: the batch has no labels, or another number of streams.
         """
         labels = batch.labels
         if labels is None:

@@ -1,4 +1,4 @@
-"""What a healthy run of HuBERT's masked prediction looks like."""
+"""Health bands of HuBERT's masked prediction."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ __all__ = ["masked_prediction_health"]
 
 
 def masked_prediction_health(clusters: Sequence[int]) -> Health:
-    """Describe a run that predicts so many units of each label stream; of several, the one that is worst off counts."""
+    """Describe a healthy run with `clusters` units in each label stream; the worst stream counts."""
 
     def signs(values: Mapping[str, float]) -> dict[str, float]:
         losses, labels, predicted = [], [], []
@@ -26,7 +26,7 @@ def masked_prediction_health(clusters: Sequence[int]) -> Health:
             suffix = f"_{stream}" if len(clusters) > 1 else ""
             spread = values.get(f"labels{suffix}_perplexity", float(units))
             labels.append(spread / units)
-            if spread > 1.05 and f"masked_loss{suffix}" in values:  # to guess one label is no loss
+            if spread > 1.05 and f"masked_loss{suffix}" in values:  # with one label, the loss of guessing is 0
                 losses.append(values[f"masked_loss{suffix}"] / math.log(spread))
             if f"predicted{suffix}_perplexity" in values:
                 predicted.append(values[f"predicted{suffix}_perplexity"] / spread)
@@ -41,7 +41,7 @@ def masked_prediction_health(clusters: Sequence[int]) -> Health:
 _ONE_LABEL = Band(
     name="one_label",
     sign="labels_share",
-    shown="perplexity of the labels, as a share of their clusters",
+    shown="perplexity of the labels, as a share of the number of clusters",
     low=0.2,
     seen="demo 0.9 of 100 clusters of MFCC; DinoSR's codes 0.73 of 256 (units-quality.csv of spidr). An empty "
     "dictionary made every label one (fairseq pull request 4521: the loss went to 0)",
@@ -52,12 +52,12 @@ _ONE_LABEL = Band(
 _ONE_ANSWER = Band(
     name="one_answer",
     sign="predicted_share",
-    shown="perplexity of what is predicted, as a share of that of the labels",
+    shown="perplexity of the predictions, as a share of that of the labels",
     low=0.1,
     is_early=False,
     seen="demo 0.02 at first, 0.2 to 0.6 after the warm-up",
-    likely="every masked frame gets one of a few answers: a learning rate so high that it broke the model, or "
-    "masks so long that nothing can be told",
+    likely="the model predicts a few units only: a learning rate so high that it broke the model, or masks so long "
+    "that nothing can be predicted",
     change="lower optim.lr or lengthen optim.warmup, set optim.max_grad_norm, shorten objective.mask.span, and go "
     "on from a checkpoint before this step",
 )

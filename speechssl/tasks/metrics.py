@@ -1,8 +1,8 @@
-"""Figures that tell a healthy run from a collapsing one. They are computed on the device of their input and stay there.
+"""Metrics that tell a healthy run from a collapsing one, computed on the device of their input.
 
-What can be averaged over batches goes into `LossSum.parts`. What cannot, because a batch holds few of the entries of
-a large codebook, is counted: `LossSum.tallies`, to be added up over batches, ranks and the steps of a report before
-`report_metrics` looks at them.
+Metrics that can be averaged over batches go into `LossSum.parts`. The usage of a large codebook cannot, because a batch
+holds few of its entries; it is counted in `LossSum.tallies`, which are summed over batches, ranks and the steps of a
+report before `report_metrics` evaluates them.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def perplexity(usage: Tensor) -> Tensor:
-    """Return exp of the entropy of (..., entries) shares that sum to one, or counts: (...) float32, from 1 to entries.
+    """Return the perplexity of (..., entries) shares or counts: (...) float32, from 1 to entries.
 
     Examples:
         >>> perplexity(torch.tensor([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]]))
@@ -36,20 +36,20 @@ def perplexity(usage: Tensor) -> Tensor:
 
 
 def tally(chosen: Tensor, size: int) -> Tensor:
-    """Count how often each of `size` numbers occurs in an int64 tensor: (size,) float32, exact up to 16 million."""
+    """Count how often each number below `size` occurs in an int64 tensor: (size,) float32, exact up to 16 million."""
     flat = chosen.flatten()
     counts = torch.zeros(size, device=flat.device)
     return counts.index_add_(0, flat, torch.ones((), device=flat.device).expand(len(flat)))
 
 
 def report_metrics(tallies: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the share of entries in use and the perplexity of each tally, () float32.
+    """Return the share of used entries and the perplexity of each tally, () float32.
 
     Args:
         tallies: (..., entries) counts by name, of all batches of a report; leading axes are codebooks.
 
     Returns:
-        `<name>_used`, over all codebooks, and `<name>_perplexity`, of the codebook with the lowest.
+        `<name>_used`, over all codebooks, and `<name>_perplexity`, the lowest of all codebooks.
     """
     metrics = {}
     for name, counts in tallies.items():
@@ -64,10 +64,10 @@ def feature_metrics(features: Tensor, is_valid: Tensor, *, at_most: int = 512) -
     Args:
         features: (batch, frames, dim).
         is_valid: (batch, frames) bool, False in the padding.
-        at_most: frames that are looked at, evenly spaced over the batch, the padding among them; which bounds the cost.
+        at_most: number of frames to sample, evenly spaced over the padded batch; bounds the cost.
 
     Returns:
-        `feature_rank`, the participation ratio, and `feature_cosine`, the mean over all pairs; () float32.
+        `feature_rank`, the participation ratio, and `feature_cosine`, the mean cosine over all pairs; () float32.
     """
     chosen = features.detach().flatten(0, 1)
     weights = is_valid.flatten()
@@ -83,26 +83,26 @@ def feature_metrics(features: Tensor, is_valid: Tensor, *, at_most: int = 512) -
 
 
 def participation_ratio(features: Tensor, weights: Tensor) -> Tensor:
-    """Return the effective number of dimensions of frames less their mean, (sum of variances)^2 / sum of squares.
+    """Return the effective number of dimensions of centred frames, (sum of variances)^2 / sum of squared variances.
 
-    The variances are those along the principal directions. They need not be found: their sum and the sum of their
-    squares are the trace and the squared norm of the covariance. So it costs one small product of matrices and no
-    synchronisation with the device, which singular values would; it is at most the rank by entropy (Roy and Vetterli
-    2007), which the probe measures.
+    The variances are those along the principal directions. Their sum and the sum of their squares are the trace and the
+    squared norm of the covariance, so no decomposition is needed: the cost is one small matrix product, without the
+    synchronisation that singular values would need. The result is at most the rank by entropy (Roy and Vetterli 2007),
+    which the probe measures.
 
     Args:
         features: (frames, dim) float32.
         weights: (frames,) float32, 1 for a frame that counts and 0 for one that does not.
 
     Returns:
-        () float32 from 1 to dim; 0 where all frames are equal.
+        () float32 from 1 to dim; 0 if all frames are equal.
     """
     tiny = torch.finfo(torch.float32).tiny
     weights = weights[:, None]
     mean = (features * weights).sum(0) / weights.sum().clamp(min=1)
     centred = (features - mean) * weights
     power = centred.square().sum()
-    is_spread = power > 1e-10 * (features * weights).square().sum()  # the rest is rounding
+    is_spread = power > 1e-10 * (features * weights).square().sum()  # a smaller variance is rounding error
     centred = centred / power.clamp(min=tiny).sqrt()  # the trace is now one
     small = centred.T @ centred if centred.shape[0] >= centred.shape[1] else centred @ centred.T
     return torch.where(is_spread, 1 / small.square().sum().clamp(min=tiny), 0.0)
@@ -125,7 +125,7 @@ def row_spread(values: Tensor) -> Tensor:
     """Return the standard deviation of the finite values of a row, averaged over rows: () float32, without gradient.
 
     Args:
-        values: (rows, values) float; infinite where there is none. Rows without any are left out.
+        values: (rows, values) float; infinite entries are ignored, and so are rows without finite values.
     """
     values = values.detach().float()
     is_finite = torch.isfinite(values)
@@ -142,6 +142,6 @@ def empty_share(best: Tensor, is_valid: Tensor, blank: int) -> Tensor:
     Args:
         best: (batch, frames) int64, the most likely token of each frame.
         is_valid: (batch, frames) bool, False in the padding.
-        blank: the token that says nothing.
+        blank: index of the CTC blank.
     """
     return (~((best != blank) & is_valid).any(1)).float().mean()

@@ -1,4 +1,4 @@
-"""A model that learns, as the training loop sees it: a batch in, a `LossSum` out, and what else a run asks of it."""
+"""The interface of a trainable model: a batch in, a `LossSum` out, and hooks of the training loop."""
 
 from dataclasses import dataclass, field
 
@@ -14,43 +14,46 @@ __all__ = ["LossSum", "TaskModel"]
 
 @dataclass(frozen=True, kw_only=True)
 class LossSum:
-    """A loss summed over what it predicts, not averaged: only the global count is the right divisor across ranks."""
+    """A loss summed over predictions, not averaged: across ranks, only the global count is the right divisor."""
 
     value: Tensor  # () float, carries the gradient
     count: Tensor  # () int64, predicted frames (pretraining) or utterances (CTC)
-    parts: dict[str, Tensor]  # what to log: () float each, detached, averages over this batch
-    tallies: dict[str, Tensor] = field(default_factory=dict)  # (..., entries) float32 counts, to be added up
+    parts: dict[str, Tensor]  # metrics to log: () float each, detached, averages over this batch
+    tallies: dict[str, Tensor] = field(default_factory=dict)  # (..., entries) float32 counts, to be summed over batches
 
 
 class TaskModel(nn.Module):
-    """A trunk with what one task puts on it. The training loop trains any module; one of this class, it knows more of.
+    """An encoder with the head of one task.
 
-    Its trunk is `encoder`: it decides about learning rates, sharding and recomputation.
+    The training loop accepts any module, but layer-wise learning rates, sharding, recomputation and health checks need
+    this class: they follow the structure of `encoder`.
     """
 
     encoder: SpeechEncoder
 
     def forward(self, batch: Batch, context: StepContext) -> LossSum:
-        """Score one batch.
+        """Compute the loss of one batch.
 
         Args:
-            batch: its lengths on the host.
-            context: of the training step.
+            batch: the batch, its lengths on the host.
+            context: step and random generator.
         """
         raise NotImplementedError
 
     def after_step(self, step: int) -> None:
-        """Update what follows the weights without a gradient, a teacher or a codebook; on every rank.
+        """Update state that follows the weights without a gradient, such as a teacher or a codebook, on every rank.
+
+        It is not called after a skipped step.
 
         Args:
-            step: steps done, this one and skipped ones counted. It is not called for a step that was skipped.
+            step: number of updates, including this one.
         """
 
     def health(self) -> Health | None:
-        """Say what a healthy run looks like; None if nothing is known."""
+        """Describe a healthy run; None if nothing is known."""
         return None
 
     @property
     def thaws(self) -> bool:
-        """Whether parameters begin to learn on the way."""
+        """Whether frozen parameters start to learn during the run."""
         return False

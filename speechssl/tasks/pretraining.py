@@ -1,4 +1,4 @@
-"""Pretraining model: draw masks, encode, score. The one place where trunk and objective meet."""
+"""The pretraining model, which combines encoder and objective: draw masks, encode, compute the loss."""
 
 from typing import Any
 
@@ -20,55 +20,55 @@ __all__ = ["Objective", "PretrainModel", "PretrainingTask"]
 
 
 class Objective(nn.Module):
-    """What a pretraining task puts on the trunk: its masks, its head and its loss."""
+    """Masks, head and loss of a pretraining task."""
 
     config: Any
 
     def draw_masks(self, counts: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        """Draw which frames the trunk does not see: spans, as `config.mask` says.
+        """Draw the frames to mask: spans as configured in `config.mask`.
 
         Args:
             counts: (batch,) int64, valid frames of each row, on the host.
             size: frames of the padded batch.
-            generator: on the host.
+            generator: random generator on the host.
 
         Returns:
-            (batch, frames) bool, on the host, True where the trunk sees the mask vector.
+            (batch, frames) bool, on the host, True where the encoder sees the mask vector.
         """
         return draw_spans(counts, size, self.config.mask, generator)
 
     def forward(self, encoded: Encoded, is_masked: Tensor, batch: Batch, context: StepContext) -> LossSum:
-        """Score one batch.
+        """Compute the loss of one batch.
 
         Args:
             encoded: output of `SpeechEncoder` on the masked batch, lengths on the host.
-            is_masked: (batch, frames) bool, on the host, as `draw_masks` drew it.
-            batch: what was encoded, with its labels.
-            context: of the training step.
+            is_masked: (batch, frames) bool, on the host, from `draw_masks`.
+            batch: the encoded batch, with its labels.
+            context: step and random generator.
         """
         raise NotImplementedError
 
     def after_step(self, encoder: SpeechEncoder, step: int) -> None:
-        """Update what follows the trunk without a gradient, as a teacher does; see `TaskModel.after_step`."""
+        """Update state that follows the encoder without a gradient, such as a teacher; see `TaskModel.after_step`."""
 
     def health(self) -> Health | None:
-        """Say what a healthy run looks like; None if nothing is known."""
+        """Describe a healthy run; None if nothing is known."""
         return None
 
     def predicted_units(self, x: Tensor) -> tuple[Tensor, int] | None:
-        """Return the likeliest unit of each frame, and how many units there are; None of a task without units.
+        """Return the most likely unit of each frame, and the number of units; None for a task without units.
 
         Args:
             x: (frames, dim), the last layer of unmasked audio.
 
         Returns:
-            (frames,) int64 of the first label stream, and its number of units.
+            (frames,) int64 units of the first label stream, and the number of its units.
         """
         return None
 
 
 class PretrainModel(TaskModel):
-    """Trunk and objective, as one module for the training loop and for DDP."""
+    """Encoder and objective as one module, for the training loop and DDP."""
 
     def __init__(self, encoder: SpeechEncoder, objective: Objective) -> None:
         super().__init__()
@@ -76,13 +76,13 @@ class PretrainModel(TaskModel):
         self.objective = objective
 
     def forward(self, batch: Batch, context: StepContext) -> LossSum:
-        """Mask, encode and score one batch.
+        """Mask and encode one batch, and compute its loss.
 
-        The masks are drawn on the host, and nothing waits for the device.
+        The masks are drawn on the host, so that no synchronisation with the device is needed.
 
         Args:
-            batch: its lengths on the host.
-            context: of the training step.
+            batch: the batch, its lengths on the host.
+            context: step and random generator.
         """
         counts = frame_count(batch.num_samples, self.encoder.config.conv)
         size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
@@ -95,22 +95,22 @@ class PretrainModel(TaskModel):
         return loss
 
     def after_step(self, step: int) -> None:
-        """Let the objective follow the trunk."""
+        """Let the objective update state that follows the encoder."""
         self.objective.after_step(self.encoder, step)
 
     def health(self) -> Health | None:
-        """Say what a healthy run of the objective looks like."""
+        """Describe a healthy run of the objective."""
         return self.objective.health()
 
 
 class PretrainingTask(Task):
-    """A task whose model is a `PretrainModel`: only its objective remains to be built."""
+    """Base class of tasks whose model is a `PretrainModel`; subclasses build the objective only."""
 
     def build(self, config: Any, encoder: SpeechEncoder, sizes: DataSizes) -> PretrainModel:
-        """Put the objective on a trunk.
+        """Put the objective on an encoder.
 
         Raises:
-            LabelError: labels are missing, or not wanted.
+            LabelError: labels are missing, or given to a task that takes none.
         """
         self.check(sizes)
         shape = encoder.config

@@ -1,4 +1,4 @@
-"""Gumbel product quantizer: a frame to one entry of each of several codebooks.
+"""Gumbel product quantizer: maps a frame to one entry of each of several codebooks.
 
 Section 2 of wav2vec 2.0 (arXiv:2006.11477), equation 1. Used by the contrastive objective only.
 """
@@ -20,11 +20,11 @@ class QuantizerConfig:
     """Codebooks and the temperature of the Gumbel noise; the defaults are BASE."""
 
     groups: int = 2
-    entries: int = 320  # of each group (fairseq: latent_vars)
-    dim: int = 256  # of the concatenated entries (fairseq: latent_dim)
-    max_temperature: float = 2.0  # at step 0
+    entries: int = 320  # entries of each codebook (fairseq: latent_vars)
+    dim: int = 256  # dimension of the concatenated entries (fairseq: latent_dim)
+    max_temperature: float = 2.0  # temperature at step 0
     min_temperature: float = 0.5
-    decay: float = 0.999995  # of the temperature, a step
+    decay: float = 0.999995  # factor of the temperature per step
 
     def __post_init__(self) -> None:
         if self.dim % self.groups:
@@ -37,18 +37,18 @@ class QuantizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """Entries chosen for some frames, and how evenly the codebooks are used."""
+    """Entries chosen for some frames, and the usage of the codebooks."""
 
     vectors: Tensor  # (frames, dim)
     codes: Tensor  # (frames, groups) int64, the entry chosen in each group
-    soft_perplexity: Tensor  # () of the averaged softmax, summed over groups; carries the diversity gradient
-    hard_perplexity: Tensor  # () of the arg-max counts, summed over groups
+    soft_perplexity: Tensor  # (), perplexity of the averaged softmax, summed over groups; has the diversity gradient
+    hard_perplexity: Tensor  # (), perplexity of the arg-max counts, summed over groups
     soft_usage: Tensor  # (groups, entries) float32, the averaged softmax, detached
-    counts: Tensor  # (groups, entries) float32, frames whose best entry it is
+    counts: Tensor  # (groups, entries) float32, how often each entry is the best one
 
 
 class Quantizer(nn.Module):
-    """Straight-through Gumbel softmax over entries, in float32 whatever the autocast."""
+    """Straight-through Gumbel softmax over entries, in float32 even under autocast."""
 
     def __init__(self, config: QuantizerConfig, in_dim: int) -> None:
         super().__init__()
@@ -63,8 +63,8 @@ class Quantizer(nn.Module):
 
         Args:
             features: (frames, in_dim), unmasked frames of the extractor.
-            temperature: of the Gumbel noise; no noise is drawn in evaluation mode.
-            generator: source of the noise, on the device of `features`.
+            temperature: temperature of the Gumbel softmax; no noise is drawn in evaluation mode.
+            generator: random generator of the noise, on the device of `features`.
         """
         scores = self.score(features).float().view(-1, self.config.groups, self.config.entries)
         soft = scores.softmax(-1)
@@ -95,7 +95,7 @@ class Quantizer(nn.Module):
 
 
 def _one_hot(codes: Tensor, like: Tensor) -> Tensor:
-    """Return (..., entries) of the shape and type of `like`, 1 at (...) `codes`; torch's own looks at the values."""
+    """Return a one-hot tensor like `like`, with 1 at (...) `codes`; `functional.one_hot` would synchronise."""
     return torch.zeros_like(like).scatter_(-1, codes[..., None], 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Speech recognition with CTC as a task: what the toolkit asks of it. Its loss is `ctc`."""
+"""Speech recognition with CTC as a task, with the loss of `ctc`."""
 
 from typing import ClassVar
 
@@ -22,9 +22,9 @@ class RecognitionTask(Task):
     head_names = (Row("head", "proj", "lm_head", "aux", "final_proj"),)
 
     def build(self, config: CTCConfig, encoder: SpeechEncoder, sizes: DataSizes) -> CTCModel:
-        """Put a CTC head on a trunk.
+        """Put a CTC head on an encoder.
 
         Raises:
-            ConfigError: more layers are to be frozen than there are.
+            ConfigError: more layers are to be frozen than the encoder has.
         """
         return CTCModel(encoder, config, sizes.vocabulary)

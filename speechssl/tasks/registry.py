@@ -1,4 +1,4 @@
-"""Which tasks there are: the toolkit's own, and those that installed packages add by the entry point `speechssl.tasks`.
+"""The registry of tasks: built-in ones, and those that installed packages add by the entry point `speechssl.tasks`.
 
     [project.entry-points."speechssl.tasks"]
     apc = "my_package.apc:TASK"
@@ -39,7 +39,7 @@ def find_task(kind: str) -> Task:
     """Return a task by its kind.
 
     Raises:
-        ConfigError: nothing that is installed has it, or the package that has it cannot be imported.
+        ConfigError: no installed task has this kind, or its package cannot be imported.
     """
     if kind in TASKS:
         return TASKS[kind]
@@ -52,19 +52,19 @@ def find_task(kind: str) -> Task:
 
 
 def task_of(config: TaskConfig) -> Task:
-    """Return the task that a configuration is of.
+    """Return the task of a configuration.
 
     Raises:
-        ConfigError: as `find_task` does.
+        ConfigError: as `find_task`.
     """
     return find_task(config.kind)
 
 
 def find_method(method: str) -> Task:
-    """Return a pretraining task by what its models are called.
+    """Return a pretraining task by its method, such as `hubert`.
 
     Raises:
-        ConfigError: nothing that is installed has it.
+        ConfigError: no installed task has this method.
     """
     tasks = [task for task in all_tasks().values() if task.is_pretraining]
     for task in tasks:
@@ -74,7 +74,7 @@ def find_method(method: str) -> Task:
 
 
 def all_tasks() -> dict[str, Task]:
-    """Return all tasks by kind; a package whose task cannot be imported is named on standard error and left out."""
+    """Return all tasks by kind; tasks that cannot be imported are reported on standard error and left out."""
     found = dict(TASKS)
     for entry in entry_points(group=GROUP):
         try:
@@ -85,16 +85,16 @@ def all_tasks() -> dict[str, Task]:
 
 
 def build_objective(config: TaskConfig, *, dim: int, conv_dim: int, clusters: tuple[int, ...]) -> Objective:
-    """Build the objective of a pretraining task alone, without a trunk.
+    """Build the objective of a pretraining task, without an encoder.
 
     Args:
-        config: of the task.
-        dim: of the Transformer's output.
-        conv_dim: of the extractor's output.
-        clusters: units of each label stream; empty for a task that needs no labels.
+        config: configuration of the task.
+        dim: dimension of the Transformer's output.
+        conv_dim: dimension of the extractor's output.
+        clusters: number of units of each label stream; empty for a task without labels.
 
     Raises:
-        LabelError: labels are missing, or not wanted.
+        LabelError: labels are missing, or given to a task that takes none.
     """
     task = task_of(config)
     task.check(DataSizes(clusters=clusters))
@@ -107,8 +107,8 @@ def _loaded(entry: EntryPoint) -> Task:
     where = f"the task {entry.name} of {entry.dist.name if entry.dist else entry.value}"
     try:
         task: Any = entry.load()
-    except Exception as error:  # somebody else's module: anything may be wrong with it
-        raise ConfigError(f"{where} cannot be imported ({error}); mend or remove the package") from error
+    except Exception as error:  # third-party code may raise anything
+        raise ConfigError(f"{where} cannot be imported ({error}); fix or remove the package") from error
     if not isinstance(task, Task) or task.kind != entry.name:
         raise ConfigError(f"{where}: expected an instance of Task of kind {entry.name}, found {task!r}")
     return task

@@ -1,7 +1,7 @@
-"""The protocol of a task: everything that the toolkit asks of a way of learning, answered in one place.
+"""The task protocol: everything that the toolkit needs to know about a training method, in one class.
 
-A subclass of `Task` describes a kind of model; one instance of it, listed in `registry` or by an installed package's
-entry point, is all that stages, checkpoints, converters and the planner know of the task.
+A subclass of `Task` describes a kind of model. Stages, checkpoints, converters and the planner know the task only
+through one instance, listed in `registry` or by the entry point of an installed package.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ Toolkit = Literal["fairseq", "transformers", "torchaudio", "fairseq2"]
 
 
 class Row(NamedTuple):
-    """Names of one module, or of one parameter, without our prefix `encoder.` and without their prefixes.
+    """Names of one module or parameter in each toolkit, without our prefix `encoder.` and without their prefixes.
 
-    `{i}` is an index, `{qkv}` stands for the three projections that we keep as one. None: the toolkit has no such
-    module, and drops it.
+    `{i}` is an index, `{qkv}` stands for the three projections that we store as one. None: the toolkit has no such
+    module, and conversion drops it.
     """
 
     ours: str
@@ -34,90 +34,92 @@ class Row(NamedTuple):
     fairseq2: str | None = None
 
 
-Need = Literal["labels", "tokens", "classes"]  # units of frames, texts as ids, one class an utterance; audio always
+Need = Literal["labels", "tokens", "classes"]  # units of frames, token ids, one class per utterance; beside the audio
 SizeName = Literal["small", "base", "large"]
 
 
 class TaskConfig(Protocol):
-    """A configuration by whose `kind` its task is found: a class made by `config.configuration`."""
+    """The configuration of a task, made by `config.configuration`; its `kind` names the task."""
 
     @property
     def kind(self) -> str:
-        """The task's own `kind`."""
+        """The task's `kind`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSizes:
-    """How much there is to tell apart in what a task learns from; it sizes the head."""
+    """Numbers of classes in the training data, which determine the size of the head."""
 
-    clusters: tuple[int, ...] = ()  # units of each label stream
-    vocabulary: int = 0  # tokens
-    classes: int = 0  # of utterances
+    clusters: tuple[int, ...] = ()  # number of units of each label stream
+    vocabulary: int = 0  # number of tokens
+    classes: int = 0  # number of utterance classes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A task at one of the sizes that the planner knows: what published runs, or ours, were made with."""
+    """Settings of a task at one of the planner's sizes, from published runs or ours."""
 
-    config: Any  # of the task
+    config: Any  # configuration of the task
     clusters: tuple[int, ...] = ()
     max_grad_norm: float | None = None
-    cpu_audio_s: float | None = None  # audio-seconds a second of one core, measured; None: by operations
-    lr: tuple[float, float] | None = None  # a published peak, and the seconds of audio an update that it was made for
+    cpu_audio_s: float | None = None  # measured throughput of one core in audio-s/s; None: estimated from operations
+    lr: tuple[float, float] | None = None  # seconds of audio per update, and the published peak learning rate for it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planning:
-    """What the planner says of a task beyond sizes."""
+    """Settings and texts of a task for the planner."""
 
     sizes: Mapping[SizeName, Planned] = field(default_factory=dict)  # a size without an entry has the default settings
-    share: float = 1.0  # of the time, for the planned run; the rest is for what must come before it
-    before: str = ""  # what comes before it, in words; `{steps}` are its updates
+    share: float = 1.0  # share of the time for the planned run; the rest is for preceding runs
+    before: str = ""  # description of the preceding runs; `{steps}` is their number of updates
     recipe_note: str = ""  # a line above the recipe; `{steps}` as above
-    lr_note: str = "as the batch-size study found for wav2vec 2.0; nobody published it for this task"  # of BASE
-    errors_note: str = ""  # said after published error rates
-    needs_seen: str = ""  # what fewer hours than any published run saw mean; warned of
+    lr_note: str = "as the batch-size study found for wav2vec 2.0; nobody published it for this task"  # for size base
+    errors_note: str = ""  # text after published error rates
+    needs_seen: str = ""  # warning if the run sees fewer hours than any published run
 
 
 class Task:
-    """A way of learning. Override what differs; what is not overridden, the toolkit does without."""
+    """A training method. Subclasses override what differs; everything else is optional."""
 
-    kind: ClassVar[str]  # key `objective.kind`, or name of the section that configures it
-    method: ClassVar[str]  # what a model of it is called: by `info` and `runs`, and in `plan --method`
-    title: ClassVar[str]  # the method in words
+    kind: ClassVar[str]  # value of the key `objective.kind`, or name of the section that configures the task
+    method: ClassVar[str]  # name of the method in `info`, `runs` and `plan --method`
+    title: ClassVar[str]  # description of the method
     config_type: ClassVar[type]
     needs: ClassVar[frozenset[Need]] = frozenset()
-    is_pretraining: ClassVar[bool] = True  # a choice of the key `objective`
-    pipeline: ClassVar[str] = "feature-extraction"  # as model hubs name what a model of it is for
-    head_names: ClassVar[Sequence[Row]] = ()  # parameters besides the trunk's; conversions leave out the others
-    prefixes: ClassVar[Mapping[Toolkit, str]] = {}  # before the trunk's parameters in a toolkit's own model of the task
+    is_pretraining: ClassVar[bool] = True  # whether it is a choice of the key `objective`
+    pipeline: ClassVar[str] = "feature-extraction"  # pipeline tag for model hubs
+    head_names: ClassVar[Sequence[Row]] = ()  # names of the head's parameters; conversions leave out those not listed
+    prefixes: ClassVar[
+        Mapping[Toolkit, str]
+    ] = {}  # prefix of the encoder's parameters in a toolkit's model of the task
     planning: ClassVar[Planning] = Planning()
 
     def build(self, config: Any, encoder: SpeechEncoder, sizes: DataSizes) -> TaskModel:
-        """Put the task's head on a trunk; what is random comes from torch's default generator.
+        """Put the task's head on an encoder; random weights come from torch's default generator.
 
         Raises:
-            ConfigError: the configuration does not fit the trunk.
-            LabelError: as `check` does.
+            ConfigError: the configuration does not fit the encoder.
+            LabelError: as `check`.
         """
         raise NotImplementedError
 
     def objective(self, config: Any, *, dim: int, conv_dim: int, clusters: tuple[int, ...]) -> nn.Module:
-        """Build the head of a pretraining task alone; `PretrainModel` puts it on a trunk.
+        """Build the head of a pretraining task; `PretrainModel` puts it on an encoder.
 
         Args:
-            config: of the task.
-            dim: of the trunk's output.
-            conv_dim: of the extractor's output.
-            clusters: units of each label stream.
+            config: configuration of the task.
+            dim: dimension of the encoder's output.
+            conv_dim: dimension of the extractor's output.
+            clusters: number of units of each label stream.
         """
         raise NotImplementedError
 
     def check(self, sizes: DataSizes) -> None:
-        """Check that there is what the task learns from, and nothing that it would pass over.
+        """Check that the training data has what the task needs, and nothing that it would ignore.
 
         Raises:
-            LabelError: labels or classes are missing, or not wanted.
+            LabelError: labels are missing, or given to a task that takes none.
         """
         if "labels" in self.needs and not sizes.clusters:
             raise LabelError(
@@ -126,28 +128,21 @@ class Task:
             )
         if "labels" not in self.needs and sizes.clusters:
             raise LabelError(f"objective.kind={self.kind} takes no labels; remove the key labels")
-        if "classes" in self.needs and sizes.classes < 2:
-            raise LabelError(
-                f"objective.kind={self.kind} needs two classes of utterances or more, found {sizes.classes}; name the "
-                "column of the manifests that has them in the key classes"
-            )
-        if "classes" not in self.needs and sizes.classes:
-            raise LabelError(f"objective.kind={self.kind} takes no classes; remove the key classes")
 
     def head_keys(self, config: Any) -> Sequence[str]:
-        """Name the dotted keys of the configuration that decide which parameters the head has."""
+        """Return the dotted keys of the configuration that determine the parameters of the head."""
         return ()
 
     def products(
         self, config: Any, encoder: EncoderConfig, clusters: Sequence[int], *, frames: int, utterances: int = 1
     ) -> list[Product]:
-        """List the matrix products of the head in a training step, for the planner.
+        """List the matrix products of the head for one utterance in a training step, for the planner.
 
         Args:
-            config: of the task.
-            encoder: the trunk.
-            clusters: units of each label stream.
-            frames: of the utterance.
-            utterances: of its batch, as long as it is.
+            config: configuration of the task.
+            encoder: configuration of the encoder.
+            clusters: number of units of each label stream.
+            frames: number of frames of the utterance.
+            utterances: number of utterances of the same length in the batch.
         """
         return []

@@ -1,4 +1,4 @@
-"""wav2vec 2.0 as a task: what the toolkit asks of it. Its loss is `contrastive`."""
+"""wav2vec 2.0 as a task, with the loss of `contrastive`."""
 
 from collections.abc import Sequence
 
@@ -66,7 +66,7 @@ class Wav2Vec2Task(PretrainingTask):
         return ContrastiveObjective(config, dim, conv_dim)
 
     def head_keys(self, config: ContrastiveConfig) -> Sequence[str]:
-        """Name the sizes of projections and codebook."""
+        """Return the keys of the sizes of projections and codebooks."""
         return ["dim", "quantizer.groups", "quantizer.entries", "quantizer.dim"]
 
     def products(
@@ -86,13 +86,13 @@ class Wav2Vec2Task(PretrainingTask):
 def contrastive_products(
     config: ContrastiveConfig, encoder: EncoderConfig, utterances: int, masked: int
 ) -> list[Product]:
-    """List the products of wav2vec 2.0's heads; `masked` frames in the whole batch."""
+    """List the products of wav2vec 2.0's heads; `masked` is the number of masked frames in the whole batch."""
     quantizer = config.quantizer
     dim, conv_dim = encoder.transformer.dim, encoder.conv[-1][0]
     own = max(masked // utterances, 1)
     return [
         Product("heads", masked, conv_dim, quantizer.groups * quantizer.entries),
-        # forward picks a row of the codebook; backward its gradient is needed for every entry
+        # the forward pass looks up a row of the codebook; the backward pass needs the gradient of every entry
         Product(
             "heads",
             masked,
