@@ -1,1 +1,1 @@
-"""How anything is trained: the one loop, optimisers, checkpoints, reports, and a monitor over runs."""
+"""Training: the loop, optimisers, checkpoints, logs, and the health monitor of runs."""

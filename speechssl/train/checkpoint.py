@@ -1,16 +1,16 @@
-"""Checkpoints: a folder a step, safetensors and JSON, written to a temporary name and renamed. Never a pickle.
+"""Checkpoints: one folder per step with safetensors and JSON files, written atomically. No pickles.
 
 out/step_00001000/model.safetensors      parameters
                   optimizer.safetensors  Adam's moments, by parameter name
-                  state.json             step, position in the data, scores, hours of audio seen, open averages
-                  checksums.json         of the files; a checkpoint without it, or with others, is broken
+                  state.json             step, position in the data, scores, audio seen, sums since the last report
+                  checksums.json         checksums of the files; if they are missing or differ, the checkpoint is broken
 out/config.json                          the configuration of the run, written at its start
 
-Ranks that hold shares of the model may write them side by side, see `sharded`; all the rest is the same.
+Ranks that hold shards of the model may write them in parallel, see `sharded`; everything else stays the same.
 
-No state of a random generator is kept: all draws are functions of (seed, step, number of the batch in it), learning
-rate and temperature of the step, masks and negatives of the draws. So a run goes on bit for bit, and on any number
-of ranks.
+Checkpoints hold no state of random generators: all random draws are functions of (seed, step, number of the batch in
+the step), learning rate and temperature are functions of the step. So a run resumes bit for bit, on any number of
+ranks.
 """
 
 import dataclasses
@@ -56,46 +56,46 @@ __all__ = [
     "verify",
 ]
 
-DESCRIPTION = "model.json"  # what a run's or a converted model is (speechssl.hub.saved)
+DESCRIPTION = "model.json"  # description of a trained or converted model (speechssl.hub.saved)
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 
 @dataclass
 class TrainState:
-    """Where a run is; changes as it goes."""
+    """The progress of a run, updated in place."""
 
     step: int = 0
     epoch: int = 0
-    position: int = 0  # next batch of the epoch
-    audio_seconds: float = 0.0  # seen so far, padding not counted
-    wall_seconds: float = 0.0  # spent so far, over all interruptions
+    position: int = 0  # index of the next batch in the epoch
+    audio_seconds: float = 0.0  # audio seen so far, without padding
+    wall_seconds: float = 0.0  # time spent so far, over all interruptions
     best_score: float | None = None
     best_step: int | None = None
-    best: list[tuple[float, int]] = field(default_factory=list)  # score and step of those kept for it, best first
+    best: list[tuple[float, int]] = field(default_factory=list)  # scores and steps of the best checkpoints, best first
     since_best: int = 0  # evaluations that count against `train.patience`
     skipped: int = 0  # examples left out because their audio was bad
-    recent: int = 0  # examples of late, and how many of them were bad; halved when a window of them is full
-    recent_bad: int = 0
-    skipped_steps: int = 0  # not updated because loss or gradient was not finite
-    skipped_in_a_row: int = 0  # of these, up to now
+    recent: int = 0  # number of recent examples; halved, with `recent_bad`, when the window is full
+    recent_bad: int = 0  # recent examples with bad audio
+    skipped_steps: int = 0  # steps without an update because loss or gradient was not finite
+    skipped_in_a_row: int = 0  # skipped steps since the last update
     is_finished: bool = False
-    scores: dict[str, float] = field(default_factory=dict)  # of the last evaluation
-    is_unscored: bool = False  # an evaluation failed at this step, and is to be done before the next one
-    batches_per_step: int = 0  # over all ranks
-    data: str = ""  # fingerprint of the utterances, in which `position` counts
+    scores: dict[str, float] = field(default_factory=dict)  # scores of the last evaluation
+    is_unscored: bool = False  # the evaluation of this step failed and has to be repeated before the next step
+    batches_per_step: int = 0  # batches per step over all ranks
+    data: str = ""  # fingerprint of the utterances; `position` is valid for these only
     open_report: dict[str, Any] = field(default_factory=dict)  # sums, counts and tallies since the last report
-    health: dict[str, Any] = field(default_factory=dict)  # what the monitor remembers
-    versions: dict[str, str] = field(default_factory=dict)  # of the software that wrote the checkpoint
-    machines: list[dict[str, Any]] = field(default_factory=list)  # that the run was on, with its seconds there
+    health: dict[str, Any] = field(default_factory=dict)  # state of the monitor
+    versions: dict[str, str] = field(default_factory=dict)  # versions of the software that wrote the checkpoint
+    machines: list[dict[str, Any]] = field(default_factory=list)  # machines that the run used, with seconds on each
 
 
 def last_checkpoint(out: Path) -> Path | None:
-    """Return the newest complete checkpoint of a run folder, or None."""
+    """Return the newest checkpoint of a run folder, or None."""
     return max(out.glob("step_*[0-9]"), default=None)
 
 
 def is_finished(out: Path) -> bool:
-    """Whether the run in a folder has done its last step, as far as its newest checkpoint can be read."""
+    """Return whether the run in a folder is finished; False if its newest checkpoint cannot be read."""
     checkpoint = last_checkpoint(out)
     try:
         return checkpoint is not None and read_state(checkpoint).is_finished
@@ -104,16 +104,16 @@ def is_finished(out: Path) -> bool:
 
 
 def newest_whole_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
-    """Return the newest checkpoint whose checksums are right, or None where there is none at all.
+    """Return the newest checkpoint with correct checksums, or None if there is no checkpoint.
 
-    Newer, broken ones get a name that starts with `damaged_`, and are kept.
+    Newer, broken checkpoints are kept and renamed to `damaged_...`.
 
     Args:
         out: run folder.
-        say: told which checkpoints are broken.
+        say: called with a message for each broken checkpoint.
 
     Raises:
-        CheckpointError: there are checkpoints, and all are broken.
+        CheckpointError: all checkpoints are broken.
     """
     reasons: list[CheckpointError] = []
     broken: list[Path] = []
@@ -139,7 +139,7 @@ def verify(checkpoint: Path) -> None:
     """Compare the files of a checkpoint with its checksums.
 
     Raises:
-        CheckpointError: one is missing or was changed.
+        CheckpointError: a file is missing or was changed.
     """
     try:
         expected = json.loads((checkpoint / "checksums.json").read_text(encoding="utf-8"))
@@ -162,25 +162,26 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint and remove all but the last `keep`; the best by score are always kept.
 
-    It gets its name when everything is on the disk, so that a rank that dies on the way leaves the one before.
+    The folder gets its final name when everything is on disk: if a rank dies while saving, the previous checkpoint
+    remains the newest one.
 
     Args:
         out: run folder.
-        model: to be saved.
-        optimizer: of its parameters.
-        state: of the run, on the first rank.
-        keep: how many.
-        ranks: all of them have to call this.
-        in_shares: each rank writes what it holds; else the first writes all.
+        model: model to save.
+        optimizer: optimiser of its parameters.
+        state: progress of the run, on the first rank.
+        keep: number of newest checkpoints to keep.
+        ranks: this process among the others; all ranks have to call this function.
+        in_shares: True: each rank writes its shard; False: the first rank writes everything.
 
     Raises:
-        CheckpointError: it cannot be written; those before it are as they were.
+        CheckpointError: the checkpoint cannot be written; older ones are unchanged.
     """
     final = out / f"step_{state.step:08d}"
-    temporary = out / f".{final.name}.tmp"  # one that every rank knows, which `atomic` does not give
+    temporary = out / f".{final.name}.tmp"  # a name that all ranks know, unlike those of `atomic`
     try:
         if ranks.is_first:
-            for left_behind in out.glob(".step_*"):  # by a process that was killed while saving
+            for left_behind in out.glob(".step_*"):  # left by a process that was killed while saving
                 shutil.rmtree(left_behind)
             temporary.mkdir(parents=True)
         if in_shares:
@@ -213,15 +214,15 @@ def _save_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Give a folder its checksums and its name, once all of it is on the disk: `atomic` waits for no disk."""
+    """Write checksums, sync everything to disk, and rename the folder; `atomic` does not sync."""
     sums = {path.name: fingerprint.of_file(path) for path in sorted(temporary.iterdir())}
     (temporary / "checksums.json").write_text(json.dumps(sums, indent=1), encoding="utf-8")
     os.umask(mask := os.umask(0))
     for path in temporary.iterdir():
-        path.chmod(0o666 & ~mask)  # safetensors writes for its owner alone
+        path.chmod(0o666 & ~mask)  # safetensors makes files readable by their owner only
         _sync(path)
     _sync(temporary)
-    if final.exists():  # written before, by a run that was interrupted later
+    if final.exists():  # written earlier by a run that resumed from an older checkpoint
         final.rename(final.with_name(f".{final.name}.old"))
     temporary.rename(final)
     _sync(final.parent)
@@ -237,16 +238,16 @@ def _sync(path: Path) -> None:
 
 
 def load_training(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
-    """Continue from a checkpoint: load everything that `save_checkpoint` wrote, in place, on any number of ranks."""
+    """Load model and optimiser in place from a checkpoint, on any number of ranks, and return the state of the run."""
     load_shares(checkpoint, model, optimizer)
     return read_state(checkpoint)
 
 
 def read_parameters(checkpoint: Path) -> dict[str, Tensor]:
-    """Read the parameters alone, whole.
+    """Read the parameters of a checkpoint, without the optimiser.
 
     Raises:
-        CheckpointError: they are missing or broken.
+        CheckpointError: files are missing or broken.
     """
     if has_shares(checkpoint):
         return read_shares(checkpoint)
@@ -254,14 +255,14 @@ def read_parameters(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def check_same_run(state: TrainState, *, data: str, batches_per_step: int, where: str) -> None:
-    """Compare what a run goes on with: the same data, in the same global batches.
+    """Check that a run resumes with the same data in the same global batches.
 
     Raises:
-        CheckpointError: the utterances changed, or ranks x train.accumulate is another number.
+        CheckpointError: the utterances or ranks x train.accumulate changed.
     """
     if state.data != data:
         raise CheckpointError(
-            f"{where}: the utterances of data.manifests are others than those the run began with; restore the "
+            f"{where}: the utterances of data.manifests are others than those at the start of the run; restore the "
             "manifests, or start a new run from this one with checkpoint="
         )
     if state.batches_per_step != batches_per_step:
@@ -272,14 +273,14 @@ def check_same_run(state: TrainState, *, data: str, batches_per_step: int, where
 
 
 def software_versions() -> dict[str, str]:
-    """Return the versions that a checkpoint notes."""
+    """Return the software versions that are recorded in a checkpoint."""
     commit = source_commit()
     ours = speechssl.__version__ + (f" at {commit}" if commit else "")
     return {"python": platform.python_version(), "torch": torch.__version__, "speechssl": ours}
 
 
 def this_machine(state: TrainState, ranks: Ranks) -> dict[str, Any]:
-    """Return the entry of `state.machines` for where the run is now, a new one if it was elsewhere before."""
+    """Return the entry of `state.machines` for this machine, which is added if it is missing."""
     is_cuda = ranks.device.type == "cuda"
     here = {
         "device": torch.cuda.get_device_name(ranks.device) if is_cuda else ranks.device.type,
@@ -294,10 +295,10 @@ def this_machine(state: TrainState, ranks: Ranks) -> dict[str, Any]:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, whole.
+    """Read all tensors of a safetensors file.
 
     Raises:
-        CheckpointError: it is missing or broken.
+        CheckpointError: the file is missing or broken.
     """
     try:
         return load_file(path)
@@ -311,13 +312,13 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], *, where: str, prefix: st
     """Load parameters into a model, strictly.
 
     Args:
-        model: to be filled.
-        tensors: by the model's names.
-        where: they come from, for errors.
-        prefix: load only the names that start with it, and take it off: `encoder.` gives the trunk alone.
+        model: the model, changed in place.
+        tensors: parameters by the model's names.
+        where: origin of the tensors, for error messages.
+        prefix: load only names with this prefix, and remove it: `encoder.` selects the encoder.
 
     Raises:
-        CheckpointError: names or shapes are not the model's.
+        CheckpointError: names or shapes do not match the model.
     """
     chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     own = model.state_dict()
@@ -331,15 +332,15 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], *, where: str, prefix: st
 
 
 def run_folder(path: Path) -> Path:
-    """Return the folder of the run that `path` names, itself or by one of its checkpoints.
+    """Return the run folder for `path`, which is a run folder or one of its checkpoints.
 
-    A folder that says itself what its model is, as a converted one does, is none of them, whatever its name.
+    A folder with its own `model.json`, such as a converted model, is never a checkpoint, whatever its name.
     """
     return path.parent if path.name.startswith("step_") and not (path / DESCRIPTION).exists() else path
 
 
 def read_config(out: Path) -> dict[str, Any]:
-    """Return the configuration of the run in a folder, as nested values."""
+    """Return the configuration of a run as nested values."""
     try:
         return json.loads((out / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,7 +1,8 @@
-"""How a model is spread over ranks: DDP or FSDP2, layers computed again or compiled. What it learns stays the same.
+"""Distributed training with DDP or FSDP2, activation checkpointing and compilation; none changes what is learned.
 
-DDP gives each rank the whole model and averages the gradients. FSDP2 gives each rank a share of every parameter,
-gradient and moment; a layer's weights are gathered while it runs. Either way a step sums over all ranks' batches.
+DDP keeps the whole model on each rank and averages the gradients. FSDP2 keeps a shard of every parameter, gradient and
+moment on each rank, and gathers the weights of a layer while it runs. Either way a step sums over the batches of all
+ranks.
 """
 
 import copy
@@ -26,40 +27,41 @@ __all__ = ["ParallelConfig", "distribute", "exchanging", "is_sharded", "outline"
 
 @configuration
 class ParallelConfig:
-    """What several ranks share, and what time is traded for memory. One rank alone trains the same with any of it."""
+    """Distribution over ranks, and trade-offs of time and memory; none of them changes what is learned."""
 
     mode: Literal["ddp", "fsdp"] = "ddp"
-    activation_checkpointing: bool = False  # keep the inputs of the Transformer's layers alone, and run them twice
-    # the Transformer's layers run on valid frames alone: nothing is computed for padding, and CUDA's flash attention,
-    # which takes no masks, can be used; a few copies more. Not measured on a GPU yet: recipes/gpu compares both
+    activation_checkpointing: bool = False  # keep only the inputs of Transformer layers and recompute the layers
+    # run the Transformer layers on valid frames only: padding costs nothing and CUDA can use flash attention, which
+    # takes no masks, at the cost of a few copies. Not measured on a GPU yet: recipes/gpu compares both
     packed: bool = False
-    compile: bool = False  # the Transformer's layers, by torch.compile; needs a C++ compiler, on GPUs Triton
-    sharded_checkpoints: bool = False  # with fsdp: each rank writes its share, instead of the first writing all
+    compile: bool = False  # compile the Transformer layers by torch.compile; needs a C++ compiler, on GPUs Triton
+    sharded_checkpoints: bool = False  # with fsdp: each rank writes its shard, instead of the first writing everything
 
 
 def distribute(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat16: bool, accumulate: int) -> nn.Module:
-    """Make a model one that trains with the other ranks. Build the optimiser of its parameters afterwards.
+    """Prepare a model for training with the other ranks; build the optimiser afterwards.
 
     Args:
-        model: on the device of its rank, with the same weights on all; changed in place, its names stay.
-        config: how.
+        model: the model on the device of its rank, with equal weights on all ranks; changed in place, parameter names
+            stay.
+        config: mode and trade-offs.
         ranks: this process among the others.
-        bfloat16: the model runs under autocast. Shares of the layers' matrices are then gathered in 16 bits, as
-            autocast would round them; norms, gradients and what is kept stay float32.
-        accumulate: batches of a rank in a step, whose gradients are exchanged together.
+        bfloat16: whether the model runs under autocast. FSDP2 then gathers the matrices of the layers in 16 bits, as
+            autocast would round them; norms, gradients and stored shards stay float32.
+        accumulate: number of batches per rank and step, whose gradients are exchanged together.
 
     Returns:
-        The module to call in training; `model` itself but for DDP.
+        The module to call in training; `model` itself unless it is wrapped by DDP.
     """
     if isinstance(model, TaskModel):
         model.encoder.prepare(recompute=config.activation_checkpointing, packed=config.packed, compiled=config.compile)
-    if ranks.world_size == 1 and not distributed.is_initialized():  # a group of one wraps as any other does
+    if ranks.world_size == 1 and not distributed.is_initialized():  # a process group of one rank is wrapped as well
         return model
     _show_losses()
     if config.mode == "fsdp":
         return _shard(model, ranks, bfloat16=bfloat16)
-    # DDP learns a static graph in its first exchange, which would then come after each batch of the first step, and
-    # round otherwise than the steps of a run that was not interrupted there
+    # with a static graph, DDP exchanges gradients after every batch of the first step; with accumulation, that step
+    # would round differently in a resumed run
     all_learn = _all_learn(model)
     return DistributedDataParallel(
         model,
@@ -71,11 +73,11 @@ def distribute(model: nn.Module, config: ParallelConfig, ranks: Ranks, *, bfloat
 
 @contextmanager
 def exchanging(model: nn.Module, *, is_last: bool) -> Iterator[None]:
-    """Run forward and backward of one batch of a step; gradients are exchanged after its last batch alone.
+    """Run forward and backward pass of one batch; gradients are exchanged only after the last batch of a step.
 
     Args:
-        model: as `distribute` returned it.
-        is_last: whether this batch is the step's last on each rank.
+        model: the module that `distribute` returned.
+        is_last: whether this batch is the last of the step on each rank.
     """
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(is_last)
@@ -89,26 +91,26 @@ def exchanging(model: nn.Module, *, is_last: bool) -> Iterator[None]:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether this rank holds a share of the model only."""
+    """Return whether this rank holds only a shard of the model."""
     return isinstance(model, FSDPModule)
 
 
 def outline(model: nn.Module) -> nn.Module:
-    """Copy a model without the values of its parameters, for `whole_model`. To be made before `distribute`."""
+    """Copy a model without the values of its parameters, for `whole_model`; call it before `distribute`."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): _without_values(tensor) for tensor in tensors})
 
 
 def whole_model(model: nn.Module, outline: nn.Module, ranks: Ranks) -> nn.Module | None:
-    """Give the first rank the model as a single process has it, to evaluate; all ranks have to ask.
+    """Return the whole model on the first rank, for evaluation; all ranks have to call this function.
 
     Args:
-        model: as `distribute` returned it.
-        outline: of the model before.
+        model: the module that `distribute` returned.
+        outline: result of `outline` for the model.
         ranks: this process among the others.
 
     Returns:
-        The model itself, or of a sharded one a copy with the weights of now; None on other ranks than the first.
+        The model itself, or a copy with the current weights if it is sharded; None on all ranks but the first.
     """
     if not is_sharded(model):
         plain = model.module if isinstance(model, DistributedDataParallel) else model
@@ -122,7 +124,7 @@ def whole_model(model: nn.Module, outline: nn.Module, ranks: Ranks) -> nn.Module
 
 
 def _all_learn(model: nn.Module) -> bool:
-    """Whether every parameter gets a gradient in every step: no layer is dropped, nothing thaws on the way."""
+    """Return whether every parameter gets a gradient in every step: no layer drop, no freezing schedule."""
     return isinstance(model, TaskModel) and model.encoder.always_learns and not model.thaws
 
 
@@ -132,12 +134,12 @@ def _shard(model: nn.Module, ranks: Ranks, *, bfloat16: bool) -> nn.Module:
     if bfloat16:
         layers = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in model.encoder.blocks if isinstance(model, TaskModel) else ():
-        if bfloat16:  # autocast takes the norms in float32
+        if bfloat16:  # autocast computes norms in float32
             fully_shard(layer.attention_norm, mesh=mesh, reshard_after_forward=False)
             fully_shard(layer.ffn_norm, mesh=mesh, reshard_after_forward=False)
         fully_shard(layer, mesh=mesh, mp_policy=layers)
     for module in model.modules():
-        if isinstance(module, FSDPModule):  # a layer dropped before it ever ran would fail in an accumulating step
+        if isinstance(module, FSDPModule):  # with accumulation, a layer dropped before its first run would fail
             module.unshard()
             module.reshard()
     fully_shard(model, mesh=mesh)
@@ -146,7 +148,7 @@ def _shard(model: nn.Module, ranks: Ranks, *, bfloat16: bool) -> nn.Module:
 
 @cache
 def _show_losses() -> None:
-    """Let torch look into the losses that a wrapped model returns: it hooks into the backward pass there."""
+    """Register `LossSum` with torch, which has to find the output tensors of a wrapped model for its backward hooks."""
     register_dataclass(LossSum)
 
 

@@ -1,4 +1,4 @@
-"""How large the gradients of each part of a model are: which part learns, and which has stopped."""
+"""Gradient norms of each part of a model, which show which parts learn."""
 
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -11,11 +11,11 @@ __all__ = ["gradient_norms"]
 
 
 def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
-    """Return the norm of the gradients of each part of a model, () float32 each, on its device.
+    """Return the gradient norm of each part of a model, () float32 each, on its device.
 
     The parts are the extractor, the projection (with the mask vector and the norms outside of layers), the positions,
-    the first, middle and last third of the layers, and the head (quantizer, label embeddings or CTC's); a part without
-    gradients is left out.
+    the first, middle and last third of the layers, and the head (quantizer, label embeddings or CTC head). Parts
+    without gradients are left out.
     """
     places = places_of(model)
     num_layers = len({place.layer for place in places.values() if place.part == "layer"})

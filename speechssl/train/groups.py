@@ -1,7 +1,7 @@
-"""Which parameters learn, and how fast: layer-wise learning rates, and what is said of them before the first step.
+"""Parameter groups with layer-wise learning rates, and their description for the user.
 
-The head learns at the full rate, each layer of the trunk `layer_decay` times as fast as the one above it, what comes
-before the layers slowest: as BEiT (arXiv:2106.08254) and ELECTRA (arXiv:2003.10555) are fine-tuned.
+The head learns at the full rate, each layer of the encoder `layer_decay` times as fast as the layer above it, and
+everything before the layers slowest, as in the fine-tuning of BEiT (arXiv:2106.08254) and ELECTRA (arXiv:2003.10555).
 """
 
 import itertools
@@ -16,23 +16,23 @@ __all__ = ["describe_learning", "parameter_groups", "places_of"]
 
 
 def parameter_groups(model: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
-    """List the parameters that learn, as an optimiser takes them.
+    """List the trainable parameters in groups for an optimiser.
 
-    Checkpoints count an optimiser's parameters in the order of the model. So a group is a run of neighbours that
-    learn alike, and two groups may have the same rate.
+    Checkpoints number an optimiser's parameters in the order of the model. So a group holds consecutive parameters with
+    equal rates, and two groups may have the same rate.
 
     Args:
-        model: of any kind without decay; else with a trunk.
-        layer_decay: from a layer to the one below it; 1 makes a single group.
+        model: the model; with `layer_decay` other than 1 it has to be a `TaskModel`.
+        layer_decay: factor of the learning rate from a layer to the one below it; 1 makes a single group.
 
     Returns:
-        For each group `params`, and `lr_scale`, which the learning rate is multiplied by.
+        For each group `params`, and `lr_scale`, the factor of the learning rate.
 
     Raises:
-        ValueError: the rates of a model without a trunk are to decay.
+        ValueError: `layer_decay` is not 1 for a model without an encoder.
     """
     if layer_decay != 1 and not isinstance(model, TaskModel):
-        raise ValueError(f"a {type(model).__name__} has no trunk whose layers could learn at rates of their own")
+        raise ValueError(f"a {type(model).__name__} has no encoder, expected a TaskModel; set layer_decay to 1")
     places = places_of(model)
     learning = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     scales = [layer_decay ** _layers_above(places.get(name)) for name, _ in learning]
@@ -43,8 +43,8 @@ def parameter_groups(model: nn.Module, layer_decay: float) -> list[dict[str, Any
 
 
 def describe_learning(model: TaskModel, layer_decay: float) -> list[str]:
-    """Say what learns how fast and what is frozen, a line for each run of parts that are alike."""
-    rows: list[tuple[int, str, str, int]] = []  # rank from the waveform up, part, how fast, parameters
+    """Describe learning rates and frozen parts, one line for consecutive parts with the same rate."""
+    rows: list[tuple[int, str, str, int]] = []  # position from the waveform up, part, learning rate, parameters
     places = places_of(model)
     for name, parameter in model.named_parameters():
         place = places.get(name)
@@ -60,19 +60,19 @@ def describe_learning(model: TaskModel, layer_decay: float) -> list[str]:
 
 
 def places_of(model: nn.Module) -> dict[str, Place]:
-    """Return where each parameter of the trunk is, by its name in the model; nothing for a model without a trunk."""
+    """Return the place of each encoder parameter, by its name in the model; empty for a model without an encoder."""
     if not isinstance(model, TaskModel):
         return {}
     return {f"encoder.{name}": place for name, place in model.encoder.places().items()}
 
 
 def _layers_above(place: Place | None) -> int:
-    """Count what is above a parameter: none above the head, the head above the last layer, all before the first."""
+    """Return the number of layers above a parameter; 0 for the head."""
     return 0 if place is None else place.layers_above
 
 
 def _part(place: Place | None) -> tuple[int, str]:
-    """Return the part of the model that a parameter is of, after its rank from the waveform up."""
+    """Return the position of a parameter's part, counted from the waveform up, and the name of the part."""
     match place:
         case None:
             return 10**6 + 1, "head"

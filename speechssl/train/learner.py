@@ -1,4 +1,4 @@
-"""One update: micro-batches of all ranks -> gradients -> weights, or a step that is skipped and named."""
+"""One update: micro-batches of all ranks -> gradients -> weights; non-finite updates are skipped."""
 
 import math
 import time
@@ -25,28 +25,28 @@ from speechssl.train.runlog import LogConfig
 
 __all__ = ["Learner", "MicroBatch", "TrainConfig", "Update", "seeded_context"]
 
-EMPTY_IN_A_ROW = 100  # times that no rank finds usable audio, after which a run gives up
-RECENT = 2000  # examples after which those counted for the share of bad audio are halved
-FEWEST = 200  # examples that the share is taken of, at least: one bad file among the first ten is no sign
+EMPTY_IN_A_ROW = 100  # attempts of a step without usable audio on any rank before the run fails
+RECENT = 2000  # number of recent examples at which the counts for the share of bad audio are halved
+FEWEST = 200  # smallest divisor of the share of bad audio, so that one bad file among the first ten does not stop a run
 
 
 @configuration
 class TrainConfig:
-    """Length of a run and what it leaves behind."""
+    """Length of a run, evaluation, checkpoints and logs."""
 
     steps: int = 400_000
-    accumulate: int = 1  # batches summed into one step on each rank (fairseq: update_freq)
+    accumulate: int = 1  # batches per step on each rank (fairseq: update_freq)
     log_every: int = 100
     save_every: int = 1000
     eval_every: int = 0  # steps between evaluations; 0 for none
-    keep: int = 2  # newest checkpoints kept, next to the best: one to go back to when the newest is broken
-    keep_best: int = 1  # checkpoints with the best scores kept, for `speechssl average`
-    patience: int = 0  # evaluations in a row without a better score that end the run, none in its grace; 0: it goes on
-    bfloat16: bool = False  # autocast, where the device has it
+    keep: int = 2  # newest checkpoints to keep beside the best: one to go back to if the newest is broken
+    keep_best: int = 1  # checkpoints with the best scores to keep, for `speechssl average`
+    patience: int = 0  # evaluations in a row without a better score, after the grace, that end the run; 0: no limit
+    bfloat16: bool = False  # autocast to bfloat16
     parallel: ParallelConfig = ParallelConfig()
     log: LogConfig = LogConfig()
     workers: int = 0  # processes that read audio, on each rank
-    stop_after_skipped: int = 10  # steps in a row whose loss or gradient is not finite, before the run stops
+    stop_after_skipped: int = 10  # steps in a row with non-finite loss or gradient after which the run stops
     health: HealthConfig = HealthConfig()
 
     def __post_init__(self) -> None:
@@ -67,28 +67,28 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """What this rank computed on one batch of a step."""
+    """The result of this rank for one batch of a step."""
 
-    number: int  # in the step, over all ranks
+    number: int  # number of the batch in the step, over all ranks
     epoch: int
-    index: int  # of the batch in the epoch
-    ids: tuple[str, ...]
-    value: Tensor  # () the loss, summed over what it predicts
-    count: Tensor  # () int64
+    index: int  # index of the batch in the epoch
+    ids: tuple[str, ...]  # ids of the utterances
+    value: Tensor  # (), loss summed over predictions
+    count: Tensor  # () int64, number of predictions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What one update did."""
+    """The result of one update."""
 
-    loss: float  # summed over all ranks
-    count: int  # what it predicts, over all ranks
-    norm: float  # of the gradients
-    must_stop: bool  # a rank was asked to
-    micro_batches: tuple[MicroBatch, ...]  # of this rank
-    totals: dict[str, Tensor]  # metrics of this rank for the meter, summed: () each, on the device
-    counts: dict[str, int]  # of the values in each sum
-    tallies: dict[str, Tensor]  # of this rank, summed, on the device
+    loss: float  # loss summed over all ranks
+    count: int  # number of predictions over all ranks
+    norm: float  # norm of the gradients
+    must_stop: bool  # whether a rank was asked to stop
+    micro_batches: tuple[MicroBatch, ...]  # batches of this rank
+    totals: dict[str, Tensor]  # sums of this rank's metrics for the meter: () each, on the device
+    counts: dict[str, int]  # number of values in each sum
+    tallies: dict[str, Tensor]  # sums of this rank's tallies, on the device
 
     @property
     def is_finite(self) -> bool:
@@ -97,7 +97,7 @@ class Update:
 
 
 class Learner:
-    """A model with its optimiser, and how one update goes."""
+    """Makes updates of a model with its optimiser."""
 
     def __init__(
         self,
@@ -110,9 +110,9 @@ class Learner:
         ranks: Ranks,
         max_bad_share: float = 1.0,
     ) -> None:
-        """Hold what all updates need; `model` may be what `distribute` returned.
+        """Set up the updates of `model`, a plain module or the result of `distribute`.
 
-        A group of the optimiser without `lr_scale` learns at the full rate.
+        Parameter groups of the optimiser without `lr_scale` learn at the full rate.
         """
         self.model, self.optimizer, self.max_bad_share = model, optimizer, max_bad_share
         self.seed, self.optim, self.config, self.ranks = seed, optim, config, ranks
@@ -131,17 +131,18 @@ class Learner:
     ) -> Update:
         """Take one step on the next batches, and count it in `state`.
 
-        A step whose loss or gradient is not finite on any rank updates nothing on all of them.
+        If loss or gradient is not finite on any rank, no rank updates its weights.
 
         Args:
-            batches: as (epoch, position to go on with, batch).
-            state: of the run; changes when the step is done, so that a failure on the way leaves it whole.
-            say: told why an utterance was skipped.
-            wants_stop: this rank was asked to stop after the step.
-            watch: gives metrics of the gradients, () each, in proportion to them.
+            batches: iterator over (epoch, position after the batch, batch).
+            state: progress of the run; changed only after the gradients are computed, so that a failure before leaves
+                it consistent.
+            say: called with the reason for each skipped utterance.
+            wants_stop: whether this rank was asked to stop after the step.
+            watch: returns metrics of the gradients, () each, proportional to the gradients.
 
         Raises:
-            TrainingError: no batch has usable audio, or too much of the audio of late is bad; on all ranks.
+            TrainingError: no batch has usable audio, or too much of the recent audio is bad; on all ranks.
         """
         self.model.train()
         set_learning_rate(self.optimizer, state.step, self.config.steps, self.optim)
@@ -153,18 +154,18 @@ class Learner:
                 with exchanging(self.model, is_last=turn == self.config.accumulate - 1):
                     with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.bfloat16):
                         loss: LossSum = self.model(batch.to(self.ranks.device), context)
-                    (loss.value * (0 if batch.is_stand_in else 1)).backward()  # a stand-in only takes part
+                    (loss.value * (0 if batch.is_stand_in else 1)).backward()  # a stand-in has no effect
                 seen.add(batch, number, loss)
             sums = self.ranks.sum(seen.sums(wants_stop))
-            factor = (self.ranks.world_size / sums[1].clamp(min=1)).float()  # ranks average; the global count divides
+            factor = (self.ranks.world_size / sums[1].clamp(min=1)).float()  # DDP and FSDP average over ranks
             watched = {name: metric * factor for name, metric in (watch() if watch else {}).items()}
             norm = scale_gradients(self.model, factor, self.optim.max_grad_norm)
-            # the one wait of an update for the device: all that comes before it is queued by now
+            # the only synchronisation of an update, after all its work is queued
             done = _Done(*torch.cat([sums, norm[None]]).cpu().tolist())
             self._count(state, seen, done)
             if done.predicted:
                 break
-            self.optimizer.zero_grad(set_to_none=True)  # of stand-ins
+            self.optimizer.zero_grad(set_to_none=True)  # all batches were stand-ins
         else:
             raise TrainingError(f"{EMPTY_IN_A_ROW} batches in a row hold no usable audio; see the reasons above")
         update = seen.update(done, {"loss": (sums[0] / sums[1]).to(norm.dtype), "grad_norm": norm} | watched)
@@ -177,7 +178,7 @@ class Learner:
         return update
 
     def _count(self, state: TrainState, seen: "_Seen", done: "_Done") -> None:
-        """Note what was seen; stop where more than the allowed share of the last 1,000 to 2,000 examples was bad."""
+        """Update `state`; fail if more than the allowed share of the last 1,000 to 2,000 examples was bad."""
         state.epoch, state.position = seen.epoch, seen.position
         state.audio_seconds += done.seconds
         state.skipped += int(done.skipped)
@@ -186,27 +187,27 @@ class Learner:
             raise TrainingError(
                 f"step {state.step}: the audio of {state.recent_bad} of the last {state.recent} utterances is bad, "
                 f"expected at most {self.max_bad_share:.1%} (data.max_bad_share); see the reasons above, and "
-                "`speechssl manifest check`; mend the files or raise the share, and the same command goes on from the "
-                "last checkpoint"
+                "`speechssl manifest check`; repair the files or raise the share, and the same command goes on from "
+                "the last checkpoint"
             )
         if state.recent >= RECENT:
             state.recent, state.recent_bad = state.recent // 2, state.recent_bad // 2
 
 
 class _Done(NamedTuple):
-    """What the batches of a step add up to, over all ranks."""
+    """Sums over the batches of a step on all ranks."""
 
     loss: float
-    predicted: float  # frames or utterances
-    stops: float  # ranks that were asked to stop
-    seconds: float  # of audio
-    skipped: float  # examples
-    examples: float  # also those skipped
-    norm: float  # of the gradients
+    predicted: float  # number of predicted frames or utterances
+    stops: float  # number of ranks that were asked to stop
+    seconds: float  # seconds of audio
+    skipped: float  # number of skipped examples
+    examples: float  # number of examples, including skipped ones
+    norm: float  # norm of the gradients
 
 
 class _Seen:
-    """What this rank saw of the batches of one step."""
+    """Sums over the batches of one step on this rank."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
@@ -220,7 +221,7 @@ class _Seen:
     def take(
         self, batches: Iterator[tuple[int, int, Batch]], turn: int, say: Callable[[str], None]
     ) -> tuple[Batch, int]:
-        """Take the next batch, say what was skipped of it, and return it with its number in the step."""
+        """Take the next batch, report its skipped utterances, and return it with its number in the step."""
         started = time.perf_counter()
         self.epoch, self.position, batch = next(batches)
         self._add("data_wait_s", torch.tensor(time.perf_counter() - started))
@@ -231,7 +232,7 @@ class _Seen:
         return batch, turn * self.ranks.world_size + self.ranks.rank
 
     def add(self, batch: Batch, number: int, loss: LossSum) -> None:
-        """Add up what a batch gave; every rank names the same metrics, so those of a stand-in count as nothing."""
+        """Add the results of a batch; a stand-in adds metrics with count 0, so that all ranks have the same names."""
         is_counted = not batch.is_stand_in
         for name, metric in {"padding": torch.tensor(batch.padding), **loss.parts}.items():
             self._add(name, metric.detach(), is_counted=is_counted)
@@ -257,7 +258,7 @@ class _Seen:
         self.counts[name] = self.counts.get(name, 0) + is_counted
 
     def sums(self, wants_stop: bool) -> Tensor:
-        """Return what ranks add up, the first six of `_Done`: (6,) float64 on the device."""
+        """Return the first six fields of `_Done` for this rank: (6,) float64 on the device."""
         device = self.ranks.device
         nothing = torch.zeros((), dtype=torch.float64, device=device)
         loss = sum((batch.value.double() for batch in self.micro_batches), nothing)
@@ -266,7 +267,7 @@ class _Seen:
         return torch.cat([torch.stack([loss, count]), send(host, device)])
 
     def update(self, done: _Done, each_step: Mapping[str, Tensor]) -> Update:
-        """Describe the step, with metrics that it has one each of."""
+        """Make the `Update` of the step; `each_step` has the metrics with one value per step."""
         return Update(
             loss=done.loss,
             count=int(done.predicted),
@@ -280,10 +281,11 @@ class _Seen:
 
 
 def seeded_context(seed: int, step: int, number: int) -> StepContext:
-    """Make what a micro-batch draws depend on (seed, step, number in the step) alone; seeds torch for its dropout.
+    """Return the context of a micro-batch, and seed torch's generators for dropout.
 
-    So a resumed run draws the same, on any device, and any number of ranks share the same global batch alike. Which
-    layers are dropped depends on (seed, step): all ranks and batches of a step agree on it.
+    All draws depend only on (seed, step, number in the step): a resumed run draws the same, on any device, and the
+    draws for a global batch do not depend on the number of ranks. Layer drop depends on (seed, step) only, so that all
+    ranks and batches of a step agree.
     """
     torch.manual_seed(seeded_generator(seed, "dropout", step, number).initial_seed())
     masks = torch.Generator().manual_seed(seeded_generator(seed, "masks", step, number).initial_seed())

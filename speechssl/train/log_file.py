@@ -1,4 +1,4 @@
-"""A file of JSON lines that a kill, a crash or a full disk leaves readable: `log.jsonl` and `alarms.jsonl` of a run."""
+"""JSON-lines files that stay readable after a kill, a crash or a full disk: `log.jsonl` and `alarms.jsonl` of a run."""
 
 import json
 import math
@@ -15,43 +15,42 @@ __all__ = ["LogFile", "read_log_file"]
 
 
 class LogFile:
-    """Appends JSON objects to a file, each a line that is there whole or not at all.
+    """Appends JSON objects to a file, one per line, each written completely or not at all.
 
-    Opening cuts what an interruption left: a half-written last line, and the lines later than the step that the run
-    resumes from. Those are moved to `NAME.superseded.jsonl` beside it: the resumed run writes their steps again, and a
-    log in which each step stands once can be read by any tool without knowing of interruptions; but they are not
-    thrown away, because they may be all that tells why the run before broke off.
+    Opening the file cleans up after an interruption: it removes a half-written last line, and moves the lines after the
+    step that the run resumes from to `NAME.superseded.jsonl`. The resumed run writes these steps again, so each step
+    occurs once in the log; the old lines are kept because they may show why the earlier run stopped.
     """
 
     def __init__(self, path: Path, *, done: int) -> None:
         """Open a file for appending.
 
         Args:
-            path: created when missing, with its folder.
-            done: step that the run goes on from, 0 for a new one.
+            path: path of the file; it is created if missing, with its folder.
+            done: step that the run resumes from, 0 for a new run.
 
         Raises:
-            TrainingError: it cannot be opened or written.
+            TrainingError: the file cannot be opened or written.
         """
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _cut(path, done)
-            self._file = path.open("ab", buffering=0)  # no buffer: a line is with the system when write() returns
+            self._file = path.open("ab", buffering=0)  # unbuffered: the system has a line when write() returns
             self._size = os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise self._refused(error) from error
 
     def write(self, row: Mapping[str, object]) -> None:
-        """Append one line; metrics that are not finite, which JSON does not have, become null.
+        """Append one line; non-finite metrics become null, since JSON cannot represent them.
 
         Raises:
-            TrainingError: the line cannot be written, as on a full disk; the file stays as it was before.
+            TrainingError: the line cannot be written, for example on a full disk; the file is unchanged.
         """
         finite = {key: value if _is_finite(value) else None for key, value in row.items()}
         line = rest = (json.dumps(finite, allow_nan=False) + "\n").encode()
         try:
-            while rest:  # a disk that fills up takes a part, and refuses only the next write
+            while rest:  # on a disk that fills up, write() takes a part of the line and fails only at the next call
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             with suppress(OSError):
@@ -74,9 +73,9 @@ def read_log_file(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """Read the lines of a log, also while it is being written.
 
     Returns:
-        the objects, in the file's order, metrics under their present names, and the numbers of lines, from 1, that are
-        no whole JSON: the last one may be half-written, and versions before `superseded` files ran the next line into
-        such a one.
+        The objects in the order of the file, with the current names of metrics, and the numbers, from 1, of lines that
+        are no complete JSON: the last line may be half-written, and early versions appended the next line to such a
+        line.
 
     Raises:
         OSError: the file cannot be read.
@@ -89,7 +88,7 @@ def read_log_file(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:  # also bytes that are no text
+        except ValueError:  # also raised for invalid UTF-8
             broken.append(number)
             continue
         if not isinstance(row, dict) or type(row.get("step")) is not int:
@@ -99,20 +98,20 @@ def read_log_file(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def _present_name(metric: str) -> str:
-    """Return what a metric of an earlier version is called now."""
+    """Return the current name of a metric of an earlier version."""
     current = f"dev_{metric.removeprefix('valid_')}" if metric.startswith("valid_") else metric
     return "negative_spread" if current == "distractor_spread" else current
 
 
 def _cut(path: Path, done: int) -> None:
-    """Keep the whole lines of steps up to `done`; move later ones to the superseded, which is written first."""
+    """Keep complete lines of steps up to `done`; move later ones to the superseded file, which is written first."""
     if not path.exists():
         return
     text = path.read_bytes()
     try:
         rows, broken = read_log_file(path)
     except ValueError as error:
-        raise TrainingError(f"{path}: {error}; this is no log of a run, name another out") from error
+        raise TrainingError(f"{path}: {error}; this is not the log of a run, name another out") from error
     kept = [row for row in rows if row["step"] <= done]
     later = [row for row in rows if row["step"] > done]
     if later:

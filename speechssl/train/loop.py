@@ -1,4 +1,4 @@
-"""The one training loop: pretraining with any task and CTC fine-tuning run through `fit`."""
+"""The training loop `fit`, used by pretraining and CTC fine-tuning alike."""
 
 import os
 import signal
@@ -23,15 +23,15 @@ from speechssl.train.run import Run
 
 __all__ = ["BatchesFrom", "StopRequest", "explained_failures", "fit"]
 
-PATIENCE_S = 10.0  # that the living ranks wait for each other to say so
+PATIENCE_S = 10.0  # seconds that the surviving ranks wait for each other's notes
 
 
 @contextmanager
 def explained_failures(ranks: Ranks, state: TrainState) -> Iterator[None]:
-    """Turn torch's errors for a lost rank, a lost process that reads and full memory into a `TrainingError`.
+    """Turn torch's errors for a lost rank, a lost loader process and full memory into a `TrainingError`.
 
     Raises:
-        TrainingError: instead of them.
+        TrainingError: one of these errors occurred.
     """
     try:
         with explained_deaths():
@@ -54,11 +54,11 @@ def explained_failures(ranks: Ranks, state: TrainState) -> Iterator[None]:
 
 
 def _is_of_exchange(error: RuntimeError) -> bool:
-    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()  # gloo's have no class
+    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()  # gloo raises plain RuntimeErrors
 
 
 def _lost_ranks(ranks: Ranks) -> list[int]:
-    """Return the ranks that do not answer: each living one leaves a note in torchrun's store and looks for others'."""
+    """Return the ranks that do not answer; each surviving rank leaves a note in torchrun's store."""
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     notes = [f"speechssl/alive/{attempt}/{rank}" for rank in range(ranks.world_size)]
     try:
@@ -71,24 +71,24 @@ def _lost_ranks(ranks: Ranks) -> list[int]:
             time.sleep(0.1)
         return [rank for rank, note in enumerate(notes) if not store.check([note])]
     except (KeyError, distributed.DistError):
-        return [0]  # it holds the store
+        return [0]  # rank 0 holds the store
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: what Slurm is often told to send before the end
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # Slurm is often told to send SIGUSR1 before the time limit
 
 
 class StopRequest:
-    """Notes a signal while its block runs, instead of dying of it; a second SIGINT interrupts at once.
+    """Records signals while its block runs, instead of ending the process; a second SIGINT interrupts at once.
 
-    Used as a context manager in the main thread. Elsewhere (a notebook's worker, a test) signals are left alone.
+    Used as a context manager in the main thread. In other threads (a notebook's worker, a test) it does nothing.
     """
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None  # the first that came
+        self.signal: signal.Signals | None = None  # the first signal received
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
-        """Take over the signals."""
+        """Install the signal handlers."""
         for number in _SIGNALS:
             try:
                 self._before[number] = signal.signal(number, self._note)
@@ -97,7 +97,7 @@ class StopRequest:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -107,7 +107,7 @@ class StopRequest:
         self.signal = self.signal or signal.Signals(number)
 
     def error(self, step: int, where: object) -> StoppedError:
-        """Say what was done, for the one who asked."""
+        """Return the exception that ends the run, with what was saved."""
         name = "another rank" if self.signal is None else self.signal.name
         return StoppedError(
             f"stopped by {name} after step {step}, saved in {where}; the same command goes on from there"
@@ -121,15 +121,15 @@ def fit(run: Run, batches_from: BatchesFrom) -> Path:
     """Train until `run.config.steps`; return the folder of the last checkpoint.
 
     Args:
-        run: the model and all that goes with it, new or as its last checkpoint left it.
-        batches_from: gives this rank's batches from an (epoch, position) on, each with the (epoch, position) that
-            follows.
+        run: the run, new or loaded from its last checkpoint.
+        batches_from: returns an iterator over this rank's batches from an (epoch, position) on, each with its epoch
+            and the position that follows it.
 
     Raises:
         CheckpointError: a checkpoint cannot be written.
-        TrainingError: too many steps in a row are not finite, too much audio is bad, or an alarm is to stop the
-            run; what is done is saved.
-        StoppedError: a signal asked to stop; the step it came in is done and saved.
+        TrainingError: too many steps in a row are not finite, too much audio is bad, or an alarm stops the run after
+            a checkpoint.
+        StoppedError: a signal asked to stop; the current step was finished and saved.
     """
     state, config, log = run.state, run.config, run.log
     batches = batches_from(state.epoch, state.position)
@@ -156,7 +156,7 @@ def fit(run: Run, batches_from: BatchesFrom) -> Path:
 
 
 def where_it_stands(state: TrainState, steps: int) -> str:
-    """Say from where a run goes on, or that it does not."""
+    """Return a message that says from where a run goes on, or why it does not."""
     if state.step < steps and not state.is_finished:
         return f"goes on from step {state.step} of {steps}"
     if state.step < steps:
@@ -168,9 +168,9 @@ def where_it_stands(state: TrainState, steps: int) -> str:
 
 
 def stopped_by(alarms: Sequence[Alarm], saved: Path) -> TrainingError:
-    """Say why a run stops that `health.stop` ends."""
+    """Return the error of a run that `health.stop` ends."""
     named = "; ".join(f"{alarm.name}: {alarm.message}" for alarm in alarms)
     return TrainingError(
-        f"step {alarms[0].step}: stopped by an alarm, saved {saved}. {named} The same command goes on all the same; "
-        "train.health.stop=false lets alarms pass"
+        f"step {alarms[0].step}: stopped by an alarm, saved {saved}. {named} The same command goes on from there; "
+        "with train.health.stop=false, alarms do not stop a run"
     )

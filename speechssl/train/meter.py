@@ -1,4 +1,4 @@
-"""Averages of metrics between two reports, and what their tallies show, over steps, micro-batches and ranks."""
+"""Averages of metrics, and sums of tallies, between two reports over steps, micro-batches and ranks."""
 
 import resource
 import sys
@@ -15,7 +15,7 @@ __all__ = ["Meter", "peak_memory_gib"]
 
 
 class Meter:
-    """Sums of metrics with the number of values in each, and tallies; they stay on their device until the report."""
+    """Accumulates sums and counts of metrics, and tallies, on the device until the next report."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
@@ -28,7 +28,7 @@ class Meter:
     ) -> None:
         """Add sums of metrics, () each, with the number of their values, and tallies of any shape.
 
-        Nothing is fetched, or the next step would wait.
+        This copies nothing to the host, to avoid a synchronisation in every step.
         """
         for name, total in totals.items():
             self._sum(self.totals, name, total)
@@ -37,22 +37,22 @@ class Meter:
             self._sum(self.tallies, name, tally)
 
     def report(self) -> dict[str, float]:
-        """Return the averages over all ranks, and the metrics of the tallies, and start anew. All ranks call it.
+        """Return the averages over all ranks and the metrics of the tallies, and reset; all ranks have to call it.
 
-        A metric without values is left out.
+        Metrics without values are left out.
         """
         sums, tallies = self._sums(), self._tallies()
         self.totals, self.counts, self.tallies = {}, {}, {}
         means = {name: total / count for name, (total, count) in sums.items() if count > 0}
         means |= {name: float(value) for name, value in report_metrics(tallies).items()}
-        return {name: means[name] for name in ("loss", *means) if name in means}  # the loss first
+        return {name: means[name] for name in ("loss", *means) if name in means}  # "loss" comes first
 
     def state(self) -> dict[str, Any]:
-        """Return sums, counts and tallies over all ranks, for a checkpoint between two reports. All ranks call it."""
+        """Return sums, counts and tallies over all ranks, for a checkpoint; all ranks have to call it."""
         return {"sums": self._sums(), "tallies": {name: tally.tolist() for name, tally in self._tallies().items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned, in any number of ranks."""
+        """Continue from the result of `state`, on any number of ranks."""
         share = 1 if self.ranks.is_first else 0
         for name, (total, count) in state.get("sums", {}).items():
             self._sum(self.totals, name, torch.tensor(total * share, dtype=torch.float64))
@@ -79,7 +79,7 @@ class Meter:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Return the most memory that was in use so far: the accelerator's tensors, or what is resident of the process."""
+    """Return the peak memory so far: of tensors on an accelerator, else the resident size of the process."""
     if device.type != "cpu":
         return torch.accelerator.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024

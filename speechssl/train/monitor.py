@@ -1,7 +1,7 @@
-"""Whether a run is healthy: bands for its metrics, and alarms in plain words when it leaves them.
+"""The health monitor of a run: compares its metrics with the bands of a healthy run and raises alarms.
 
-What healthy runs and collapses showed is the task's (`tasks.health`). `Monitor` compares each report with it. Nothing
-here looks at tensors, and nothing is drawn, so that a resumed run alarms alike.
+The task describes a healthy run (`tasks.health`); `Monitor` compares each report with it. The monitor uses neither
+tensors nor random numbers, so a resumed run raises the same alarms.
 """
 
 import copy
@@ -19,14 +19,14 @@ __all__ = ["Alarm", "HealthConfig", "Monitor"]
 
 @configuration
 class HealthConfig:
-    """Watching over a run."""
+    """Health monitoring of a run."""
 
     enabled: bool = True
-    stop: bool = False  # end the run at an alarm of a report, after a checkpoint; those of dev scores warn only
-    patience: int = 2  # reports in a row outside a band before it is an alarm
-    grace_steps: int | None = None  # before a run has to have learnt anything; None: 8 % of its steps, at least 300
+    stop: bool = False  # stop the run, after a checkpoint, at an alarm of a report; alarms of dev scores only warn
+    patience: int = 2  # reports in a row outside of a band that raise an alarm
+    grace_steps: int | None = None  # steps before a run must have learnt anything; None: 8 % of all, at least 300
     probe_every: int = 0  # steps between probes; 0 for none
-    probe_minutes: float = 5.0  # of audio, the same each time
+    probe_minutes: float = 5.0  # minutes of audio for a probe, the same each time
 
     def __post_init__(self) -> None:
         if self.patience < 1 or self.probe_every < 0 or not 0 < self.probe_minutes <= 60:
@@ -38,41 +38,41 @@ class HealthConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """What is wrong with a run."""
+    """A warning that a run is not healthy."""
 
-    name: str  # of the band
+    name: str  # name of the band
     step: int
-    message: str  # what was seen, what was expected, why it may be so, what to change
+    message: str  # value, expected range, likely cause, what to change
 
 
 class Monitor:
-    """Compares reports with the bands; raises an alarm once each time a sign has left its band for good.
+    """Compares reports with the bands; raises one alarm each time a sign stays outside of its band.
 
-    `state` is all it remembers: plain values for the checkpoint, to be given back to the monitor of a resumed run.
+    `state` holds everything it remembers, as plain values for the checkpoint; pass it to the monitor of a resumed run.
     """
 
     def __init__(self, config: HealthConfig, health: Health | None, state: Mapping[str, Any] | None = None) -> None:
-        """Watch a run, from its start or from the `state` of an interrupted one; of a task without health nothing."""
+        """Monitor a run from its start, or from the `state` of an interrupted run; without `health`, do nothing."""
         self.config, self.health = config, health
         start: dict[str, Any] = {"outside": {}, "first": health.guessing_loss if health else None, "best": None}
         self.state = copy.deepcopy(start | dict(state or {}))
 
     def grace(self, steps: int) -> int:
-        """Return the steps in which a run of so many need not have learnt anything yet."""
+        """Return the number of steps in which a run of `steps` need not have learnt anything yet."""
         if self.config.grace_steps is not None:
             return self.config.grace_steps
         return (self.health or Health(bands=(), loss="")).grace(steps)
 
     def check(self, step: int, steps: int, values: Mapping[str, float]) -> list[Alarm]:
-        """Look at a report.
+        """Compare a report with the bands.
 
         Args:
-            step: done.
-            steps: of the whole run.
-            values: the averaged metrics since the last report; what is missing or not finite is passed over.
+            step: number of steps done.
+            steps: number of steps of the whole run.
+            values: metrics averaged since the last report; missing and non-finite values are ignored.
 
         Returns:
-            The alarms that are new. A sign that returns to its band and leaves it again alarms again.
+            The new alarms. A sign that returns to its band and leaves it again raises a new alarm.
         """
         alarms: list[Alarm] = []
         if not self.config.enabled or self.health is None:
@@ -93,11 +93,11 @@ class Monitor:
         return alarms
 
     def _waits(self, band: Band, steps: int) -> float:
-        """Return the step up to which a band that is not early says nothing."""
+        """Return the step after which a band that is not early is checked."""
         return self.grace(steps) if self.config.grace_steps is not None else max(self.grace(steps), band.after * steps)
 
     def _lost(self, values: Mapping[str, float], health: Health) -> float | None:
-        """Return the share lost of what the loss had gained; None before it has gained 5 %."""
+        """Return the lost share of the loss's improvement; None until it has improved by 5 %."""
         main = health.loss
         losses = [value for name, value in values.items() if name == main or name.startswith(f"{main}_")]
         if not losses or not math.isfinite(sum(losses)):

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedules, as the reference recipes use them."""
+"""Optimiser and learning-rate schedules of the reference recipes."""
 
 import math
 from collections import defaultdict
@@ -19,20 +19,20 @@ __all__ = ["OptimConfig", "build_optimizer", "learning_rate", "scale_gradients",
 
 @configuration
 class OptimConfig:
-    """AdamW and its schedule; the defaults are what the pretraining recipes of both methods share."""
+    """AdamW and its schedule; the defaults are those common to the pretraining recipes of both methods."""
 
-    lr: float = 5e-4  # at its peak
+    lr: float = 5e-4  # peak learning rate
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
-    eps_before_correction: bool = False  # added to the root of moments not corrected for their bias yet, as in fairseq
+    eps_before_correction: bool = False  # add eps before the moments are bias-corrected, as in fairseq
     weight_decay: float = 0.01  # decoupled, as in fairseq's Adam
     schedule: Literal["polynomial", "tri_stage"] = "polynomial"
     warmup: float = 0.08  # share of all steps (fairseq: 32,000 of 400,000)
-    warmup_from_zero: bool = False  # the first update is at rate 0, as in fairseq, not a step above; polynomial only
+    warmup_from_zero: bool = False  # first update at rate 0, as in fairseq, instead of one step above; polynomial only
     hold: float = 0.0  # share of all steps at the peak, tri_stage only
-    init_scale: float = 0.01  # of the peak at step 0, tri_stage only
-    final_scale: float = 0.05  # of the peak at the last step, tri_stage only
-    layer_decay: float = 1.0  # learning rate of a layer, as a share of that of the layer above it; 1: all alike
+    init_scale: float = 0.01  # share of the peak at step 0, tri_stage only
+    final_scale: float = 0.05  # share of the peak at the last step, tri_stage only
+    layer_decay: float = 1.0  # factor of the learning rate from a layer to the one below it; 1: all equal
     max_grad_norm: float | None = None  # None: no limit (fairseq: clip_norm, 0 for wav2vec 2.0, 10 for HuBERT BASE)
 
     def __post_init__(self) -> None:
@@ -43,9 +43,9 @@ class OptimConfig:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Build AdamW over the parameters that learn; all of them decay, as in the reference.
+    """Build AdamW over the trainable parameters, all with weight decay, as in the reference.
 
-    Each of its groups has an `lr_scale`, which `learning_rate` is multiplied by; see `parameter_groups`.
+    Each group has an `lr_scale`, a factor of the `learning_rate`; see `parameter_groups`.
     """
     kind = _EarlyEpsilon if config.eps_before_correction else torch.optim.AdamW
     return kind(
@@ -59,12 +59,12 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def scale_gradients(model: nn.Module, factor: Tensor | float, max_norm: float | None) -> Tensor:
-    """Multiply all gradients by `factor`, and by less where their norm would then exceed `max_norm`.
+    """Multiply all gradients by `factor`, then clip their norm to `max_norm`.
 
-    Gradients of which each rank holds a share count whole.
+    The norm of sharded gradients is taken over all ranks.
 
     Returns:
-        () the norm after `factor`, before the limit.
+        (), the norm after scaling, before clipping.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm = whole(get_total_norm(gradients)) * factor
@@ -72,12 +72,12 @@ def scale_gradients(model: nn.Module, factor: Tensor | float, max_norm: float | 
         factor = factor * (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-        own.mul_(factor)  # one pass over them, for both
+        own.mul_(factor)  # one pass for scaling and clipping
     return norm
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, config: OptimConfig) -> None:
-    """Give every group of an optimiser its learning rate of a step, `lr_scale` times that of the schedule."""
+    """Set the learning rate of every group for a step: `lr_scale` times the rate of the schedule."""
     rate = learning_rate(step, steps, config)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
@@ -86,13 +86,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, c
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
     """Return the learning rate of one step.
 
-    polynomial: linear up, then linear down to 0; the first step has a rate above 0, or 0 with `warmup_from_zero`, as in
-    fairseq, whose schedules count the updates done. tri_stage: linear up from `init_scale` (in fairseq, too, the first
-    step's rate), constant, then exponential down to `final_scale`.
+    polynomial: linear up, then linear down to 0. The first step has a rate above 0, or 0 with `warmup_from_zero`, as in
+    fairseq, whose schedules count completed updates. tri_stage: linear up from `init_scale` (also the rate of the first
+    step in fairseq), constant, then exponential down to `final_scale`.
 
     Args:
-        step: from 0.
-        steps: of the whole run.
+        step: number of the step, from 0.
+        steps: number of steps of the whole run.
         config: the schedule.
     """
     warmup, hold = config.warmup * steps, config.hold * steps
@@ -109,16 +109,16 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
 
 
 class _EarlyEpsilon(torch.optim.AdamW):
-    """AdamW as fairseq 0.12.2 has it (optim/adam.py): `m / (sqrt(v) + eps)`, and both biases corrected in the rate.
+    """AdamW of fairseq 0.12.2 (optim/adam.py): `m / (sqrt(v) + eps)`, with both bias corrections in the rate.
 
-    torch divides `m` by `sqrt(v / (1 - beta2**t)) + eps`. The former is the latter with an epsilon of
-    `eps / sqrt(1 - beta2**t)`: 7 times as large in the first of `t` updates for beta2 = 0.98, 1 % larger at 200. `t`
-    counts the updates of each parameter, which is fewer where it was frozen before.
+    torch divides `m` by `sqrt(v / (1 - beta2**t)) + eps`. fairseq's form is the same with an epsilon of
+    `eps / sqrt(1 - beta2**t)`: for beta2 = 0.98, 7 times as large at t = 1, and 1 % larger at t = 200. `t` counts the
+    updates of each parameter, fewer if it was frozen before.
     """
 
     def __init__(self, params: Any, **settings: Any) -> None:
         super().__init__(params, **settings)
-        self._updates: dict[Tensor, int] = {}  # of each parameter, as its state has it; on the host, so nothing waits
+        self._updates: dict[Tensor, int] = {}  # updates of each parameter, on the host to avoid synchronisations
 
     def load_state_dict(self, state_dict: Any) -> None:
         super().load_state_dict(state_dict)
@@ -133,7 +133,7 @@ class _EarlyEpsilon(torch.optim.AdamW):
             self.param_groups = groups
 
     def _by_updates(self, group: dict[str, Any]) -> list[dict[str, Any]]:
-        """Split a group by the number of updates its parameters have seen with this one, each with its epsilon."""
+        """Split a group by the number of updates of its parameters, including this one, each with its epsilon."""
         parts: dict[int, list[Tensor]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:

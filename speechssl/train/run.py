@@ -1,4 +1,4 @@
-"""A run in memory: model and optimiser, how far it is, and what is reported, scored and saved on the way."""
+"""A training run: model, optimiser and progress, with reports, evaluation and checkpoints."""
 
 import math
 import sys
@@ -37,20 +37,19 @@ __all__ = ["Evaluate", "Run", "note_score"]
 
 
 def note_score(state: TrainState, score: float, *, keep_best: int, counts: bool) -> bool:
-    """Note the score of the step just done, and return whether it is among the best.
+    """Record the score of the current step, and return whether it is among the best.
 
-    Of equal scores the first is the better one; one that is not a number is worse than all.
+    Of equal scores the earlier one is better; NaN is worse than all others.
 
     Args:
-        state: of the run; changes.
-        score: lower is better.
-        keep_best: how many are remembered.
-        counts: whether this evaluation is one that a better score can be expected of: in the steps that a run is
-            given before it must have learnt anything, none is counted against its patience.
+        state: progress of the run, changed in place.
+        score: score of the current step; lower is better.
+        keep_best: number of best scores to remember.
+        counts: whether this evaluation counts against the patience; evaluations in the grace steps do not.
     """
     comparable = math.inf if math.isnan(score) else score
-    ranked = [(float(old), int(step)) for old, step in state.best if step != state.step]  # JSON knows no tuples
-    if not ranked and state.best_score is not None and state.best_step is not None:  # written before ranks were kept
+    ranked = [(float(old), int(step)) for old, step in state.best if step != state.step]  # JSON has lists, no tuples
+    if not ranked and state.best_score is not None and state.best_step is not None:  # checkpoint of an early version
         ranked = [(state.best_score, state.best_step)]
     is_best = not ranked or comparable < ranked[0][0]
     state.best = sorted([*ranked, (comparable, state.step)])[:keep_best]
@@ -60,11 +59,11 @@ def note_score(state: TrainState, score: float, *, keep_best: int, counts: bool)
     return any(step == state.step for _, step in state.best)
 
 
-Evaluate = Callable[[nn.Module], dict[str, float]]  # scores by name; the first, lower is better, picks the best step
+Evaluate = Callable[[nn.Module], dict[str, float]]  # scores by name; the first (lower is better) selects the best step
 
 
 class Run:
-    """A model that `fit` trains, from its start or from the newest whole checkpoint of its folder."""
+    """A training run for `fit`: a new one, or one resumed from the newest complete checkpoint of its folder."""
 
     def __init__(
         self,
@@ -81,23 +80,23 @@ class Run:
         evaluate: Evaluate | None = None,
         probe: Evaluate | None = None,
     ) -> None:
-        """Move the model to its device, build the optimiser, and load the newest whole checkpoint if there is one.
+        """Move the model to its device, build the optimiser, and load the newest complete checkpoint if there is one.
 
         Args:
             model: called as `model(batch, context)` with a `Batch` and a `StepContext`, returns a `LossSum`.
             out: run folder.
-            seed: of masks, negatives and dropout.
+            seed: seed of masks, negatives and dropout.
             optim: optimiser and schedule; None for the defaults.
             config: length and reports; None for the defaults.
-            ranks: this process among the others; None for those of the torchrun job, if there is one.
-            title: of the progress bar.
-            data: fingerprint of what is trained on.
-            max_bad_share: of the utterances of late may have bad audio before the run stops.
+            ranks: this process among the others; None for the ranks of the torchrun job, if there is one.
+            title: title of the progress bar.
+            data: fingerprint of the training data.
+            max_bad_share: share of recent utterances that may have bad audio before the run stops.
             evaluate: called every `config.eval_every` steps and after the last, on the first rank.
             probe: called every `config.health.probe_every` steps and after the last, on the first rank.
 
         Raises:
-            CheckpointError: no checkpoint is whole, or the newest is of other data.
+            CheckpointError: all checkpoints are broken, or the newest belongs to other data.
         """
         optim, config, ranks = optim or OptimConfig(), config or TrainConfig(), ranks or start_ranks()
         self.model, self.out, self.config, self.ranks = model.to(ranks.device), Path(out), config, ranks
@@ -110,7 +109,7 @@ class Run:
         batches_per_step = ranks.world_size * config.accumulate
         if ranks.is_first:
             newest_whole_checkpoint(self.out, lambda message: print(message, file=sys.stderr))
-        ranks.wait()  # until broken ones are out of the way
+        ranks.wait()  # until broken checkpoints are renamed
         if (checkpoint := last_checkpoint(self.out)) is not None:
             self.state = load_training(checkpoint, model, self.optimizer)
             check_same_run(self.state, data=data, batches_per_step=batches_per_step, where=str(checkpoint))
@@ -129,7 +128,7 @@ class Run:
         )
 
     def update(self, batches: Iterator[tuple[int, int, Batch]], *, wants_stop: bool) -> Update:
-        """Take one step; count it, or note why it was skipped.
+        """Take one step; count it, or save a skipped step for a replay.
 
         Raises:
             TrainingError: too many steps in a row are not finite, or no batch has usable audio.
@@ -157,11 +156,11 @@ class Run:
         return update
 
     def is_due(self, every: int) -> bool:
-        """Whether the step just done is the last, or one of those that come `every` so often; 0 is the last alone."""
+        """Return whether the current step is the last one or a multiple of `every`; 0 means the last one only."""
         return self.state.is_finished or (every > 0 and self.state.step % every == 0)
 
     def look(self) -> tuple[list[Alarm], bool]:
-        """Report, evaluate and probe, each when due; return alarms, and whether the step is kept for its score."""
+        """Report, evaluate and probe if due; return the alarms, and whether the step is among the best."""
         config = self.config
         alarms = self.report() if self.is_due(config.log_every) else []
         is_kept = self.evaluates is not None and self.is_due(config.eval_every) and self.evaluate(self.evaluates)
@@ -170,7 +169,7 @@ class Run:
         return alarms, is_kept
 
     def report(self) -> list[Alarm]:
-        """Log the averages since the last report, and where the run is; return the alarms, the same on all ranks."""
+        """Log the averages since the last report and the progress; return the alarms, the same on all ranks."""
         state = self.state
         values = self.meter.report() | {
             "lr": max(group["lr"] for group in self.optimizer.param_groups),
@@ -185,7 +184,7 @@ class Run:
         return self._watch(values)
 
     def _watch(self, values: Mapping[str, float]) -> list[Alarm]:
-        """Return the alarms that metrics give, after saying so."""
+        """Compare metrics with the health bands, and log and return the alarms."""
         alarms = self.monitor.check(self.state.step, self.config.steps, values)
         self.state.health = self.monitor.state
         for alarm in alarms:
@@ -193,13 +192,13 @@ class Run:
         return alarms
 
     def evaluate(self, evaluate: Evaluate) -> bool:
-        """Score the model, on the first rank, and return, on all ranks, whether it is kept for its score.
+        """Score the model on the first rank, and return on all ranks whether it is among the best.
 
-        The run is finished where too many scores in a row were no better than one before. Where scoring fails, what
-        was learned is saved first; the run that goes on scores it again.
+        The run ends if too many scores in a row were not better than an earlier one. If scoring fails, the model is
+        saved first, and a resumed run scores it again.
 
         Raises:
-            TrainingError: scoring failed, on a rank that does not score.
+            TrainingError: scoring failed; the first rank raises the original error instead.
         """
         is_kept, failure = False, None
         model = whole_model(self.learner.model, self.outline, self.ranks)
@@ -227,7 +226,9 @@ class Run:
         if self.state.is_unscored:
             saved = self.save()
             self.log.say(f"step {self.state.step}: scoring failed; saved {saved}, from which the same command goes on")
-            raise failure or TrainingError(f"scoring failed on the first rank at step {self.state.step}; see its words")
+            raise failure or TrainingError(
+                f"scoring failed on the first rank at step {self.state.step}; see its message"
+            )
         if self.is_out_of_patience and not self.state.is_finished:
             self.state.is_finished = True
             self.log.say(
@@ -238,17 +239,17 @@ class Run:
 
     @property
     def is_out_of_patience(self) -> bool:
-        """Whether so many evaluations in a row were no better than one before that the run ends."""
+        """Whether the run ends because too many evaluations in a row were not better than an earlier one."""
         return 0 < self.config.patience <= self.state.since_best
 
     def probe(self, probe: Evaluate) -> None:
-        """Log what the probe says of the model, on the first rank."""
+        """Run the probe on the first rank and log its metrics."""
         model = whole_model(self.learner.model, self.outline, self.ranks)
         if model is not None:
             self.log.write(self.state.step, probe(model), wall_s=self.state.wall_seconds)
 
     def save(self) -> Path:
-        """Write a checkpoint, with the other ranks, and return its folder."""
+        """Write a checkpoint and return its folder; all ranks have to call it."""
         self.state.open_report = self.meter.state()
         saved = save_checkpoint(
             self.out,

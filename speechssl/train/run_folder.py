@@ -1,6 +1,6 @@
-"""Who may write into a run folder: one run, by one process at a time.
+"""Locks and ownership of run folders: one run per folder, one process at a time.
 
-A run that computed nothing holds no folder: the next configuration takes its place.
+A run that computed nothing does not own its folder: the next configuration takes its place.
 """
 
 import errno
@@ -23,31 +23,32 @@ from speechssl.train.checkpoint import DESCRIPTION, read_config
 
 __all__ = ["claim_run_folder", "hold_run_folder", "holds_work", "locked"]
 
-MAY_CHANGE = (  # keys and sections, between two calls of one run: its place, and what leaves its numbers as they are
+MAY_CHANGE = (  # keys and sections that may differ in a resumed run: its folder, and keys that do not change results
     "out",
     *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
     "train.patience",
     *(f"train.{section}" for section in ("health", "parallel", "log")),
     *("data.loader", "data.max_bad_share"),
-    # what is refused, not how it is read: so the cure of audio that stops a run does not need another run
+    # which audio is refused, not how it is read: so that bad audio that stops a run can be dealt with in the same run
     *(
         f"{section}.{key}"
         for section in ("data", "dev")
         for key in ("bad_audio", "audio.min_sample_rate", "audio.max_duration_s")
     ),
 )
-MOST_NAMED = 8  # keys of another configuration, that an error gives the old values of
+MOST_NAMED = 8  # maximum number of changed keys whose old values an error repeats
 CONFIG, KMEANS = "config.json", "kmeans.safetensors"
-SET_UP = (CONFIG, DESCRIPTION, "tensorboard", "wandb")  # what a run writes before its first step
-PEOPLES = (".err", ".log", ".out", ".sh", ".txt", ".yaml", ".yml")  # what people keep beside a run; no stage writes any
+SET_UP = (CONFIG, DESCRIPTION, "tensorboard", "wandb")  # files that a run writes before its first step
+PEOPLES = (".err", ".log", ".out", ".sh", ".txt", ".yaml", ".yml")  # files of users; no stage writes such files
 
 
 @contextmanager
 def hold_run_folder(out: Path, config: object, ranks: Ranks) -> Iterator[None]:
-    """Claim a run folder for `config`, on the first rank, and keep other processes out while the block runs.
+    """Claim a run folder for `config` on the first rank, and lock it while the block runs.
 
     Raises:
-        CheckpointError: another process works in it, it holds a run of another configuration, or cannot be written.
+        CheckpointError: another process uses the folder, it holds a run of another configuration, or it cannot be
+            written.
     """
     if not ranks.is_first:
         ranks.wait()
@@ -60,14 +61,14 @@ def hold_run_folder(out: Path, config: object, ranks: Ranks) -> Iterator[None]:
 
 
 def claim_run_folder(out: Path, config: object, *, may_replace: bool = True) -> None:
-    """Write the configuration into a new run folder, or compare it with the one of the run already there.
+    """Write the configuration into a new run folder, or compare it with that of the run already there.
 
-    A run that computed nothing, see `holds_work`, gives way to the new configuration.
+    A run that computed nothing, see `holds_work`, is replaced.
 
     Args:
         out: run folder, locked.
-        config: of the run that is to have it.
-        may_replace: False where the folder could not be locked, so that such a run may be in its first seconds.
+        config: configuration of the new run.
+        may_replace: False if the folder could not be locked, since the other run may have just started.
 
     Raises:
         CheckpointError: the folder holds a run of another configuration.
@@ -84,7 +85,7 @@ def claim_run_folder(out: Path, config: object, *, may_replace: bool = True) -> 
     changes = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:3])
     changes += f", and {len(different) - 3} more" if len(different) > 3 else ""
     if may_replace and "out" in written and not holds_work(out):
-        for left in (DESCRIPTION, KMEANS):  # may tell of data that have been mended since
+        for left in (DESCRIPTION, KMEANS):  # may describe data that have changed since
             (out / left).unlink(missing_ok=True)
         if different:
             write_atomically(path, json.dumps(mine, indent=1) + "\n")
@@ -102,15 +103,15 @@ def claim_run_folder(out: Path, config: object, *, may_replace: bool = True) -> 
 
 
 def _more_steps(out: Path, config: dict[str, Any]) -> str:
-    """Say how a run gets more steps."""
+    """Return the advice for a run that is to have more steps."""
     from_it = f" checkpoint={out} starts that one from what this one learned" if "fresh_head" in config else ""
     return f". Its learning rate was planned for its steps, so more of them are another run.{from_it}".rstrip()
 
 
 def holds_work(out: Path) -> bool:
-    """Tell whether a folder holds anything that was computed, as a checkpoint, labels, or a line of a step's metrics.
+    """Return whether a folder holds any results, such as a checkpoint, labels, or a line of metrics.
 
-    All counts but what a run writes before its first step, and what people keep beside it.
+    Everything counts except files that a run writes before its first step, and files of users.
     """
     return any(_is_work(path) for path in out.iterdir()) if out.is_dir() else False
 
@@ -121,8 +122,8 @@ def _is_work(path: Path) -> bool:
     if path.is_dir():
         return any(each.is_file() for each in path.rglob("*"))
     if path.name == KMEANS and (path.parent / CONFIG).exists():
-        return read_config(path.parent).get("kmeans") is None  # else a copy of what the recipe named
-    return path.suffix != ".jsonl" or path.stat().st_size > 0  # logs are opened before there is a line for them
+        return read_config(path.parent).get("kmeans") is None  # else it is a copy of the k-means named in the recipe
+    return path.suffix != ".jsonl" or path.stat().st_size > 0  # logs are created empty
 
 
 def _may_change(key: str) -> bool:
@@ -130,25 +131,25 @@ def _may_change(key: str) -> bool:
 
 
 def _with_later_keys(values: dict[str, Any], config_type: type) -> dict[str, Any]:
-    """Give keys that came with a later version their defaults, which leave the run as it was."""
+    """Add keys of later versions with their defaults, which do not change the run."""
     values, _ = with_known_language(values)
     try:
         return to_dict(from_dict(values, config_type, where="config.json"))
-    except ConfigError:  # has a key that is gone: it will be named as a difference
+    except ConfigError:  # a key no longer exists; it will be named as a difference
         return values
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, which is made if need be. The system gives it back however a process ends.
+    """Create a folder if needed and hold its lock, which the system releases however the process ends.
 
-    Record locks, not those of `flock`: processes that read audio inherit the latter, and outlive a killed run.
+    This uses record locks instead of `flock`: loader processes would inherit the latter and may outlive a killed run.
 
     Yields:
-        Whether it could be locked: some file systems have no locks.
+        Whether the folder could be locked; some file systems have no locks.
 
     Raises:
-        CheckpointError: another process holds it, or the folder cannot be written.
+        CheckpointError: another process holds the lock, or the folder cannot be written.
     """
     path = out / ".lock"
     try:
@@ -167,7 +168,7 @@ def locked(out: Path) -> Iterator[bool]:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
                 raise CheckpointError(
-                    f"{out}: {holder} works in this folder; wait for its end, stop it, or name another out"
+                    f"{out}: {holder} works in this folder; wait until it ends, stop it, or name another out"
                 ) from error
             is_locked = False
             print(f"{out}: cannot be locked here ({error.strerror}); let no other run write into it", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a run says: a JSON line per report, TensorBoard, wandb if asked for, and a progress bar with the time left."""
+"""Logging of a run: a JSON line per report, TensorBoard, optionally wandb, and a progress bar with the time left."""
 
 import json
 import re
@@ -41,16 +41,16 @@ def not_installed(project: str) -> ConfigError:
 
 
 def start_wandb(out: Path, project: str, title: str) -> "wandb.Run":
-    """Start a run of wandb, or go on with the one that this run folder began.
+    """Start a wandb run, or resume the one of this run folder.
 
-    Its id is kept in `out/wandb_id`. wandb's own variables hold: with WANDB_MODE=offline everything stays in
-    `out/wandb`, and `wandb sync` sends it later. Steps are a metric of their own (`step`), because wandb's counter
-    refuses to go back to the step that a run resumes from.
+    The id of the wandb run is kept in `out/wandb_id`. wandb's environment variables apply: with WANDB_MODE=offline
+    everything stays in `out/wandb`, and `wandb sync` uploads it later. The step is logged as a metric (`step`), because
+    wandb's own counter cannot go back to the step that a run resumes from.
 
     Args:
-        out: run folder; its `config.json`, if there is one, becomes the configuration shown.
-        project: of wandb.
-        title: group of the run; its name is that of the folder.
+        out: run folder; its `config.json`, if it exists, is uploaded as the configuration.
+        project: wandb project.
+        title: wandb group; the name of the run is that of the folder.
 
     Raises:
         ConfigError: wandb is not installed.
@@ -73,7 +73,7 @@ def start_wandb(out: Path, project: str, title: str) -> "wandb.Run":
             group=title,
             dir=out,
             config=json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else None,
-            settings=wandb.Settings(console="off", silent=True),  # the console is ours
+            settings=wandb.Settings(console="off", silent=True),  # the console shows our own messages only
         )
     except wandb.Error as error:
         raise TrainingError(
@@ -85,7 +85,7 @@ def start_wandb(out: Path, project: str, title: str) -> "wandb.Run":
     return run
 
 
-SAY_S = 60.0  # between the lines that say how far a command is, where there is no terminal
+SAY_S = 60.0  # seconds between progress lines without a terminal
 _NO_TENSORBOARD = (
     "TensorBoard cannot be imported ({}): pip install 'speechssl[train]', or set train.log.tensorboard=false; "
     "log.jsonl has the same metrics"
@@ -94,18 +94,18 @@ _NO_TENSORBOARD = (
 
 @configuration
 class LogConfig:
-    """Where a run reports to, besides the console, `log.jsonl` and `alarms.jsonl`."""
+    """Where a run logs to, besides the console, `log.jsonl` and `alarms.jsonl`."""
 
     tensorboard: bool = True
-    wandb: str | None = None  # project of Weights & Biases; None: not even imported
+    wandb: str | None = None  # project of Weights & Biases; None: not used
 
 
 def require_reports(config: LogConfig) -> None:
-    """Look whether what a run reports to is installed, before it reads or writes anything.
+    """Check that the configured loggers are installed, before a run reads or writes anything.
 
     Raises:
-        PackageError: TensorBoard is not.
-        ConfigError: wandb is not.
+        PackageError: TensorBoard is not installed.
+        ConfigError: wandb is not installed.
     """
     if config.tensorboard and find_spec("tensorboard") is None:
         raise PackageError(_NO_TENSORBOARD.format("it is not installed"))
@@ -115,7 +115,7 @@ def require_reports(config: LogConfig) -> None:
 
 @contextmanager
 def progress_bar(title: str, total: int | None, *, done: int = 0) -> Iterator[tuple["_Bar", TaskID]]:
-    """Show how far a block is: a bar with count, time spent and time left on standard error, or lines, see `_Bar`."""
+    """Show progress on standard error: a bar with count, time spent and time left, or lines, see `_Bar`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -131,18 +131,18 @@ def progress_bar(title: str, total: int | None, *, done: int = 0) -> Iterator[tu
 
 
 class _Bar(Progress):
-    """A bar, or a line each minute in which nothing else is said where there is no terminal, as in the log of a job."""
+    """A progress bar; without a terminal, as in the log of a job, a line after each minute without other output."""
 
-    said = begin = 0.0  # seconds; when something was last said, and when the first count came
-    at_first = 0.0  # the first count
+    said = begin = 0.0  # seconds; times of the last output and of the first count
+    at_first = 0.0  # first count
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """Count on."""
+        """Advance the count."""
         super().advance(task_id, advance)
         self._tell(task_id)
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """Change what is shown."""
+        """Change the displayed values."""
         super().update(task_id, **changes)
         self._tell(task_id)
 
@@ -161,7 +161,7 @@ class _Bar(Progress):
         self.console.print("  ".join(parts), highlight=False, markup=False, soft_wrap=True)
 
 
-_HEADLINES = re.compile(  # what the console shows of the metrics; the files have all
+_HEADLINES = re.compile(  # metrics shown on the console; the files have all
     r"(valid_|dev_)?(loss|accuracy|(un)?masked_accuracy(_\d+)?|code_perplexity|ctc_loss|blank_share|cer|per|wer|skipped)"
     r"|(dev_)?empty_share|dev_(insertions|deletions|substitutions)"
     r"|grad_norm|lr|hours_seen|audio_s_per_s|epoch|skipped_steps|probe_\w+"
@@ -177,11 +177,11 @@ def _writer(folder: Path, purge_step: int) -> Any:
 
 
 class RunLog:
-    """Reports of a run: `log.jsonl`, TensorBoard and wandb, and a line to standard error for each.
+    """Writes the reports of a run to `log.jsonl`, TensorBoard, wandb, and standard error.
 
-    Used as a context manager. `log.jsonl` has one object a line, "step" and named metrics; the reports of a step may
-    take several lines. A run that resumes writes the steps after its checkpoint again: `LogFile` and TensorBoard set
-    the earlier ones aside.
+    Used as a context manager. `log.jsonl` has one object per line, with "step" and named metrics; the reports of a step
+    may take several lines. A resumed run writes the steps after its checkpoint again; `LogFile` and TensorBoard set the
+    earlier ones aside.
     """
 
     def __init__(
@@ -191,11 +191,11 @@ class RunLog:
 
         Args:
             out: run folder.
-            title: of the progress bar and the lines.
-            steps: of the whole run.
-            done: step that it goes on from.
-            config: where it reports to; None for the defaults.
-            enabled: False on all ranks but the first, which then say nothing.
+            title: title of the progress bar and of console lines.
+            steps: number of steps of the whole run.
+            done: step that the run resumes from.
+            config: where to log to; None for the defaults.
+            enabled: False on all ranks but the first, which then log nothing.
         """
         self.out, self.title, self.steps, self.done = out, title, steps, done
         self.config, self.enabled = config or LogConfig(), enabled
@@ -206,8 +206,8 @@ class RunLog:
         """Open everything.
 
         Raises:
-            ConfigError: wandb is asked for and not installed.
-            PackageError: TensorBoard is.
+            ConfigError: wandb is configured and not installed.
+            PackageError: TensorBoard is configured and not installed.
             TrainingError: a file cannot be written, or wandb refuses.
         """
         if self.enabled:
@@ -241,15 +241,15 @@ class RunLog:
             self.progress.update(self.task, completed=step, note=note)
 
     def write(self, step: int, values: Mapping[str, float], *, wall_s: float | None = None) -> None:
-        """Report the metrics of a step everywhere.
+        """Log the metrics of a step everywhere.
 
         Args:
-            step: just done.
-            values: by name.
-            wall_s: seconds that training took from its first step on, over all interruptions; logged as a metric.
+            step: number of steps done.
+            values: metrics by name.
+            wall_s: seconds of training since the first step, over all interruptions; logged as a metric.
 
         Raises:
-            TrainingError: a file cannot be written, as on a full disk.
+            TrainingError: a file cannot be written, for example on a full disk.
         """
         if not self.enabled:
             return
@@ -267,10 +267,10 @@ class RunLog:
         self._print(f"{self.title} {step}/{self.steps}  {shown}  left {left / 60:.1f} min")
 
     def alarm(self, step: int, name: str, message: str) -> None:
-        """Report that something is wrong: a line of `alarms.jsonl`, a red one on the console, an alert of wandb.
+        """Log an alarm: a line of `alarms.jsonl`, a red line on the console, an alert of wandb.
 
         Raises:
-            TrainingError: the file cannot be written, as on a full disk.
+            TrainingError: the file cannot be written, for example on a full disk.
         """
         if not self.enabled:
             return
@@ -285,7 +285,7 @@ class RunLog:
             self._print(f"{self.title}: {message}")
 
     def _print(self, text: str, *, style: str | None = None) -> None:
-        """Print as it stands: brackets, as of utterance ids, are no markup."""
+        """Print a text without markup, since utterance ids may contain brackets."""
         self.progress.said = time.monotonic()
         self.progress.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
@@ -300,7 +300,7 @@ class RunLog:
 
     @contextmanager
     def _naming(self, path: Path) -> Iterator[None]:
-        """Name the place in the error when it cannot be written."""
+        """Turn an `OSError` into a `TrainingError` that names the path."""
         try:
             yield
         except OSError as error:

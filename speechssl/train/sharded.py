@@ -1,12 +1,12 @@
-"""Checkpoints of which each rank writes its share, and that any number of ranks loads. Never a pickle.
+"""Sharded checkpoints: each rank writes its shard, and any number of ranks can load them. No pickles.
 
-    step_00001000/shard-00001-model-00001-of-00002.safetensors    of the first rank: its share of the parameters
+    step_00001000/shard-00001-model-00001-of-00002.safetensors    first rank: its shard of the parameters
                   shard-00001-model-00002-of-00002.safetensors    and of Adam's moments, by parameter name
-                  shard-00002-model-...                           of the second rank
+                  shard-00002-model-...                           second rank
 
-beside `state.json` and `checksums.json` of `checkpoint`. By torch.distributed.checkpoint, with its safetensors
-storage: its own format describes the shares in a pickle. Here the header of each file does, so that everything is known
-from the files themselves, and a whole checkpoint loads the same way: a file that is one single share.
+These files lie beside `state.json` and `checksums.json` of `checkpoint`. They are written by
+torch.distributed.checkpoint with its safetensors storage, whose file headers describe the shards; torch's own format
+describes them in a pickle. An unsharded checkpoint loads the same way, as a single shard.
 """
 
 import warnings
@@ -28,7 +28,7 @@ __all__ = ["has_shares", "load_shares", "optimizer_tensors", "read_shares", "sav
 
 
 def save_shares(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write this rank's share of model and optimiser into a folder that exists; all ranks have to.
+    """Write this rank's shard of model and optimiser into an existing folder; all ranks have to call it.
 
     Raises:
         OSError: this or another rank could not write its file.
@@ -38,19 +38,19 @@ def save_shares(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=files, save_distributed=True)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="TypedStorage is deprecated")  # torch's own use of it
+            warnings.filterwarnings("ignore", message="TypedStorage is deprecated")  # used by torch itself
             save(parameters | moments, storage_writer=writer)
-    except CheckpointException as error:  # names every rank that failed
+    except CheckpointException as error:  # its `failures` name every rank that failed
         raise OSError(f"shares of ranks {sorted(error.failures)}: {next(iter(error.failures.values()))[0]}") from error
 
 
 def load_shares(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Load model and optimiser in place, from a whole checkpoint or shares of any number of ranks.
+    """Load model and optimiser in place, from an unsharded checkpoint or the shards of any number of ranks.
 
-    Each rank reads no more than its own share.
+    Each rank reads only its own shard.
 
     Raises:
-        CheckpointError: files are missing or broken, or of another model.
+        CheckpointError: files are missing or broken, or belong to another model.
     """
     stored = _stored(checkpoint)
     parameters = {name: tensor.detach() for name, tensor in model.state_dict().items()}
@@ -65,7 +65,7 @@ def load_shares(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optim
     moments: dict[int, dict[str, Tensor]] = {}
     for index, (name, parameter) in enumerate(learned):
         for key in ("step", "exp_avg", "exp_avg_sq"):
-            if f"{name}/{key}" in stored:  # none of a parameter that never had a gradient
+            if f"{name}/{key}" in stored:  # a parameter that never had a gradient has no moments
                 empty = torch.zeros(()) if key == "step" else torch.zeros_like(parameter.detach())
                 moments.setdefault(index, {})[key] = empty
     named = {f"{learned[index][0]}/{key}": tensor for index, entry in moments.items() for key, tensor in entry.items()}
@@ -75,12 +75,12 @@ def load_shares(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optim
 
 
 def has_shares(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written share by share."""
+    """Return whether a checkpoint is sharded."""
     return any(checkpoint.glob("shard-*.safetensors"))
 
 
 def read_shares(checkpoint: Path) -> dict[str, Tensor]:
-    """Read all parameters of a checkpoint made of shares, in a single process.
+    """Read all parameters of a sharded checkpoint in a single process.
 
     Raises:
         CheckpointError: files are missing or broken.
@@ -94,7 +94,7 @@ def read_shares(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return Adam's moments and numbers of steps, this rank's share of them, as `parameter name/key`."""
+    """Return this rank's shard of Adam's moments and step counts, by `parameter name/key`."""
     return {
         f"{name}/{key}": torch.as_tensor(value)
         for name, parameter in model.named_parameters()
@@ -103,7 +103,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def _stored(checkpoint: Path) -> Mapping[str, TensorStorageMetadata]:
-    """Say which tensors a checkpoint holds, from the headers of its files."""
+    """Return the metadata of a checkpoint's tensors, from the headers of its files."""
     for path in sorted(checkpoint.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt"):
@@ -125,5 +125,5 @@ def _stored(checkpoint: Path) -> Mapping[str, TensorStorageMetadata]:
 
 def _load(checkpoint: Path, tensors: dict[str, Tensor]) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # each rank reads by itself
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # each rank reads independently
         load(tensors, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=True)

@@ -1,6 +1,6 @@
-"""Steps that were not taken because loss or gradient was not finite: what is kept, to find out why.
+"""Records of skipped steps, whose loss or gradient was not finite, for a later replay.
 
-out/skipped_step_00000123/model.safetensors  the weights that the step met
+out/skipped_step_00000123/model.safetensors  the weights before the step
                           step.json          loss, norm, and the batches with their utterances
 """
 
@@ -25,23 +25,23 @@ from speechssl.train.learner import MicroBatch, Update
 
 __all__ = ["SkippedBatch", "SkippedStep", "note_skipped_step", "read_skipped_step"]
 
-KEPT = 3  # newest of a run; each is as large as the model
+KEPT = 3  # number of records to keep, the newest; each is as large as the model
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedBatch:
     """A batch of a skipped step."""
 
-    number: int  # in the step, over all ranks
+    number: int  # number of the batch in the step, over all ranks
     epoch: int
-    index: int  # in the epoch
-    ids: tuple[str, ...]
-    loss: float  # over what it predicts
+    index: int  # index of the batch in the epoch
+    ids: tuple[str, ...]  # ids of the utterances
+    loss: float  # loss per prediction
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedStep:
-    """A step that was not taken."""
+    """A skipped step."""
 
     step: int
     loss: float
@@ -49,20 +49,20 @@ class SkippedStep:
     batches: tuple[SkippedBatch, ...]
 
     def suspects(self) -> list[str]:
-        """Return the utterances of the batches whose loss is not finite; of all where only the gradient is not."""
+        """Return the utterances of batches with non-finite loss; those of all batches if only the gradient is."""
         broken = [batch for batch in self.batches if not math.isfinite(batch.loss)]
         return [key for batch in broken or self.batches for key in batch.ids]
 
 
 def note_skipped_step(out: Path, model: nn.Module, update: Update, step: int, ranks: Ranks) -> str:
-    """Keep what a replay needs, on the first rank, and return on all what to tell the user.
+    """Save the data for a replay on the first rank, and return the message for the user on all ranks.
 
     Args:
         out: run folder.
-        model: with the weights that the step met.
-        update: that was not made.
-        step: its number, from 0.
-        ranks: all of them call this.
+        model: the model with the weights before the step.
+        update: the skipped update.
+        step: number of the step, from 0.
+        ranks: this process among the others; all ranks have to call this function.
     """
     skipped = SkippedStep(
         step=step,
@@ -78,13 +78,13 @@ def note_skipped_step(out: Path, model: nn.Module, update: Update, step: int, ra
     named = ", ".join(ids[:8]) + (", ..." if len(ids) > 8 else "")
     return (
         f"step {step}: loss {skipped.loss:.4g}, gradient norm {skipped.norm:.4g}: not finite, nothing was updated; "
-        f"utterances: {named}; see which with `speechssl replay {folder}`; if it comes again, lower optim.lr, set "
-        "optim.max_grad_norm, or take the audio out"
+        f"utterances: {named}; find the one with `speechssl replay {folder}`; if it happens again, lower optim.lr, set "
+        "optim.max_grad_norm, or remove the audio"
     )
 
 
 def read_skipped_step(folder: Path) -> SkippedStep:
-    """Read what was kept of a step.
+    """Read the record of a skipped step.
 
     Raises:
         CheckpointError: the folder holds no skipped step.

@@ -66,7 +66,7 @@ def test_a_replay_repeats_the_numbers_of_the_step(skipping):
 
 def test_a_run_of_broken_steps_stops_and_can_be_replayed(poisoned, pretrain_config, tmp_path):
     config = pretrain_config(tmp_path / "run", "contrastive", train=TrainConfig(steps=40, stop_after_skipped=1))
-    with pytest.raises(TrainingError, match=r"utterances: .*see which with `speechssl replay .*skipped_step_\d+`"):
+    with pytest.raises(TrainingError, match=r"utterances: .*find the one with `speechssl replay .*skipped_step_\d+`"):
         pretrain(config)
     assert next(row.name for row in replay(tmp_path / "run")) == "batch 0"
 

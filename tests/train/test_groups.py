@@ -55,7 +55,7 @@ def test_groups_hold_what_learns_in_the_order_of_the_model():
 def test_without_decay_there_is_one_group_of_any_model():
     (group,) = parameter_groups(nn.Linear(2, 3), 1.0)
     assert (len(group["params"]), group["lr_scale"]) == (2, 1.0)
-    with pytest.raises(ValueError, match="a Linear has no trunk whose layers could learn at rates of their own"):
+    with pytest.raises(ValueError, match="a Linear has no encoder, expected a TaskModel; set layer_decay to 1"):
         parameter_groups(nn.Linear(2, 3), 0.9)
 
 

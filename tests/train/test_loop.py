@@ -267,7 +267,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_named(train, tmp_path,
     assert math.isfinite(model.weight.item())
     said = capfd.readouterr().err
     assert "test: step 3: loss" in said
-    assert "not finite, nothing was updated; utterances: 0, 1; see which with `speechssl replay" in said
+    assert "not finite, nothing was updated; utterances: 0, 1; find the one with `speechssl replay" in said
     state = read_state(last)
     assert (state.skipped_steps, state.skipped_in_a_row, state.step) == (1, 0, 6)
     three = load_tensors(tmp_path / "run/skipped_step_00000003/model.safetensors")

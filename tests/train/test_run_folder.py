@@ -47,7 +47,7 @@ def holder(tmp_path):
 
 
 def test_a_second_process_is_refused_with_the_number_of_the_first_until_that_is_killed(tmp_path, holder):
-    message = rf"run: process {holder.pid} on .* works in this folder; wait for its end"
+    message = rf"run: process {holder.pid} on .* works in this folder; wait until it ends"
     with pytest.raises(CheckpointError, match=message), locked(tmp_path / "run"):
         pytest.fail("two processes in one folder")
     holder.kill()
