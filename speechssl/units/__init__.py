@@ -1,1 +1,1 @@
-"""Hidden units of HuBERT: features, k-means of any size, labels of frames, and how well they agree with phones."""
+"""Hidden units: features, k-means of any size, and the quality of units against phones."""

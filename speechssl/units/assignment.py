@@ -1,7 +1,8 @@
-"""Nearest centroids, and the sums over each cluster that a Lloyd iteration needs. One block at a time.
+"""Nearest centroids, and the sums over each cluster for a Lloyd iteration, one block of points at a time.
 
-Squared distances come from one matrix product a tile: |x|^2 - 2 x.c + |c|^2. It cancels badly where the features lie
-far from zero; there, all is taken relative to the mean of the centroids. On a GPU a kernel does all of it at once.
+Squared distances come from one matrix product per tile: |x|^2 - 2 x.c + |c|^2. If the features lie far from zero, this
+suffers from cancellation, so everything is taken relative to the mean of the centroids. On a GPU one fused kernel
+computes all of it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,16 +19,16 @@ from speechssl.units import fused
 
 __all__ = ["ClusterSums", "Nearest", "Precision", "cluster_sums", "grouped_sums", "sorted_sums", "sum_clusters"]
 
-_RUN = 512  # rows of a run at most; added up in float32, the runs of a cluster in float64
+_RUN = 512  # maximum rows of a run, which is summed in float32; the runs of a cluster are summed in float64
 
 
 def grouped_sums(points: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    """Add up points by cluster, unsorted where a kernel holds the sums of all clusters.
+    """Sum points by cluster, without sorting if a kernel can hold the sums of all clusters.
 
     Args:
         points: (points, dim) of any float type.
-        labels: (points,) int64, the cluster of each.
-        clusters: how many there are; one without points has zeros.
+        labels: (points,) int64, cluster of each point.
+        clusters: number of clusters; a cluster without points has sum zero.
 
     Returns:
         (clusters, dim) float64 sums and (clusters,) int64 numbers of points.
@@ -39,35 +40,37 @@ def grouped_sums(points: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor,
 
 
 def sorted_sums(points: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    """Do the same for any number of clusters and dimensions, sorted."""
-    short = labels.to(torch.int16 if clusters < 2**15 else torch.int32)  # sorted by radix: the fewer bits, the faster
+    """Sum points by cluster like `grouped_sums`, by sorting, for any number of clusters and dimensions."""
+    short = labels.to(torch.int16 if clusters < 2**15 else torch.int32)  # radix sort is faster with fewer bits
     ascending, order = torch.sort(short, stable=True)
     edges = torch.searchsorted(ascending, torch.arange(clusters + 1, dtype=short.dtype, device=short.device))
     regular = torch.arange(0, len(points), _RUN, device=short.device)
-    cuts = torch.cat([edges[:-1], regular]).sort()[0]  # as many for any labels; equal ones make runs without rows
+    cuts = torch.cat([edges[:-1], regular]).sort()[0]  # their number does not depend on the labels; some runs are empty
     if fused.can_sum_runs(points.device, points.dtype, points.shape[1]):
         runs = fused.sum_runs(points, order, cuts)
     else:
         runs = embedding_bag(order, points.float(), cuts, mode="sum")  # (runs, dim)
-    first = torch.searchsorted(cuts, edges[:-1])  # run of each cluster
+    first = torch.searchsorted(cuts, edges[:-1])  # first run of each cluster
     return embedding_bag(torch.arange(len(cuts), device=cuts.device), runs.double(), first, mode="sum"), edges.diff()
 
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
-_CPU_TILE = 2**20  # distances held at once, 4 MiB: as much as stays in the cache
-_TILE = 2**27  # on other devices, 512 MiB
-_FAR = 4.0  # the centroids' mean from zero, in their spread around it; two bits of float32 are lost there
+_CPU_TILE = 2**20  # number of distances held at once, 4 MiB, which fits into the cache
+_TILE = 2**27  # the same on other devices, 512 MiB
+_FAR = (
+    4.0  # distance of the centroids' mean from zero, in their standard deviations; two bits of float32 are lost there
+)
 
 
 class Nearest:
-    """Finds the nearest of some centroids.
+    """Finds the nearest centroid of each point.
 
     Args:
-        centroids: (clusters, dim) float32, on the device that shall do the work.
-        precision: of the factors of the matrix product; it accumulates in float32 in any case. `tf32` is float32
-            where the device has none.
-        allow_fused: take the kernel of `speechssl.units.fused` where there is one; else distances go through memory.
+        centroids: (clusters, dim) float32, on the device of the computation.
+        precision: number type of the factors of the matrix product, which accumulates in float32. `tf32` is float32 on
+            devices without it.
+        allow_fused: use the kernel of `speechssl.units.fused` if available; otherwise distances are written to memory.
     """
 
     def __init__(self, centroids: Tensor, precision: Precision = "float32", *, allow_fused: bool = True) -> None:
@@ -80,7 +83,7 @@ class Nearest:
         self.is_far = distance > _FAR**2 * spread
         self.centre = mean if self.is_far else torch.zeros_like(mean)
         self.shifted = _rounded(centroids - mean if self.is_far else centroids, precision)  # (clusters, dim)
-        self.norms = self.shifted.float().square().sum(1)  # without a root between, which would break ties
+        self.norms = self.shifted.float().square().sum(1)  # no square root, whose rounding would break ties
         elements = _CPU_TILE if self.device.type == "cpu" else _TILE
         self.tile = max(256, elements // len(centroids))
         self._products = torch.empty(0, device=self.device)
@@ -92,7 +95,8 @@ class Nearest:
             points: (points, dim) of any float type, on any device.
 
         Returns:
-            (points,) int64 index of the nearest centroid, the first of equals, and (points,) float32 squared distance.
+            (points,) int64 index of the nearest centroid, the first of equal ones, and (points,) float32 squared
+            distance.
         """
         tiles = self.fused_tiles(points.dtype)
         if tiles is not None and points.device == self.device:
@@ -107,21 +111,21 @@ class Nearest:
         return labels, distances
 
     def fused_tiles(self, dtype: torch.dtype) -> fused.Tiles | None:
-        """Return how the kernel would assign points of a number type; None where it is not to be used."""
+        """Return the tiles of the fused kernel for a number type; None if the kernel is not to be used."""
         if not self.allow_fused:
             return None
         clusters, dim = self.shifted.shape
         return fused.choose_tiles(self.device, dtype, clusters, dim, self.precision, has_centre=self.is_far)
 
     def relative(self, points: Tensor) -> Tensor:
-        """Return points as float32, less the centre; the same memory where nothing has to be done."""
+        """Return points as float32 relative to the centre; without a copy if nothing has to be done."""
         points = points.to(self.device, torch.float32)
         return points - self.centre if self.is_far else points
 
     def partial(self, part: Tensor) -> Tensor:
-        """Return (points, clusters) squared distances less |x|^2 of (points, dim) points relative to the centre.
+        """Return (points, clusters) squared distances minus |x|^2, for (points, dim) points relative to the centre.
 
-        The next call overwrites them.
+        The next call overwrites the result.
         """
         if len(self._products) < len(part):
             self._products = torch.empty(len(part), len(self.shifted), device=self.device)
@@ -136,20 +140,20 @@ class Nearest:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSums:
-    """What an assignment of points adds up to."""
+    """Sums over the points of each cluster."""
 
-    sums: Tensor  # (clusters, dim) float64, of the points of each cluster
-    counts: Tensor  # (clusters,) float64, their number
+    sums: Tensor  # (clusters, dim) float64, sum of the points of each cluster
+    counts: Tensor  # (clusters,) float64, number of points of each cluster
     inertia: Tensor  # () float64, sum of squared distances
 
     def means(self, otherwise: Tensor) -> Tensor:
-        """Return the (clusters, dim) float32 means; `otherwise` has the rows of the clusters without points."""
+        """Return the (clusters, dim) float32 means; clusters without points get the rows of `otherwise`."""
         means = (self.sums / self.counts.clamp(min=1)[:, None]).float()
         return torch.where(self.counts[:, None] > 0, means, otherwise)
 
 
 def sum_clusters(blocks: Iterable[Tensor], nearest: Nearest) -> ClusterSums:
-    """Assign all points and add them up by cluster, in float64 over blocks. On a GPU, nothing waits for it."""
+    """Assign all points and sum them by cluster, in float64 over blocks; without synchronisation on a GPU."""
     clusters, dim = nearest.shifted.shape
     sums = torch.zeros(clusters, dim, dtype=torch.float64, device=nearest.device)
     counts = torch.zeros(clusters, dtype=torch.float64, device=nearest.device)
@@ -175,8 +179,8 @@ def cluster_sums(points: Tensor, labels: Tensor, members: Tensor) -> Tensor:
 
     Args:
         points: the points.
-        labels: the cluster of each.
-        members: (clusters,) int64, how many points have each label.
+        labels: cluster of each point.
+        members: (clusters,) int64, number of points of each cluster.
     """
     if points.device.type != "cpu":
         return grouped_sums(points, labels, len(members))[0].float()
@@ -191,7 +195,7 @@ def _squared_lengths(rows: Tensor) -> Tensor:
 
 
 def _smallest(values: Tensor, index: Tensor, smallest: Tensor) -> None:
-    """Write the column of the smallest value of each row, the first of equals, and the value.
+    """Write the column of the smallest value of each row, the first of equal ones, and the value.
 
     Args:
         values: (rows, columns) float32.
@@ -201,7 +205,7 @@ def _smallest(values: Tensor, index: Tensor, smallest: Tensor) -> None:
     if values.device.type != "cpu":
         torch.min(values, dim=1, out=(smallest, index))
         return
-    values.numpy().argmin(1, out=index.numpy())  # several times as fast as torch's
+    values.numpy().argmin(1, out=index.numpy())  # several times faster than torch's
     torch.gather(values, 1, index[:, None], out=smallest[:, None])
 
 
@@ -209,12 +213,14 @@ def _rounded(values: Tensor, precision: Precision) -> Tensor:
     if precision != "bfloat16":
         return values
     values = values.bfloat16()
-    return values if values.device.type == "cuda" else values.float()  # the CPU's product would round its result
+    return (
+        values if values.device.type == "cuda" else values.float()
+    )  # a bfloat16 product on CPU would round its result
 
 
 @contextmanager
 def _tf32(wanted: bool) -> Iterator[None]:
-    """Let CUDA round the factors of float32 products to 19 bits, inside."""
+    """Let CUDA round the factors of float32 products to 19 bits while the block runs."""
     if not wanted:
         yield
         return

@@ -1,10 +1,10 @@
-"""Features in files, for k-means over more than memory holds: rows of float16 or float32 and nothing else.
+"""Features in files, for k-means on data larger than memory: shards of raw float16 or float32 rows and a header.
 
     folder/features.json    version, dimension, number type, and the name and rows of every shard
     folder/00000.rows       rows of the first shard, little-endian, one after the other
 
-The header is written last, so that a half-written folder is none. Reading maps the files into memory and lets go of
-what has been read, so that the resident size stays small however large they are.
+The header is written last, so that a half-written folder is not mistaken for a complete one. Reading maps the files
+into memory and releases pages after use, so that the resident size stays small however large the files are.
 """
 
 import json
@@ -27,42 +27,42 @@ __all__ = ["HEADER", "ShardPoints", "write_shards"]
 HEADER = "features.json"
 VERSION = 1
 _TYPES = {"float16": torch.float16, "float32": torch.float32}
-_WINDOW = 2**26  # bytes of a shard that are mapped in at once, and read ahead
-_GATHERED = 1024  # rows gathered before their pages are let go; each may have brought in 16 pages or more
+_WINDOW = 2**26  # bytes of a shard that are resident at once, and read ahead
+_GATHERED = 1024  # rows gathered before their pages are released; each row may have loaded 16 pages or more
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Shard:
-    """A mapped file."""
+    """A shard mapped into memory."""
 
     path: Path
     memory: mmap.mmap
-    rows: Tensor  # (rows, dim), of the file's number type, in the mapped memory
+    rows: Tensor  # (rows, dim) of the file's number type, a view of the mapped memory
 
     def let_go(self, first: int, last: int) -> None:
-        """Take the pages of these bytes out of the resident size; what is read again is mapped in again."""
+        """Release the pages of these bytes; they are loaded again when read."""
         first, last = first // mmap.PAGESIZE * mmap.PAGESIZE, min(last, len(self.memory))
         if last > first:
             self.memory.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def read_ahead(self, first: int) -> None:
-        """Ask for the window that starts in this byte."""
+        """Ask the system to load the window that starts at this byte."""
         first = first // mmap.PAGESIZE * mmap.PAGESIZE
         if first < len(self.memory):
             self.memory.madvise(mmap.MADV_WILLNEED, first, min(_WINDOW, len(self.memory) - first))
 
 
 class ShardPoints:
-    """Points in a folder that `write_shards` made, or in some of its shards.
+    """Points in a folder written by `write_shards`, or in this rank's part of its shards.
 
     Args:
-        folder: holds the header.
-        rank: which part of the shards to take, of `world_size`: shards in turn, so that every process has its own.
-        world_size: into how many parts the shards are dealt.
+        folder: folder with the header.
+        rank: which of `world_size` parts of the shards to read.
+        world_size: number of parts.
 
     Raises:
-        LabelError: no header or another version, a shard that is missing or of another length than the header says,
-            or fewer shards than processes.
+        LabelError: the header is missing or has another version, a shard is missing or its length differs from the
+            header, or there are fewer shards than processes.
     """
 
     def __init__(self, folder: Path, *, rank: int = 0, world_size: int = 1) -> None:
@@ -85,7 +85,7 @@ class ShardPoints:
         return int(self._starts[-1])
 
     def blocks(self) -> Iterator[Tensor]:
-        """Yield the rows of all shards in order; a block lies in the mapped file where it can."""
+        """Yield the rows of all shards in order; blocks are views of the mapped files where possible."""
         yield from reblock(self._windows(), self.dim, where="the shards")
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -102,8 +102,8 @@ class ShardPoints:
         return found
 
     def _windows(self) -> Iterator[Tensor]:
-        """Yield the shards in pieces, letting go of each piece once the next but one is asked for."""
-        step = max(1, _WINDOW // (self._row_bytes * BLOCK)) * BLOCK  # so that blocks need not be put together
+        """Yield the shards in pieces, releasing each piece when the next but one is requested."""
+        step = max(1, _WINDOW // (self._row_bytes * BLOCK)) * BLOCK  # a multiple of BLOCK, to avoid copies
         for shard in self._shards:
             shard.read_ahead(0)
             for start in range(0, len(shard.rows), step):
@@ -135,20 +135,20 @@ def write_shards(
     dtype: Literal["float16", "float32"] = "float16",
     rows_per_shard: int = 2**20,
 ) -> int:
-    """Write features into a folder, a shard after the other, and then the header.
+    """Write features into a folder shard by shard, and then the header.
 
     Args:
-        folder: to be made, or holding no features yet.
-        batches: (points, dim) each, of any size; they may cross shards.
+        folder: folder without features; created if missing.
+        batches: (points, dim) each, of any size; a batch may be split over shards.
         dtype: number type in the files.
-        rows_per_shard: of all shards but the last.
+        rows_per_shard: rows of each shard except the last.
 
     Returns:
-        How many rows were written.
+        The number of rows written.
 
     Raises:
-        LabelError: the folder holds features already, nothing to write, batches of different dimensions, or numbers
-            that are not finite, also for being too large for float16.
+        LabelError: the folder already holds features, there is nothing to write, batches have different dimensions, or
+            numbers are not finite or too large for float16.
     """
     if (folder / HEADER).exists():
         raise LabelError(f"{folder}: holds features already; name another folder, or remove it")

@@ -1,4 +1,4 @@
-"""Blocks of points from memory or files to a GPU, copied while it works on those before them."""
+"""Double-buffered copies of blocks of points to a GPU, which overlap with its computation."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, cycle
@@ -8,19 +8,19 @@ from torch import Tensor
 
 __all__ = ["merged", "on_device"]
 
-_BYTES = 2**28  # copied at once; two such buffers lie on either side
+_BYTES = 2**28  # bytes per copy; there are two such buffers on the host and two on the GPU
 
 
 def on_device(blocks: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Yield blocks on a GPU, without waiting for it to have worked on them.
+    """Yield blocks on a GPU, copying ahead of its computation.
 
     Args:
-        blocks: (any, dim) each, of any float type. Those that lie on a GPU are yielded one by one; those that lie on
-            the host are put together to larger ones.
+        blocks: (any, dim) each, of any float type. Blocks on a GPU are yielded one by one; blocks on the host are
+            merged into larger ones.
         device: the GPU.
 
     Yields:
-        (any, dim) blocks, of which each may be overwritten once the next but one is asked for.
+        (any, dim) blocks; each may be overwritten when the next but one is requested.
     """
     remaining = iter(blocks)
     first = next(remaining, None)
@@ -39,15 +39,15 @@ def on_device(blocks: Iterable[Tensor], device: torch.device) -> Iterator[Tensor
 
 
 def merged(blocks: Iterable[Tensor], rows: int, empty: Callable[[torch.dtype], Tensor]) -> Iterator[Tensor]:
-    """Put blocks together to larger ones, which depend on their rows only, not on where they were cut.
+    """Merge blocks into larger ones, which depend on the rows only, not on how they were cut into blocks.
 
     Args:
         blocks: (any, dim) each.
-        rows: of the larger ones, but for the last and where the number type changes.
-        empty: gives (rows, dim) memory of a number type to fill; called again when what it gave was yielded.
+        rows: rows of each larger block; fewer in the last one and before a change of the number type.
+        empty: returns a (rows, dim) buffer of a number type; called again after the buffer was yielded.
 
     Yields:
-        (at most `rows`, dim), the beginning of the memory that was filled.
+        (at most `rows`, dim), the filled part of a buffer.
     """
     buffer, held = None, 0
     for block in blocks:
@@ -66,7 +66,7 @@ def merged(blocks: Iterable[Tensor], rows: int, empty: Callable[[torch.dtype], T
 
 
 class _Lane:
-    """Memory on either side, and how far it is in use: filled by the host, copied, worked on."""
+    """A pair of buffers on host and GPU, with events for the end of the copy and of the computation."""
 
     def __init__(self, rows: int, dim: int, device: torch.device) -> None:
         self.shape, self.device = (rows, dim), device
@@ -74,16 +74,16 @@ class _Lane:
         self.copied, self.used = torch.cuda.Event(), torch.cuda.Event()
 
     def empty(self, dtype: torch.dtype) -> Tensor:
-        """Return the memory of the host, once it is copied."""
+        """Return the host buffer, after its last copy is done."""
         self.copied.synchronize()
         if self.here.shape != self.shape or self.here.dtype != dtype:
             self.here = torch.empty(self.shape, dtype=dtype, pin_memory=True)
             self.there = torch.empty(self.shape, dtype=dtype, device=self.device)
-            self.used.record(torch.cuda.current_stream(self.device))  # whoever had this memory before
+            self.used.record(torch.cuda.current_stream(self.device))  # wait for earlier users of this memory
         return self.here
 
     def copy(self, full: Tensor, copies: torch.cuda.Stream) -> Tensor:
-        """Copy the beginning of the memory, once the GPU has worked on what it had there."""
+        """Copy the filled part of the host buffer, after the GPU has finished with the previous content."""
         copies.wait_event(self.used)
         with torch.cuda.stream(copies):
             self.there[: len(full)].copy_(full, non_blocking=True)

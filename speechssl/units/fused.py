@@ -1,12 +1,12 @@
-"""Triton kernels for k-means on a GPU: nearest centroids without the table of distances, and sums over runs of rows.
+"""Triton kernels for k-means on a GPU: nearest centroids without a distance matrix in memory, and sums by cluster.
 
-The plain forms are `Nearest.partial` and `embedding_bag`, both in `speechssl.units.assignment`.
-Triton is imported when the first kernel is wanted. Where it is missing, `is_available` says so and nobody comes here.
-Each kernel is tried on random points before it is first used on a device: one that fails there or gives other numbers
-than the plain form is not used, and that is said.
+The plain implementations are `Nearest.partial` and `embedding_bag`, both in `speechssl.units.assignment`. Triton is
+imported when the first kernel is needed; `is_available` is False without it. Each kernel is tested on random points
+before its first use on a device: if it fails or its results differ, the plain implementation is used and a message is
+printed.
 """
 
-from __future__ import annotations  # those of the kernels are for Triton
+from __future__ import annotations  # annotations of the kernels are evaluated by Triton
 
 import importlib
 import os
@@ -41,35 +41,35 @@ __all__ = [
     "tiles_for",
 ]
 
-Product = Literal["bf16", "tf32", "tf32x3", "ieee"]  # how `tl.dot` multiplies
+Product = Literal["bf16", "tf32", "tf32x3", "ieee"]  # precision of `tl.dot`
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32)
-_ROOMY = 9  # compute capability (H100, H200) whose products read shared memory themselves, of which it has 227 KiB
-_NARROW = 128  # dimensions up to which products on the ordinary cores are worth a kernel; above, cuBLAS is better
-_WAVES = 4  # programs a multiprocessor that go through the points in turn
-_ROWS_AT_ONCE = 16  # that `sum_runs` adds up side by side
-_DIMS_AT_ONCE = 128
-_NARROW_ROWS = 64  # that `sum_narrow` multiplies at once
+_ROOMY = 9  # compute capability (H100, H200) with 227 KiB of shared memory, from which products read directly
+_NARROW = 128  # maximum number of dimensions for the float32 kernel; above, cuBLAS is faster
+_WAVES = 4  # programs per multiprocessor, which loop over the points
+_ROWS_AT_ONCE = 16  # rows that `sum_runs` adds in parallel
+_DIMS_AT_ONCE = 128  # dimensions per program of `sum_runs`
+_NARROW_ROWS = 64  # rows that `sum_narrow` multiplies at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """How `assign` cuts its work: rows x columns of distances at once, over chunks of the dimension."""
+    """Tile sizes of `assign`: rows x columns of distances at once, over chunks of the dimension."""
 
     rows: int  # points at once
     columns: int  # centroids at once
-    chunk: int  # dimensions at once; all these are powers of two, 16 at least
+    chunk: int  # dimensions at once; like rows and columns a power of two, at least 16
     warps: int
-    stages: int  # chunks in shared memory, being read or worked on
+    stages: int  # chunks in shared memory, loading or in use
     product: Product
 
     def hold_all(self, clusters: int, dim: int) -> bool:
-        """Whether all centroids lie in one tile, so that a program reads them once and goes through many points."""
+        """Return whether all centroids fit into one tile, so that a program loads them once for many points."""
         return self.columns >= clusters and self.chunk >= dim
 
 
 def is_available(device: torch.device) -> bool:
-    """Whether kernels can run on a device: an NVIDIA GPU that Triton makes code for, and Triton installed."""
+    """Return whether kernels can run on a device: an NVIDIA GPU that Triton supports, with Triton installed."""
     if device.type != "cuda" or torch.version.hip is not None or not _has_triton():
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -78,15 +78,15 @@ def is_available(device: torch.device) -> bool:
 def choose_tiles(
     device: torch.device, dtype: torch.dtype, clusters: int, dim: int, precision: str, *, has_centre: bool = False
 ) -> Tiles | None:
-    """Choose how to cut the work; None where the plain form is to be used.
+    """Choose the tile sizes; None if the plain implementation is to be used.
 
     Args:
-        device: of the points and the centroids.
+        device: device of the points and the centroids.
         dtype: number type of the points.
         clusters: number of centroids.
-        dim: dimensions.
-        precision: of the factors: float32, tf32 or bfloat16.
-        has_centre: whether something has to be taken from the points.
+        dim: number of dimensions.
+        precision: precision of the factors: float32, tf32 or bfloat16.
+        has_centre: whether a centre has to be subtracted from the points.
     """
     if not is_available(device) or dtype not in _TYPES or clusters * dim >= 2**31:
         return None
@@ -96,10 +96,10 @@ def choose_tiles(
 
 
 def tiles_for(precision: str, clusters: int, dim: int, *, is_roomy: bool) -> Tiles | None:
-    """Choose for an H100 or its like, or for all others, which have 99 KiB of shared memory at least.
+    """Choose tile sizes for an H100-class GPU (`is_roomy`), or for all others, with at least 99 KiB of shared memory.
 
-    Chosen by what the compiler makes of them for compute capabilities 9.0 and 8.0, not by time: the largest tiles
-    that stay in registers and, on 9.0, whose products do not wait for each other (`tests/units/test_fused.py`).
+    They were chosen from the compiler's output for compute capabilities 9.0 and 8.0, not by measured time: the largest
+    tiles that stay in registers and, on 9.0, whose products are not serialised (`tests/units/test_fused.py`).
     """
     width, columns = _power_of_two(dim), _power_of_two(clusters)
     product: Product
@@ -114,7 +114,7 @@ def tiles_for(precision: str, clusters: int, dim: int, *, is_roomy: bool) -> Til
             product, chunk = "tf32", 16
     if width <= 64 and columns <= 128:
         return Tiles(rows=64, columns=columns, chunk=width, warps=4, stages=3, product=product)
-    widest = 256 if is_roomy and dim % chunk == 0 else 128  # a chunk that is cut off takes registers
+    widest = 256 if is_roomy and dim % chunk == 0 else 128  # a partial chunk needs more registers
     return Tiles(rows=128, columns=min(columns, widest), chunk=chunk, warps=8, stages=4, product=product)
 
 
@@ -126,13 +126,13 @@ def assign(
     Args:
         points: (points, dim) float16, bfloat16 or float32, with any strides.
         centroids: (clusters, dim) bfloat16 for products of that type, else float32.
-        norms: (clusters,) float32, their squared lengths.
-        centre: (dim,) float32, to be taken from the points; None for zero.
-        tiles: how to cut the work.
+        norms: (clusters,) float32, squared lengths of the centroids.
+        centre: (dim,) float32, subtracted from the points; None for zero.
+        tiles: tile sizes.
 
     Returns:
-        (points,) int64 index of the nearest centroid, the first of equals, and (points,) float32 squared distance;
-        that is not finite where a number of the point is not.
+        (points,) int64 index of the nearest centroid, the first of equal ones, and (points,) float32 squared distance,
+        which is not finite if the point is not.
     """
     (num_points, dim), clusters = points.shape, len(centroids)
     labels = torch.empty(num_points, dtype=torch.long, device=points.device)
@@ -169,7 +169,7 @@ def assign(
 def assigns_right(
     device: torch.device, dtype: torch.dtype, clusters: int, dim: int, tiles: Tiles, has_centre: bool
 ) -> bool:
-    """Try `assign` on random points: whether each gets a centroid as near as any, and the distance to it."""
+    """Test `assign` on random points; return whether the chosen centroids and distances are right."""
     number = max(1, min(4096, 2**24 // clusters))
     points, centroids = (_random(rows, dim, device, seed) for seed, rows in enumerate((number, clusters)))
     points = points.to(dtype)
@@ -187,15 +187,15 @@ def assigns_right(
 
 
 def sum_runs(points: Tensor, order: Tensor, cuts: Tensor) -> Tensor:
-    """Add up rows that follow each other in some order.
+    """Sum runs of rows in a given order.
 
     Args:
         points: (points, dim) float16, bfloat16 or float32, with any strides.
-        order: (points,) int64, the rows in that order.
-        cuts: (runs,) int64, ascending: the place in the order where each run starts; it ends where the next one does.
+        order: (points,) int64, row numbers in the order of the runs.
+        cuts: (runs,) int64, ascending: the position in `order` where each run starts; it ends where the next starts.
 
     Returns:
-        (runs, dim) float32 sums; zero for a run without rows.
+        (runs, dim) float32 sums; zero for an empty run.
     """
     dim = points.shape[1]
     width = min(_DIMS_AT_ONCE, _power_of_two(dim))
@@ -219,19 +219,19 @@ def sum_runs(points: Tensor, order: Tensor, cuts: Tensor) -> Tensor:
 
 
 def can_sum_runs(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
-    """Whether `sum_runs` is to be used."""
+    """Return whether `sum_runs` is to be used."""
     return is_available(device) and dtype in _TYPES and sums_right(device, dtype, 3, dim, is_narrow=False)
 
 
 def can_sum_narrow(device: torch.device, dtype: torch.dtype, clusters: int, dim: int) -> bool:
-    """Whether `sum_narrow` is to be used: all sums fit into one tile, and no cluster gets many of the points."""
+    """Return whether `sum_narrow` is to be used: all sums fit into one tile, and there are enough clusters."""
     is_made_for = is_available(device) and dtype in _TYPES and 32 <= clusters <= 128 and dim < 64
     return is_made_for and sums_right(device, dtype, clusters, dim, is_narrow=True)
 
 
 @cache
 def sums_right(device: torch.device, dtype: torch.dtype, clusters: int, dim: int, *, is_narrow: bool) -> bool:
-    """Try `sum_narrow`, or `sum_runs`, on random points."""
+    """Test `sum_narrow` or `sum_runs` on random points; return whether the sums are right."""
     points = _random(5000, dim, device, 0).to(dtype)
     labels = torch.arange(5000, device=device) * clusters // 5000
     expected = torch.zeros(clusters, dim, dtype=torch.float64, device=device).index_add_(0, labels, points.double())
@@ -248,18 +248,18 @@ def sums_right(device: torch.device, dtype: torch.dtype, clusters: int, dim: int
 
 
 def sum_narrow(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Add up points by cluster in the order in which they lie, each program a part of them.
+    """Sum points by cluster without sorting; each program handles a part of the points.
 
-    The sums are a product of a matrix of zeros and ones with the points. Numbers of float32 are cut into three of
-    bfloat16 for it, which hold all their digits.
+    The sums are a product of a one-hot matrix with the points. float32 numbers are split into three bfloat16 numbers,
+    which hold all their digits.
 
     Args:
         points: (points, dim) float16, bfloat16 or float32, with any strides.
-        labels: (points,) int64, the cluster of each.
-        clusters: how many there are.
+        labels: (points,) int64, cluster of each point.
+        clusters: number of clusters.
 
     Returns:
-        (programs, clusters, dim + 1) float32 sums; the last column has the number of points.
+        (programs, clusters, dim + 1) float32 sums; the last column is the number of points.
     """
     dim = points.shape[1]
     programs = max(1, min(-(-len(points) // _NARROW_ROWS), _WAVES * _multiprocessors(points.device)))
@@ -285,7 +285,7 @@ def sum_narrow(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
     return sums
 
 
-# What follows is read by Triton, not run by Python.
+# Kernels: compiled by Triton, not run by Python.
 
 
 def _assign(  # type: ignore[no-untyped-def]
@@ -308,15 +308,15 @@ def _assign(  # type: ignore[no-untyped-def]
     PRODUCT: tl.constexpr,  # noqa: N803
     HAS_CENTRE: tl.constexpr,  # noqa: N803
 ):
-    """Kernel of `assign`: a program has ROWS points and goes through all centroids, COLUMNS at a time."""
+    """Kernel of `assign`: a program handles ROWS points and loops over all centroids, COLUMNS at a time."""
     begin = tl.program_id(0) * ROWS
-    row = tl.arange(0, ROWS)  # places within a tile fit into 32 bits, which saves registers
-    first = tl.minimum(row, num_points - 1 - begin)[:, None] * row_stride  # beyond the end: the last point again
+    row = tl.arange(0, ROWS)  # offsets within a tile fit into 32 bits, which saves registers
+    first = tl.minimum(row, num_points - 1 - begin)[:, None] * row_stride  # past the end, the last point is repeated
     points += begin.to(tl.int64) * row_stride
     lengths = tl.zeros((ROWS,), tl.float32)
     smallest = tl.full((ROWS,), float("inf"), tl.float32)
     nearest = tl.zeros((ROWS,), tl.int32)
-    for LATER in tl.static_range(2):  # noqa: N806 - the lengths of the points come with the first tile alone
+    for LATER in tl.static_range(2):  # noqa: N806 - the lengths of the points are computed with the first tile only
         for start in range(LATER * COLUMNS, clusters if LATER else COLUMNS, COLUMNS):
             column = start + tl.arange(0, COLUMNS)
             second = tl.minimum(column, clusters - 1)[None, :] * DIM
@@ -342,7 +342,7 @@ def _assign(  # type: ignore[no-untyped-def]
     smallest += lengths
     is_point = row < num_points - begin
     tl.store(labels + begin + row, nearest.to(tl.int64), mask=is_point)
-    tl.store(distances + begin + row, tl.where(smallest < 0.0, 0.0, smallest), mask=is_point)  # NaN stays
+    tl.store(distances + begin + row, tl.where(smallest < 0.0, 0.0, smallest), mask=is_point)  # keeps NaN
 
 
 def _assign_narrow(  # type: ignore[no-untyped-def]
@@ -365,7 +365,7 @@ def _assign_narrow(  # type: ignore[no-untyped-def]
     PRODUCT: tl.constexpr,  # noqa: N803
     HAS_CENTRE: tl.constexpr,  # noqa: N803
 ):
-    """Kernel of `assign` where all centroids fit into one tile: a program keeps them and goes through the points."""
+    """Kernel of `assign` if all centroids fit into one tile: a program keeps them and loops over the points."""
     row = tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     dim = tl.arange(0, CHUNK)
@@ -403,7 +403,7 @@ def _sum_runs(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,  # noqa: N803
     WIDTH: tl.constexpr,  # noqa: N803
 ):
-    """Kernel of `sum_runs`: a program has a run and WIDTH dimensions."""
+    """Kernel of `sum_runs`: a program handles one run and WIDTH dimensions."""
     run = tl.program_id(0)
     start = tl.load(cuts + run)
     end = tl.load(cuts + run + 1, mask=run + 1 < num_runs, other=num_points)
@@ -434,7 +434,7 @@ def _sum_narrow(  # type: ignore[no-untyped-def]
     PARTS: tl.constexpr,  # noqa: N803
     STAGES: tl.constexpr,  # noqa: N803
 ):
-    """Kernel of `sum_narrow`: a program goes through blocks of ROWS points, and keeps the sums of all clusters."""
+    """Kernel of `sum_narrow`: a program loops over blocks of ROWS points, and keeps the sums of all clusters."""
     row = tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     dim = tl.arange(0, WIDTH)
@@ -455,30 +455,30 @@ def _sum_narrow(  # type: ignore[no-untyped-def]
     tl.store(sums + place, total, mask=(column < clusters)[:, None] & (dim <= DIM)[None, :])
 
 
-# Python again.
+# Helpers: plain Python.
 
 
 @cache
 def _jitted(kernel: Callable[..., Any]) -> Any:
-    """Hand a kernel to Triton."""
+    """Compile a kernel with Triton."""
     triton = importlib.import_module("triton")
     globals()["tl"] = importlib.import_module("triton.language")
-    varying = ["num_points", "clusters", "programs", "num_runs"]  # a kernel for all of their values
+    varying = ["num_points", "clusters", "programs", "num_runs"]  # arguments that do not specialise the kernel
     named = kernel.__code__.co_varnames
     return triton.jit(kernel, do_not_specialize=[name for name in varying if name in named])
 
 
 def _addressable(points: Tensor) -> Tensor:
-    """Return points whose places within a tile fit into 32 bits: rows of whole numbers side by side."""
+    """Return points with contiguous rows whose offsets within a tile fit into 32 bits."""
     return points if points.stride(1) == 1 and points.stride(0) < 2**23 else points.contiguous()
 
 
 def _is_right(does: str, difference: Callable[[], float], at_most: float) -> bool:
-    """Say whether a kernel differs from the plain form no more than by rounding; tell the user if not."""
+    """Return whether a kernel differs from the plain implementation only by rounding; print a message if not."""
     try:
         found = difference()
-        reason = "" if found <= at_most else f"its numbers are off by {found:.2g}"  # NaN is
-    except Exception as error:  # whatever a compiler or driver finds: there is another way
+        reason = "" if found <= at_most else f"its numbers are off by {found:.2g}"  # also for NaN
+    except Exception as error:  # any error of a compiler or driver; the plain implementation still works
         reason = f"{type(error).__name__}: {error}"
     if reason:
         message = f"k-means: the kernel that {does} cannot be used on this GPU ({reason}); its plain form is used"
@@ -492,20 +492,20 @@ def _random(rows: int, dim: int, device: torch.device, seed: int) -> Tensor:
 
 @cache
 def _has_triton() -> bool:
-    """Whether Triton is there, with what it builds its launchers with: a C compiler and the headers of Python."""
+    """Return whether Triton is installed, and a C compiler and Python's headers, which it needs for its launchers."""
     compilers = (os.environ.get("CC", ""), "gcc", "clang")
     headers = Path(sysconfig.get_path("include", "posix_prefix"))
     if not any(map(shutil.which, compilers)) or not (headers / "Python.h").exists():
         return False
     try:
         importlib.import_module("triton.language")
-    except ImportError:  # missing, or made for another machine
+    except ImportError:  # missing, or built for another machine
         return False
     return True
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Launch on this device inside, which may not be the current one; the CPU is where Triton's interpreter works."""
+    """Make this device the current one while the block runs; on CPU, for Triton's interpreter, do nothing."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

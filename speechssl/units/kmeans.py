@@ -1,7 +1,8 @@
-"""k-means with scikit-learn's contract, on torch: the same code on CPU and GPU, in memory, streamed or from files.
+"""k-means with scikit-learn's interface, on torch: on CPU or GPU, with data in memory, from a stream or from files.
 
-`fit` puts together what the other modules do: a sample of the points (`points`, `shards`), seeds (`seeding`), Lloyd
-iterations (`lloyd`). The file it saves says what it was fitted on. Labels know a k-means by its fingerprint.
+`fit` combines the other modules: a sample of the points (`points`, `feature_shards`), seeds (`seeding`) and Lloyd
+iterations (`lloyd`). The saved file records what the k-means was fitted on. Labels refer to a k-means by its
+fingerprint.
 """
 
 import dataclasses
@@ -30,45 +31,45 @@ from speechssl.units.seeding import Seeding, Standard, choose_seeds, draw_sample
 
 __all__ = ["VERSION", "KMeans", "Provenance"]
 
-VERSION = 1  # of the file
-_WIDE = 128  # dimensions from which the first iterations are done in fewer
+VERSION = 1  # version of the file format
+_WIDE = 128  # number of dimensions from which the first iterations use a projection to fewer dimensions
 
 Features = Tensor | np.ndarray | Batches | Points
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What a k-means was fitted on, as far as whoever fitted it said so."""
+    """What a k-means was fitted on, as stated by the caller of `fit`."""
 
-    source: str = ""  # of the features: "mfcc", or checkpoint and layer
-    settings: dict[str, Any] = field(default_factory=dict)  # of the front end, or hash of the checkpoint and layer
+    source: str = ""  # source of the features: "mfcc", or checkpoint and layer
+    settings: dict[str, Any] = field(default_factory=dict)  # settings of the front end, or checkpoint hash and layer
     frames_per_second: float | None = None
-    audio: dict[str, Any] = field(default_factory=dict)  # the sample of it: utterances, hours, hash of their ids
+    audio: dict[str, Any] = field(default_factory=dict)  # the audio sample: utterances, hours, hash of their ids
 
 
 @dataclass(kw_only=True)
 class KMeans:
-    """k-means as an estimator: the fields are its parameters, what `fit` finds ends in an underscore.
+    """k-means estimator: the fields are its parameters; fitted attributes end in an underscore.
 
-    Features are standardised before distances are taken if asked for; `cluster_centers_`, `inertia_`, `transform` and
-    `score` are then in standardised units.
+    With `standardise`, features are standardised before distances are computed; `cluster_centers_`, `inertia_`,
+    `transform` and `score` are then in standardised units.
     """
 
     n_clusters: int = 8
     init: Seeding = "k-means++"
     algorithm: Algorithm = "nested"
     max_iter: int = 100
-    tol: float = 1e-4  # of the inertia, gained in an iteration over all points
-    standardise: bool = False  # give every dimension variance one before taking distances
+    tol: float = 1e-4  # stop when an iteration over all points gains less than this share of the inertia
+    standardise: bool = False  # scale every dimension to variance one before computing distances
     precision: Precision = "float32"
     seed: int = 0
-    sample_bytes: int = 2**28  # held of the features during a fit, at most
-    sample_points: int = 512  # held of them, a cluster, at most; all if there are no more
-    device: str | None = None  # where to work; None for where the features are
+    sample_bytes: int = 2**28  # maximum size of the sample held in memory during a fit, in bytes
+    sample_points: int = 512  # maximum size of that sample, in points per cluster
+    device: str | None = None  # device of the computation; None for the device of the features
 
     cluster_centers_: Tensor = field(init=False, repr=False)  # (clusters, dim) float32
     mean_: Tensor = field(init=False, repr=False)  # (dim,) float32, zero unless standardised
-    scale_: Tensor = field(init=False, repr=False)  # (dim,) float32, a factor
+    scale_: Tensor = field(init=False, repr=False)  # (dim,) float32, factor per dimension
     counts_: Tensor = field(init=False, repr=False)  # (clusters,) float64, points that `partial_fit` has seen
     inertia_: float = field(init=False, repr=False)  # sum of squared distances to the nearest centroid
     num_points_: int = field(init=False, repr=False)
@@ -89,10 +90,10 @@ class KMeans:
 
         Args:
             features: (points, dim) float tensor or array; a function that opens a stream of such batches; or `Points`.
-            y: nothing, for scikit-learn.
-            ranks: the processes that share the work, each with points of its own; the result is the same on all.
-            provenance: what the features are, saved with the centroids.
-            unfinished: file that keeps the last iteration while the fit runs, for an interrupted one to go on from;
+            y: ignored, for scikit-learn.
+            ranks: the processes that share the work, each with its own points; the result is the same on all.
+            provenance: description of the features, saved with the centroids.
+            unfinished: file that holds the last iteration while the fit runs, so that an interrupted fit can resume;
                 removed at the end.
             report: called after every iteration.
 
@@ -110,7 +111,7 @@ class KMeans:
             report(step)
 
         start = file.load(problem.sample) if file is not None else None
-        ranks.wait()  # before the first rank writes the file that the others read
+        ranks.wait()  # all ranks have to read the file before the first one overwrites it
         last = self._search(problem, start, keep)
         sums = problem.add_up(problem.num_points, last.centroids, self.precision)
         self._set(last.centroids, standard, inertia=float(sums.inertia), num_points=problem.num_points)
@@ -121,10 +122,10 @@ class KMeans:
         return self
 
     def partial_fit(self, features: Tensor | np.ndarray, y: None = None) -> Self:
-        """Move the centroids to the running mean of the points assigned to them; the first batch gives the seeds.
+        """Move the centroids to the running mean of their points; the first batch provides the seeds.
 
         Raises:
-            LabelError: the first batch has fewer distinct points than clusters, a later one another dimension,
+            LabelError: the first batch has fewer distinct points than clusters, a later batch has another dimension,
                 or features are not finite.
         """
         if not hasattr(self, "cluster_centers_"):
@@ -143,11 +144,11 @@ class KMeans:
         return self
 
     def predict(self, features: Tensor | np.ndarray) -> Tensor:
-        """Return the (points,) int64 nearest centroid of (points, dim) features."""
+        """Return the (points,) int64 nearest centroids of (points, dim) features."""
         return self._nearest()(self._checked(features))[0]
 
     def fit_predict(self, features: Tensor | np.ndarray, y: None = None) -> Tensor:
-        """Fit, and return the (points,) int64 nearest centroid of the same features."""
+        """Fit, and return the (points,) int64 nearest centroids of the same features."""
         return self.fit(features).predict(features)
 
     def transform(self, features: Tensor | np.ndarray) -> Tensor:
@@ -211,7 +212,7 @@ class KMeans:
         """Read a file written by `save`.
 
         Raises:
-            LabelError: missing, not a k-means of ours, or of another version.
+            LabelError: the file is missing, no k-means, or of another version.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -232,7 +233,7 @@ class KMeans:
             raise LabelError(f"{path}: cannot read the k-means ({error}); run `speechssl cluster` again") from error
 
     def _problem(self, points: Points, ranks: Ranks) -> tuple[Problem, Standard]:
-        """Draw the sample, and standardise it if asked for."""
+        """Draw the sample, and standardise it if configured."""
         sample, num_points = draw_sample(
             points,
             at_most=max(
@@ -264,11 +265,11 @@ class KMeans:
         return problem, standard
 
     def _search(self, problem: Problem, start: Step | None, report: Callable[[Step], None]) -> Step:
-        """Iterate from `start`, or from seeds: first among the principal directions of the sample, if that pays."""
+        """Iterate from `start` or from seeds, first in the principal directions of the sample if that is faster."""
         config, sample, directions = self._lloyd(), problem.sample, problem.directions
         if directions is not None and (start is None or start.centroids.shape[1] == directions.shape[1]):
             narrow = problem.projected(directions)
-            enough = config.grow * self.n_clusters / len(sample)  # to gain less is to fit the sample's accidents
+            enough = config.grow * self.n_clusters / len(sample)  # a smaller gain would overfit the sample
             settled = dataclasses.replace(config, tol=max(config.tol, enough / 2))
             last = run_lloyd(narrow, start or self._seeds(narrow, sample), settled, report)
             centroids = lifted(sample, narrow.sample, last.centroids)
@@ -283,11 +284,11 @@ class KMeans:
         return run_lloyd(problem, start or self._seeds(problem, sample), config, report)
 
     def _seeds(self, problem: Problem, wide: Tensor) -> Step:
-        """Choose seeds among the points of the first iteration that are held in memory.
+        """Choose seeds among the sampled points of the first iteration.
 
         Args:
-            problem: may be of fewer dimensions, where rounding makes points differ that are equal.
-            wide: (sample, dim) float32, its sample in all dimensions.
+            problem: the problem, possibly projected to fewer dimensions, where rounding may make equal points differ.
+            wide: (sample, dim) float32, the sample in all dimensions.
 
         Raises:
             LabelError: fewer distinct points than clusters.
@@ -304,9 +305,9 @@ class KMeans:
         return LloydConfig(algorithm=self.algorithm, max_iter=self.max_iter, tol=self.tol, precision=self.precision)
 
     def _start_online(self, features: Tensor | np.ndarray) -> None:
-        """Take the seeds for `partial_fit` from its first batch."""
+        """Choose the seeds of `partial_fit` from its first batch."""
         if self.standardise:
-            raise ValueError("partial_fit cannot standardise: the variance of features to come is not known")
+            raise ValueError("partial_fit cannot standardise: the variance of future features is not known")
         once = dataclasses.replace(self, max_iter=0)
         once.fit(features)
         self._set(once.cluster_centers_, Standard.none(once.cluster_centers_.shape[1]), inertia=0.0, num_points=0)
@@ -323,10 +324,10 @@ class KMeans:
         return Nearest(self.cluster_centers_.to(self.device or "cpu"), self.precision)
 
     def _checked(self, features: Tensor | np.ndarray) -> Tensor:
-        """Standardise features after checking that they fit.
+        """Check that features match the k-means, and standardise them.
 
         Raises:
-            LabelError: another dimension, or not finite.
+            LabelError: the features have another dimension or are not finite.
         """
         if not isinstance(features, np.ndarray | Tensor):
             raise LabelError(f"expected a tensor or an array (points, dim), found {type(features).__name__}")

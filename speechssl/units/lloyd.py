@@ -1,12 +1,12 @@
-"""Lloyd iterations over growing samples, then over all points. Knows no files and no estimator.
+"""Lloyd iterations over growing samples, then over all points.
 
 A sample of m points places K centroids with an error that costs about K/m of the inertia. While an iteration gains
-more than that, more points would be wasted; once it gains less, the sample grows. So most iterations are cheap,
-and the last ones see everything. The idea of nested samples is Newling and Fleuret's (arXiv:1602.02934); the measure
-here is one for all clusters together.
+more than that, a larger sample would be wasted; once it gains less, the sample grows. So most iterations are cheap, and
+only the last ones use all points. Nested samples are from Newling and Fleuret (arXiv:1602.02934); the criterion here is
+one for all clusters together.
 
-On the way there, centroids go past the means of their points by half as much again. The sum of squares to a centroid
-is a parabola with its bottom at the mean, so that any step shorter than twice the way lowers the inertia all the same.
+Until the last iteration, centroids overshoot the means of their points: they move 1.5 times as far. The sum of squares
+is a parabola with its minimum at the mean, so that any step shorter than twice the distance lowers the inertia.
 """
 
 import dataclasses
@@ -31,15 +31,18 @@ from speechssl.units.points import Points, TensorPoints, block_rows, check_finit
 
 __all__ = ["Algorithm", "FitFile", "LloydConfig", "Problem", "Shortcut", "Step", "first_size", "run_lloyd"]
 
-_SLACK = 1e-5  # of the squared lengths; float32 loses less
+_SLACK = 1e-5  # tolerance relative to the squared lengths; larger than float32's rounding errors
 
 
 class Shortcut(Nearest):
-    """Finds what `Nearest` finds, with less work where there are many centroids of many dimensions.
+    """Gives the results of `Nearest` with less work for many centroids of many dimensions.
+
+    Distances in a few directions are lower bounds; the exact distance is computed for the best candidate, and for all
+    centroids only where the bounds do not rule out the others.
 
     Args:
-        centroids: (clusters, dim) float32, on the device that shall do the work.
-        directions: (dim, directions) float32, orthonormal, along which the points differ most.
+        centroids: (clusters, dim) float32, on the device of the computation.
+        directions: (dim, directions) float32, orthonormal, along which the points vary most.
     """
 
     def __init__(self, centroids: Tensor, directions: Tensor) -> None:
@@ -93,40 +96,40 @@ Algorithm = Literal["nested", "lloyd"]
 
 @dataclass(frozen=True, kw_only=True)
 class LloydConfig:
-    """When to look at more points, and when to stop."""
+    """When to grow the sample, and when to stop."""
 
     algorithm: Algorithm = "nested"  # lloyd: every iteration over all points
-    max_iter: int = 100  # iterations at most, over all points if lloyd, in all if nested
+    max_iter: int = 100  # maximum number of iterations
     tol: float = 1e-4  # stop when an iteration over all points gains less than this share of the inertia
-    first_points: int = 32  # points a cluster in the first sample
-    grow: float = 0.5  # take more points when an iteration gains less than this times the error of the sample
-    growth: int = 3  # as many times as many
-    stride: float = 1.5  # of the way to the means, in one iteration; 1 if lloyd
+    first_points: int = 32  # points per cluster in the first sample
+    grow: float = 0.5  # grow the sample when an iteration gains less than this times the error of the sample
+    growth: int = 3  # factor by which the sample grows
+    stride: float = 1.5  # step of an iteration relative to the distance to the means; 1 if lloyd
     precision: Precision = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One iteration; what a fit needs to go on."""
+    """State after one iteration, sufficient to resume a fit."""
 
-    iteration: int  # counted from 1; 0 are the seeds
-    size: int  # points that it looked at, or that the next one will after growing
-    centroids: Tensor  # (clusters, dim) float32, after it
-    inertia: float  # mean squared distance of those points, before it
-    gain: float  # by which the mean squared distance fell at least
+    iteration: int  # number of the iteration from 1; 0 are the seeds
+    size: int  # number of points of the next iteration
+    centroids: Tensor  # (clusters, dim) float32, after the iteration
+    inertia: float  # mean squared distance before the iteration
+    gain: float  # lower bound of the decrease of the mean squared distance
     is_last: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """The points of all ranks, and what is held of them in memory."""
+    """The points of all ranks, and the sample of them that is held in memory."""
 
-    points: Points  # of this rank
-    num_points: int  # of all ranks
+    points: Points  # points of this rank
+    num_points: int  # number of points of all ranks
     sample: Tensor  # (sample, dim) float32 in random order, the same on every rank; all points if they fit
-    scaled: Callable[[Tensor], Tensor]  # takes a block to the units of the sample
+    scaled: Callable[[Tensor], Tensor]  # converts a block to the units of the sample
     ranks: Ranks
-    directions: Tensor | None = None  # (dim, directions) float32, in which most of the variance is, if in few
+    directions: Tensor | None = None  # (dim, directions) float32, directions with most of the variance, if few
 
     def blocks(self, size: int) -> Iterable[Tensor]:
         """Yield this rank's part of the first `size` points of the sample, or of all points."""
@@ -138,27 +141,27 @@ class Problem:
         return self.sample[first:last].split(block_rows(self.sample))
 
     def projected(self, directions: Tensor) -> "Problem":
-        """Return the problem of the sample alone, along (dim, directions) directions."""
+        """Return the problem of the sample only, projected to (dim, directions) directions."""
         sample = self.sample @ directions
         return dataclasses.replace(
             self, points=TensorPoints(sample), num_points=len(sample), sample=sample, directions=None
         )
 
     def add_up(self, size: int, centroids: Tensor, precision: Precision) -> ClusterSums:
-        """Assign `size` points to the nearest centroids and add them up over all ranks.
+        """Assign `size` points to the nearest centroids and sum them by cluster over all ranks.
 
         Raises:
             LabelError: some of this rank's points are not finite.
         """
         own = sum_clusters(self.blocks(size), self._nearest(centroids, precision))
-        if size > len(self.sample) and not bool(own.inertia.isfinite()):  # on a GPU, the first that is seen of it
+        if size > len(self.sample) and not bool(own.inertia.isfinite()):  # on a GPU, blocks are not checked before
             for block in self.points.blocks():
                 check_finite(block)
         total = self.ranks.sum
         return ClusterSums(sums=total(own.sums), counts=total(own.counts), inertia=total(own.inertia))
 
     def _nearest(self, centroids: Tensor, precision: Precision) -> Nearest:
-        """Choose how to assign: the shortcut pays on a CPU, for at least as many centroids as dimensions."""
+        """Choose the method: the shortcut is faster on a CPU, with at least as many centroids as dimensions."""
         pays = centroids.device.type == "cpu" and precision == "float32" and len(centroids) >= centroids.shape[1]
         if self.directions is not None and pays:
             return Shortcut(centroids, self.directions)
@@ -170,12 +173,12 @@ class Problem:
 
 
 def run_lloyd(problem: Problem, start: Step, config: LloydConfig, report: Callable[[Step], None]) -> Step:
-    """Iterate from `start` until it does not pay any more.
+    """Iterate from `start` until convergence or `max_iter`.
 
     Args:
         problem: the points.
-        start: seeds, or any step that `report` was given: the run goes on as if it had not been interrupted.
-        config: when to grow and to stop.
+        start: seeds, or any step passed to `report`, to resume an interrupted fit exactly.
+        config: when to grow the sample and when to stop.
         report: called with every step.
 
     Returns:
@@ -189,7 +192,7 @@ def run_lloyd(problem: Problem, start: Step, config: LloydConfig, report: Callab
 
 
 def first_size(problem: Problem, clusters: int, config: LloydConfig) -> int:
-    """Count the points of the first iteration."""
+    """Return the number of points of the first iteration."""
     if config.algorithm == "lloyd":
         return problem.num_points
     return min(problem.num_points, len(problem.sample), config.first_points * clusters)
@@ -223,12 +226,12 @@ def _grown(problem: Problem, size: int, growth: int) -> int:
 
 
 def refill(sample: Tensor, centroids: Tensor, empty: Tensor) -> Tensor:
-    """Move centroids without points onto the points of the sample that are farthest from all centroids, in turn.
+    """Move each centroid without points to the point of the sample that is farthest from all other centroids.
 
     Args:
         sample: (points, dim) float32.
         centroids: (clusters, dim) float32.
-        empty: (empty,) int64, which to move.
+        empty: (empty,) int64, indices of the centroids to move, in turn.
 
     Returns:
         (clusters, dim) float32.
@@ -243,19 +246,19 @@ def refill(sample: Tensor, centroids: Tensor, empty: Tensor) -> Tensor:
     return centroids
 
 
-_HASHED = 1000  # rows of the sample that tell whether the points are the same
+_HASHED = 1000  # number of rows of the sample that are hashed, to identify the points
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitFile:
-    """The last step of a fit, with what has to be the same for going on from it."""
+    """File with the last step of a fit, and the identity of the fit that may resume from it."""
 
     path: Path
-    identity: dict[str, Any]  # parameters, number of points, hash of some of them
+    identity: dict[str, Any]  # parameters, number of points, hash of some points
 
     @classmethod
     def of(cls, path: Path, parameters: dict[str, Any], num_points: int, sample: Tensor) -> "FitFile":
-        """Describe a fit; the number of iterations may change between its parts, and where it works."""
+        """Describe a fit; `max_iter`, `tol` and `device` may change when it resumes."""
         free = {name: value for name, value in parameters.items() if name not in ("max_iter", "tol", "device")}
         hashed = fingerprint.of_parts([fingerprint.bytes_of(sample[:_HASHED])])
         return cls(path=path, identity=free | {"num_points": num_points, "points": hashed})
@@ -270,7 +273,7 @@ class FitFile:
         """Return the step on the device of `sample`, or None if there is no file.
 
         Raises:
-            LabelError: the file is broken, or of other points or parameters.
+            LabelError: the file is broken, or belongs to other points or parameters.
         """
         if not self.path.exists():
             return None

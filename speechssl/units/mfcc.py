@@ -1,7 +1,7 @@
-"""Front ends whose frames are clustered: MFCC with differences, logarithmic mel energies. A waveform at a time.
+"""Signal-processing front ends for clustering: MFCC with deltas, and log-mel energies, one waveform at a time.
 
-A frame looks at 25 ms, so a long waveform is computed a minute at a time: the memory beyond waveform and result does
-not grow with it, and the result is that of the whole.
+A frame depends on 25 ms of audio, so a long waveform is computed a minute at a time: extra memory does not grow with
+its length, and the result is the same.
 """
 
 from collections.abc import Callable
@@ -33,15 +33,15 @@ _AT_ONCE = 6000  # frames, a minute
 
 
 def mfcc(waveform: Tensor) -> Tensor:
-    """Compute 13 MFCC with first and second differences, as HuBERT's first iteration does (section IV-B).
+    """Compute 13 MFCC with first and second deltas, as in HuBERT's first iteration (section IV-B).
 
-    Kaldi's front end at its defaults, without energy; no dither, so the result is reproducible.
+    This is Kaldi's front end at its defaults, without energy, and without dither, so that it is reproducible.
 
     Args:
         waveform: (time,) float32 at 16 kHz, at least 400 samples.
 
     Returns:
-        (frames, 39) float32, a frame every 10 ms.
+        (frames, 39) float32, one frame every 10 ms.
     """
     static = _by_the_minute(_cepstra, waveform).T  # (13, frames)
     compute_deltas = import_torchaudio("functional").compute_deltas
@@ -50,14 +50,14 @@ def mfcc(waveform: Tensor) -> Tensor:
 
 
 def log_mel(waveform: Tensor) -> Tensor:
-    """Compute (frames, 80) float32 logarithmic mel energies of a (time,) waveform, a frame every 10 ms; no dither."""
+    """Compute (frames, 80) float32 log-mel energies of a (time,) waveform, one frame every 10 ms, without dither."""
     return _by_the_minute(_mel_energies, waveform)
 
 
 def centred(features: Tensor) -> Tensor:
-    """Take the utterance's mean off every dimension of (frames, dim) features: cepstral mean normalisation.
+    """Subtract the utterance's mean from every dimension of (frames, dim) features: cepstral mean normalisation.
 
-    It removes what microphone and room add to every frame, so that units of many recordings are of the speech.
+    It removes the constant effect of microphone and room, so that units of many recordings reflect the speech.
     """
     return features - features.mean(0)
 
@@ -73,7 +73,7 @@ def _mel_energies(waveform: Tensor) -> Tensor:
 
 
 def _by_the_minute(front_end: Callable[[Tensor], Tensor], waveform: Tensor) -> Tensor:
-    """Compute (frames, dim) from the samples of so many frames at once."""
+    """Compute (frames, dim) features, a minute of audio at a time."""
     num_frames = (len(waveform) - FRAME_WINDOW) // FRAME_HOP + 1
     parts = []
     for start in range(0, num_frames, _AT_ONCE):

@@ -1,8 +1,8 @@
-"""Phone alignments of many utterances, as intervals in seconds, from whatever aligner or hand made them.
+"""Readers of phone alignments: intervals in seconds from CTM, TextGrid, festival labels and our own table.
 
-CTM (`utterance channel start duration phone [confidence]`), Praat's TextGrid (long and short text form), festival's
-label files (ESPS xlabel: `end colour phone` after a line `#`) and the table that `speechssl corpus` writes
-(`id<TAB>end:phone ...`). The TextGrid reader is our own: a page of code instead of a dependency.
+CTM: `utterance channel start duration phone [confidence]`. Praat's TextGrid: long and short text form; the reader is
+our own, a page of code instead of a dependency. festival's label files: ESPS xlabel, `end colour phone` after a line
+`#`. The table of `speechssl corpus`: `id<TAB>end:phone ...`.
 """
 
 import codecs
@@ -16,8 +16,8 @@ from speechssl.text.fields import BLANKS, fields_of, unescape_id
 
 __all__ = ["Interval", "read_phones"]
 
-_SLACK_S = 0.001  # what writers lose by rounding start and duration; a longer overlap is an error
-_SUFFIXES = (".ctm", ".lab", ".textgrid")  # of the files looked for in a folder
+_SLACK_S = 0.001  # overlap in seconds that rounding of start and duration may cause; a longer overlap is an error
+_SUFFIXES = (".ctm", ".lab", ".textgrid")  # suffixes of alignment files in a folder
 
 
 class Interval(NamedTuple):
@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """An interval as it stands in a file, not checked yet."""
+    """An unchecked interval from a file."""
 
     line: int
     start_s: float
@@ -40,21 +40,21 @@ class _Row(NamedTuple):
 def read_phones(path: Path, *, tier: str = "phones") -> dict[str, list[Interval]]:
     """Read the alignments in a file, or in all files of one format below a folder.
 
-    The format goes by the suffix: `.ctm`, `.lab`, `.TextGrid`, any other is the table. CTM and table name their
-    utterances; of the others the file's name without suffix is the id or, where two files share it, the path below
-    the folder with `-` for `/`, as `speechssl manifest build` makes ids. Time that no phone holds, or a TextGrid
-    interval without text, is a gap.
+    The suffix determines the format: `.ctm`, `.lab`, `.TextGrid`; any other suffix is the table. CTM and table contain
+    utterance ids; for the others, the id is the file name without suffix or, if two files share it, the path below the
+    folder with `-` for `/`, as in `speechssl manifest build`. Time without a phone, and TextGrid intervals without
+    text, are gaps.
 
     Args:
         path: file or folder.
-        tier: name of the TextGrid tier that holds the phones.
+        tier: name of the TextGrid tier with the phones.
 
     Returns:
-        By utterance id its intervals: ascending, none of length 0, none over another.
+        The intervals of each utterance id: ascending, none of length 0, without overlaps.
 
     Raises:
-        LabelError: nothing to read, an utterance that occurs twice, no such tier, a line that does not parse, or
-            intervals that run backwards or over one another.
+        LabelError: there is nothing to read, an utterance occurs twice, the tier is missing, a line does not parse, or
+            intervals run backwards or overlap.
     """
     if not path.is_dir():
         return _read_file(path, path.stem, tier)
@@ -93,7 +93,7 @@ def _read_file(path: Path, name: str, tier: str) -> dict[str, list[Interval]]:
 
 
 def _checked(rows: Iterable[_Row], path: Path) -> Iterator[Interval]:
-    """Refuse intervals that run backwards or over one another; an overlap by rounding is given to the first."""
+    """Check that intervals do not run backwards or overlap; an overlap by rounding is assigned to the first."""
     previous_s = 0.0
     for line, start_s, end_s, phone in rows:
         if not 0 <= start_s <= end_s < float("inf"):
@@ -133,7 +133,7 @@ def _ctm_rows(path: Path) -> dict[str, list[_Row]]:
 
 
 def _festival_rows(path: Path) -> Iterator[_Row]:
-    """Read an ESPS xlabel file: a header up to `#`, then `end colour phone`; each phone starts where the last ends."""
+    """Read an ESPS xlabel file: a header up to `#`, then `end colour phone`; a phone starts at the end of the last."""
     lines = _lines(path)
     header = next((line for line, text in lines if text.strip(BLANKS) == "#"), None)
     if header is None:
@@ -152,7 +152,7 @@ def _festival_rows(path: Path) -> Iterator[_Row]:
 
 
 def _table_rows(path: Path) -> dict[str, list[_Row]]:
-    """Read the table of `speechssl corpus`: a header, then the ends of each utterance's phones, the first from 0 on."""
+    """Read the table of `speechssl corpus`: a header, then the ends of each utterance's phones, starting at 0."""
     rows: dict[str, list[_Row]] = {}
     for line, text in _lines(path)[1:]:
         if not text:
@@ -179,8 +179,8 @@ def _textgrid_rows(path: Path, tier: str) -> Iterator[_Row]:
     """Find an interval tier and read it (https://www.fon.hum.uva.nl/praat/manual/TextGrid_file_formats.html)."""
     values = _PraatValues(path)
     values.text(), values.text()  # file type and object class
-    values.number(), values.number()  # start and end of the whole
-    values.flag()  # that there are tiers
+    values.number(), values.number()  # start and end of the whole file
+    values.flag()  # <exists>: the file has tiers
     names = []
     for _ in range(int(values.number())):
         kind, name = values.text(), values.text()
@@ -203,9 +203,9 @@ def _textgrid_rows(path: Path, tier: str) -> Iterator[_Row]:
 
 
 class _PraatValues:
-    """What counts in a Praat text file: quoted texts, numbers and <flags> that stand alone.
+    """Tokens of a Praat text file: quoted texts, and numbers and <flags> between blanks.
 
-    All else is a comment, so that `xmin = 0.5` of the long form and `0.5` of the short one are the same.
+    Everything else is a comment, so that `xmin = 0.5` of the long form equals `0.5` of the short form.
     """
 
     _VALUE = re.compile(
@@ -219,8 +219,8 @@ class _PraatValues:
         self.path = path
         self.source = _decoded(path)
         self.matches = (match for match in self._VALUE.finditer(self.source) if match.lastgroup)
-        self.end = 0  # of the last value, in characters
-        self.line = 1  # of the last value
+        self.end = 0  # end of the last value, in characters
+        self.line = 1  # line of the last value
 
     def text(self) -> str:
         return self._next("text").replace('""', '"')
@@ -250,7 +250,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _decoded(path: Path) -> str:
-    """Read a text in UTF-8 or, as Praat may write it, in UTF-16 with its mark."""
+    """Read a text in UTF-8 or, as Praat may write it, in UTF-16 with a byte order mark."""
     try:
         data = path.read_bytes()
     except OSError as error:

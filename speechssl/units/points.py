@@ -1,7 +1,7 @@
-"""Points to cluster, wherever they lie: in memory, in a stream, in files. k-means knows only what `Points` promises.
+"""The interface `Points` for points to cluster, and its implementations for tensors and streams.
 
 Blocks hold the same rows however the input was cut into batches or shards, so that the sums over them, and with them
-the centroids, are the same. Files are described in `speechssl.units.feature_shards`.
+the centroids, are the same. `speechssl.units.feature_shards` implements the interface for files.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,18 +15,18 @@ from speechssl.errors import LabelError
 
 __all__ = ["BLOCK", "Points", "StreamPoints", "TensorPoints", "as_points", "block_rows", "check_finite", "reblock"]
 
-BLOCK = 16_384  # rows of a block; the last one has fewer
-_GPU_BYTES = 2**30  # of a block in the memory of a GPU, where small ones would cost more to start than to work on
+BLOCK = 16_384  # rows of a block; the last block has fewer
+_GPU_BYTES = 2**30  # bytes of a block in GPU memory, where kernel launches would dominate for small blocks
 
 Batches = Callable[[], Iterable[Tensor | np.ndarray]]
 
 
 class Points(Protocol):
-    """Rows of features that can be read in order, again and again, and picked by number."""
+    """Rows of features that can be read in order, repeatedly, and gathered by index."""
 
     @property
     def dim(self) -> int:
-        """Features of a row."""
+        """Number of features per row."""
         ...
 
     def __len__(self) -> int:
@@ -34,19 +34,19 @@ class Points(Protocol):
         ...
 
     def blocks(self) -> Iterator[Tensor]:
-        """Yield all rows in order as (BLOCK, dim) tensors of any float type; a block may be overwritten by the next.
+        """Yield all rows in order as (BLOCK, dim) tensors of any float type; the next block may overwrite a block.
 
-        On a GPU they may have more rows, as `block_rows` says.
+        On a GPU, blocks may have more rows, see `block_rows`.
         """
         ...
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Return the (len(rows), dim) float32 rows of the given numbers, which ascend."""
+        """Return the (len(rows), dim) float32 rows with the given ascending indices."""
         ...
 
 
 class TensorPoints:
-    """Points that lie in one tensor, on any device."""
+    """Points in one tensor, on any device."""
 
     def __init__(self, features: Tensor) -> None:
         if features.ndim != 2:
@@ -64,15 +64,15 @@ class TensorPoints:
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return rows as float32."""
-        return self.features.index_select(0, rows.to(self.features.device)).float()  # faster than by brackets
+        return self.features.index_select(0, rows.to(self.features.device)).float()  # faster than indexing by brackets
 
 
 class StreamPoints:
-    """Points that come in batches of any size, from the start each time the stream is opened.
+    """Points from a stream of batches of any size, which can be opened repeatedly.
 
     Args:
-        open_stream: gives the batches, the same at each call.
-        num_points: how many rows there are; None to read the stream once and count.
+        open_stream: returns the batches, the same at each call.
+        num_points: number of rows; None to read the stream once and count.
 
     Raises:
         LabelError: the stream is empty.
@@ -91,10 +91,10 @@ class StreamPoints:
         return self._length
 
     def blocks(self) -> Iterator[Tensor]:
-        """Yield the batches, cut anew.
+        """Yield the rows of the batches in blocks.
 
         Raises:
-            LabelError: another dimension in the middle, or other rows than the first time.
+            LabelError: a batch has another dimension, or the number of rows has changed.
         """
         seen = 0
         for block in reblock(map(_two_dimensional, self.open_stream()), self.dim, where="the stream of features"):
@@ -117,7 +117,7 @@ class StreamPoints:
 
 
 def as_points(features: "Tensor | np.ndarray | Batches | Points") -> Points:
-    """Wrap a tensor, an array or a function that opens a stream; points are returned as they are."""
+    """Wrap a tensor, an array or a function that opens a stream; `Points` are returned unchanged."""
     if isinstance(features, np.ndarray):
         features = torch.from_numpy(features)
     if isinstance(features, Tensor):
@@ -136,7 +136,7 @@ def reblock(batches: Iterable[Tensor], dim: int, *, where: str) -> Iterator[Tens
     """Cut batches of any size into blocks of `BLOCK` rows.
 
     Raises:
-        LabelError: a batch of another dimension.
+        LabelError: a batch has another dimension.
     """
     waiting: list[Tensor] = []
     num_waiting = 0
@@ -159,17 +159,17 @@ def reblock(batches: Iterable[Tensor], dim: int, *, where: str) -> Iterator[Tens
 
 
 def block_rows(features: Tensor) -> int:
-    """Return how many rows of (points, dim) features to take at once, where they lie."""
+    """Return how many rows of (points, dim) features to process at once on their device."""
     if features.device.type == "cpu":
         return BLOCK
     return max(1, _GPU_BYTES // (4 * features.shape[1] * BLOCK)) * BLOCK
 
 
 def check_finite(block: Tensor) -> None:
-    """Refuse NaN and infinite values.
+    """Check that a block has no NaN or infinite values.
 
     Raises:
-        LabelError: there are some.
+        LabelError: it has some.
     """
     if not bool(torch.isfinite(block.sum(dtype=torch.float32))) and not bool(torch.isfinite(block).all()):
         raise LabelError(

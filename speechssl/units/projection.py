@@ -1,8 +1,8 @@
-"""Fewer dimensions for the first iterations: the principal directions of the sample.
+"""Projection of points to principal directions, for cheaper first iterations of k-means.
 
 Clusters that are good in the span of the leading principal directions are good in all dimensions (Cohen et al. 2015,
-arXiv:1410.6801), and speech features of 768 dimensions have nearly all their variance in a few dozen. What an
-iteration costs falls in proportion; the iterations after it, in all dimensions, set right what is left.
+arXiv:1410.6801), and speech features of 768 dimensions have nearly all their variance in a few dozen. The cost of an
+iteration falls in proportion; later iterations in all dimensions correct the remaining error.
 """
 
 import torch
@@ -14,10 +14,10 @@ from speechssl.units.points import block_rows
 
 __all__ = ["lifted", "principal_directions"]
 
-_VARIANCE = 0.9  # kept by the directions
-_LARGEST_SHARE = 0.25  # of the dimensions; where more are needed, projecting does not pay
-_MULTIPLE = 16  # of which the number of directions is, as matrix products like
-_POINTS = 16_384  # that the covariance is taken from
+_VARIANCE = 0.9  # share of the variance that the directions keep
+_LARGEST_SHARE = 0.25  # maximum number of directions as a share of the dimensions; with more, a projection does not pay
+_MULTIPLE = 16  # the number of directions is rounded up to a multiple, for fast matrix products
+_POINTS = 16_384  # number of points for the covariance
 
 
 def principal_directions(sample: Tensor, ranks: Ranks) -> Tensor | None:
@@ -25,10 +25,10 @@ def principal_directions(sample: Tensor, ranks: Ranks) -> Tensor | None:
 
     Args:
         sample: (points, dim) float32, the same on every rank.
-        ranks: the processes; all get the directions that the first one finds.
+        ranks: the processes; all get the directions of the first one.
 
     Returns:
-        (dim, directions) float32, orthonormal; None where so many are needed that it does not pay.
+        (dim, directions) float32, orthonormal; None if too many directions are needed for a projection to pay.
     """
     some = sample[:_POINTS]
     centred = some - some.mean(0)

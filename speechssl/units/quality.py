@@ -1,6 +1,6 @@
-"""How good hidden units are: against phones, section IV-C of HuBERT (arXiv:2106.07447), and by themselves.
+"""Quality of hidden units: agreement with phones (section IV-C of HuBERT, arXiv:2106.07447), usage, segment lengths.
 
-Counts are kept instead of labels, so that a corpus is measured utterance by utterance in constant memory.
+Only counts are kept, so that a corpus is measured utterance by utterance in constant memory.
 """
 
 import math
@@ -27,16 +27,16 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class UnitQuality:
-    """Figures over all frames that carry a phone."""
+    """Measures over all frames with a phone."""
 
-    pnmi: float  # mutual information of phone and unit, over the entropy of the phone
+    pnmi: float  # mutual information of phone and unit, divided by the entropy of the phone
     phone_purity: float  # share of frames whose phone is the most frequent one of their unit
     cluster_purity: float  # share of frames whose unit is the most frequent one of their phone
-    used: int  # units that occur
+    used: int  # number of units that occur
     coverage: float  # share of units that occur
-    perplexity: float  # exp of the entropy of the unit: as many equally frequent units would be as hard to guess
-    unit_segment_s: float  # mean length of a run of one unit
-    phone_segment_s: float  # mean length of a phone
+    perplexity: float  # exp of the entropy of the units: the effective number of units
+    unit_segment_s: float  # mean length of a run of one unit, in seconds
+    phone_segment_s: float  # mean length of a phone, in seconds
     frames: int
 
 
@@ -47,12 +47,12 @@ def segments_of_frames(
 
     Args:
         intervals: at least one, ascending.
-        frames: their number.
+        frames: number of frames.
         hop: samples from one frame to the next.
-        window: samples that a frame looks at.
+        window: samples that a frame depends on.
 
     Returns:
-        (frames,) int64 positions among the intervals, and (frames,) bool, False in a gap or past the last.
+        (frames,) int64 indices of intervals, and (frames,) bool, False in a gap or past the last interval.
     """
     starts, ends = np.array([interval[:2] for interval in intervals]).T
     centres = (np.arange(frames) * hop + window / 2) / SAMPLE_RATE
@@ -71,13 +71,13 @@ class UnitTally:
     """Counts how often each phone meets each unit, and the runs of equal units."""
 
     def __init__(self, phones: Iterable[str], clusters: int, *, hop: int, window: int) -> None:
-        """Count nothing yet.
+        """Start with zero counts.
 
         Args:
-            phones: names of all phones there are.
+            phones: names of all phones.
             clusters: number of units.
             hop: samples from one unit to the next.
-            window: samples that one unit's feature looks at; a frame is taken at its centre.
+            window: samples that the feature of a unit depends on; a frame gets the phone at its centre.
         """
         self.hop, self.window = hop, window
         self._index = {phone: i for i, phone in enumerate(sorted(set(phones)))}
@@ -91,7 +91,7 @@ class UnitTally:
 
         Args:
             units: (frames,) int.
-            intervals: its phones, ascending; frames in a gap or past the last are left out.
+            intervals: phones of the utterance, ascending; frames in a gap or past the last phone are left out.
         """
         if not intervals or not len(units):
             return
@@ -105,10 +105,10 @@ class UnitTally:
         self._phones_s += sum(interval.end_s - interval.start_s for interval in intervals)
 
     def quality(self) -> UnitQuality:
-        """Compute the figures.
+        """Compute the measures.
 
         Raises:
-            LabelError: no frame carried a phone.
+            LabelError: no frame has a phone.
         """
         frames = int(self._joint.sum())
         if not frames:
@@ -133,7 +133,7 @@ class UnitTally:
 
 
 def measure_units(labels: FrameLabels, alignments: Mapping[str, Sequence[Interval]]) -> UnitQuality:
-    """Compare units with phones, each frame taken at its centre; frames that no phone holds are left out.
+    """Compare units with the phones at the centres of their frames; frames without a phone are left out.
 
     Raises:
         LabelError: no utterance has both units and phones.
@@ -147,20 +147,20 @@ def measure_units(labels: FrameLabels, alignments: Mapping[str, Sequence[Interva
 
 
 class FeatureSpread:
-    """How many dimensions features use: mean and scatter matrix, gathered part by part in float64.
+    """Mean and scatter matrix of features, accumulated in float64, for their effective rank.
 
-    Chan, Golub and LeVeque (1983) merge the parts, which a large common offset does not harm.
+    Parts are merged as in Chan, Golub and LeVeque (1983), which is robust to a large common offset.
     """
 
     def __init__(self, dim: int) -> None:
-        """Have seen nothing yet of `dim` dimensions."""
+        """Start without features, in `dim` dimensions."""
         self.dim = dim
         self.count = 0
         self._mean = np.zeros(dim)
         self._scatter = np.zeros((dim, dim))
 
     def add(self, features: np.ndarray) -> None:
-        """Take in (frames, dim) features."""
+        """Add (frames, dim) features."""
         if not len(features):
             return
         features = features.astype(np.float64)
@@ -172,10 +172,10 @@ class FeatureSpread:
         self.count = total
 
     def effective_rank(self) -> float:
-        """Return exp of the entropy of the singular values over their sum (Roy and Vetterli 2007), from 1 to dim.
+        """Return exp of the entropy of the normalised singular values (Roy and Vetterli 2007), from 1 to dim.
 
-        The matrix is that of all frames less their mean: a constant offset, which tells no frames apart, does not
-        count. 0 where all frames are equal.
+        The singular values are those of the centred frames, so that a constant offset does not count. 0 if all frames
+        are equal.
         """
         singular = np.sqrt(np.linalg.eigvalsh(self._scatter).clip(min=0))
         return math.exp(_entropy(singular / singular.sum())) if singular.sum() > 0 else 0.0

@@ -1,8 +1,8 @@
-"""A sample of frames for fitting k-means, drawn from any amount of audio in bounded memory.
+"""A random sample of frames for fitting k-means, drawn from any amount of audio in bounded memory.
 
-Every frame has a random priority that depends on the seed, its utterance and its place in it alone; the frames of
-smallest priority are kept. So the sample is the same whatever the order of the utterances and however many processes
-share them.
+Every frame has a random priority that depends only on the seed, the utterance and its position there; the frames with
+the smallest priorities are kept. So the sample does not depend on the order of the utterances or the number of
+processes.
 """
 
 import torch
@@ -15,7 +15,7 @@ __all__ = ["FrameSample"]
 
 
 class FrameSample:
-    """The frames of smallest priority among those added, of several layers side by side.
+    """The frames with the smallest priorities among those added, for several layers in parallel.
 
     Holds up to a quarter more than `size` frames, and twice as many of one layer while it drops the surplus.
     """
@@ -27,16 +27,16 @@ class FrameSample:
         self._priorities = torch.empty(room, dtype=torch.float64)
         self._layers = [torch.empty(room, dim) for _ in range(num_layers)]
         self._held = 0
-        self._limit = 1.0  # a frame above it has no chance any more
+        self._limit = 1.0  # frames with a larger priority cannot enter the sample any more
 
     def add(self, utterance_id: str, layers: list[Tensor], *, start: int, num_frames: int) -> None:
-        """Look at frames of an utterance.
+        """Add frames of an utterance.
 
         Args:
-            utterance_id: whose frames.
+            utterance_id: id of the utterance.
             layers: each (frames, dim), on any device.
-            start: number of the first frame in the utterance.
-            num_frames: of the whole utterance.
+            start: index of the first frame in the utterance.
+            num_frames: number of frames of the whole utterance.
         """
         generator = seeded_generator(self.seed, "priorities of frames", utterance_id)
         drawn = torch.rand(num_frames, generator=generator, dtype=torch.float64)[start : start + len(layers[0])]
@@ -56,11 +56,11 @@ class FrameSample:
     def gather(self, ranks: Ranks) -> list[Tensor]:
         """Return the sample of all ranks, the same on each: layers x (at most `size`, dim), by priority.
 
-        Every beginning of it is a random sample too. What this rank held is let go.
+        Every prefix is a random sample too. This rank's frames are released.
         """
         self._drop_surplus()
         everywhere = torch.zeros(ranks.world_size, self.size, dtype=torch.float64, device=ranks.device)
-        everywhere[ranks.rank] = 2.0  # an empty place; priorities lie below one
+        everywhere[ranks.rank] = 2.0  # marks empty places; priorities are below 1
         everywhere[ranks.rank, : self._held] = self._priorities[: self._held].to(ranks.device)
         everywhere = ranks.sum(everywhere).flatten().cpu()
         chosen = everywhere.argsort(stable=True)[: min(self.size, int((everywhere < 1).sum()))]

@@ -1,4 +1,4 @@
-"""First centroids from points in memory: k-means++ and k-means||. Both draw only distinct points."""
+"""Initial centroids by k-means++ or k-means||, the random sample of points, and its standardisation."""
 
 import math
 from dataclasses import dataclass
@@ -25,19 +25,19 @@ __all__ = [
 
 Seeding = Literal["k-means++", "k-means||"]
 
-_ROUNDS = 5  # of k-means||; its authors find no gain in more
-_COPIED = 2**24  # numbers, 64 MiB, of which k-means++ holds a copy
-_OVERSAMPLING = 2.0  # candidates of a round, in clusters
+_ROUNDS = 5  # rounds of k-means||; its authors find no gain in more
+_COPIED = 2**24  # maximum number of elements, 64 MiB, for which k-means++ keeps a transposed copy
+_OVERSAMPLING = 2.0  # candidates per round of k-means||, as a multiple of the clusters
 
 
 def choose_seeds(points: Tensor, clusters: int, seeding: Seeding, generator: torch.Generator) -> Tensor:
-    """Choose `clusters` rows of `points` as first centroids.
+    """Choose `clusters` distinct rows of `points` as initial centroids.
 
     Args:
-        points: (points, dim) float32, on the device that shall do the work.
-        clusters: how many to choose, at most the number of distinct points.
-        seeding: how.
-        generator: source of the draws, on the CPU.
+        points: (points, dim) float32, on the device of the computation.
+        clusters: number of rows, at most the number of distinct points.
+        seeding: the method.
+        generator: random generator on the CPU.
 
     Returns:
         (clusters,) int64 rows on the CPU, all different.
@@ -55,16 +55,16 @@ def choose_seeds(points: Tensor, clusters: int, seeding: Seeding, generator: tor
 def kmeans_plus_plus(
     points: Tensor, clusters: int, generator: torch.Generator, weights: Tensor | None = None
 ) -> Tensor:
-    """Choose rows by k-means++ (Arthur and Vassilvitskii 2007), the best of a few candidates each time.
+    """Choose rows by k-means++ (Arthur and Vassilvitskii 2007), with the best of a few candidates for each.
 
     Args:
         points: (points, dim) float32.
-        clusters: how many to choose.
-        generator: source of the draws, on the CPU.
-        weights: (points,) float32, how often each point counts; None for once.
+        clusters: number of rows to choose.
+        generator: random generator on the CPU.
+        weights: (points,) float32 weight of each point; None for 1.
 
     Returns:
-        (clusters,) int64 rows on the CPU, in the order of their choice.
+        (clusters,) int64 rows on the CPU, in the order of choice.
 
     Raises:
         LabelError: fewer distinct points than clusters.
@@ -88,7 +88,7 @@ def kmeans_plus_plus(
         distances = torch.minimum(distances, closest).clamp_(min=0)
         distances.scatter_(1, picks[:, None], 0.0)
         best = (distances if weights is None else distances * weights).sum(1).argmin(0, keepdim=True)
-        closest = distances.index_select(0, best)[0]  # by brackets, the host would wait for the number
+        closest = distances.index_select(0, best)[0]  # indexing by brackets would synchronise
         chosen = torch.cat([chosen, picks.index_select(0, best)])
     if len(points[chosen].unique(dim=0)) == clusters:
         return chosen.cpu()
@@ -96,12 +96,12 @@ def kmeans_plus_plus(
 
 
 def kmeans_parallel(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Choose rows by k-means|| (Bahmani et al. 2012): a few rounds of many draws, thinned out by k-means++.
+    """Choose rows by k-means|| (Bahmani et al. 2012): a few rounds of many draws, reduced by k-means++.
 
     Args:
         points: (points, dim) float32.
-        clusters: how many to choose.
-        generator: source of the draws, on the CPU.
+        clusters: number of rows to choose.
+        generator: random generator on the CPU.
 
     Returns:
         (clusters,) int64 rows on the CPU.
@@ -120,7 +120,7 @@ def kmeans_parallel(points: Tensor, clusters: int, generator: torch.Generator) -
             closest[more] = 0.0
             chosen = torch.cat([chosen, more])
     chosen = chosen.unique()
-    if len(chosen) < clusters:  # too few points far from each other for so many draws
+    if len(chosen) < clusters:  # too few distant points
         return kmeans_plus_plus(points, clusters, generator)
     labels = Nearest(points[chosen])(points)[0]
     weights = torch.bincount(labels, minlength=len(chosen)).float()
@@ -128,10 +128,10 @@ def kmeans_parallel(points: Tensor, clusters: int, generator: torch.Generator) -
 
 
 def _among_distinct(points: Tensor, clusters: int, generator: torch.Generator, weights: Tensor | None) -> Tensor:
-    """Choose again where equal points were taken twice, now with every value once.
+    """Choose again among distinct points, after equal points were chosen twice.
 
     Raises:
-        LabelError: there are too few values.
+        LabelError: fewer distinct points than clusters.
     """
     values, group = points.unique(dim=0, return_inverse=True)
     if len(values) < clusters:
@@ -140,7 +140,7 @@ def _among_distinct(points: Tensor, clusters: int, generator: torch.Generator, w
         )
     first = torch.full((len(values),), len(points), device=points.device)
     first.scatter_reduce_(0, group, torch.arange(len(points), device=points.device), "amin")
-    if len(values) == len(points):  # all differ, and yet draws ran out: the rest are too close for float32
+    if len(values) == len(points):  # all points differ, but by less than float32 distances resolve
         return torch.randperm(len(points), generator=generator)[:clusters]
     often = torch.bincount(group, weights, minlength=len(values)).float()
     return first.cpu()[kmeans_plus_plus(values, clusters, generator, often)]
@@ -148,14 +148,14 @@ def _among_distinct(points: Tensor, clusters: int, generator: torch.Generator, w
 
 @dataclass(frozen=True, kw_only=True)
 class Standard:
-    """Takes features to the units in which distances are measured: less `mean`, times `scale`."""
+    """Standardisation of features before distances are computed: (features - mean) * scale."""
 
     mean: Tensor  # (dim,) float32
-    scale: Tensor  # (dim,) float32, a factor
+    scale: Tensor  # (dim,) float32
 
     @classmethod
     def none(cls, dim: int) -> Self:
-        """Leave features as they are."""
+        """Return the identity."""
         return cls(mean=torch.zeros(dim), scale=torch.ones(dim))
 
     def to(self, device: torch.device) -> Self:
@@ -164,28 +164,28 @@ class Standard:
 
     @cached_property
     def is_none(self) -> bool:
-        """Whether features stay as they are; found out once, as a GPU has to be waited for."""
+        """Whether this is the identity; cached, since the check synchronises with a GPU."""
         return not bool(self.mean.any()) and bool((self.scale == 1).all())
 
     def apply(self, features: Tensor) -> Tensor:
-        """Return (points, dim) features as float32 in the units of distances; on a GPU, any float type may stay."""
+        """Standardise (points, dim) features to float32; on a GPU, the identity keeps the number type."""
         if self.is_none:
             return features.float() if features.device.type == "cpu" else features
         return (features.float() - self.mean) * self.scale
 
 
 def draw_sample(points: Points, *, at_most: int, generator: torch.Generator, ranks: Ranks) -> tuple[Tensor, int]:
-    """Draw points at random, without replacement: one from each of so many stretches of equal length.
+    """Draw points at random, without replacement: one from each of `at_most` segments of equal length.
 
     Args:
-        points: of this rank; those of all ranks count as one sequence, in the order of the ranks.
-        at_most: how many to draw; all if there are no more.
-        generator: source of the draws, on the CPU, the same on every rank.
+        points: points of this rank; those of all ranks form one sequence, in the order of the ranks.
+        at_most: number of points to draw; all points if there are fewer.
+        generator: random generator on the CPU, in the same state on every rank.
         ranks: the processes.
 
     Returns:
-        (sample, dim) float32 in random order, so that every beginning of it is a sample too, and the number of points
-        of all ranks. Both are the same on every rank.
+        (sample, dim) float32 in random order, so that every prefix is a random sample too, and the number of points of
+        all ranks. Both are the same on every rank.
     """
     lengths = torch.zeros(ranks.world_size, dtype=torch.long, device=ranks.device)
     lengths[ranks.rank] = len(points)
@@ -206,11 +206,11 @@ def draw_sample(points: Points, *, at_most: int, generator: torch.Generator, ran
 
 
 def measure_standard(points: Points, ranks: Ranks) -> Standard:
-    """Measure mean and standard deviation of every dimension, in one pass over all points of all ranks."""
+    """Compute the standardisation of every dimension in one pass over all points of all ranks."""
     moments = torch.zeros(3, points.dim, dtype=torch.float64)
     for block in points.blocks():
         check_finite(block)
-        block = block.double()  # its sums are taken where it lies
+        block = block.double()  # summed on its device
         count = torch.full((points.dim,), float(len(block)))
         moments += torch.stack([count, block.sum(0).cpu(), block.square().sum(0).cpu()])
     count, total, squares = ranks.sum(moments.to(ranks.device)).cpu()
