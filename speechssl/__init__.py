@@ -6,7 +6,7 @@
     features = model.features("speech.wav", layers=6).values
     text = model.transcribe("speech.wav").text
 
-Names are imported when they are first used: `import speechssl` costs nothing, and what needs an extra says so then.
+Names are imported on first use: `import speechssl` is cheap, and a name that needs a missing extra says so when used.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-_NAMES = {  # module of each public name, below this package; `__init__.pyi` says the same to type checkers
+_NAMES = {  # module of each public name, relative to this package; `__init__.pyi` repeats them for type checkers
     "AudioConfig": "audio.reading",
     "BatchConfig": "data.batching",
     "CTCConfig": "tasks.ctc",

@@ -1,4 +1,4 @@
-"""What type checkers know of the public names: `_NAMES` of `__init__.py` says the same at run time."""
+"""The public names for type checkers; `_NAMES` of `__init__.py` lists them for use at run time."""
 
 from speechssl.asr.scoring.evaluate import ScoreConfig as ScoreConfig
 from speechssl.asr.scoring.scores_of import score as score

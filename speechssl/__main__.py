@@ -1,7 +1,7 @@
-"""Command line: `speechssl <stage> RECIPE.yaml [key=value ...]` for what a recipe configures, arguments for tools.
+"""The command line: `speechssl <stage> RECIPE.yaml [key=value ...]` for stages, ordinary arguments for tools.
 
-Stages are their configuration: there is no second set of flags to keep in step. What the user can mend is printed in
-one line and ends with status 2.
+Stages are configured by their recipe only, so there is no second set of flags to keep in step. Errors that the user can
+fix are printed in one line, with exit status 2.
 """
 
 import sys
@@ -11,7 +11,7 @@ from speechssl.errors import SpeechSSLError, StoppedError
 
 __all__ = ["main"]
 
-INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + the number of SIGINT, as in shells
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def _main(words: list[str]) -> int:
         app_of(COMMANDS, "speechssl")(args=words, prog_name="speechssl")
     except StoppedError as stop:
         print(f"speechssl: {stop}", file=sys.stderr)
-    except (SpeechSSLError, OSError) as error:  # the user can mend it: one line, no traceback
+    except (SpeechSSLError, OSError) as error:  # the user can fix it: one line, no traceback
         print(f"speechssl: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -44,7 +44,7 @@ def _main(words: list[str]) -> int:
             raise
         print(f"speechssl: {cure}", file=sys.stderr)
         return 2
-    except SystemExit as end:  # how typer returns, also where it was interrupted
+    except SystemExit as end:  # typer exits this way, also after an interrupt
         if end.code == INTERRUPTED:
             raise KeyboardInterrupt from None
         return int(end.code or 0)

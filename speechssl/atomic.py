@@ -1,6 +1,6 @@
-"""Files and folders that are there whole or not at all: written beside their place, then renamed into it.
+"""Atomic writes of files and folders: written under a temporary name beside the target, then renamed.
 
-Where a process is killed while it writes, the old file is as it was, and `.NAME.NUMBER.tmp` is left behind.
+If a process is killed while writing, the old file is unchanged, and `.NAME.NUMBER.tmp` is left behind.
 """
 
 import secrets
@@ -11,24 +11,24 @@ from pathlib import Path
 
 __all__ = ["Draft", "atomic", "write_atomically"]
 
-_LONGEST = 50  # signs of the name that a temporary name begins with: 255 bytes hold them, each of four
+_LONGEST = 50  # characters of the name in a temporary name, so that it fits into 255 bytes with four bytes for each
 
 
 class Draft:
-    """A file or folder under a temporary name, which no other process or thread uses, until it is whole."""
+    """A file or folder under a unique temporary name until it is complete."""
 
     def __init__(self, path: Path) -> None:
-        """Choose a name beside `path`, in the same file system; the folder is made, nothing is written."""
+        """Choose a name beside `path`, in the same file system; creates the parent folder only."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.temporary = path.with_name(f".{path.name[:_LONGEST]}.{secrets.token_hex(4)}.tmp")
 
     def publish(self) -> None:
-        """Give it its name: a file takes the place of the one that is there, a folder that of an empty one alone."""
+        """Rename it to its final name; a file replaces an existing file, a folder only an empty folder."""
         self.temporary.replace(self.path)
 
     def drop(self) -> None:
-        """Remove it, if it is there and has no name yet."""
+        """Remove it if it exists under its temporary name."""
         if self.temporary.is_dir() and not self.temporary.is_symlink():
             shutil.rmtree(self.temporary, ignore_errors=True)
         else:
@@ -37,10 +37,10 @@ class Draft:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path, to be written to as a file or made a folder, that is renamed to `path` in the end.
+    """Yield a temporary path for a new file or folder, which is renamed to `path` at the end of the block.
 
-    After an error what was written is removed, and `path` is as it was. An `OSError` that names no file, as of a full
-    disk, or names the temporary one, names `path`.
+    After an error the temporary file is removed, and `path` is unchanged. An `OSError` without a file name (a full
+    disk) or with the temporary name gets the name of `path`.
     """
     draft = Draft(path)
     try:
@@ -55,7 +55,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file, of text in UTF-8, so that a reader finds the old one or the new one, never half of it."""
+    """Write a file, text in UTF-8, so that readers see the old or the new content, never a part."""
     with atomic(path) as temporary:
         if isinstance(content, bytes):
             temporary.write_bytes(content)

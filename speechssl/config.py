@@ -1,4 +1,4 @@
-"""Strict configurations: YAML and `key=value` overrides to frozen dataclasses. Knows no particular configuration.
+"""Strict configurations: loads frozen dataclasses from YAML and `key=value` overrides.
 
 pydantic does the validation; the dataclasses themselves stay plain, so that model code does not depend on it.
 """
@@ -38,15 +38,15 @@ __all__ = [
 ]
 
 Config = TypeVar("Config")
-Row = tuple[str, object, bool]  # a dotted key, its value, and whether that is the default
+Row = tuple[str, object, bool]  # a dotted key, its value, and whether the value is the default
 
 
 class Shown(ABC):
-    """What a configuration makes of its keys and shows beside them: a field of it with `init=False`."""
+    """Values derived from a configuration and shown with its keys; stored in a field with `init=False`."""
 
     @abstractmethod
     def rows(self) -> Iterator[Row]:
-        """Yield what is shown."""
+        """Yield the rows to show."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -57,13 +57,13 @@ def configuration(cls: type[Config]) -> type[Config]:
 
 
 class OneOf:
-    """Annotates a field that takes one of several configurations, told apart by their key `kind`.
+    """Annotation of a field that takes one of several configurations, selected by their key `kind`.
 
-    Unlike a union in the annotation, the set is open: it is asked for when a recipe is read.
+    Unlike a union type, the set of configurations is open: it is determined when a recipe is read.
     """
 
     def __init__(self, kinds: Callable[[], Mapping[str, type]], *, hint: str) -> None:
-        """Take what gives the classes by kind, at least two, and what to do where a kind is not among them."""
+        """Take a function that returns at least two classes by kind, and advice for an unknown kind."""
         self.kinds, self.hint = kinds, hint
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -73,22 +73,22 @@ class OneOf:
 
 
 def was(old: str, default: Any) -> Any:
-    """Make a field whose key had another name once, which is still read.
+    """Make a field whose key was renamed; the old name is still read.
 
     Args:
-        old: the name it had.
-        default: of the field.
+        old: the old name.
+        default: default of the field.
     """
     return dataclasses.field(default=default, metadata={"was": old})
 
 
 def like(section: str, key: str, *, old: str = "") -> Any:
-    """Make a field for a section that may be left out, and whose `key` is as that of another where it says nothing.
+    """Make a field for an optional section that inherits keys of one subsection from another section.
 
     Args:
-        section: the other, of the same kind: `data` for `dev`.
-        key: its section whose keys are taken over one by one.
-        old: name that the field had once, which is still read.
+        section: the other section, of the same kind: `data` for `dev`.
+        key: name of the subsection whose keys are inherited one by one.
+        old: old name of the field, which is still read.
     """
     return dataclasses.field(default=None, metadata={"like": (section, key), "was": old})
 
@@ -97,13 +97,13 @@ def load(path: Path, config_type: type[Config], overrides: Sequence[str] = ()) -
     """Read a recipe.
 
     Args:
-        path: a YAML file that holds only what differs from the defaults.
+        path: a YAML file with the keys that differ from the defaults.
         config_type: a class made by `configuration`.
         overrides: `key=value` pairs, the key dotted (`mask.span=5`, or `iterations.2.seed=5` for the second of a
             list), the value in YAML.
 
     Raises:
-        ConfigError: the file is missing or no mapping, a key is unknown, or a value is refused.
+        ConfigError: the file is missing or no mapping, a key is unknown, or a value is invalid.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -126,13 +126,13 @@ def from_dict(
     """Build a configuration from nested mappings.
 
     Args:
-        values: by key.
+        values: values by key.
         config_type: a class made by `configuration`.
-        where: origin of the values, named in errors.
-        overrides: `key=value` pairs that are in `values`, but come from the command line.
+        where: origin of the values, for error messages.
+        overrides: `key=value` pairs from the command line, already contained in `values`; for error messages.
 
     Raises:
-        ConfigError: a key is unknown, or a value is refused.
+        ConfigError: a key is unknown, or a value is invalid.
     """
     try:
         return TypeAdapter(config_type).validate_python(_filled(_renamed(values, config_type), config_type))
@@ -145,12 +145,12 @@ def from_dict(
 
 
 def to_dict(config: object) -> dict[str, Any]:
-    """Return a configuration as nested plain values, as JSON would hold them."""
+    """Return a configuration as nested plain JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))  # type: ignore[call-overload]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by their dotted keys.
+    """Return nested values as a flat dictionary with dotted keys.
 
     Examples:
         >>> flatten({"seed": 1, "train": {"steps": 2}})
@@ -163,7 +163,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def describe(config: object) -> list[str]:
-    """List every key with its value, a star beside each that is not the default."""
+    """List every key with its value, with a star after values that are not the default."""
     rows = list(rows_of(config))
     width = max((len(key) for key, _, _ in rows), default=0)
     return [f"{key:{width}}  {value}{'' if is_default else '  *'}" for key, value, is_default in rows]
@@ -174,7 +174,7 @@ def rows_of(config: Any, defaults: Any = None) -> Iterator[Row]:
 
     Args:
         config: a dataclass.
-        defaults: what its keys are compared with; None for the defaults of its class.
+        defaults: object whose values count as the defaults; None for the defaults of the class.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -203,7 +203,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _place(section: Any, key: str, override: str) -> str | int:
-    """Return where a key stands in a section, or a number, counted from 1, in a list."""
+    """Return the key of an entry of a section, or the index of an entry of a list, numbered from 1 in `key`."""
     match section:
         case dict():
             return key
@@ -215,15 +215,15 @@ def _place(section: Any, key: str, override: str) -> str | int:
             )
         case _:
             raise ConfigError(
-                f"override {override!r}: what {key} is to be set in is a single value, it has no keys of its own"
+                f"override {override!r}: {key} cannot be set in a single value, which has no keys of its own"
             )
 
 
 def _renamed(values: Mapping[str, Any], config_type: type) -> dict[str, Any]:
-    """Give the keys that had other names once their present ones, in all sections.
+    """Replace old names of keys by the current ones, in all sections.
 
     Raises:
-        ConfigError: a key is there under both.
+        ConfigError: a key is given under both names.
     """
     renamed = dict(values)
     for field in dataclasses.fields(config_type):
@@ -238,7 +238,7 @@ def _renamed(values: Mapping[str, Any], config_type: type) -> dict[str, Any]:
 
 
 def _old_names(values: Mapping[str, Any], config_type: type, prefix: str = "") -> Iterator[str]:
-    """Yield what to say of the keys that have other names now."""
+    """Yield a message for each key that is given under its old name."""
     for field in dataclasses.fields(config_type):
         old = field.metadata.get("was")
         if old and old in values:
@@ -249,7 +249,7 @@ def _old_names(values: Mapping[str, Any], config_type: type, prefix: str = "") -
 
 
 def _sections_in(field: "dataclasses.Field[Any]", given: Any) -> list[type]:
-    """Return the class of the configuration that a section is of: of several, the one of its kind."""
+    """Return the configuration class of a section, selected by its `kind` if there are several; empty if none fits."""
     if not isinstance(given, Mapping):
         return []
     known = _dataclasses_in(field.type)
@@ -258,7 +258,7 @@ def _sections_in(field: "dataclasses.Field[Any]", given: Any) -> list[type]:
 
 
 def _filled(values: Mapping[str, Any], holder: Any) -> dict[str, Any]:
-    """Complete the sections given in part: the defaults of `holder`, class or object, count, not their own class's."""
+    """Complete partly given sections with the defaults of `holder` (class or object), not those of their own class."""
     filled = dict(values)
     for field in dataclasses.fields(holder):
         given = _taken_over(field, values)
@@ -275,7 +275,7 @@ def _filled(values: Mapping[str, Any], holder: Any) -> dict[str, Any]:
 
 
 def _taken_over(field: "dataclasses.Field[Any]", values: Mapping[str, Any]) -> Any:
-    """Return what is given of a section, with what it takes over from another, see `like`."""
+    """Return the given values of a section, with the keys inherited from another section, see `like`."""
     given = values.get(field.name)
     section, key = field.metadata.get("like", ("", ""))
     other = values.get(section)
@@ -316,7 +316,7 @@ def _explain(item: Any, config_type: type, where: str, overrides: Sequence[str])
 
 
 def _is_union_tag(part: object, config_type: type) -> bool:
-    """Tell the tags that pydantic puts between the keys from the keys; only tags follow a key they are no key of."""
+    """Return whether a part of pydantic's error location is the tag of a union, not a key of the configuration."""
     return part in _tags(config_type) and part not in {key.split(".")[-1] for key in _known_keys(config_type)}
 
 
@@ -339,7 +339,7 @@ def _known_keys(config_type: type, prefix: str = "") -> Iterator[str]:
 
 
 def _hints(config_type: type) -> Iterator[tuple[str, str]]:
-    """Yield the keys that take one of an open set of configurations, with what to do where it lacks one."""
+    """Yield the keys annotated by `OneOf`, with the advice for an unknown kind."""
     for field in dataclasses.fields(config_type):
         for annotation in (field.type, *getattr(field.type, "__args__", ())):
             notes = getattr(annotation, "__metadata__", ())
@@ -361,5 +361,5 @@ def _dataclasses_in(annotation: Any) -> list[type]:
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:
-    """Return plain values as YAML, in their order, with a line feed at the end."""
+    """Return plain values as YAML in their order, with a final line feed."""
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

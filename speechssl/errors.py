@@ -1,12 +1,12 @@
-"""The exceptions a user can act on. A wrong argument from our own code is a plain `ValueError`, not one of these.
+"""Exceptions for problems that the user can fix; a wrong argument in our own code is a plain `ValueError`.
 
 SpeechSSLError
 |-- ConfigError       a recipe or an override
 |-- ManifestError     a manifest, a split list, a transcript
 |-- AudioError        one audio file
-|   `-- AudioSettingError   that another setting would take
+|   `-- AudioSettingError   one that other settings would accept
 |-- LabelError        frame labels, or the k-means they come from
-|-- VocabularyError   a text and a vocabulary that do not fit, a target too long for its audio
+|-- VocabularyError   a text that does not fit the vocabulary, a target too long for its audio
 |-- CheckpointError   a checkpoint or a run folder
 |-- TrainingError     a run that cannot go on
 |-- StoppedError      a run that was asked to stop, and has saved: no failure
@@ -30,15 +30,15 @@ __all__ = [
 ]
 
 
-_OPTIONS = ("min_sample_rate", "channels")  # what commands without a recipe let one choose of how audio is read
+_OPTIONS = ("min_sample_rate", "channels")  # keys of `AudioConfig` that are options of commands without a recipe
 
 
 class SpeechSSLError(Exception):
-    """Anything the user can mend; the command line prints it in one line, without a traceback."""
+    """A problem that the user can fix; the command line prints it in one line, without a traceback."""
 
 
 class ConfigError(SpeechSSLError):
-    """A recipe, or an override of it, that cannot be used as it stands."""
+    """A recipe or an override that is invalid."""
 
 
 class ManifestError(SpeechSSLError):
@@ -49,20 +49,20 @@ class AudioError(SpeechSSLError):
     """An audio file that is missing, broken, silent, non-finite, too short, too long or of a refused format."""
 
     def under(self, settings: str | None) -> "AudioError":
-        """Return the error of who reads audio by settings that stand under `settings`; see `AudioSettingError`."""
+        """Return the error for callers whose audio settings are found under `settings`; see `AudioSettingError`."""
         return self
 
 
 class AudioSettingError(AudioError):
-    """Audio that another setting of how it is read would take. Who reads it knows by what name that is set, if at all.
+    """Audio that another setting would accept; the caller adds under which name the setting is found, if any.
 
     Args:
         found: what is wrong, with the file.
-        cure: what to do that needs no setting.
+        cure: what to do without a change of settings.
         key: field of `AudioConfig`.
-        value: that would take the audio.
-        purpose: what for, if that is not plain.
-        settings: what stands before the key: a section, as `dev.audio.`, `--` for options; None where it is not set.
+        value: value of the field that would accept the audio.
+        purpose: purpose of the setting, if it is not obvious.
+        settings: prefix of the key: a section such as `dev.audio.`, or `--` for options; None if it cannot be set.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class AudioSettingError(AudioError):
         super().__init__(found, cure, key, value, purpose, settings)
 
     def __str__(self) -> str:
-        """Say it all."""
+        """Return the message, with the setting if it can be set."""
         found, cure, key, value, purpose, settings = self.args
         if settings is None or (settings == "--" and key not in _OPTIONS):
             return f"{found}; {cure}"
@@ -79,7 +79,7 @@ class AudioSettingError(AudioError):
         return f"{found}; {cure}, or set {named}{purpose}"
 
     def under(self, settings: str | None) -> AudioError:
-        """Return the same with the place where its setting stands."""
+        """Return the same error with the prefix of its setting."""
         found, cure, key, value, purpose, _ = self.args
         return AudioSettingError(found, cure, key, value, purpose, settings)
 

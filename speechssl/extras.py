@@ -1,7 +1,8 @@
-"""Packages that are not always there: the extras of setup.py, and torchaudio where it does not fit its torch.
+"""Optional packages: the extras of setup.py, and torchaudio versions that do not match torch.
 
-The core runs models: it reads audio, makes features, units and texts. What only training, scoring, checking, corpora
-or pictures need is imported by the modules that need it, and `missing_extra` says afterwards what to install.
+The core installation runs models: it reads audio and computes features, units and texts. Packages for training,
+scoring, checking, corpora or plots are imported by the modules that need them; if one is missing, `missing_extra` says
+what to install.
 """
 
 import importlib
@@ -13,7 +14,7 @@ from speechssl.errors import PackageError
 
 __all__ = ["MODULES", "import_torchaudio", "missing_extra"]
 
-MODULES = {  # what each extra brings, by the names that are imported
+MODULES = {  # modules that each extra provides
     "train": ("tensorboard", "jiwer", "fontTools"),
     "score": ("jiwer", "rapidfuzz"),
     "check": ("fontTools", "xxhash"),
@@ -23,15 +24,15 @@ MODULES = {  # what each extra brings, by the names that are imported
 
 
 def missing_extra(error: ModuleNotFoundError, command: str, extras: Sequence[str]) -> str | None:
-    """Say in one line what to install for a command that could not import something.
+    """Return one line that says what to install for a command that could not import a module.
 
     Args:
-        error: what the import raised.
-        command: that was run, as typed.
-        extras: that it needs.
+        error: the exception of the import.
+        command: the command, as typed.
+        extras: the extras that the command needs.
 
     Returns:
-        None if no extra brings the module: then it is a fault, not something to install.
+        None if no extra provides the module: then the exception is a bug.
     """
     name = (error.name or "").partition(".")[0]
     if not any(name in modules for modules in MODULES.values()):
@@ -41,13 +42,13 @@ def missing_extra(error: ModuleNotFoundError, command: str, extras: Sequence[str
 
 
 def import_torchaudio(module: str) -> Any:
-    """Import a module of torchaudio, as `functional`.
+    """Import a module of torchaudio, such as `functional`.
 
-    torchaudio holds compiled code for certain versions of torch, and the metadata of some of its releases do not say
-    for which: an installation can succeed whose import cannot.
+    torchaudio contains compiled code for certain versions of torch, which the metadata of some releases do not name: so
+    an installation can succeed although the import fails.
 
     Raises:
-        PackageError: it is not installed, or cannot be loaded beside the torch that is.
+        PackageError: torchaudio is not installed, or cannot be loaded with the installed torch.
     """
     try:
         return importlib.import_module(f"torchaudio.{module}")
@@ -67,17 +68,18 @@ def _version(package: str) -> str:
 
 
 def _innermost(error: BaseException) -> str:
-    """Return the first line of what was raised first: torch hides the missing symbol behind an error of its own."""
+    """Return the first line of the original error: torch wraps the one that names the missing symbol."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [repr(error)])[0]
 
 
 def _cure(torch: str) -> str:
-    """Return the command that installs the torchaudio for a torch.
+    """Return the command that installs the torchaudio that matches a torch.
 
-    As tried with the packages on PyPI: its namesake up to 2.10, 2.11.0 for torch 2.11 to 2.14 and 2.11.1 from 2.13 on.
-    They are built for CUDA: beside a torch of another index, as `+cpu`, only that index has one that can be loaded.
+    Found by trials with the packages on PyPI: the same version up to 2.10, 2.11.0 for torch 2.11 to 2.14, and 2.11.1
+    from 2.13 on. They are built for CUDA: with a torch from another index, such as `+cpu`, only a torchaudio from that
+    index can be loaded.
     """
     release, _, build = torch.partition("+")
     number = tuple(int(part) for part in release.split(".")[:2] if part.isdecimal())

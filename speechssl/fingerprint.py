@@ -1,8 +1,8 @@
-"""Fingerprints: what tells contents apart, by name in checkpoints, labels, caches and records.
+"""Fingerprints: hashes that identify contents in checkpoints, labels, caches and records.
 
-Two kinds: BLAKE2b of parts that follow each other, where millions of rows are listed or draws made; SHA-256 of a whole
-content, as `sha256sum` prints it. What was stored has to be found again by a later version, so neither the bytes that
-are hashed nor the lengths change: `tests/test_fingerprint.py` has one of each.
+There are two kinds: BLAKE2b of a sequence of parts, for lists of millions of rows and for random draws; SHA-256 of a
+whole content, as printed by `sha256sum`. Stored fingerprints have to match in later versions, so neither the hashed
+bytes nor the lengths may change: `tests/test_fingerprint.py` pins one of each.
 """
 
 import hashlib
@@ -11,23 +11,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # lists of audio do without torch
+if TYPE_CHECKING:  # manifests are hashed without torch
     from torch import Tensor
 
 __all__ = ["DIGITS", "LONG", "SHORT", "begin", "bytes_of", "of_bytes", "of_file", "of_parts", "of_tensors", "of_values"]
 
 DIGITS = 16  # hex digits of a fingerprint that people compare, of either kind
 SHORT = DIGITS // 2  # bytes of BLAKE2b
-LONG = 16  # bytes of BLAKE2b, where what is compared comes from many hands
+LONG = 16  # bytes of BLAKE2b for contents from many sources
 
 
 def begin(size: int = SHORT, *, key: bytes = b"") -> "hashlib.blake2b":
-    """Begin a BLAKE2b digest of `size` bytes, to be updated with one part after another."""
+    """Return a new BLAKE2b digest of `size` bytes, to be updated part by part."""
     return hashlib.blake2b(digest_size=size, key=key)
 
 
 def of_parts(parts: Iterable[bytes], size: int = SHORT) -> str:
-    """Return the 2 `size` hex digits of BLAKE2b of parts, as if they were one."""
+    """Return the 2 x `size` hex digits of BLAKE2b of the concatenated parts."""
     digest = begin(size)
     for part in parts:
         digest.update(part)
@@ -40,17 +40,17 @@ def of_bytes(content: bytes) -> str:
 
 
 def of_file(path: Path) -> str:
-    """Return the 64 hex digits of SHA-256 of what a file holds.
+    """Return the 64 hex digits of SHA-256 of a file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_values(values: Mapping[str, Any]) -> str:
-    """Return `DIGITS` of SHA-256 of plain values as JSON, whose keys may come in any order."""
+    """Return `DIGITS` of SHA-256 of plain values as JSON, independent of the order of keys."""
     return of_bytes(json.dumps(values, sort_keys=True).encode())[:DIGITS]
 
 
@@ -64,5 +64,5 @@ def of_tensors(tensors: "Mapping[str, Tensor]") -> str:
 
 
 def bytes_of(tensor: "Tensor") -> bytes:
-    """Return the values of a tensor, in its own type, row by row."""
+    """Return the values of a tensor as bytes of its own type, row by row."""
     return tensor.detach().cpu().contiguous().numpy().tobytes()

@@ -1,4 +1,4 @@
-"""How a program treats the memory it frees. For programs, once at their start; a library has no business to."""
+"""Memory allocation settings of the process, for programs at their start; a library must not change them."""
 
 import ctypes
 
@@ -6,17 +6,17 @@ __all__ = ["keep_freed_memory"]
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory it frees, for its next tensors, instead of handing it back to the system.
+    """Keep freed memory in this process for its next tensors, instead of returning it to the system.
 
-    glibc maps every tensor above a few MiB anew, and the system fills each new page with zeros at its first use: a
+    glibc maps every tensor above a few MiB anew, and the system zeroes each new page at its first use, which takes a
     tenth of a training step of BASE on CPU.
 
     Returns:
-        Whether this C library knows such settings (glibc does).
+        Whether the C library has these settings (glibc does).
     """
-    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    trim_threshold, mmap_max = -1, -4  # constants of malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, or no way to look into it
+    except (AttributeError, OSError, TypeError):  # another C library, or none that can be loaded
         return False
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))

@@ -1,4 +1,4 @@
-"""Ranks of a torchrun job, or the single process without one: who we are, on which device, and the sums we need."""
+"""Ranks of a torchrun job, or of a single process: rank, device, and sums over ranks."""
 
 import os
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
-        """Return the sum over ranks of a tensor, which is left as it is."""
+        """Return the sum of a tensor over all ranks; the tensor itself is unchanged."""
         total = value.detach().clone()
         if self.world_size > 1:
             distributed.all_reduce(total)
@@ -39,20 +39,20 @@ class Ranks:
 
 
 def pick_device() -> torch.device:
-    """Return this process's accelerator, or the CPU where there is none.
+    """Return this process's accelerator, or the CPU if there is none.
 
-    On CUDA, convolutions then round float32 as products of matrices do: not at all, unless the process asked for it.
+    On CUDA, this also sets TF32 for convolutions to the setting of matrix products: off, unless the process enabled it.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return torch.device("cpu")
     if accelerator.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # cuDNN's default is to round
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # cuDNN enables TF32 by default
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def start_ranks() -> Ranks:
-    """Join the job that torchrun started, if it did."""
+    """Join the torchrun job, if there is one, and return this process's rank."""
     device = pick_device()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1 and not distributed.is_initialized():
@@ -61,15 +61,15 @@ def start_ranks() -> Ranks:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor of which each rank holds a share, put together; all ranks have to ask. Others as they are."""
+    """Gather a sharded tensor, on all ranks together; return other tensors unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_tensors(tensors: Mapping[str, Tensor], ranks: Ranks, device: torch.device) -> dict[str, Tensor]:
-    """Put tensors together of which each rank holds a share, on a device of the first rank; all have to ask."""
+    """Gather sharded tensors on a device of the first rank; all ranks have to call it."""
     gathered = {}
     for name, tensor in tensors.items():
         whole_tensor = whole(tensor.detach())
-        if ranks.is_first:  # the others let go of it at once
+        if ranks.is_first:  # the other ranks release it at once
             gathered[name] = whole_tensor.to(device).contiguous()
     return gathered

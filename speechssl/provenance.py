@@ -1,4 +1,4 @@
-"""Which sources ran: their commit, where they lie in a checkout of this project."""
+"""The commit of the running source code, if it is a checkout of this project."""
 
 import subprocess
 from pathlib import Path
@@ -7,9 +7,9 @@ __all__ = ["source_commit"]
 
 
 def source_commit() -> str | None:
-    """Return the commit of the sources, with a + where they differ from it; None for an installed wheel.
+    """Return the commit of the sources, with a + if they were changed; None for an installed wheel.
 
-    A wheel may be installed inside somebody else's checkout, of which git would tell: it has to list this file.
+    A wheel may be installed inside another project's checkout; so git has to list this file.
     """
     here = Path(__file__)
     try:

@@ -178,7 +178,7 @@ def test_the_last_override_of_a_key_wins_over_the_recipe_and_earlier_ones(recipe
     [
         ("seed", r"override 'seed': expected key=value, for example train\.steps=100"),
         ("=3", "override '=3': expected key=value"),
-        ("seed.deep=1", r"override 'seed\.deep=1': what deep is to be set in is a single value"),
+        ("seed.deep=1", r"override 'seed\.deep=1': deep cannot be set in a single value"),
         ("seed=[1", r"override 'seed=\[1': the value is not valid YAML"),
         ("data.manifests.2=b.tsv", r"expected a number from 1 to 1 in the recipe's list, found 2"),
         ("data.manifests.first=b.tsv", r"expected a number from 1 to 1 in the recipe's list, found first"),

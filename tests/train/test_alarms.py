@@ -78,7 +78,7 @@ def reports(out: Path) -> list[dict[str, float]]:
 def test_an_alarm_is_written_and_printed_and_the_run_goes_on(train, capfd) -> None:
     out = train().parent
     assert (4, "codebook_collapse") in alarms(out)
-    assert "ALARM at step 4: codebook_collapse: perplexity of the codebook" in capfd.readouterr().err
+    assert "ALARM at step 4: codebook_collapse: perplexity of the least used codebook" in capfd.readouterr().err
     assert reports(out)[-1]["step"] == 8
 
 

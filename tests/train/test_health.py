@@ -260,8 +260,8 @@ def test_an_alarm_says_what_was_seen_what_was_expected_and_what_to_change() -> N
     monitor, bad, _ = monitor_of("codebook_collapse", patience=1)
     (alarm,) = monitor.check(7, 100, bad)
     assert alarm == Alarm(name="codebook_collapse", step=7, message=alarm.message)
-    assert alarm.message.startswith("perplexity of the codebook that is used least is 1.9, expected at least 2 (seen: ")
-    assert "Likely: the quantizer answers every frame alike" in alarm.message
+    assert alarm.message.startswith("perplexity of the least used codebook is 1.9, expected at least 2 (seen: ")
+    assert "Likely: the quantizer maps every frame to the same entries" in alarm.message
     assert "To change: lower optim.lr" in alarm.message
 
 

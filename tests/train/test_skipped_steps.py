@@ -34,4 +34,4 @@ def test_losses_are_averages_over_what_is_predicted_and_the_broken_batch_is_susp
     ]
     assert [batch.loss for batch in kept.batches] == pytest.approx([1.5, math.nan, 3.0], nan_ok=True)
     assert kept.suspects() == ["c"]
-    assert "step 7: loss 1.5, gradient norm inf: not finite, nothing was updated; utterances: c; see which" in said
+    assert "step 7: loss 1.5, gradient norm inf: not finite, nothing was updated; utterances: c; find the one" in said
