@@ -1,4 +1,4 @@
-"""Speech self-supervised representation learning: wav2vec 2.0 and HuBERT on one trunk, CTC fine-tuning, WER.
+"""Speech self-supervised representation learning: wav2vec 2.0 and HuBERT with one encoder, CTC fine-tuning, WER.
 
     import speechssl
 

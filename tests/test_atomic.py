@@ -1,4 +1,4 @@
-"""Files and folders are there whole or not at all, and one module does the renaming."""
+"""Atomic writes of files and folders, which only one module does."""
 
 import ast
 import os

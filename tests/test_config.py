@@ -1,4 +1,4 @@
-"""Recipes and overrides to configurations, strictly."""
+"""Strict loading of configurations from recipes and overrides."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The core runs without the extras; what lacks one says which; torch and torchaudio that do not fit are named."""
+"""The core runs without extras; errors name missing extras, and torch and torchaudio versions that do not match."""
 
 import importlib
 import importlib.metadata

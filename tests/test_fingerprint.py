@@ -1,4 +1,4 @@
-"""What is stored in checkpoints, labels, caches and records is found again: one literal digest of each kind.
+"""Stored fingerprints of checkpoints, labels, caches and records stay valid: one literal digest of each kind.
 
 A change of any of them makes files of earlier versions strange to this one: labels seem to be of another k-means, runs
 and caches begin anew.

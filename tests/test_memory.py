@@ -1,4 +1,4 @@
-"""How a program treats the memory it frees: speechssl.memory."""
+"""Memory allocation settings: speechssl.memory."""
 
 import platform
 import subprocess

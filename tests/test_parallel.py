@@ -1,4 +1,4 @@
-"""Ranks and devices: speechssl.parallel. What several processes do is in tests/distributed."""
+"""Ranks and devices: speechssl.parallel. Tests with several processes are in tests/distributed."""
 
 from collections.abc import Iterator
 

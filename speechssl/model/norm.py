@@ -22,7 +22,8 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise the last axis."""
-        return super().forward(input.to(self.weight.dtype) if _is_added_up_in_16_bits(input) else input)
+        is_16_bit_on_cpu = input.device.type == "cpu" and input.dtype.is_floating_point and input.dtype.itemsize < 4
+        return super().forward(input.to(self.weight.dtype) if is_16_bit_on_cpu else input)
 
 
 class ChannelNorm(LayerNorm):
@@ -128,7 +129,3 @@ def _multiply(windows: Tensor, kernels: Tensor) -> Tensor:
     with torch.autocast(device, enabled=False):  # the bias may cancel most of the product, too much for bfloat16
         out = windows @ kernels
     return out.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else out
-
-
-def _is_added_up_in_16_bits(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype.is_floating_point and x.dtype.itemsize < 4

@@ -60,8 +60,8 @@ _BANDS: tuple[Band, ...] = (
         is_early=False,
         after=0.5,
         said_by="all_blank",
-        seen="0.63 (CER 0.51), 0.85 (0.69) and 0.95 (0.74, the worst that learned anything). A random trunk frozen for "
-        "ever, a learning rate 100 times too high, texts of other utterances or languages: 1.00",
+        seen="0.63 (CER 0.51), 0.85 (0.69) and 0.95 (0.74, the worst that learned anything). A random encoder frozen "
+        "for ever, a learning rate 100 times too high, texts of other utterances or languages: 1.00",
         likely="the hypotheses are unrelated to the texts: texts of another language or of other utterances, audio "
         "whose sample rate is not what its files say, an encoder that is frozen for ever, random or pretrained on "
         "other speech, a learning rate too high or too low",

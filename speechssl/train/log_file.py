@@ -47,7 +47,7 @@ class LogFile:
         Raises:
             TrainingError: the line cannot be written, for example on a full disk; the file is unchanged.
         """
-        finite = {key: value if _is_finite(value) else None for key, value in row.items()}
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         line = rest = (json.dumps(finite, allow_nan=False) + "\n").encode()
         try:
             while rest:  # on a disk that fills up, write() takes a part of the line and fails only at the next call
@@ -125,7 +125,3 @@ def _cut(path: Path, done: int) -> None:
 
 def _lines(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def _is_finite(value: object) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)

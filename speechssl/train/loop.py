@@ -42,7 +42,9 @@ def explained_failures(ranks: Ranks, state: TrainState) -> Iterator[None]:
             "and raise train.accumulate by as much; the same command goes on from the last checkpoint"
         ) from error
     except RuntimeError as error:
-        if ranks.world_size == 1 or not _is_of_exchange(error):
+        # gloo raises plain RuntimeErrors
+        is_from_exchange = isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
+        if ranks.world_size == 1 or not is_from_exchange:
             raise
         lost = _lost_ranks(ranks)
         who = f"rank {', '.join(map(str, lost))} died" if lost else "the ranks lost each other"
@@ -51,10 +53,6 @@ def explained_failures(ranks: Ranks, state: TrainState) -> Iterator[None]:
             "why; torchrun with --max-restarts starts all ranks again, or the same command goes on from the last "
             "checkpoint"
         ) from error
-
-
-def _is_of_exchange(error: RuntimeError) -> bool:
-    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()  # gloo raises plain RuntimeErrors
 
 
 def _lost_ranks(ranks: Ranks) -> list[int]:

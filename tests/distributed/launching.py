@@ -1,4 +1,4 @@
-"""Start torchrun as a user does, with two processes on this machine's CPU."""
+"""Starts torchrun with two processes on this machine's CPU, as a user does."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def torchrun(*command: str | Path, timeout: float = 300, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run a script, or `-m` and a module, with its arguments; its end is the caller's to check."""
+    """Run a script, or `-m` and a module, with its arguments; the caller checks the exit status."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Two processes label as one does: the same centroids, the same label file."""
+"""Two processes give the same labels as one: the same centroids, the same label file."""
 
 import dataclasses
 import os
@@ -41,7 +41,7 @@ distributed.destroy_process_group()
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, make_corpus, tiny_encoder) -> dict[str, Path]:
-    """Give the folders of runs of two processes, and beside each, with `-one` in its name, that of one process."""
+    """Return the folders of runs of two processes, and beside each, with `-one` in its name, that of one process."""
     folder = tmp_path_factory.mktemp("cluster")
     data = DataConfig(manifests=(make_corpus(folder / "corpus"),))
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Two processes learn what one learns, by DDP and by FSDP2, and go on from each other's checkpoints."""
+"""Two processes learn the same as one, with DDP and FSDP2, and resume from each other's checkpoints."""
 
 import dataclasses
 import functools
@@ -68,7 +68,7 @@ def launch(out: Path, *names: str) -> None:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, make_corpus, random_labels, tiny_encoder) -> PretrainConfig:
-    """Give a run with everything on: shares of the model, layers computed again, scores of held-out audio."""
+    """Return a run with all options: a sharded model, recomputed layers, scores on dev audio."""
     folder = tmp_path_factory.mktemp("recipe")
     manifest = make_corpus(folder / "corpus")
     write_labels(folder / "labels.tsv", random_labels(read_manifest(manifest)))
@@ -92,7 +92,7 @@ def recipe(tmp_path_factory, make_corpus, random_labels, tiny_encoder) -> Pretra
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, recipe: PretrainConfig) -> Path:
-    """Give the folder of what two processes did, beside `alone`, the checkpoint of one after a step."""
+    """Return the folder with the results of two processes, and `alone`, the checkpoint of one process after a step."""
     out = tmp_path_factory.mktemp("together")
     Training(CASES["ddp-early_epsilon"].alone(), ALONE).step().save(out / "alone", in_shares=False)
     launch(out, *FAST, "exchanges", "checkpoints", str(recipe.out.with_suffix(".yaml")))
@@ -173,7 +173,7 @@ def test_a_process_that_dies_while_saving_leaves_the_checkpoint_before(together:
 
 
 def in_one_process(recipe: PretrainConfig, name: str) -> PretrainConfig:
-    """Return the run as one process takes it up: as many batches a step, in another folder."""
+    """Return the run for one process: with as many batches per step, in another folder."""
     return dataclasses.replace(
         recipe, out=recipe.out.with_name(name), train=dataclasses.replace(recipe.train, accumulate=2)
     )

@@ -1,4 +1,4 @@
-"""Two processes of torchrun write the features that one does, in the same files."""
+"""Two processes of torchrun write the same feature files as one."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ distributed.destroy_process_group()
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, make_corpus, tiny_encoder) -> dict[str, tuple[Path, Path]]:
-    """Give the folders of two processes and of one, for each format."""
+    """Return the folders of two processes and of one, for each format."""
     folder = tmp_path_factory.mktemp("extract")
     data = DataConfig(manifests=(make_corpus(folder / "corpus"),))
     torch.manual_seed(0)

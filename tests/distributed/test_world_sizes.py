@@ -83,7 +83,7 @@ sys.exit(main(["pretrain", sys.argv[1]]))
 
 @pytest.fixture(scope="module")
 def configure(tmp_path_factory, make_corpus, random_labels, tiny_encoder):
-    """Give a function that makes the run of a name: four batches a step, whatever the number of ranks."""
+    """Return a function that makes the run of a name: four batches a step, whatever the number of ranks."""
     folder = tmp_path_factory.mktemp("world")
     manifest = make_corpus(folder / "corpus")
     write_labels(folder / "labels.tsv", random_labels(read_manifest(manifest)))
@@ -106,7 +106,7 @@ def configure(tmp_path_factory, make_corpus, random_labels, tiny_encoder):
 
 @pytest.fixture(scope="module")
 def runs(configure) -> dict[str, Path]:
-    """Give the folders of runs on one rank and on two."""
+    """Return the folders of runs on one rank and on two."""
     two = [configure("two", kind, 2) for kind in OBJECTIVES] + [configure("again", next(iter(OBJECTIVES)), 2)]
     (worker := two[0].out.with_name("worker.py")).write_text(WORKER)
     poisoned = configure("poisoned", "contrastive", 2)

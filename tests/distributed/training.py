@@ -1,7 +1,7 @@
-"""Tiny models that learn from noise, on as many ranks as torchrun starts; the same code without it is the comparison.
+"""Trains tiny models on noise on any number of ranks; runs under torchrun are compared with runs of a single process.
 
-Not a test: `training.py OUT CASE...` under torchrun writes what came out of each case of `CASES`, for
-`test_distribute.py`; a recipe in place of a case is run, interrupted and resumed.
+Not a test: `training.py OUT CASE...` under torchrun writes the results of each case of `CASES` for
+`test_distribute.py`; a recipe instead of a case is run, interrupted and resumed.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class Case:
     """One run."""
 
     objective: str = "hubert"
-    batches: int = 4  # of an update, over all ranks
+    batches: int = 4  # batches of an update, over all ranks
     layer_drop: float = 0.3
     dropout: float = 0.1
     bfloat16: bool = False
@@ -66,7 +66,7 @@ class Case:
     optim: OptimConfig = OPTIM
 
     def alone(self) -> "Case":
-        """Return what a single process does to learn the same."""
+        """Return the equivalent run of a single process."""
         return dataclasses.replace(self, parallel=ParallelConfig())
 
 

@@ -1,4 +1,4 @@
-"""CUDA's kernels for packed attention, on CPU and by their definition: what calls them can then be run and compared."""
+"""CPU stand-ins for CUDA's kernels for packed attention, so that their callers can be tested on a CPU."""
 
 import contextlib
 import itertools
@@ -13,7 +13,7 @@ __all__ = ["fused_kernels_on_cpu"]
 
 @contextlib.contextmanager
 def fused_kernels_on_cpu() -> Iterator[list[str]]:
-    """Let torch's operators compute on CPU, without dropout; gives the list that the kernels run are noted in."""
+    """Let torch's operators compute on CPU, without dropout; yields a list of the kernels that were run."""
     calls: list[str] = []
     library = torch.library.Library("aten", "IMPL")
 
@@ -58,7 +58,7 @@ def fused_kernels_on_cpu() -> Iterator[list[str]]:
 
 
 def _check(query: Tensor, offsets: Tensor, longest: int, dropout: float) -> None:
-    """Check what the kernels ask for."""
+    """Check the requirements of the kernels."""
     lengths = offsets.diff()
     assert offsets.dtype == torch.int32
     assert (int(offsets[0]), int(offsets[-1]), int(lengths.max())) == (0, len(query), longest)
@@ -86,7 +86,7 @@ def _gradients(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, gradi
 
 
 def _utterances(offsets: Tensor, *tensors: Tensor) -> Iterator[list[Tensor]]:
-    """Give (heads, frames, dim) of each."""
+    """Yield each utterance's tensors, (heads, frames, dim)."""
     for start, end in itertools.pairwise(offsets.tolist()):
         yield [tensor[start:end].transpose(0, 1) for tensor in tensors]
 

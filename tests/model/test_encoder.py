@@ -1,4 +1,4 @@
-"""The trunk: speechssl.model.encoder."""
+"""The encoder: speechssl.model.encoder."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What the host knows reaches the device: speechssl.model.host."""
+"""Copies from host to device: speechssl.model.host."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_a_generator_that_draws_there_already_is_taken_as_it_is() -> None:
 
 
 class ElsewhereGenerator(torch.Generator):
-    """A generator of another device, as far as it says."""
+    """A generator that claims another device."""
 
     device = property(lambda _: META)
 

@@ -14,7 +14,7 @@ LENGTHS = torch.tensor([110, 70])
 
 
 def adapted(*projections: str, dropout: float = 0.0) -> tuple[SpeechEncoder, LoraConfig]:
-    """Give a trunk whose adapters have learnt something."""
+    """Return an encoder with trained adapters."""
     config = LoraConfig(rank=3, alpha=5.0, projections=projections, dropout=dropout)  # type: ignore[arg-type]
     torch.manual_seed(1)
     encoder = add_adapters(tiny_encoder(), config)

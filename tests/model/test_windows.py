@@ -1,4 +1,4 @@
-"""Windows of a trunk: speechssl.model.windows."""
+"""Encoding in windows: speechssl.model.windows."""
 
 import dataclasses
 import itertools
@@ -17,20 +17,20 @@ SECOND = 16_000
 
 @pytest.fixture(params=["group", "layer"])
 def encoder(request, tiny_encoder) -> SpeechEncoder:
-    """Give a tiny trunk with either norm, whose frames are far from those of another level of the audio."""
+    """Return a tiny trunk with either norm, whose frames are far from those of another level of the audio."""
     torch.manual_seed(0)
     config = dataclasses.replace(tiny_encoder, conv_norm=request.param, conv_bias=request.param == "layer")
     return SpeechEncoder(config).eval()
 
 
 def encode(encoder: SpeechEncoder, waveform: torch.Tensor, **changes: int) -> list[torch.Tensor]:
-    """Return both layers, put together from windows."""
+    """Return both layers, concatenated from windows."""
     pieces = list(encode_windows(encoder, waveform, (1, 2), **({"size": 40, "overlap": 10} | changes)))
     return [torch.cat(layer) for layer in zip(*pieces, strict=True)]
 
 
 def local_only(encoder: SpeechEncoder) -> SpeechEncoder:
-    """Take away what is not local: attention and the convolution of positions."""
+    """Disable what is not local: attention and the positional convolution."""
     with torch.no_grad():
         for layer in encoder.transformer.layers:
             layer.attention.project_out.weight.zero_()

@@ -1,4 +1,4 @@
-"""Trunks small enough for a test: 2 layers, dim 32, a frame every 20 samples that looks at 30."""
+"""Encoders small enough for tests: 2 layers, dim 32, a frame every 20 samples with a receptive field of 30."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ LARGE_LIKE = dataclasses.replace(
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:
-    """Draw every parameter anew, large enough that nothing is close to the identity, to zero or to a default."""
+    """Redraw all parameters, large enough that nothing is close to the identity, to zero or to a default."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -40,18 +40,18 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
 
 
 def tiny_encoder(config: EncoderConfig = BASE_LIKE, seed: int = 0) -> SpeechEncoder:
-    """Return a trunk with random weights, in evaluation mode."""
+    """Return an encoder with random weights, in evaluation mode."""
     encoder = SpeechEncoder(config)
     randomise(encoder, seed)
     return encoder.eval()
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Return normal noise that depends on shape and seed alone."""
+    """Return normal noise that depends only on shape and seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the norm of the difference over that of what is expected; 0 for two tensors of zeros."""
+    """Return the norm of the difference relative to the expected norm; 0 for two tensors of zeros."""
     found, expected = found.detach().float(), expected.detach().float()
     return float((found - expected).norm() / expected.norm().clamp(min=1e-30))

@@ -1,4 +1,4 @@
-"""Batches of which an objective sees the labels alone: what was encoded is given apart."""
+"""Batches with labels only, for objectives whose encoded input is passed separately."""
 
 import torch
 from torch import Tensor

@@ -1,8 +1,8 @@
-"""A device that exists in tests only: computes on the CPU, and notes what would make the host wait for a real one.
+"""A fake device for tests: computes on the CPU, and records operations that would synchronise with a real device.
 
-A tensor of it says `.device` is `DEVICE`. Noted are reads of values (`.item()`, `bool()`, `.cpu()`), results whose size
-depends on values (`nonzero`, boolean indices), copies from the host that are not `non_blocking`, and tensors of the
-host in an operation on the device, which a real one refuses. `.tolist()` and `torch.tensor(..., device=)` fail.
+`.device` of its tensors is `DEVICE`. It records reads of values (`.item()`, `bool()`, `.cpu()`), results whose size
+depends on values (`nonzero`, boolean indices), copies from the host that are not `non_blocking`, and host tensors in an
+operation on the device, which a real device refuses. `.tolist()` and `torch.tensor(..., device=)` fail.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ import speechssl
 
 __all__ = ["DEVICE", "move_parameters", "on_device", "stubbed_device"]
 
-DEVICE = torch.device("lazy", 0)  # of the types without a backend, one that autograd runs in the caller's thread
+DEVICE = torch.device("lazy", 0)  # a type without backend for which autograd runs in the caller's thread
 READS = {"_local_scalar_dense", "is_nonzero", "equal", "allclose"}
 SIZED_BY_VALUES = {"nonzero", "masked_select", "bincount", "_unique2", "unique_dim", "unique_consecutive"}
-TAKE_FROM_HOST = {"_ctc_loss", "_ctc_loss_backward"}  # lengths of CTC: torch wants them on the host
+TAKE_FROM_HOST = {"_ctc_loss", "_ctc_loss_backward"}  # torch expects CTC's lengths on the host
 
 
 class OnDevice(Tensor):
-    """A tensor of the device; holds one of the CPU."""
+    """A tensor on the device; wraps a CPU tensor."""
 
     inner: Tensor
 
@@ -46,13 +46,13 @@ class OnDevice(Tensor):
 
 
 class DeviceGenerator(torch.Generator):
-    """A generator that says it draws on the device."""
+    """A generator that claims to be on the device."""
 
     device = property(lambda _: DEVICE)
 
 
 class _Watch(TorchDispatchMode):
-    """Computes, and notes what waits as `operation at file:line`."""
+    """Computes, and records synchronisations as `operation at file:line`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,9 +100,9 @@ class _Watch(TorchDispatchMode):
 
 @contextlib.contextmanager
 def stubbed_device() -> Iterator[list[str]]:
-    """Compute with tensors of the device; gives the list that what waits is noted in."""
+    """Compute with tensors on the device; yields the list of recorded synchronisations."""
     make_generator = torch.Generator
-    with pytest.MonkeyPatch.context() as patch, _Watch() as watch:  # the device knows neither autocast nor generators
+    with pytest.MonkeyPatch.context() as patch, _Watch() as watch:  # the device has neither autocast nor generators
         patch.setattr(torch, "is_autocast_enabled", lambda *_: False)
         patch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
         patch.setattr(
@@ -112,7 +112,7 @@ def stubbed_device() -> Iterator[list[str]]:
 
 
 def on_device(tensor: Tensor) -> Tensor:
-    """Return a tensor of the CPU as one of the device."""
+    """Return a CPU tensor as a tensor on the device."""
     return OnDevice(tensor)
 
 

@@ -1,4 +1,4 @@
-"""A task of somebody else's package, docs/examples/apc: found, trained, resumed, watched, planned, converted."""
+"""A task of a third-party package, docs/examples/apc: found, trained, resumed, monitored, planned, converted."""
 
 import dataclasses
 import shutil
@@ -56,7 +56,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def recipe(
     tmp_path: Path, make_corpus: Callable[..., Path], tiny_encoder: EncoderConfig
 ) -> Callable[..., PretrainConfig]:
-    """Give a function that reads a recipe of four steps, as from YAML."""
+    """Return a function that reads a recipe with four steps."""
     manifest = make_corpus(tmp_path / "corpus")
 
     def read(name: str, **changes: object) -> PretrainConfig:

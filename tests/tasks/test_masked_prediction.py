@@ -37,7 +37,7 @@ def _labels(*clusters: int) -> Tensor:
 
 
 def _oracle_loss(objective: MaskedPredictionObjective, is_chosen: Tensor, labels: Tensor, stream: int = 0) -> float:
-    """Sum the cross-entropy over the chosen frames, one after the other."""
+    """Sum the cross-entropy over the chosen frames, one by one."""
     total = 0.0
     for row, frame in is_chosen.nonzero().tolist():
         logits = objective.logits(_encoded().last[row, frame])[stream]

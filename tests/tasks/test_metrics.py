@@ -1,4 +1,4 @@
-"""The metrics of a run's health: speechssl.tasks.metrics."""
+"""Health metrics of a run: speechssl.tasks.metrics."""
 
 import itertools
 import math

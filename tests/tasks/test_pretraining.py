@@ -1,4 +1,4 @@
-"""Trunk and objective together: speechssl.tasks.pretraining."""
+"""Encoder and objective together: speechssl.tasks.pretraining."""
 
 import dataclasses
 

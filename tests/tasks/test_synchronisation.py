@@ -1,4 +1,4 @@
-"""No step makes the host wait for the device: forward and backward on a device that notes what would."""
+"""No step synchronises with the device: forward and backward pass on a fake device that records synchronisations."""
 
 import dataclasses
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def _model(config: Config, encoder: EncoderConfig) -> nn.Module:
 
 
 def _batch(lengths: tuple[int, ...]) -> Batch:
-    """Make a batch as the loop should move it: what describes its shape stays on the host."""
+    """Make a batch as the loop moves it: with its lengths on the host."""
     waveforms = noise(3, 820)
     frames = BASE_LIKE.frames_per_second * 820 / 16_000
     return Batch(
@@ -87,7 +87,7 @@ def test_a_step_never_waits_for_the_device(
 
 
 class NoOptimizer:
-    """Takes no steps: torch's own do not know the device."""
+    """An optimiser without steps, since torch's optimisers do not support the device."""
 
     param_groups: ClassVar[list[dict[str, float]]] = [{"lr": 0.0}]
 

@@ -1,4 +1,4 @@
-"""Models of every kind, with three layers."""
+"""Models of every task, with three layers."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from speechssl.tasks.registry import build_objective
 
 @pytest.fixture
 def models(tiny_encoder: EncoderConfig) -> dict[str, PretrainModel | CTCModel]:
-    """Give a model of each kind."""
+    """Return a model of each task."""
     encoder = dataclasses.replace(tiny_encoder, transformer=dataclasses.replace(tiny_encoder.transformer, num_layers=3))
     contrastive = ContrastiveConfig(dim=8, negatives=7, cross_negatives=2, quantizer=QuantizerConfig(entries=4, dim=8))
     units = MaskedPredictionConfig(dim=8)

@@ -34,7 +34,7 @@ class PlugPulledError(Exception):
 
 @pytest.fixture
 def train(tmp_path, tiny_encoder) -> Callable[..., Path]:
-    """Give a function that trains a tiny model with one code only."""
+    """Return a function that trains a tiny model with one code only."""
 
     def run(*, stop_before: int | None = None, entries: int = 1, probe=None, name: str = "run", **health) -> Path:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, strict, and never a pickle."""
+"""Checkpoints: atomic, strict, and without pickles."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ from speechssl.train.optim import OptimConfig, build_optimizer
 
 
 class Run:
-    """A model that has made some steps."""
+    """A model after some steps."""
 
     def __init__(self, out: Path, *, seed: int = 0, frozen: bool = False) -> None:
         torch.manual_seed(seed)

@@ -58,7 +58,7 @@ def watch(
     optim: OptimConfig,
     seed: int = 0,
 ) -> Alarms:
-    """Train for `steps` of a run of `of` steps, a report each `report`, and return step and name of each alarm."""
+    """Train for `steps` of a run of `of` steps with a report every `report` steps; return (step, alarm) pairs."""
     config = TrainConfig(steps=of, log_every=report, stop_after_skipped=of)
     learner = Learner(model, build_optimizer(model, optim), seed=seed, optim=optim, config=config, ranks=ALONE)
     monitor, meter, state = Monitor(HealthConfig(grace_steps=grace), model.health()), Meter(ALONE), TrainState()
@@ -74,7 +74,7 @@ def watch(
 
 
 def first(alarms: Alarms, names: set[str]) -> float:
-    """Return the step of the first alarm that names what is wrong; infinity without one."""
+    """Return the step of the first alarm with the right cause; infinity without one."""
     return min((step for step, name in alarms if name in names), default=math.inf)
 
 
@@ -153,7 +153,7 @@ def run_tiny(
 
 
 def equal_negatives(utterance: Tensor, own: int, cross: int, generator: torch.Generator) -> Tensor:
-    """Give every frame the first masked frame of its utterance as each negative, that one the next."""
+    """Return every frame the first masked frame of its utterance as each negative, that one the next."""
     start = torch.searchsorted(utterance, utterance)
     place = torch.arange(len(utterance))
     other = torch.where(place == start, (start + 1).clamp(max=len(utterance) - 1), start)
@@ -161,7 +161,7 @@ def equal_negatives(utterance: Tensor, own: int, cross: int, generator: torch.Ge
 
 
 def dither() -> Callable[[Tensor], Tensor]:
-    """Give near-silence for any recording: what its converter adds, never the same."""
+    """Return near-silence for any recording: the noise of a converter, never the same."""
     random = torch.Generator().manual_seed(0)
     return lambda waves: 1e-4 * torch.randn(waves.shape, generator=random)
 
@@ -193,7 +193,7 @@ def test_negatives_that_are_all_equal_are_caught_within_10_steps(monkeypatch) ->
 
 @pytest.mark.parametrize("config", [CONTRASTIVE, UNITS], ids=["contrastive", "masked_prediction"])
 def test_near_silence_is_caught_ten_steps_after_the_grace(config) -> None:
-    """The reader refuses files of zeros; what a converter adds to silence gets through, and teaches nothing."""
+    """Files of zeros are refused; near-silence with the noise of a converter is read, and nothing can be learnt."""
     assert first(run_tiny(config, sound=dither(), steps=TINY_GRACE + 10), UNTEACHABLE) <= TINY_GRACE + 10
 
 
@@ -205,7 +205,7 @@ GRACE = 100
 
 @pytest.fixture(scope="module")
 def speech() -> Manifest:
-    """Give the pool of a prepared corpus."""
+    """Return the pool of a prepared corpus."""
     if not (SPEECH / "pool.tsv").exists():
         pytest.skip(f"{SPEECH}/pool.tsv is not there: `speechssl corpus festvox-ru --out {SPEECH}` fetches it")
     return read_manifest(SPEECH / "pool.tsv")
@@ -213,7 +213,7 @@ def speech() -> Manifest:
 
 @pytest.fixture(scope="module")
 def units(speech: Manifest) -> FrameLabels:
-    """Give the labels of recipes/demo, of 100 clusters of MFCC, fitted on every fifth utterance."""
+    """Return the labels of recipes/demo, of 100 clusters of MFCC, fitted on every fifth utterance."""
     features = {
         row.id: mfcc(read_audio(speech.audio_path(row), AudioConfig(normalize=False))) for row in speech.utterances
     }
@@ -226,7 +226,7 @@ def units(speech: Manifest) -> FrameLabels:
 
 @pytest.fixture
 def run_small(speech: Manifest, request: pytest.FixtureRequest) -> Callable[..., Alarms]:
-    """Give a function that trains the small model by a recipe of recipes/demo."""
+    """Return a function that trains the small model by a recipe of recipes/demo."""
 
     def run(
         recipe: str,

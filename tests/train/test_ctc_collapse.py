@@ -1,4 +1,4 @@
-"""Fine-tunings gone wrong, each caught within a stated number of steps, and healthy ones that raise no alarm.
+"""Failing fine-tuning runs, each caught within a stated number of steps, and healthy runs that raise no alarm.
 
 A tiny model is trained on tones.
 """
@@ -34,7 +34,7 @@ Alarms = list[tuple[int, str]]
 
 
 def spoken(seed: int, *, rate: float = 1.0, texts_of: int | None = None) -> Batch:
-    """Make six rows of tones, one a symbol, two frames each; `rate` plays them faster, `texts_of` gives other texts."""
+    """Make six rows of tones, two frames per symbol; `rate` plays them faster, `texts_of` gives other texts."""
     frames, hop = 50, ENCODER.hop
     size = (frames - 1) * hop + ENCODER.window
     symbols = drawn(seed)
@@ -47,7 +47,7 @@ def spoken(seed: int, *, rate: float = 1.0, texts_of: int | None = None) -> Batc
 
 
 def drawn(seed: int) -> Tensor:
-    """Draw (6, symbols), no two neighbours alike."""
+    """Draw (6, symbols) without equal neighbours."""
     leaps = torch.randint(1, SYMBOLS, (6, 26), generator=torch.Generator().manual_seed(seed))
     return leaps.cumsum(1) % SYMBOLS
 
@@ -71,7 +71,7 @@ def run(
     seed: int = 0,
     steps: int = 160,
 ) -> Alarms:
-    """Train for so many of `STEPS` steps and return step and name of each alarm."""
+    """Train for a part of `STEPS` steps and return step and name of each alarm."""
     transformer = dataclasses.replace(
         EncoderConfig.small().transformer,
         dim=48, num_layers=2, ffn_dim=96, position_kernel=8, position_groups=4, dropout=0.0, layer_drop=0.0,
@@ -101,7 +101,7 @@ def run(
 
 
 def first(alarms: Alarms, names: set[str]) -> float:
-    """Return the step of the first alarm that names what is wrong; infinity without one."""
+    """Return the step of the first alarm with the right cause; infinity without one."""
     return min((step for step, name in alarms if name in names), default=math.inf)
 
 
@@ -120,7 +120,7 @@ def test_too_high_a_learning_rate_is_caught_ten_steps_after_the_grace(lr: float)
 
 
 def test_texts_that_do_not_belong_to_their_audio_are_caught_twenty_steps_after_the_grace() -> None:
-    """Also where so few letters are guessed well: the error rate here is 0.6."""
+    """There is no alarm either if few letters are recognised: the error rate here is 0.6."""
     found = run(lambda seed: spoken(seed, texts_of=1000 + seed), steps=GRACE + 20)
     assert first(found, {"nothing_read", "all_blank"}) <= GRACE + 20
 

@@ -1,4 +1,4 @@
-"""What the machine does to a run, in words."""
+"""Failures of the machine are explained: lost ranks, lost loader processes, full memory."""
 
 import threading
 from datetime import timedelta

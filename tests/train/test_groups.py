@@ -1,4 +1,4 @@
-"""Learning rates by layer, and what is said of them: speechssl.train.groups."""
+"""Layer-wise learning rates and their description: speechssl.train.groups."""
 
 import re
 

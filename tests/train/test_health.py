@@ -197,7 +197,7 @@ def test_an_alarm_that_another_has_said_already_is_kept_back_while_that_one_last
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_report_that_lacks_a_sign_does_not_count_for_its_band(share) -> None:
-    """Reports and evaluations take turns; each holds signs of its own."""
+    """Reports and evaluations alternate, with different signs."""
     monitor = Monitor(HealthConfig(grace_steps=0), CTC)
     turns = [{"blank_share": share, "ctc_loss": 2.0}, {"dev_wer": 2.0}] * 2
     assert [[alarm.name for alarm in monitor.check(1 + turn, 100, values)] for turn, values in enumerate(turns)] == [
@@ -250,7 +250,7 @@ def test_of_several_streams_the_one_that_is_worst_off_counts() -> None:
 
 
 def test_units_that_are_not_used_alike_are_not_guessed_at_the_loss_of_all_units() -> None:
-    """50 of 100 units in use: 3.9 nats are no more than their frequencies tell."""
+    """With 50 of 100 units in use, a loss of 3.9 nats is that of guessing by frequency."""
     values = {"masked_loss": 3.9, "labels_perplexity": 50.0}
     assert alarms_of([(1, values)], UNITS, patience=1, grace_steps=0) == [(1, "no_learning")]
     assert alarms_of([(1, values | {"labels_perplexity": 90.0})], UNITS, patience=1, grace_steps=0) == []

@@ -45,7 +45,7 @@ TIMES = ("audio_s_per_s", "wall_s", "data_wait_s", "memory_gib")  # what may dif
 
 
 def read_log(out: Path) -> dict[int, dict[str, float]]:
-    """Return the reports by step; a step that was repeated after an interruption has to report the same."""
+    """Return the reports by step; a step repeated after an interruption must have the same report."""
     reports: dict[int, dict[str, float]] = {}
     for line in (out / "log.jsonl").read_text().splitlines():
         report = {name: value for name, value in json.loads(line).items() if name not in TIMES}
@@ -55,7 +55,7 @@ def read_log(out: Path) -> dict[int, dict[str, float]]:
 
 
 class Toy(nn.Module):
-    """Value: the sum over samples of (weight x sample - 1) squared; count: the number of samples."""
+    """A loss whose value is the sum over samples of (weight x sample - 1) squared, and its count their number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def toy_gradient(weight: float, samples: list[float]) -> float:
 
 
 def no_audio(*skipped: str) -> Batch:
-    """Return what comes in place of a batch whose files are all bad."""
+    """Return the stand-in for a batch whose files are all bad."""
     return dataclasses.replace(toy_batch([7.0]), ids=(), is_stand_in=True, skipped=skipped)
 
 
@@ -93,7 +93,7 @@ def descend(monkeypatch):
 
 @pytest.fixture
 def train(tmp_path):
-    """Give a function that trains a model on batches, again from the first when they end."""
+    """Return a function that trains a model on batches, which repeat from the first."""
 
     def run(
         model: nn.Module,
@@ -401,7 +401,7 @@ class PlugPulledError(Exception):
 
 @pytest.fixture
 def make_task(tmp_path_factory, make_corpus, tiny_encoder, random_labels) -> Callable[..., tuple]:
-    """Give a function that builds a tiny model and its batches, the same every time."""
+    """Return a function that builds a tiny model and its batches, the same every time."""
     folder = tmp_path_factory.mktemp("corpus")
 
     def make(config: object, *, dropout: float = 0.1, seed: int = 3) -> tuple:
@@ -453,7 +453,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("task", TASKS)
 def test_a_resumed_run_equals_the_uninterrupted_run_bit_for_bit(make_task, tmp_path, task, interruptions):
     def run(out: Path, stop_before: int | None) -> nn.Module:
-        """Train; the plug is pulled when the batch after `stop_before` steps is asked for."""
+        """Train; fail when the batch after `stop_before` steps is requested."""
         model, batches_from, seed = make_task(TASKS[task])
         start = read_state(last).step if (last := last_checkpoint(out)) else 0
 

@@ -1,4 +1,4 @@
-"""Schedules at their corners, and what the optimiser is given."""
+"""Schedules at their boundaries, and the optimiser's parameters."""
 
 import copy
 
@@ -118,7 +118,7 @@ RATES = [0.0, *[0.05] * 7, *[0.01] * 40]
 
 
 def drive(optimizer, parameters, gradients, rates):
-    """Take the updates, a gradient of None being a frozen parameter; return the weights after each."""
+    """Make the updates, with None as gradient of a frozen parameter; return the weights after each."""
     found = []
     for row, rate in zip(gradients, rates, strict=True):
         for group in optimizer.param_groups:

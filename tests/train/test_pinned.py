@@ -52,7 +52,7 @@ def pretrained(
     random_labels: Callable[..., FrameLabels],
     tiny_encoder: EncoderConfig,
 ) -> Callable[[str], Path]:
-    """Give a function that pretrains for five steps with an objective, and returns the run folder."""
+    """Return a function that pretrains for five steps with an objective, and returns the run folder."""
     corpus = make_corpus(tmp_path / "corpus")
     transformer = dataclasses.replace(tiny_encoder.transformer, layer_drop=LAYER_DROP)
     write_labels(tmp_path / "labels.tsv", random_labels(speechssl.read_manifest(corpus)))

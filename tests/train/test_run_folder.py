@@ -37,7 +37,7 @@ with locked(Path(sys.argv[1])):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Give a process that holds the lock of a run folder."""
+    """Yield a process that holds the lock of a run folder."""
     process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -107,7 +107,7 @@ def test_what_changes_no_number_may_change_between_two_calls(tmp_path):
 
 
 def step_reported(out: Path) -> None:
-    """Leave what a run leaves at its first report."""
+    """Write the files of a run at its first report."""
     (out / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
 
 

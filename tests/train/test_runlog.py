@@ -1,4 +1,4 @@
-"""What a run reports: files that survive interruptions and full disks, alarms, TensorBoard, wandb."""
+"""Logs of a run: files that survive interruptions and full disks, alarms, TensorBoard, wandb."""
 
 import json
 import resource
@@ -107,7 +107,7 @@ def test_a_file_that_is_no_log_is_refused_before_anything_is_cut(tmp_path):
 
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """Limit the size of files in place of a full disk: it too lets a part of the line through."""
+    """Limit the size of files to imitate a full disk, which also lets a part of a line through."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""Checkpoints in shares, as several ranks would have written them; ranks themselves are in tests/distributed."""
+"""Sharded checkpoints as several ranks would write them; tests with several ranks are in tests/distributed."""
 
 import json
 import pickle
@@ -29,7 +29,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def cut(whole: Path, folder: Path, rows: list[slice]) -> Path:
-    """Write a whole checkpoint again as that of as many ranks as there are slices of rows."""
+    """Write an unsharded checkpoint again as one of several ranks, one per slice of rows."""
     folder.mkdir()
     (folder / "state.json").write_bytes((whole / "state.json").read_bytes())
     for number, name in enumerate(("model", "optimizer"), start=1):
@@ -47,7 +47,7 @@ def cut(whole: Path, folder: Path, rows: list[slice]) -> Path:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
-    """Give a checkpoint after one step."""
+    """Return a checkpoint after one step."""
     model, optimizer = build()
     step(model, optimizer)
     return save_checkpoint(tmp_path, model, optimizer, TrainState(step=1), keep=1)

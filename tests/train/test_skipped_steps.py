@@ -1,4 +1,4 @@
-"""What is kept of a step that was not taken, and whom it suspects."""
+"""Records of skipped steps, and the utterances that they suspect."""
 
 import math
 

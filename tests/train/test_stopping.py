@@ -1,4 +1,4 @@
-"""Signals end a run after its step, with everything saved."""
+"""Signals end a run after the current step, with everything saved."""
 
 import os
 import signal

@@ -53,7 +53,7 @@ CASES = [
 
 
 def drawn(case: Case) -> tuple[Tensor, Tensor]:
-    """Return (points, dim) points of the type and strides of a case, and (clusters, dim) float32 centroids."""
+    """Return (points, dim) points with the type and strides of a case, and (clusters, dim) float32 centroids."""
     generator = torch.Generator().manual_seed(0)
     shape = {"every other row": (2 * case.num_points, case.dim), "some columns": (case.num_points, case.dim + 3)}
     size = shape.get(case.layout, (case.num_points, case.dim))
@@ -133,7 +133,7 @@ OTHERS = {"not finite": check_not_finite, "sums": check_sums, "narrow sums": che
 
 
 def make_the_interpreter_right() -> None:
-    """Mend what Triton 3.5 gets wrong on a CPU: bounds of loops with numpy 2.4, and bfloat16."""
+    """Fix bugs of Triton 3.5 on a CPU: bounds of loops with numpy 2.4, and bfloat16."""
     import triton.language as tl
     from triton.runtime import interpreter
 

@@ -1,4 +1,4 @@
-"""Blocks put together for a GPU, the part that needs none: speechssl.units.feeding. The rest is in test_fused."""
+"""Merging of blocks for a GPU, tested without one: speechssl.units.feeding. The rest is in test_fused."""
 
 import itertools
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""The kernels against the plain forms: in Triton's interpreter, through its compiler, and on a GPU."""
+"""The kernels against the plain implementations: in Triton's interpreter, through its compiler, and on a GPU."""
 
 import dataclasses
 import inspect
@@ -27,7 +27,7 @@ needs_triton = pytest.mark.skipif(sys.platform != "linux" or not fused._has_trit
 
 @pytest.fixture(scope="module")
 def wrong() -> dict[str, str]:
-    """What went wrong of each case, in a process that has Triton's interpreter."""
+    """Return the errors of each case, from a process with Triton's interpreter."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "tests.units.interpreted"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)

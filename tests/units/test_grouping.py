@@ -1,4 +1,4 @@
-"""Sums over sorted points, as on a GPU, here on the CPU: speechssl.units.assignment."""
+"""Sums over sorted points as on a GPU, tested on the CPU: speechssl.units.assignment."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from speechssl.units.assignment import sorted_sums
 
 
 def oracle_sums(points: list[list[float]], labels: list[int], clusters: int) -> tuple[list[list[float]], list[int]]:
-    """Add one point after the other to its cluster."""
+    """Add the points to their clusters one by one."""
     sums, counts = [[0.0] * len(points[0]) for _ in range(clusters)], [0] * clusters
     for point, label in zip(points, labels, strict=True):
         counts[label] += 1

@@ -1,4 +1,4 @@
-"""Two processes, each with shards of its own, find the centroids that one process finds."""
+"""Two processes, each with its own shards, find the same centroids as one process."""
 
 import os
 import socket
@@ -45,7 +45,7 @@ NAMES = ("nested", "lloyd", "standardised", "resumed")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Give the folder of features and of what two processes fitted to them."""
+    """Return the folder with features and the k-means that two processes fitted to them."""
     folder = tmp_path_factory.mktemp("ranks")
     centres = 10 * torch.randn(12, 1, 4, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(12, 400, 4, generator=torch.Generator().manual_seed(1))

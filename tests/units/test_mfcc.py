@@ -11,7 +11,7 @@ from tests.model.tiny import noise
 
 
 def _oracle_deltas(rows: list[list[float]]) -> list[list[float]]:
-    """Fit a line to the five frames around each, the first and last frame repeated at the ends."""
+    """Fit a line to the five frames around each frame, with the first and last frame repeated at the ends."""
     last = len(rows) - 1
     return [
         [

@@ -11,7 +11,7 @@ FRAMES = sum(COUNTS.values())
 
 
 def frames_of(utterance: str) -> torch.Tensor:
-    """Return (frames, 2): the number of the utterance and that of the frame."""
+    """Return (frames, 2): numbers of utterance and frame."""
     number = float(utterance[1:])
     return torch.stack([torch.full((COUNTS[utterance],), number), torch.arange(COUNTS[utterance]).float()], 1)
 

@@ -1,4 +1,4 @@
-"""Dropout from 16 random bits an element: speechssl.model.fast.dropout."""
+"""Dropout with 16 random bits per element: speechssl.model.fast.dropout."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Convolution by way of frequencies: speechssl.model.fast.positions."""
+"""Convolution in the frequency domain: speechssl.model.fast.positions."""
 
 import contextlib
 

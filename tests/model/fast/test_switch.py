@@ -14,7 +14,7 @@ from speechssl.model.fast import convolution
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, randomise
 from tests.tasks.stubbed_device import move_parameters, on_device, stubbed_device
 
-CALLERS = [  # where a kernel is called, by the name it has there
+CALLERS = [  # modules that call a kernel, and its name there
     (convolution, "convolve"),
     (attention, "attend_rows"),
     (attention, "attend_packed_rows"),
@@ -28,7 +28,7 @@ LENGTHS = torch.tensor([820, 430])
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
-    """Give the names of the kernels that are called."""
+    """Yield the names of the kernels that were called."""
     names: set[str] = set()
 
     def noting(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,7 +54,7 @@ def learn(model: nn.Module, waveforms: Tensor) -> None:
 
 
 def operators(graph: torch.fx.Graph) -> set[str]:
-    """Return what a graph calls, by name; of subgraphs, too."""
+    """Return the names of the operators in a graph and its subgraphs."""
     modules = [module for module in graph.owning_module.modules() if isinstance(module, torch.fx.GraphModule)]
     return {str(node.target) for module in modules for node in module.graph.nodes if node.op.startswith("call")}
 
@@ -115,7 +115,7 @@ def test_compiled_layers_take_no_kernel(called: set[str]) -> None:
         layer.compile(backend=backend, dynamic=True, fullgraph=True)
     learn(model, noise(2, 820))
     torch._dynamo.reset()
-    assert called == {"convolve", "correlate", "dropout"}  # of what is not compiled
+    assert called == {"convolve", "correlate", "dropout"}  # by modules that are not compiled
     found = set.union(*map(operators, graphs))
     assert any("scaled_dot_product_attention" in name for name in found)
     assert any("dropout" in name for name in found)
@@ -147,7 +147,7 @@ def test_an_extractor_and_positions_that_are_compiled_take_no_kernel(called: set
 
 
 class Last(nn.Module):
-    """A trunk that gives a tensor: a graph has no place for `Encoded`."""
+    """An encoder that returns a tensor, since exported graphs cannot return `Encoded`."""
 
     def __init__(self, encoder: SpeechEncoder) -> None:
         super().__init__()
