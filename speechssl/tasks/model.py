@@ -46,7 +46,7 @@ class TaskModel(nn.Module):
         It is not called after a skipped step.
 
         Args:
-            step: number of updates, including this one.
+            step: number of steps, including this one and skipped steps.
         """
 
     def health(self) -> Health | None:

@@ -119,7 +119,7 @@ class Task:
         """Check that the training data has what the task needs, and nothing that it would ignore.
 
         Raises:
-            LabelError: labels are missing, or given to a task that takes none.
+            LabelError: labels or classes are missing, or given to a task that takes none.
         """
         if "labels" in self.needs and not sizes.clusters:
             raise LabelError(

@@ -199,7 +199,7 @@ def test_a_recipe_on_two_processes_is_the_run_of_one(together: Path, recipe: Pre
 
 def test_two_processes_that_go_on_repeat_the_step_of_the_uninterrupted_run(together: Path, recipe: PretrainConfig):
     superseded = log(recipe.out, "log.superseded.jsonl")
-    assert [line["step"] for line in superseded] == [3, 3]  # of training and of evaluation
+    assert [line["step"] for line in superseded] == [3, 3]  # one line of training, one of evaluation
     assert log(recipe.out)[-2:] == superseded
 
 

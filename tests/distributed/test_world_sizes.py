@@ -169,7 +169,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_skips_the_step_on_all(runs):
     assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
     folder = max((runs["poisoned-contrastive"]).glob("skipped_step_*"))
     skipped = read_skipped_step(folder)
-    assert [batch.number for batch in skipped.batches] == [0, 1, 2, 3]  # of both ranks
+    assert [batch.number for batch in skipped.batches] == [0, 1, 2, 3]  # batches of both ranks
     assert "u0003" in skipped.suspects()
     assert not all("u0003" in batch.ids for batch in skipped.batches)
 

@@ -159,7 +159,7 @@ def test_norm_within_the_first_kernel_survives_a_kernel_that_passes_little() -> 
     expected = functional.conv1d(wave[:1, None].double(), extractor.convs[0].weight.double(), stride=2)
     expected = functional.gelu(functional.group_norm(expected, 2))[0].T
     found = extractor(wave, torch.tensor([4000, 4000]))[0]
-    assert float((found - expected).abs().max()) < 0.02  # of values around 1; float32 sees the wave in steps of 2e-6
+    assert float((found - expected).abs().max()) < 0.02  # values are about 1; float32 resolves the wave to 2e-6
 
 
 @pytest.mark.parametrize("learns", [True, False])

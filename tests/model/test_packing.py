@@ -18,7 +18,7 @@ from tests.model.tiny import BASE_LIKE, TINY_TRANSFORMER, noise, randomise, tiny
 from tests.tasks.stubbed_device import DEVICE, on_device, stubbed_device
 
 CPU = torch.device("cpu")
-COUNTS = [(7, 1, 5), (1, 7), (3, 7, 7, 2), (7, 0, 4), (5, 6)]  # of 7 frames
+COUNTS = [(7, 1, 5), (1, 7), (3, 7, 7, 2), (7, 0, 4), (5, 6)]  # valid frames of rows of 7
 
 
 def is_valid(counts: tuple[int, ...], frames: int = 7) -> Tensor:

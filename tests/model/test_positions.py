@@ -21,7 +21,7 @@ from tests.model.tiny import distance, noise
         (8, 6, 2, torch.float32),
         (32, 16, 4, torch.float32),  # oneDNN's own convolution is wrong there where the processor has AMX
         (192, 32, 16, torch.float32),  # the positions of `EncoderConfig.small`
-        (768, 128, 16, torch.bfloat16),  # of BASE
+        (768, 128, 16, torch.bfloat16),  # BASE
     ],
 )
 def test_autocast_convolves_wide_groups_and_agrees(dim: int, kernel: int, groups: int, dtype: torch.dtype) -> None:

@@ -57,7 +57,7 @@ def test_tallies_of_batches_add_up_before_the_share_in_use_is_taken() -> None:
     assert report_metrics({"codes": first})["codes_used"] == 5 / 8
     both = report_metrics({"codes": first + second})
     assert both["codes_used"] == 6 / 8
-    assert both["codes_perplexity"] == pytest.approx(2.0)  # of the first codebook, the second's is higher
+    assert both["codes_perplexity"] == pytest.approx(2.0)  # perplexity of the first codebook, the lower one
 
 
 def _oracle_ratio(features: np.ndarray) -> float:

@@ -148,6 +148,6 @@ def test_the_stub_lets_pass_what_does_not_wait() -> None:
         index = torch.tensor([2, 0]).to(DEVICE, non_blocking=True)
         y = (x.index_select(0, index) * 2 + torch.arange(2, device=DEVICE)).clamp(min=0).sum()
         y.backward()
-        assert len(torch.zeros(3, 2).sum(1).nonzero()) == 0  # of the host
+        assert len(torch.zeros(3, 2).sum(1).nonzero()) == 0  # a host tensor
     assert waits == []
     assert x.grad.inner.tolist() == [2.0, 0.0, 2.0]

@@ -170,7 +170,7 @@ def test_a_run_that_computed_nothing_gives_way_and_says_so(tmp_path, capfd):
     assert capfd.readouterr().err == f"{out}: the run there computed nothing, so this one takes its place " + (
         "(seed was 0, is 3)\n"
     )
-    assert not (out / "model.json").exists()  # of data and labels that may have been mended since
+    assert not (out / "model.json").exists()  # its data and labels may have changed since
     assert (out / "recipe.yaml").exists()
 
 

@@ -31,7 +31,7 @@ class Case:
     dtype: str = "float32"
     layout: str = "contiguous"
     is_roomy: bool = True
-    offset: float = 0.0  # of all, which makes the centroids lie far from zero
+    offset: float = 0.0  # offset of all points, which moves the centroids far from zero
     is_tied: bool = False  # small integers: all is exact, and many centroids are equally near
 
     def __str__(self) -> str:
