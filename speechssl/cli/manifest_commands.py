@@ -25,7 +25,7 @@ from speechssl.corpus.formats.exchange import FORMATS, Format, export_manifest, 
 from speechssl.corpus.merge import merge
 from speechssl.corpus.named import read_named
 from speechssl.corpus.sample import hours_by_language, sample
-from speechssl.corpus.scan_cache import kept_beside
+from speechssl.corpus.scan_cache import scan_cache_beside
 from speechssl.corpus.segment import RESULTS as RESULTS_OF_SEGMENT
 from speechssl.corpus.segment import in_processes, segment_manifest
 from speechssl.corpus.spans import SegmentConfig
@@ -96,7 +96,7 @@ def build_command(
         side_file=side_file,
         speaker_from=speaker_from,
         skip_bad=skip_bad,
-        kept=kept_beside(out) if is_alone else None,
+        scan_cache=scan_cache_beside(out) if is_alone else None,
         fresh=fresh,
         work=None if is_alone else work,
         progress=with_bar("headers"),
@@ -251,7 +251,7 @@ def check_command(
     engine: By = "local",
 ) -> None:
     """Decode everything and say what is wrong with it; status 1 if there are errors."""
-    from speechssl.corpus.check.checking import RESULTS, check_manifests, in_crew
+    from speechssl.corpus.check.checking import RESULTS, check_manifests, in_worker_pool
     from speechssl.corpus.check.repair import describe_repaired, write_repaired
     from speechssl.corpus.check.summary import summarise, write_table
     from speechssl.corpus.check.thresholds import CheckConfig
@@ -261,7 +261,9 @@ def check_command(
     listed = [read_named(path, root=root) for path in manifests]
     names = [str(path) for path in manifests]
     about, parts = f"check {config} {' '.join(names)}", parts_beside(manifests[0])
-    work = chosen_work(in_crew(config, jobs), in_crew(config, 1), engine, shard, parts, about=about, kinds=RESULTS)
+    work = chosen_work(
+        in_worker_pool(config, jobs), in_worker_pool(config, 1), engine, shard, parts, about=about, kinds=RESULTS
+    )
     report = check_manifests(listed, names, config, by=work, progress=with_bar("check"))
     print(*summarise(report), sep="\n")
     if table is not None:

@@ -60,7 +60,7 @@ def transcribe_command(
         decoder = asked if tuned is None else read_tuned(tuned)
         listed = _listed(sources, root)
         check_ids(out, [row.id for row in listed.utterances])
-        found, skipped = transcribe(model, listed, config, decoder=decoder, skip_bad_audio=skip_bad, settings="--")
+        found, skipped = transcribe(model, listed, config, decoder=decoder, skip_bad=skip_bad, settings="--")
     _say_written(write_transcripts(out, found), found, skipped)
 
 

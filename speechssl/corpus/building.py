@@ -1,6 +1,6 @@
-"""From folders, archives and URLs to a manifest: every recording in them, with what its header says.
+"""Builds a manifest from folders, archives and URLs by reading the header of every recording.
 
-Headers are read by threads, file by file or archive by archive; what has not changed since the last build is not read.
+Threads read the headers; files that have not changed since the last build are looked up in its scan cache.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from speechssl.audio.reading import AUDIO_SUFFIXES, AudioHeader, read_header
 from speechssl.audio.storage import Place, is_url
 from speechssl.corpus.finding import FOR_FFMPEG, Found, find
 from speechssl.corpus.remote import header_at_url, open_url, stamp_at_url
-from speechssl.corpus.scan_cache import Kept
+from speechssl.corpus.scan_cache import ScanCache
 from speechssl.corpus.tar_shards import Recording, Shard, read_shard
 from speechssl.corpus.workers import Work
 from speechssl.data.manifest import read_side_file
@@ -36,14 +36,15 @@ def speakers_from(rule: str, names: Sequence[str], root: Path) -> list[str]:
     """Return the speaker of each recording.
 
     Args:
-        rule: `folder` for the name of the folder that a recording lies in, or a regular expression, searched in its
-            path, of which the group `speaker`, or else the first, is the speaker.
-        names: paths below `root`, with forward slashes and suffix; in an archive, the member's behind the archive's.
-        root: folder that holds all; it is the speaker's where every recording lies in it and none below.
+        rule: `folder` for the name of the folder that a recording lies in, or a regular expression that is searched in
+            the path; its group `speaker`, or else its first group, is the speaker.
+        names: paths below `root`, with forward slashes and suffix; for a member of an archive, the archive's path and
+            then the member's.
+        root: folder that holds all; it names the speaker if every recording lies directly in it.
 
     Raises:
-        ConfigError: no regular expression, or one without a group.
-        ManifestError: recordings in whose path nothing is found.
+        ConfigError: `rule` is no regular expression, or has no group.
+        ManifestError: no speaker is found in the path of a recording.
 
     Examples:
         >>> speakers_from("folder", ["anna/1.wav", "hall/bert/1.wav"], Path("speech"))
@@ -54,7 +55,7 @@ def speakers_from(rule: str, names: Sequence[str], root: Path) -> list[str]:
     found = _of_folders(names, root) if rule == FOLDER else _of_pattern(rule, names)
     missing = [name for name, speaker in zip(names, found, strict=True) if not speaker]
     if missing:
-        what = f"lie in {root} itself, in no speaker's folder" if rule == FOLDER else f"have no speaker by {rule!r}"
+        what = f"lie in {root} itself, in no speaker's folder" if rule == FOLDER else f"do not match {rule!r}"
         raise ManifestError(
             f"--speaker-from {rule}: {len(missing)} of {len(names)} recordings {what}: {', '.join(missing[:3])}; "
             "move or leave them out, or give a pattern that fits all, as '^([^/]+)/' for the first folder"
@@ -72,12 +73,11 @@ def _of_pattern(rule: str, names: Sequence[str]) -> list[str | None]:
         pattern = re.compile(rule)
     except re.error as error:
         raise ConfigError(
-            f"--speaker-from {rule}: no regular expression ({error}); correct it, or say folder"
+            f"--speaker-from {rule}: not a regular expression ({error}); correct it, or say folder"
         ) from error
     if not pattern.groups:
         raise ConfigError(
-            f"--speaker-from {rule}: has no group that would be the speaker; put it in parentheses, as in '(\\w+)_', "
-            "or say folder"
+            f"--speaker-from {rule}: has no group; put the speaker in parentheses, as in '(\\w+)_', or say folder"
         )
     group: str | int = "speaker" if "speaker" in pattern.groupindex else 1
     searched = [pattern.search(name) for name in names]
@@ -86,22 +86,24 @@ def _of_pattern(rule: str, names: Sequence[str]) -> list[str | None]:
 
 ALL_SUFFIXES = (*AUDIO_SUFFIXES, *FFMPEG_SUFFIXES)
 
-RESULTS = {kind.__name__: kind for kind in (AudioHeader, Shard, Recording, AudioError)}  # what a file may give
+RESULTS = {
+    kind.__name__: kind for kind in (AudioHeader, Shard, Recording, AudioError)
+}  # what reading a file may return
 
-_CHUNK = 32  # files that a thread takes at once
-_REMOTE_WORKERS = 16  # threads, which mostly wait
+_CHUNK = 32  # files that a thread reads at once
+_REMOTE_WORKERS = 16  # threads for URLs, which mostly wait
 
-_Result = tuple[AudioHeader | Shard | AudioError, str, bool]  # of a file or archive; its stamp; whether it was known
+_Result = tuple[AudioHeader | Shard | AudioError, str, bool]  # content of a file, its stamp, whether it was cached
 
 
 @dataclass(frozen=True)
 class Built:
-    """A manifest, and what is not in it."""
+    """A manifest, and what was left out of it."""
 
     manifest: Manifest
-    errors: list[AudioError] = field(default_factory=list)  # of what was left out
-    passed_over: Counter[str] = field(default_factory=Counter)  # suffix -> files that are no audio
-    reused: int = 0  # files that were not read again
+    errors: list[AudioError] = field(default_factory=list)  # files that could not be read
+    passed_over: Counter[str] = field(default_factory=Counter)  # suffix -> number of files that are not audio
+    reused: int = 0  # files found in the scan cache
 
 
 def build(
@@ -113,46 +115,49 @@ def build(
     speaker_from: str | None = None,
     skip_bad: bool = False,
     workers: int | None = None,
-    kept: Path | None = None,
+    scan_cache: Path | None = None,
     fresh: bool = False,
     work: Work | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, _: items,
 ) -> Built:
-    """List all audio that `sources` name, reading headers in parallel.
+    """List all audio in `sources`, reading headers in parallel.
 
     Args:
-        sources: folders, archives, audio files, URLs of such, or text files (.txt) that name them. An utterance's id
-            is its path below the folder that holds them all, without suffix, `/` turned into `-`; in an archive the
-            archive's and then the member's.
-        suffixes: which files count as audio, in lower case.
-        archives: whether to look into tar and zip archives; False passes them over.
-        side_file: a table with `id` or `path` and any of text, speaker, language, split.
-        speaker_from: `folder`, or a regular expression with a group, as `speakers_from` reads paths; what the side file
-            says counts before it, and what an archive says behind it.
-        skip_bad: return what cannot be read as errors instead of raising the first.
-        workers: threads that read headers; None for one a core, and more for URLs.
-        kept: file that keeps what was found, for the next build.
-        fresh: read everything, whatever was kept.
-        work: reads the files in place of threads of this process; with it nothing is kept.
-        progress: wraps the files and archives, given their number.
+        sources: folders, archives, audio files, URLs of these, or text files (.txt) that list them. The id of an
+            utterance is its path below the folder that holds them all, without suffix, `/` turned into `-`; for a
+            member of an archive, the archive's path and then the member's.
+        suffixes: suffixes of audio files, in lower case.
+        archives: whether to read tar and zip archives.
+        side_file: a table with a column `id` or `path` and any of text, speaker, language, split.
+        speaker_from: rule of `speakers_from`: `folder`, or a regular expression with a group. It overrides the speakers
+            stated in archives; the side file overrides it.
+        skip_bad: return the errors of unreadable files instead of raising the first.
+        workers: threads that read headers; None for one per core, and more for URLs.
+        scan_cache: path of the scan cache; None for none.
+        fresh: read every file, even if it is cached.
+        work: runs the reads in place of threads of this process; the scan cache is not used then.
+        progress: wraps the iterable of files and archives, given their number.
 
     Returns:
-        The manifest, sorted by path, and what is not in it.
+        The manifest, sorted by path, and what was left out.
 
     Raises:
-        ManifestError: a source is not there, no audio in any, a path with a tab or line break or that is not UTF-8,
-            two utterances with one id, a side file that names unknown utterances, `kept` cannot be written, a path
-            without a speaker.
-        AudioError: something cannot be read and `skip_bad` is False.
+        ManifestError: a source is missing, there is no audio, a path holds a tab or line break or is not UTF-8, two
+            utterances have the same id, the side file names unknown utterances, `scan_cache` cannot be written, or a
+            path gives no speaker.
+        AudioError: a file cannot be read and `skip_bad` is False.
     """
-    found = find(sources, suffixes=suffixes, archives=archives, stamped=kept is not None)
+    found = find(sources, suffixes=suffixes, archives=archives, stamped=scan_cache is not None)
     if found.errors and not skip_bad:
         raise found.errors[0]
     errors, passed_over, reused = list(found.errors), Counter(found.passed_over), 0
     utterances, names = list[Utterance](), list[str]()
     with ExitStack() as opened:
-        keeper = None if kept is None else opened.enter_context(_keeper(kept, suffixes, fresh=fresh))
-        reader = _Reader(found.root, tuple(suffixes), keeper)
+        cache = None
+        if scan_cache is not None:
+            settings = f"{' '.join(suffixes)} {ffmpeg_version()}"
+            cache = opened.enter_context(ScanCache(scan_cache, settings=settings, fresh=fresh))
+        reader = _Reader(found.root, tuple(suffixes), cache)
         results = opened.enter_context(closing(_read_all(found.files, reader, work, workers)))
         for each, (result, stamp, is_known) in zip(progress(found.files, len(found.files)), results, strict=False):
             failed = _errors(result)
@@ -163,8 +168,8 @@ def build(
             passed_over.update(result.passed_over if isinstance(result, Shard) else ())
             utterances += _utterances(each, result)
             names += _names(each, result) if speaker_from is not None else ()
-            if keeper is not None:
-                keeper.add(reader.key(each), stamp, result)
+            if cache is not None:
+                cache.add(reader.key(each), stamp, result)
     if not utterances:
         raise _nothing(sources, suffixes, passed_over, errors)
     refuse_duplicate_ids(utterances, where=", ".join(sources))
@@ -183,7 +188,7 @@ def build_manifest(
     skip_bad: bool = False,
     workers: int | None = None,
 ) -> tuple[Manifest, list[AudioError]]:
-    """List the audio below one folder; `build` says what the arguments are.
+    """List the audio below one folder, with arguments as for `build`.
 
     Returns:
         The manifest, and the errors of the files left out.
@@ -193,7 +198,7 @@ def build_manifest(
 
 
 def describe_built(built: Built) -> list[str]:
-    """Say in lines what was passed over, and what did not have to be read."""
+    """Describe in lines the files passed over and those found in the scan cache."""
     lines = []
     if built.passed_over:
         counts = [f"{count} {suffix or 'without suffix'}" for suffix, count in built.passed_over.most_common()]
@@ -208,34 +213,34 @@ def describe_built(built: Built) -> list[str]:
 
 @dataclass(frozen=True)
 class _Reader:
-    """What a thread does with some files."""
+    """Reads headers, in a thread or a worker."""
 
     root: Path
     suffixes: tuple[str, ...]
-    keeper: Kept | None
+    cache: ScanCache | None
 
     def key(self, found: Found) -> str:
-        """Return what a file is kept under."""
+        """Return the key of a file in the scan cache."""
         return found.path if is_url(found.path) else os.path.abspath(os.path.join(self.root, found.path))  # noqa: PTH100, PTH118
 
     def read(self, files: Sequence[Found]) -> list[_Result]:
-        """Return for each file what is in it, its stamp, and whether that was known."""
+        """Read some files, or look them up in the scan cache."""
         results: list[_Result] = []
         for each in files:
-            stamp = stamp_at_url(each.path) if each.stamp is None and self.keeper is not None else each.stamp or ""
+            stamp = stamp_at_url(each.path) if each.stamp is None and self.cache is not None else each.stamp or ""
             known = self._known(each, stamp)
             results.append((self.read_one(each), stamp, False) if known is None else (known, stamp, True))
         return results
 
     def _known(self, found: Found, stamp: str) -> AudioHeader | Shard | None:
-        if self.keeper is None or not stamp:
+        if self.cache is None or not stamp:
             return None
-        look_up = self.keeper.shard if found.is_archive else self.keeper.header
+        look_up = self.cache.shard if found.is_archive else self.cache.header
         return look_up(self.key(found), stamp)
 
     def read_one(self, found: Found) -> AudioHeader | Shard | AudioError:
-        """Return what was found in a file, or why it cannot be read."""
-        path = found.path if is_url(found.path) else os.path.join(self.root, found.path)  # noqa: PTH118 - often called
+        """Read one file or archive, or return why it cannot be read."""
+        path = found.path if is_url(found.path) else os.path.join(self.root, found.path)  # noqa: PTH118 - called for every file
         try:
             if is_url(path):
                 return self._read_url(path, is_archive=found.is_archive)
@@ -257,7 +262,7 @@ class _Reader:
 
 
 def _chunks(files: Iterable[Found]) -> Iterator[list[Found]]:
-    """Yield the files in order, several at once; an archive alone."""
+    """Group the files, in order: up to 32 together, an archive alone."""
     chunk: list[Found] = []
     for each in files:
         if chunk and (each.is_archive or chunk[-1].is_archive or len(chunk) == _CHUNK):
@@ -268,10 +273,6 @@ def _chunks(files: Iterable[Found]) -> Iterator[list[Found]]:
         yield chunk
 
 
-def _keeper(kept: Path, suffixes: Sequence[str], *, fresh: bool) -> Kept:
-    return Kept(kept, settings=f"{' '.join(suffixes)} {ffmpeg_version()}", fresh=fresh)
-
-
 def _errors(result: AudioHeader | Shard | AudioError) -> list[AudioError]:
     return result.errors if isinstance(result, Shard) else [result] if isinstance(result, AudioError) else []
 
@@ -279,7 +280,7 @@ def _errors(result: AudioHeader | Shard | AudioError) -> list[AudioError]:
 def _read_all(
     files: Sequence[Found], reader: _Reader, work: Work | None, workers: int | None
 ) -> Generator[_Result, None, None]:
-    """Yield what is in the files, in order: by threads of this process, or by `work`."""
+    """Read all files, in order, by threads of this process or by `work`."""
     if work is not None:
         read = dict(work(files, reader.read_one))
         yield from ((read[place], "", False) for place in range(len(files)))
@@ -293,7 +294,7 @@ def _read_all(
 def _in_order(
     pool: ThreadPoolExecutor, read: Callable[[list[Found]], list[_Result]], chunks: Iterable[list[Found]], ahead: int
 ) -> Iterator[_Result]:
-    """Yield what the threads read, in order, with so many chunks under way: not a future for each of millions."""
+    """Yield the results in order, with `ahead` chunks submitted at most: millions of futures would fill the memory."""
     waiting: deque[Future[list[_Result]]] = deque()
     try:
         for chunk in chunks:
@@ -319,7 +320,7 @@ def _utterances(found: Found, result: AudioHeader | Shard | AudioError) -> Itera
 
 
 def _names(found: Found, result: AudioHeader | Shard | AudioError) -> list[str]:
-    """Return the paths of what `_utterances` yields; of an archive's members, behind its own without suffix."""
+    """Return the paths of what `_utterances` yields; a member's follows its archive's, which has no suffix."""
     if isinstance(result, Shard):
         return [f"{posixpath.splitext(found.name)[0]}/{each.name}" for each in result.recordings]
     return [found.name] if isinstance(result, AudioHeader) else []
@@ -341,12 +342,10 @@ def _nothing(
 ) -> ManifestError:
     where = ", ".join(sources)
     if errors:
-        return ManifestError(
-            f"{where}: none of the audio below it can be read; the first of {len(errors)}: {errors[0]}"
-        )
+        return ManifestError(f"{where}: none of its audio can be read; the first of {len(errors)} errors: {errors[0]}")
     found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in passed_over.most_common(5))
     return ManifestError(
-        f"{where}: no audio below it; expected files ending in {', '.join(suffixes)}, or archives of such; "
+        f"{where}: no audio found; expected files ending in {', '.join(suffixes)}, or archives of these; "
         f"found {found or 'no files'}"
     )
 

@@ -1,7 +1,7 @@
-"""What an earlier build found in every file, so that the next one reads only files that changed.
+"""The scan cache of a build: headers found in every file, so that the next build reads only files that changed.
 
-A JSON line for each file beside the manifest: its path, a stamp (size and times), what was found. It is written while
-the build goes on, so that a build that was killed goes on as well. Nothing in it is needed: without it all is read.
+It is a file beside the manifest with a JSON line for each audio file: path, stamp (size and times), header. Lines are
+written during the build, so that a killed build can be continued. Without the cache every file is read.
 """
 
 import json
@@ -13,26 +13,26 @@ from speechssl.audio.reading import AudioHeader
 from speechssl.corpus.tar_shards import Recording, Shard
 from speechssl.errors import AudioError, ManifestError
 
-__all__ = ["Kept", "kept_beside"]
+__all__ = ["ScanCache", "scan_cache_beside"]
 
-_FORMAT = 2  # of the file; another where other things are found in the same files
+_FORMAT = 2  # version of the cache; raised when a build finds something else in the same files
 
 
-def kept_beside(manifest: Path) -> Path:
-    """Return the path of what is kept of the build of a manifest."""
+def scan_cache_beside(manifest: Path) -> Path:
+    """Return the path of the scan cache of a manifest."""
     return manifest.with_name(f".{manifest.name}.built")
 
 
-class Kept:
-    """Reads what was kept and writes what the next build will find. Used as a context manager."""
+class ScanCache:
+    """Reads the cache of the last build and writes that of the next. Used as a context manager."""
 
     def __init__(self, path: Path, *, settings: str, fresh: bool = False) -> None:
-        """Read what was kept.
+        """Read the cache.
 
         Args:
-            path: of the file; a second one, `PATH.part`, is there while a build runs or after it was killed.
-            settings: whatever else the findings depend on; what was kept with other settings is not used.
-            fresh: begin anew.
+            path: the cache; a second file, `PATH.part`, exists while a build runs or after it was killed.
+            settings: other settings that the headers depend on; a cache with other settings is ignored.
+            fresh: ignore what is there.
         """
         self.path, self.part = path, path.with_name(f"{path.name}.part")
         self._head = json.dumps([_FORMAT, settings])
@@ -41,15 +41,15 @@ class Kept:
             self._found.update(self._read(each))
         self._file: IO[str] | None = None
 
-    def __enter__(self) -> "Kept":
-        """Begin to write.
+    def __enter__(self) -> "ScanCache":
+        """Start writing.
 
         Raises:
             ManifestError: the folder cannot be written to.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.part.exists():  # what a killed build had found, and may not come to again
+            if self.part.exists():  # of a killed build: save it before it is overwritten
                 lines = (json.dumps(line, ensure_ascii=False) for line in self._found.values())
                 write_atomically(self.path, "".join(f"{line}\n" for line in (self._head, *lines)))
             self._file = self.part.open("w", encoding="utf-8")
@@ -59,7 +59,7 @@ class Kept:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Put the new file in the place of the old one; after an error leave both, which the next build reads."""
+        """Replace the old cache with the new one; after an error leave both for the next build."""
         if self._file is None:
             return
         try:
@@ -71,7 +71,7 @@ class Kept:
                 raise self._full(error) from error
 
     def header(self, path: str, stamp: str) -> AudioHeader | None:
-        """Return the header of a file that has not changed since it was read."""
+        """Return the header of a file, None if it changed or is unknown."""
         found = self._unchanged(path, stamp)
         try:
             header = None if found is None else _header_of(found)
@@ -80,7 +80,7 @@ class Kept:
         return header
 
     def shard(self, path: str, stamp: str) -> Shard | None:
-        """Return what an archive held that has not changed since; one with errors is always read again."""
+        """Return the contents of an archive, None if it changed or is unknown."""
         found = self._unchanged(path, stamp)
         try:
             shard = None if found is None else _shard_of(found)
@@ -89,10 +89,10 @@ class Kept:
         return shard
 
     def add(self, path: str, stamp: str, found: AudioHeader | Shard | AudioError) -> None:
-        """Keep what was found in a file, but for errors and files without a stamp.
+        """Cache what was found in a file, unless it has errors or no stamp, so that it is read again.
 
         Raises:
-            ManifestError: it cannot be written, as on a full disk.
+            ManifestError: the cache cannot be written, as on a full disk.
         """
         if (
             not stamp
@@ -112,7 +112,7 @@ class Kept:
         return found[2] if found is not None and stamp and found[1] == stamp else None
 
     def _read(self, path: Path) -> dict[str, list[Any]]:
-        """Return the lines of a file by path, up to one that was cut; none of a file with other settings."""
+        """Return the lines by path, up to one that was cut off; none if the settings differ."""
         found: dict[str, list[Any]] = {}
         try:
             with path.open(encoding="utf-8") as file:
@@ -124,7 +124,7 @@ class Kept:
                         break
                     found[line[0]] = line
         except (OSError, ValueError, RecursionError):
-            pass  # what was read so far is whole
+            pass  # the lines read so far are complete
         return found
 
     def _full(self, error: OSError) -> ManifestError:

@@ -33,7 +33,7 @@ class SpeechDataset(Dataset[Example | str]):
         window: int,
         labels: Sequence[FrameLabels] = (),
         tokens: Mapping[str, Sequence[int]] | None = None,
-        skip_bad_audio: bool = False,
+        skip_bad: bool = False,
         speeds: Speeds | None = None,
         augment: Augmenter | None = None,
         settings: str | None = None,
@@ -47,13 +47,13 @@ class SpeechDataset(Dataset[Example | str]):
             window: samples one encoder frame looks at.
             labels: one `FrameLabels` a stream.
             tokens: text of each utterance as ids.
-            skip_bad_audio: hand back the reason instead of raising when a file cannot be used.
+            skip_bad: hand back the reason instead of raising when a file cannot be used.
             speeds: at which utterances are heard, those that the batches were planned with.
             augment: what else is done to them.
             settings: where `audio` is set, for what errors advise: a section, as `dev.audio.`, or `--` for options.
         """
         self.manifest, self.audio, self.hop, self.window = manifest, audio, hop, window
-        self.labels, self.tokens, self.skip_bad_audio = tuple(labels), tokens, skip_bad_audio
+        self.labels, self.tokens, self.skip_bad = tuple(labels), tokens, skip_bad
         self.speeds, self.augment, self.settings = speeds, augment, settings
 
     def __getitem__(self, crop: Crop) -> Example | str:
@@ -76,7 +76,7 @@ class SpeechDataset(Dataset[Example | str]):
                     f"{self.window} (one frame of the encoder); remove the utterance"
                 )
         except AudioError as error:
-            if self.skip_bad_audio:
+            if self.skip_bad:
                 return str(error.under(self.settings))
             raise error.under(self.settings) from error
         num_frames = (len(waveform) - self.window) // self.hop + 1

@@ -82,7 +82,7 @@ def emissions(
             config.reading(audio),
             hop=encoder.hop,
             window=encoder.window,
-            skip_bad_audio=skipped is not None,
+            skip_bad=skipped is not None,
             settings=settings,
         )
         seconds = 0 if long else config.batch_s  # 0: one at a time

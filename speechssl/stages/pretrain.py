@@ -224,7 +224,7 @@ def _dataset(
         window=encoder.window,
         labels=labels,
         tokens=tokens,
-        skip_bad_audio=data.bad_audio == "skip",
+        skip_bad=data.bad_audio == "skip",
         speeds=None if augment is None else augment.speeds_of(len(manifest.utterances), seed=seed),
         augment=None if augment is None else augment.augmenter(data.audio, seed=seed, read=read_named),
         settings=f"{section}.audio.",

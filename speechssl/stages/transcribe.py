@@ -23,7 +23,7 @@ def transcribe(
     config: EmitConfig | None = None,
     *,
     decoder: Greedy | Beam | WithLexicon | Flashlight | None = None,
-    skip_bad_audio: bool = False,
+    skip_bad: bool = False,
     settings: str | None = None,
 ) -> tuple[list[Transcript], list[str]]:
     """Transcribe every utterance of a manifest with a fine-tuned model, of a run its best step.
@@ -33,7 +33,7 @@ def transcribe(
         manifest: what to transcribe.
         config: how speech goes through the model; None for the defaults.
         decoder: what makes texts of it; None for the likeliest token of each frame.
-        skip_bad_audio: leave out files that cannot be used instead of raising.
+        skip_bad: leave out files that cannot be used instead of raising.
         settings: where `config` is set, for what errors advise: `--` for options of a command.
 
     Returns:
@@ -44,7 +44,7 @@ def transcribe(
     model.to(pick_device())
     audio = saved.description.audio
     return transcribe_by(
-        model, vocabulary, manifest, audio, config, decoder=decoder, skip_bad_audio=skip_bad_audio, settings=settings
+        model, vocabulary, manifest, audio, config, decoder=decoder, skip_bad=skip_bad, settings=settings
     )
 
 
@@ -56,7 +56,7 @@ def transcribe_by(
     config: EmitConfig | None = None,
     *,
     decoder: Greedy | Beam | WithLexicon | Flashlight | None = None,
-    skip_bad_audio: bool = False,
+    skip_bad: bool = False,
     settings: str | None = None,
 ) -> tuple[list[Transcript], list[str]]:
     """Transcribe every utterance of a manifest with a model in memory, as `transcribe` does.
@@ -68,7 +68,7 @@ def transcribe_by(
         audio: how the model's audio is read.
         config: how speech goes through the model; None for the defaults.
         decoder: what makes texts of it; None for the likeliest token of each frame.
-        skip_bad_audio: leave out files that cannot be used instead of raising.
+        skip_bad: leave out files that cannot be used instead of raising.
         settings: where `config` is set, for what errors advise.
     """
     decode = build_decoder(decoder or Greedy(), vocabulary).decode
@@ -77,7 +77,7 @@ def transcribe_by(
     skipped: list[str] = []
     found: dict[str, Transcript] = {}
     emitted = emissions(
-        model, manifest, audio, config or EmitConfig(), skipped=skipped if skip_bad_audio else None, settings=settings
+        model, manifest, audio, config or EmitConfig(), skipped=skipped if skip_bad else None, settings=settings
     )
     for key, log_probs in emitted:
         (hypotheses,) = decode(log_probs[None], torch.tensor([len(log_probs)]))

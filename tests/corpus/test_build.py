@@ -109,7 +109,7 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 
 def test_a_folder_without_audio_is_refused(tmp_path):
-    with pytest.raises(ManifestError, match=r"no audio below it; expected files ending in \.wav, \.flac"):
+    with pytest.raises(ManifestError, match=r"no audio found; expected files ending in \.wav, \.flac"):
         build_manifest(tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_what_only_ffmpeg_decodes_is_counted_where_there_is_none(corpus, monkeyp
     passed_over, cure = describe_built(built)
     assert passed_over == "passed over: 2 .m4a (needs ffmpeg), 1 .txt"
     assert "pip install imageio-ffmpeg" in cure
-    with pytest.raises(ManifestError, match=r"no audio below it; .* 2 \.m4a \(needs ffmpeg\)"):
+    with pytest.raises(ManifestError, match=r"no audio found; .* 2 \.m4a \(needs ffmpeg\)"):
         build([str(corpus)], suffixes=(".m4a",), archives=False)
 
 
@@ -218,7 +218,7 @@ def test_a_folder_that_cannot_be_listed_is_named(corpus, monkeypatch):
 
 def test_a_file_that_cannot_be_read_at_all_stops_even_a_build_that_skips(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"no sound")
-    with pytest.raises(ManifestError, match=r"none of the audio below it can be read; the first of 1: .*a\.wav"):
+    with pytest.raises(ManifestError, match=r"none of its audio can be read; the first of 1 errors: .*a\.wav"):
         build([str(tmp_path)], skip_bad=True)
 
 
@@ -241,11 +241,11 @@ def test_what_one_ffmpeg_decoded_is_decoded_again_by_another(corpus, tmp_path, m
     subprocess.run(command, check=True)
     for path in corpus.rglob("*.*"):
         os.utime(path, (0, 0))
-    kept = tmp_path / "kept"
+    scan_cache = tmp_path / "scan_cache"
 
     def built():
         monkeypatch.setattr("speechssl.corpus.finding._SETTLED_NS", 0)
-        return build([str(corpus)], kept=kept)
+        return build([str(corpus)], scan_cache=scan_cache)
 
     first = built()
     assert [row.decoder for row in first.manifest.utterances] == [None] * 3 + [ffmpeg_version()]

@@ -17,7 +17,7 @@ from speechssl.__main__ import main
 from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.corpus.building import build
 from speechssl.corpus.remote import RemoteFile, open_url
-from speechssl.corpus.scan_cache import kept_beside
+from speechssl.corpus.scan_cache import scan_cache_beside
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, ManifestError
 
@@ -183,9 +183,9 @@ def test_urls_listed_in_a_text_file_and_a_command(speech, server, tmp_path, caps
 
 @every
 def test_a_second_build_asks_for_stamps_only(speech, server, at, tmp_path):
-    first = build([at], kept=kept_beside(tmp_path / "m.tsv"))
+    first = build([at], scan_cache=scan_cache_beside(tmp_path / "m.tsv"))
     server.served.clear()
-    again = build([at], kept=kept_beside(tmp_path / "m.tsv"))
+    again = build([at], scan_cache=scan_cache_beside(tmp_path / "m.tsv"))
     assert again.manifest == first.manifest
     if at.startswith("file"):
         assert (first.reused, again.reused) == (0, 3)
@@ -193,7 +193,7 @@ def test_a_second_build_asks_for_stamps_only(speech, server, at, tmp_path):
         assert server.served == []
         shutil.copy(speech / NAMES[2], speech / NAMES[0])
         os.utime(speech / NAMES[0], (1, 1))
-        changed = build([at], kept=kept_beside(tmp_path / "m.tsv"))
+        changed = build([at], scan_cache=scan_cache_beside(tmp_path / "m.tsv"))
         assert changed.reused == 2
         assert changed.manifest.utterances[0].num_samples == 1000
 

@@ -45,7 +45,7 @@ def test_bad_audio_stops_by_default(dataset, corpus):
 
 def test_bad_audio_becomes_its_reason_when_skipped(corpus):
     corpus.audio_path(corpus.utterances[2]).write_bytes(b"")
-    dataset = SpeechDataset(corpus, AudioConfig(), hop=HOP, window=WINDOW, skip_bad_audio=True)
+    dataset = SpeechDataset(corpus, AudioConfig(), hop=HOP, window=WINDOW, skip_bad=True)
     assert "u0002.wav: the file is empty" in dataset[Crop(2, 0, 10_000)]
     assert isinstance(dataset[Crop(1, 0, 9_000)], Example)
 

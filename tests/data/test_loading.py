@@ -88,7 +88,7 @@ def test_any_number_of_ranks_goes_on_where_any_other_stopped(load, dataset, samp
 def test_noise_without_weight_stands_in_for_a_batch_whose_audio_is_all_bad(load, dataset, sampler, corpus, workers):
     for row in corpus.utterances:
         corpus.audio_path(row).write_bytes(b"")
-    dataset.skip_bad_audio = True
+    dataset.skip_bad = True
     _, _, batch = next(load(dataset, sampler, epoch=0, position=0, workers=workers))
     assert (batch.ids, batch.is_stand_in, batch.duration_s) == ((), True, 0.0)
     assert len(batch.skipped) == len(sampler.epoch(0)[0])
@@ -232,7 +232,7 @@ def test_the_padding_is_silent_and_the_longest_row_has_none(load, dataset, sampl
 def test_a_bad_file_among_good_ones_is_left_out_of_its_batch(load, dataset, sampler, corpus):
     bad = corpus.utterances[sampler.epoch(0)[0][0].index]
     corpus.audio_path(bad).write_bytes(b"RIFF")
-    dataset.skip_bad_audio = True
+    dataset.skip_bad = True
     for workers in (0, 1):
         _, _, batch = next(load(dataset, sampler, epoch=0, position=0, workers=workers))
         assert bad.id not in batch.ids

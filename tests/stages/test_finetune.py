@@ -115,7 +115,7 @@ def test_bad_audio_is_left_out_of_a_transcription_with_its_reason_when_asked_for
     manifest = read_manifest(corpus)
     first, *rest = manifest.utterances
     broken = dataclasses.replace(manifest, utterances=(dataclasses.replace(first, path="none.wav"), *rest))
-    found, skipped = transcribe(finetuned, broken, skip_bad_audio=True)
+    found, skipped = transcribe(finetuned, broken, skip_bad=True)
     assert [each.id for each in found] == [row.id for row in rest]
     assert len(skipped) == 1
     assert "none.wav: no such file" in skipped[0]

@@ -20,7 +20,7 @@ from speechssl.corpus.check.worker_pool import Death, work
 from speechssl.data.utterances import Manifest
 from speechssl.errors import ManifestError
 
-__all__ = ["RESULTS", "Report", "check_manifests", "in_crew"]
+__all__ = ["RESULTS", "Report", "check_manifests", "in_worker_pool"]
 
 RESULTS = {kind.__name__: kind for kind in (Measured, Fingerprint, AudioHeader, Death)}  # what workers give back
 
@@ -70,7 +70,7 @@ def check_manifests(
         raise ManifestError(f"expected manifests of different names, found {', '.join(names)}; rename or copy one")
     codes = script_codes(config.scripts)
     recordings, where = _recordings(manifests)
-    done = (by or in_crew(config, jobs))(recordings, partial(measure_recording, config=config))
+    done = (by or in_worker_pool(config, jobs))(recordings, partial(measure_recording, config=config))
     results: dict[int, Sequence[Measured] | Death] = {}
     for index, result in progress(done, len(recordings)):
         results[index] = result
@@ -111,7 +111,7 @@ def _recordings(manifests: Sequence[Manifest]) -> tuple[list[Recording], list[li
     return recordings, [[(numbers[place], parts[place][segment]) for place, segment in rows] for rows in wanted]
 
 
-def in_crew(config: CheckConfig, jobs: int | None = None) -> Work:
+def in_worker_pool(config: CheckConfig, jobs: int | None = None) -> Work:
     """Return what measures files in `jobs` processes of this machine, of which any may crash; None for one a core."""
     return partial(work, jobs=jobs or _cores(), limit_s=config.file_limit_s)
 

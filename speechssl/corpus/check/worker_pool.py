@@ -1,8 +1,8 @@
-"""Worker processes that look at files, of which any may crash: the file it crashed on is named, the rest goes on.
+"""A worker pool that survives crashes: the task that crashed a worker is named, and the other tasks go on.
 
-concurrent.futures gives up the whole pool with its first dead process and does not say which task killed it; pebble
-does, and was weighed, but plans every task before the first begins and would be one more dependency. Processes are
-forked: a spawned one imports the command line again, seconds before its first file.
+concurrent.futures gives up the whole pool when a process dies and does not say which task killed it. pebble does, but
+submits every task before the first one starts and would be one more dependency. Workers are forked, because a spawned
+process imports the command line again, which takes seconds.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ __all__ = ["Death", "work"]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_BATCH = 8  # tasks sent to a worker at once, at most
-_QUIET_S = 0.1  # a worker answers when a batch is done, and in between not later than this after a task
+_BATCH = 8  # most tasks sent to a worker at once
+_QUIET_S = 0.1  # seconds: a worker answers at the end of a batch, and after a task if this long passed since
 
 
 @dataclass(frozen=True)
 class Death:
-    """How the worker ended that had a task in hand."""
+    """The reason why a worker died during a task."""
 
     reason: str
 
@@ -40,75 +40,76 @@ class Death:
 def work(
     tasks: Sequence[Task], do: Callable[[Task], Result], *, jobs: int, limit_s: float
 ) -> Iterator[tuple[int, Result | Death]]:
-    """Do every task in one of `jobs` processes.
+    """Do every task in a pool of `jobs` processes.
 
     Args:
-        tasks: what `do` takes; sent to the workers.
-        do: runs in a worker; an exception it raises ends the worker, as a crash would.
-        jobs: processes.
-        limit_s: seconds for one task; a worker that needs more is ended by the system, whatever it is doing.
+        tasks: the arguments of `do`; they are sent to the workers.
+        do: runs in a worker; an exception ends the worker, as a crash would.
+        jobs: number of processes.
+        limit_s: time limit of one task, in seconds; the system ends a worker that exceeds it.
 
     Yields:
-        The index of a task and its result, or how its worker died; in the order they are done, each index once.
+        The index of a task and its result, or how its worker died. Every index comes once, in the order of completion.
     """
     waiting = deque(range(len(tasks)))
-    crew: dict[Connection, _Worker] = {}
+    workers: dict[Connection, _Worker] = {}
     try:
-        while waiting or any(worker.in_hand for worker in crew.values()):
-            while len(crew) < jobs and waiting:
-                worker = _hire(do, limit_s)
-                crew[worker.line] = worker
-            for worker in crew.values():
-                _hand_out(worker, waiting, tasks, jobs)
-            for line in wait(list(crew)):
-                worker = crew[line]  # type: ignore[index]
+        while waiting or any(worker.assigned for worker in workers.values()):
+            while len(workers) < jobs and waiting:
+                worker = _start_worker(do, limit_s)
+                workers[worker.pipe] = worker
+            for worker in workers.values():
+                _send_tasks(worker, waiting, tasks, jobs)
+            for pipe in wait(list(workers)):
+                worker = workers[pipe]  # type: ignore[index]
                 try:
-                    results = worker.line.recv()
+                    results = worker.pipe.recv()
                 except (EOFError, OSError):
-                    reason = _bury(crew.pop(worker.line), limit_s)
-                    fatal = worker.begun.value  # what came before it was not answered, and is done again
-                    if fatal < len(worker.in_hand):
-                        yield worker.in_hand[fatal], Death(reason)
-                        del worker.in_hand[fatal]
-                    waiting.extendleft(reversed(worker.in_hand))
+                    reason = _reap(workers.pop(worker.pipe), limit_s)
+                    fatal = worker.begun.value  # tasks before it were not answered, and are done again
+                    if fatal < len(worker.assigned):
+                        yield worker.assigned[fatal], Death(reason)
+                        del worker.assigned[fatal]
+                    waiting.extendleft(reversed(worker.assigned))
                 else:
-                    yield from [(worker.in_hand.popleft(), result) for result in results]
+                    yield from [(worker.assigned.popleft(), result) for result in results]
     finally:
-        for worker in crew.values():
+        for worker in workers.values():
             worker.process.terminate()
-            _bury(worker, limit_s)
+            _reap(worker, limit_s)
 
 
 @dataclass
 class _Worker:
     process: ForkProcess
-    line: Connection
-    begun: Any  # shared number: how many of the tasks in hand came before the one that it is at
-    in_hand: deque[int] = field(default_factory=deque)  # sent and not answered, in the order they are done
+    pipe: Connection
+    begun: Any  # shared integer: index in `assigned` of the task that the worker is doing
+    assigned: deque[int] = field(default_factory=deque)  # tasks sent and not answered, in order
 
 
-def _hire(do: Callable[[Task], Result], limit_s: float) -> _Worker:
+def _start_worker(do: Callable[[Task], Result], limit_s: float) -> _Worker:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     begun = context.RawValue("q", 0)
     process = context.Process(target=_serve, args=(ours, theirs, begun, do, limit_s), daemon=True)
     process.start()
-    theirs.close()  # so that its death ends the line
-    return _Worker(process=process, line=ours, begun=begun)
+    theirs.close()  # so that the death of the worker closes the pipe
+    return _Worker(process=process, pipe=ours, begun=begun)
 
 
-def _hand_out(worker: _Worker, waiting: deque[int], tasks: Sequence[Task], jobs: int) -> None:
-    """Send tasks, so that the worker has more when it is done with those it is at."""
-    size = max(1, min(_BATCH, len(waiting) // (4 * jobs)))  # fewer at the end, or one would have them all
-    while waiting and len(worker.in_hand) <= size:
+def _send_tasks(worker: _Worker, waiting: deque[int], tasks: Sequence[Task], jobs: int) -> None:
+    """Send tasks ahead of time, so that the worker never waits."""
+    size = max(1, min(_BATCH, len(waiting) // (4 * jobs)))  # smaller towards the end, so that all workers stay busy
+    while waiting and len(worker.assigned) <= size:
         batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-        worker.in_hand.extend(batch)
-        with contextlib.suppress(OSError):  # it is dead: its line has ended, which `work` finds when it reads
-            worker.line.send([tasks[index] for index in batch])
+        worker.assigned.extend(batch)
+        with contextlib.suppress(OSError):  # the worker is dead; `work` notices when it reads the pipe
+            worker.pipe.send([tasks[index] for index in batch])
 
 
-def _bury(worker: _Worker, limit_s: float) -> str:
-    worker.line.close()
+def _reap(worker: _Worker, limit_s: float) -> str:
+    """Wait for a worker to end and return the reason."""
+    worker.pipe.close()
     worker.process.join()
     code = worker.process.exitcode or 0
     if code == -signal.SIGALRM:
@@ -116,17 +117,17 @@ def _bury(worker: _Worker, limit_s: float) -> str:
     return f"the worker was ended by {signal.Signals(-code).name}" if code < 0 else f"the worker ended with {code}"
 
 
-def _serve(of_parent: Connection, line: Connection, begun: Any, do: Callable[[Task], Result], limit_s: float) -> None:
-    """Live as a worker: answer task after task, until the line ends."""
-    of_parent.close()  # inherited; left open, the line would not end with the parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard interrupts the parent, which ends its workers
+def _serve(parent_end: Connection, pipe: Connection, begun: Any, do: Callable[[Task], Result], limit_s: float) -> None:
+    """Run a worker: answer task after task until the pipe closes."""
+    parent_end.close()  # inherited; left open, the pipe would outlive the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C interrupts the parent, which ends its workers
     for kind in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(kind, signal.SIG_DFL)
-    torch.set_num_threads(1)  # there are others beside it, and threads of the parent did not come along
+    torch.set_num_threads(1)  # other workers use the other cores, and a fork inherits no threads
     while True:
         results: list[Result] = []
         last = time.monotonic()
-        for task in _talk(line.recv):
+        for task in _call_or_exit(pipe.recv):
             signal.setitimer(signal.ITIMER_REAL, limit_s)
             try:
                 results.append(do(task))
@@ -137,17 +138,17 @@ def _serve(of_parent: Connection, line: Connection, begun: Any, do: Callable[[Ta
             begun.value = len(results)
             if time.monotonic() - last > _QUIET_S:
                 begun.value = 0
-                _talk(partial(line.send, results))
+                _call_or_exit(partial(pipe.send, results))
                 results, last = [], time.monotonic()
         begun.value = 0
-        _talk(partial(line.send, results))
+        _call_or_exit(partial(pipe.send, results))
 
 
-def _talk(call: Callable[[], Any]) -> Any:
-    """Receive or send; end the process at once if the parent is gone, or needs no more.
+def _call_or_exit(call: Callable[[], Any]) -> Any:
+    """Receive or send; exit at once if the parent has closed the pipe.
 
-    At once: what Python does at its end waits for locks of files that another thread of the parent, such as a
-    progress bar's, may have held when the process was forked.
+    A normal exit could deadlock: Python flushes files on exit, and another thread of the parent, such as a progress
+    bar's, may have held a file's lock at the fork.
     """
     try:
         return call()

@@ -15,7 +15,7 @@ from speechssl.__main__ import main
 from speechssl.corpus import building as build_module
 from speechssl.corpus import finding
 from speechssl.corpus.building import Built, build
-from speechssl.corpus.scan_cache import kept_beside
+from speechssl.corpus.scan_cache import scan_cache_beside
 from speechssl.errors import AudioError, ManifestError
 
 
@@ -69,7 +69,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def built(speech: Path, **options: object) -> Built:
-    return build([str(speech)], kept=kept_beside(speech.parent / "m.tsv"), **options)
+    return build([str(speech)], scan_cache=scan_cache_beside(speech.parent / "m.tsv"), **options)
 
 
 def test_a_second_build_reads_nothing(speech, read):
@@ -138,7 +138,7 @@ def test_other_suffixes_are_another_build(speech):
 )
 def test_a_side_file_that_does_not_parse_is_as_none(speech, content):
     first = built(speech)
-    path = kept_beside(speech.parent / "m.tsv")
+    path = scan_cache_beside(speech.parent / "m.tsv")
     head = path.read_bytes().split(b"\n")[0] + b"\n"
     for written in (content, head + content):
         path.write_bytes(written)
@@ -147,7 +147,7 @@ def test_a_side_file_that_does_not_parse_is_as_none(speech, content):
 
 def test_values_that_cannot_be_are_not_taken(speech):
     first = built(speech)
-    path = kept_beside(speech.parent / "m.tsv")
+    path = scan_cache_beside(speech.parent / "m.tsv")
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     for i, value in enumerate(([0, 1, 1], [1, 1], "x", None, [[1], {}], [[], {}, 3]), start=1):
         lines[i][2] = value
@@ -228,7 +228,7 @@ def test_a_full_disk_leaves_the_old_manifest(speech, tmp_path, sounds, capsys):
 def test_a_folder_that_cannot_be_written_to_is_named(speech, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ManifestError, match=r"file/\.m\.tsv\.built: cannot be written"):
-        build([str(speech)], kept=kept_beside(tmp_path / "file/m.tsv"))
+        build([str(speech)], scan_cache=scan_cache_beside(tmp_path / "file/m.tsv"))
 
 
 def test_the_command_says_what_it_did(speech, tmp_path, capsys):
