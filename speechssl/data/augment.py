@@ -1,9 +1,9 @@
-"""Speech made different each epoch: faster or slower, in rooms, with noise, louder or softer. Off by default.
+"""Data augmentation of waveforms: speed perturbation, reverberation, noise and gain. Off by default.
 
-What happens to an utterance depends on (seed, epoch, its number in the manifest) alone: neither workers nor resuming
-change it. Speed is drawn when batches are planned, as it changes lengths (Ko et al. 2015, "Audio augmentation for
-speech recognition"); the rest when the audio is read (Ko et al. 2017, "A study on data augmentation of reverberant
-speech"). Measured or simulated impulse responses come from manifests, as noise does; none are simulated here.
+The augmentation of an utterance depends only on (seed, epoch, index in the manifest), not on workers or resuming.
+Speeds are drawn when batches are planned, as they change lengths (Ko et al. 2015, "Audio augmentation for speech
+recognition"); the rest is applied when audio is read (Ko et al. 2017, "A study on data augmentation of reverberant
+speech"). Impulse responses, measured or simulated, and noise come from manifests; none are simulated here.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,20 +28,20 @@ from speechssl.extras import import_torchaudio
 
 __all__ = ["AugmentConfig", "Augmenter", "Speeds", "change_speed"]
 
-_CONTEXT = 160  # samples on either side that the resampling filter looks at, and more
+_CONTEXT = 160  # samples of context on either side, more than the resampling filter needs
 
 
 @configuration
 class AugmentConfig:
-    """What is done to the audio that is trained on."""
+    """Augmentation of the training audio."""
 
     speeds: tuple[float, ...] = ()  # one is drawn for each utterance and epoch, e.g. 0.9, 1.0, 1.1
-    rooms: tuple[Path, ...] = ()  # manifests of impulse responses
-    room_prob: float = 0.5
+    rooms: tuple[Path, ...] = ()  # manifests of room impulse responses
+    room_prob: float = 0.5  # probability of reverberation, where there are rooms
     noise: tuple[Path, ...] = ()  # manifests of noise
-    noise_prob: float = 0.5
-    snr_db: tuple[float, float] = (5.0, 20.0)  # of speech to noise, from and to
-    gain_db: tuple[float, float] = (0.0, 0.0)  # from and to
+    noise_prob: float = 0.5  # probability of noise, where there is any
+    snr_db: tuple[float, float] = (5.0, 20.0)  # signal-to-noise ratio, lowest and highest
+    gain_db: tuple[float, float] = (0.0, 0.0)  # gain, lowest and highest
 
     def __post_init__(self) -> None:
         if not all(0.5 <= speed <= 2 and abs(_ratio(speed) - speed) < 1e-9 for speed in self.speeds):
@@ -56,22 +56,22 @@ class AugmentConfig:
 
     @property
     def changes_speed(self) -> bool:
-        """Whether utterances may last longer or shorter than recorded."""
+        """Whether speed perturbation changes the lengths of utterances."""
         return any(speed != 1 for speed in self.speeds)
 
     def speeds_of(self, num_utterances: int, *, seed: int) -> "Speeds | None":
-        """Return the speeds of so many utterances, if they change."""
+        """Return the speeds of `num_utterances`, None if speed does not change."""
         return Speeds(self.speeds, num_utterances, seed=seed) if self.changes_speed else None
 
     def augmenter(
         self, audio: AudioConfig, *, seed: int, read: Callable[[Path], Manifest] = read_manifest
     ) -> "Augmenter | None":
-        """Return what is done besides, if anything is.
+        """Return the augmentation other than speed, None if there is none.
 
         Args:
-            audio: how speech is read.
-            seed: of what is drawn.
-            read: makes utterances of what `rooms` and `noise` name.
+            audio: how audio is read.
+            seed: seed of the draws.
+            read: reads the manifests in `rooms` and `noise`.
 
         Raises:
             ManifestError: a manifest of rooms or noise cannot be read.
@@ -81,13 +81,13 @@ class AugmentConfig:
 
 
 class Speeds:
-    """At which speed each utterance is heard in each epoch."""
+    """The speed of each utterance in each epoch."""
 
     def __init__(self, speeds: Sequence[float], num_utterances: int, *, seed: int) -> None:
-        """Prepare to draw from `speeds`, all alike, for each of the manifest's utterances."""
+        """Prepare to draw from `speeds` uniformly, for each of the manifest's utterances."""
         self.ratios = tuple(_ratio(speed) for speed in speeds)
         self.num_utterances, self.seed = num_utterances, seed
-        self._drawn: tuple[int, NDArray[np.uint8]] | None = None  # of one epoch, as its utterances ask one by one
+        self._drawn: tuple[int, NDArray[np.uint8]] | None = None  # epoch, and its draws
 
     def of(self, epoch: int, index: int) -> Fraction:
         """Return the speed of one utterance."""
@@ -115,29 +115,29 @@ class Speeds:
 
 
 class Augmenter:
-    """Rooms, noise and gain."""
+    """Applies reverberation, noise and gain."""
 
     def __init__(
         self, config: AugmentConfig, audio: AudioConfig, *, seed: int, read: Callable[[Path], Manifest] = read_manifest
     ) -> None:
-        """Read with `read` what `config` names; the audio is read as `audio` says, when it is wanted.
+        """Read the manifests in `config` with `read`; their audio is read later, as `audio` says.
 
         Raises:
-            ManifestError: one cannot be read.
+            ManifestError: a manifest cannot be read.
         """
         self.config, self.audio, self.seed = config, replace(audio, normalize=False), seed
         self.rooms, self.noise = _rows(config.rooms, read), _rows(config.noise, read)
 
     def __call__(self, waveform: Tensor, *, epoch: int, index: int) -> Tensor:
-        """Return (time,) float32, a waveform made different.
+        """Return the augmented waveform, (time,) float32.
 
         Args:
             waveform: (time,) float32, 16 kHz; may be written to.
-            epoch: in which it is heard.
-            index: of the utterance in the manifest.
+            epoch: the epoch.
+            index: index of the utterance in the manifest.
 
         Raises:
-            AudioError: a room or noise cannot be read.
+            AudioError: an impulse response or noise cannot be read.
         """
         generator = seeded_generator(self.seed, "augment", epoch, index)
         is_in_room, is_noisy, which, where, level, gain = torch.rand(6, generator=generator).tolist()
@@ -152,7 +152,7 @@ class Augmenter:
         return torch.from_numpy(samples)
 
     def _in_room(self, samples: NDArray[np.float32], draw: float) -> NDArray[np.float32]:
-        """Convolve with an impulse response, direct sound in its place, as loud as before."""
+        """Convolve with an impulse response; keep the position of the direct sound and the power."""
         manifest, row = self.rooms[int(draw * len(self.rooms))]
         response = read_utterance(manifest, row, self.audio).numpy()
         direct = int(np.abs(response).argmax())
@@ -167,7 +167,7 @@ class Augmenter:
         start = int(where * (room + 1)) if room > 0 else 0
         count = len(samples) if room > 0 else None
         noise = read_utterance(manifest, row, self.audio, start=start, num_samples=count).numpy()
-        noise = np.resize(noise, len(samples))  # again from its beginning where it is too short
+        noise = np.resize(noise, len(samples))  # repeats noise that is too short
         scale = np.sqrt(_power(samples) / max(_power(noise), np.float32(1e-20)) / 10 ** (snr_db / 10))
         if _power(noise) > 0:
             samples += noise * np.float32(scale)
@@ -176,18 +176,18 @@ class Augmenter:
 def change_speed(
     manifest: Manifest, row: Utterance, audio: AudioConfig, speed: Fraction, *, start: int, num_samples: int
 ) -> Tensor:
-    """Read a part of an utterance as it is heard at another speed.
+    """Read a part of an utterance at another speed.
 
     Args:
-        manifest: that lists it.
+        manifest: the manifest that lists the utterance.
         row: the utterance.
-        audio: how it is read.
-        speed: over 1 is faster and higher.
+        audio: how audio is read.
+        speed: factor; above 1 is faster and higher.
         start: first sample wanted, counted at the new speed.
-        num_samples: wanted, at the new speed.
+        num_samples: number of samples wanted, at the new speed.
 
     Returns:
-        (time,) float32, the same samples as that part of the whole utterance.
+        (time,) float32, identical to that part of the whole utterance at the new speed.
     """
     down, up = speed.numerator, speed.denominator
     first = max(0, (start * down // up - _CONTEXT) // down * down)  # falls on a whole sample at both speeds

@@ -1,7 +1,7 @@
-"""Which utterances, cropped where, make up each batch: a pure function of (seed, epoch).
+"""Plans batches: which utterances, cropped where, as a pure function of (seed, epoch).
 
-Batches hold utterances of similar length and at most so many seconds, padding counted. Nothing here reads audio;
-nothing depends on the number of workers or ranks: ranks take batches in turn from the one list of an epoch.
+A batch holds utterances of similar length, up to a number of seconds with padding. The plan does not depend on the
+number of workers or ranks: ranks take batches in turn from one list per epoch. Nothing here reads audio.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ __all__ = ["Batch", "BatchConfig", "BatchSampler", "Crop", "Example", "collate",
 
 @configuration
 class BatchConfig:
-    """How utterances are cut and put together."""
+    """Cropping and batching of utterances."""
 
-    seconds: float = 87.5  # audio in a batch of one rank, padding counted (fairseq: max_tokens = 1.4M samples)
+    seconds: float = 87.5  # audio in a batch of one rank, including padding (fairseq: max_tokens = 1.4M samples)
     max_utterances: int = 1024
     max_crop_s: float | None = 15.625  # longer utterances are cropped at random (fairseq: max_sample_size)
     min_s: float = 2.0  # shorter utterances are left out, counted and reported (fairseq: min_sample_size)
-    jitter: float = 0.1  # whole utterances are sorted by length to within such a share; half of it is padding
-    mix: MixConfig = MixConfig()  # of several corpora
+    jitter: float = 0.1  # relative noise on lengths when whole utterances are sorted; half of it becomes padding
+    mix: MixConfig = MixConfig()  # shares of several corpora
 
     def __post_init__(self) -> None:
         if not 0 <= self.jitter <= 1:
@@ -47,7 +47,7 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One crop, read."""
+    """One crop with its audio and labels."""
 
     id: str
     waveform: Tensor  # (time,) float32
@@ -71,16 +71,16 @@ class Batch:
 
     @property
     def duration_s(self) -> float:
-        """Seconds of audio, padding not counted."""
+        """Seconds of audio, excluding padding."""
         return 0.0 if self.is_stand_in else float(self.num_samples.sum()) / SAMPLE_RATE
 
     @property
     def padding(self) -> float:
-        """Share of the batch that is no audio."""
+        """Share of the batch that is padding."""
         return 1 - float(self.num_samples.sum()) / max(self.waveforms.numel(), 1)
 
     def pin_memory(self) -> "Batch":
-        """Return the batch in memory from which a GPU copies without waiting; the loader calls this."""
+        """Return the batch in pinned memory, from which copies to a GPU are asynchronous."""
         return replace(
             self,
             waveforms=self.waveforms.pin_memory(),
@@ -89,7 +89,7 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on another device; lengths stay on the host, where the masks are drawn."""
+        """Return the batch on another device; lengths stay on the CPU, where masks are drawn."""
         return replace(
             self,
             waveforms=self.waveforms.to(device, non_blocking=True),
@@ -99,13 +99,13 @@ class Batch:
 
 
 def seeded_generator(*key: int | str) -> torch.Generator:
-    """Return a generator whose state depends on `key` alone, and not additively: (1, 2) is unrelated to (2, 1)."""
+    """Return a generator seeded with a hash of `key`: (1, 2) and (2, 1) give unrelated states."""
     digest = bytes.fromhex(fingerprint.of_parts([repr(key).encode()]))
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 class PlannedSpeeds(Protocol):
-    """What the plan has to know of utterances that are heard faster or slower: `augment.Speeds`."""
+    """Lengths of utterances under speed perturbation, as `augment.Speeds` gives them."""
 
     def lengths(self, epoch: int, indices: Integers, lengths: Integers) -> Integers:
         """Return how many samples the utterances `indices`, of `lengths` at speed 1, have in an epoch."""
@@ -132,14 +132,14 @@ class BatchSampler:
         """Prepare batches of `utterances`.
 
         Args:
-            utterances: of the manifest, in its order.
-            config: how to cut and fill.
-            seed: of order and crops.
-            hop: crops start at multiples of so many samples, so that frame labels line up with frames.
-            speeds: change the lengths of utterances in each epoch.
+            utterances: the manifest's utterances, in order.
+            config: cropping and batching.
+            seed: seed of order and crops.
+            hop: crops start at multiples of this number of samples, so that frame labels line up with frames.
+            speeds: speed perturbation, which changes the lengths in each epoch.
 
         Raises:
-            ManifestError: nothing is left, or an utterance that may not be cropped fills more than a batch.
+            ManifestError: no utterance is long enough, or one that may not be cropped is longer than a batch.
         """
         self.config, self.seed, self.hop, self._speeds = config, seed, hop, speeds
         rows = Rows.of(utterances)
@@ -156,8 +156,8 @@ class BatchSampler:
                 f"{utterances[longest].id}: lasts {at_most / SAMPLE_RATE:.1f} s, more than a batch "
                 f"(batch.seconds={config.seconds}); raise batch.seconds or cut the utterance"
             )
-        self.indices = np.flatnonzero(is_kept)  # of utterances that are long enough
-        self.lengths = lengths[is_kept]  # samples at 16 kHz, one for each index
+        self.indices = np.flatnonzero(is_kept)  # utterances that are long enough
+        self.lengths = lengths[is_kept]  # samples at 16 kHz, one per index
         self.left_out = Ids(utterances, np.flatnonzero(~is_kept))
         self._utterances = utterances
         self._mix: Mix | None = None
@@ -168,7 +168,7 @@ class BatchSampler:
             codes = corpora(utterances, config.mix.by)[1][is_kept]
             listed.update(codes.tobytes())
             self._mix = Mix(codes, self.lengths, alpha=config.mix.alpha, generator=self._round)
-        self.fingerprint = listed.hexdigest()  # of what is trained on: a position means nothing in another list
+        self.fingerprint = listed.hexdigest()  # a saved position is valid only for the same list of utterances
 
     def epoch(self, epoch: int) -> Epoch:
         """Return the batches of one epoch."""
@@ -181,11 +181,11 @@ class BatchSampler:
         generator = seeded_generator(self.seed, "order", epoch)
         draws = torch.rand((len(lengths), 2), generator=generator, dtype=torch.float64).numpy()
         places, jitter = draws[:, 0].copy(), draws[:, 1].copy()
-        del draws  # here and below: of millions of crops, memory
+        del draws  # here and below: memory, as there may be millions of crops
         if self.config.max_crop_s is None:
             order = _sorted(lengths * (1 + self.config.jitter * jitter))
             lengths = num_samples = lengths[order]
-        else:  # many share the full length: keep their company random
+        else:  # many crops have the full length: shuffle before the stable sort, so that batches differ
             del jitter
             limit = int(self.config.max_crop_s * SAMPLE_RATE)
             order = torch.randperm(len(lengths), generator=generator).numpy()
@@ -200,7 +200,7 @@ class BatchSampler:
         return Epoch(crops, first, torch.randperm(len(first) - 1, generator=generator).numpy())
 
     def describe(self, epoch: int = 0) -> str:
-        """Say in one line what an epoch has of which corpus, in how many batches, and how much of them is padding."""
+        """Describe an epoch in one line: hours of each corpus, number of batches, share of padding."""
         names, codes = corpora(self._utterances, self.config.mix.by)
         codes = codes[self.indices]
         hours = np.bincount(codes, self.lengths, len(names)) / SAMPLE_RATE / 3600
@@ -219,7 +219,7 @@ class BatchSampler:
         return seeded_generator(self.seed, "round", corpus, number)
 
     def _starts(self, lengths: Integers, num_samples: Integers, draws: NDArray[np.float64]) -> Integers:
-        """Place crops of `num_samples` in utterances of `lengths`, by draws from 0 to 1."""
+        """Return the starts of crops of `num_samples` in utterances of `lengths`, from draws in [0, 1)."""
         starts = np.zeros_like(lengths)
         is_cut = lengths > num_samples
         places = (lengths[is_cut] - num_samples[is_cut]) // self.hop + 1
@@ -228,7 +228,7 @@ class BatchSampler:
 
 
 def _sorted(values: NDArray[Any]) -> Integers:
-    """Return the places of `values` from the least on, equal ones in their order; torch takes half numpy's time."""
+    """Return the indices that sort `values`, stably; torch takes half the time of numpy."""
     return torch.sort(torch.from_numpy(values), stable=True).indices.numpy()
 
 
@@ -236,11 +236,11 @@ def collate(examples: Sequence[Example | str | SpeechSSLError], waveforms: Tenso
     """Pad examples to a batch.
 
     Args:
-        examples: strings are the reasons why an example was skipped, errors why reading has to stop.
-        waveforms: (batch, time) float32, those of the examples, where they are padded already.
+        examples: examples; a string is the reason why one was skipped, an error the reason why reading has to stop.
+        waveforms: (batch, time) float32, the padded waveforms of the examples; None to pad them here.
 
     Returns:
-        The batch; without examples where none could be read.
+        The batch; it is empty if no example could be read.
     """
     good = [example for example in examples if isinstance(example, Example)]
     skipped = tuple(example for example in examples if isinstance(example, str))

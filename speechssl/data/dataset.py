@@ -1,4 +1,4 @@
-"""Crop of an utterance -> example: waveform, with unit labels or text tokens. In any worker, with any reader."""
+"""Reads crops as examples: a waveform with unit labels or text tokens."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ __all__ = ["SpeechDataset", "load_in_order", "read_utterance"]
 
 
 class SpeechDataset(Dataset[Example | str]):
-    """Reads what a `Crop` asks for."""
+    """Reads crops of a manifest's utterances."""
 
     def __init__(
         self,
@@ -38,32 +38,32 @@ class SpeechDataset(Dataset[Example | str]):
         augment: Augmenter | None = None,
         settings: str | None = None,
     ) -> None:
-        """Prepare to read.
+        """Set what is read and how.
 
         Args:
             manifest: the utterances.
-            audio: policy for decoding.
+            audio: how audio is read.
             hop: samples from one encoder frame to the next.
-            window: samples one encoder frame looks at.
-            labels: one `FrameLabels` a stream.
-            tokens: text of each utterance as ids.
-            skip_bad: hand back the reason instead of raising when a file cannot be used.
-            speeds: at which utterances are heard, those that the batches were planned with.
-            augment: what else is done to them.
-            settings: where `audio` is set, for what errors advise: a section, as `dev.audio.`, or `--` for options.
+            window: receptive field of an encoder frame, in samples.
+            labels: one `FrameLabels` per stream.
+            tokens: token ids of each utterance's text, by utterance id.
+            skip_bad: return the reason instead of raising when a file cannot be used.
+            speeds: speed perturbation; the same that the batches were planned with.
+            augment: other augmentation.
+            settings: prefix of the audio settings in error messages: a section, as `dev.audio.`, or `--` for options.
         """
         self.manifest, self.audio, self.hop, self.window = manifest, audio, hop, window
         self.labels, self.tokens, self.skip_bad = tuple(labels), tokens, skip_bad
         self.speeds, self.augment, self.settings = speeds, augment, settings
 
     def __getitem__(self, crop: Crop) -> Example | str:
-        """Read one crop; a string says why it was skipped."""
+        """Read one crop, or return why it was skipped."""
         return self.example(crop)
 
     def example(
         self, crop: Crop, *, epoch: int = 0, read: PcmReader = read_pcm, out: Tensor | None = None
     ) -> Example | str:
-        """Read one crop, into `out`, (time,) float32, if it can be; a string says why it was skipped."""
+        """Read one crop, into `out`, (time,) float32, where possible, or return why it was skipped."""
         row = self.manifest.utterances[crop.index]
         try:
             if self.augment is None and self.speeds is None:
@@ -99,7 +99,7 @@ class SpeechDataset(Dataset[Example | str]):
         return read_utterance(self.manifest, row, audio, start=crop.start, num_samples=wanted, read=read, out=out)
 
     def _augmented(self, row: Utterance, crop: Crop, epoch: int, *, read: PcmReader, out: Tensor | None) -> Tensor:
-        """Change speed, then place in a room, then normalise, if at all."""
+        """Change the speed, augment, then normalise, each if configured."""
         audio = replace(self.audio, normalize=False)
         speed = Fraction(1) if self.speeds is None else self.speeds.of(epoch, crop.index)
         if speed == 1:
@@ -115,13 +115,13 @@ class SpeechDataset(Dataset[Example | str]):
     def batch(
         self, crops: Sequence[Crop], *, epoch: int = 0, read: PcmReader = read_pcm, place: Tensor | None = None
     ) -> Batch:
-        """Read crops and pad them; what would be raised becomes the batch's `error`, which passes between processes.
+        """Read crops and pad them; an error becomes the batch's `error`, so that it passes between processes.
 
         Args:
-            crops: of the batch.
-            epoch: in which they are heard.
-            read: reads usual audio.
-            place: (samples,) float32, where the waveforms are written if they fit.
+            crops: the crops of the batch.
+            epoch: epoch, for augmentation.
+            read: reader of 16-bit PCM.
+            place: (samples,) float32, memory for the waveforms, used if they fit.
         """
         shape = (len(crops), max(crop.num_samples for crop in crops))
         fits = place is not None and len(place) >= shape[0] * shape[1]
@@ -135,7 +135,7 @@ class SpeechDataset(Dataset[Example | str]):
         return collate(examples, room if _pad(room, examples) else None)
 
     def stand_in(self) -> Batch:
-        """Return a second of noise in place of a batch whose audio is all bad; the training loop gives it no weight."""
+        """Return a second of noise that replaces a batch without usable audio; training gives it no weight."""
         num_samples = max(SAMPLE_RATE, 8 * self.window)
         noise = torch.rand(num_samples, generator=torch.Generator().manual_seed(0)) - 0.5
         frames = (num_samples - self.window) // self.hop + 1
@@ -153,8 +153,8 @@ def load_in_order(dataset: SpeechDataset, *, seconds: float, max_padding: float 
 
     Args:
         dataset: the utterances.
-        seconds: in a batch at most, padding counted; one utterance at least.
-        max_padding: share of a batch that may be padding; where few utterances differ much, batches are smaller.
+        seconds: most audio in a batch, including padding; a batch has at least one utterance.
+        max_padding: largest share of padding in a batch; a smaller share makes smaller batches.
     """
     rows = dataset.manifest.utterances
     order = sorted(range(len(rows)), key=lambda i: -rows[i].num_samples_16k)
@@ -172,7 +172,7 @@ def load_in_order(dataset: SpeechDataset, *, seconds: float, max_padding: float 
 
 
 def _pad(room: Tensor, examples: Sequence[Example | str | SpeechSSLError]) -> bool:
-    """Write zeros behind the examples; False if one is not in its place, or none fills its row."""
+    """Zero the padding in `room`; return False if an example lies elsewhere, or the longest does not fill its row."""
     lengths = []
     for row, example in zip(room, examples, strict=True):
         if not isinstance(example, Example) or example.waveform.data_ptr() != row.data_ptr():

@@ -1,4 +1,4 @@
-"""The batches of one epoch as a few arrays: millions of crops, of which each is made when it is looked at."""
+"""The batches of one epoch as a few arrays, so that millions of crops take little memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ __all__ = ["Crop", "Epoch", "Integers", "first_of_batches"]
 
 Integers = NDArray[np.int64]
 
-_BLOCK = 1 << 20  # crops that are looked at together when batches are filled
+_BLOCK = 1 << 20  # crops per block when batches are filled
 
 
 @dataclass(frozen=True)
 class Crop:
     """A part of an utterance, in samples at 16 kHz."""
 
-    index: int  # of the utterance in the manifest
+    index: int  # index of the utterance in the manifest
     start: int
     num_samples: int
 
 
 class Epoch(Sequence[list[Crop]]):
-    """Batches in the order in which they are trained on; slices are epochs too, and share their arrays."""
+    """Batches in training order; a slice is an `Epoch` too, and shares the arrays."""
 
     def __init__(self, crops: tuple[Integers, Integers, Integers], first: Integers, order: Integers) -> None:
-        """Describe batches.
+        """Store the arrays.
 
         Args:
             crops: index, start and number of samples, each (crops,) int64, batch after batch.
-            first: (batches + 1,) int64, the first crop of each batch, and the number of crops.
-            order: (batches,) int64, which batch comes when.
+            first: (batches + 1,) int64, the first crop of each batch, then the number of crops.
+            order: (batches,) int64, the batches in training order.
         """
         self._crops, self._first, self._order = crops, first, order
 
@@ -47,7 +47,7 @@ class Epoch(Sequence[list[Crop]]):
     def __getitem__(self, place: slice) -> "Epoch": ...
 
     def __getitem__(self, place: int | slice) -> "list[Crop] | Epoch":
-        """Make the crops of one batch, or give a part of the epoch."""
+        """Return the crops of one batch, or a part of the epoch."""
         if isinstance(place, slice):
             return Epoch(self._crops, self._first, self._order[place])
         batch = self._order[place]
@@ -55,7 +55,7 @@ class Epoch(Sequence[list[Crop]]):
         return [Crop(*numbers) for numbers in zip(*(column[held].tolist() for column in self._crops), strict=True)]
 
     def __iter__(self) -> Iterator[list[Crop]]:
-        """Go through the batches."""
+        """Iterate over the batches."""
         return (self[place] for place in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
@@ -70,13 +70,13 @@ class Epoch(Sequence[list[Crop]]):
 
     @property
     def num_samples(self) -> int:
-        """Samples at 16 kHz of all crops, padding not counted."""
+        """Samples of all crops at 16 kHz, excluding padding."""
         sums = np.concatenate([[0], np.cumsum(self._crops[2])])
         return int((sums[self._first[self._order + 1]] - sums[self._first[self._order]]).sum())
 
     @property
     def padding(self) -> float:
-        """Share of what the batches hold that is no audio."""
+        """Share of the batches that is padding."""
         first = self._first[:-1]
         longest = np.maximum.reduceat(self._crops[2], first) if len(first) else first
         held = (longest * np.diff(self._first))[self._order]
@@ -84,18 +84,18 @@ class Epoch(Sequence[list[Crop]]):
 
 
 def first_of_batches(num_samples: Integers, *, limit: float, max_crops: int) -> Integers:
-    """Fill batches with crops in the order given: each takes as many as fit with padding, and one at least.
+    """Fill batches with crops in the order given, each with as many as fit including padding, but at least one.
 
-    From every crop on, the number that fit is found for all crops at once, by halving steps over maxima of 1, 2, 4...
+    The number of crops that fit is found for every first crop at once, by binary search over maxima of 1, 2, 4, ...
     crops; then the batches are walked through.
 
     Args:
         num_samples: (crops,) int64.
-        limit: samples in a batch, as many for each crop as the longest has.
-        max_crops: in a batch.
+        limit: most samples in a batch, including padding.
+        max_crops: most crops in a batch.
 
     Returns:
-        (batches + 1,) int64, the first crop of each batch, and the number of crops.
+        (batches + 1,) int64, the first crop of each batch, then the number of crops.
 
     Examples:
         >>> first_of_batches(np.array([4, 2, 5, 9]), limit=10, max_crops=8)
@@ -104,7 +104,7 @@ def first_of_batches(num_samples: Integers, *, limit: float, max_crops: int) -> 
     first = []
     place = 0
     while place < len(num_samples):
-        block = num_samples[place : place + _BLOCK + max_crops]  # beyond the block: what its last batches may take
+        block = num_samples[place : place + _BLOCK + max_crops]  # with crops that its last batches may take
         fitting = _fitting(block, limit, max_crops).data
         stop = len(block) if place + len(block) == len(num_samples) else _BLOCK
         within = 0
@@ -116,10 +116,10 @@ def first_of_batches(num_samples: Integers, *, limit: float, max_crops: int) -> 
 
 
 def _fitting(num_samples: Integers, limit: float, max_crops: int) -> Integers:
-    """Count for each place how many crops, from it on, fit into one batch."""
+    """Return, for each crop, how many crops from it on fit into one batch."""
     count = len(num_samples)
     most = min(max_crops, int(limit // max(int(num_samples.min()), 1)), count)
-    maxima = [num_samples]  # maxima[j][i]: of the 2 ** j crops from i on
+    maxima = [num_samples]  # maxima[j][i]: longest of the 2 ** j crops from i on
     while 2 << (len(maxima) - 1) <= most:
         step = 1 << (len(maxima) - 1)
         maxima.append(np.maximum(maxima[-1][:-step], maxima[-1][step:]))

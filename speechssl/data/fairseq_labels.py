@@ -1,7 +1,7 @@
-"""fairseq's label files: `train.km` holds a line of units for each line of `train.tsv`, `dict.km.txt` lists the units.
+"""Reads and writes fairseq's label files: a line of units in `train.km` for each line of `train.tsv`.
 
-They name neither utterances nor rate nor k-means, so all of that is checked or asked for here. What fairseq does with
-them was read in its sources (data/audio/hubert_dataset.py, examples/hubert/simple_kmeans).
+`dict.km.txt` lists the units. The files name neither utterances nor rate nor k-means, so all of these are checked or
+asked for. The format follows fairseq's sources (data/audio/hubert_dataset.py, examples/hubert/simple_kmeans).
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ from speechssl.text.fields import lines_of
 
 __all__ = ["dictionary_path", "is_km", "read_km", "with_ids_of", "write_km"]
 
-REFERENCE_RATES = (100, 50)  # labels a second: of MFCC, of a layer of HuBERT
-REFERENCE_PIECE = 1_600_000  # samples that the reference hears at a time (dump_hubert_feature.py: --max_chunk)
+REFERENCE_RATES = (100, 50)  # labels per second from MFCC and from a layer of HuBERT
+REFERENCE_PIECE = 1_600_000  # samples in a chunk of the reference (dump_hubert_feature.py: --max_chunk)
 
 
 def is_km(path: Path) -> bool:
-    """Tell fairseq's label file from ours, which begins with a JSON object.
+    """Return whether a label file is fairseq's; ours begins with a JSON object.
 
     Raises:
         LabelError: the file cannot be read.
@@ -36,7 +36,7 @@ def is_km(path: Path) -> bool:
 
 
 def dictionary_path(path: Path) -> Path:
-    """Return where fairseq looks for the list of units of `train.km`: `dict.km.txt` beside it."""
+    """Return the path of the list of units that belongs to `train.km`: `dict.km.txt` beside it."""
     return path.with_name(f"dict{path.suffix}.txt")
 
 
@@ -52,29 +52,29 @@ def read_km(
 ) -> FrameLabels:
     """Read fairseq's labels.
 
-    The reference hears long audio in pieces, and no frame reaches from one into the next: a file of 110 s has a label
-    less than the whole of it would make, one of 210 s two. There each frame of the whole gets the label of the nearest
-    frame of a piece, so labels after a seam keep their time; `source.settings` says how often one serves twice.
+    The reference encodes long audio in pieces, and no frame spans two pieces: a file of 110 s has one label less than
+    if encoded as a whole, one of 210 s two. Here each frame of the whole gets the label of the nearest frame of a
+    piece, so that labels after a boundary keep their time; `source.settings` counts the repeated labels.
 
     Args:
-        path: a line of units in decimal for each utterance.
+        path: the label file, a line of units in decimal for each utterance.
         manifest: the utterances, in the order of the lines.
-        rate: labels a second (fairseq: model.label_rate); None to try those of the reference, 100 for MFCC and 50 for
-            a layer of HuBERT, and take the one that the lengths fit.
-        window: samples that one label's feature looks at: 25 ms in the reference, for both.
+        rate: labels per second (fairseq: model.label_rate); None to try those of the reference, 100 for MFCC and 50
+            for a layer of HuBERT, and take the one that fits the lengths.
+        window: samples in the window of one label's feature: 25 ms in the reference, for both.
         clusters: number of units; None for the number of lines of `dict.km.txt` beside the file.
-        kmeans: the file of centroids that made the labels, of any format: only its hash is taken. Labels of the same
-            one may be used together; without it, labels of each file count as units of their own.
-        piece: samples heard at a time (fairseq: --max_chunk); None to try the whole, and then the reference's 100 s.
+        kmeans: file of the centroids that made the labels, in any format; only its hash is used. Labels with the same
+            hash may be used together; without the file, the units of each label file are distinct.
+        piece: samples encoded at a time (fairseq: --max_chunk); None to try the whole, then the reference's 100 s.
 
     Returns:
-        The labels by the ids of the manifest. If any audio was heard in pieces, its settings have `piece` in samples,
-        `in_pieces` utterances and labels `repeated` at their seams.
+        The labels by the ids of the manifest. If audio was encoded in pieces, the settings hold `piece` in samples,
+        the number of utterances `in_pieces` and the number of labels `repeated` at boundaries.
 
     Raises:
-        LabelError: not as many lines as utterances, a line with anything but units, a unit outside `clusters`, a
-            number of labels that the audio does not make at that rate, neither whole nor in pieces, no or another
-            number of units, a file cut short.
+        LabelError: the number of lines differs from that of utterances, a line holds anything but units, a unit is
+            outside `clusters`, the number of labels fits the audio neither as a whole nor in pieces, the number of
+            units is unknown or contradictory, or the file is truncated.
     """
     clusters = _number_of_units(path, clusters)
     rows = _read_units(path, clusters)
@@ -116,13 +116,13 @@ def read_km(
 
 
 def write_km(path: Path, labels: FrameLabels, manifest: Manifest) -> None:
-    """Write fairseq's labels in the order of the manifest, and the list of units beside them.
+    """Write labels in fairseq's format, in the order of the manifest, with the list of units beside them.
 
-    Each unit counts 1 in the list, as in the reference's own recipe: training reads only the order, and training and
-    held-out labels share the list.
+    Each unit has the count 1 in the list, as in the reference's recipe: training reads only the order, and train and
+    dev labels share the list.
 
     Raises:
-        LabelError: an utterance of the manifest has no labels, or the list is there with other units.
+        LabelError: an utterance of the manifest has no labels, or the list exists with other units.
     """
     if not path.suffix:
         raise LabelError(f"{path}: name it after its manifest, split.km for split.tsv; fairseq looks for that")
@@ -146,10 +146,10 @@ def write_km(path: Path, labels: FrameLabels, manifest: Manifest) -> None:
 
 
 def with_ids_of(manifest: Manifest, named: Manifest) -> Manifest:
-    """Give the utterances of a fairseq manifest, which has no ids, those of ours, by relative or whole path.
+    """Give the utterances of a fairseq manifest the ids of our manifest `named`, by relative or absolute path.
 
     Raises:
-        ManifestError: a path is not in ours, or has another length there.
+        ManifestError: a path is not in `named`, or has another length there.
     """
     whole = [row for row in named.utterances if row.file_samples is None]  # fairseq's manifests list no parts
     known = {named.absolute_path(row): row for row in whole}
@@ -196,7 +196,7 @@ def _read_units(path: Path, clusters: int) -> list[np.ndarray]:
             if units is None:
                 raise LabelError(f"{path}:{number}: expected units in decimal with blanks between, found {line[:60]!r}")
             if not line.endswith(b"\n"):
-                raise LabelError(f"{path}:{number}: ends in the middle of a line; the file was cut: copy it again")
+                raise LabelError(f"{path}:{number}: ends within a line; the file was truncated: copy it again")
             if len(units) and units.max() >= clusters:
                 raise LabelError(f"{path}:{number}: has units up to {units.max()}, expected 0 to {clusters - 1}")
             rows.append(units.astype(kind))
@@ -211,8 +211,8 @@ def _that_fits(
     *,
     where: Path,
 ) -> tuple[LabelSource, int | None]:
-    """Return the first source, and samples heard at a time, that make as many labels of the audio as there are."""
-    messages: dict[tuple[int, int], str] = {}  # by lines that do not fit, and labels they are off by
+    """Return the first source and piece size that fit the numbers of labels."""
+    messages: dict[tuple[int, int], str] = {}  # by number of lines that do not fit, and of labels they are off by
     for piece in pieces:
         for source in sources:
             wrong = [
@@ -224,21 +224,21 @@ def _that_fits(
                 return source, piece
             line, key, found, expected = wrong[0]
             off = sum(abs(there - made) for _, _, there, made in wrong)
-            heard = "" if piece is None else f" in pieces of {piece} samples"
+            chunked = "" if piece is None else f" in pieces of {piece} samples"
             said = (
-                f"{where}: {len(wrong)} of {len(rows)} lines have not as many labels as their audio makes{heard} at "
+                f"{where}: {len(wrong)} of {len(rows)} lines differ in number of labels from their audio{chunked} at "
                 f"{SAMPLE_RATE / source.hop:g} a second, from windows of {source.window} samples: line {line} has "
                 f"{found}, {key} makes {expected}"
             )
             messages.setdefault((len(wrong), off), said)
     raise LabelError(
         f"{messages[min(messages)]}; name the manifest whose lines it follows, or the rate and window of its features, "
-        "or the pieces in which long audio was heard (fairseq: --max_chunk)"
+        "or the pieces in which long audio was encoded (fairseq: --max_chunk)"
     )
 
 
 def _count(source: LabelSource, num_samples: int, piece: int | None) -> int:
-    """Return the number of labels of audio heard in pieces, from the first sample on; None: as a whole."""
+    """Return the number of labels of audio that is encoded in pieces; None: as a whole."""
     if piece is None:
         return source.count(num_samples)
     full, rest = divmod(num_samples, piece)
@@ -246,10 +246,10 @@ def _count(source: LabelSource, num_samples: int, piece: int | None) -> int:
 
 
 def _nearest_frames(source: LabelSource, num_samples: int, piece: int) -> np.ndarray:
-    """Return for each frame of the whole the nearest of the frames of its pieces, the earlier of two as near.
+    """Return for each frame of the whole the nearest frame of its pieces, the earlier one in a tie.
 
     Returns:
-        (frames of the whole,) int64, below the number of frames of the pieces.
+        (frames of the whole,) int64, indices of frames of the pieces.
     """
     starts = np.concatenate(
         [
@@ -287,7 +287,7 @@ def _read_dictionary(path: Path) -> int:
         lines = lines_of(file.read().decode(errors="replace"))
     if not lines:
         raise LabelError(
-            f"{path}: is empty, and with it fairseq takes every label for <unk>; write `unit count` lines, one a unit"
+            f"{path}: is empty, so that fairseq takes every label for <unk>; write a line `unit count` for each unit"
         )
     units = [line.split(" ")[0] for line in lines if line.count(" ") == 1]
     if sorted(units) != sorted(map(str, range(len(lines)))):

@@ -1,4 +1,4 @@
-"""Audio that Python code holds: arrays and tensors beside names of files, as a manifest of which some is in memory."""
+"""Builds a manifest from audio given in Python: arrays, tensors, mappings and file names."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -20,38 +20,39 @@ __all__ = ["Audio", "Channels", "Given", "is_one", "list_given"]
 Audio: TypeAlias = str | Path | NDArray[Any] | Tensor | Mapping[str, Any]
 Channels: TypeAlias = Literal["mean", "first"] | int
 
-_MOST_CHANNELS = 16  # the axis of an array that has no more of them is that of the channels
+_MOST_CHANNELS = 16  # an axis of an array that is no longer than this may be that of channels
 _KINDS = "give a file's name, an array of numbers as numpy.asarray makes it, or a whole Manifest"
 _FULL_SCALE = {"int8": 2**7, "int16": 2**15, "int32": 2**31}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given(Manifest):
-    """Utterances of which some are in memory; their ids are their numbers in the order they were given."""
+    """A manifest with some utterances in memory; ids are the indices in the order given."""
 
-    samples: Mapping[str, NDArray[np.float32]]  # (time, channels) by id, at the rate that the utterance says
+    samples: Mapping[str, NDArray[np.float32]]  # (time, channels) by id, at the utterance's rate
 
 
 def is_one(audio: object) -> TypeGuard[Audio]:
-    """Say whether this is one utterance, not several."""
+    """Return whether `audio` is one utterance, not several."""
     return isinstance(audio, str | Path | np.ndarray | Tensor | Mapping)
 
 
 def list_given(
     audio: Audio | Iterable[Audio], *, sample_rate: int | None = None, channels: Channels | None = None
 ) -> Given:
-    """List audio of any kind that Python code names or holds.
+    """Build a manifest of audio of any kind.
 
     Args:
-        audio: a file's name; an array or tensor of samples, (time,), or with an axis of channels; a mapping with
-            `array` and `sampling_rate`, as the package datasets has it; or several of these. Floats are of full scale
-            1, whole numbers of the full scale of their type.
-        sample_rate: of all arrays and tensors, in Hz; files and mappings say theirs themselves.
-        channels: what is heard of several; None: a file's are mixed as the model's audio was, an array's refused.
+        audio: a file name; an array or tensor of samples, (time,), or with an axis of channels; a mapping with `array`
+            and `sampling_rate`, as in the package datasets; or several of these. Floats have full scale 1, integers
+            the full scale of their type.
+        sample_rate: sample rate of all arrays and tensors, in Hz; files and mappings state their own.
+        channels: which of several channels to use; None: those of a file are mixed as the model's audio was, those of
+            an array are refused.
 
     Raises:
-        AudioError: samples of a type, shape or number of channels that cannot be heard, or a file that cannot be read.
-        ConfigError: arrays without a sample rate, a rate where nothing needs one, or no such channels.
+        AudioError: samples have an unusable type, shape or number of channels, or a file cannot be read.
+        ConfigError: an array has no sample rate, a rate is given but not needed, or a channel does not exist.
     """
     if channels not in (None, "mean", "first") and (
         isinstance(channels, bool) or not isinstance(channels, int) or channels < 0
@@ -91,10 +92,10 @@ def list_given(
 
 
 def _whole_rate(rate: float | None, name: str) -> int:
-    """Return a rate in Hz.
+    """Check a sample rate in Hz.
 
     Raises:
-        ConfigError: there is none, or it is none of audio.
+        ConfigError: the rate is missing, or is not a positive whole number.
     """
     if rate is None:
         raise ConfigError(f"{name}: say its sample_rate, in Hz; only files say theirs themselves")
@@ -104,10 +105,10 @@ def _whole_rate(rate: float | None, name: str) -> int:
 
 
 def _columns(given: object, name: str, channels: Channels | None) -> NDArray[np.float32]:
-    """Return (time, channels) float32 of full scale 1.
+    """Convert samples to (time, channels) float32 of full scale 1.
 
     Raises:
-        AudioError: of the wrong type or shape, or of several channels without being told which.
+        AudioError: the type or shape is wrong, or there are several channels and `channels` is None.
     """
     if not isinstance(given, np.ndarray | Tensor):
         raise AudioError(
@@ -136,7 +137,7 @@ def _columns(given: object, name: str, channels: Channels | None) -> NDArray[np.
 
 
 def _scaled(values: NDArray[Any], name: str) -> NDArray[np.float32]:
-    """Return float32 of full scale 1."""
+    """Convert samples to float32 of full scale 1."""
     kind = str(values.dtype)
     if np.issubdtype(values.dtype, np.floating):
         return values.astype(np.float32)

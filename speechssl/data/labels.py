@@ -1,8 +1,8 @@
-"""Frame labels: the hidden unit of every feature frame of every utterance, and how they line up with the encoder.
+"""Frame labels: the hidden unit of every feature frame, their file format and their alignment with encoder frames.
 
-The file is text. Its first line is JSON: the version, how many utterances follow, where the labels come from, and a
-hash of it all. Then `id<TAB>count<TAB>units` for each utterance, units in decimal with blanks between. A file that was
-cut, patched or joined by hand does not read.
+The file is text. Its first line is JSON: version, number of utterances, source of the labels, and a hash of everything.
+A line `id<TAB>count<TAB>units` follows for each utterance, with units in decimal, separated by blanks. A file that was
+truncated, edited or concatenated is refused.
 """
 
 import dataclasses
@@ -19,30 +19,30 @@ from speechssl.atomic import atomic
 from speechssl.data.utterances import Manifest
 from speechssl.errors import LabelError
 
-if TYPE_CHECKING:  # torch takes seconds to import: converting labels goes without
+if TYPE_CHECKING:  # torch takes seconds to import, and converting labels does not need it
     from torch import Tensor
 
 __all__ = ["IMPORTED", "FrameLabels", "LabelSource", "join_labels", "parse_units", "read_labels", "write_labels"]
 
-VERSION = 2  # of the file; the first had none
-IMPORTED = "imported"  # `features` of labels that another toolkit made
+VERSION = 2  # version of the file format; version 1 stated none
+IMPORTED = "imported"  # value of `features` for labels from another toolkit
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSource:
-    """What made the labels. Two are equal if their labels may be mixed: names of the features do not count."""
+    """What made the labels. Two sources are equal if their labels may be mixed; `features` does not matter."""
 
     clusters: int
     hop: int  # samples from one label to the next
-    window: int  # samples one label's feature looks at
-    kmeans: str  # hash of the centroids
+    window: int  # samples in the window of one label's feature
+    kmeans: str  # hash of the k-means centroids
     features: str = field(compare=False)  # "mfcc", or the checkpoint and layer
     settings: Mapping[str, str | int] = field(
         default_factory=dict, compare=False
-    )  # of the front end, or hash and layer
+    )  # settings of the front end, or checkpoint hash and layer
 
     def count(self, num_samples: int) -> int:
-        """Return the number of labels of a waveform of so many samples at 16 kHz."""
+        """Return the number of labels of a waveform of `num_samples` at 16 kHz."""
         return max(0, (num_samples - self.window) // self.hop + 1)
 
     @property
@@ -52,7 +52,7 @@ class LabelSource:
 
     @property
     def again(self) -> str:
-        """Say how such labels are made for other audio, for errors."""
+        """Advice for error messages: how to make such labels for other audio."""
         if self.features == IMPORTED:
             return "import them again with `speechssl labels`, for this manifest"
         kind = f"layer layer={self.settings['layer']}" if "layer" in self.settings else self.features
@@ -71,7 +71,7 @@ class FrameLabels:
     """Labels of many utterances."""
 
     source: LabelSource
-    units: Mapping[str, np.ndarray]  # by utterance id, int16 or int32
+    units: Mapping[str, np.ndarray]  # (labels,) int16 or int32, by utterance id
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that change with the source, the utterances, their order or any label."""
@@ -86,16 +86,16 @@ class FrameLabels:
         """Return the label nearest to the centre of each frame of a crop.
 
         For BASE's 20 ms frames and 10 ms MFCC labels this is every second label, as in the reference. The reference
-        takes the label whose window starts with the frame, or last before it; where frames look at more samples than
-        labels do, the nearest centre is a later one. It also drops a last frame that has fewer labels than the ratio
-        of the rates; here the last label serves.
+        takes the last label whose window starts at or before the frame; where the window of frames is longer than that
+        of labels, the nearest centre is a later one. The reference also drops a last frame with fewer labels than the
+        ratio of the rates; here it gets the last label.
 
         Args:
-            utterance_id: whose labels.
+            utterance_id: id of the utterance.
             start: first sample of the crop.
-            num_frames: frames the encoder makes of it.
+            num_frames: number of encoder frames in the crop.
             hop: samples from one encoder frame to the next.
-            window: samples one encoder frame looks at.
+            window: receptive field of an encoder frame, in samples.
 
         Returns:
             (num_frames,) int64.
@@ -108,10 +108,10 @@ class FrameLabels:
         return torch.from_numpy(units[nearest].astype(np.int64))
 
     def check(self, manifest: Manifest, *, where: str) -> None:
-        """Compare with a manifest before the first step.
+        """Check the labels against a manifest.
 
         Raises:
-            LabelError: an utterance has no labels, or not as many as its audio makes.
+            LabelError: an utterance has no labels, or their number does not fit its audio.
         """
         missing = [row.id for row in manifest.utterances if row.id not in self.units]
         if missing:
@@ -129,7 +129,7 @@ class FrameLabels:
 
 
 def join_labels(parts: Iterable[tuple[Path, FrameLabels]]) -> FrameLabels:
-    """Join the label files of one stream, of training and held-out audio or of several corpora.
+    """Join the label files of one stream, of training and dev audio or of several corpora.
 
     Raises:
         LabelError: two files come from different k-means, or label the same utterance.
@@ -167,8 +167,8 @@ def read_labels(path: Path) -> FrameLabels:
     """Read a label file.
 
     Raises:
-        LabelError: missing, of another version, cut short, changed by hand, with an utterance that occurs twice or
-            with units outside the clusters it declares.
+        LabelError: the file is missing, of another version, truncated or edited, has an utterance twice, or has units
+            outside the clusters it declares.
     """
     try:
         with path.open("rb") as file:
@@ -185,17 +185,17 @@ def read_labels(path: Path) -> FrameLabels:
         raise LabelError(f"{path}: cannot read labels ({error.strerror}); run `speechssl cluster`") from error
     if len(units) != count:
         raise LabelError(
-            f"{path}: holds {len(units)} utterances, its first line says {count}; the file was cut or joined: "
+            f"{path}: holds {len(units)} utterances, its first line says {count}; the file was truncated or joined: "
             f"copy it again, or {source.again}"
         )
     labels = FrameLabels(source=source, units=units)
     if labels.fingerprint() != stored:
-        raise LabelError(f"{path}: was changed after it was written; copy it again, or {source.again}")
+        raise LabelError(f"{path}: was edited after it was written; copy it again, or {source.again}")
     return labels
 
 
 def parse_units(text: bytes) -> np.ndarray | None:
-    """Return the int64 numbers of a line, in decimal with blanks between, or None if anything else is on it."""
+    """Parse decimal numbers separated by blanks, as int64; None if the line holds anything else."""
     if text.translate(None, b"0123456789 \r\n"):
         return None
     return np.fromstring(text, dtype=np.int64, sep=" ") if text.strip() else np.zeros(0, dtype=np.int64)
@@ -230,7 +230,7 @@ def _parse_row(line: bytes, source: LabelSource, *, where: str) -> tuple[str, np
     count = int(fields[0])
     if len(found) != count or not line.endswith(b"\n"):
         raise LabelError(
-            f"{where}: the line announces {count} labels and ends after {len(found)}; the file was cut: "
+            f"{where}: the line announces {count} labels and ends after {len(found)}; the file was truncated: "
             f"copy it again, or {source.again}"
         )
     if count and found.max() >= source.clusters:

@@ -1,7 +1,7 @@
-"""Batches without end, read ahead of the training step: by processes of torch, or by threads of fairseq2's pipeline.
+"""Loads batches ahead of the training step, with processes of torch or threads of fairseq2's pipeline.
 
-Both give the same batches in the same order, from any position, for any number of workers; samples of integer PCM
-(wav, flac) are the same bit for bit. Which utterances a batch holds is `batching`'s affair.
+Both yield the same batches in the same order, from any position and for any number of workers; integer PCM (wav, flac)
+is identical bit for bit. `data/batching.py` plans which utterances a batch holds.
 """
 
 import atexit
@@ -31,24 +31,24 @@ __all__ = ["AHEAD", "Loader", "Packed", "SharedPlaces", "load_batches", "pack", 
 
 
 def start_method() -> str:
-    """Return how processes that read are started: forked on Linux, unless the program asked for `spawn`.
+    """Return the start method of loader processes: `fork` on Linux, unless the program chose `spawn`.
 
-    Python's own default there is a server from 3.14 on, whose processes import torch anew and inherit no memory.
+    From Python 3.14 on the default there is `forkserver`, whose processes import torch again and share no memory.
     """
     default = multiprocessing.get_start_method()
     return "fork" if sys.platform == "linux" and default != "spawn" else default
 
 
 class SharedPlaces:
-    """For each process a few places, of the size of the largest batch, used in turn."""
+    """Shared memory for batches: each process uses a few places, of the size of the largest batch, in turn."""
 
     def __init__(self, workers: int, ahead: int, samples: int) -> None:
-        """Share memory; pages count only once they are written.
+        """Allocate shared memory; pages take up memory only once they are written.
 
         Args:
-            workers: processes, forked from this one later.
-            ahead: batches that each may be asked for while the parent copies one.
-            samples: float32, in the largest batch.
+            workers: number of processes, which are forked from this one later.
+            ahead: batches that each process prefetches.
+            samples: float32 samples in the largest batch.
         """
         shape = (workers, ahead + 1, samples)
         memory = mmap.mmap(-1, 4 * workers * (ahead + 1) * samples)
@@ -57,11 +57,11 @@ class SharedPlaces:
 
     @classmethod
     def where_processes_are_forked(cls, workers: int, ahead: int, samples: int) -> "SharedPlaces | None":
-        """Share memory, or None where processes do not inherit it."""
+        """Allocate shared memory, or return None where processes do not inherit it."""
         return cls(workers, ahead, samples) if start_method() == "fork" else None
 
     def take(self) -> tuple[tuple[int, int], Tensor]:
-        """Return, in a process that reads, the next place: where it is, and its (samples,) float32."""
+        """Return, in a loader process, the index of the next place and its memory, (samples,) float32."""
         info = get_worker_info()
         assert info is not None
         self._turn = (self._turn + 1) % self._places.shape[1]
@@ -69,21 +69,21 @@ class SharedPlaces:
         return where, self._places[where]
 
     def at(self, where: tuple[int, int]) -> Tensor:
-        """Return the (samples,) float32 of a place."""
+        """Return the memory of a place, (samples,) float32."""
         return self._places[where]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch on its way: arrays, which are sent by value, and where its waveforms lie."""
+    """A batch as it is sent between processes: arrays by value, waveforms by their place in shared memory."""
 
-    batch: Batch  # without tensors
-    arrays: dict[str, Any]  # by field
-    where: tuple[int, int] | None  # None: the waveforms are among the arrays
+    batch: Batch  # the batch without tensors
+    arrays: dict[str, Any]  # tensors as arrays, by field
+    where: tuple[int, int] | None  # place of the waveforms; None: they are among the arrays
     shape: tuple[int, int]
 
     def unpack(self, places: SharedPlaces | None, *, is_pinned: bool) -> Batch:
-        """Return the batch, in memory of this process."""
+        """Return the batch in memory of this process."""
         tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
         if self.where is not None:
             assert places is not None
@@ -94,12 +94,12 @@ class Packed:
 
 
 def pack(batch: Batch, where: tuple[int, int] | None, place: Tensor | None) -> Packed:
-    """Make a batch ready to be sent.
+    """Prepare a batch to be sent to another process.
 
     Args:
-        batch: whose waveforms may lie at the place already.
-        where: the place is; None without one.
-        place: (samples,) float32; waveforms that do not fit are sent by value.
+        batch: the batch; its waveforms may lie at the place already.
+        where: index of the place; None for none.
+        place: (samples,) float32, its memory; waveforms that do not fit are sent by value.
     """
     size = batch.waveforms.numel()
     if place is None or not 0 < size <= len(place):
@@ -115,15 +115,15 @@ def pack(batch: Batch, where: tuple[int, int] | None, place: Tensor | None) -> P
 
 
 Loader = Literal["auto", "torch", "fairseq2"]
-AHEAD = 4  # batches that each worker has ready or at hand
+AHEAD = 4  # batches that each worker prefetches
 
 
 @dataclass(frozen=True)
 class _Planned:
-    """A batch to be read, and where all ranks go on after it."""
+    """A batch to be read, and the position of all ranks after it."""
 
     epoch: int
-    following: int  # position; may lie past the end, and then means the next epoch
+    following: int  # next position; past the end it means the next epoch
     crops: Sequence[Crop]
 
 
@@ -138,29 +138,29 @@ def load_batches(
     world_size: int = 1,
     loader: Loader = "torch",
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yield this rank's batches without end, from any place; the same for any loader and number of workers.
+    """Yield this rank's batches endlessly from a position, the same for any loader and number of workers.
 
-    The batches of all epochs are one sequence, and ranks take them in turn. Where a batch has no usable audio, a
-    stand-in comes in its place, so that every rank has as many.
+    The batches of all epochs are one sequence, and ranks take them in turn. A stand-in replaces a batch without usable
+    audio, so that every rank has the same number.
 
     Args:
         dataset: reads the crops.
         sampler: plans the epochs.
-        epoch: to begin with.
-        position: in it of the first batch that any rank takes.
-        workers: processes (torch) or threads (fairseq2) that read; 0 reads when a batch is asked for.
-        rank: of this process.
+        epoch: first epoch.
+        position: index in this epoch of the first batch, over all ranks.
+        workers: loader processes (torch) or threads (fairseq2); 0 reads synchronously.
+        rank: rank of this process.
         world_size: number of ranks.
-        loader: what reads; `auto` is fairseq2 for wav where it is installed, else torch: the faster one as measured
-            (recipes/benchmarks/README.md, Feeding).
+        loader: library that loads; `auto` is fairseq2 for wav where it is installed, else torch: the faster one as
+            measured (recipes/benchmarks/README.md, Feeding).
 
     Yields:
-        Epoch and position with which all ranks go on after this batch, and the batch.
+        Epoch and position of all ranks after this batch, and the batch.
 
     Raises:
-        SpeechSSLError: what the dataset raises; also from a worker.
+        SpeechSSLError: an error of the dataset, also in a worker.
         TrainingError: a worker died.
-        ConfigError: `loader` is fairseq2, and it is not installed.
+        ConfigError: `loader` is fairseq2, which is not installed.
     """
     is_native = loader == "fairseq2" or (loader == "auto" and has_fairseq2() and _is_wav(dataset.manifest))
     planned = _plan(sampler, epoch, position, rank=rank, world_size=world_size)
@@ -182,9 +182,9 @@ def load_batches(
 
 @contextmanager
 def _ended_in_time(loaded: "Generator[_Loaded]") -> Iterator[None]:
-    """End the workers with this context, even where an error's traceback keeps the frame, and before the interpreter.
+    """Stop the workers on leaving the context, even where a traceback keeps the frame alive, or at exit.
 
-    Processes that ignore signals, and threads that want Python's lock, would keep it from ending.
+    Loader processes ignore signals and threads wait for Python's lock, so that either would block the exit.
     """
     atexit.register(loaded.close)
     try:
@@ -195,7 +195,7 @@ def _ended_in_time(loaded: "Generator[_Loaded]") -> Iterator[None]:
 
 
 def _is_wav(manifest: Manifest) -> bool:
-    """Whether most of a hundred utterances, spread over the manifest, are files that nothing compresses."""
+    """Return whether most of a hundred utterances, evenly spaced in the manifest, are wav files."""
     rows = manifest.utterances
     looked_at = [rows[place].path for place in range(0, len(rows), -(-len(rows) // 100))]
     return 2 * sum(path.lower().endswith(".wav") for path in looked_at) > len(looked_at)
@@ -216,7 +216,7 @@ class _Sent:
 
 
 class _Reader:
-    """What a worker does."""
+    """Reads planned batches, in any worker."""
 
     def __init__(self, dataset: SpeechDataset, read: PcmReader) -> None:
         self.dataset, self.read = dataset, read
@@ -227,7 +227,7 @@ class _Reader:
 
 
 class _Sender(Dataset[_Sent]):
-    """What a process does."""
+    """Reads planned batches in a loader process, and packs them to be sent."""
 
     def __init__(self, read: _Reader, places: SharedPlaces | None) -> None:
         self.read, self.places = read, places
@@ -249,7 +249,7 @@ def _plan(sampler: BatchSampler, epoch: int, position: int, *, rank: int, world_
 
 
 def _by_processes(read: _Reader, planned: Iterator[_Planned], workers: int, samples: int) -> Generator[_Loaded]:
-    """Read with torch's loader; one set of processes serves all epochs."""
+    """Load with torch's `DataLoader`, whose processes serve all epochs."""
     places = SharedPlaces.where_processes_are_forked(workers, AHEAD, samples)
     loader: DataLoader[_Sent] = DataLoader(
         _Sender(read, places),
@@ -260,9 +260,9 @@ def _by_processes(read: _Reader, planned: Iterator[_Planned], workers: int, samp
         prefetch_factor=AHEAD,
         worker_init_fn=_ignore_stops,
         multiprocessing_context=start_method(),
-        generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
+        generator=torch.Generator(),  # the default draws from the global generator, and a resumed run would differ
     )
-    is_pinned = torch.cuda.is_available()  # or its copy to the device makes the step wait
+    is_pinned = torch.cuda.is_available()  # copies from pinned memory do not block the step
     sending = iter(loader)
     with explained_deaths(), deaths_at_batches() as waiting:
         while True:
@@ -274,11 +274,11 @@ def _by_processes(read: _Reader, planned: Iterator[_Planned], workers: int, samp
 
 
 def _by_threads(read: _Reader, planned: Iterator[_Planned], workers: int) -> Generator[_Loaded]:
-    """Read with fairseq2's pipeline, whose threads are in C++ and hold Python's lock for little of their time.
+    """Load with fairseq2's pipeline, whose C++ threads rarely hold Python's lock.
 
-    The pipeline waits for its threads when it goes, with the lock that they need: so they are sent home before that.
+    The destructor of the pipeline joins its threads while holding the lock that they need, so they are stopped first.
     """
-    from fairseq2.data.data_pipeline import read_iterator  # optional; `native_reader` has said so if it is missing
+    from fairseq2.data.data_pipeline import read_iterator  # optional; `native_reader` raises if it is missing
 
     is_pinned, is_closed = torch.cuda.is_available(), threading.Event()
 
@@ -290,7 +290,7 @@ def _by_threads(read: _Reader, planned: Iterator[_Planned], workers: int) -> Gen
 
     def close() -> None:
         is_closed.set()
-        with suppress(Exception):  # of a batch that nobody waits for
+        with suppress(Exception):  # errors of batches that are no longer needed
             for _ in pipeline:
                 pass
 
@@ -307,7 +307,7 @@ def _by_threads(read: _Reader, planned: Iterator[_Planned], workers: int) -> Gen
 
 
 class _Once:
-    """An iterator as torch's loader wants its sampler."""
+    """Wraps an iterator as a sampler for torch's `DataLoader`."""
 
     def __init__(self, planned: Iterator[_Planned]) -> None:
         self.planned = planned
@@ -321,6 +321,6 @@ def _as_it_is(thing: Any) -> Any:
 
 
 def _ignore_stops(_: int) -> None:
-    """Leave Ctrl-C, and what schedulers send to a whole process group, to the process that trains and will save."""
+    """Ignore Ctrl-C and schedulers' signals to the process group: the training process handles them, and saves."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

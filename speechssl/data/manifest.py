@@ -1,12 +1,12 @@
-"""Manifests in files: text of our form or fairseq's is read and written here, Parquet in `data/manifest_parquet.py`.
+"""Reads and writes manifests as text, in our format and fairseq's; Parquet is in `data/manifest_parquet.py`.
 
-A manifest is a tab-separated table with a header line. `id path samples rate channels` are required, any of
+A manifest is a tab-separated table with a header line. The columns `id path samples rate channels` are required, any of
 `start file_samples channel text speaker language split decoder root` may follow. Paths are relative to a root: the
-manifest's own folder, or what the column `root` says from there, so a corpus can move with its manifests; `--root` and
-`data.root` name another. `shards/x.tar:OFFSET:SIZE` is bytes of an archive, and a URL stands for itself. An utterance
-with `start` and `file_samples` is a part of its file; one with a `channel`, counted from 0, is what that one of several
-holds. With a `decoder` its length, and labels of its frames, hold for that version of ffmpeg, as others may begin the
-sound elsewhere. fairseq's two-column form (root line, then path and samples) is read as well and can be written.
+manifest's own folder, or the folder in the column `root`, relative to it, so that a corpus can move with its manifests;
+`--root` and `data.root` override it. A path may be a member of an archive, `shards/x.tar:OFFSET:SIZE`, or a URL. An
+utterance with `start` and `file_samples` is a part of its file; one with a `channel`, counted from 0, is that channel.
+A `decoder` is the version of ffmpeg that the length and frame labels are valid for, as other versions may start the
+sound at another sample. fairseq's format has two columns: root line, then path and samples.
 """
 
 import csv
@@ -35,7 +35,7 @@ __all__ = [
     "write_manifest",
 ]
 
-PARQUET = ".parquet"  # suffix of a manifest in that form
+PARQUET = ".parquet"  # suffix of a manifest in Parquet
 
 _REQUIRED = ("id", "path", "samples", "rate", "channels")
 _PART = ("start", "file_samples")
@@ -46,15 +46,14 @@ _ROOT = "root"
 
 
 def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manifest:
-    """Read a manifest of ours, or a fairseq one (told apart by the header line).
+    """Read a manifest in our format or fairseq's; the header line tells which.
 
     Args:
-        path: the table; in Parquet if its name ends in `.parquet`.
-        root: folder the audio paths are relative to, whatever the table says; None for what its column `root` says,
-            or its own folder.
+        path: the manifest; Parquet if its name ends in `.parquet`.
+        root: folder that audio paths are relative to; None for the manifest's column `root`, or else its own folder.
 
     Raises:
-        ManifestError: missing, empty, without the required columns, or with a row that does not parse.
+        ManifestError: the manifest is missing or empty, lacks required columns, or has a row that does not parse.
     """
     path, root = Path(path), None if root is None else Path(root)
     if path.suffix.lower() == PARQUET:
@@ -82,18 +81,18 @@ def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manife
         roots = [line.split("\t")[column] for line in lines[1:]]
         if len({*roots}) == 1:
             folder = _root_at(folder, roots[0])
-        else:  # rows of several manifests, put together by other hands
+        else:  # several manifests concatenated
             utterances = [_below(row, each) for row, each in zip(utterances, roots, strict=True)]
     return Manifest(root=root or folder, utterances=tuple(utterances))
 
 
 def root_from(folder: Path, manifest: Manifest) -> str:
-    """Return what the column `root` of a manifest in `folder` has to say so that audio is found from there.
+    """Return the value of the column `root` for a manifest that is written to `folder`.
 
     Returns:
-        The way to the root: relative, so that what holds both can move, or absolute where the two share no folder but
-        `/`. Nothing where `folder` is the root itself, all audio is at URLs, or the first file is not below the root:
-        a list without its audio takes the place that it is put in.
+        The path from `folder` to the root: relative, so that both can move together, or absolute if they share no
+        folder but `/`. Empty if `folder` is the root, all audio is at URLs, or the first file does not exist: then the
+        root is the folder of the manifest.
     """
     here, there = os.path.realpath(folder), os.path.realpath(manifest.root)
     first = next((row for row in manifest.utterances if not is_url(row.path)), None)
@@ -103,12 +102,14 @@ def root_from(folder: Path, manifest: Manifest) -> str:
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance], *, root: str = "") -> None:
-    """Write a manifest, atomically, in the form of its name; text has no optional columns that nothing fills.
+    """Write a manifest atomically; its suffix decides between text and Parquet.
+
+    Text omits optional columns that are empty in every row.
 
     Args:
-        path: the file.
-        utterances: its rows.
-        root: of `root_from`, that the paths start from; nothing for the folder of `path`.
+        path: the file to write.
+        utterances: the rows.
+        root: value of the column `root`, from `root_from`; empty for none.
     """
     if path.suffix.lower() == PARQUET:
         write_parquet(path, utterances, root=root)
@@ -126,21 +127,21 @@ def write_manifest(path: Path, utterances: Iterable[Utterance], *, root: str = "
             cells.append("" if row.channel is None else str(row.channel))
         cells += [getattr(row, name) or "" for name in optional] + ([root] if root else [])
         if any(control in cell for cell in cells for control in "\t\n\r"):
-            raise ManifestError(f"{row.path!r}: a tab or line break in its path or text; rename the file")
+            raise ManifestError(f"{row.path!r}: its path or text holds a tab or line break; rename the file")
         lines.append("\t".join(cells))
     write_atomically(path, "\n".join(lines) + "\n")
 
 
 def read_fairseq_manifest(path: Path, *, root: Path | None = None) -> Manifest:
-    """Read fairseq's form: the root on the first line, then `path<TAB>samples`, all of it 16 kHz mono."""
+    """Read fairseq's format: the root on the first line, then `path<TAB>samples`; audio is 16 kHz mono."""
     lines = _read_lines(path)
     utterances = []
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
         if len(cells) != 2 or not cells[1].isdecimal() or len(cells[1]) > 18:
             raise ManifestError(
-                f"{path}:{number}: expected `path<TAB>samples` (fairseq form), found {len(cells)} columns: {line!r}; "
-                "a tab inside a path has to be renamed away"
+                f"{path}:{number}: expected `path<TAB>samples` (fairseq's form), found {len(cells)} columns: {line!r}; "
+                "rename files whose paths hold a tab"
             )
         utterances.append(
             Utterance(
@@ -158,16 +159,16 @@ def read_fairseq_manifest(path: Path, *, root: Path | None = None) -> Manifest:
 
 
 def write_fairseq_manifest(path: Path, manifest: Manifest) -> None:
-    """Write fairseq's form, which knows neither ids nor rates: every file has to be 16 kHz already."""
+    """Write fairseq's format, which has neither ids nor rates: every file must be 16 kHz."""
     for utterance in manifest.utterances:
         if utterance.sample_rate != SAMPLE_RATE:
             raise ManifestError(
-                f"{utterance.path}: audio is {utterance.sample_rate} Hz; fairseq's manifest has no column for that "
+                f"{utterance.path}: audio is {utterance.sample_rate} Hz; fairseq's manifest has no column for the rate "
                 "and fairseq refuses it: resample the audio to 16000 Hz first"
             )
         if utterance.file_samples is not None or is_url(utterance.path):
             raise ManifestError(
-                f"{utterance.id}: is a part of a file, or at a URL; fairseq's manifest lists whole files: write it out"
+                f"{utterance.id}: is a part of a file, or at a URL; fairseq's manifest lists whole files: write one"
             )
         if utterance.channel is not None:
             raise ManifestError(
@@ -179,32 +180,32 @@ def write_fairseq_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def read_side_file(path: Path) -> dict[str, dict[str, str]]:
-    """Read a table of `read_table` by `id` or `path`, with any optional manifest column.
+    """Read a table of optional manifest columns, keyed by `id` or `path`.
 
     Returns:
-        For each id, or path, its columns.
+        Columns by id, or by path.
 
     Raises:
-        ManifestError: it cannot be read, no `id` or `path` column, an unknown column, or a key that occurs twice.
+        ManifestError: the file cannot be read, has no column `id` or `path`, an unknown column, or a key twice.
     """
     table = read_table(path, ("id", "path"), _OPTIONAL)
     return {key: {name: row[name] for name in _OPTIONAL if name in row} for key, row in table.items()}
 
 
 def read_table(path: Path, keys: Sequence[str], known: Sequence[str] = ()) -> dict[str, dict[str, str]]:
-    """Read a table with a header: of tabs, in which quotes are text, or of commas for `.csv`.
+    """Read a table with a header line: comma-separated for `.csv`, else tab-separated without quoting.
 
     Args:
-        path: of the table, in UTF-8.
-        keys: columns of which the first that is there tells the rows apart.
-        known: columns that there may be besides; empty for any, one at least.
+        path: the table, in UTF-8.
+        keys: candidates for the key column; the first one present is used.
+        known: other columns that are allowed; empty for any, at least one.
 
     Returns:
-        For each key the other columns.
+        The other columns by key.
 
     Raises:
-        ManifestError: it cannot be read, the columns are others, a row has too few or too many cells, or a key occurs
-            twice.
+        ManifestError: the file cannot be read, columns are missing or unknown, a row has too few or too many cells, or
+            a key occurs twice.
     """
     is_csv = path.suffix.lower() == ".csv"
     try:
@@ -249,8 +250,7 @@ def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
     cells = line.split("\t")
     if len(cells) != len(header):
         raise ManifestError(
-            f"{where}: expected {len(header)} columns, found {len(cells)}: {line!r}; "
-            "a tab inside a path or text has to be renamed away"
+            f"{where}: expected {len(header)} columns, found {len(cells)}: {line!r}; remove tabs inside paths and texts"
         )
     row = dict(zip(header, cells, strict=True))
     for name in ("samples", "rate", "channels"):
@@ -283,7 +283,7 @@ def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
 
 
 def _root_at(folder: Path, said: str) -> Path:
-    """Return the folder that a manifest in `folder` names as its root, without steps back unless a link is there."""
+    """Return the root that a manifest in `folder` names; `..` is resolved unless a symbolic link is involved."""
     root = folder / said
     return Path(os.path.normpath(root)) if os.path.realpath(folder) == os.path.abspath(folder) else root  # noqa: PTH100
 

@@ -1,7 +1,7 @@
-"""Manifests in Parquet, for millions of rows: the columns of the text form, read and checked as arrays.
+"""Reads and writes manifests in Parquet, for millions of rows, with the columns of the text format.
 
-pyarrow reads and writes. Of an open manifest only the lengths stay in memory; a row is read with the 2048 around it,
-which takes about half a millisecond. Compressed with zstd a manifest has a tenth of the size, and a row takes as long.
+pyarrow reads and writes. An open manifest keeps only the lengths in memory; a row is read with its row group of 2048,
+which takes about half a millisecond. zstd makes a manifest a tenth of the size, and reading a row takes as long.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,24 +25,24 @@ _PART = ("start", "file_samples")
 _CHANNEL = "channel"
 _TEXTS = ("text", "speaker", "language", "split", "decoder")
 _ROOT: Literal["root"] = "root"  # the same in every row
-_ATTRIBUTES = {"samples": "num_samples", "rate": "sample_rate"}  # of `Utterance`; the others have the column's name
+_ATTRIBUTES = {"samples": "num_samples", "rate": "sample_rate"}  # columns named otherwise in `Utterance`
 
-_GROUP = 2048  # rows that are compressed together, and read for any one of them
-_BLOCK = 1 << 16  # rows at a time, where all are gone through
-_FASTEST = 2**31  # samples a second
+_GROUP = 2048  # rows in a row group, which is read for any one of them
+_BLOCK = 1 << 16  # rows per block when all rows are read
+_FASTEST = 2**31  # highest sample rate, in Hz
 
 
 class ParquetRows(Rows):
-    """The utterances of a Parquet file, in its order."""
+    """The utterances of a Parquet file, in order."""
 
-    _group: tuple[int, Any]  # the row group that was read last, and its number
+    _group: tuple[int, Any]  # index of the row group read last, and its table
 
     def __init__(self, path: Path) -> None:
         """Open and check a file.
 
         Raises:
-            ManifestError: it is missing, no Parquet, without the required columns, or has a row that the text form
-                could not hold either.
+            ManifestError: the file is missing, not Parquet, lacks required columns, or has a row that is invalid in
+                the text format too.
         """
         self._path = path
         self._lock = Lock()
@@ -69,7 +69,7 @@ class ParquetRows(Rows):
         return int(self._first[-1])
 
     def __iter__(self) -> Iterator[Utterance]:
-        """Go through the rows, many at a time."""
+        """Iterate over the rows, reading them in blocks."""
         for batch in self._batches(self._columns):
             values = batch.to_pydict()
             yield from (
@@ -77,7 +77,7 @@ class ParquetRows(Rows):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what another process has to open by itself."""
+        """Leave out the open file, which another process opens itself."""
         return {key: value for key, value in vars(self).items() if key not in ("_file", "_lock", "_group")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -97,7 +97,7 @@ class ParquetRows(Rows):
         return self._duration_s
 
     def column(self, name: Column) -> Iterator[Strings]:
-        """Yield the values of one column, many at a time."""
+        """Yield the values of one column in blocks."""
         if name not in self._columns:
             yield np.full(len(self), None, object)
             return
@@ -105,7 +105,7 @@ class ParquetRows(Rows):
             yield batch.column(0).to_numpy(zero_copy_only=False)
 
     def list_lengths(self, lengths: NDArray[np.int64], is_wanted: NDArray[np.bool_]) -> Iterator[bytes]:
-        """Yield the lines by pyarrow: a fourth of the time that strings of Python's take."""
+        """Yield the lines, formatted by pyarrow in a quarter of the time that Python takes."""
         pa = pyarrow_package()
         begin = 0
         for batch in self._batches(["id"]):
@@ -135,18 +135,18 @@ class ParquetRows(Rows):
         except OSError as error:
             raise ManifestError(f"{self._path}: cannot read the manifest ({error}); name an existing file") from error
         except pyarrow_package().ArrowInvalid as error:
-            raise ManifestError(f"{self._path}: no Parquet file ({error}); build the manifest again") from error
+            raise ManifestError(f"{self._path}: not a Parquet file ({error}); build the manifest again") from error
         self._group = (-1, None)
 
     def _batches(self, columns: list[str]) -> Iterator[Any]:
-        """Read columns, `_BLOCK` rows at a time; in this thread, as processes are forked from this one later."""
+        """Read columns in blocks; in this thread, as processes are forked from this one later."""
         try:
             yield from self._file.iter_batches(_BLOCK, columns=columns, use_threads=False)
         except (OSError, pyarrow_package().ArrowInvalid) as error:
-            raise ManifestError(f"{self._path}: damaged ({error}); copy it again, or build it anew") from error
+            raise ManifestError(f"{self._path}: damaged ({error}); copy it again, or build it again") from error
 
     def _check_rows(self) -> tuple[NDArray[np.int64], float]:
-        """Go through all rows once, and return their lengths at 16 kHz and the seconds of all."""
+        """Check all rows, and return their lengths at 16 kHz and their duration in seconds."""
         if len({*_PART} & {*self._columns}) == 1:
             raise ManifestError(f"{self._path}: has only one of the columns {' and '.join(_PART)}; write both")
         lengths, hashes, seconds, begin = [], [], 0.0, 0
@@ -155,7 +155,7 @@ class ParquetRows(Rows):
             for name in (name for name in _NAMES + _TEXTS if name in columns):
                 columns[name] = _strings(columns[name], f"{self._path}: {name}", begin)
                 if name in _NAMES and columns[name].null_count:
-                    raise ManifestError(f"{self._path}: {name} is missing in some rows; every utterance has one")
+                    raise ManifestError(f"{self._path}: {name} is missing in some rows; every utterance needs one")
             numbers = {name: _integers(columns[name], f"{self._path}: {name}") for name in self._numbers()}
             _check_numbers(numbers, str(self._path), begin)
             lengths.append(-(-np.minimum(numbers["samples"], LONGEST) * 16_000 // numbers["rate"]))
@@ -166,7 +166,7 @@ class ParquetRows(Rows):
         return np.concatenate(lengths), seconds
 
     def _one_root(self) -> str:
-        """Return what the column `root` says; nothing where there is none."""
+        """Return the value of the column `root`, empty if there is none."""
         found = {value or "" for block in self.column(_ROOT) for value in block} if _ROOT in self._columns else {""}
         if len(found) > 1:
             raise ManifestError(
@@ -185,17 +185,17 @@ def write_parquet(path: Path, utterances: Iterable[Utterance], *, root: str = ""
     Args:
         path: the file.
         utterances: its rows.
-        root: of `manifest.root_from`; nothing for no such column.
+        root: value of the column `root`, from `manifest.root_from`; empty for none.
 
     Raises:
-        ManifestError: a tab, a line break or what is no Unicode in a name or text.
+        ManifestError: a name or text holds a tab, a line break or invalid Unicode.
     """
     pa = pyarrow_package()
     names = (*_NAMES, *_NUMBERS, *_PART, _CHANNEL, *_TEXTS)
     schema = pa.schema([(name, pa.string() if name in _NAMES + _TEXTS else pa.int64()) for name in names])
     schema = schema.append(pa.field(_ROOT, pa.string())) if root else schema
     rows = iter(utterances)
-    repeated = ["speaker", "language", "split", "decoder", _ROOT]  # values that come again and again: as a dictionary
+    repeated = ["speaker", "language", "split", "decoder", _ROOT]  # columns of few values, stored as dictionaries
     with (
         atomic(path) as temporary,
         pa.parquet.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=repeated) as writer,
@@ -207,7 +207,7 @@ def write_parquet(path: Path, utterances: Iterable[Utterance], *, root: str = ""
 
 
 def _array(name: str, rows: list[Utterance], kind: Any, path: Path) -> Any:
-    """Return one column of some utterances; what the text form leaves empty is null."""
+    """Return one column of some utterances; cells that are empty in the text format are null."""
     values = [getattr(row, _ATTRIBUTES.get(name, name)) for row in rows]
     if name == "start":
         values = [None if row.file_samples is None else row.start for row in rows]
@@ -248,7 +248,7 @@ def _check_numbers(columns: dict[str, NDArray[np.int64]], where: str, begin: int
     samples, rate, channels = (columns[name] for name in _NUMBERS)
     is_wrong = (samples <= 0) | (rate <= 0) | (rate > _FASTEST) | (channels <= 0)
     if _CHANNEL in columns:
-        is_wrong |= (columns[_CHANNEL] < -1) | (columns[_CHANNEL] >= channels)  # -1: none is named
+        is_wrong |= (columns[_CHANNEL] < -1) | (columns[_CHANNEL] >= channels)  # -1: no channel named
     if _PART[0] in columns:
         start, whole = (columns[name] for name in _PART)
         is_part = whole >= 0
@@ -272,7 +272,7 @@ def _strings(column: Any, where: str, begin: int) -> Any:
         raise ManifestError(f"{where} holds {column.type}, expected text in UTF-8 ({error})") from error
     offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
     content = np.frombuffer(column.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
-    if (content < 0x0E).any():  # or search every row, which takes fifteen times as long
+    if (content < 0x0E).any():  # searching every row takes fifteen times as long
         is_wrong = pa.compute.match_substring_regex(column, "[\t\n\r]").fill_null(False).to_numpy(zero_copy_only=False)
         if is_wrong.any():
             index = int(is_wrong.argmax())
@@ -281,7 +281,7 @@ def _strings(column: Any, where: str, begin: int) -> Any:
 
 
 def pyarrow_package() -> Any:
-    """Import pyarrow with the parts that are used.
+    """Import pyarrow with the submodules used here.
 
     Raises:
         ManifestError: it is not installed.

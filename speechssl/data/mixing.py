@@ -1,8 +1,8 @@
-"""How much of an epoch each corpus fills: small ones come again within it, of large ones it has a part.
+"""Mixes corpora: an epoch repeats small corpora and takes a part of large ones.
 
-XLS-R (arXiv:2111.09296, section 3.1) draws corpora in proportion to (their hours) ** alpha. Here nothing is drawn with
-replacement: the utterances of a corpus come in rounds, each in an order of its own, and an epoch takes up where the one
-before it ended. So no utterance comes twice before all have come once, and any epoch can be planned by itself.
+XLS-R (arXiv:2111.09296, section 3.1) samples corpora in proportion to hours ** alpha. Here sampling is without
+replacement: the utterances of a corpus come in rounds, each shuffled anew, and an epoch continues where the previous
+one ended. So no utterance repeats before all have come once, and each epoch can be planned independently.
 """
 
 from collections import defaultdict
@@ -23,10 +23,10 @@ __all__ = ["Mix", "MixConfig", "corpora"]
 
 @configuration
 class MixConfig:
-    """What counts as a corpus, and how much of an epoch it fills."""
+    """Shares of the corpora in an epoch."""
 
-    alpha: float = 1.0  # exponent of a corpus's hours: 1 as they are, 0 all corpora equal
-    by: Literal["manifest", "language"] = "manifest"
+    alpha: float = 1.0  # exponent of a corpus's hours: 1 keeps the proportions, 0 makes all corpora equal
+    by: Literal["manifest", "language"] = "manifest"  # what counts as a corpus
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -36,7 +36,7 @@ class MixConfig:
 
 
 class Mix:
-    """The utterances of each epoch; a function of seed and epoch."""
+    """Selects the utterances of each epoch, as a function of seed and epoch."""
 
     def __init__(
         self,
@@ -46,27 +46,27 @@ class Mix:
         alpha: float,
         generator: Callable[[int, int], torch.Generator],
     ) -> None:
-        """Share out an epoch, which lasts as long as all utterances do.
+        """Compute the share of each corpus; an epoch is as long as all utterances together.
 
         Args:
-            codes: (utterances,) int32, which corpus each is of.
+            codes: (utterances,) int32, index of each utterance's corpus.
             lengths: (utterances,) int64, samples.
             alpha: exponent of a corpus's hours.
-            generator: of the order of a corpus in a round, given their numbers.
+            generator: returns the generator that shuffles a corpus, from the indices of corpus and round.
         """
         self._members = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
         self._generator = generator
         samples = np.array([lengths[members].sum() for members in self._members], np.float64)
         weights = np.where(samples > 0, np.maximum(samples, 1) ** alpha, 0)
-        shares = weights / weights.sum() * samples.sum()  # samples of an epoch
-        self.rounds = shares / np.maximum(samples, 1)  # (corpora,): how often an epoch goes through each
+        shares = weights / weights.sum() * samples.sum()  # (corpora,) samples in an epoch
+        self.rounds = shares / np.maximum(samples, 1)  # (corpora,) passes through each corpus in an epoch
         self._counts = [
             max(1, round(len(members) * rounds)) if len(members) else 0
             for members, rounds in zip(self._members, self.rounds.tolist(), strict=True)
         ]
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Return the places of an epoch's utterances, in ascending order; one that comes again stands there again."""
+        """Return the indices of an epoch's utterances in ascending order, with repetitions."""
         parts = []
         for code, (members, wanted) in enumerate(zip(self._members, self._counts, strict=True)):
             begin, end = epoch * wanted, (epoch + 1) * wanted
@@ -80,9 +80,9 @@ class Mix:
 def corpora(
     utterances: Sequence[Utterance], by: Literal["manifest", "language"]
 ) -> tuple[list[str], NDArray[np.int32]]:
-    """Return the names of the corpora, and for each utterance the number of its own, (utterances,) int32.
+    """Return the names of the corpora, and the index of each utterance's corpus, (utterances,) int32.
 
-    Utterances of one manifest alone, and those without a language, are of the corpus ''.
+    The corpus is '' for utterances of a single manifest, and for those without a language.
     """
     numbers: defaultdict[str | None, int] = defaultdict(count().__next__)
     blocks = Rows.of(utterances).column("corpus" if by == "manifest" else "language")

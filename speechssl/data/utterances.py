@@ -1,7 +1,7 @@
-"""Utterances and manifests of them: what is known of each, and of all as columns; knows no file format.
+"""Utterances and manifests in memory, as objects and as columns; independent of file formats.
 
-An `Utterance` is an audio file, or a part of one; a `Manifest` is utterances under one root. `Rows` are utterances as
-columns, by the million: planning looks at the lengths of all as one array, and a row is made when it is looked at.
+An `Utterance` is an audio file, or a part of one; a `Manifest` is utterances under one root. `Rows` holds millions of
+utterances as columns: planning uses the lengths of all as one array, and an `Utterance` is created on access.
 `data/manifest.py` reads and writes manifests. Nothing here reads samples.
 """
 
@@ -42,29 +42,29 @@ __all__ = [
 Column = Literal["id", "path", "language", "corpus", "root"]
 Strings = NDArray[np.object_]  # str, or None
 
-LONGEST = 2**48  # samples; a manifest may claim more, arrays of 64 bits do not hold what follows from it
+LONGEST = 2**48  # samples; longer claims of a manifest are capped, or 64-bit arithmetic on them would overflow
 
-_BLOCK = 1 << 16  # rows at a time, where all are gone through
+_BLOCK = 1 << 16  # rows per block when all rows are read
 
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One audio file, or a part of one, and what is known of it."""
+    """One audio file, or a part of one, with its metadata."""
 
     id: str
-    path: str  # relative to the manifest's root, with forward slashes; bytes of an archive or a URL: `Place`
-    num_samples: int  # in the file's own rate
+    path: str  # relative to the manifest's root, with forward slashes; for archive members and URLs see `Place`
+    num_samples: int  # at the file's own rate
     sample_rate: int
     channels: int
-    start: int = 0  # first sample in the file, in its own rate
-    file_samples: int | None = None  # of the whole file, where the utterance is a part of it
-    channel: int | None = None  # the one of several that is heard, counted from 0; None: all, mixed
+    start: int = 0  # first sample in the file, at its own rate
+    file_samples: int | None = None  # samples of the whole file, where the utterance is a part of it
+    channel: int | None = None  # channel that is used, counted from 0; None: the mean of all
     text: str | None = None
     speaker: str | None = None
     language: str | None = None
     split: str | None = None
-    decoder: str | None = None  # `ffmpeg VERSION` that the length holds for; None: libsndfile, or not known
-    corpus: str | None = None  # the manifest that lists it, where several are joined; no column
+    decoder: str | None = None  # `ffmpeg VERSION` that gave the length; None: libsndfile, or not known
+    corpus: str | None = None  # the manifest that lists it, where several are joined; not a column of the file
 
     @property
     def duration_s(self) -> float:
@@ -73,7 +73,7 @@ class Utterance:
 
     @property
     def segment(self) -> Segment | None:
-        """What of the file it is; None for all of it."""
+        """The part of the file; None for all of it."""
         is_all = self.file_samples is None and self.channel is None
         return None if is_all else Segment(self.start, self.num_samples, self.channel)
 
@@ -92,24 +92,24 @@ class Manifest:
 
     @property
     def duration_s(self) -> float:
-        """Seconds of audio, of all utterances together."""
+        """Seconds of audio of all utterances."""
         return Rows.of(self.utterances).duration_s
 
     def audio_path(self, utterance: Utterance) -> Path:
-        """Return the file that holds the audio of `utterance`, where it is one on this machine."""
+        """Return the path of the audio file of `utterance`; only meaningful for a local file."""
         return self.root / utterance.path
 
     def place(self, utterance: Utterance) -> Place:
-        """Return where the bytes of the audio of `utterance` lie."""
+        """Return the location of the bytes of `utterance`."""
         return Place.parse(utterance.path, self.root)
 
     def absolute_path(self, utterance: Utterance) -> str:
-        """Return the path of `utterance` as a manifest with the root `/` writes it; a URL as it is."""
+        """Return the absolute path of `utterance`; a URL unchanged."""
         return utterance.path if is_url(utterance.path) else str((self.root / utterance.path).resolve())
 
 
 class Rows(Sequence[Utterance], ABC):
-    """Utterances as columns: arrays of all of them, and a row made when it is looked at; slices are views."""
+    """Utterances as columns. An `Utterance` is created on access; slices are views."""
 
     @staticmethod
     def of(utterances: Sequence[Utterance]) -> "Rows":
@@ -128,14 +128,14 @@ class Rows(Sequence[Utterance], ABC):
 
     @abstractmethod
     def column(self, name: Column) -> Iterator[Strings]:
-        """Yield the values of one column, many at a time, in the order of the rows."""
+        """Yield the values of one column in blocks, in the order of the rows."""
 
     @abstractmethod
     def row(self, index: int) -> Utterance:
-        """Make the utterance with an index from 0 on."""
+        """Return the utterance with an index from 0 on."""
 
     def list_lengths(self, lengths: NDArray[np.int64], is_wanted: NDArray[np.bool_]) -> Iterator[bytes]:
-        """Yield a line `id<TAB>length` for each row where `is_wanted` holds, many lines at a time.
+        """Yield a line `id<TAB>length` for each row where `is_wanted` holds, in blocks of lines.
 
         Args:
             lengths: (rows,) int64.
@@ -156,7 +156,7 @@ class Rows(Sequence[Utterance], ABC):
     def __getitem__(self, place: slice) -> "Rows": ...
 
     def __getitem__(self, place: int | slice) -> "Utterance | Rows":
-        """Make an utterance, or view a part of the rows."""
+        """Return an utterance, or a view of some rows."""
         if isinstance(place, slice):
             return Chosen(self, np.arange(len(self))[place])
         if not -len(self) <= place < len(self):
@@ -165,10 +165,10 @@ class Rows(Sequence[Utterance], ABC):
 
 
 class Listed(Rows):
-    """Utterances that are in memory already."""
+    """Rows over a sequence of utterances in memory."""
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
-        """Hold `utterances` as they are."""
+        """Wrap `utterances`."""
         self._utterances = utterances
 
     def __len__(self) -> int:
@@ -187,7 +187,7 @@ class Listed(Rows):
         return sum(row.duration_s for row in self._utterances)
 
     def column(self, name: Column) -> Iterator[Strings]:
-        """Yield the values of one column, many at a time."""
+        """Yield the values of one column in blocks."""
         rows = iter(self._utterances)
         while block := [getattr(row, name) for row in islice(rows, _BLOCK)]:
             yield np.array(block, object)
@@ -198,14 +198,14 @@ class Listed(Rows):
 
 
 class Chosen(Rows):
-    """Some rows of others."""
+    """A selection of rows."""
 
     def __init__(self, rows: Rows, indices: NDArray[np.int64]) -> None:
-        """Choose `indices`, (chosen,) int64, in that order."""
+        """Select the rows `indices`, (chosen,) int64, in that order."""
         self._rows, self._indices = rows, indices
 
     def __len__(self) -> int:
-        """Count the rows chosen."""
+        """Return the number of rows selected."""
         return len(self._indices)
 
     @property
@@ -215,26 +215,26 @@ class Chosen(Rows):
 
     @property
     def duration_s(self) -> float:
-        """Seconds of audio; to the sample at 16 kHz for each row."""
+        """Seconds of audio, each row rounded to whole samples at 16 kHz."""
         return float(self.lengths_16k.sum()) / 16_000
 
     def column(self, name: Column) -> Iterator[Strings]:
-        """Yield the values of one column; those of all rows are in memory at once."""
+        """Yield the values of one column in one block; needs the whole column in memory."""
         yield np.concatenate([*self._rows.column(name)])[self._indices]
 
     def row(self, index: int) -> Utterance:
-        """Make the utterance with an index from 0 on."""
+        """Return the utterance with an index from 0 on."""
         return self._rows.row(int(self._indices[index]))
 
 
 class Joined(Rows):
-    """The rows of several manifests, with absolute paths; each row knows its manifest as its `corpus`."""
+    """The rows of several manifests, with absolute paths; `corpus` names the manifest of a row."""
 
     def __init__(self, manifests: Sequence[Manifest], names: Sequence[str]) -> None:
-        """Join `manifests`, called `names`, in their order.
+        """Join `manifests` with `names` in order.
 
         Raises:
-            ManifestError: an id is in two of them.
+            ManifestError: two manifests share an id.
         """
         self._manifests, self._names = tuple(manifests), tuple(names)
         self._first = np.cumsum([0, *(len(manifest.utterances) for manifest in manifests)])
@@ -242,7 +242,7 @@ class Joined(Rows):
 
     @property
     def manifests(self) -> Sequence[Manifest]:
-        """What was joined, in order."""
+        """The manifests, in order."""
         return self._manifests
 
     def __len__(self) -> int:
@@ -260,7 +260,7 @@ class Joined(Rows):
         return sum(manifest.duration_s for manifest in self._manifests)
 
     def column(self, name: Column) -> Iterator[Strings]:
-        """Yield the values of one column; paths are those of the manifests, before they were joined."""
+        """Yield the values of one column in blocks; paths are relative, as in the manifests."""
         for manifest, corpus in zip(self._manifests, self._names, strict=True):
             if name == "corpus":
                 yield np.full(len(manifest.utterances), corpus, object)
@@ -268,12 +268,12 @@ class Joined(Rows):
                 yield from Rows.of(manifest.utterances).column(name)
 
     def list_lengths(self, lengths: NDArray[np.int64], is_wanted: NDArray[np.bool_]) -> Iterator[bytes]:
-        """Yield `id<TAB>length` for each row that is wanted, as its manifest lists them."""
+        """Yield a line `id<TAB>length` for each row where `is_wanted` holds, in blocks of lines."""
         for manifest, first, last in zip(self._manifests, self._first, self._first[1:], strict=False):
             yield from Rows.of(manifest.utterances).list_lengths(lengths[first:last], is_wanted[first:last])
 
     def row(self, index: int) -> Utterance:
-        """Make the utterance with an index from 0 on."""
+        """Return the utterance with an index from 0 on."""
         part = int(self._first.searchsorted(index, side="right")) - 1
         manifest = self._manifests[part]
         row = manifest.utterances[index - int(self._first[part])]
@@ -281,14 +281,14 @@ class Joined(Rows):
 
 
 class Ids(Sequence[str]):
-    """The ids of some utterances, each looked up when it is asked for."""
+    """The ids of some utterances, looked up on access."""
 
     def __init__(self, utterances: Sequence[Utterance], indices: NDArray[np.int64]) -> None:
-        """Give the ids of `utterances` at `indices`, (ids,) int64."""
+        """View the ids of `utterances` at `indices`, (ids,) int64."""
         self._utterances, self._indices = utterances, indices
 
     def __len__(self) -> int:
-        """Count them."""
+        """Return the number of ids."""
         return len(self._indices)
 
     @overload
@@ -298,7 +298,7 @@ class Ids(Sequence[str]):
     def __getitem__(self, place: slice) -> list[str]: ...
 
     def __getitem__(self, place: int | slice) -> str | list[str]:
-        """Look up one, or several."""
+        """Return one id, or a list of several."""
         if isinstance(place, slice):
             return [self._utterances[index].id for index in self._indices[place].tolist()]
         return self._utterances[int(self._indices[place])].id
@@ -311,7 +311,7 @@ class Ids(Sequence[str]):
 
 
 def id_of(path: str) -> str:
-    """Return the id that audio gets where nothing gives it one: its path without suffix, `-` for `/`.
+    """Return the default id of a file: its path without suffix, `-` for `/`.
 
     Examples:
         >>> id_of("a/b.flac"), id_of("shards/0.tar:512:9000")
@@ -323,7 +323,7 @@ def id_of(path: str) -> str:
 
 
 def part_id_of(key: str, start_s: float, end_s: float) -> str:
-    """Return the id that a part of a file gets where nothing gives it one: the file's, and its milliseconds.
+    """Return the default id of a part of a file: the file's id, start and end in milliseconds.
 
     Examples:
         >>> part_id_of("calls-7", 2.5, 3.5)
@@ -334,7 +334,7 @@ def part_id_of(key: str, start_s: float, end_s: float) -> str:
 
 
 def refuse_duplicate_ids(utterances: Iterable[Utterance], *, where: str) -> None:
-    """Raise a ManifestError, which begins with `where`, unless every utterance has an id of its own."""
+    """Raise a ManifestError, which begins with `where`, unless every utterance has a unique id."""
     seen: dict[str, str] = {}
     for utterance in utterances:
         if not utterance.id:
@@ -348,20 +348,20 @@ def refuse_duplicate_ids(utterances: Iterable[Utterance], *, where: str) -> None
 
 
 def hash_ids(ids: Strings) -> NDArray[np.int64]:
-    """Return Python's hash of each id, (ids,) int64; of the same process alone."""
+    """Return Python's hash of each id, (ids,) int64; it differs between processes."""
     return np.fromiter(map(hash, ids), np.int64, len(ids))
 
 
 def refuse_repeated_ids(utterances: Sequence[Utterance], hashes: Sequence[NDArray[np.int64]], *, where: str) -> None:
-    """Compare all ids; only of those whose hashes are equal the utterances are looked at.
+    """Refuse repeated or empty ids, by hash: utterances are read only where two hashes are equal.
 
     Args:
-        utterances: all.
-        hashes: of their ids, by `hash_ids`, in order.
-        where: they are listed.
+        utterances: all utterances.
+        hashes: `hash_ids` of their ids, in order.
+        where: beginning of the error message, such as the manifest's path.
 
     Raises:
-        ManifestError: one is empty, or belongs to two utterances.
+        ManifestError: an id is empty, or belongs to two utterances.
     """
     found = np.concatenate(hashes)
     ordered = np.sort(found)

@@ -1,4 +1,4 @@
-"""One utterance of a manifest -> its waveform, wherever it lies: the fast way where it will do."""
+"""Reads the waveform of one utterance, with a fast path for 16 kHz mono PCM."""
 
 import torch
 from torch import Tensor
@@ -21,22 +21,22 @@ def read_utterance(
     read: PcmReader = read_pcm,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Read an utterance that `manifest` lists, or a part of it, wherever it lies.
+    """Read an utterance of `manifest`, or a part of it, from memory, a file, an archive or a URL.
 
     Args:
-        manifest: says where paths start from.
+        manifest: holds the root of the paths, or the samples.
         row: the utterance.
         config: policy for decoding.
         start: first sample wanted, at 16 kHz.
-        num_samples: wanted, at 16 kHz; None for all from `start` on.
-        read: tried first, where the audio is of the usual kind; `read_audio` looks at what it leaves.
-        out: (time,) float32, room that is used if the audio fits.
+        num_samples: samples wanted, at 16 kHz; None for all from `start` on.
+        read: fast reader of PCM, tried first for 16 kHz mono; `read_audio` is the fallback.
+        out: (time,) float32, memory for the result, used if the audio fits.
 
     Returns:
         (time,) float32, 16 kHz.
 
     Raises:
-        AudioError: it cannot be read, or is not as the manifest says.
+        AudioError: the audio cannot be read, or differs from the manifest.
     """
     if isinstance(manifest, Given) and row.id in manifest.samples:
         samples = manifest.samples[row.id]
@@ -66,7 +66,7 @@ def _read_usual(
     read: PcmReader,
     out: Tensor | None,
 ) -> Tensor | None:
-    """Read 16-bit mono audio at 16 kHz; None where it is not that, or something seems wrong."""
+    """Read 16-bit mono audio at 16 kHz; None for other audio, or if anything seems wrong."""
     if (row.sample_rate, row.channels) != (SAMPLE_RATE, 1) or config.min_sample_rate > SAMPLE_RATE:
         return None
     count = row.num_samples - start

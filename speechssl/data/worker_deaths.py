@@ -1,7 +1,7 @@
-"""Processes that read audio and died: noticed at the next batch, and told in words.
+"""Reports dead loader processes at the next batch, with an explanation.
 
-torch's handler of SIGCHLD raises wherever the program happens to be. In a destructor Python prints the error and goes
-on; torch has forgotten the process by then, and tells of it once more only when the batches read ahead have run out.
+torch's SIGCHLD handler raises wherever the program happens to be. In a destructor Python prints the error and goes on;
+torch has then forgotten the process, and reports it again only when the prefetched batches have run out.
 """
 
 import signal
@@ -17,24 +17,24 @@ __all__ = ["deaths_at_batches", "explained_deaths"]
 
 @contextmanager
 def explained_deaths() -> Iterator[None]:
-    """Turn torch's error for a process that died into a `TrainingError`.
+    """Turn torch's error about a dead loader process into a `TrainingError`.
 
     Raises:
-        TrainingError: instead of it.
+        TrainingError: a loader process died.
     """
     try:
         yield
-    except RuntimeError as error:  # torch has no class for it
+    except RuntimeError as error:  # torch has no class of its own for it
         if "DataLoader worker" not in str(error):
             raise
         raise TrainingError(
             f"a process that reads audio died ({str(error).splitlines()[0]}); memory may have run out: lower "
-            "train.workers or batch.seconds, and run the same command again to go on"
+            "train.workers or batch.seconds, and run the same command again to continue"
         ) from error
 
 
 class _Handler:
-    """Torch's handler of SIGCHLD, whose errors wait for a batch unless one is being waited for."""
+    """Wraps torch's SIGCHLD handler; its errors are raised only while waiting for a batch."""
 
     def __init__(self, handler: Callable[[int, FrameType | None], object]) -> None:
         self.handler = handler
@@ -47,12 +47,12 @@ class _Handler:
             self.handler(number, frame)
         except RuntimeError as error:
             self.error = error
-            if self.is_waiting:  # for a process that may have died in the middle of sending
+            if self.is_waiting:  # the process may have died while sending this batch
                 raise
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        if self.error is not None:  # of before: nothing may come any more
+        if self.error is not None:  # an earlier death: no batch may come any more
             raise self.error
         self.is_waiting = True
         try:
@@ -60,19 +60,19 @@ class _Handler:
         except RuntimeError as error:
             if self.error in (None, error):
                 raise
-            raise self.error from error  # which is torch's own look at its processes, and does not say how one died
+            raise self.error from error  # `error` is from torch's own check, which does not say how the process died
         finally:
             self.is_waiting = False
-        if self.error is not None:  # lost in a destructor just now
+        if self.error is not None:  # raised just now, but lost in a destructor
             raise self.error
 
 
 @contextmanager
 def deaths_at_batches() -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Let deaths be raised by the waits for batches alone, while torch's loader is in use.
+    """Delay the errors of torch's SIGCHLD handler until the next wait for a batch.
 
     Yields:
-        The context to wait for a batch in; raises torch's RuntimeError if a process died, then or before.
+        The context to wait for a batch in; it raises torch's RuntimeError if a process died, then or before.
     """
     current = signal.getsignal(signal.SIGCHLD)
     if not _is_main_thread() or not callable(current):
@@ -93,7 +93,7 @@ def deaths_at_batches() -> Iterator[Callable[[], AbstractContextManager[None]]]:
 
 
 def _is_main_thread() -> bool:
-    """Whether this is the thread in which handlers run, and may be set."""
+    """Return whether this is the thread that runs signal handlers and may set them."""
     return threading.current_thread() is threading.main_thread()
 
 

@@ -111,13 +111,13 @@ def test_files_of_one_k_means_may_be_mixed_and_others_not(manifest, km, tmp_path
     [
         (KM + "1\n", r"train\.km: holds 4 lines, the manifest lists 3 utterances; name the manifest whose lines"),
         (KM[:-2], r"train\.km: holds 2 lines, the manifest lists 3 utterances"),
-        (KM[:-1], r"train\.km:3: ends in the middle of a line; the file was cut"),
+        (KM[:-1], r"train\.km:3: ends within a line; the file was truncated"),
         ("", r"train\.km: holds 0 lines, the manifest lists 3"),
         (
             "0 10 2\n3 11 0 7\n5\n",
             r"1 of 3 lines have .* at 100 a second, .*: line 2 has 4, a makes 5; name the manifest",
         ),
-        ("3 11 0 7 7\n0 10 2\n5\n", r"train\.km: \d of 3 lines have not as many labels as their"),
+        ("3 11 0 7 7\n0 10 2\n5\n", r"train\.km: \d of 3 lines differ in number of labels from their"),
         ("0 10 2\n3 11 0 7 7\n\n", r"1 of 3 lines .* line 3 has 0, c makes 1"),
         (KM.replace("11", "12"), r"train\.km:2: has units up to 12, expected 0 to 11"),
         (KM.replace("11", "x"), r"train\.km:2: expected units in decimal with blanks between, found b'3 x 0 7 7"),
@@ -134,7 +134,7 @@ def test_labels_that_do_not_belong_to_the_manifest_are_refused(manifest, km, tex
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"dict\.km\.txt: is empty, and with it fairseq takes every label for <unk>"),
+        ("", r"dict\.km\.txt: is empty, so that fairseq takes every label for <unk>"),
         ("0 1\n2 1\n", r"dict\.km\.txt: expected 2 lines `unit count`, each unit from 0 to 1 once"),
         ("0 1\n0 1\n", r"expected 2 lines `unit count`"),
         ("0\n1\n", r"expected 2 lines `unit count`"),
@@ -215,7 +215,9 @@ def test_labels_of_pieces_of_any_length_go_to_the_nearest_frames(tmp_path, num_s
 @pytest.mark.parametrize("wrong", [-2, -1, 2])
 def test_other_numbers_of_labels_than_pieces_make_are_refused(tmp_path, wrong):
     km, manifest = one_file(tmp_path, 1_760_000, len(heard_in_pieces(1_760_000, 1_600_000)) + wrong)
-    with pytest.raises(LabelError, match=r"1 of 1 lines .* or the pieces in which long audio was heard .*--max_chunk"):
+    with pytest.raises(
+        LabelError, match=r"1 of 1 lines .* or the pieces in which long audio was encoded .*--max_chunk"
+    ):
         read_km(km, manifest)
 
 

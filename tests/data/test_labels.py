@@ -195,9 +195,12 @@ AGAIN = r"make them again: `speechssl cluster` with features=mfcc, kmeans= the k
         (f"{HEADER}\n\n", r"l\.tsv:2: expected `id<TAB>count<TAB>units`"),
         (f"{HEADER}\na\t3\t0 1\n", rf"l\.tsv:2: the line announces 3 labels and ends after 2; .* cut: .* {AGAIN}"),
         (f"{HEADER}\na\t1\t1\nb\t2\t1 1", r"l\.tsv:3: the line announces 2 labels and ends after 2; .* cut"),
-        (f"{HEADER}\na\t1\t1\n", r"l\.tsv: holds 1 utterances, its first line says 2; the file was cut or joined"),
+        (
+            f"{HEADER}\na\t1\t1\n",
+            r"l\.tsv: holds 1 utterances, its first line says 2; the file was truncated or joined",
+        ),
         (f"{HEADER}\na\t1\t1\na\t1\t1\n", r"l\.tsv:3: a occurs twice"),
-        (f"{HEADER}\na\t1\t1\nb\t1\t1\n", r"l\.tsv: was changed after it was written; copy it again"),
+        (f"{HEADER}\na\t1\t1\nb\t1\t1\n", r"l\.tsv: was edited after it was written; copy it again"),
         ("a\t0 1\n", r"l\.tsv:1: expected a JSON header"),
         ("[1]\na\t1\t1\n", r"l\.tsv:1: expected a JSON header"),
         ("", r"l\.tsv:1: expected a JSON header"),
@@ -219,7 +222,7 @@ def test_a_label_file_that_cannot_be_trusted_is_refused(tmp_path, text, message)
 def test_a_file_that_was_changed_by_hand_does_not_read(tmp_path, old, new):
     path = written(tmp_path / "l.tsv", a=[0, 99], b=[7])
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(LabelError, match="was changed after it was written"):
+    with pytest.raises(LabelError, match="was edited after it was written"):
         read_labels(path)
 
 

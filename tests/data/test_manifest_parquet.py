@@ -179,7 +179,7 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     with pytest.raises(ManifestError, match=r"no\.parquet: cannot read the manifest"):
         read_manifest(tmp_path / "no.parquet")
     (tmp_path / "text.parquet").write_text("id\tpath\n")
-    with pytest.raises(ManifestError, match=r"text\.parquet: no Parquet file"):
+    with pytest.raises(ManifestError, match=r"text\.parquet: not a Parquet file"):
         read_manifest(tmp_path / "text.parquet")
     with pytest.raises(ManifestError, match=r"empty\.parquet: lists no utterances"):
         read_manifest(
