@@ -1,1 +1,1 @@
-"""Sound in files, pipes and at URLs: headers, decoding of every format, resampling, and what is wrong with a file."""
+"""Reads audio from files, pipes and URLs: headers, decoding, resampling, and checks."""

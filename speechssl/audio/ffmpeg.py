@@ -1,4 +1,4 @@
-"""Audio that libsndfile does not read (m4a, aac, webm, wma, amr, ...) through the program ffmpeg, if it is there."""
+"""Decodes audio that libsndfile does not read (m4a, aac, webm, wma, amr, ...) with ffmpeg, if it is installed."""
 
 import os
 import shutil
@@ -40,20 +40,20 @@ FFMPEG_SUFFIXES = (
     ".ape",
 )
 
-# samples: versions of ffmpeg differ by less than a frame of AAC where they fill up the last frame of m4a or mp4 or take
-# that off (4 and 7 give 40,960 samples of 2.5 s, 9 gives 40,000). Where they differ in others, the encoder's delay is
-# taken off by the one and not the other, and the sound begins elsewhere: in wma the length differs by half a frame, the
-# beginning by a whole one, in mka both by the delay (tests/field/make.py)
+# samples: versions of ffmpeg differ by less than a frame of AAC, as some pad the last frame of m4a and mp4 (4 and
+# 7 give 40,960 samples for 2.5 s, 9 gives 40,000). In other formats they differ in whether they remove the encoder
+# delay, so that the sound starts elsewhere: in wma the length differs by half a frame and the start by a whole one, in
+# mka both by the delay (tests/field/make.py)
 SURPLUS = 1024
 _FILLED_UP = (".m4a", ".m4b", ".mp4", ".3gp")
 
-# how files begin that ffmpeg reads, whatever their names: by mere trial it hears noise as mp3
+# magic numbers of files that ffmpeg reads; without this test it takes noise for mp3
 _BEGINNINGS = (
     *(b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"#!AMR", b"wvpk", b"MAC ", b"TTA1", b"MPCK", b"MP+", b"FLV\1"),
     *(b"OggS", b".ra\xfd", b".RMF", b"tBaK"),
 )
-_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide")  # of mp4, after four bytes of length
-# what libsndfile knows of the codings of wav, aiff and caf: where it refuses these, something else is wrong
+_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide")  # first atoms of mp4, after four bytes of length
+# codecs of wav, aiff and caf that libsndfile reads: if it refuses such a file, something else is wrong
 _OF_WAV, _EXTENSIBLE = (1, 3, 6, 7), 0xFFFE
 _OF_OTHERS: tuple[bytes, ...] = (
     *(b"", b"NONE", b"sowt", b"twos", b"lpcm", b"raw ", b"in24", b"in32"),
@@ -63,7 +63,7 @@ _OF_OTHERS += (b"fl32", b"FL32", b"fl64", b"FL64")
 
 
 def ffmpeg_program() -> str | None:
-    """Find ffmpeg: the one on the path, or the binary of the package imageio-ffmpeg; None without either."""
+    """Return the path of ffmpeg, or of the binary of the package imageio-ffmpeg; None without either."""
     program = shutil.which("ffmpeg")
     if program is not None:
         return program
@@ -76,20 +76,20 @@ def ffmpeg_program() -> str | None:
 
 
 def ffmpeg_version() -> str:
-    """Return `ffmpeg` and the version of the one that decodes, without blanks; `ffmpeg` alone where there is none."""
+    """Return `ffmpeg VERSION` of the program in use; `ffmpeg` if there is none."""
     program = ffmpeg_program()
     return "ffmpeg" if program is None else _version(program, os.stat(program).st_mtime_ns)  # noqa: PTH116
 
 
 @lru_cache(maxsize=8)
 def _version(program: str, changed_ns: int) -> str:
-    """Ask a program; again when it has changed."""
+    """Ask a program for its version; the cache is renewed when the program changes."""
     words = subprocess.run([program, "-version"], capture_output=True, text=True, errors="replace", check=False)
     return " ".join(["ffmpeg", *words.stdout.split()[2:3]])
 
 
 def is_for_ffmpeg(start: bytes) -> bool:
-    """Say whether a file that libsndfile refuses, and that begins so, is of a kind that ffmpeg may read."""
+    """Return whether ffmpeg may read a file that libsndfile refuses, from its first bytes."""
     match start[:4]:
         case b"RIFF" | b"RF64":
             at = start.find(b"fmt ", 12) + 8
@@ -101,26 +101,23 @@ def is_for_ffmpeg(start: bytes) -> bool:
             return start[8:12] == b"AIFC" and at > 26 and start[at : at + 4] not in _OF_OTHERS
         case b"caff":
             return start[28:32] not in _OF_OTHERS
-    is_adts = len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0  # AAC: layer 0, which is no layer of mp3
+    is_adts = len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0  # AAC: layer 0, which mp3 does not have
     return start.startswith(_BEGINNINGS) or start[4:8] in _ATOMS or is_adts
 
 
 def surplus(path: str, then: str | None) -> int:
-    """Return how many samples other versions of ffmpeg may add or leave off behind the sound of a file, and less one.
+    """Return by how many samples the length may differ between versions of ffmpeg, at the end of a file.
 
     Args:
-        path: of the file.
-        then: the version that gave the length it is compared with; None: not known.
+        path: path of the file.
+        then: version that gave the expected length; None: not known.
     """
     is_other = then is None or then != ffmpeg_version()
     return SURPLUS - 1 if is_other and path.lower().endswith(_FILLED_UP) else 0
 
 
 def fitted(samples: NDArray[np.float32], num_samples: int | None, most: int) -> NDArray[np.float32]:
-    """Return (time, channels) as long as another version of ffmpeg gave it, where that differs by no more than `most`.
-
-    What the one leaves off behind the sound is filled with zeros, what it adds is taken off. Otherwise: as it is.
-    """
+    """Pad (time, channels) with zeros, or cut it, to `num_samples`, if they differ by at most `most` samples."""
     if num_samples is None or len(samples) == num_samples or abs(len(samples) - num_samples) > most:
         return samples
     lacking = max(0, num_samples - len(samples))
@@ -134,7 +131,7 @@ def decode_by_ffmpeg(path: Path) -> tuple[NDArray[np.float32], int]:
         (time, channels) float32, and its sample rate.
 
     Raises:
-        AudioError: there is no ffmpeg, or it cannot decode the file.
+        AudioError: ffmpeg is missing, or cannot decode the file.
     """
     program = ffmpeg_program()
     if program is None:

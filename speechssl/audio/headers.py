@@ -1,10 +1,9 @@
-"""Headers of ordinary wav and flac files, read ourselves: of flac eight times as many a second as by libsndfile.
+"""A fast reader for the headers of ordinary wav and flac files; for flac, eight times as fast as libsndfile.
 
-Knows only what nearly all files look like, and says so of anything else by returning None: another format, an odd
-chunk, a length that the file does not bear out. What is returned is what libsndfile says of the file (compared in
-tests/audio/test_headers.py); what is not goes through libsndfile, which also words the errors. tinytag and mutagen were
-weighed: they read lengths as rounded seconds, and take as long as libsndfile. Reads no samples; of flac, whose header
-is whole in half a file, also the header of the last frame.
+It returns None for anything unusual, such as another format, an odd chunk, or a length that does not fit the file; then
+libsndfile reads the header, and reports errors. Results equal libsndfile's (tests/audio/test_headers.py). tinytag and
+mutagen round lengths to seconds, and are as slow as libsndfile. No samples are read; for flac, the header of the last
+frame is read too, as a truncated file has a complete file header.
 """
 
 import os
@@ -16,44 +15,44 @@ from typing import NamedTuple
 
 __all__ = ["Stated", "may_fall_short", "stated_at", "stated_in"]
 
-_START = 4096  # bytes read of a file, which hold the header of nearly every one
+_START = 4096  # bytes read from a file, which nearly always hold the whole header
 _MAX_CHANNELS = 1024  # libsndfile's limit
 _MAX_RATE = 768_000  # Hz; libsndfile's limits differ by format
 _PCM, _FLOAT, _ALAW, _MULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
-_WIDTHS = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64), _ALAW: (8,), _MULAW: (8,)}  # bits of a sample
-_GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # of an extensible header, after the format's number
-_SKIPPED = (b"JUNK", b"FLLR")  # room left for alignment
-_PADDING, _SEEK_TABLE, _COMMENT = 1, 3, 4  # blocks of flac whose contents say nothing of the samples
+_WIDTHS = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64), _ALAW: (8,), _MULAW: (8,)}  # bits per sample
+_GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # GUID of an extensible header, after the format code
+_SKIPPED = (b"JUNK", b"FLLR")  # padding for alignment
+_PADDING, _SEEK_TABLE, _COMMENT = 1, 3, 4  # types of flac metadata blocks that do not describe the samples
 _CHUNK = Struct("<4sI")
-_FORMAT = Struct("<HHIIHH")  # format, channels, rate, bytes a second, bytes a frame, bits
+_FORMAT = Struct("<HHIIHH")  # format, channels, rate, bytes per second, bytes per frame, bits
 _CRC8 = tuple(
     reduce(lambda total, _: (total << 1) ^ (0x107 if total & 128 else 0), range(8), byte) for byte in range(256)
 )
 _FRAME_START = re.compile(rb"\xff[\xf8\xf9]")
-_ANY_FRAME = 2**16  # bytes of the longest frame, where flac does not say
-_AFTER = 256  # bytes of a tag that may follow the last frame
+_ANY_FRAME = 2**16  # bytes of the longest frame, where flac does not state it
+_AFTER = 256  # bytes of tags that may follow the last frame
 
 
 class Stated(NamedTuple):
-    """What a header says of the samples, in their own rate."""
+    """Length and format stated in a header, at the file's own rate."""
 
     num_samples: int
     sample_rate: int
     channels: int
-    longest_frame: int | None = None  # bytes, of flac; 0: not said
+    longest_frame: int | None = None  # bytes, for flac; 0: not stated
 
 
 def stated_at(path: str, offset: int = 0, size: int | None = None) -> Stated | None:
-    """Read the header of a file, or of bytes of an archive; None where it is not an ordinary one that can be opened.
+    """Read the header of a file, or of a member of an archive; None if it is unusual or cannot be opened.
 
     Args:
-        path: of the file, or the archive.
+        path: path of the file, or of the archive.
         offset: first byte.
         size: bytes; None for all that follow.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or a pipe would wait for its writer
-    except (OSError, ValueError):  # a path with a zero byte
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block until its writer opens it
+    except (OSError, ValueError):  # ValueError: a path with a zero byte
         return None
     try:
         return stated_in(descriptor, offset, size)
@@ -64,10 +63,10 @@ def stated_at(path: str, offset: int = 0, size: int | None = None) -> Stated | N
 
 
 def stated_in(descriptor: int, offset: int = 0, size: int | None = None) -> Stated | None:
-    """Do the same with an open file, such as an archive of many.
+    """Read a header as `stated_at` does, from an open file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or (size is not None and offset + size > status.st_size):
@@ -80,11 +79,11 @@ def stated_in(descriptor: int, offset: int = 0, size: int | None = None) -> Stat
 
 
 def may_fall_short(path: str, stated: Stated, offset: int = 0, size: int | None = None) -> bool:
-    """Say whether flac seems to end before the last of the samples that its header states; only decoding it can tell.
+    """Return whether flac seems to end before the last sample that its header states; only decoding can tell.
 
     Args:
-        path: of the file, or the archive.
-        stated: what `stated_at` found.
+        path: path of the file, or of the archive.
+        stated: result of `stated_at`.
         offset: first byte.
         size: bytes; None for all that follow.
     """
@@ -94,7 +93,7 @@ def may_fall_short(path: str, stated: Stated, offset: int = 0, size: int | None 
     try:
         end = os.fstat(descriptor).st_size if size is None else offset + size
         first = max(offset, end - (stated.longest_frame or _ANY_FRAME) - _AFTER)
-        block = int.from_bytes(os.pread(descriptor, 4, offset + 8)[2:])  # the largest; of all but the last if fixed
+        block = int.from_bytes(os.pread(descriptor, 4, offset + 8)[2:])  # largest block; exact if fixed
         tail = os.pread(descriptor, end - first, first)
     finally:
         os.close(descriptor)
@@ -106,16 +105,16 @@ def _end_of_frame(data: bytes, at: int, block: int) -> int | None:
 
     Args:
         data: part of a file.
-        at: where the frame begins.
-        block: samples of a frame, where all are as long.
+        at: offset of the frame.
+        block: samples in a frame, where all have the same number.
 
     Returns:
-        The sample behind its last one; None where there is no such header.
+        The index after its last sample; None if there is no frame header.
     """
     head = data[at : at + 16]
     if len(head) < 6:
         return None
-    length = max(1, 8 - (head[4] ^ 255).bit_length())  # bytes of its number, as UTF-8 has it
+    length = max(1, 8 - (head[4] ^ 255).bit_length())  # bytes of the frame number, coded as in UTF-8
     number = head[4] & (127 >> length if length > 1 else 127)
     for byte in head[5 : 4 + length]:
         number = number << 6 | byte & 63
@@ -138,7 +137,7 @@ def _crc8(data: bytes) -> int:
 
 
 def _of_flac(start: bytes, size: int, descriptor: int, offset: int) -> Stated | None:
-    """Read the first block (RFC 9639, section 8.2), and see that the blocks after it lead to the samples."""
+    """Read the first block (RFC 9639, section 8.2), and check that the following blocks lead to the samples."""
     head = start[4:8]
     if len(start) < 42 or head[0] & 127 or int.from_bytes(head[1:]) != 34:
         return None
@@ -163,12 +162,12 @@ def _of_flac(start: bytes, size: int, descriptor: int, offset: int) -> Stated | 
 
 
 def _is_harmless(kind: int, body: bytes, length: int) -> bool:
-    """Say whether a block of flac is one that libFLAC reads without complaint; what it says of the samples is nothing.
+    """Return whether libFLAC accepts a metadata block that does not describe the samples.
 
     Args:
-        kind: its number.
-        body: as much of it as was read.
-        length: bytes of it.
+        kind: type of the block.
+        body: the bytes of it that were read.
+        length: its size in bytes.
     """
     if kind == _COMMENT:
         return len(body) == length and _is_comment(body)
@@ -176,7 +175,7 @@ def _is_harmless(kind: int, body: bytes, length: int) -> bool:
 
 
 def _is_comment(body: bytes) -> bool:
-    """Say whether the lengths within a comment fill it."""
+    """Return whether the lengths within a comment add up to its size."""
     if len(body) < 8:
         return False
     position = 4 + int.from_bytes(body[:4], "little")
@@ -190,17 +189,17 @@ def _is_comment(body: bytes) -> bool:
 
 
 def _of_wav(start: bytes, size: int) -> Stated | None:
-    """Go through the chunks up to the samples, which have to be the last of them."""
+    """Read the chunks up to the samples, which must be the last chunk."""
     if start[8:12] != b"WAVE":
         return None
-    found: tuple[int, int, int] | None = None  # rate, channels, bytes a frame
+    found: tuple[int, int, int] | None = None  # rate, channels, bytes per frame
     position = 12
     while position + 12 <= len(start):
         name, length = _CHUNK.unpack_from(start, position)
         position += 8
         if name == b"data":
             marker = start[position : position + 4]
-            is_whole = 0 <= size - position - length <= 1  # a byte to pad odd lengths
+            is_whole = 0 <= size - position - length <= 1  # odd lengths are padded by a byte
             if found is None or not is_whole or length < found[2] or marker in (b"wvpk", b"OggS"):
                 return None
             return Stated(length // found[2], found[0], found[1])
@@ -218,7 +217,7 @@ def _of_wav(start: bytes, size: int) -> Stated | None:
 
 
 def _wav_format(body: bytes) -> tuple[int, int, int] | None:
-    """Return rate, channels and bytes a frame, where they agree with each other."""
+    """Return rate, channels and bytes per frame if they are consistent."""
     if len(body) not in (16, 18, 40):
         return None
     kind, channels, rate, byte_rate, width, bits = _FORMAT.unpack_from(body)
@@ -235,7 +234,7 @@ def _wav_format(body: bytes) -> tuple[int, int, int] | None:
 
 
 def _is_harmless_chunk(name: bytes, body: bytes, found: tuple[int, int, int] | None) -> bool:
-    """Say whether a chunk before the samples is one that libsndfile passes over whole."""
+    """Return whether libsndfile skips a chunk before the samples as a whole."""
     if name == b"LIST":
         return _is_info(body)
     if name == b"fact":
@@ -246,7 +245,7 @@ def _is_harmless_chunk(name: bytes, body: bytes, found: tuple[int, int, int] | N
 
 
 def _is_info(body: bytes) -> bool:
-    """Say whether a list is one of texts whose lengths fill it."""
+    """Return whether a list chunk holds texts whose lengths add up to its size."""
     position = 4
     while position + 8 <= len(body):
         name, length = _CHUNK.unpack_from(body, position)

@@ -1,9 +1,8 @@
-"""MPEG audio files (mp3): their frames counted without decoding, and those made readable that libsndfile would cut off.
+"""MPEG audio (mp3): counts frames without decoding, and repairs files that libsndfile would read only in part.
 
-What libsndfile says before it has decoded such a file is an estimate wherever no Xing, Info or VBRI frame states the
-length: up to ten times too long, or two fifths of it, and it reads no further than that. Here the frames are counted
-from their headers (ISO 11172-3, 13818-3); what an encoder notes of its delay and padding (LAME's tag) is taken off, as
-decoders do. Of anything irregular nothing is said. mutagen was weighed: it estimates as well, and rounds.
+Unless a Xing, Info or VBRI frame states the length, libsndfile estimates it, up to ten times too long or two fifths of
+it, and reads no further. Here frames are counted from their headers (ISO 11172-3, 13818-3), less the encoder's delay
+and padding (LAME's tag), as in decoders. Irregular files are not handled. mutagen estimates as well, and rounds.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ __all__ = ["Mpeg", "read_mpeg", "starts_mpeg"]
 _MPEG1, _RESERVED = 3, 1  # versions; 2 is MPEG 2, 0 is 2.5
 _LAYER1, _LAYER2, _LAYER3 = 3, 2, 1
 _MONO = 3
-_KBITS = {  # by MPEG 1 or not, and layer
+_KBITS = {  # kbit/s by (is MPEG 1, layer)
     (True, _LAYER1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, _LAYER2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, _LAYER3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -23,21 +22,21 @@ _KBITS = {  # by MPEG 1 or not, and layer
     (False, _LAYER3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
-_DELAY = 529  # samples, of decoders of layer III
-_TAG_SIZE = 4 + 32 + 8 + 4 + 24 + 12  # bytes of a frame that holds what `_stating` writes
+_DELAY = 529  # samples, delay of layer III decoders
+_TAG_SIZE = 4 + 32 + 8 + 4 + 24 + 12  # bytes of a frame that holds the tag of `_length_frames`
 _LENGTH_WORDS = (b"Xing", b"Info", b"VBRI")
-_TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")  # what may follow the frames
+_TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")  # tags that may follow the frames
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """What the four bytes before a frame say."""
+    """The four-byte header of a frame."""
 
     version: int
     layer: int
     rate: int
     is_mono: bool
-    size: int  # bytes, with these four
+    size: int  # bytes, including the header
 
     @property
     def num_samples(self) -> int:
@@ -48,20 +47,20 @@ class _Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class _Stream:
-    """Frames of one kind, from a first one that may say how many there are."""
+    """Frames of one kind; the first may state their number."""
 
     first: _Frame
-    tag_start: int | None  # of the frame that says how many there are, if there is one
-    start: int  # of its frames of sound
+    tag_start: int | None  # offset of the frame that states the number, if there is one
+    start: int  # offset of the audio frames
     end: int
     frames: int
-    stated: int | None  # frames
-    delay: int  # samples, of the encoder
+    stated: int | None  # number of frames that the tag states
+    delay: int  # samples, encoder delay
     padding: int
 
     @property
     def num_samples(self) -> int:
-        """Samples that decoders give: from their own delay after the encoder's, to as much after the padding begins."""
+        """Number of decoded samples, without the delays of encoder and decoder and without the padding."""
         if self.tag_start is None:
             return self.frames * self.first.num_samples
         stated = self.frames if self.stated is None else self.stated
@@ -71,31 +70,31 @@ class _Stream:
 
 @dataclass(frozen=True)
 class Mpeg:
-    """What the frames of a file add up to."""
+    """The streams of frames in a file."""
 
     data: bytes
-    found: tuple[_Stream, ...]  # one after the other
+    found: tuple[_Stream, ...]  # in order
 
     @property
     def num_samples(self) -> int:
-        """Samples of each channel."""
+        """Number of samples per channel."""
         return sum(stream.num_samples for stream in self.found)
 
     @property
     def missing(self) -> int:
-        """Frames that are stated, and not there."""
+        """Number of frames that are stated but missing."""
         return sum(max(0, (stream.stated or 0) - stream.frames) for stream in self.found)
 
     def streams(self) -> list[bytes]:
-        """Return files, one after the other, each of which libsndfile reads to its end."""
+        """Return each stream as a file that libsndfile reads to its end."""
         return [_whole(self.data, stream) for stream in self.found]
 
 
 def read_mpeg(data: bytes) -> Mpeg | None:
-    """Count the frames of a whole file, which may be several joined.
+    """Count the frames of a whole file, which may be several files concatenated.
 
     Returns:
-        None where the bytes are not frames from the first one to the last, but for tags around them.
+        None if anything but frames and surrounding tags is in the file.
     """
     found: list[_Stream] = []
     position = _after_id3(data, len(data) - len(data.lstrip(b"\0")))
@@ -108,7 +107,7 @@ def read_mpeg(data: bytes) -> Mpeg | None:
 
 
 def starts_mpeg(data: bytes) -> bool:
-    """Say whether bytes begin with three frames of one kind, as samples hardly do."""
+    """Return whether bytes begin with three frames of one kind, which is unlikely for samples."""
     position, kinds = 0, set()
     for _ in range(3):
         frame = _frame_at(data, position)
@@ -120,7 +119,7 @@ def starts_mpeg(data: bytes) -> bool:
 
 
 def _stream_at(data: bytes, position: int) -> _Stream | None:
-    """Go through frames of one kind, up to one that begins another file."""
+    """Read frames of one kind, up to one that begins another file."""
     first = _frame_at(data, position)
     if first is None:
         return None
@@ -134,7 +133,7 @@ def _stream_at(data: bytes, position: int) -> _Stream | None:
         if may_join and frames and _length_tag(data, end, frame):
             break
         if end + frame.size > len(data):
-            end = len(data)  # cut off within its last frame, which no decoder plays
+            end = len(data)  # truncated within its last frame, which decoders drop
             break
         frames += 1
         end += frame.size
@@ -152,22 +151,22 @@ def _stream_at(data: bytes, position: int) -> _Stream | None:
 
 
 def _whole(data: bytes, stream: _Stream) -> bytes:
-    """Return the bytes of a stream; where it does not say how long it is, with frames before that do."""
+    """Return the bytes of a stream, preceded by a frame that states the length if it has none."""
     if stream.tag_start is not None:
         return data[stream.tag_start : stream.end]
-    return _stating(data[stream.start : stream.start + 4], stream) + data[stream.start : stream.end]
+    return _length_frames(data[stream.start : stream.start + 4], stream) + data[stream.start : stream.end]
 
 
-def _stating(head: bytes, stream: _Stream) -> bytes:
-    """Make a frame that states how many follow, and a silent one.
+def _length_frames(head: bytes, stream: _Stream) -> bytes:
+    """Make a frame that states the length, and a silent one.
 
-    Decoders take 529 samples of their own delay off the beginning of what states its length, and nothing off what does
-    not. So there is a frame more, all of which is taken off.
+    Decoders drop their own delay of 529 samples from a stream that states its length, but not from others. The silent
+    frame is added so that exactly this frame is dropped.
     """
     if stream.first.layer != _LAYER3:
-        return b""  # of these libsndfile's estimate is exact, as their frames are all as long
+        return b""  # libsndfile's estimate is exact here, as all frames have the same size
     tried = b""
-    for bits in range(1, 15):  # the first bit rate at which it is long enough
+    for bits in range(1, 15):  # lowest bit rate at which the frame is large enough
         tried = head[:2] + bytes([bits << 4 | head[2] & 0b1100, head[3]])
         frame = _frame_at(tried, 0)
         if frame is not None and frame.size >= _TAG_SIZE:
@@ -179,17 +178,17 @@ def _stating(head: bytes, stream: _Stream) -> bytes:
 
 
 def _after_id3(data: bytes, position: int) -> int:
-    """Return where the tags end that begin here."""
+    """Return the offset after the ID3 tags that begin here."""
     while data[position : position + 3] == b"ID3" and len(data) >= position + 10:
         size = 0
-        for byte in data[position + 6 : position + 10]:  # seven bits each
+        for byte in data[position + 6 : position + 10]:  # seven bits per byte
             size = size << 7 | byte & 127
         position += 10 + size + (10 if data[position + 5] & 16 else 0)
     return position
 
 
 def _frame_at(data: bytes, position: int) -> _Frame | None:
-    """Read the header of a frame; None where there is none."""
+    """Read the header of a frame; None if there is none."""
     return _frame(data[position : position + 4])
 
 
@@ -211,10 +210,10 @@ def _frame(header: bytes) -> _Frame | None:
 
 
 def _length_tag(data: bytes, position: int, frame: _Frame) -> tuple[int | None, int, int] | None:
-    """Read what the first frame says of the file, if it is one that says such: frames, and samples to take off.
+    """Read the tag of a Xing, Info or VBRI frame.
 
     Returns:
-        None for a frame of sound; else the number of frames after it, None if it does not say, delay and padding in
+        None for an audio frame; else the number of frames after it, None if not stated, and delay and padding in
         samples.
     """
     if frame.layer != _LAYER3:
@@ -232,12 +231,12 @@ def _length_tag(data: bytes, position: int, frame: _Frame) -> tuple[int | None, 
 
 
 def _side(frame: _Frame) -> int:
-    """Return the bytes of layer III between a frame's header and its sound."""
+    """Return the size in bytes of the side information of a layer III frame."""
     if frame.version == _MPEG1:
         return 17 if frame.is_mono else 32
     return 9 if frame.is_mono else 17
 
 
 def _is_end(data: bytes, position: int) -> bool:
-    """Say whether what follows the last frame is a tag, zeros, or less than the header of another."""
+    """Return whether only a tag, zeros, or fewer bytes than a header follow."""
     return data.startswith(_TAGS, position) or len(data) - position < 4 or not data[position:].strip(b"\0")

@@ -1,9 +1,9 @@
-"""Ogg files (Vorbis, Opus, flac) that libsndfile reads a part of, or not at all: the same sound as files that it reads.
+"""Rewrites Ogg files (Vorbis, Opus, flac) that libsndfile reads only in part, or not at all, as files that it reads.
 
-It hears the first of several streams joined end to end (recorders, web radio and `cat` write such), stops with an error
-at the end of Opus whose last page is not marked as such, and knows no flac in Ogg. Here the pages (RFC 3533) are sorted
-into streams, the last one marked, and flac taken out of its packets (RFC 9639, section 10.1). Decodes nothing.
-mutagen was weighed: it reads the tags and the length of the first stream.
+libsndfile reads only the first of several chained streams (as recorders, web radio and `cat` write them), fails at the
+end of Opus without an end-of-stream flag, and does not read flac in Ogg. Here pages (RFC 3533) are sorted into streams,
+the last page is flagged, and flac is taken out of its packets (RFC 9639, section 10.1). Nothing is decoded. mutagen
+reads only the tags and the length of the first stream.
 """
 
 import io
@@ -18,20 +18,20 @@ __all__ = ["Ogg", "is_plain", "read_ogg"]
 _PAGE = Struct("<4sBBqIIIB")  # capture, version, flags, granule, serial, number, sum, segments
 _START, _CONTINUED, _FIRST, _LAST = b"OggS\0", 1, 2, 4  # flags
 _BEGINNING = 4096  # bytes that hold the first page
-_TAIL = 2**17  # bytes that hold the last page, and what may lie behind it
-_FLAC, _KINDS = b"\x7fFLAC", (b"\x01vorbis", b"OpusHead")  # how the first packet begins
-_FLAC_HEAD = 9  # bytes before flac's own begin
+_TAIL = 2**17  # bytes that hold the last page and anything after it
+_FLAC, _KINDS = b"\x7fFLAC", (b"\x01vorbis", b"OpusHead")  # beginnings of the first packet
+_FLAC_HEAD = 9  # bytes before the flac stream
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 @dataclass(frozen=True)
 class _Page:
-    """What stands before a page's body."""
+    """The header of a page."""
 
-    at: int  # byte where it begins
+    at: int  # offset in bytes
     flags: int
     serial: int
-    sizes: bytes  # of its segments
+    sizes: bytes  # sizes of its segments
 
     @property
     def body(self) -> int:
@@ -44,21 +44,21 @@ class _Page:
 
 @dataclass
 class _Stream:
-    """Pages of one serial number, from one that says it is the first."""
+    """Pages of one serial number, from a beginning-of-stream page on."""
 
-    kind: bytes  # how it begins
+    kind: bytes  # beginning of its first packet
     pages: list[_Page] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Ogg:
-    """The streams of sound in a file, one after the other."""
+    """The audio streams in a file, in order."""
 
     data: bytes
     found: tuple[_Stream, ...]
 
     def streams(self) -> list[bytes]:
-        """Return files, one after the other, each of which libsndfile reads to its end."""
+        """Return each stream as a file that libsndfile reads to its end."""
         return [self._flac(each) if each.kind.startswith(_FLAC) else self._ogg(each) for each in self.found]
 
     def _ogg(self, stream: _Stream) -> bytes:
@@ -67,17 +67,17 @@ class Ogg:
         return b"".join(pages)
 
     def _flac(self, stream: _Stream) -> bytes:
-        """Return the packets alone, which are flac as it is without Ogg."""
+        """Return the packets, which form a plain flac file."""
         return b"".join(self.data[page.body : page.end] for page in stream.pages)[_FLAC_HEAD:]
 
 
 def is_plain(file: BinaryIO, *, whole: bool) -> bool:
-    """Say whether a file is one stream of Vorbis or Opus, and ended, or no Ogg at all.
+    """Return whether a file is one complete stream of Vorbis or Opus, or is not Ogg.
 
     Args:
-        file: at any place; it is left at its beginning.
-        whole: look for further streams in all of it; otherwise one that has the serial number of the first, as only
-            the same file twice does, is not seen.
+        file: at any position; it is left at its beginning.
+        whole: search the whole file for further streams; otherwise one with the serial number of the first, as in the
+            same file twice, is not found.
     """
     file.seek(0)
     start = file.read(_BEGINNING)
@@ -98,10 +98,10 @@ def is_plain(file: BinaryIO, *, whole: bool) -> bool:
 
 
 def read_ogg(data: bytes) -> Ogg | None:
-    """Sort the pages of a whole file into streams of sound.
+    """Sort the pages of a whole file into audio streams.
 
     Returns:
-        None where there is none of Vorbis, Opus or flac, or two at once.
+        None if there is no Vorbis, Opus or flac, or if streams are multiplexed.
     """
     found: list[_Stream] = []
     current: dict[int, _Stream] = {}
@@ -124,7 +124,7 @@ def read_ogg(data: bytes) -> Ogg | None:
 
 
 def _pages(data: bytes) -> Iterator[_Page]:
-    """Yield the whole pages, passing over what lies between them."""
+    """Yield the complete pages, skipping anything between them."""
     at = 0
     while (page := _page_after(data, at)) is not None:
         yield page
@@ -132,7 +132,7 @@ def _pages(data: bytes) -> Iterator[_Page]:
 
 
 def _page_after(data: bytes, at: int, flags: int = 0) -> _Page | None:
-    """Return the first page with these flags that begins at or after `at`."""
+    """Return the first page with these flags at or after `at`."""
     while (at := data.find(_START, at)) >= 0:
         if (page := _page_at(data, at)) is not None and page.flags & flags == flags:
             return page
@@ -141,7 +141,7 @@ def _page_after(data: bytes, at: int, flags: int = 0) -> _Page | None:
 
 
 def _page_at(data: bytes, at: int) -> _Page | None:
-    """Read the head of a page, if there is one, and all of it is there and as its sum says."""
+    """Read the header of a page; None if there is none, it is truncated, or its checksum is wrong."""
     if at < 0 or at + _PAGE.size > len(data) or not data.startswith(_START, at):
         return None
     _, _, flags, _, serial, _, stated, segments = _PAGE.unpack_from(data, at)
@@ -151,15 +151,15 @@ def _page_at(data: bytes, at: int) -> _Page | None:
 
 
 def _marked_last(page: bytes) -> bytes:
-    """Return a page that says that it is the last."""
+    """Return the page with the end-of-stream flag set."""
     marked = page[:5] + bytes([page[5] | _LAST]) + page[6:]
     return marked[:22] + _sum_of(marked).to_bytes(4, "little") + marked[26:]
 
 
 def _sum_of(page: bytes) -> int:
-    """Return the sum of a page, as if the one it states were 0.
+    """Return the checksum of a page, computed with a checksum field of 0.
 
-    Ogg's CRC-32 takes the bits of a byte from the other end than zlib's, and inverts nothing.
+    Ogg's CRC-32 processes the bits of a byte in the opposite order to zlib's, without inversion.
     """
     mirrored = (page[:22] + bytes(4) + page[26:]).translate(_MIRRORED)
     return int(f"{crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)

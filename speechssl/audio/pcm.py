@@ -1,7 +1,7 @@
-"""The usual case, read fast: 16-bit mono audio at 16 kHz, with the same samples as `read_audio` gives, bit for bit.
+"""A fast reader for the usual case, 16-bit mono audio at 16 kHz, bit-identical to `read_audio`.
 
-Decoded as whole numbers, which costs a quarter of the time that decoding to float32 with all checks does. What is
-unusual about a file, or wrong with it, is left to `read_audio`, which knows what to do and what to say.
+Decoding to integers takes a quarter of the time of decoding to float32 with all checks. Unusual or damaged files are
+left to `read_audio`.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from speechssl.errors import AudioError, ConfigError
 
 __all__ = ["PcmReader", "has_fairseq2", "native_reader", "read_pcm", "to_float"]
 
-Samples = NDArray[np.int16] | NDArray[np.float32]  # whole, or as `to_float` makes them
-PcmReader = Callable[[Place, int, int, int], Samples | None]  # called as `read_pcm`
+Samples = NDArray[np.int16] | NDArray[np.float32]  # integers, or floats as from `to_float`
+PcmReader = Callable[[Place, int, int, int], Samples | None]  # arguments as for `read_pcm`
 
 _PCM_16 = 2  # libsndfile's SF_FORMAT_PCM_16, in the lower half of a format
 _HEADER = 4096  # bytes in which the samples of a plain wav file begin
@@ -29,14 +29,14 @@ def read_pcm(place: Place, first: int, count: int, file_samples: int) -> Samples
     """Read samples with soundfile, seeking to the first.
 
     Args:
-        place: of the file.
-        first: sample wanted, of the file.
-        count: of samples wanted.
-        file_samples: that the file has to hold.
+        place: the file.
+        first: first sample wanted, counted in the file.
+        count: number of samples wanted.
+        file_samples: expected length of the file, in samples.
 
     Returns:
-        (count,) int16, or float32 from flac, whose decoder is faster so; None where the file is not as expected, and
-        `read_audio` has to look at it.
+        (count,) int16, or float32 from flac, which decodes faster to float32; None if the file is not as expected, and
+        `read_audio` must read it.
     """
     try:
         source = place.path if place.is_plain_file else place.open()
@@ -57,11 +57,11 @@ def read_pcm(place: Place, first: int, count: int, file_samples: int) -> Samples
 def native_reader() -> PcmReader:
     """Return a reader like `read_pcm` that maps files into memory and decodes in C++, without Python's lock.
 
-    fairseq2's `FileMapper` and `AudioDecoder`, with the system's libsndfile. They decode whole files only: what lies
-    at a URL, and less than half of a file, goes through `read_pcm`.
+    It uses fairseq2's `FileMapper` and `AudioDecoder`, with the system's libsndfile. They decode whole files only:
+    URLs, and parts that are less than half of a file, go through `read_pcm`.
 
     Raises:
-        ConfigError: fairseq2 is not installed, or lacks a library of the system.
+        ConfigError: fairseq2 is not installed, or lacks a system library.
     """
     try:
         import torch
@@ -83,7 +83,7 @@ def native_reader() -> PcmReader:
             if not _is_whole(block, file_samples):
                 return None
             found = (decode_flac if _start(block)[:4] == b"fLaC" else decode_wav)(block)
-        except Exception:  # its errors have no class in common; `read_audio` finds out what is wrong
+        except Exception:  # its errors have no common class; `read_audio` reports the cause
             return None
         samples = found["waveform"].numpy()
         is_usual = found["format"] & 0xFFFF == _PCM_16 and found["sample_rate"] == SAMPLE_RATE
@@ -93,17 +93,17 @@ def native_reader() -> PcmReader:
 
 
 def has_fairseq2() -> bool:
-    """Whether `native_reader` will find what it needs, without importing it."""
+    """Return whether fairseq2 is installed, without importing it."""
     return find_spec("fairseq2") is not None and find_spec("fairseq2n") is not None
 
 
 def to_float(samples: Samples, out: NDArray[np.float32]) -> None:
-    """Write 16-bit samples as float32 from -1 to 1: exact, as both are whole multiples of 2**-15."""
+    """Write 16-bit samples as float32 from -1 to 1; exact, as both are multiples of 2**-15."""
     np.multiply(samples, np.float32(2**-15 if samples.dtype == np.int16 else 1), out=out)
 
 
 def _is_whole(block: Any, file_samples: int) -> bool:
-    """Whether the bytes are flac, or wav whose header promises exactly so many samples and bytes that are there."""
+    """Return whether the bytes are flac, or complete wav of exactly `file_samples`."""
     start = _start(block)
     if start[:4] == b"fLaC":
         return True

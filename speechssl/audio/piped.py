@@ -1,7 +1,7 @@
-"""What comes in on standard input: samples as they are, or wav whose header says that they are such.
+"""Reads 16-bit samples from standard input: raw, or wav with a header.
 
-16-bit mono wav at 16 kHz, as `arecord` and ffmpeg write it, is heard while it comes, without its header. Other files
-are recognised by how they begin, and refused: a stream cannot be read as a file is.
+16-bit mono wav at 16 kHz, as `arecord` and ffmpeg write it, is read as it arrives. Other files are recognised by their
+first bytes and refused, as a stream cannot be read like a file.
 """
 
 from struct import Struct
@@ -14,7 +14,7 @@ from speechssl.errors import AudioError
 
 __all__ = ["Samples", "samples_of"]
 
-_FILES = {  # how files begin
+_FILES = {  # magic numbers
     b"RIFF": "wav",
     b"RIFX": "wav",
     b"RF64": "wav",
@@ -28,9 +28,9 @@ _FILES = {  # how files begin
     b"ID3\3": "mp3",
     b"ID3\4": "mp3",
 }
-_FORMAT = Struct("<HHIIHH")  # of wav: format, channels, rate, bytes a second, bytes a frame, bits
+_FORMAT = Struct("<HHIIHH")  # wav: format, channels, rate, bytes per second, bytes per frame, bits
 _PCM, _EXTENSIBLE = 1, 0xFFFE
-_HEAD = 4096  # bytes in which the samples of a wav begin, and mp3 can be told from samples
+_HEAD = 4096  # bytes in which the samples of a wav begin, and which tell mp3 from samples
 _CURE = (
     f"expected 16-bit mono at {SAMPLE_RATE} Hz: name the file instead of -, or pipe it through "
     f"`ffmpeg -i - -f s16le -ar {SAMPLE_RATE} -ac 1 -`"
@@ -38,15 +38,15 @@ _CURE = (
 
 
 class Samples(Protocol):
-    """Something to read bytes from."""
+    """A source of bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """Return so many bytes; fewer only at the end."""
+        """Return `size` bytes; fewer only at the end."""
         ...
 
 
 class _Begun:
-    """Bytes that were read already, then those that come, but no more than so many."""
+    """Bytes that were read already, followed by the source, up to a limit."""
 
     def __init__(self, begun: bytes, source: BinaryIO, at_most: int | None = None) -> None:
         self.begun, self.source, self.left = begun, source, at_most
@@ -61,13 +61,13 @@ class _Begun:
 
 
 def samples_of(source: BinaryIO) -> Samples:
-    """Return the 16-bit little-endian mono samples at 16 kHz that a source gives.
+    """Return the 16-bit little-endian mono samples at 16 kHz of a source.
 
     Args:
-        source: such samples, or wav of them.
+        source: raw samples, or wav.
 
     Raises:
-        AudioError: it is a file of another kind.
+        AudioError: the source is a file of another kind.
     """
     begun = source.read(4)
     kind = _FILES.get(begun)
@@ -82,12 +82,12 @@ def samples_of(source: BinaryIO) -> Samples:
 
 
 def _samples_of_wav(source: BinaryIO) -> Samples:
-    """Read up to the samples of a wav, of which the first four bytes were read.
+    """Read the header of a wav up to the samples; its first four bytes were read already.
 
     Raises:
-        AudioError: they are of another kind, or there are none.
+        AudioError: the samples are of another kind, or there are none.
     """
-    passed, is_right, said = len(source.read(8)), False, "without a header that says of which"
+    passed, is_right, said = len(source.read(8)), False, "without a header that states its format"
     while passed < _HEAD:
         head = source.read(8)
         name, length = head[:4], int.from_bytes(head[4:], "little")

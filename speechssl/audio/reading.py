@@ -1,7 +1,7 @@
-"""Audio files to 16 kHz mono waveforms, checked. Knows one file at a time; nothing about manifests or batches.
+"""Reads an audio file as a checked 16 kHz mono waveform; independent of manifests and batches.
 
-Decoding is soundfile (wav, flac, ogg, mp3, opus), or ffmpeg for what that does not read, by name or by content;
-resampling is torchaudio's windowed-sinc filter.
+soundfile decodes wav, flac, ogg, mp3 and opus; ffmpeg decodes what soundfile cannot, chosen by suffix or by content.
+Resampling is torchaudio's windowed-sinc filter.
 """
 
 import io
@@ -58,48 +58,48 @@ __all__ = [
     "source_of",
 ]
 
-SAMPLE_RATE = 16_000  # samples a second, of every waveform inside the project
+SAMPLE_RATE = 16_000  # Hz, the rate of every waveform inside the package
 AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus"),
     *(".mp2", ".mpga", ".sph", ".nist", ".aif", ".aiff", ".aifc", ".au", ".snd", ".w64", ".rf64", ".caf", ".voc"),
 )
 
-_UNKNOWN_LENGTH = 2**63 - 1  # samples; what libsndfile says where flac says 0
-_AUDIBLE, _CANCELLED = 1e-3, 1e-2  # peaks: of full scale, and of the mean against that of the channels
+_UNKNOWN_LENGTH = 2**63 - 1  # samples; libsndfile's length of flac that states 0
+_AUDIBLE, _CANCELLED = 1e-3, 1e-2  # peak relative to full scale; peak of the mean relative to that of the channels
 _BLOCK = 2**16  # samples
 _NAME_CHANNEL = "name one in the manifest's column `channel`"
-_PREROLL = 2**14  # samples of mp3 before those wanted: its frames lend each other bits, over 23 of the smallest
-_LAST_PAGE = 2**18  # samples at the end of Vorbis: seeking into its last page, libsndfile is off by what that lacks
+_PREROLL = 2**14  # samples of mp3 decoded before those wanted: the bit reservoir spans up to 23 of the smallest frames
+_LAST_PAGE = 2**18  # samples at the end of Vorbis: libsndfile is off when it seeks into a last page that is not full
 _SPHERE_HEADER = 1024  # bytes
-_BEGINNING = 4096  # bytes that tell format and coding
+_BEGINNING = 4096  # bytes that identify format and codec
 _SPHERE_LENGTH = re.compile(rb"^sample_count -i (\d{1,18})\b", re.MULTILINE)
-# what libsndfile's log says of lengths that do not fit the file, in bytes: declared, held
+# libsndfile's log of a length that does not fit the file, in bytes: declared, found
 _LENGTHS = re.compile(r"(?:\bdata|SSND|\briff|Riff size|Data Size) *: (\d+) \(should be (\d+)\)")
 
 
 @configuration
 class AudioConfig:
-    """What to do with audio that is not 16 kHz mono.
+    """Policy for audio that is not 16 kHz mono.
 
-    Speech recorded below 16 kHz has nothing in its upper band, and a model trained on a mixture learns the rate
-    instead of the speech: it is refused unless `min_sample_rate` is lowered on purpose.
+    Speech recorded below 16 kHz lacks the upper band, and a model trained on a mixture learns the rate instead of the
+    speech: such audio is refused unless `min_sample_rate` is lowered.
     """
 
     resample: bool = True  # False: any rate but 16 kHz is an error
     min_sample_rate: int = SAMPLE_RATE  # Hz; lower rates are an error
-    channels: Literal["mean", "first", "refuse"] = "mean"  # where the manifest names none for an utterance
+    channels: Literal["mean", "first", "refuse"] = "mean"  # use of several channels if the manifest names none
     normalize: bool | None = None  # zero mean, unit variance (fairseq: task.normalize); None: as the model was trained
-    max_duration_s: float = 3600.0  # a longer file is an error where it would have to be read whole
+    max_duration_s: float = 3600.0  # longer audio is an error where it would be read as a whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioHeader:
-    """What a file says of itself, in its own sample rate."""
+    """Length and format of a file, at its own sample rate."""
 
     num_samples: int
     sample_rate: int
     channels: int
-    decoder: str | None = None  # `ffmpeg VERSION`, whose versions differ in length and beginning; None: libsndfile
+    decoder: str | None = None  # `ffmpeg VERSION`, as versions differ in length and start; None: libsndfile
 
     @property
     def duration_s(self) -> float:
@@ -109,30 +109,30 @@ class AudioHeader:
 
 @dataclass(frozen=True)
 class Segment:
-    """What of a recording is one utterance: a part of its time, in samples of its own rate, and of its channels."""
+    """The part of a recording that is one utterance, in samples at its own rate, and its channel."""
 
     start: int
     num_samples: int
-    channel: int | None = None  # the one that is heard, counted from 0; None: what `AudioConfig.channels` makes of all
+    channel: int | None = None  # channel that is used, counted from 0; None: as `AudioConfig.channels` says
 
 
 @dataclass(frozen=True)
 class Look:
-    """What there is to know of a file before its samples are asked for."""
+    """The header of a file, and what else was found while reading it."""
 
     header: AudioHeader
-    samples: NDArray[np.float32] | None = None  # (time, channels), where they had to be decoded to know it
-    stated: Stated | None = None  # by an ordinary header, about which nothing has to be mended
+    samples: NDArray[np.float32] | None = None  # (time, channels), where decoding was needed to find the length
+    stated: Stated | None = None  # the header of an ordinary wav or flac, which needs no repair
 
 
 def read_header(where: Path | Place, file: BinaryIO | None = None) -> AudioHeader:
-    """Read the header of one file, without its samples, unless they have to be decoded to know it.
+    """Read the header of one file; decode samples only if the length is not stated.
 
-    Of flac the end is looked at as well, as half a file has a whole header.
+    The end of flac is checked as well, as a truncated file has a complete header.
 
     Args:
         where: audio of one of `AUDIO_SUFFIXES` or `FFMPEG_SUFFIXES`.
-        file: its bytes, of `Place.opened`, where it is read further, so that it is fetched once.
+        file: its bytes, from `Place.opened`, if they are already open, so that they are fetched once.
 
     Raises:
         AudioError: the file is missing, empty, not audio, or shorter than its header says.
@@ -145,7 +145,7 @@ def read_header(where: Path | Place, file: BinaryIO | None = None) -> AudioHeade
 
 
 def _check_end(place: Place, header: AudioHeader) -> None:
-    """Decode flac whose last frame is not where it should be."""
+    """Decode flac whose last frame is not where it should be, and raise if samples are missing."""
     problem: AudioError | None = None
     try:
         with place.opened() as opened:
@@ -160,7 +160,7 @@ def _check_end(place: Place, header: AudioHeader) -> None:
 
 
 def look_at(place: Place, file: BinaryIO | None = None) -> Look:
-    """Do what `read_header` does, without a look at the end, and keep what was decoded on the way.
+    """Read a header as `read_header` does, without checking the end of flac, and keep samples that were decoded.
 
     Raises:
         AudioError: as `read_header`.
@@ -217,11 +217,11 @@ def read_audio(
     Args:
         where: audio of one of `AUDIO_SUFFIXES` or `FFMPEG_SUFFIXES`.
         config: what to do with other rates and channel counts.
-        segment: the part of the file that is the utterance, read as if it were a file of its own; None for all of it.
+        segment: the part of the file that is the utterance; None for the whole file.
         start: first sample wanted of the utterance, counted at 16 kHz.
         num_samples: number of samples wanted, at 16 kHz; None for all from `start` on.
-        expected_samples: what the manifest says of the whole file, in the file's own rate.
-        decoder: that this holds for, as `AudioHeader` has it; None: not known.
+        expected_samples: length of the whole file according to the manifest, at the file's own rate.
+        decoder: decoder that gave this length, as in `AudioHeader`; None: not known.
 
     Returns:
         (time,) float32.
@@ -230,7 +230,7 @@ def read_audio(
         AudioError: the file cannot be decoded, disagrees with `expected_samples`, ends before the segment, is refused
             by `config`, or its samples are silent or not finite.
     """
-    import torch  # which takes more than a second, and headers do without
+    import torch  # takes more than a second, and headers do not need it
 
     place = where if isinstance(where, Place) else Place(str(where))
     with place.opened() as file:
@@ -245,8 +245,8 @@ def read_audio(
             header = replace(header, num_samples=segment.num_samples)
         _check_header(place, header, config, channel=channel, whole=num_samples is None)
         rate = header.sample_rate
-        margin = 0 if rate == SAMPLE_RATE else rate // 50  # context, so that a part equals the same part of the whole
-        period = rate // math.gcd(rate, SAMPLE_RATE)  # a cut at a multiple of it falls on a whole sample at both rates
+        margin = 0 if rate == SAMPLE_RATE else rate // 50  # context, so that a part equals that part of the whole
+        period = rate // math.gcd(rate, SAMPLE_RATE)  # its multiples are whole samples at both rates
         first = max(0, (start * rate // SAMPLE_RATE - margin) // period * period)
         count = header.num_samples - first
         if num_samples is not None:
@@ -272,20 +272,20 @@ def read_audio(
 def prepare_samples(
     samples: NDArray[np.float32], rate: int, config: AudioConfig, *, where: str, channel: int | None = None
 ) -> "Tensor":
-    """Make of samples in memory what `read_audio` makes of a whole file that holds them.
+    """Convert samples in memory as `read_audio` converts a whole file.
 
     Args:
         samples: (time, channels), of full scale 1.
-        rate: in Hz.
+        rate: sample rate in Hz.
         config: what to do with other rates and channel counts.
-        where: the samples come from, for errors.
-        channel: the one that is heard; None for what `config` makes of all.
+        where: origin of the samples, for error messages.
+        channel: channel that is used; None: as `config` says.
 
     Returns:
         (time,) float32 at 16 kHz, which shares no memory with `samples`.
 
     Raises:
-        AudioError: they are refused by `config`, silent or not finite.
+        AudioError: the samples are refused by `config`, silent or not finite.
     """
     import torch
 
@@ -302,9 +302,9 @@ def prepare_samples(
 
 
 def normalize_waveform(waveform: "Tensor") -> None:
-    """Bring a (time,) float32 waveform in place to zero mean and unit variance.
+    """Normalise a (time,) float32 waveform in place to zero mean and unit variance.
 
-    By numpy, which adds up in one order: torch's sums depend on the number of threads, and loaders differ in it.
+    numpy sums in a fixed order; torch's sums depend on the number of threads, which differs between loaders.
     """
     samples = waveform.numpy()
     samples -= samples.mean()
@@ -312,7 +312,7 @@ def normalize_waveform(waveform: "Tensor") -> None:
 
 
 def _lost(place: Place, file: BinaryIO | None, info: Any) -> str | None:
-    """Say what is missing of a format whose lengths libsndfile does not put into words; None if nothing is."""
+    """Return what is missing from a VOC or NIST file, which libsndfile does not report; None if nothing is."""
     if info.format == "VOC" and "Seems to be a truncated file" in info.extra_info:
         return "its last block declares more bytes than the file holds"
     if info.format == "NIST":
@@ -324,16 +324,16 @@ def _lost(place: Place, file: BinaryIO | None, info: Any) -> str | None:
 
 
 def _mpeg_length(place: Place, file: BinaryIO | None) -> int:
-    """Count the samples of MPEG audio, whose header is an estimate: its frames, or what can be decoded of them.
+    """Count the samples of MPEG audio from its frames, or by decoding, as the length in libsndfile is an estimate.
 
     Raises:
-        AudioError: frames that it states are not there.
+        AudioError: the file states more frames than it holds.
     """
     with place.opened() if file is None else nullcontext(file) as source:
         found = read_mpeg(bytes_of(place, source))
         if found is None:
             return len(_decode(place, source, 0, -1))
-    if found.missing > 1:  # some count the one that states them
+    if found.missing > 1:  # some encoders count the frame that states the number
         raise AudioError(
             f"{place}: truncated: it states {found.missing} more frames than the file holds; copy the file again, "
             "or remove it"
@@ -342,7 +342,7 @@ def _mpeg_length(place: Place, file: BinaryIO | None) -> int:
 
 
 def bytes_of(place: Place, file: BinaryIO | None, size: int = -1) -> bytes:
-    """Return the first `size` bytes of audio, all for -1; `file` is what `Place.opened` gave."""
+    """Return the first `size` bytes of audio, all for -1; `file` is the result of `Place.opened`."""
     with Path(place.path).open("rb") if file is None else nullcontext(file) as opened:
         opened.seek(0)
         return opened.read(size)
@@ -365,10 +365,10 @@ def _by_ffmpeg(place: Place) -> Look:
 
 
 def _not_by_libsndfile(place: Place, file: BinaryIO | None) -> Look | None:
-    """Decode what libsndfile cannot open: flac in Ogg, and whatever ffmpeg reads; None where nothing does.
+    """Decode what libsndfile cannot open: flac in Ogg, and formats of ffmpeg; None for others.
 
     Raises:
-        AudioError: its header promises more than there is, or ffmpeg cannot decode it.
+        AudioError: the file is shorter than its header states, or ffmpeg cannot decode it.
     """
     if file is None and not os.path.isfile(place.path):  # noqa: PTH113
         return None
@@ -384,10 +384,10 @@ def _not_by_libsndfile(place: Place, file: BinaryIO | None) -> Look | None:
 
 
 def _from_ogg(place: Place, file: BinaryIO | None) -> Look | None:
-    """Decode Ogg that libsndfile does not read to its end; None for any other file, and for Ogg of other codecs.
+    """Decode Ogg that libsndfile does not read to its end; None for other files and codecs.
 
     Raises:
-        AudioError: it cannot be decoded, or is several streams that do not go together.
+        AudioError: the file cannot be decoded, or has several streams of different rates or channel counts.
     """
     with open(place.path, "rb") if file is None else nullcontext(file) as opened:  # noqa: PTH123
         if is_plain(opened, whole=not is_url(place.path)):
@@ -406,7 +406,7 @@ def _from_ogg(place: Place, file: BinaryIO | None) -> Look | None:
     if len(kinds) > 1:
         said = ", ".join(f"{rate} Hz and {channels} channels" for rate, channels in kinds)
         raise AudioError(
-            f"{place}: is {len(blocks)} streams joined, of {said}; expected one rate and number of channels: "
+            f"{place}: holds {len(blocks)} streams, of {said}; expected one rate and number of channels: "
             "write each to a file of its own"
         )
     return _decoded(place, np.concatenate(blocks), next(iter(kinds))[0])
@@ -414,11 +414,11 @@ def _from_ogg(place: Place, file: BinaryIO | None) -> Look | None:
 
 @contextmanager
 def source_of(place: Place, file: BinaryIO | None) -> Iterator[str | BinaryIO]:
-    """Give what soundfile reads: the file's name; its bytes where they are opened, or where its header is mended.
+    """Yield what soundfile reads: a file name, or an open file if it is not local or its header is repaired.
 
     Args:
-        place: of the audio.
-        file: what `Place.opened` gave.
+        place: the audio.
+        file: the result of `Place.opened`.
     """
     is_here = file is None and os.path.isfile(place.path)  # noqa: PTH113 - called for every file
     with open(place.path, "rb", buffering=0) if is_here else nullcontext(file) as opened:  # noqa: PTH123
@@ -432,7 +432,7 @@ def source_of(place: Place, file: BinaryIO | None) -> Iterator[str | BinaryIO]:
 def _decode(
     place: Place, file: BinaryIO | None, first: int, count: int, *, is_ordinary: bool = False
 ) -> NDArray[np.float32]:
-    """Return (time, channels) from the file's sample `first` on; all that follow if `count` is -1."""
+    """Decode `count` samples from `first` on, as (time, channels); -1 for all that follow."""
     plain = nullcontext[str | BinaryIO](place.path if file is None else file)
     try:
         with plain if is_ordinary else source_of(place, file) as source:
@@ -450,7 +450,7 @@ def _decode(
 
 
 def _read(source: str | BinaryIO, first: int, count: int) -> tuple[NDArray[np.float32], bool]:
-    """Return (time, channels) of what libsndfile reads, and whether it is MPEG audio."""
+    """Read with libsndfile; return (time, channels) and whether it is MPEG audio."""
     with Forwards(source) as sound:
         before = min(sound.before(first), sound.frames)
         if before:
@@ -464,15 +464,17 @@ def _read(source: str | BinaryIO, first: int, count: int) -> tuple[NDArray[np.fl
 
 
 class Forwards(soundfile.SoundFile):
-    """A file that is read forwards: soundfile seeks after each read where it can, which costs time, or fails."""
+    """A file that is only read forwards: soundfile seeks after each read, which is slow or fails."""
 
     def seekable(self) -> bool:
         """Return False."""
         return False
 
     def before(self, first: int) -> int:
-        """Return the sample to seek to, so that what is decoded from there on equals the whole from `first` on."""
-        is_of_blocks = self.subtype.startswith("DWVW") or self.frames == _UNKNOWN_LENGTH  # or so libsndfile says
+        """Return the sample to seek to, so that decoding from there gives the same samples from `first` on."""
+        is_of_blocks = (
+            self.subtype.startswith("DWVW") or self.frames == _UNKNOWN_LENGTH
+        )  # libsndfile calls these seekable
         if is_of_blocks or not super().seekable():
             return 0  # GSM 6.10 and others are decoded from the beginning
         if self.subtype.startswith("MPEG"):
@@ -483,7 +485,7 @@ class Forwards(soundfile.SoundFile):
 
 
 def _read_on(sound: soundfile.SoundFile, count: int) -> NDArray[np.float32]:
-    """Return (time, channels) of flac that does not say how long it is."""
+    """Read flac of unknown length, as (time, channels)."""
     blocks = [np.zeros((0, sound.channels), np.float32)]
     while count > 0 and len(block := sound.read(min(count, _BLOCK), dtype="float32", always_2d=True)):
         blocks.append(block)
@@ -509,23 +511,23 @@ def _why_unreadable(place: Place, error: soundfile.LibsndfileError) -> str:
 
 
 def other_decoder(expected_samples: int, decoder: str | None, found: AudioHeader) -> str:
-    """Say that ffmpeg gives a length other than the manifest's, and what that means for labels.
+    """Return the error text for a length from ffmpeg that differs from the manifest's.
 
     Args:
-        expected_samples: what the manifest says of the file.
-        decoder: that this holds for; None: not known.
-        found: what the file holds as ffmpeg decodes it now.
+        expected_samples: length of the file according to the manifest.
+        decoder: decoder that gave this length; None: not known.
+        found: header of the file as ffmpeg decodes it now.
     """
     said = f"holds {found.num_samples} samples as {found.decoder} decodes it, the manifest says {expected_samples}"
     if decoder == found.decoder:
         return f"{said} by the same version; the file was changed or truncated: build the manifest again"
     if decoder is None:
         return (
-            f"{said}; another version may have made it, which begins the sound elsewhere, or the file was changed or "
+            f"{said}; another version, which starts the sound elsewhere, may have made it, or the file was changed or "
             "truncated: build the manifest and labels of frames again, or use that version"
         )
     return (
-        f"{said} as {decoder} decoded it; versions begin the sound elsewhere, or the file was changed or truncated: "
+        f"{said} as {decoder} decoded it; versions start the sound elsewhere, or the file was changed or truncated: "
         f"build the manifest and labels of frames again, or use {decoder}"
     )
 
@@ -550,7 +552,7 @@ def _check_length(
 def _one_channel(
     place: Place | str, samples: NDArray[np.float32], config: AudioConfig, channel: int | None
 ) -> NDArray[np.float32]:
-    """Return (time,) of (time, channels): the one that is named, or what `config` makes of all."""
+    """Reduce (time, channels) to (time,): the channel named, or as `config` says."""
     if channel is not None:
         return samples[:, channel]
     if config.channels == "first" or samples.shape[1] == 1:
@@ -559,7 +561,7 @@ def _one_channel(
     peak = np.abs(samples).max(initial=0.0)
     if peak > _AUDIBLE and np.abs(mono).max() < _CANCELLED * peak:
         raise AudioSettingError(
-            f"{place}: its channels cancel, as where one is the other upside down: their mean is silent",
+            f"{place}: its channels cancel, as if one were inverted: their mean is silent",
             _NAME_CHANNEL,
             "channels",
             "first",
@@ -583,7 +585,7 @@ def _check_header(
         raise AudioSettingError(found, "resample it", "resample", "true")
     if channel is not None and channel >= header.channels:
         raise AudioError(
-            f"{place}: has {header.channels} channels, the manifest wants number {channel}, counted from 0; correct it"
+            f"{place}: has {header.channels} channels, the manifest names {channel}, counted from 0; correct it"
         )
     if header.channels > 1 and channel is None and config.channels == "refuse":
         found = f"{place}: audio has {header.channels} channels, expected 1"

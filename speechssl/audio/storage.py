@@ -1,7 +1,7 @@
-"""Where the bytes of an audio file lie: a file, bytes of an uncompressed archive, or a URL. Knows nothing of audio.
+"""Locates the bytes of an audio file: a local file, a member of an uncompressed archive, or a URL.
 
-An archive's member is written `shards/x.tar:OFFSET:SIZE`, in bytes, as fairseq and fairseq2 write it; so a reader needs
-neither the archive's index nor its format. URLs go through fsspec, whatever it has a file system for.
+A member of an archive is written `shards/x.tar:OFFSET:SIZE`, in bytes, as in fairseq and fairseq2, so that a reader
+needs neither the index nor the format of the archive. fsspec opens URLs, with any of its file systems.
 """
 
 import io
@@ -17,23 +17,23 @@ __all__ = ["Place", "is_url"]
 
 _MEMBER = re.compile(r"(?P<path>.+\.(?:tar|zip)):(?P<offset>\d{1,18}):(?P<size>\d{1,18})", re.IGNORECASE | re.DOTALL)
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_FETCHED_WHOLE = 2**24  # bytes: a longer file at a URL is read in parts
+_FETCHED_WHOLE = 2**24  # bytes; a longer file at a URL is read in parts
 
 
 @dataclass(frozen=True)
 class Place:
-    """A file, or bytes of one."""
+    """A file, or a range of bytes in it."""
 
-    path: str  # or a URL
+    path: str  # path or URL
     offset: int = 0
-    size: int | None = None  # bytes; None: all of the file
+    size: int | None = None  # bytes; None: the whole file
 
     @classmethod
     def parse(cls, written: str, root: Path) -> "Place":
         """Return the place that a manifest writes as `written`.
 
         Args:
-            written: a path, a URL, or one of them with `:OFFSET:SIZE` behind an archive's name.
+            written: a path or URL; for a member of an archive with `:OFFSET:SIZE` appended.
             root: folder that relative paths start from.
 
         Examples:
@@ -53,14 +53,14 @@ class Place:
 
     @property
     def is_plain_file(self) -> bool:
-        """Whether it is all of a file on this machine, which libraries open by its name."""
+        """Whether this is a whole local file, which libraries open by name."""
         return self.size is None and not is_url(self.path)
 
     def open(self) -> BinaryIO:
-        """Open the bytes for reading, at their beginning; the result can seek.
+        """Open the bytes for reading; the result is seekable.
 
         Raises:
-            AudioError: there is no such file, it ends before the bytes wanted, or it cannot be fetched.
+            AudioError: the file does not exist, ends before the bytes wanted, or cannot be fetched.
         """
         if is_url(self.path):
             return self._fetch()
@@ -78,7 +78,7 @@ class Place:
         return self._checked(content)
 
     def opened(self) -> AbstractContextManager[BinaryIO | None]:
-        """Open the bytes for whoever reads them more than once; None for a file that libraries open by its name."""
+        """Open the bytes as a context manager; it yields None for a local file, which libraries open by name."""
         return nullcontext() if self.is_plain_file else self.open()
 
     def _fetch(self) -> BinaryIO:
@@ -97,7 +97,7 @@ class Place:
                 return io.BytesIO(file.read())
         except AudioError:
             raise
-        except Exception as error:  # each file system has errors of its own
+        except Exception as error:  # each file system raises its own errors
             said = str(error) or type(error).__name__
             raise AudioError(f"{self}: cannot be fetched ({said}); correct the URL, or try again") from error
 
@@ -110,5 +110,5 @@ class Place:
 
 
 def is_url(written: str) -> bool:
-    """Tell whether a manifest's path is a URL."""
+    """Return whether a manifest's path is a URL."""
     return _URL.match(written) is not None

@@ -1,9 +1,9 @@
-"""Files whose writer never went back to say how long they are: their headers as they would be, had it done so.
+"""Repairs the headers of files whose writer never filled in the length.
 
-Also ALAC in caf as ffmpeg writes it, which says the bits of a sample to the decoder alone: libsndfile wants them twice.
-Recorders that lose power, and programs that write into pipes, leave 0, -1 or a number far too large for the length.
-libsndfile then finds no samples in wav, rf64 and au, and refuses caf. What says 0 and has nothing behind it but chunks
-is honestly empty, and stays so.
+Recorders that lose power, and programs that write into pipes, leave 0, -1 or far too large a number as the length.
+libsndfile then finds no samples in wav, rf64 and au, and refuses caf. A file with length 0 and nothing but chunks after
+it is really empty, and stays so. ALAC in caf from ffmpeg is repaired too: it states the bits per sample only to the
+decoder, and libsndfile expects them in the format chunk as well.
 """
 
 import io
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 __all__ = ["STREAMED_SIZE", "Finished", "falls_short", "finished", "is_placeholder"]
 
-# bytes: who writes wav into a pipe (sox, arecord, ffmpeg, servers) declares this or more, for want of the length
+# bytes: programs that write wav into a pipe (sox, arecord, ffmpeg, servers) declare this or more as the length
 STREAMED_SIZE = 10**9
 
 _START = 4096  # bytes in which the samples begin
@@ -22,15 +22,15 @@ _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
 
 
 class Finished:
-    """A file of which some bytes read as others."""
+    """A file with some bytes replaced."""
 
     def __init__(self, source: BinaryIO, patches: dict[int, bytes]) -> None:
-        """Read `source` with the bytes at each place in place of its own."""
+        """Read `source`, with the bytes in `patches` at their offsets."""
         self.source, self.patches = source, patches
         self.seek, self.tell = source.seek, source.tell
 
     def read(self, size: int = -1) -> bytes:
-        """Return so many bytes, fewer only at the end; all that follow for -1."""
+        """Return `size` bytes, fewer only at the end; all that follow for -1."""
         start = self.source.tell()
         content = bytearray(self.source.read(size))
         for at, right in self.patches.items():
@@ -41,10 +41,10 @@ class Finished:
 
 
 def finished(file: BinaryIO) -> dict[int, bytes]:
-    """Return what has to stand where in a file for its length to be said; nothing where it is said.
+    """Return the patches, by offset, that state the length of a file; none if it is stated.
 
     Args:
-        file: at any place; it is left at its beginning.
+        file: at any position; it is left at its beginning.
     """
     file.seek(0)
     start = file.read(_START)
@@ -61,15 +61,15 @@ def finished(file: BinaryIO) -> dict[int, bytes]:
 
 
 def is_placeholder(declared: int, held: int) -> bool:
-    """Say whether a number of bytes was declared for want of the length, as what the file holds tells."""
+    """Return whether the declared number of bytes is a placeholder for an unknown length."""
     return declared == 0 or (declared >= STREAMED_SIZE and held < declared // 2)
 
 
 def falls_short(file: BinaryIO) -> str | None:
-    """Say what is missing of wav, aiff or caf whose coding libsndfile does not know; None if nothing is.
+    """Return what is missing from wav, aiff or caf with a codec unknown to libsndfile; None if nothing is.
 
     Args:
-        file: at any place; it is left at its beginning.
+        file: at any position; it is left at its beginning.
     """
     file.seek(0)
     start = file.read(_START)
@@ -84,7 +84,7 @@ def falls_short(file: BinaryIO) -> str | None:
 
 
 def _of_wav(start: bytes, size: int, file: BinaryIO) -> dict[int, bytes]:
-    sizes = None  # where rf64 says them
+    sizes = None  # offset of the sizes in rf64
     for name, length, position in _chunks(start, 12):
         if name == b"ds64":
             sizes = position
@@ -97,7 +97,7 @@ def _of_wav(start: bytes, size: int, file: BinaryIO) -> dict[int, bytes]:
                 return {}
             return {sizes: (size - 8).to_bytes(8, "little") + held.to_bytes(8, "little") + bytes(8)}
         if length or held < 1 or _is_empty(file, position, size):
-            return {}  # what is too large libsndfile corrects
+            return {}  # libsndfile corrects lengths that are too large
         return {4: min(size - 8, 2**32 - 1).to_bytes(4, "little"), position - 4: held.to_bytes(4, "little")}
     return {}
 
@@ -118,7 +118,7 @@ def _of_caf(start: bytes, size: int) -> dict[int, bytes]:
         match start[position : position + 4]:
             case b"desc" if body[8:16] == b"alac" + bytes(4):
                 patches[position + 24] = b""
-            case b"kuki":  # as it is, or within atoms
+            case b"kuki":  # the decoder's settings, plain or within atoms
                 about = body[24:] if body[4:8] == b"frma" else body
                 bits = (16, 20, 24, 32).index(about[5]) + 1 if about[5:6] in (b"\x10", b"\x14", b"\x18", b"\x20") else 0
                 patches = {at: bits.to_bytes(4) for at in patches}
@@ -130,7 +130,7 @@ def _of_caf(start: bytes, size: int) -> dict[int, bytes]:
 
 
 def _is_empty(file: BinaryIO, position: int, size: int) -> bool:
-    """Say whether all that follows is chunks, a tag or zeros."""
+    """Return whether only chunks, a tag or zeros follow."""
     file.seek(position)
     rest = file.read(size - position)
     file.seek(0)
@@ -145,7 +145,7 @@ def _is_empty(file: BinaryIO, position: int, size: int) -> bool:
 
 
 def _chunks(data: bytes, position: int, chunk: Struct = _CHUNK) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, length and place of the body of the chunks that begin within `data`; those of caf are not padded."""
+    """Yield name, length and offset of the body of each chunk in `data`; chunks of caf are not padded."""
     while position + chunk.size <= len(data):
         name, length = chunk.unpack_from(data, position)
         position += chunk.size

@@ -1,1 +1,1 @@
-"""Corpora as lists of utterances: build, divide, join, choose, segment. `fetch` gets real ones, `check` finds fault."""
+"""Builds, splits, merges, filters and segments manifests; `fetch` downloads corpora, `check` finds faults."""

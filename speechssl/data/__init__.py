@@ -1,1 +1,1 @@
-"""Speech as training sees it: utterances, manifests, labels, and the batches made of them."""
+"""Speech data for training: utterances, manifests, labels, augmentation and batches."""

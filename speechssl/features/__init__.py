@@ -1,1 +1,1 @@
-"""Features in files, in the formats that others read: written a part at a time, described and indexed, read back."""
+"""Reads and writes features in files of several formats, with a description and an index."""

@@ -1,1 +1,1 @@
-"""Texts as data: words and scripts, the policy that texts go through, letters, phones and pieces as tokens."""
+"""Text processing: normalisation, scripts, and tokens (letters, phones, word pieces)."""

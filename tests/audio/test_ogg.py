@@ -137,7 +137,7 @@ def test_what_is_joined_is_heard_in_an_archive_as_well(tmp_path: Path) -> None:
 def test_streams_of_several_rates_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "a.ogg"
     path.write_bytes(encoded("VORBIS", serial=1) + encoded("VORBIS", rate=8_000, serial=2))
-    with pytest.raises(AudioError, match=r"2 streams joined, of 16000 Hz and 1 channels, 8000 Hz and 1 channels"):
+    with pytest.raises(AudioError, match=r"holds 2 streams, of 16000 Hz and 1 channels, 8000 Hz and 1 channels"):
         read_header(path)
 
 

@@ -66,7 +66,7 @@ def test_the_channel_is_heard_and_no_other(call, sides):
 
 def test_a_channel_that_the_file_lacks_is_named(sides):
     row = dataclasses.replace(sides.utterances[0], channel=2)
-    with pytest.raises(AudioError, match=r"call\.wav: has 2 channels, the manifest wants number 2, counted from 0"):
+    with pytest.raises(AudioError, match=r"call\.wav: has 2 channels, the manifest names 2, counted from 0"):
         read_utterance(sides, row, AudioConfig())
 
 

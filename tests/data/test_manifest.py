@@ -110,7 +110,7 @@ def test_a_tab_or_line_break_is_never_written(tmp_path, changes):
         ),
         ([f"{HEADER}\ttext\ttext", "a\ta.wav\t10\t16000\t1\tx\ty"], r"m\.tsv:1: expected the columns"),
         ([HEADER, "a\ta.wav\t10\t16000"], r"m\.tsv:2: expected 5 columns, found 4"),
-        ([HEADER, "a\ta\tb.wav\t10\t16000\t1"], r"m\.tsv:2: expected 5 columns, found 6: .*a tab inside a path"),
+        ([HEADER, "a\ta\tb.wav\t10\t16000\t1"], r"m\.tsv:2: expected 5 columns, found 6: .*remove tabs inside paths"),
         ([HEADER, "a\ta.wav\t10\t16000\t1", ""], r"m\.tsv:3: expected 5 columns, found 1"),
         ([HEADER, "a\ta.wav\tten\t16000\t1"], r"m\.tsv:2: samples is 'ten', expected a positive whole number"),
         ([HEADER, "a\ta.wav\t0\t16000\t1"], r"m\.tsv:2: samples is '0', expected a positive whole number"),
@@ -162,7 +162,7 @@ def test_a_fairseq_manifest_takes_another_root(table):
 
 @pytest.mark.parametrize("line", ["a.wav", "a.wav\tmany", "a\tb.wav\t100", "a.wav\t-1"])
 def test_a_fairseq_row_that_does_not_parse_is_refused_with_its_line(table, line):
-    with pytest.raises(ManifestError, match=r"table\.tsv:3: expected `path<TAB>samples` \(fairseq form\)"):
+    with pytest.raises(ManifestError, match=r"table\.tsv:3: expected `path<TAB>samples` \(fairseq's form\)"):
         read_fairseq_manifest(table("/data", "ok.wav\t100", line))
 
 
