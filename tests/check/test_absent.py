@@ -30,7 +30,7 @@ def test_a_root_that_was_not_named_is_one_line_that_names_it(lists, capsys):
         == (
             f"no such file: 5 of 5 below {lists}: s0.wav, s1.wav, s2.wav, ...; s0.wav is in "
             f"{lists.parent}/speech: name it with --root {lists.parent}/speech "
-            f"(of stages: data.root={lists.parent}/speech)"
+            f"(in stages: data.root={lists.parent}/speech)"
         ).split()
     )
 
@@ -40,7 +40,7 @@ def test_files_that_are_nowhere_are_said_to_be(lists, capsys):
         (lists.parent / f"speech/s{i}.wav").unlink()
     (line,) = lines_of_check(capsys, lists / "m.tsv", "--root", lists.parent / "speech")
     assert "2 of 5" in line
-    assert "s1.wav, s3.wav; others are there: copy these again, or take their rows out with --fix" in line
+    assert "s1.wav, s3.wav; the others exist: copy these again, or remove their rows with --fix" in line
     for path in (lists.parent / "speech").iterdir():
         path.unlink()
     (line,) = lines_of_check(capsys, lists / "m.tsv")

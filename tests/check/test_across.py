@@ -90,7 +90,7 @@ def test_a_speaker_in_two_manifests_is_found_once(found, speech):
         "speaker": {"a": "eva", "b": "jan", "c": "jan"},
     }
     test = {"waveforms": {"x.wav": speech(1.0, seed=9), "y.wav": speech(1.0, seed=8)}, "speaker": {"x": "jan"}}
-    message = "speaker jan is heard in several manifests: 2 in train, 1 in dev; b is the first"
+    message = "speaker jan is in several manifests: 2 in train, 1 in dev; b is the first"
     assert found(train, test) == {("b", "leaked_speaker", message)}
 
 
@@ -117,4 +117,4 @@ def test_a_text_in_another_script_and_one_of_another_recording_are_found(tmp_pat
     assert (first.id, first.name, first.message) == ("u3", "script", "its text has t, which is not Cyrillic")
     assert (second.id, second.name) == ("u5", "text_rate")
     assert second.value == pytest.approx(np.log(150 / 13) / 0.1, rel=0.05)
-    assert second.message.endswith("8.8 is usual: listen whether the text is what is said")
+    assert second.message.endswith("8.8 is usual: check that the text matches the audio")

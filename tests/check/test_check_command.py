@@ -39,7 +39,7 @@ def test_errors_end_with_status_1_and_are_summed_up(manifests, capsys):
     assert check(manifests / "clean.tsv", manifests / "bad.tsv") == 1
     assert capsys.readouterr().out.splitlines()[1:] == [
         f"{manifests}/bad.tsv: 2 utterances, 0.00 h, 2 with findings",
-        "error    silent               1  nothing to hear",
+        "error    silent               1  no audible sound",
         "             c: its peak is -200 dB of full scale",
         "warning  short                1  too short to learn from",
         "             d: lasts 0.050 s, expected at least 0.1",
@@ -75,9 +75,9 @@ def test_scripts_are_named_on_the_command_line(manifests, script, status):
         (["none.tsv"], "none.tsv: cannot read the manifest"),
         (["clean.tsv", "--set", "cliped_share=0.1"], "unknown key cliped_share; did you mean clipped_share?"),
         (["clean.tsv", "--set", "clipped_share=much"], "clipped_share"),
-        (["clean.tsv", "--set", "clipped_share=0"], "clipped_share must lie above 0 and at most at 1, found 0.0"),
+        (["clean.tsv", "--set", "clipped_share=0"], "clipped_share must lie above 0 and be at most 1, found 0.0"),
         (["clean.tsv", "--script", "Klingon"], "no script is called 'Klingon'"),
-        (["bad.tsv", "--fix", "bad.tsv"], "bad.tsv: is one of the manifests that were checked"),
+        (["bad.tsv", "--fix", "bad.tsv"], "bad.tsv: would overwrite a manifest that was checked"),
     ],
 )
 def test_what_cannot_be_done_ends_with_status_2_and_says_why(manifests, monkeypatch, capsys, arguments, message):

@@ -169,7 +169,7 @@ def test_every_finding_of_a_file_is_among_those_above():
         ("listed-shorter", 16_000, "the manifest says samples 15999, the file has 16000"),
         ("listed-rate", 16_000, "the manifest says sample rate 22050, the file has 16000"),
         ("listed-channels", 1, "the manifest says channels 2, the file has 1"),
-        ("bytes-lost", None, "its decoder says: "),
+        ("bytes-lost", None, "its decoder reports: "),
         ("nan", 1, "1 samples are NaN or infinite"),
         ("zeros", -200, "its peak is -200 dB of full scale"),
         ("offset", pytest.approx(0.03, abs=1e-3), "its mean is 0.030 of full scale, expected 0"),

@@ -75,14 +75,14 @@ def test_an_unknown_finding_is_refused(tmp_path, checked):
 
 
 def test_a_manifest_that_was_checked_is_never_overwritten(tmp_path, checked):
-    with pytest.raises(ManifestError, match=r"m\.tsv: is one of the manifests that were checked"):
+    with pytest.raises(ManifestError, match=r"m\.tsv: would overwrite a manifest that was checked"):
         before_and_after(tmp_path, lambda: write_repaired(tmp_path / "new/../m.tsv", checked))
 
 
 def test_an_empty_manifest_is_not_written(tmp_path, make_manifest):
     manifest = make_manifest(tmp_path, "m.tsv", {"a.wav": np.zeros(16_000)})
     report = check_manifests([manifest], ["m"], CheckConfig(), jobs=1)
-    with pytest.raises(ManifestError, match=r"fixed\.tsv: nothing would be left"):
+    with pytest.raises(ManifestError, match=r"fixed\.tsv: no row would be left"):
         before_and_after(tmp_path, lambda: write_repaired(tmp_path / "fixed.tsv", report))
     assert not (tmp_path / "fixed.tsv").exists()
 

@@ -27,7 +27,7 @@ def test_letters_outside_the_scripts_are_found(text, names, foreign):
 
 
 def test_an_unknown_script_is_refused():
-    with pytest.raises(ConfigError, match="no script is called 'Klingon'; expected a name of Unicode's"):
+    with pytest.raises(ConfigError, match="no script is called 'Klingon'; expected a Unicode name"):
         script_codes(["Latin", "Klingon"])
 
 

@@ -1,1 +1,1 @@
-"""The manifest doctor: decodes what manifests list and says what is wrong with it. Changes and deletes nothing."""
+"""Checks a corpus: decodes the audio that manifests list and reports faults. Changes and deletes nothing."""

@@ -1,4 +1,4 @@
-"""Audio that is not there: how much of it, and the folder that its manifest's paths were likely meant from."""
+"""Reports missing audio files, and finds the folder that a manifest's paths are probably relative to."""
 
 import os
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from speechssl.data.utterances import Manifest, Utterance
 __all__ = ["absent_rows", "describe_absent", "likely_root"]
 
 _NAMED = 3
-_SIBLINGS = 1000  # folders that are looked at beside each candidate
+_SIBLINGS = 1000  # most folders searched beside each candidate
 
 
 def absent_rows(report: Report) -> dict[int, list[Utterance]]:
-    """Return by the number of each manifest its utterances whose files are not there, if more than one is missing."""
+    """Return the utterances with missing files by index of the manifest, if more than one is missing."""
     unreadable = {(finding.manifest, finding.id) for finding in report.findings if finding.name == "unreadable"}
     found: dict[int, list[Utterance]] = {}
     for checked in report.rows:
@@ -28,25 +28,25 @@ def absent_rows(report: Report) -> dict[int, list[Utterance]]:
 
 
 def describe_absent(manifest: Manifest, name: str, rows: list[Utterance]) -> str:
-    """Say in one line how many files are not there, where they were looked for, and what would mend it."""
+    """Describe in one line how many files are missing, where they were expected, and how to fix it."""
     named = ", ".join(row.path for row in rows[:_NAMED]) + (", ..." if len(rows) > _NAMED else "")
     root = likely_root(manifest, Path(name).parent, rows[0])
     if root is not None:
-        cure = f"{rows[0].path} is in {root}: name it with --root {root} (of stages: data.root={root})"
+        cure = f"{rows[0].path} is in {root}: name it with --root {root} (in stages: data.root={root})"
     elif len(rows) == len(manifest.utterances):
-        cure = "name the folder that the paths start from with --root (of stages: data.root=...)"
+        cure = "name the folder that the paths start from with --root (in stages: data.root=...)"
     else:
-        cure = "others are there: copy these again, or take their rows out with --fix"
+        cure = "the others exist: copy these again, or remove their rows with --fix"
     return f"no such file: {len(rows)} of {len(manifest.utterances)} below {manifest.root}: {named}; {cure}"
 
 
 def likely_root(manifest: Manifest, folder: Path, row: Utterance) -> Path | None:
-    """Return a folder from which the path of `row` leads to a file, near the manifest, its root or here; None if none.
+    """Return a folder near the manifest, its root or the working directory in which the file of `row` exists, or None.
 
     Args:
-        manifest: whose root does not hold the file.
-        folder: of the manifest.
-        row: one of its utterances, whose audio is no URL.
+        manifest: the manifest, whose root does not hold the file.
+        folder: folder of the manifest.
+        row: one of its utterances, not at a URL.
     """
     for candidate in _candidates(folder, manifest.root):
         if Path(Manifest(root=candidate, utterances=()).place(row).path).is_file():
@@ -55,7 +55,7 @@ def likely_root(manifest: Manifest, folder: Path, row: Utterance) -> Path | None
 
 
 def _candidates(folder: Path, root: Path) -> Iterator[Path]:
-    """Yield this folder, the manifest's, its root and the folders above them, and then what lies in each."""
+    """Yield the working directory, the manifest's folder, its root, their parents, then the folders in each."""
     near = [Path(), folder, *folder.absolute().parents[:2], root, *root.absolute().parents[:2]]
     yield from near
     for base in dict.fromkeys(near):

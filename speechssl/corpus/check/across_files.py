@@ -1,7 +1,7 @@
-"""What is wrong between files: copies within a manifest, and what several manifests share that should not.
+"""Compares files: finds duplicates within a manifest, and leaks of audio, texts or speakers between manifests.
 
-Manifests are given in the order train, dev, test: what two of them share is found in the earlier one, and named there,
-so that removing it leaves the later one as it was. Within a manifest the first of several copies is the one to keep.
+Manifests are given in the order train, dev, test: a leak is reported in the earlier one, so that removing it leaves the
+later one unchanged. Within a manifest the first of several copies is kept.
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ __all__ = ["Checked", "findings_across"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """One row of one manifest, and what was measured of its file; None if that ended the worker."""
+    """One row of one manifest, and the measurements of its file; None if its worker crashed."""
 
     manifest: int
     row: Utterance
@@ -28,7 +28,7 @@ class Checked:
 
     @property
     def key(self) -> tuple[int, str]:
-        """What tells it from every other row."""
+        """Unique key of the row."""
         return self.manifest, self.row.id
 
 
@@ -36,12 +36,12 @@ def findings_across(rows: Sequence[Checked], names: Sequence[str], config: Check
     """Compare all rows of all manifests.
 
     Args:
-        rows: in the order of the manifests, and of each manifest.
-        names: what the manifests are called, for messages.
+        rows: all rows, in order.
+        names: names of the manifests, for messages.
         config: what counts as a copy.
 
     Returns:
-        At most one finding of a kind for each row, naming the row it is compared with.
+        At most one finding of each kind per row, which names the other row.
     """
     same = _same_audio(rows)
     found = [_pair_finding("duplicate", "leaked_audio", a, b, names, "has the same samples as") for a, b in same]
@@ -71,18 +71,18 @@ def _same_text(rows: Sequence[Checked]) -> list[tuple[Checked, Checked]]:
 
 
 def _blamed(group: Sequence[Checked]) -> Iterator[tuple[Checked, Checked]]:
-    """Pair each that could go with one that should stay: one of the last manifest, or the first of its own."""
+    """Pair each row that may be removed with the one to keep: the first of the last manifest in the group."""
     last = group[-1].manifest
-    keeper_across = next(checked for checked in group if checked.manifest == last)
+    to_keep = next(checked for checked in group if checked.manifest == last)
     for checked in group:
-        if checked is not keeper_across:
-            yield checked, keeper_across
+        if checked is not to_keep:
+            yield checked, to_keep
 
 
 def _similar(
     rows: Sequence[Checked], known: set[tuple[int, str]], names: Sequence[str], config: CheckConfig
 ) -> Iterator[Finding]:
-    """Name copies that are not the same samples; `known` are the rows that have a copy of the same samples."""
+    """Find copies by fingerprint; `known` are the rows that have an identical copy."""
     printed = [
         (checked, checked.measured.fingerprint)
         for checked in rows
@@ -110,7 +110,7 @@ def _same_speaker(rows: Sequence[Checked], names: Sequence[str]) -> Iterator[Fin
         if len(parts) > 1:
             counts = ", ".join(f"{len(part)} in {names[manifest]}" for manifest, part in sorted(parts.items()))
             first = parts[min(parts)][0]
-            message = f"speaker {speaker} is heard in several manifests: {counts}; {first.row.id} is the first"
+            message = f"speaker {speaker} is in several manifests: {counts}; {first.row.id} is the first"
             yield Finding(
                 manifest=first.manifest, id=first.row.id, name="leaked_speaker", value=len(parts), message=message
             )
@@ -119,7 +119,7 @@ def _same_speaker(rows: Sequence[Checked], names: Sequence[str]) -> Iterator[Fin
 def _pair_finding(
     within: str, between: str, a: Checked, b: Checked, names: Sequence[str], verb: str, *, value: float | None = None
 ) -> Finding:
-    """Blame `a` for being a copy of `b`; copies with two texts have one that is wrong."""
+    """Report `a` as a copy of `b`; if their texts differ, one of them is wrong."""
     other = f"{b.row.id} of {names[b.manifest]}" if a.manifest != b.manifest else b.row.id
     texts = {normal_text(row.text) for row in (a.row, b.row) if row.text}
     message = f"{verb} {other}" + (", which has another text" if len(texts) > 1 else "")

@@ -1,4 +1,4 @@
-"""The whole check: decode every file once, in parallel, judge each utterance, compare all."""
+"""Runs the check of manifests: decodes every file once, in parallel, judges each utterance and compares all."""
 
 import os
 from collections import defaultdict
@@ -22,7 +22,7 @@ from speechssl.errors import ManifestError
 
 __all__ = ["RESULTS", "Report", "check_manifests", "in_worker_pool"]
 
-RESULTS = {kind.__name__: kind for kind in (Measured, Fingerprint, AudioHeader, Death)}  # what workers give back
+RESULTS = {kind.__name__: kind for kind in (Measured, Fingerprint, AudioHeader, Death)}  # classes that workers return
 
 Work = Callable[[Sequence[Any], Callable[[Any], Any]], Iterable[tuple[int, Any]]]
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
@@ -30,16 +30,16 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was found in one or several manifests."""
+    """The findings in one or several manifests."""
 
-    names: tuple[str, ...]  # of the manifests
+    names: tuple[str, ...]  # names of the manifests
     manifests: tuple[Manifest, ...]
-    rows: tuple[Checked, ...]  # of all manifests, in order
-    findings: tuple[Finding, ...]  # in the order of rows, then of FINDINGS
+    rows: tuple[Checked, ...]  # rows of all manifests, in order
+    findings: tuple[Finding, ...]  # ordered by row, then as FINDINGS
 
     @property
     def has_errors(self) -> bool:
-        """True where something would stop training, or make a result wrong."""
+        """Whether any finding is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
 
@@ -52,19 +52,19 @@ def check_manifests(
     by: Work | None = None,
     progress: Progress = lambda items, _: items,
 ) -> Report:
-    """Decode what the manifests list, and say what is wrong with it. Changes nothing.
+    """Decode what the manifests list and report faults; change nothing.
 
     Args:
-        manifests: in the order train, dev, test, where there are several.
-        names: what they are called in messages, each another.
-        config: what counts as wrong.
-        jobs: processes that decode; None for one a core.
-        by: does the files in place of processes of this machine, and gives results in any order.
-        progress: wraps the files that are done, given their number.
+        manifests: the manifests, in the order train, dev, test.
+        names: names for messages, all different.
+        config: the thresholds.
+        jobs: decoding processes; None for one per core.
+        by: runs the work in place of processes of this machine; results may come in any order.
+        progress: wraps the iterable of results, given their number.
 
     Raises:
         ConfigError: `config.scripts` names no script.
-        ManifestError: two manifests of one name.
+        ManifestError: two manifests have the same name.
     """
     if len(set(names)) != len(names):
         raise ManifestError(f"expected manifests of different names, found {', '.join(names)}; rename or copy one")
@@ -93,10 +93,10 @@ def check_manifests(
 
 
 def _recordings(manifests: Sequence[Manifest]) -> tuple[list[Recording], list[list[tuple[int, int]]]]:
-    """Gather what has to be decoded: a file once, whatever number of utterances and manifests it belongs to.
+    """List the files to decode, each once, even if several utterances or manifests share it.
 
     Returns:
-        The files with their parts and, for each row of each manifest, which of the files it is in and which part it is.
+        The files with their parts and, for each row of each manifest, the indices of its file and part.
     """
     parts: dict[Place, dict[Segment | None, int]] = defaultdict(dict)
     wanted = [[(manifest.place(row), row.segment) for row in manifest.utterances] for manifest in manifests]
@@ -112,7 +112,7 @@ def _recordings(manifests: Sequence[Manifest]) -> tuple[list[Recording], list[li
 
 
 def in_worker_pool(config: CheckConfig, jobs: int | None = None) -> Work:
-    """Return what measures files in `jobs` processes of this machine, of which any may crash; None for one a core."""
+    """Return the work of a pool of `jobs` processes, which survives crashes; None for one per core."""
     return partial(work, jobs=jobs or _cores(), limit_s=config.file_limit_s)
 
 
@@ -129,7 +129,7 @@ def _of_texts(rows: Sequence[Checked], codes: frozenset[str], config: CheckConfi
         [checked.row.language for checked in spoken],
         config,
     ):
-        message = f"{rate:.1f} characters a second, {middle:.1f} is usual: listen whether the text is what is said"
+        message = f"{rate:.1f} characters a second, {middle:.1f} is usual: check that the text matches the audio"
         yield _finding(spoken[index], "text_rate", spreads, message)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with one file, by its measurements and its row of the manifest."""
+"""Judges one file by its measurements and its row of the manifest."""
 
 import math
 from collections.abc import Iterator
@@ -15,29 +15,29 @@ __all__ = ["FINDINGS", "Finding", "Severity", "findings_of_file"]
 
 Severity = Literal["error", "warning"]
 
-# An error stops training, or makes a result wrong; a warning is for a person to look at.
+# An error stops training or makes results wrong; a warning is for a person to review.
 FINDINGS: dict[str, tuple[Severity, str]] = {
     "unreadable": ("error", "cannot be opened or decoded"),
     "crashed": ("error", "ended the process that decoded it, or took too long"),
     "truncated": ("error", "fewer samples than its header or the manifest says"),
-    "damaged": ("warning", "decoded, but its decoder complains"),
+    "damaged": ("warning", "decoded, but the decoder reports a problem"),
     "header": ("error", "another rate, channels or length than the manifest says"),
     "not_finite": ("error", "NaN or infinite samples"),
-    "silent": ("error", "nothing to hear"),
+    "silent": ("error", "no audible sound"),
     "clipped": ("warning", "cut off at full scale"),
     "dc_offset": ("warning", "its mean is not 0"),
     "rate": ("error", "recorded below the rate that training wants"),
-    "narrowband": ("warning", "nothing in the upper band: upsampled, or coded away"),
-    "cancelling": ("error", "channels whose mean is silent, as where one is the other upside down"),
+    "narrowband": ("warning", "nothing in the upper band: upsampled, or removed by a codec"),
+    "cancelling": ("error", "channels whose mean is silent, as if one were inverted"),
     "channels": ("warning", "channels that differ; training averages them"),
     "short": ("warning", "too short to learn from"),
     "long": ("warning", "too long for one utterance"),
-    "duplicate": ("warning", "the same samples as another of its manifest"),
-    "similar": ("warning", "sounds like a copy of another of its manifest"),
+    "duplicate": ("warning", "the same samples as another row of its manifest"),
+    "similar": ("warning", "sounds like a copy of another row of its manifest"),
     "leaked_audio": ("error", "the same samples in a later manifest"),
-    "leaked_similar": ("warning", "sounds like a copy of one in a later manifest"),
+    "leaked_similar": ("warning", "sounds like a copy of a row in a later manifest"),
     "leaked_text": ("warning", "the same text in a later manifest"),
-    "leaked_speaker": ("warning", "a speaker who is in a later manifest as well"),
+    "leaked_speaker": ("warning", "a speaker who is also in a later manifest"),
     "text_rate": ("warning", "far more or fewer characters a second than others of its language"),
     "script": ("error", "letters outside the script"),
 }
@@ -45,22 +45,22 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing wrong with one utterance."""
+    """One fault of one utterance."""
 
-    manifest: int  # which of those that are checked
+    manifest: int  # index of the manifest
     id: str
     name: str  # a key of FINDINGS
-    value: float | None  # the figure that was judged, None where there is none
+    value: float | None  # the measurement that was judged, None where there is none
     message: str  # expected, found
 
     @property
     def severity(self) -> Severity:
-        """Return whether it stops training or spoils results, or is to be looked at."""
+        """Severity of this kind of finding."""
         return FINDINGS[self.name][0]
 
 
 def findings_of_file(manifest: int, row: Utterance, measured: Measured, config: CheckConfig) -> list[Finding]:
-    """Judge one file by itself. What cannot be measured, such as the bandwidth of silence, is not judged."""
+    """Judge one file by itself; a quantity that cannot be measured, such as the bandwidth of silence, is skipped."""
     found = [*_of_decoding(row, measured), *(_of_sound(measured, config) if measured.num_samples else ())]
     return [Finding(manifest=manifest, id=row.id, name=name, value=value, message=text) for name, value, text in found]
 
@@ -74,7 +74,7 @@ def _of_decoding(row: Utterance, measured: Measured) -> Iterator[tuple[str, floa
     listed = row.file_samples or row.num_samples
     off = listed - header.num_samples
     if off and is_of_rate and header.decoder is not None:
-        if abs(off) > surplus(row.path, row.decoder):  # as in reading
+        if abs(off) > surplus(row.path, row.decoder):  # the tolerance of `read_audio`
             is_lost = off > 0 and row.decoder in (None, header.decoder)
             text = other_decoder(listed, row.decoder, header)
             yield "truncated" if is_lost else "header", header.num_samples, text
@@ -86,7 +86,7 @@ def _of_decoding(row: Utterance, measured: Measured) -> Iterator[tuple[str, floa
         reason = measured.problem or f"{decoded} of {promised} samples could be decoded; copy it again"
         yield "truncated", decoded, reason
     elif measured.complaint:
-        yield "damaged", None, f"its decoder says: {measured.complaint}"
+        yield "damaged", None, f"its decoder reports: {measured.complaint}"
     of_file = max(header.num_samples, decoded)
     if row.file_samples is None:
         of_file = max(decoded, promised)

@@ -1,7 +1,7 @@
-"""Levels and identity of one recording, gathered block by block: peak, mean, clipping, what its channels share, digest.
+"""Measures levels and a digest of one recording, block by block: peak, mean, clipping, difference of channels.
 
-Blocks are (time, channels), int16 where the file's own samples fit in it and float32 elsewhere; the figures are the
-same for both, and of full scale.
+Blocks are (time, channels), int16 where the file's own samples fit in it and float32 elsewhere; the results are the
+same for both, relative to full scale.
 """
 
 from functools import lru_cache
@@ -19,10 +19,10 @@ Block = NDArray[np.float32] | NDArray[np.int16]
 
 
 class Levels:
-    """Sums over the samples; what is not finite is counted, and 0 elsewhere."""
+    """Sums over the samples; samples that are not finite are counted, and taken as 0 elsewhere."""
 
     def __init__(self, channels: int, full_scale: float) -> None:
-        """Begin; samples from `full_scale` on are at full scale."""
+        """Start from zero; samples of at least `full_scale` count as at full scale."""
         self.num_samples = 0
         self.not_finite = 0
         self.clipped = 0
@@ -31,17 +31,17 @@ class Levels:
         self._sums = np.zeros(channels)
         self._square = 0.0
         self._lost = 0.0
-        self._last = np.zeros((2, channels), bool)  # whether the two samples before were at full scale
+        self._last = np.zeros((2, channels), bool)  # whether the two previous samples were at full scale
         self._unit = 1.0
 
     def add(self, block: Block) -> Floats:
-        """Take the next samples and return the mean of the channels, (time,) float32, on the scale of the block."""
+        """Add the next samples; return the mean of the channels, (time,) float32, on the scale of the block."""
         self.num_samples += len(block)
         if block.dtype == np.int16:
             self._unit = _UNIT
             peak: float = max(int(block.max()), -int(block.min()))
             samples = block.astype(np.float32)
-            sums = _ones(len(samples)) @ samples  # exact enough: many short sums of whole numbers
+            sums = _ones(len(samples)) @ samples  # exact enough: short sums of integers
         else:
             samples = self._finite(block)
             peak = float(np.abs(samples).max())
@@ -58,18 +58,18 @@ class Levels:
 
     @property
     def peak(self) -> float:
-        """Of all channels."""
+        """Peak over all channels."""
         return self._peak / self._unit
 
     @property
     def mean(self) -> float:
-        """Of the channel where it is farthest from 0."""
+        """Mean of the channel where it is farthest from 0."""
         means = self._sums / (max(1, self.num_samples) * self._unit)
         return float(means[np.abs(means).argmax()])
 
     @property
     def channel_difference(self) -> float:
-        """Rms of what averaging the channels loses, over rms of all."""
+        """RMS of what averaging the channels loses, relative to the total RMS."""
         return float(np.sqrt(self._lost / self._square)) if self._square > 0 else 0.0
 
     def _finite(self, block: Block) -> Floats:
@@ -92,16 +92,16 @@ class Levels:
 
 
 class Digest:
-    """What tells samples from others, whatever format holds them: 128 bits of xxhash, as fast as they are decoded."""
+    """128-bit xxhash of the samples, independent of the file format, and as fast as decoding."""
 
     def __init__(self, sample_rate: int, channels: int) -> None:
-        """Begin with what belongs to the samples."""
+        """Start with sample rate and channels."""
         start = f"{sample_rate} {channels} ".encode()
         self._of_16_bits, self._of_floats = xxhash.xxh3_128(start), xxhash.xxh3_128(start)
-        self._fits = True  # in 16 bits, so far
+        self._fits = True  # whether all samples so far fit in 16 bits
 
     def add(self, block: Block) -> None:
-        """Take the next samples."""
+        """Add the next samples."""
         if block.dtype == np.int16:
             self._of_16_bits.update(block.data)
             return
@@ -123,5 +123,5 @@ def _row_of_ones(length: int) -> Floats:
 
 
 def _ones(length: int) -> Floats:
-    """Return (length,) ones, from a row that is kept for the next block."""
+    """Return (length,) ones, as a view of a cached array."""
     return _row_of_ones(1 << max(17, (length - 1).bit_length()))[:length]

@@ -1,4 +1,4 @@
-"""What is measured of one file and of its parts, in one pass over its samples. Judges nothing, and keeps no audio."""
+"""Measures one file and its parts in one pass over the samples; keeps no audio and judges nothing."""
 
 import contextlib
 import io
@@ -24,42 +24,42 @@ from speechssl.errors import AudioError
 
 __all__ = ["Measured", "Recording", "measure", "measure_recording"]
 
-_BLOCK = 2**17  # samples of all channels that are decoded at once, 8 s of 16 kHz mono
-_LONGEST = 2**48  # samples; libsndfile gives more where a file does not say
-_IN_16_BITS = ("PCM_16", "PCM_S8", "PCM_U8", "ALAW", "ULAW")  # what int16 holds without loss
+_BLOCK = 2**17  # samples over all channels decoded at once, 8 s of 16 kHz mono
+_LONGEST = 2**48  # samples; libsndfile returns more where the length is unknown
+_IN_16_BITS = ("PCM_16", "PCM_S8", "PCM_U8", "ALAW", "ULAW")  # subtypes that fit in int16 without loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """Figures of a file or a part of it; those of samples are about what could be decoded. Levels are of full scale."""
+    """Measurements of a file or a part of it, over the samples that were decoded; levels relative to full scale."""
 
-    header: AudioHeader | None  # of the whole file; None: it cannot be opened
+    header: AudioHeader | None  # header of the whole file; None: it cannot be opened
     problem: str | None = None  # why it cannot be opened, or where decoding ended
-    complaint: str | None = None  # the first line that the decoder wrote, where it went on nevertheless
-    num_samples: int = 0  # decoded, of each channel
-    digest: bytes = b""  # of rate, channels and decoded samples
+    complaint: str | None = None  # first line of the decoder's messages, if decoding went on
+    num_samples: int = 0  # decoded samples per channel
+    digest: bytes = b""  # hash of rate, channels and decoded samples
     peak: float = 0.0
-    mean: float = 0.0  # of the channel where it is farthest from 0
+    mean: float = 0.0  # mean of the channel where it is farthest from 0
     not_finite: int = 0  # samples that are NaN or infinite, counted as 0 elsewhere
     clipped: int = 0  # samples at full scale between two at full scale
-    channels: int = 1  # that the figures are of: 1 where the utterance names one
-    channel_difference: float = 0.0  # rms of what averaging the channels loses, over rms of all
-    cut_hz: float | None = None  # where its sound ends abruptly; None where it does not
-    active_s: float = 0.0  # from the first sound to the last
+    channels: int = 1  # channels measured: 1 where the utterance names one
+    channel_difference: float = 0.0  # RMS of what averaging the channels loses, relative to the total RMS
+    cut_hz: float | None = None  # frequency where the spectrum ends abruptly; None where it does not
+    active_s: float = 0.0  # seconds from the first sound to the last
     fingerprint: Fingerprint | None = None
 
     @property
     def clipped_share(self) -> float:
-        """Clipped samples over all."""
+        """Share of samples that are clipped."""
         return self.clipped / max(1, self.num_samples * self.channels)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One file, and its parts that are utterances."""
+    """One file, and the parts of it that are utterances."""
 
     place: Place
-    parts: tuple[Segment | None, ...] = (None,)  # in the order of their starts; None for the whole
+    parts: tuple[Segment | None, ...] = (None,)  # ordered by start; None for the whole file
 
 
 def measure(where: Path | Place, config: CheckConfig, segment: Segment | None = None) -> Measured:
@@ -72,20 +72,20 @@ def measure_recording(recording: Recording, config: CheckConfig) -> list[Measure
     """Decode one file once, block by block, and measure its parts.
 
     Returns:
-        For each part, in their order; what is wrong with the file is a figure, not an error.
+        Measurements of each part, in order; a fault of the file is reported in them, not raised.
     """
-    with _standard_error() as said, np.errstate(over="ignore", invalid="ignore"):  # files of floats hold any number
+    with _standard_error() as said, np.errstate(over="ignore", invalid="ignore"):  # float files may hold any number
         return _open(recording, config, said)
 
 
 class _Said:
-    """What decoders wrote to standard error, without naming the file; at most what a pipe holds."""
+    """The messages of decoders on standard error, which do not name the file; up to the size of a pipe."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def first_line(self) -> str | None:
-        """Return the first line written since it was asked last."""
+        """Return the first line written since the last call."""
         try:
             words = os.read(self._descriptor, 2**16)
         except BlockingIOError:
@@ -95,12 +95,12 @@ class _Said:
 
 @contextlib.contextmanager
 def _standard_error() -> Iterator[_Said]:
-    """Send the process's standard error into a pipe."""
+    """Redirect the standard error of the process into a pipe."""
     reader, writer = os.pipe()
     kept = os.dup(2)
     try:
         for end in (reader, writer):
-            os.set_blocking(end, False)  # or a full pipe would stop the decoder
+            os.set_blocking(end, False)  # otherwise a full pipe would block the decoder
         os.dup2(writer, 2)
         yield _Said(reader)
     finally:
@@ -110,7 +110,7 @@ def _standard_error() -> Iterator[_Said]:
 
 
 class _Source(Protocol):
-    """What of soundfile's files is used here."""
+    """The part of soundfile's interface that is used here."""
 
     frames: int
     samplerate: int
@@ -125,7 +125,7 @@ class _Source(Protocol):
 
 
 class _Array:
-    """Samples that are decoded already."""
+    """Decoded samples with the interface of a file."""
 
     subtype = "FLOAT"
 
@@ -162,11 +162,11 @@ def _open(recording: Recording, config: CheckConfig, said: _Said) -> list[Measur
                 opened.seek(0)
             if header is not None and decoded is not None:
                 file = _Array(decoded, header.sample_rate)
-                said.first_line()  # of libsndfile, which was tried first
+                said.first_line()  # discards the messages of libsndfile, which was tried first
             else:
                 file = stack.enter_context(Forwards(stack.enter_context(source_of(place, opened))))
             if isinstance(file, Forwards) and file.format == "MP3" and header and header.num_samples > file.frames:
-                said.first_line()  # that what it states does not fit the file is about to be mended
+                said.first_line()  # discards a message about the stated length, which is corrected here
                 file = _whole_mpeg(bytes_of(place, opened), stack)
             if header is None and 0 < file.frames < _LONGEST:
                 header = AudioHeader(num_samples=file.frames, sample_rate=file.samplerate, channels=file.channels)
@@ -182,9 +182,9 @@ def _open(recording: Recording, config: CheckConfig, said: _Said) -> list[Measur
 
 
 def _whole_mpeg(data: bytes, stack: contextlib.ExitStack) -> _Source:
-    """Open MPEG audio of which libsndfile would read a part: its estimate is too short, or several files are joined."""
+    """Open MPEG audio that libsndfile would read in part: its estimate is too short, or files are concatenated."""
     found = read_mpeg(data)
-    assert found is not None  # or the header would not know more than libsndfile
+    assert found is not None  # the header's length is longer than libsndfile's, so `read_mpeg` gave it
     files = [stack.enter_context(Forwards(io.BytesIO(stream))) for stream in found.streams()]
     if len(files) == 1:
         return files[0]
@@ -194,7 +194,7 @@ def _whole_mpeg(data: bytes, stack: contextlib.ExitStack) -> _Source:
 
 
 def _decode(file: _Source, parts: Sequence["_Part"], said: _Said) -> None:
-    """Go through the file once, and give each block to the parts that it belongs to."""
+    """Decode the file once, and pass each block to the parts that it overlaps."""
     num_at_once = max(1, _BLOCK // file.channels)
     dtype = "int16" if file.subtype in _IN_16_BITS else "float32"
     waiting, active, position = deque(parts), list[_Part](), 0
@@ -223,13 +223,13 @@ def _decode(file: _Source, parts: Sequence["_Part"], said: _Said) -> None:
 
 
 class _Part:
-    """One part of a file: measured block by block, and only figures once it has ended."""
+    """Measures one part of a file block by block; after its end only the results are kept."""
 
     def __init__(self, header: AudioHeader, problem: str | None, segment: Segment | None, config: CheckConfig) -> None:
         self.start = segment.start if segment else 0
         self._end = segment.start + segment.num_samples if segment else 2**63
         self._channel = segment.channel if segment else None
-        if self._channel is not None and self._channel >= header.channels:  # the manifest is not of this file
+        if self._channel is not None and self._channel >= header.channels:  # the manifest does not fit the file
             self._channel = None
         self._header, self._config = header, config
         self._problem = problem
@@ -238,28 +238,28 @@ class _Part:
         self._measured: Measured | None = None
 
     def add(self, block: Block, position: int, words: str | None) -> None:
-        """Take what is its own of a block that begins at `position`, and what the decoder said."""
+        """Add the samples of this part from a block at `position`, and the decoder's message."""
         self._complaint = self._complaint or words
         own = block[max(0, self.start - position) : self._end - position]
         if self._channel is not None:
-            own = own[:, self._channel, None].copy()  # in one piece, for the digest
+            own = own[:, self._channel, None].copy()  # contiguous, for the digest
         if len(own):
             if self._sums is None:
                 self._sums = _Sums(self._header.sample_rate, own.shape[1], self._config)
             self._sums.add(own)
 
     def ends_by(self, position: int) -> bool:
-        """Say whether all of it lies before `position`; if so, no more than figures is kept."""
+        """Return whether the part ends before `position`; if so, keep only the results."""
         if self._end <= position:
             self._measured, self._sums = self.measured(), None
         return self._end <= position
 
     def fail(self, reason: str, words: str | None) -> None:
-        """Note why there are no more samples, and what the decoder said."""
+        """Record why decoding stopped, and the decoder's message."""
         self._problem, self._complaint = self._problem or reason, self._complaint or words
 
     def measured(self) -> Measured:
-        """Return the figures."""
+        """Return the measurements."""
         if self._measured is not None:
             return self._measured
         figures: dict[str, Any] = {} if self._sums is None else self._sums.figures(self._config)
@@ -267,7 +267,7 @@ class _Part:
 
 
 class _Sums:
-    """All that is gathered of samples."""
+    """Running measurements over samples."""
 
     def __init__(self, sample_rate: int, channels: int, config: CheckConfig) -> None:
         self._channels = channels

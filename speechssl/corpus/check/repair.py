@@ -1,4 +1,4 @@
-"""Cleaned manifests: the rows without errors, and beside them a list of what was left out or corrected, and why."""
+"""Writes cleaned manifests without the rows that have errors, and lists what was removed or corrected, and why."""
 
 import dataclasses
 from collections import defaultdict
@@ -24,26 +24,26 @@ class Repaired:
     """One manifest that was written."""
 
     path: Path
-    root: Path  # of its audio, as of the manifest that was checked
-    changes: Path  # the list of what was left out or corrected
+    root: Path  # root of its audio, that of the manifest that was checked
+    changes: Path  # list of what was removed or corrected
     kept: int
     removed: int
     corrected: int
 
 
 def write_repaired(out: Path, report: Report, *, remove: Collection[str] = ()) -> list[Repaired]:
-    """Write the manifests without the rows that have errors. No audio is touched, no manifest overwritten.
+    """Write the manifests without the rows that have errors; change no audio, overwrite no manifest.
 
     A row whose only error is that it disagrees with its file (`header`) is corrected instead.
 
     Args:
-        out: the manifest to write; for a report on several, the folder for manifests of the same names.
-        report: from `check_manifests`.
-        remove: warnings that are to be removed as well.
+        out: the manifest to write; for a report on several, a folder for manifests of the same names.
+        report: result of `check_manifests`.
+        remove: names of warnings whose rows are removed as well.
 
     Raises:
-        ConfigError: `remove` names no finding.
-        ManifestError: a manifest that was checked would be overwritten, or nothing would be left of it.
+        ConfigError: `remove` holds an unknown name.
+        ManifestError: a manifest that was checked would be overwritten, or nothing would be left.
     """
     unknown = set(remove) - set(FINDINGS)
     if unknown:
@@ -51,7 +51,7 @@ def write_repaired(out: Path, report: Report, *, remove: Collection[str] = ()) -
     places = [out] if len(report.names) == 1 else [out / Path(name).name for name in report.names]
     for path in places:
         if len(set(places)) < len(places) or any(path.resolve() == Path(name).resolve() for name in report.names):
-            raise ManifestError(f"{path}: is one of the manifests that were checked, or of two; name another place")
+            raise ManifestError(f"{path}: would overwrite a manifest that was checked, or another; name another place")
     by_row: dict[tuple[int, str], list[Finding]] = defaultdict(list)
     for finding in report.findings:
         if finding.severity == "error" or finding.name in remove:
@@ -62,7 +62,7 @@ def write_repaired(out: Path, report: Report, *, remove: Collection[str] = ()) -
 
 
 def describe_repaired(written: Repaired) -> str:
-    """Say what was kept and where the rest is listed."""
+    """Describe how many rows were kept, removed and corrected, and where they are listed."""
     counts = f"{written.kept} utterances kept, {written.removed} removed, {written.corrected} corrected"
     return f"{written.path}: {counts}; why: {written.changes}"
 
@@ -79,7 +79,7 @@ def _write(path: Path, root: Path, rows: list[Checked], by_row: dict[tuple[int, 
         corrected += can_correct and bool(found)
         lines += _lines(checked, "corrected" if can_correct else "removed", found)
     if not kept:
-        raise ManifestError(f"{path}: nothing would be left; look at the findings before anything is removed")
+        raise ManifestError(f"{path}: no row would be left; look at the findings before removing anything")
     changes = path.with_suffix(".removed.tsv")
     write_manifest(path, kept, root=root_from(path.parent, Manifest(root=root, utterances=kept)))
     write_atomically(changes, "\n".join(lines) + "\n")
@@ -87,7 +87,7 @@ def _write(path: Path, root: Path, rows: list[Checked], by_row: dict[tuple[int, 
 
 
 def _fits(checked: Checked) -> bool:
-    """Say whether the row's part of its file is still that part: not at another rate, nor where ffmpeg moves it."""
+    """Return whether the row's part of its file is still valid: same rate, and not shifted by another ffmpeg."""
     header, row = checked.measured.header if checked.measured else None, checked.row
     if row.file_samples is None or header is None:
         return True
@@ -96,7 +96,7 @@ def _fits(checked: Checked) -> bool:
 
 
 def _corrected(checked: Checked) -> Utterance:
-    assert checked.measured is not None and checked.measured.header is not None  # else it had another error
+    assert checked.measured is not None and checked.measured.header is not None  # otherwise there is another error
     header, row = checked.measured.header, checked.row
     if row.channel is not None and row.channel >= header.channels:
         row = dataclasses.replace(row, channel=None)

@@ -1,10 +1,10 @@
-"""Fingerprints of recordings: 256 bits that copies share and other recordings do not, and the search for copies.
+"""Audio fingerprints of 256 bits, and the search for copies among recordings.
 
 A bit says whether the difference of two neighbouring bands grows or falls from one 32nd of the sound to the next, after
-Haitsma and Kalker, "A Highly Robust Audio Fingerprinting System" (ISMIR 2002). The 32nds are laid over 1.5 standard
-deviations of the energy to both sides of its middle, so that pauses at the ends and quiet noise do not move them. It
-survives another level, format, rate and coding; it does not find a part of a recording in another. Chromaprint was
-weighed: a native library for music, which leaves the search to its user.
+Haitsma and Kalker, "A Highly Robust Audio Fingerprinting System" (ISMIR 2002). The 32nds span 1.5 standard deviations
+of the energy over time on both sides of its centre, so that pauses at the ends and quiet noise do not shift them. A
+fingerprint survives changes of level, format, rate and codec; it does not find a part of a recording in another.
+Chromaprint is a native library for music, and leaves the search to its user.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,27 +18,27 @@ __all__ = ["BANDS", "BITS", "Fingerprint", "bit_difference", "fingerprint", "sim
 BANDS = 9
 BITS = 256
 _STEPS = BITS // (BANDS - 1) + 1
-_REACH = 1.5  # standard deviations of the energy over time; even sound ends at 1.73
-_SHORTEST = 25  # frames over which the steps are laid, at least; of fewer the bits would be guesses
-_FLOOR = 1e-3  # of the loudest band of a frame, added to all: what is quieter is not compared
-_WORDS = 20  # of 12 bits; copies agree in one at least: 0.9999 with 5 % of the bits wrong, 0.98 with 15 %
-_NEIGHBOURS = 64  # compared at most of one word and like extent, where a word is everybody's
+_REACH = 1.5  # standard deviations of the energy over time; sound of constant level ends at 1.73
+_SHORTEST = 25  # fewest frames for a fingerprint; with fewer the bits would be noise
+_FLOOR = 1e-3  # floor added to all energies, relative to the largest: quieter sound is not compared
+_WORDS = 20  # words of 12 bits; copies agree in at least one: probability 0.9999 with 5 % wrong bits, 0.98 with 15 %
+_NEIGHBOURS = 64  # most recordings of the same word and similar extent that are compared
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a recording looks like, and how long its sound is."""
+    """Fingerprint of a recording, and the extent of its sound."""
 
-    bits: bytes  # 32 of them
+    bits: bytes  # 32 bytes
     extent_s: float
 
 
 def fingerprint(energies: NDArray[np.float32], *, frames_per_second: float) -> Fingerprint | None:
-    """Make the fingerprint of one recording; None for silence and for less than 0.4 s of sound.
+    """Compute the fingerprint of one recording; None for silence and for less than 0.4 s of sound.
 
     Args:
-        energies: (frames, BANDS), its band energies.
-        frames_per_second: of `energies`.
+        energies: (frames, BANDS) float32, band energies.
+        frames_per_second: frame rate of `energies`.
     """
     weights = energies.sum(axis=1, dtype=np.float64)
     total = weights.sum()
@@ -50,11 +50,11 @@ def fingerprint(energies: NDArray[np.float32], *, frames_per_second: float) -> F
     if 2 * reach < _SHORTEST:
         return None
     floor = float(energies.max()) * _FLOOR
-    around = int(reach) + 1  # frames of pause to both sides, where the steps reach over the ends
+    around = int(reach) + 1  # frames of padding on both sides, where the steps reach beyond the ends
     logs = np.full((len(weights) + 2 * around + 1, BANDS), np.log(floor))
     logs[0] = 0
     logs[around + 1 : -around] = np.log(energies + np.float32(floor))
-    sums = np.cumsum(logs, axis=0, out=logs)  # of all frames before each
+    sums = np.cumsum(logs, axis=0, out=logs)  # sums over all frames before each
     cuts = around + middle + np.linspace(-reach, reach, _STEPS + 1)
     before = cuts.astype(np.intp)
     at_cuts = sums[before] + (cuts - before)[:, None] * (sums[before + 1] - sums[before])
@@ -69,12 +69,12 @@ def bit_difference(one: Fingerprint, other: Fingerprint) -> float:
 
 
 def similar_pairs(prints: Sequence[Fingerprint], *, bits: float, duration: float) -> Iterator[tuple[int, int, float]]:
-    """Find recordings of like extent whose fingerprints nearly agree, in time that grows with their number.
+    """Find recordings of similar extent whose fingerprints nearly agree, in time linear in their number.
 
     Args:
-        prints: of all recordings.
-        bits: share of the bits that may differ.
-        duration: share by which the extents may differ.
+        prints: fingerprints of all recordings.
+        bits: largest share of bits that may differ.
+        duration: largest relative difference of the extents.
 
     Yields:
         Two indices, the smaller first, and the share of bits that differ; each pair once, in order.
@@ -102,6 +102,6 @@ def similar_pairs(prints: Sequence[Fingerprint], *, bits: float, duration: float
 
 
 def _word(table: NDArray[np.uint8], number: int) -> NDArray[np.uint16]:
-    """Return 12 neighbouring bits of each fingerprint: the first or second half of three bytes."""
+    """Return 12 adjacent bits of each fingerprint, (recordings,) uint16: the first or second half of three bytes."""
     first, middle, last = table[:, number // 2 * 3 : number // 2 * 3 + 3].T.astype(np.uint16)
     return (first << 4 | middle >> 4) if number % 2 == 0 else ((middle & 15) << 8 | last)

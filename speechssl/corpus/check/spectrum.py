@@ -1,7 +1,7 @@
-"""The spectrum of one recording, gathered block by block: how far it reaches, where there is sound, what it looks like.
+"""Measures the spectrum of one recording, block by block: bandwidth, extent of the sound, fingerprint.
 
-Holds ten figures for each 16 ms and one mean spectrum, never the audio: 2.5 KiB for a second. Frames overlap by half:
-with frames side by side one in eight noisy copies of 6 to 10 s was not found, with frames left out most were not.
+It keeps ten numbers per 16 ms and one mean spectrum, but no audio: 2.5 KiB per second. Frames overlap by half: without
+overlap one in eight noisy copies of 6 to 10 s was not found, with gaps between frames most were not.
 """
 
 import math
@@ -17,19 +17,19 @@ from speechssl.corpus.check.sound_print import BANDS, Fingerprint, fingerprint
 __all__ = ["Spectrum"]
 
 _WINDOW_S = 0.032
-_BAND_EDGES_HZ = (200.0, 3400.0)  # what telephone audio has as well, so that a narrowband copy is still a copy
-_ACTIVE_DB = -30.0  # of the loudest frame; below it the ends of a recording are pauses
-_SMOOTHED_HZ = 125.0  # a band of the mean spectrum: wider than a partial of a voice
+_BAND_EDGES_HZ = (200.0, 3400.0)  # the telephone band, so that a narrowband copy is found
+_ACTIVE_DB = -30.0  # level relative to the loudest frame; quieter ends of a recording are pauses
+_SMOOTHED_HZ = 125.0  # bandwidth of the smoothed spectrum: wider than a harmonic of a voice
 _LOWEST_CUT_HZ = 3000.0
-_LOWEST_HZ = 100.0  # below are offset, rumble and hum, which say nothing of the recording's reach or pauses
+_LOWEST_HZ = 100.0  # offset, rumble and hum lie below, and are left out
 
 Floats = NDArray[np.float32]
 
 
 class Spectrum:
-    """Mean power spectrum and band energies of a mono signal that arrives in pieces.
+    """Mean power spectrum and band energies of a mono signal that arrives in blocks.
 
-    The result does not depend on where the pieces are cut, nor on the scale of the samples.
+    The result depends neither on the block boundaries nor on the scale of the samples.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -41,7 +41,7 @@ class Spectrum:
         self._energies: list[Floats] = []  # (frames, BANDS + 1): the bands, and all from _LOWEST_HZ up
 
     def add(self, samples: Floats) -> None:
-        """Take the next samples, (time,) float32, finite."""
+        """Add the next samples, (time,) float32, finite."""
         signal = np.concatenate([self._rest, samples]) if len(self._rest) else samples
         size, count = len(self._window), max(0, (len(signal) - len(self._window)) // self._hop + 1)
         if count:
@@ -57,14 +57,15 @@ class Spectrum:
         self._rest = signal[count * self._hop :]
 
     def cut_hz(self, *, step_db: float, floor_db: float) -> float | None:
-        """Return where the sound ends abruptly below half the sample rate; None where it does not.
+        """Return the frequency where the spectrum ends abruptly below half the sample rate; None where it does not.
 
-        A dark voice falls off by and by, what was upsampled or coded away falls by `step_db` within 375 Hz and stays
-        below. Looked for from 3 kHz up, where telephone speech ends; vowels may fall as steeply below it.
+        The spectrum of a dark voice falls gradually; after upsampling or lossy coding it falls by `step_db` within
+        375 Hz and stays there. The search starts at 3 kHz, where telephone speech ends; vowels may fall as steeply
+        below.
 
         Args:
-            step_db: how far everything above lies below the last 500 Hz, at least.
-            floor_db: how far everything above lies below the loudest 125 Hz, at least; negative.
+            step_db: least fall of everything above, relative to the last 500 Hz.
+            floor_db: highest level of everything above, relative to the loudest 125 Hz; negative.
         """
         power = self._power.copy()
         power[: self._lowest] = 0.0
@@ -79,8 +80,8 @@ class Spectrum:
         first = max(4, round(_LOWEST_CUT_HZ / band_hz))
         if len(level) < first + 4:
             return None
-        fallen = np.convolve(level, np.full(4, 0.25), "valid")[first - 4 : -4] - step_db  # of the 4 bands below an edge
-        above = np.maximum.accumulate(level[::-1])[::-1][first + 3 :]  # from 3 bands above an edge to the end
+        fallen = np.convolve(level, np.full(4, 0.25), "valid")[first - 4 : -4] - step_db  # 4 bands below an edge
+        above = np.maximum.accumulate(level[::-1])[::-1][first + 3 :]  # maximum from 3 bands above an edge to the end
         edges = np.flatnonzero(above <= np.minimum(floor_db, fallen))
         if not len(edges):
             return None
@@ -103,7 +104,7 @@ class Spectrum:
 
 @lru_cache(maxsize=8)
 def _plan(sample_rate: int) -> tuple[Floats, Floats, int]:
-    """Return the window, (bins, BANDS + 1) what adds up to bands and to all, and the first bin that counts."""
+    """Return the window, the (bins, BANDS + 1) matrix that sums bins to bands and to all, and the lowest bin used."""
     size = max(16, round(sample_rate * _WINDOW_S / 2) * 2)
     window = np.hanning(size + 1)[:-1].astype(np.float32)  # periodic: an offset stays in two bins
     lowest = round(_LOWEST_HZ * size / sample_rate)

@@ -1,4 +1,4 @@
-"""What the doctor found, for people (a summary) and for programs (a table)."""
+"""Writes the findings of a check: a summary for people and a table for programs."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -12,11 +12,11 @@ from speechssl.text.fields import cells_as_line
 __all__ = ["COLUMNS", "summarise", "write_table"]
 
 COLUMNS = ("id", "finding", "severity", "value", "message", "manifest")
-_NAMED = 3  # utterances that the summary names of each finding
+_NAMED = 3  # utterances named in the summary per kind of finding
 
 
 def summarise(report: Report) -> list[str]:
-    """Say how much was checked and, of each finding, how often, what it means and where first."""
+    """Describe in lines how much was checked and, for each kind of finding, its count, meaning and first cases."""
     lines = []
     for number, (name, manifest) in enumerate(zip(report.names, report.manifests, strict=True)):
         bad = {finding.id for finding in report.findings if finding.manifest == number}
@@ -43,7 +43,7 @@ def summarise(report: Report) -> list[str]:
 
 
 def write_table(path: Path, report: Report) -> None:
-    """Write a row for each finding, tab-separated, with a header line; atomically."""
+    """Write a tab-separated table with a header line and a row per finding, atomically."""
     lines = ["\t".join(COLUMNS)]
     for finding in report.findings:
         value = "" if finding.value is None else f"{finding.value:.6g}"

@@ -1,7 +1,7 @@
-"""What is wrong with transcripts: letters of another script, and texts too long or too short for their audio.
+"""Checks transcripts: letters of another script, and texts too long or too short for their audio.
 
-Scripts are Unicode's, as fontTools has them; unicodedata knows only names of characters, of which the first word is
-often but not always the script (the long vowel mark of kana, Arabic figures, Han).
+Scripts are Unicode's, from fontTools; unicodedata has only the names of characters, whose first word is often but not
+always the script (exceptions: the long vowel mark of kana, Arabic digits, Han).
 """
 
 import math
@@ -17,11 +17,11 @@ from speechssl.errors import ConfigError
 
 __all__ = ["count_letters", "foreign_letters", "normal_text", "script_codes", "unusual_rates"]
 
-_SHARED = {"Zyyy", "Zinh", "Zzzz"}  # common to all scripts, inherited from the letter before, unknown
+_SHARED = {"Zyyy", "Zinh", "Zzzz"}  # codes: common, inherited from the previous letter, unknown
 
 
 def script_codes(names: Sequence[str]) -> frozenset[str]:
-    """Turn names of scripts (Cyrillic, or Cyrl) into Unicode's codes.
+    """Convert names of scripts (Cyrillic, or Cyrl) to Unicode's codes.
 
     Raises:
         ConfigError: no script has such a name.
@@ -33,13 +33,13 @@ def script_codes(names: Sequence[str]) -> frozenset[str]:
         }
         code = known.get(name.replace("_", " ").lower())
         if code is None:
-            raise ConfigError(f"no script is called {name!r}; expected a name of Unicode's, as Latin, Cyrillic or Han")
+            raise ConfigError(f"no script is called {name!r}; expected a Unicode name such as Latin, Cyrillic or Han")
         codes.add(code)
     return frozenset(codes)
 
 
 def foreign_letters(text: str, codes: frozenset[str]) -> str:
-    """Return the characters of `text` that belong to scripts other than `codes`, each once, in their order.
+    """Return the characters of `text` that belong to scripts other than `codes`, each once, in order.
 
     Examples:
         >>> foreign_letters("pусский 7!", script_codes(["Cyrillic"]))
@@ -49,7 +49,7 @@ def foreign_letters(text: str, codes: frozenset[str]) -> str:
 
 
 def normal_text(text: str) -> str:
-    """Return what two texts share that are the same words: letters and digits in lower case, one space between words.
+    """Normalise a text for comparison: letters and digits in lower case, one space between words.
 
     Examples:
         >>> normal_text("Ja,  wohl!")
@@ -60,26 +60,26 @@ def normal_text(text: str) -> str:
 
 
 def count_letters(text: str) -> int:
-    """Count letters and digits, without marks, spaces and punctuation."""
+    """Count letters and digits, excluding marks, spaces and punctuation."""
     return sum(c.isalnum() for c in text)
 
 
 def unusual_rates(
     letters: Sequence[int], durations_s: Sequence[float], languages: Sequence[str | None], config: CheckConfig
 ) -> Iterator[tuple[int, float, float, float]]:
-    """Find texts whose characters a second are far from the median of their language.
+    """Find texts whose characters per second are far from the median of their language.
 
-    The spread is the median absolute deviation of the logarithm, which outliers do not move: at least 0.1, so that
-    read speech of an even pace does not make outliers of its slow sentences.
+    The spread is the median absolute deviation of the logarithm, which is robust to outliers; it is at least 0.1, so
+    that slow sentences of evenly read speech are not reported.
 
     Args:
-        letters: characters of each text.
-        durations_s: seconds from the first sound of its audio to the last.
-        languages: of each.
-        config: how far is far, and which texts are judged.
+        letters: number of characters of each text.
+        durations_s: seconds from the first to the last sound of each text's audio.
+        languages: language of each text.
+        config: thresholds.
 
     Yields:
-        The index, its spreads from the median, its characters a second and the median's.
+        The index, its distance from the median in spreads, its characters per second and the median's.
     """
     groups: dict[str | None, list[int]] = defaultdict(list)
     for index, (count, duration_s, language) in enumerate(zip(letters, durations_s, languages, strict=True)):

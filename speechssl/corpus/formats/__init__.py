@@ -1,1 +1,1 @@
-"""Lists of utterances in the formats of other toolkits, read and written."""
+"""Imports and exports lists of utterances in the formats of other toolkits."""
