@@ -1,9 +1,9 @@
-"""Where somebody speaks: a likelihood and a level for every 32 ms of a recording, heard block after block.
+"""Voice activity detection: a speech probability and a level for every 32 ms of a recording, block by block.
 
-Two ways. `silero`: the model of the package silero-vad (extra `vad`), run by onnxruntime on the network file that the
-package carries; the package itself is not imported, as that sets torch's number of threads. Of its other files the
-TorchScript one is a program in an archive with pickles, and the safetensors one (6.2.3) holds the weights of an older
-model, without a network. `energy`: levels against the noise floor around them, in numpy; for quiet recordings.
+There are two methods. `silero` is the model of the package silero-vad (extra `vad`), run by onnxruntime on the ONNX
+file in the package; the package is not imported, as that sets torch's number of threads. Of its other files the
+TorchScript one is a program in an archive with pickles, and the safetensors one (6.2.3) holds only the weights of an
+older model. `energy` compares levels with the local noise floor, in numpy; it suits quiet recordings.
 """
 
 import importlib
@@ -25,38 +25,38 @@ from speechssl.errors import AudioError, ConfigError
 
 __all__ = ["FRAME", "Activity", "Vad", "chosen_vad", "hear", "waveform_blocks"]
 
-FRAME = 512  # samples at 16 kHz, 32 ms: what silero-vad looks at
+FRAME = 512  # samples at 16 kHz, 32 ms: the frame of silero-vad
 
 Vad = Literal["silero", "energy"]
 Samples = NDArray[np.float32]
 
-_BLOCK_FRAMES = 1250  # 40 s
-_FETCHED_FRAMES = 30 * _BLOCK_FRAMES  # of what is read whole for every block: members of archives, URLs
-_CONTEXT = 64  # samples of the frame before, which silero-vad sees as well
+_BLOCK_FRAMES = 1250  # frames in a block, 40 s
+_FETCHED_FRAMES = 30 * _BLOCK_FRAMES  # frames in a block of audio in archives and at URLs, fetched whole for each
+_CONTEXT = 64  # samples of the previous frame in the input of silero-vad
 _AS_IT_IS = AudioConfig(min_sample_rate=1, max_duration_s=math.inf)
 
 _BAND_HZ = (200, 4000)  # above hum and rumble, below hiss
 _SILENT_DB = -100.0
-_WINDOW, _HOP = 937, 156  # frames, 30 s and 5 s: how far the noise floor is looked for, how often
-_ABOVE_FLOOR = 0.15  # of the way from the floor to the loud parts
-_ABOVE_FLOOR_DB = (2.0, 12.0)  # at least and at most
-_BELOW_LOUD_DB = 40.0  # farther below the loud parts of the whole recording nobody speaks
-_SOFTNESS_DB = 1.0  # above the threshold, for a likelihood of 0.73
+_WINDOW, _HOP = 937, 156  # frames, 30 s and 5 s: window and hop of the noise floor
+_ABOVE_FLOOR = 0.15  # threshold as a share of the distance from the floor to the loud parts
+_ABOVE_FLOOR_DB = (2.0, 12.0)  # least and most distance of the threshold from the floor
+_BELOW_LOUD_DB = 40.0  # most distance of speech below the loud parts of the recording
+_SOFTNESS_DB = 1.0  # distance above the threshold at which the probability is 0.73
 
 
 @dataclass(frozen=True)
 class Activity:
-    """What was heard of a recording; a last frame that is not full is filled up with zeros."""
+    """Speech probabilities and levels of a recording; an incomplete last frame is padded with zeros."""
 
-    speech: Samples  # (frames,) how likely somebody speaks, 0 to 1
+    speech: Samples  # (frames,) probability of speech
     level_db: Samples  # (frames,) between 200 Hz and 4 kHz, relative to full scale
 
 
 def chosen_vad(wanted: Literal["silero", "energy", "auto"]) -> Vad:
-    """Return the way to use; `auto` is silero-vad where it is installed.
+    """Return the method to use; `auto` is silero-vad where it is installed.
 
     Raises:
-        ConfigError: silero-vad is asked for and not installed.
+        ConfigError: silero-vad is requested but not installed.
     """
     missing = [name for name in ("silero_vad", "onnxruntime") if importlib.util.find_spec(name) is None]
     if wanted == "silero" and missing:
@@ -69,14 +69,14 @@ def chosen_vad(wanted: Literal["silero", "energy", "auto"]) -> Vad:
 
 
 def waveform_blocks(manifest: Manifest, row: Utterance) -> Iterator[Samples]:
-    """Yield a recording at 16 kHz, mono, in (time,) float32 blocks of whole frames; the last may end with a part.
+    """Yield a recording at 16 kHz, mono, in (time,) float32 blocks of whole frames; the last may be incomplete.
 
-    40 s at a time are in memory; 20 minutes of what lies in an archive or at a URL, all of what ffmpeg decodes.
+    A block is 40 s, 20 minutes in an archive or at a URL, or the whole recording if ffmpeg decodes it.
 
     Raises:
-        AudioError: it cannot be read, or ends before the manifest says.
+        AudioError: the recording cannot be read, or is shorter than the manifest states.
     """
-    from speechssl.data.waveform import read_utterance  # brings torch, which lists of audio do without
+    from speechssl.data.waveform import read_utterance  # imports torch, which lists of audio do not need
 
     place, total = manifest.place(row), row.num_samples_16k
     size = (_BLOCK_FRAMES if place.is_plain_file else _FETCHED_FRAMES) * FRAME
@@ -94,11 +94,11 @@ def waveform_blocks(manifest: Manifest, row: Utterance) -> Iterator[Samples]:
 
 
 def hear(blocks: Iterable[Samples], vad: Vad) -> Activity:
-    """Find where somebody speaks.
+    """Compute speech probabilities and levels.
 
     Args:
-        blocks: a recording at 16 kHz, (time,) float32 each, of whole frames but for the last.
-        vad: the way.
+        blocks: a recording at 16 kHz, (time,) float32 each, of whole frames except the last.
+        vad: the method.
     """
     listen = _silero() if vad == "silero" else None
     levels, speech = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
@@ -113,7 +113,7 @@ def hear(blocks: Iterable[Samples], vad: Vad) -> Activity:
 
 
 def _silero() -> Callable[[Samples], Samples]:
-    """Return a function from (frames, 512) to (frames,) likelihoods that goes on where its last call ended."""
+    """Return a stateful function from (frames, 512) samples to (frames,) probabilities."""
     session = _session()
     hidden, cell = np.zeros((1, 1, 128), np.float32), np.zeros((1, 1, 128), np.float32)
     before = np.zeros(_CONTEXT, np.float32)
@@ -137,14 +137,14 @@ def _session() -> Any:
         raise ConfigError("vad: silero needs silero_vad: `pip install 'speechssl[vad]'`, or choose energy")
     network = Path(package.submodule_search_locations[0], "data", "silero_vad_16k_sequence.onnx")
     if not network.is_file():
-        raise ConfigError(f"{network}: not there; it is in silero-vad from 6.2.3 on: `pip install 'speechssl[vad]'`")
+        raise ConfigError(f"{network}: missing; silero-vad has it from 6.2.3 on: `pip install 'speechssl[vad]'`")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # recordings are done in parallel
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # recordings are processed in parallel
     return onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
 
 
 def _level_db(frames: Samples) -> Samples:
-    """Return the (frames,) level of (frames, 512) samples in the band of speech."""
+    """Return the (frames,) level of (frames, 512) samples in the speech band."""
     window = np.hanning(FRAME).astype(np.float32)
     low, high = (hz * FRAME // SAMPLE_RATE for hz in _BAND_HZ)
     spectrum = np.fft.rfft(frames * window)[:, low : high + 1]
@@ -153,7 +153,7 @@ def _level_db(frames: Samples) -> Samples:
 
 
 def _above_floor(level_db: Samples) -> Samples:
-    """Return (frames,) likelihoods of speech from how far levels lie above the noise floor of the 30 s around them."""
+    """Return (frames,) speech probabilities from the distance to the noise floor of the surrounding 30 s."""
     if len(level_db) == 0:
         return level_db
     centres = np.arange(0, len(level_db) + _HOP, _HOP)

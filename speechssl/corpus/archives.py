@@ -1,7 +1,7 @@
-"""What lies where in tar and zip archives: offset and size of the members stored as they are. Unpacks nothing.
+"""Lists tar and zip archives: offset and size of the members stored without compression. Unpacks nothing.
 
-Python's tarfile and zipfile read the tables of contents (weighed: libarchive, whose Python packages give no offsets).
-What they pass over without a word is looked for here: bytes behind the end, a damaged header, members that overlap.
+Python's tarfile and zipfile read the tables of contents (the Python packages of libarchive give no offsets). Faults
+that they ignore are detected here: bytes after the end, a damaged header, overlapping members.
 """
 
 import io
@@ -29,32 +29,32 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
 }
-_LOCAL = struct.Struct("<4s4xH16xHH")  # of a zip's local header: signature, method, lengths of name and extra field
-_MAX_HEADER = 2**20  # bytes of one extended header of a tar; a path takes some hundred
-_MAX_TARGET = 4096  # bytes of the path that a link leads to
-_BLOCK = 512  # bytes; a tar consists of such
+_LOCAL = struct.Struct("<4s4xH16xHH")  # local header of a zip: signature, method, lengths of name and extra field
+_MAX_HEADER = 2**20  # most bytes of an extended header of a tar; a path takes some hundred
+_MAX_TARGET = 4096  # most bytes of the target of a link
+_BLOCK = 512  # bytes in a block of a tar
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive, or something in it that is wrong."""
+    """A file in an archive, or a fault of the archive."""
 
-    name: str  # path in the archive, without ./ before it; what is wrong with the archive as a whole has the name ""
-    offset: int = 0  # of its first byte in the archive
+    name: str  # path in the archive, without leading ./; "" for a fault of the archive as a whole
+    offset: int = 0  # offset of its first byte in the archive
     size: int = 0  # bytes
-    problem: str | None = None  # why it cannot be read where it lies, and what to do
-    target: str | None = None  # of a link, as written
+    problem: str | None = None  # why it cannot be read in place, and what to do
+    target: str | None = None  # target of a link, as written
 
 
 def members(file: BinaryIO) -> Iterator[Member]:
-    """Go through an archive from beginning to end; folders are left out, links to files in it stand for these.
+    """List an archive; folders are left out, links to files in it are resolved.
 
     Args:
-        file: of a tar or a zip; can seek. Between two members its position may be changed.
+        file: a tar or zip, seekable; its position may be changed between two members.
 
     Yields:
-        Every file, and whatever else is there or is wrong as a `Member` with a problem. The bytes of the others lie
-        within the archive; links come last.
+        Every file; other members and faults come as a `Member` with a problem. A file without a problem lies within
+        the archive. Links come last.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -62,7 +62,7 @@ def members(file: BinaryIO) -> Iterator[Member]:
     file.seek(0)
     packed = [kind for magic, kind in _MAGIC.items() if start.startswith(magic)]
     if packed:
-        yield Member("", problem=f"is compressed with {packed[0]}, so nothing can be read where it lies; decompress it")
+        yield Member("", problem=f"is compressed with {packed[0]}, so it cannot be read in place; decompress it")
         return
     found = _zip_members(file) if start.startswith(b"PK") else _tar_members(file, size)
     files: dict[str, Member] = {}
@@ -70,9 +70,9 @@ def members(file: BinaryIO) -> Iterator[Member]:
     while True:
         try:
             member = next(found, None)
-        except Exception as error:  # the libraries raise whatever damage leads them to
+        except Exception as error:  # damage makes the libraries raise errors of any kind
             said = str(error) or type(error).__name__
-            yield Member("", problem=f"is damaged or cut ({said}); copy it again")
+            yield Member("", problem=f"is damaged or truncated ({said}); copy it again")
             break
         if member is None:
             break
@@ -90,7 +90,7 @@ def members(file: BinaryIO) -> Iterator[Member]:
 
 
 def _checked(member: Member, size: int) -> Member:
-    """Return the member with a clean name, and with a problem if its name or place is not to be trusted."""
+    """Return the member with a clean name, and with a problem if its name or position is unsafe."""
     name = "/".join(part for part in member.name.split("/") if part not in ("", "."))
     problem = member.problem
     if member.name.startswith("/") or ".." in name.split("/"):
@@ -100,7 +100,7 @@ def _checked(member: Member, size: int) -> Member:
     elif not name.isascii() and any("\ud800" <= sign <= "\udfff" for sign in name):
         problem = "a path that is not UTF-8; rename it"
     elif problem is None and member.target is None and not 0 <= member.offset <= member.offset + member.size <= size:
-        problem = f"declared to end at byte {member.offset + member.size} of {size}; the archive was cut: copy it again"
+        problem = f"ends at byte {member.offset + member.size} of {size}; the archive was truncated: copy it again"
     return replace(member, name=name, problem=problem)
 
 
@@ -108,7 +108,7 @@ def _tar_members(file: BinaryIO, size: int) -> Iterator[Member]:
     end = -1
     with tarfile.TarFile(fileobj=_Guarded(file), encoding="utf-8", errors="surrogateescape") as tar:  # type: ignore[arg-type]
         while (info := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every one
+            tar.members.clear()  # type: ignore[attr-defined]  # otherwise it keeps every member
             if tar.offset <= end:
                 raise tarfile.ReadError(f"a member of negative size at byte {end}")
             end = tar.offset
@@ -122,30 +122,28 @@ def _tar_members(file: BinaryIO, size: int) -> Iterator[Member]:
             elif info.islnk():
                 yield Member(info.name, target=_join("", info.linkname))
             elif not info.isdir():
-                yield Member(info.name, problem=f"no file, but of tar's type {info.type!r}; pack the file itself")
+                yield Member(info.name, problem=f"not a file, but tar's type {info.type!r}; pack the file itself")
         yield from _tar_end(file, tar.offset, size)
 
 
 def _tar_end(file: BinaryIO, offset: int, size: int) -> Iterator[Member]:
-    """Yield a problem unless all that follows the last member is the mark of the end, a block of zeros, and more such.
+    """Yield a problem unless only the end mark, blocks of zeros, follows the last member.
 
-    tarfile stops at whatever is no header.
+    tarfile stops silently at anything that is not a header.
     """
     file.seek(offset)
     first = file.read(_BLOCK)
     if any(first):
         yield Member("", problem=f"is damaged at byte {offset}, and what follows cannot be listed; copy it again")
     elif len(first) < _BLOCK:
-        yield Member("", problem=f"ends at byte {size} without the mark of its end, so it may be cut; copy it again")
+        yield Member("", problem=f"ends at byte {size} without an end mark, so it may be truncated; copy it again")
     elif size % _BLOCK:
         yield Member("", problem=f"has {size} bytes, no multiple of {_BLOCK}: some were lost or added; copy it again")
     while chunk := file.read(2**20):
         if any(first) or not any(chunk):
             continue
         behind = file.tell() - len(chunk.lstrip(b"\0"))
-        problem = (
-            f"has other bytes behind its end, from byte {behind} on; was one archive put behind another? Part them"
-        )
+        problem = f"has other bytes after its end, from byte {behind} on; if archives were concatenated, separate them"
         yield Member("", problem=problem)
         return
 
@@ -163,16 +161,16 @@ def _zip_members(file: BinaryIO) -> Iterator[Member]:
             yield Member(info.filename, problem="not where the archive's table says; the archive is damaged: copy it")
             continue
         _, method, *lengths = _LOCAL.unpack(local)
-        offset = info.header_offset + _LOCAL.size + sum(lengths)  # the lengths in the table may be others
+        offset = info.header_offset + _LOCAL.size + sum(lengths)  # the lengths in the central directory may differ
         overlaps, end = info.header_offset < end, max(end, offset + info.compress_size)
         if info.is_dir():
             continue
         if overlaps:
-            yield Member(info.filename, problem="overlaps the member before it; no tool packs so: get it elsewhere")
+            yield Member(info.filename, problem="overlaps the previous member; no tool does this: get it elsewhere")
         elif info.flag_bits & 1:
             yield Member(info.filename, problem="encrypted; unpack it")
         elif info.compress_type or method or info.compress_size != info.file_size:
-            yield Member(info.filename, problem="compressed, so it cannot be read where it lies; pack with `zip -0`")
+            yield Member(info.filename, problem="compressed, so it cannot be read in place; pack with `zip -0`")
         elif stat.S_ISLNK(info.external_attr >> 16):
             file.seek(offset)
             written = file.read(min(info.file_size, _MAX_TARGET)).decode("utf-8", "surrogateescape")
@@ -183,23 +181,23 @@ def _zip_members(file: BinaryIO) -> Iterator[Member]:
 
 
 def _unlisted(file: BinaryIO, start: int, end: int) -> Iterator[Member]:
-    """Yield a problem if a member begins between two that the table lists: zipfile believes a damaged table."""
+    """Yield a problem if a member lies between two that the table lists: zipfile trusts a damaged table."""
     if end - start < _LOCAL.size:
         return
     file.seek(start)
-    at = file.read(min(end - start, _LOCAL.size + 24)).find(b"PK\x03\x04")  # behind the sizes that may follow the data
+    at = file.read(min(end - start, _LOCAL.size + 24)).find(b"PK\x03\x04")  # after a data descriptor, if there is one
     if at >= 0:
         yield Member("", problem=f"has a member at byte {start + at} that its table does not list; copy it again")
 
 
 def _join(folder: str, link: str) -> str:
-    """Return the path in the archive that a link leads to, or one that is no member's if it leads out."""
+    """Return the path of a link's target in the archive; it matches no member if it leads out."""
     path = posixpath.normpath(posixpath.join(folder, link))
     return path.removeprefix("./")
 
 
 class _Guarded:
-    """A file that refuses to read so much at once as only a false header asks for: tarfile believes all of them."""
+    """A file that refuses large reads, which only a false header requests: tarfile trusts headers."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.seek, self.tell = file, file.seek, file.tell

@@ -1,12 +1,11 @@
-"""From what another toolkit's file says of one recording to an utterance: a safe path, a header that agrees.
+"""Converts entries of other toolkits' lists to utterances, with safe paths and headers that agree.
 
-What a file from elsewhere names is not trusted: a path must lie below the root, also after links are followed, and be
-a regular file; its length, rate and channels are read from the audio itself, and have to agree with what was said.
+Imported lists are not trusted: a path must be a regular file below the root after resolving links, and length, rate
+and channels are read from the audio and must agree with the list.
 
-An utterance that is a part of a recording is written in seconds by most formats. Read, a time is the nearest sample
-(halves up, as Lhotse rounds); written, it is one that readers which round and readers which truncate both turn into
-the sample meant. So parts come back sample for sample. A part without an id gets one from its file and its times, which
-stays the same whatever else the file from elsewhere lists.
+Most formats state parts of recordings in seconds. A time is read as the nearest sample (halves up, as in Lhotse), and
+written so that both rounding and truncating readers get the same sample, so parts survive a round trip exactly. The
+default id of a part is made of its file and times, and does not depend on other entries.
 """
 
 import gzip
@@ -44,29 +43,29 @@ __all__ = [
     "word",
 ]
 
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # wraps items, given their number
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # wraps an iterable, given its length
 
-_TOLERANCE_S = 0.05  # written durations are rounded, and decoders of mp3 differ by a frame or two
+_TOLERANCE_S = 0.05  # stated durations are rounded, and mp3 decoders differ by a frame or two
 _LONGEST_S = 1e9
-_DECIMALS = 6  # of a sample: seconds times rate is as near to a whole number as this where one was meant
+_DECIMALS = 6  # decimals to which seconds times rate is rounded, to remove rounding errors of the times
 _COLUMNS = ("text", "speaker", "language", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What a file from elsewhere says of one utterance. None: it says nothing."""
+    """One utterance as an imported list states it; None where it states nothing."""
 
     where: str  # file and line, for messages
     path: str  # as written
     id: str | None = None
-    num_samples: int | None = None  # of the whole file
+    num_samples: int | None = None  # samples of the whole file
     sample_rate: int | None = None
-    start_s: float | None = None  # where in the file the utterance begins; None: it is the whole file
-    duration_s: float | None = None  # of the utterance; with a start, it or `end_s`, or neither for all that follows
-    end_s: float | None = None  # where in the file it ends
-    part: Segment | None = None  # instead of seconds, where samples are said
-    channel: int | None = None  # the one that is heard, counted from 0; None: all
-    is_channel_of_source: bool = False  # of what the file was made from; a file with a single channel is that one
+    start_s: float | None = None  # start in the file; None: the utterance is the whole file
+    duration_s: float | None = None  # with a start, this or `end_s` is given, or neither for the rest of the file
+    end_s: float | None = None  # end in the file
+    part: Segment | None = None  # the part in samples, instead of seconds
+    channel: int | None = None  # channel that is used, counted from 0; None: all
+    is_channel_of_source: bool = False  # the channel is that of the file's source; a mono file holds only this one
     text: str | None = None
     speaker: str | None = None
     language: str | None = None
@@ -76,23 +75,23 @@ class Entry:
 def as_manifest(
     entries: Sequence[Entry], root: Path, *, progress: Progress = lambda items, _: items, workers: int | None = None
 ) -> Manifest:
-    """Read the headers of all audio named and make a manifest of it.
+    """Read the headers of all audio and build a manifest.
 
     Args:
-        entries: one for each utterance, in the order of the result.
-        root: folder that relative paths start from, and that no path may leave.
-        progress: shows how far it is.
-        workers: threads that read headers; None for one a core.
+        entries: one per utterance, in the order of the result.
+        root: folder that paths are relative to, and may not leave.
+        progress: wraps the iterable of files, given their number.
+        workers: threads that read headers; None for one per core.
 
     Raises:
-        ManifestError: no entries, a path that leaves the root or is no regular file, two utterances with one id, a
-            length or rate that the audio does not have, a part that leaves its recording, a text with a tab or line
+        ManifestError: there are no entries, a path leaves the root or is no regular file, two utterances have the same
+            id, a length or rate differs from the audio's, a part leaves its recording, or a text has a tab or line
             break.
         AudioError: a file cannot be read.
     """
     if not entries:
         raise ManifestError("lists no utterances; name a file that does")
-    firsts = list({entry.path: entry for entry in reversed(entries)}.values())[::-1]  # of every file, in order
+    firsts = list({entry.path: entry for entry in reversed(entries)}.values())[::-1]  # first of each file
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         headers = pool.map(lambda entry: _header(entry, root), firsts)
         found = dict(zip((entry.path for entry in progress(firsts, len(firsts))), headers, strict=True))
@@ -108,19 +107,17 @@ def as_manifest(
 
 
 def place(written: str, root: Path, *, where: str) -> str:
-    """Return the path below `root`, with forward slashes, of the audio that was written as `written`.
+    """Resolve a path of an imported list to a path below `root`, with forward slashes.
 
     Raises:
-        ManifestError: it leaves `root`, by name or by a link, is no regular file, or has a name a manifest cannot hold;
-            bytes of an archive that the archive does not have.
+        ManifestError: the path leaves `root`, by name or by a link, is no regular file, or cannot be written in a
+            manifest; or a member lies outside of its archive.
     """
     found = Place.parse(written, Path())
     if found.size is not None and not is_url(written):
         archive = place(found.path, root, where=where)
         if found.offset + found.size > (root / archive).stat().st_size:
-            raise ManifestError(
-                f"{where}: {written!r} ends behind the end of the archive; correct it, or copy it again"
-            )
+            raise ManifestError(f"{where}: {written!r} ends after the end of the archive; correct it, or copy it again")
         return f"{archive}:{found.offset}:{found.size}"
     if not written or any(control in written for control in "\0\t\n\r"):
         raise ManifestError(f"{where}: the path {written!r} is empty or has a tab or line break; rename the file")
@@ -140,12 +137,12 @@ def place(written: str, root: Path, *, where: str) -> str:
             "with --root"
         )
     if not is_file:
-        raise ManifestError(f"{where}: {path} is not there, or no regular file; correct it, or the root with --root")
+        raise ManifestError(f"{where}: {path} is missing, or no regular file; correct it, or the root with --root")
     return (path.relative_to(base) if path.is_relative_to(base) else target.relative_to(real)).as_posix()
 
 
 def is_utf8(text: str) -> bool:
-    """Tell whether `text` can be written: names of files and JSON may hold halves of characters."""
+    """Return whether `text` can be encoded; file names and JSON may hold lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -154,7 +151,7 @@ def is_utf8(text: str) -> bool:
 
 
 def lost_columns(manifest: Manifest, held: Sequence[str], *, by: str) -> list[str]:
-    """Return a note on the columns that are filled and that a format has no place for, or none."""
+    """Return a note on columns in use that a format cannot hold, or no note."""
     lost = [
         name
         for name in _COLUMNS
@@ -169,7 +166,7 @@ def text_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield `file:line` and the line, of a UTF-8 file that may be gzipped.
 
     Raises:
-        ManifestError: it cannot be read or is not UTF-8.
+        ManifestError: the file cannot be read or is not UTF-8.
     """
     opened = gzip.open if path.suffix == ".gz" else open
     try:
@@ -183,10 +180,10 @@ def text_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `file:line` and the object on it, of a JSON lines file that may be gzipped; blank lines are passed over.
+    """Yield `file:line` and its object, of a JSON lines file that may be gzipped; blank lines are skipped.
 
     Raises:
-        ManifestError: it cannot be read, or a line holds no JSON object.
+        ManifestError: the file cannot be read, or a line holds no JSON object.
     """
     for where, line in text_lines(path):
         if not line.strip():
@@ -194,17 +191,17 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{where}: no JSON ({error}): {line[:60]!r}") from error
+            raise ManifestError(f"{where}: not JSON ({error}): {line[:60]!r}") from error
         if not isinstance(found, dict):
             raise ManifestError(f"{where}: expected a JSON object, found {line[:60]!r}")
         yield where, found
 
 
 def word(row: dict[str, Any], name: str, *, where: str) -> str | None:
-    """Return a string of a JSON object, a number turned into one; None if it is not there or null.
+    """Return a value of a JSON object as a string; None if it is missing or null.
 
     Raises:
-        ManifestError: it is something else.
+        ManifestError: the value is neither string nor number.
     """
     found = row.get(name)
     if isinstance(found, bool) or not isinstance(found, str | int | float | None):
@@ -218,19 +215,19 @@ def entries_of(
     known: Mapping[str, Sequence[str]],
     columns: Mapping[str, str],
 ) -> tuple[list[Entry], list[str]]:
-    """Make entries of objects that say what an utterance is under names of their own.
+    """Convert objects whose keys have other names to entries.
 
     Args:
         source: the file, for messages.
-        rows: where each was found, and the object; a missing value is the same as null.
-        known: field of `Entry` -> the names it may have there, the usual one first.
-        columns: field of `Entry` -> its name there, where a user says so.
+        rows: location of each object, for messages, and the object; a missing value is the same as null.
+        known: field of `Entry` -> its possible names, the usual one first.
+        columns: field of `Entry` -> its name, as given by the user.
 
     Returns:
-        The entries, and a note on what was taken under which name, and what was left.
+        The entries, and a note on the names that were used and those that were not.
 
     Raises:
-        ManifestError: `columns` has a field that is not known, or a name that no row has; a value of another kind.
+        ManifestError: `columns` has an unknown field or a name that no row has, or a value has the wrong type.
     """
     listed = [*rows]
     found = dict.fromkeys(name for _, row in listed for name in row)
@@ -258,7 +255,7 @@ def entries_of(
 
 
 def account(source: Path, taken: Mapping[str, str], left: Sequence[str]) -> str:
-    """Say what of a file from elsewhere was taken, ours -> its name there, and what was left.
+    """Describe which columns of an imported file were used (ours -> theirs) and which were not.
 
     Examples:
         >>> account(Path("m.json"), {"path": "audio_filepath", "text": "text"}, ["pred_text"])
@@ -269,7 +266,7 @@ def account(source: Path, taken: Mapping[str, str], left: Sequence[str]) -> str:
 
 
 def seconds_of(samples: int, rate: int) -> float:
-    """Return the time of a sample in seconds, such that it is found again by rounding and by truncation.
+    """Convert a sample to seconds, so that both rounding and truncation give the sample back.
 
     Examples:
         >>> int(1001 / 16_000 * 16_000), int(seconds_of(1001, 16_000) * 16_000)
@@ -282,10 +279,10 @@ def seconds_of(samples: int, rate: int) -> float:
 
 
 def file_of(manifest: Manifest, row: Utterance, *, by: str) -> str:
-    """Return the whole path of the audio file of `row`.
+    """Return the absolute path of the audio file of `row`.
 
     Raises:
-        ManifestError: it lies in an archive or at a URL, which `by` does not read.
+        ManifestError: the audio is in an archive or at a URL, which the toolkit `by` does not read.
     """
     found = manifest.place(row)
     if not found.is_plain_file:
@@ -294,7 +291,7 @@ def file_of(manifest: Manifest, row: Utterance, *, by: str) -> str:
 
 
 def part_id(path: str, part: Segment, sample_rate: int) -> str:
-    """Return the id of a part of a file that has none: the file's, milliseconds of start and end, and the channel.
+    """Return the default id of a part of a file: the file's id, start and end in milliseconds, and the channel.
 
     Examples:
         >>> part_id("calls/7.wav", Segment(20_000, 8_000, channel=1), 8_000)
@@ -306,7 +303,7 @@ def part_id(path: str, part: Segment, sample_rate: int) -> str:
 
 
 def recording_ids(manifest: Manifest) -> dict[str, str]:
-    """Return an id without blanks for every file: that of the utterance which is all of it, or one from its path."""
+    """Return an id without blanks for every file: that of its whole-file utterance, or one made of its path."""
     ids = {row.path: row.id for row in reversed(manifest.utterances) if row.file_samples is None}
     taken = set(ids.values())
     for row in manifest.utterances:
@@ -329,7 +326,7 @@ def _header(entry: Entry, root: Path) -> tuple[str, AudioHeader]:
 def _utterance(entry: Entry, path: str, header: AudioHeader) -> Utterance:
     if entry.sample_rate not in (None, header.sample_rate):
         raise ManifestError(
-            f"{entry.where}: says {entry.sample_rate} Hz, {path} has {header.sample_rate}; correct the one or the other"
+            f"{entry.where}: states {entry.sample_rate} Hz, {path} has {header.sample_rate}; correct one of them"
         )
     _check_length(entry, path, header)
     part = _part(entry, path, header)
@@ -338,7 +335,7 @@ def _utterance(entry: Entry, path: str, header: AudioHeader) -> Utterance:
         key = id_of(path) if part is None else part_id(path, part, header.sample_rate)
     for value in (key, entry.text, entry.speaker, entry.language, entry.split):
         if value is not None and (any(control in value for control in "\t\n\r") or not is_utf8(value)):
-            raise ManifestError(f"{entry.where}: {value!r} has a tab or line break, or is not UTF-8; take it out")
+            raise ManifestError(f"{entry.where}: {value!r} has a tab or line break, or is not UTF-8; remove it")
     if not key:
         raise ManifestError(f"{entry.where}: the id is empty; name the utterance")
     is_whole = part is None or part.num_samples == header.num_samples
@@ -367,7 +364,7 @@ def _seconds(row: dict[str, Any], name: str, *, where: str) -> float | None:
 
 
 def _channel_number(row: dict[str, Any], name: str, *, where: str) -> int | None:
-    """Return a channel, counted from 0; None for all of them, which NeMo calls their average."""
+    """Return a channel, counted from 0; None for all, which NeMo calls `average`."""
     found = row.get(name)
     if found is None or found == "average":
         return None
@@ -379,18 +376,18 @@ def _channel_number(row: dict[str, Any], name: str, *, where: str) -> int | None
 
 
 def _check_length(entry: Entry, path: str, header: AudioHeader) -> None:
-    """Raise unless the file is as long as was said."""
+    """Raise unless the file is as long as the entry states."""
     whole_s = None if entry.num_samples is None else entry.num_samples / header.sample_rate
     is_whole = entry.start_s is None and entry.part is None
     for said_s in (whole_s, entry.duration_s if is_whole else None):
         if said_s is not None and not abs(said_s - header.duration_s) <= _TOLERANCE_S:
             raise ManifestError(
-                f"{entry.where}: says {said_s:g} s, {path} lasts {header.duration_s:g} s; the file was changed or cut"
+                f"{entry.where}: states {said_s:g} s, {path} lasts {header.duration_s:g} s; it was changed or truncated"
             )
 
 
 def _part(entry: Entry, path: str, header: AudioHeader) -> Segment | None:
-    """Return what of the file the utterance is, None for all of it."""
+    """Return the part of the file that is the utterance, None for the whole file."""
     rate, lasts = header.sample_rate, f"{path} lasts {header.duration_s:g} s"
     if entry.part is not None:
         start, end = entry.part.start, entry.part.start + entry.part.num_samples
@@ -405,7 +402,7 @@ def _part(entry: Entry, path: str, header: AudioHeader) -> Segment | None:
     else:
         start, end, said, overhang = 0, header.num_samples, "", 0
     if not 0 <= start < min(end, header.num_samples) or end > header.num_samples + overhang:
-        raise ManifestError(f"{entry.where}: {said}, {lasts}: no part of it; correct the one or the other")
+        raise ManifestError(f"{entry.where}: {said}, {lasts}: not a part of it; correct one of them")
     end = min(end, header.num_samples)
     channel = _channel(entry, path, header)
     is_all = (start, end) == (0, header.num_samples) and channel is None
@@ -413,7 +410,7 @@ def _part(entry: Entry, path: str, header: AudioHeader) -> Segment | None:
 
 
 def _channel(entry: Entry, path: str, header: AudioHeader) -> int | None:
-    """Return which of several channels is heard; None for all, and where there is a single one."""
+    """Return which of several channels is used; None for all, or if there is only one."""
     found = entry.channel
     if found is None or (header.channels == 1 and (found == 0 or entry.is_channel_of_source)):
         return None
@@ -425,5 +422,5 @@ def _channel(entry: Entry, path: str, header: AudioHeader) -> int | None:
 
 
 def _nearest(seconds: float, rate: int) -> int:
-    """Return the sample nearest to a time, halves up; -1 for what is no time."""
+    """Return the sample nearest to a time, halves up; -1 for an invalid time."""
     return math.floor(round(seconds * rate, _DECIMALS) + 0.5) if abs(seconds) < _LONGEST_S else -1

@@ -1,4 +1,4 @@
-"""Choose utterances by what the manifest says of them, and account for those that were left out."""
+"""Filters the utterances of a manifest by its columns, and counts those left out."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -13,7 +13,7 @@ __all__ = ["Wanted", "choose", "read_ids"]
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What an utterance has to be; None asks for nothing."""
+    """Conditions on an utterance; None for no condition."""
 
     min_s: float | None = None
     max_s: float | None = None
@@ -25,7 +25,7 @@ class Wanted:
     not_ids: Collection[str] | None = None
 
     def why_not(self, utterance: Utterance) -> str | None:
-        """Say what is wrong with `utterance`, the first thing only; None if it is wanted."""
+        """Return the first condition that `utterance` fails; None if it meets all."""
         if self.min_s is not None and utterance.duration_s < self.min_s:
             return f"shorter than {self.min_s:g} s"
         if self.max_s is not None and utterance.duration_s > self.max_s:
@@ -43,10 +43,10 @@ class Wanted:
 
 
 def choose(utterances: Iterable[Utterance], wanted: Wanted) -> tuple[list[Utterance], Counter[str]]:
-    """Return the utterances that are wanted, in their order, and how many were left out for which reason.
+    """Return the utterances that are wanted, in order, and the number left out by reason.
 
     Raises:
-        ManifestError: an id asked for is not there, or nothing is left.
+        ManifestError: a requested id is missing, or nothing is left.
     """
     rows = list(utterances)
     absent = sorted(set(wanted.ids or ()) - {row.id for row in rows})
@@ -60,12 +60,12 @@ def choose(utterances: Iterable[Utterance], wanted: Wanted) -> tuple[list[Uttera
     left_out = Counter(reason for reason in reasons if reason is not None)
     if not kept:
         found = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise ManifestError(f"no utterance is left of {len(rows)}: {found}; ask for less")
+        raise ManifestError(f"no utterance is left of {len(rows)}: {found}; relax the conditions")
     return kept, left_out
 
 
 def read_ids(path: Path) -> frozenset[str]:
-    """Read ids: one a line, or the column `id` of a tab-separated table such as a manifest.
+    """Read ids: one per line, or the column `id` of a tab-separated table such as a manifest.
 
     Raises:
         ManifestError: the file cannot be read, is empty, or an id is missing.

@@ -1,4 +1,4 @@
-"""Which files there are: below folders of this machine or at URLs, or listed in a text file. Reads none of them."""
+"""Finds audio files and archives below folders, at URLs, or in text files that list them; reads none of them."""
 
 import os
 import time
@@ -18,30 +18,30 @@ from speechssl.text.fields import lines_of
 
 __all__ = ["FOR_FFMPEG", "LISTS", "Findings", "Found", "find"]
 
-FOR_FFMPEG = "needs ffmpeg"  # of files that are passed over because it is not there
-LISTS = (".txt", ".lst", ".list")  # text files that name what is to be listed, a path or URL a line
+FOR_FFMPEG = "needs ffmpeg"  # reason for files that are skipped because ffmpeg is missing
+LISTS = (".txt", ".lst", ".list")  # suffixes of text files with a path or URL per line
 
-_SETTLED_NS = 2 * 10**9  # a file changed later than this before the build may change again within one tick of its clock
+_SETTLED_NS = 2 * 10**9  # a file changed more recently may change again without a new time stamp
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file that holds audio, or an archive."""
+    """An audio file or an archive."""
 
     path: str  # relative to the root, with forward slashes, or a URL
-    name: str  # path that its id is made of
-    stamp: str | None  # changes when the file does; "" if nothing is known that does, None if it has to be asked for
+    name: str  # path from which its id is made
+    stamp: str | None  # changes when the file does; "" if there is none, None if it must be requested
     is_archive: bool
 
 
 @dataclass
 class Findings:
-    """All files, sorted, and what is no audio."""
+    """All files, sorted, with errors and counts of other files."""
 
     root: Path
     files: list[Found] = field(default_factory=list)
     errors: list[AudioError] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)  # suffix, or why -> files
+    passed_over: Counter[str] = field(default_factory=Counter)  # suffix or reason -> number of files
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,21 @@ class _Wanted:
 
 
 def find(sources: Sequence[str], *, suffixes: Sequence[str], archives: bool, stamped: bool) -> Findings:
-    """Find the audio and the archives that `sources` name.
+    """Find the audio and archives in `sources`.
 
     Args:
-        sources: folders, archives, audio files, URLs of such, or text files (`LISTS`) that name them.
-        suffixes: which files count as audio, in lower case.
-        archives: whether archives count.
-        stamped: whether stamps are wanted.
+        sources: folders, archives, audio files, URLs of these, or text files (`LISTS`) that list them.
+        suffixes: suffixes of audio files, in lower case.
+        archives: whether to include archives.
+        stamped: whether to compute stamps.
 
     Raises:
-        ManifestError: a source is not there, or is a file of another kind; a URL cannot be listed; a path with a tab
-            or line break, or that is not UTF-8.
+        ManifestError: a source is missing or is another kind of file, a URL cannot be listed, or a path has a tab or
+            line break or is not UTF-8.
     """
     expanded = [each for source in sources for each in _expand(source)]
     if not expanded:
-        raise ManifestError(f"{', '.join(sources)}: names nothing; name folders, archives or URLs")
+        raise ManifestError(f"{', '.join(sources)}: lists nothing; name folders, archives or URLs")
     wanted = _Wanted(suffixes, archives, stamped, time.time_ns(), ffmpeg_program() is not None)
     local = [each for each in expanded if not is_url(each)]
     findings = Findings(root=_root_of(local))
@@ -83,7 +83,7 @@ def find(sources: Sequence[str], *, suffixes: Sequence[str], archives: bool, sta
 
 
 def _expand(source: str) -> Iterator[str]:
-    """Yield the source, or what a list names; relative paths start from the folder of the list."""
+    """Yield the source, or the entries of a list; relative paths start from the folder of the list."""
     path = Path(source)
     if is_url(source) or path.suffix.lower() not in LISTS or not path.is_file():
         yield source
@@ -98,7 +98,7 @@ def _expand(source: str) -> Iterator[str]:
 
 
 def _root_of(sources: Sequence[str]) -> Path:
-    """Return the folder that holds all of them."""
+    """Return the deepest folder that holds all sources."""
     folders = [source if Path(source).is_dir() else str(Path(source).parent) for source in sources]
     if len(set(folders)) < 2:
         return Path(folders[0]) if folders else Path()
@@ -106,7 +106,7 @@ def _root_of(sources: Sequence[str]) -> Path:
 
 
 def _base_of(urls: Sequence[str]) -> str:
-    """Return what the URLs have in common, up to a slash; the folder of one that names a file."""
+    """Return the common beginning of the URLs, up to a slash; for a single file its folder."""
     levels = zip(*(url.rstrip("/").split("/") for url in urls), strict=False)
     parts = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels)]
     is_file = bool(urls) and suffix_of(path_in_url(urls[0])) != "" and "/".join(parts) == urls[0]
@@ -131,9 +131,9 @@ def _find_local(source: str, findings: Findings, wanted: _Wanted) -> None:
 
 
 def _walk(folder: str, prefix: str, findings: Findings, wanted: _Wanted) -> None:
-    """Find what lies below a folder; links are followed, but not back to a folder that holds them."""
-    below = prefix  # what was asked for by name is taken, hidden or not
-    status = os.stat(folder)  # noqa: PTH116 - in a loop over millions
+    """Find the files below a folder; links are followed, but not to a folder above them."""
+    below = prefix  # a folder named explicitly is read even if hidden
+    status = os.stat(folder)  # noqa: PTH116 - as in the loop over millions below
     stack: list[tuple[str, str, tuple[tuple[int, int], ...]]] = []
     stack.append((folder, prefix, ((status.st_dev, status.st_ino),)))
     while stack:
@@ -161,7 +161,7 @@ def _walk(folder: str, prefix: str, findings: Findings, wanted: _Wanted) -> None
                 _sort_in(name, name, entry.path, stamp, findings, wanted)
             elif suffix_of(name) in (*wanted.suffixes, *ARCHIVE_SUFFIXES):
                 _check_name(name)
-                reason = "a link that leads nowhere" if entry.is_symlink() else "no regular file"
+                reason = "a broken link" if entry.is_symlink() else "no regular file"
                 findings.errors.append(AudioError(f"{entry.path}: {reason}; remove it"))
             else:
                 findings.passed_over[suffix_of(name)] += 1
@@ -176,9 +176,9 @@ def _find_remote(url: str, base: str, findings: Findings, wanted: _Wanted) -> No
         listed = ((each, prefix + below, stamp) for each, below, stamp in _with_data(url, findings))
     for each, name, stamp in listed:
         if suffix_of(name) in FFMPEG_SUFFIXES and suffix_of(name) in wanted.suffixes:
-            findings.errors.append(AudioError(f"{each}: is decoded by ffmpeg, which reads files here only; fetch it"))
+            findings.errors.append(AudioError(f"{each}: needs ffmpeg, which reads local files only; download it"))
         elif suffix_of(name) in ARCHIVE_SUFFIXES and suffix_of(each) != suffix_of(name):
-            findings.errors.append(AudioError(f"{each}: an archive's URL has to end in its name; take the query off"))
+            findings.errors.append(AudioError(f"{each}: an archive's URL must end in its name; remove the query"))
         else:
             _sort_in(each, name, each, stamp, findings, wanted)
 
@@ -192,13 +192,13 @@ def _with_data(url: str, findings: Findings) -> Iterator[tuple[str, str, str | N
 
 
 def _sort_in(path: str, name: str, opened: str, stamp: str | None, findings: Findings, wanted: _Wanted) -> None:
-    """Add a file to the findings: to list, refused, or passed over."""
+    """Add a file to the findings: listed, refused or skipped."""
     suffix = suffix_of(name)
     is_archive = suffix in ARCHIVE_SUFFIXES
     if name.lower().endswith(COMPRESSED_SUFFIXES) and wanted.archives:
         findings.errors.append(
             AudioError(
-                f"{opened}: a compressed archive, in which nothing can be read where it lies; decompress it, or move "
+                f"{opened}: a compressed archive, whose members cannot be read in place; decompress it, or move "
                 "it away if its files are unpacked here"
             )
         )
@@ -213,15 +213,15 @@ def _sort_in(path: str, name: str, opened: str, stamp: str | None, findings: Fin
 
 def _check_name(path: str) -> None:
     if "\t" in path or "\n" in path or "\r" in path:
-        raise ManifestError(f"{path!r}: a tab or line break in its path; rename the file")
+        raise ManifestError(f"{path!r}: its path holds a tab or line break; rename the file")
     try:
         path.encode()
     except UnicodeEncodeError as error:  # Python keeps bytes it cannot decode as lone surrogates
-        raise ManifestError(f"{os.fsencode(path)!r}: a path that is not UTF-8; rename the file") from error
+        raise ManifestError(f"{os.fsencode(path)!r}: its path is not UTF-8; rename the file") from error
 
 
 def _stamp(status: os.stat_result, wanted: _Wanted) -> str:
-    """Return size and times; "" for a file so new that it may change again without another time."""
+    """Return size and times; "" for a file so new that it may change without a new time stamp."""
     if max(status.st_mtime_ns, status.st_ctime_ns) > wanted.now_ns - _SETTLED_NS:
         return ""
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

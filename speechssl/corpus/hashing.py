@@ -1,4 +1,4 @@
-"""A fixed place between 0 and 1 for every name, so that what is drawn does not depend on order, machine or size."""
+"""Hashes names to fixed numbers in [0, 1), so that draws do not depend on order, machine or size."""
 
 from speechssl import fingerprint
 
@@ -6,7 +6,7 @@ __all__ = ["place_of"]
 
 
 def place_of(name: str, salt: str = "") -> float:
-    """Return where `name` falls in [0, 1): the first 53 bits of its BLAKE2b hash, keyed with `salt`.
+    """Hash `name` to [0, 1): the first 53 bits of its BLAKE2b hash, keyed with `salt`.
 
     Examples:
         >>> place_of("84-121123") == place_of("84-121123") != place_of("84-121123", "other draw")

@@ -1,4 +1,4 @@
-"""Join manifests into one, under the folder that all their audio shares."""
+"""Merges manifests into one, with paths relative to a common folder."""
 
 import dataclasses
 import os
@@ -13,16 +13,16 @@ __all__ = ["merge"]
 
 
 def merge(manifests: Sequence[Manifest], *, prefixes: Sequence[str] = (), root: Path | None = None) -> Manifest:
-    """Join manifests in their order.
+    """Merge manifests in order.
 
     Args:
         manifests: one or more.
-        prefixes: put before the ids, one for each manifest; empty to keep the ids.
-        root: folder that the paths of the result are relative to; None for the deepest one that holds all roots.
+        prefixes: prefixes of the ids, one per manifest; empty to keep the ids.
+        root: root of the result; None for the deepest folder that holds all roots.
 
     Raises:
-        ManifestError: not as many prefixes as manifests, an id, a file or a part of one that occurs twice, audio in two
-            manifests that is the same in part, audio outside of `root`.
+        ManifestError: the number of prefixes is wrong, an id, file or part occurs twice, two manifests overlap in their
+            audio, or audio lies outside of `root`.
     """
     if prefixes and len(prefixes) != len(manifests):
         raise ManifestError(f"expected a prefix for each of {len(manifests)} manifests, found {len(prefixes)}")
@@ -61,14 +61,14 @@ def _part_of_file(utterance: Utterance) -> str:
 
 
 def _refuse_overlaps(utterances: Sequence[Utterance], manifest_of: Sequence[int]) -> None:
-    """Raise where two manifests list the same samples. One manifest may: people talk at the same time."""
+    """Raise if two manifests list the same samples. Within a manifest it is allowed: speakers may overlap."""
     of_file: dict[str, list[tuple[Utterance, int]]] = {}
     shared = {utterance.path for utterance in utterances if utterance.segment is not None}
     for row, index in zip(utterances, manifest_of, strict=True):
         if row.path in shared:
             of_file.setdefault(row.path, []).append((row, index))
     for path, parts in of_file.items():
-        reached: dict[tuple[int, int | None], tuple[int, str]] = {}  # manifest, channel -> the latest end, and whose
+        reached: dict[tuple[int, int | None], tuple[int, str]] = {}  # manifest, channel -> latest end, and its id
         for row, index in sorted(parts, key=lambda part: (part[0].start, part[0].num_samples, part[1], part[0].id)):
             start, end, key = row.start, row.start + row.num_samples, row.id
             others = [

@@ -1,7 +1,7 @@
-"""From whatever a user named to utterances: a manifest, audio, a folder, an archive, a table, another toolkit's list.
+"""Reads utterances from any input: a manifest, audio, a folder, an archive, a table, or another toolkit's list.
 
-Every command and stage that takes a manifest takes it through `read_named`. A manifest is believed; of all else the
-headers are read on the fly, and a line says what it was taken for.
+Every command and stage that takes a manifest uses `read_named`. A manifest is trusted; for any other input the audio
+headers are read, and a line of output says how the input was interpreted.
 """
 
 import codecs
@@ -34,8 +34,8 @@ from speechssl.text.fields import BLANKS, cells_of, first_field, lines_of, sign_
 
 __all__ = ["files_as_manifest", "is_manifest", "read_each", "read_named", "usual_columns"]
 
-_REQUIRED = {"id", "path", "samples", "rate", "channels"}  # a table with these columns is a manifest
-_USUAL = {  # our column -> what tables call it, in small letters; the first that is there
+_REQUIRED = {"id", "path", "samples", "rate", "channels"}  # columns of a manifest
+_USUAL = {  # our column -> its usual names in tables, in lower case; the first one present is used
     "path": (
         *("path", "audio_filepath", "audio_path", "wav_path", "file_path", "filepath", "file_name", "filename", "file"),
         *("wav_filename", "wav", "audio_file", "audio", "location"),
@@ -49,7 +49,7 @@ _USUAL = {  # our column -> what tables call it, in small letters; the first tha
     "end_s": ("end_s",),
 }
 _ARCHIVES = (*ARCHIVE_SUFFIXES, *COMPRESSED_SUFFIXES)
-_PEEK = 2**16  # bytes that tell text from audio
+_PEEK = 2**16  # bytes read to tell text from audio
 _LHOTSE = r".*(cuts|recordings|supervisions).*\.jsonl(\.gz)?"
 
 
@@ -58,20 +58,20 @@ def _tell(line: str) -> None:
 
 
 def read_named(path: Path, *, root: Path | None = None, tell: Callable[[str], object] = _tell) -> Manifest:
-    """Return the utterances of what was named.
+    """Read the utterances of any input.
 
     Args:
-        path: a manifest of ours or of fairseq's; an audio file; a folder or archive of audio; a table of audio with a
-            header or without (`path`, `path text`, `id path` or `id path text`, parted by tabs, commas in `.csv`, bars
-            or blanks); JSON lines of NeMo's, Lhotse's or anybody's with a path in them; a folder of Kaldi's, Lhotse's
-            or an audio folder of Hugging Face.
-        root: folder that paths start from; None for the one that a manifest names, or its own. Paths of other lists may
-            start from the working directory instead.
-        tell: is given what was read as something else than a manifest, in a line.
+        path: a manifest in our format or fairseq's; an audio file; a folder or archive of audio; a table of audio with
+            or without a header (`path`, `path text`, `id path` or `id path text`, separated by tabs, commas in `.csv`,
+            bars or blanks); JSON lines of NeMo, Lhotse or others that hold paths; a folder of Kaldi or Lhotse, or an
+            audio folder of Hugging Face.
+        root: folder that paths are relative to; None for the one that a manifest names, or its own. Paths in other
+            lists may be relative to the working directory instead.
+        tell: receives a line that says how an input other than a manifest was interpreted.
 
     Raises:
-        ManifestError: it is none of these, or does not parse.
-        AudioError: a file that it names cannot be read.
+        ManifestError: the input is none of these, or does not parse.
+        AudioError: an audio file cannot be read.
     """
     suffix = path.suffix.lower()
     if path.is_dir():
@@ -100,10 +100,10 @@ def read_named(path: Path, *, root: Path | None = None, tell: Callable[[str], ob
 def read_each(
     paths: Sequence[Path], *, root: Path | None = None, tell: Callable[[str], object] = _tell
 ) -> list[Manifest]:
-    """Return the utterances of several that were named, each as by `read_named`.
+    """Read several inputs, each as by `read_named`.
 
-    Where audio, or folders or archives of it, are several, ids are made of paths below the folder that holds them all,
-    which tells files of one name apart.
+    The ids of several audio files, folders or archives are made of paths below the folder that holds them all, so that
+    files of the same name get different ids.
     """
     folders = {path: os.path.abspath(path if path.is_dir() else path.parent) for path in paths if _is_sound(path)}  # noqa: PTH100
     shared = os.path.commonpath(folders.values()) if folders else ""
@@ -120,10 +120,10 @@ def read_each(
 
 
 def is_manifest(path: Path) -> bool:
-    """Say whether a file is what `read_manifest` reads, or would be but for being empty.
+    """Return whether a file is a manifest for `read_manifest`, or is empty.
 
     Raises:
-        ManifestError: it cannot be read.
+        ManifestError: the file cannot be read.
     """
     if path.suffix.lower() == PARQUET:
         return True
@@ -135,7 +135,7 @@ def is_manifest(path: Path) -> bool:
 
 
 def files_as_manifest(paths: Sequence[Path]) -> Manifest:
-    """List audio files given by name; ids are the names without suffix, or whole paths where two share one.
+    """List audio files; ids are the names without suffix, or absolute paths where two share a name.
 
     Raises:
         AudioError: a file cannot be read.
@@ -162,14 +162,14 @@ def files_as_manifest(paths: Sequence[Path]) -> Manifest:
 
 
 def _is_sound(path: Path) -> bool:
-    """Say whether a name is that of audio, or of a folder or an archive of it, and no list."""
+    """Return whether a path is audio, or a folder or archive of audio, and not a list."""
     if path.is_dir():
         return _list_in(path) is None
     return path.name.lower().endswith((*ALL_SUFFIXES, *_ARCHIVES)) and path.exists()
 
 
 def _list_in(folder: Path) -> Literal["kaldi", "audiofolder", "dataset", "lhotse"] | None:
-    """Return whose list of audio a folder holds, None for nobody's."""
+    """Return the kind of list that a folder holds, or None."""
     if (folder / "wav.scp").is_file():
         return "kaldi"
     tables = [folder / name for name in ("metadata.jsonl", "metadata.csv") if (folder / name).is_file()]
@@ -204,7 +204,7 @@ def _built(path: Path, tell: Callable[[str], object]) -> Manifest:
 
 
 def _text_of(path: Path, most: int = -1) -> str | None:
-    """Return a file's text, unzipped, or that of so many of its first bytes; None if its bytes are none."""
+    """Return the text of a file, decompressed, or of its first `most` bytes; None if it is not text."""
     opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
     try:
         with opened(path, "rb") as file:
@@ -217,12 +217,12 @@ def _text_of(path: Path, most: int = -1) -> str | None:
 
 
 def _read_sound(path: Path) -> Manifest:
-    """Read what is no text as audio, whatever its name says."""
+    """Read a file that is not text as audio, whatever its suffix."""
     try:
         return files_as_manifest([path])
     except AudioError as error:
         raise ManifestError(
-            f"{path}: is neither audio that can be read nor text in UTF-8; save a list as UTF-8, or name audio, a "
+            f"{path}: is neither readable audio nor text in UTF-8; save a list as UTF-8, or name audio, a "
             "folder of it or a manifest"
         ) from error
 
@@ -267,7 +267,7 @@ def _read_table(path: Path, lines: Sequence[str], root: Path | None, tell: Calla
 
 
 def _columns(path: Path, cells: Sequence[str], line: str, root: Path | None, sign: str | None) -> list[str]:
-    """Say what the columns of a table without a header are, by where its first line names audio."""
+    """Return the columns of a table without a header, from the position of audio in its first line."""
     bases = [root] if root is not None else [path.parent, Path()]
 
     def is_audio(cell: str) -> bool:
@@ -275,7 +275,7 @@ def _columns(path: Path, cells: Sequence[str], line: str, root: Path | None, sig
         named = place.size is not None or cell.lower().endswith(ALL_SUFFIXES)
         return named or (bool(cell) and any((base / cell).is_file() for base in bases))
 
-    if sign is None:  # blanks, which paths and texts may have in them
+    if sign is None:  # blanks, which paths and texts may contain
         first, rest = first_field(line)
         second, said = first_field(rest)
         if any((base / line.strip(BLANKS)).is_file() for base in bases) or not rest:
@@ -290,7 +290,7 @@ def _columns(path: Path, cells: Sequence[str], line: str, root: Path | None, sig
         shape = shape[: len(cells)]
     if not shape:
         raise ManifestError(
-            f"{path}:1: no manifest, and no table of audio: expected a header line with a column `path`, or lines of "
+            f"{path}:1: neither a manifest nor a table of audio: expected a header with a column `path`, or lines of "
             f"`path`, `path text`, `id path` or `id path text`, found {line[:80]!r}; `speechssl manifest import --from "
             "table --columns path=THEIRS` takes tables with other names"
         )
@@ -298,7 +298,7 @@ def _columns(path: Path, cells: Sequence[str], line: str, root: Path | None, sig
 
 
 def usual_columns(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return our columns -> the names that stand for them in a header, capitals or not."""
+    """Return our columns -> their names in a header, ignoring case."""
     there = {name.lower(): name for name in reversed(names)}
     found = {ours: tuple(there[name] for name in known if name in there) for ours, known in _USUAL.items()}
     return {ours: known for ours, known in found.items() if known}
@@ -327,9 +327,9 @@ def _imported(
 
 
 def _located(entries: Sequence[Entry], bases: Sequence[Path]) -> Manifest:
-    """Read the headers, with paths from the first of the folders in which the first file is.
+    """Read the headers, with paths relative to the first base that holds the first file.
 
-    What a user names is followed wherever it leads, links too, unlike a list that is imported.
+    Paths and links may lead anywhere, unlike in a list that is imported.
     """
     first = next((entry.path for entry in entries if entry.path and not is_url(entry.path)), "")
     base = next((each for each in bases if Path(Place.parse(first, each).path).is_file()), bases[0])
@@ -349,6 +349,6 @@ def _located(entries: Sequence[Entry], bases: Sequence[Path]) -> Manifest:
 
 
 def _holds(base: Path, paths: Sequence[Path]) -> bool:
-    """Say whether all files lie below a folder, links followed."""
+    """Return whether all files lie below a folder after resolving links."""
     root = os.path.realpath(base)
     return all(Path(os.path.realpath(Place.parse(str(path), Path()).path)).is_relative_to(root) for path in paths)

@@ -1,7 +1,6 @@
-"""Audio and archives at URLs, through fsspec: what is there, and headers without fetching whole files.
+"""Lists audio and archives at URLs with fsspec, and reads headers without fetching whole files.
 
-fsspec reads s3, gs, hf, http and twenty more (weighed: smart_open, which cannot list, and cloudpathlib, which keeps
-copies of whole files).
+fsspec reads s3, gs, hf, http and twenty more (smart_open cannot list, cloudpathlib stores copies of whole files).
 """
 
 import io
@@ -19,7 +18,7 @@ from speechssl.errors import AudioError, ManifestError
 
 __all__ = ["RemoteFile", "header_at_url", "list_url", "open_url", "path_in_url", "stamp_at_url"]
 
-_BLOCK = 2**18  # bytes fetched at once: less costs more requests, more costs bytes that nobody reads
+_BLOCK = 2**18  # bytes fetched at once: fewer cost more requests, more are never read
 _KEPT_BLOCKS = 4
 _TRIES = 3
 _STAMPS = (
@@ -36,12 +35,12 @@ _STAMPS = (
 
 
 def list_url(url: str) -> Iterator[tuple[str, str, str | None]]:
-    """Yield every file below a folder at a URL.
+    """List every file below a folder at a URL.
 
-    Each is its URL, its path below the folder, and a stamp that changes with its content (None: to be asked for).
+    A file comes as its URL, its path below the folder, and a stamp that changes with its content (None: request it).
 
     Args:
-        url: of the folder; a file system that gives no listing (http) has an index page read instead.
+        url: the folder; over http, which has no listings, its index page is read.
 
     Raises:
         ManifestError: fsspec is missing, or the folder cannot be listed.
@@ -55,33 +54,33 @@ def list_url(url: str) -> Iterator[tuple[str, str, str | None]]:
             if name.startswith(base):
                 below = unquote(name[len(base) :].partition("?")[0]) if _is_http(url) else name[len(base) :]
                 yield files.unstrip_protocol(name), below, _stamp(info)
-    except Exception as error:  # each file system has errors of its own
+    except Exception as error:  # each file system raises its own errors
         raise ManifestError(
             f"{url}: cannot be listed ({_said(error)}); correct the URL, or list files in a .txt"
         ) from error
 
 
 def path_in_url(url: str) -> str:
-    """Return the path of a URL as a file name shows it: without the query, and %20 turned into a blank."""
+    """Return the path of a URL as a file name: without the query, and with %20 decoded."""
     parts = urlsplit(url)
     path = parts.path if _is_http(url) else url.partition("://")[2]
     return unquote(path) if _is_http(url) else path
 
 
 def stamp_at_url(url: str) -> str:
-    """Ask for a stamp of a file, where its folder's listing has none; "" if the server has none either."""
+    """Request the stamp of a file that the listing lacks; "" if the server has none either."""
     try:
         files, path = _files_at(url)
         return _stamp(files.info(path)) or ""
-    except Exception:  # whatever it is, reading the file will say so
+    except Exception:  # reading the file will report the error
         return ""
 
 
 def open_url(url: str) -> "RemoteFile":
-    """Open a file at a URL, of which only what is read is fetched.
+    """Open a file at a URL; only what is read is fetched.
 
     Raises:
-        AudioError: it is not there, or cannot be reached.
+        AudioError: the file does not exist, or cannot be reached.
     """
     try:
         files, path = _files_at(url)
@@ -89,35 +88,35 @@ def open_url(url: str) -> "RemoteFile":
         return RemoteFile(url, files, path, size)
     except ManifestError as error:
         raise AudioError(str(error)) from error
-    except Exception as error:  # each file system has errors of its own
+    except Exception as error:  # each file system raises its own errors
         raise AudioError(f"{url}: cannot be opened ({_said(error)}); correct the URL, or try again") from error
 
 
 def header_at_url(url: str, file: "RemoteFile", offset: int = 0, size: int | None = None) -> AudioHeader:
-    """Read the header of a file at a URL, or of a member of an archive there, fetching no more than that.
+    """Read the header of a file at a URL, or of a member of an archive there, without fetching the rest.
 
     Raises:
-        AudioError: it cannot be fetched, or is no audio.
+        AudioError: the file cannot be fetched, or is not audio.
     """
     try:
         return read_header(_Lent(url, offset, size, lender=file))
     except AudioError:
-        if file.error is not None:  # libsndfile can only tell that reading ended
+        if file.error is not None:  # libsndfile only reports that reading ended
             raise file.error from None
         raise
 
 
 class RemoteFile(io.RawIOBase):
-    """A file at a URL that can seek, fetched in blocks as they are read. For one thread."""
+    """A seekable file at a URL, fetched in blocks as they are read. Not thread-safe."""
 
     def __init__(self, url: str, files: Any, path: str, size: int | None) -> None:
         """Open a file.
 
         Args:
-            url: for messages.
+            url: URL, for messages.
             files: fsspec's file system.
-            path: in it.
-            size: bytes; None if the server does not say, and the file is then fetched whole.
+            path: path in it.
+            size: bytes; None if the server does not state it: then the file is fetched whole.
         """
         self.url, self.files, self.path = url, files, path
         self.error: AudioError | None = None
@@ -145,7 +144,7 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, or as much of it as is left of the file; return the number of bytes."""
+        """Read into the buffer, up to the end of the file; return the number of bytes."""
         view, filled = memoryview(buffer).cast("B"), 0
         while filled < len(view) and self._position < self.size:
             number, first = divmod(self._position, _BLOCK)
@@ -163,7 +162,7 @@ class RemoteFile(io.RawIOBase):
             return self._whole[start:end]
         if number not in self._blocks:
             found = self._fetch(start, end)
-            if len(found) > end - start:  # the server has no parts of files and sent all of it
+            if len(found) > end - start:  # the server ignored the range and sent the whole file
                 self._whole = found
                 return found[start:end]
             self._blocks[number] = found
@@ -176,7 +175,7 @@ class RemoteFile(io.RawIOBase):
         for tries_left in reversed(range(_TRIES)):
             try:
                 return cast(bytes, self.files.cat_file(self.path, start=start, end=end))
-            except Exception as error:  # each file system has errors of its own
+            except Exception as error:  # each file system raises its own errors
                 if tries_left == 0 or isinstance(error, FileNotFoundError | PermissionError):
                     said = f"{self.url}: cannot be fetched ({_said(error)}); correct the URL, or try again"
                     self.error = AudioError(said)
@@ -187,7 +186,7 @@ class RemoteFile(io.RawIOBase):
 
 @dataclass(frozen=True)
 class _Lent(Place):
-    """A place whose file is open already."""
+    """A place whose file is already open."""
 
     lender: RemoteFile = field(kw_only=True, compare=False)
 
@@ -196,7 +195,7 @@ class _Lent(Place):
 
 
 class _Window(io.RawIOBase):
-    """Some bytes of a file, as a file of their own. Closing it leaves the file open."""
+    """A range of bytes of a file, as a file. Closing it leaves the underlying file open."""
 
     def __init__(self, file: RemoteFile, offset: int, size: int) -> None:
         self.file, self.offset, self.size, self.position = file, offset, size, 0
@@ -219,7 +218,7 @@ class _Window(io.RawIOBase):
         self.file.seek(self.offset + self.position)
         try:
             count = self.file.readinto(view)
-        except AudioError:  # kept in the file: libsndfile takes no exceptions
+        except AudioError:  # stored in `file.error`, as libsndfile does not pass exceptions on
             return 0
         self.position += count
         return count
@@ -232,18 +231,18 @@ def _files_at(url: str) -> tuple[Any, str]:
         raise ManifestError(f"{url}: a URL needs fsspec: `pip install 'speechssl[remote]'`") from error
     try:
         return cast(tuple[Any, str], fsspec.url_to_fs(url))
-    except (ImportError, ValueError) as error:  # s3fs or the like is missing, or no such protocol
+    except (ImportError, ValueError) as error:  # s3fs or similar is missing, or the protocol is unknown
         raise ManifestError(f"{url}: {error}; `pip install 'speechssl[remote]'`, or correct the URL") from error
 
 
 def _crawl(files: Any, base: str) -> Iterator[dict[str, Any]]:
-    """Follow the links of index pages downwards, each once."""
+    """Follow the links of index pages to folders below, each once."""
     seen, folders = {base}, [base]
     while folders:
         entries = files.ls(folders.pop(), detail=True)
         for info in sorted(entries, key=lambda info: info["name"]):
             name = info["name"].partition("#")[0]
-            is_order = "?" in name and name.partition("?")[0].endswith("/")  # the same page, sorted by size or date
+            is_order = "?" in name and name.partition("?")[0].endswith("/")  # the same page in another order
             if name in seen or is_order or not name.startswith(base) or "/../" in unquote(name):
                 continue
             seen.add(name)

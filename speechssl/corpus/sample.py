@@ -1,8 +1,8 @@
-"""Draw a part of a manifest: hours wanted, shared among languages with an exponent.
+"""Samples a part of a manifest of given hours, shared among languages with an exponent.
 
-XLS-R (arXiv:2111.09296, section 3.1) draws language l with a probability in proportion to (hours of l) ** alpha:
-alpha = 1 keeps the proportions, smaller ones favour small languages, 0 makes them equal. Here nothing is repeated: a
-language that has less than its share gives all it has, and the others share what is missing by the same rule.
+XLS-R (arXiv:2111.09296, section 3.1) samples language l with a probability proportional to (hours of l) ** alpha:
+alpha = 1 keeps the proportions, smaller values favour small languages, 0 makes them equal. Here nothing is repeated: a
+language with less than its share is taken whole, and the others share the rest by the same rule.
 """
 
 import math
@@ -16,16 +16,16 @@ __all__ = ["hours_by_language", "quotas", "sample"]
 
 
 def sample(utterances: Sequence[Utterance], hours: float, *, alpha: float = 1.0, seed: int = 0) -> list[Utterance]:
-    """Draw about `hours` of audio, no utterance twice.
+    """Sample about `hours` of audio without repetition.
 
-    Within a language the draw follows the hash of seed and id: a larger draw contains the smaller one of the same
-    shares. A language's hours are met to within half an utterance.
+    Within a language utterances are taken in the order of the hash of seed and id: a larger sample contains a smaller
+    one of the same shares. A language's hours are met to within half an utterance.
 
     Returns:
-        The utterances drawn, in their order.
+        The utterances sampled, in order.
 
     Raises:
-        ManifestError: more hours than there are, or hours or alpha out of range.
+        ManifestError: hours exceed what there is, or hours or alpha are out of range.
     """
     wanted = quotas(hours_by_language(utterances), hours, alpha)
     drawn: set[str] = set()
@@ -36,15 +36,15 @@ def sample(utterances: Sequence[Utterance], hours: float, *, alpha: float = 1.0,
             filled[language] += utterance.duration_s
             drawn.add(utterance.id)
         else:
-            filled[language] = math.inf  # full: a shorter one further on would make long ones rarer
+            filled[language] = math.inf  # full: adding a shorter one later would bias against long ones
     return [utterance for utterance in utterances if utterance.id in drawn]
 
 
 def quotas(hours_of: Mapping[str, float], hours: float, alpha: float) -> dict[str, float]:
-    """Share `hours` among languages in proportion to their hours to the power of `alpha`, none more than it has.
+    """Share `hours` among languages in proportion to hours ** `alpha`, at most the hours of each.
 
     Raises:
-        ManifestError: more hours than there are, or hours or alpha out of range.
+        ManifestError: hours exceed what there is, or hours or alpha are out of range.
 
     Examples:
         >>> quotas({"en": 100.0, "nl": 25.0}, 15.0, alpha=0.5)
@@ -54,7 +54,7 @@ def quotas(hours_of: Mapping[str, float], hours: float, alpha: float) -> dict[st
     """
     total = math.fsum(hours_of.values())
     if not 0 < hours <= total * (1 + 1e-9):
-        raise ManifestError(f"hours: expected more than 0 and at most the {total:.4g} that there are, found {hours:g}")
+        raise ManifestError(f"hours: expected more than 0 and at most the {total:.4g} there are, found {hours:g}")
     if not 0 <= alpha <= 1:
         raise ManifestError(f"alpha: expected 0 (languages equal) to 1 (as they are), found {alpha:g}")
     quota: dict[str, float] = {}

@@ -1,6 +1,6 @@
-"""Cut long recordings at pauses into utterances of a wanted length, as parts of their files. Writes no audio.
+"""Segments long recordings at pauses into utterances of a wanted length, as parts of their files; writes no audio.
 
-What is cut away is counted, and what could not be read is named.
+Audio that is left out is counted, and unreadable recordings are reported.
 """
 
 import math
@@ -25,31 +25,31 @@ __all__ = ["RESULTS", "Cut", "Segmented", "cut_recording", "in_processes", "segm
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """What became of one recording."""
+    """The utterances of one recording, and what was left out."""
 
     utterances: tuple[Utterance, ...]
-    silence_s: float  # cut away, nobody speaks
-    short_s: float  # speech left out, as it is shorter than `min_s`
-    num_short: int  # stretches of it
-    num_in_speech: int  # cuts where nobody pauses
+    silence_s: float  # silence left out
+    short_s: float  # speech left out because it is shorter than `min_s`
+    num_short: int  # number of such stretches
+    num_in_speech: int  # number of cuts within speech
 
 
-RESULTS = {kind.__name__: kind for kind in (Cut, Utterance)}  # what workers give back
+RESULTS = {kind.__name__: kind for kind in (Cut, Utterance)}  # classes that workers return
 
 
 @dataclass(kw_only=True)
 class Segmented:
-    """What became of a manifest."""
+    """The segmented manifest, and what was left out."""
 
     manifest: Manifest
     vad: Vad
-    kept: int = 0  # rows that are not longer than `max_s`: as they were, with their texts
-    cuts: dict[str, Cut] = field(default_factory=dict)  # of each recording that is longer, by its id
-    errors: list[str] = field(default_factory=list)  # why recordings were left out
+    kept: int = 0  # rows no longer than `max_s`, which are unchanged
+    cuts: dict[str, Cut] = field(default_factory=dict)  # longer recordings, by id
+    errors: list[str] = field(default_factory=list)  # reasons why recordings were left out
     dropped_texts: int = 0
 
     def summary(self) -> list[str]:
-        """Say what was done, as lines of text, so that whatever is gone is accounted for."""
+        """Describe in lines what was cut and what was left out."""
         parts = [part for cut in self.cuts.values() for part in cut.utterances]
         cut_s, silence_s = (
             math.fsum(part.duration_s for part in parts),
@@ -60,26 +60,26 @@ class Segmented:
             f"cut by {self.vad}: {len(self.cuts)} recordings into {len(parts)} utterances, {cut_s / 3600:.2f} h",
             f"cut away: {silence_s / 3600:.2f} h of silence, and {short_s:.1f} s of speech too short for an utterance, "
             f"{sum(cut.num_short for cut in self.cuts.values())} times",
-            f"cut where nobody pauses: {sum(cut.num_in_speech for cut in self.cuts.values())} times",
+            f"cut within speech: {sum(cut.num_in_speech for cut in self.cuts.values())} times",
         ]
         mute = [key for key, cut in self.cuts.items() if not cut.utterances]
         if mute:
-            lines.append(f"left out: {len(mute)} recordings in which nobody speaks for so long: {', '.join(mute[:3])}")
+            lines.append(f"left out: {len(mute)} recordings without enough speech: {', '.join(mute[:3])}")
         if self.kept:
-            lines.append(f"kept as they are: {self.kept} that are not longer than an utterance may be")
+            lines.append(f"unchanged: {self.kept} that are not longer than an utterance may be")
         if self.dropped_texts:
             lines.append(f"dropped: {self.dropped_texts} texts, which belong to whole recordings")
         return lines
 
 
 def in_processes(jobs: int | None) -> Work:
-    """Return what does rows in `jobs` processes, a row at a time, as a recording may last for hours.
+    """Return work that runs in `jobs` processes, one row at a time, as a recording may last for hours.
 
     Args:
-        jobs: how many; None for one a core.
+        jobs: number of processes; None for one per core.
 
     Raises:
-        AudioError: when it runs, a process died.
+        AudioError: when the work runs, if a process died.
     """
 
     def work(rows: Sequence[Any], do: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
@@ -108,19 +108,19 @@ def segment_manifest(
     """Cut all utterances that are longer than `config.max_s`.
 
     Args:
-        manifest: recordings; their texts are dropped where they are cut, as a text belongs to the whole.
-        config: the lengths wanted.
-        skip_bad: go on without recordings that cannot be read.
-        work: does the rows, here or in other processes, in any order; a string says why one could not be done.
-        progress: wraps what is done, given how many there are.
+        manifest: the recordings; texts of those that are cut are dropped, as they belong to the whole recording.
+        config: lengths and pauses.
+        skip_bad: leave out recordings that cannot be read.
+        work: runs the rows, here or in other processes, in any order; a result that is a string is an error.
+        progress: wraps the iterable of results, given their number.
 
     Returns:
-        The utterances in the order of the manifest, and what was cut away.
+        The utterances in the order of the manifest, and what was left out.
 
     Raises:
         AudioError: a recording cannot be read and `skip_bad` is False.
         ConfigError: the way of finding speech is not installed.
-        ManifestError: nothing is left, or two utterances have one id.
+        ManifestError: nothing is left, or two utterances have the same id.
     """
     done = Segmented(manifest=manifest, vad=chosen_vad(config.vad))
     long = [row for row in manifest.utterances if row.duration_s > config.max_s]
@@ -148,14 +148,14 @@ def segment_manifest(
 
 
 def cut_recording(manifest: Manifest, row: Utterance, config: SegmentConfig) -> Cut:
-    """Cut one recording.
+    """Segment one recording.
 
     Returns:
-        Its parts, each with the id of the recording and the milliseconds from its beginning, so that an id stays the
-        same whatever else is cut differently.
+        Its parts; an id is that of the recording and the start in milliseconds, so that it does not depend on other
+        cuts.
 
     Raises:
-        AudioError: it cannot be read.
+        AudioError: the recording cannot be read.
         ConfigError: the way of finding speech is not installed.
     """
     activity = hear(waveform_blocks(manifest, row), chosen_vad(config.vad))
@@ -187,7 +187,7 @@ def cut_recording(manifest: Manifest, row: Utterance, config: SegmentConfig) -> 
 
 
 def _start_worker() -> None:
-    import torch  # only where audio is heard, as it takes a second
+    import torch  # imported only in workers, as it takes a second
 
     torch.set_num_threads(1)
 
@@ -201,9 +201,9 @@ def _cut_or_error(row: Utterance, manifest: Manifest, config: SegmentConfig) -> 
 
 def _refuse_shared_ids(utterances: Sequence[Utterance]) -> None:
     if not utterances:
-        raise ManifestError("nothing is left: nobody speaks for as long as min_s; ask for less, or try the other vad")
+        raise ManifestError("nothing is left: no speech is as long as min_s; lower it, or try the other vad")
     seen: set[str] = set()
     for row in utterances:
         if row.id in seen:
-            raise ManifestError(f"{row.id}: the id of a part, and of a row that is there; rename the row")
+            raise ManifestError(f"{row.id}: is the id of a part and of another row; rename the row")
         seen.add(row.id)

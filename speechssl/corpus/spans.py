@@ -1,9 +1,8 @@
-"""From how likely somebody speaks, frame by frame, to where a recording is cut. Knows no files.
+"""Decides where to cut a recording, from the speech probability of each frame.
 
-Frames become stretches of speech; these are joined to utterances so that as little silence as can be is kept and as
-little speech as can be is lost, a second of speech counting as two of silence, by dynamic programming over all ways
-that keep to the lengths. Only where somebody speaks on for longer than an utterance may last is speech cut, where it is
-quietest.
+Frames form stretches of speech, which dynamic programming joins to utterances within the wanted lengths. It minimises
+the silence kept plus the speech lost, where a second of speech counts as two of silence. Speech itself is cut only if
+it lasts longer than an utterance may, at its quietest place.
 """
 
 import math
@@ -21,20 +20,20 @@ from speechssl.errors import ConfigError
 
 __all__ = ["SegmentConfig", "Span", "spans"]
 
-_ON, _OFF = 0.5, 0.15  # likelihood at which speech begins, and below which it ends
-_SPEECH_WEIGHT = 2.0  # seconds of silence that are kept rather than to lose one of speech
-_SMOOTH = 5  # frames over which a level is averaged to find where it is quietest
+_ON, _OFF = 0.5, 0.15  # probability at which speech begins, and below which it ends
+_SPEECH_WEIGHT = 2.0  # seconds of silence that cost as much as a second of lost speech
+_SMOOTH = 5  # frames over which levels are averaged to find the quietest place
 
 
 @configuration
 class SegmentConfig:
-    """How recordings are cut."""
+    """Lengths and pauses for cutting recordings."""
 
-    min_s: float = 2.0  # of an utterance; less speech than that, alone between pauses, is left out
-    max_s: float = 15.0  # of an utterance; what is no longer than that is not cut
-    pause_s: float = 0.5  # a longer pause always parts utterances, if both are long enough; a shorter one if need be
-    min_pause_s: float = 0.2  # a shorter one parts nothing
-    pad_s: float = 0.2  # silence kept before and after, at most half of the pause
+    min_s: float = 2.0  # shortest utterance; shorter speech between pauses is left out
+    max_s: float = 15.0  # longest utterance; recordings no longer than this are not cut
+    pause_s: float = 0.5  # longer pauses always separate utterances that are long enough; shorter ones only if needed
+    min_pause_s: float = 0.2  # shorter pauses never separate utterances
+    pad_s: float = 0.2  # silence kept before and after an utterance, at most half of the pause
     vad: Literal["silero", "energy", "auto"] = "auto"
 
     def __post_init__(self) -> None:
@@ -52,16 +51,16 @@ class SegmentConfig:
 
 @dataclass(frozen=True)
 class Span:
-    """Speech from one cut to the next, in samples at 16 kHz, with what silence is kept around it."""
+    """Speech between two cuts, in samples at 16 kHz, with the silence kept around it."""
 
     start: int
     end: int
-    speech: int  # samples of it
+    speech: int  # samples of speech
     is_wanted: bool  # False: shorter than an utterance may be
 
 
 def spans(activity: Activity, num_samples: int, config: SegmentConfig) -> tuple[list[Span], int]:
-    """Divide a recording of `num_samples` at 16 kHz; return the spans, and how many cuts lie in speech."""
+    """Divide a recording of `num_samples` at 16 kHz; return the spans, and the number of cuts within speech."""
     shortest, longest = math.ceil(config.min_s * SAMPLE_RATE) + 1, math.floor(config.max_s * SAMPLE_RATE) - 1
     pad = int(config.pad_s * SAMPLE_RATE)
     whole = _stretches(activity.speech, round(config.min_pause_s * SAMPLE_RATE / FRAME))
@@ -82,7 +81,7 @@ def spans(activity: Activity, num_samples: int, config: SegmentConfig) -> tuple[
 
 
 def _stretches(speech: NDArray[np.float32], min_pause: int) -> list[tuple[int, int]]:
-    """Return first frame and the one behind the last of every stretch of speech, pauses of `min_pause` frames apart."""
+    """Return the frames (first, end) of every stretch of speech, separated by pauses of at least `min_pause` frames."""
     above, likely = speech >= _ON, speech >= _OFF
     edges = np.flatnonzero(np.diff(np.concatenate([[False], likely, [False]]).astype(np.int8))).reshape(-1, 2)
     found: list[tuple[int, int]] = []
@@ -98,7 +97,7 @@ def _stretches(speech: NDArray[np.float32], min_pause: int) -> list[tuple[int, i
 
 
 def _not_longer(first: int, behind: int, activity: Activity, longest: int, shortest: int) -> Iterator[tuple[int, int]]:
-    """Divide a stretch of frames at its quietest places, until no piece is longer than `longest` samples."""
+    """Divide a stretch of frames at its quietest places into pieces of at most `longest` samples."""
     least, most = -(-shortest // FRAME), longest // FRAME
     while behind - first > most:
         low, high = first + least, min(first + most, behind - least)
@@ -117,21 +116,21 @@ def _joined(
     lengths: tuple[int, int],
     pause: float,
 ) -> list[tuple[int, int, bool]]:
-    """Join pieces of speech to utterances, at the least cost over all ways to do it.
+    """Join pieces of speech to utterances at the least total cost.
 
-    An utterance costs `pause`, and the pauses in it; so a longer pause is better cut, a shorter one kept. One that is
-    too short to be wanted costs twice its speech.
+    An utterance costs `pause` plus the pauses in it, so that longer pauses are cut and shorter ones kept. An utterance
+    that is too short costs twice its speech.
 
     Args:
         starts: first sample of each piece.
-        ends: sample behind the last of each.
-        before: samples of silence that an utterance keeps in front of each, if it begins with it.
-        after: likewise behind each.
-        lengths: samples of an utterance, at least and at most.
-        pause: samples.
+        ends: sample after the last of each piece.
+        before: samples of silence kept before each piece, if an utterance begins with it.
+        after: samples of silence kept after each piece, if an utterance ends with it.
+        lengths: least and most samples of an utterance.
+        pause: cost of an utterance, in samples.
 
     Returns:
-        First and last piece of each utterance, and whether it is wanted.
+        First and last piece of each utterance, and whether it is long enough.
     """
     shortest, longest = lengths
     best, came_from = [0.0], [0]

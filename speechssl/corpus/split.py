@@ -1,9 +1,9 @@
-"""Divide utterances into splits so that adding data later mixes nothing up.
+"""Divides utterances into splits that stay disjoint when data is added later.
 
-A key (speaker, text, id or file of an utterance) has a fixed place in [0, 1), its hash. With shares, a split is
-an interval of places: a key stays in its split whatever else is added. With hours, splits are filled in the order of
-the places: added data can only move a key towards the last split, so what was once in it (training) is never found
-in an earlier one (testing) afterwards.
+A key (speaker, text, id or file of an utterance) is hashed to a fixed number in [0, 1). With shares, a split is an
+interval of these numbers: a key stays in its split when data is added. With hours, splits are filled in the order of
+the numbers: added data can only move a key towards the last split, so that training data (the last split) never moves
+into an earlier one (testing).
 """
 
 import dataclasses
@@ -17,17 +17,17 @@ from speechssl.errors import ManifestError
 
 __all__ = ["Key", "describe_misses", "split_by_hours", "split_by_shares"]
 
-Key = Literal["speaker", "id", "text", "path"]  # utterances of one key are never parted; path: parts of one file
+Key = Literal["speaker", "id", "text", "path"]  # column whose values are never divided; path: parts of one file
 
 
 def split_by_shares(
     utterances: Sequence[Utterance], shares: Mapping[str, float], *, by: Key, salt: str = ""
 ) -> dict[str, list[Utterance]]:
-    """Give every split the keys whose places fall into its share of [0, 1).
+    """Assign keys to splits by their hash, in proportion to the shares.
 
     Args:
         utterances: what to divide.
-        shares: split -> share of the keys (of their hours, roughly); they add up to 1.
+        shares: split -> share of the keys (and roughly of the hours); shares add up to 1.
         by: what keeps utterances together.
         salt: another word makes another division.
 
@@ -35,7 +35,7 @@ def split_by_shares(
         Each split's utterances, in their order, with the split column set.
 
     Raises:
-        ManifestError: shares that are not positive or do not add up to 1, an utterance without the key, an empty split.
+        ManifestError: shares are not positive or do not add up to 1, an utterance has no key, or a split is empty.
     """
     if not shares or min(shares.values()) <= 0 or not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
         raise ManifestError(f"shares: expected positive numbers that add up to 1, found {dict(shares)}")
@@ -49,12 +49,12 @@ def split_by_shares(
 def split_by_hours(
     utterances: Sequence[Utterance], hours: Mapping[str, float], *, rest: str, by: Key, salt: str = ""
 ) -> dict[str, list[Utterance]]:
-    """Fill splits one after the other, in the order of the keys' places, until each has its hours.
+    """Fill splits one after another, in the order of the keys' hashes, until each has its hours.
 
     Args:
         utterances: what to divide.
-        hours: split -> hours wanted, the split filled first in front; each gets at least so much.
-        rest: the split of all that is left.
+        hours: split -> least hours, in the order in which splits are filled.
+        rest: split of all other keys.
         by: what keeps utterances together.
         salt: another word makes another division.
 
@@ -62,7 +62,7 @@ def split_by_hours(
         Each split's utterances, in their order, with the split column set.
 
     Raises:
-        ManifestError: hours that are not positive, the rest among them, too little audio, an utterance without the key.
+        ManifestError: hours are not positive or name `rest`, there is too little audio, or an utterance has no key.
     """
     if not hours or min(hours.values()) <= 0 or rest in hours:
         raise ManifestError(f"hours: expected positive numbers for splits other than {rest}, found {dict(hours)}")
@@ -83,16 +83,16 @@ def split_by_hours(
 def describe_misses(
     splits: Mapping[str, Sequence[Utterance]], wanted: Mapping[str, float], *, by: Key, unit: Literal["share", "h"]
 ) -> list[str]:
-    """Say of each split that holds far more or less audio than was asked for, what it holds and why.
+    """Describe the splits whose size is far from what was asked for, and why.
 
     Args:
-        splits: the utterances of each.
+        splits: split -> utterances.
         wanted: split -> share of all audio, or hours.
-        by: what kept utterances together.
-        unit: of `wanted`.
+        by: column whose values were kept together.
+        unit: unit of `wanted`.
 
     Returns:
-        A line for each split that has under two thirds or over one and a half of what was wanted of it.
+        A line for each split with less than two thirds or more than one and a half times what was wanted.
     """
     seconds = {name: math.fsum(row.duration_s for row in rows) for name, rows in splits.items()}
     whole = math.fsum(seconds.values()) if unit == "share" else 3600
@@ -106,10 +106,10 @@ def describe_misses(
     largest = (
         f"the longest of {len(of_key)} has {100 * max(of_key.values()) / math.fsum(seconds.values()):.0f} % of all"
     )
-    mended = "divide by another column" if by == "id" else "divide by id, if that may be"
+    mended = "divide by another column" if by == "id" else "divide by id, if that is acceptable"
     unit_of = {"share": "of the audio", "h": "h"}[unit]
     return [
-        f"{name}: holds {found:.2g} {unit_of}, {wanted[name]:.2g} was asked for: no {by} is parted, and {largest}; "
+        f"{name}: holds {found:.2g} {unit_of}, {wanted[name]:.2g} was asked for: no {by} is divided, and {largest}; "
         f"{mended}, take another --salt, or give more data"
         for name, found in missed.items()
     ]
@@ -125,7 +125,7 @@ def _divided(
     if empty:
         raise ManifestError(
             f"{', '.join(empty)} would be empty: the {len(utterances)} utterances have {len(split_of)} different "
-            f"values of {by}, which are not parted; give larger shares or fewer hours, or divide by id"
+            f"values of {by}, which are not divided; give larger shares or fewer hours, or divide by id"
         )
     return splits
 

@@ -1,4 +1,4 @@
-"""What is in a manifest: hours by speaker, language and split, how durations are spread, a histogram of them."""
+"""Statistics of a manifest: hours by speaker, language and split, quantiles and a histogram of durations."""
 
 import math
 from collections.abc import Sequence
@@ -13,27 +13,27 @@ from speechssl.data.utterances import Utterance
 __all__ = ["Stats", "count", "describe_stats", "plot_durations"]
 
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-_SHOWN = 10  # speakers and languages printed; the JSON form has all of them
+_SHOWN = 10  # speakers and languages printed; the JSON output has all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Figures of one manifest. Dictionaries begin with the largest; what has no value is under ''."""
+    """Statistics of one manifest. Dictionaries are sorted, largest first; the key '' is for rows without a value."""
 
     utterances: int
     files: int
-    parts: int  # utterances that are a part of their file
+    parts: int  # utterances that are parts of a file
     hours: float
     with_text: int
-    quantiles_s: dict[str, float]  # share of the utterances -> seconds
+    quantiles_s: dict[str, float]  # quantile -> seconds
     hours_by_language: dict[str, float]
     hours_by_speaker: dict[str, float]
     hours_by_split: dict[str, float]
-    hours_by_rate: dict[str, float]  # Hz
+    hours_by_rate: dict[str, float]  # sample rate in Hz -> hours
 
 
 def count(utterances: Sequence[Utterance]) -> Stats:
-    """Count what is there, from one utterance on."""
+    """Compute the statistics of at least one utterance."""
     durations = np.array([utterance.duration_s for utterance in utterances])
     return Stats(
         utterances=len(utterances),
@@ -50,7 +50,7 @@ def count(utterances: Sequence[Utterance]) -> Stats:
 
 
 def describe_stats(stats: Stats) -> list[str]:
-    """Return the figures as lines of text, the ten largest speakers and languages."""
+    """Describe the statistics in lines, with the ten largest speakers and languages."""
     lines = [
         f"utterances  {stats.utterances}, {stats.with_text} with text",
         f"hours       {stats.hours:.2f}",
@@ -69,8 +69,8 @@ def describe_stats(stats: Stats) -> list[str]:
 
 
 def plot_durations(utterances: Sequence[Utterance], out: Path) -> None:
-    """Write a PNG: a histogram of durations, hours over seconds, the largest languages in colours of their own."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # the extra `plots`, which counting does without
+    """Write a PNG with a histogram of durations, hours over seconds, coloured by language."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # the extra `plots`, needed only here
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")

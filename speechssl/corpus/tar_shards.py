@@ -1,6 +1,6 @@
-"""The recordings of one archive, each with what the members beside it say: text, speaker, language.
+"""Reads the recordings of one archive, with text, speaker and language from the members beside them.
 
-As in WebDataset's shards, members that share a stem are one sample: `0/17.flac`, `0/17.txt`, `0/17.json`.
+As in WebDataset, members that share a stem form one sample: `0/17.flac`, `0/17.txt`, `0/17.json`.
 """
 
 import json
@@ -22,7 +22,7 @@ _TEXTS = (".txt", ".lab", ".text", ".trn", ".transcript")  # in this order, if a
 _TEXT_KEYS = ("text", "transcript", "transcription", "sentence")
 _SPEAKER_KEYS = ("speaker", "speaker_id", "spk")
 _LANGUAGE_KEYS = ("language", "lang", "locale")
-_MAX_SIDE = 2**20  # bytes of a text or JSON member
+_MAX_SIDE = 2**20  # most bytes of a text or JSON member
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class Recording:
 
 @dataclass
 class Shard:
-    """What an archive holds."""
+    """The contents of an archive."""
 
     recordings: list[Recording] = field(default_factory=list)  # in the order of the archive
-    errors: list[AudioError] = field(default_factory=list)  # what is not listed, or not taken, though it should be
+    errors: list[AudioError] = field(default_factory=list)  # members that cannot be used
     passed_over: Counter[str] = field(
         default_factory=Counter
     )  # suffix -> members that are neither audio nor of a sample
@@ -55,7 +55,7 @@ def suffix_of(name: str) -> str:
 
 
 def no_data(name: str) -> str | None:
-    """Return why a path below a folder or in an archive holds no data, whatever its suffix; None where it may.
+    """Return why a path cannot be data, whatever its suffix; None if it can be.
 
     macOS writes `._x.wav` beside x.wav, and `__MACOSX` into archives; hidden folders hold previews, caches, histories.
 
@@ -75,13 +75,13 @@ def read_shard(
     suffixes: Sequence[str],
     read_header: Callable[[int, int], AudioHeader],
 ) -> Shard:
-    """List an archive, and read the headers of its audio while at it.
+    """List an archive, and read the headers of its audio.
 
     Args:
-        where: its path or URL, for messages.
-        file: the archive; can seek.
-        suffixes: which members are audio, in lower case.
-        read_header: reads the header of the audio at an offset, of a size, both in bytes.
+        where: path or URL of the archive, for messages.
+        file: the archive, seekable.
+        suffixes: suffixes of audio, in lower case.
+        read_header: reads the header of the audio at an offset and of a size, in bytes.
     """
     shard = Shard()
     sides: dict[str, bytes] = {}
@@ -100,7 +100,7 @@ def read_shard(
         elif member.problem is not None:
             shard.errors.append(_error(where, member.name, member.problem))
         elif suffix in FFMPEG_SUFFIXES:
-            reason = f"{suffix} is decoded by ffmpeg, which reads whole files only; unpack it"
+            reason = f"{suffix} needs ffmpeg, which reads whole files only; unpack it"
             shard.errors.append(_error(where, member.name, reason))
         else:
             try:
@@ -118,16 +118,16 @@ def _error(where: str, name: str, reason: str) -> AudioError:
 
 
 def _join(where: str, shard: Shard, sides: dict[str, bytes]) -> None:
-    """Give every recording what the members of its sample say, and count those of no sample.
+    """Add the texts and JSON members to the recordings of their samples, and count the others.
 
-    A sample's stem ends at the last dot, or, where only one recording has that stem, at the first: `1.audio.flac` and
+    A sample's stem ends at the last dot, or at the first if only one recording has that stem: `1.audio.flac` and
     `1.json`.
     """
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in sides:
         by_stem[posixpath.splitext(name)[0]].append(name)
     shared = Counter(_first_stem(recording.name) for recording in shard.recordings)
-    columns: dict[str, dict[str, str]] = {}  # of the members that were taken
+    columns: dict[str, dict[str, str]] = {}  # columns of the members that were used
     for i, recording in enumerate(shard.recordings):
         found = by_stem.get(posixpath.splitext(recording.name)[0])
         if found is None and shared[_first_stem(recording.name)] == 1:
@@ -139,7 +139,7 @@ def _join(where: str, shard: Shard, sides: dict[str, bytes]) -> None:
                     columns[name] = _said(name, sides[name])
                 except (ValueError, RecursionError) as error:
                     columns[name] = {}
-                    shard.errors.append(_error(where, name, f"{error}; correct it, or take it out"))
+                    shard.errors.append(_error(where, name, f"{error}; correct or remove it"))
             said = {**columns[name], **said}
         if said:
             shard.recordings[i] = replace(recording, **said)  # type: ignore[arg-type]
@@ -158,10 +158,10 @@ def _rank(name: str) -> int:
 
 
 def _said(name: str, content: bytes) -> dict[str, str]:
-    """Return the columns that a member beside the audio fills.
+    """Return the columns in a member beside the audio.
 
     Raises:
-        ValueError: it is not UTF-8, no JSON object, or has something else than a string where one is expected.
+        ValueError: the member is not UTF-8, not a JSON object, or a value is not a string.
     """
     try:
         written = content.decode("utf-8-sig")
@@ -171,7 +171,7 @@ def _said(name: str, content: bytes) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
     except ValueError as error:
-        raise ValueError(f"no JSON ({error})") from error
+        raise ValueError(f"not JSON ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"expected a JSON object, found {written[:60]!r}")
     keys = {"text": _TEXT_KEYS, "speaker": _SPEAKER_KEYS, "language": _LANGUAGE_KEYS}
@@ -189,16 +189,16 @@ def _first(values: dict[str, object], keys: Sequence[str]) -> str | None:
 
 
 def _columns(values: Mapping[str, str | None]) -> dict[str, str]:
-    """Return what is filled, on one line: a manifest holds no tabs nor line breaks.
+    """Return the non-empty values, each on one line, as a manifest holds no tabs or line breaks.
 
     Raises:
-        ValueError: a string holds halves of characters, as JSON may.
+        ValueError: a string holds lone surrogates, as JSON may.
     """
     columns = {}
     for name, value in values.items():
         line = re.sub(r"[\t\n\r\0]+", " ", value or "").strip()
         if any("\ud800" <= sign <= "\udfff" for sign in line):
-            raise ValueError(f"{name} is {line!r:.60}, which is no Unicode text")
+            raise ValueError(f"{name} is {line!r:.60}, which is not Unicode text")
         if line:
             columns[name] = line
     return columns

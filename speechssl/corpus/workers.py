@@ -1,7 +1,7 @@
-"""Who does the work of a command on many files: this machine, the tasks of a job array, or a Ray cluster.
+"""Runs tasks over many files: on this machine, as parts of a job array, or on a Ray cluster.
 
-Work is a function of tasks and of what to do with each; it gives results in any order, with the number of their task.
-So the result is the same whoever does it.
+`Work` is a function of tasks and of what to do with each; it yields results in any order, with the index of their task,
+so that the outcome does not depend on where it runs.
 """
 
 import base64
@@ -34,22 +34,22 @@ __all__ = [
     "write_line",
 ]
 
-_LOT = 16  # tasks that are done together
-_TRIES = 4  # of a lot whose worker is lost
+_LOT = 16  # tasks that are sent together
+_TRIES = 4  # attempts for a lot whose worker is lost
 
 
 def on_ray(
     local: Callable[[Sequence[Any], Callable[[Any], Any]], Iterable[tuple[int, Any]]], *, lot: int = _LOT
 ) -> Callable[[Sequence[Any], Callable[[Any], Any]], Iterator[tuple[int, Any]]]:
-    """Return what does tasks on the cluster of `RAY_ADDRESS`, or on one that is started here for the time.
+    """Return work that runs on the cluster of `RAY_ADDRESS`, or on a temporary local one.
 
     Args:
-        local: does the tasks of a lot where it is.
+        local: runs the tasks of a lot on a worker.
         lot: tasks that are sent together.
 
     Raises:
-        ManifestError: Ray is not installed; when it runs: a lot ended its worker again and again.
-        SpeechSSLError: when it runs: whatever `local` raises.
+        ManifestError: Ray is not installed; when the work runs, if a lot crashes its worker repeatedly.
+        SpeechSSLError: when the work runs, an error of `local`.
     """
     ray = _ray()
 
@@ -58,7 +58,7 @@ def on_ray(
         if is_ours:
             ray.init(log_to_driver=False, include_dashboard=False, logging_level="error")
         try:
-            yield from _spread(ray, local, tasks, do, lot)
+            yield from _on_cluster(ray, local, tasks, do, lot)
         finally:
             if is_ours:
                 ray.shutdown()
@@ -66,9 +66,9 @@ def on_ray(
     return work
 
 
-def _spread(ray: Any, local: Any, tasks: Sequence[Any], do: Any, lot: int) -> Iterator[tuple[int, Any]]:
+def _on_cluster(ray: Any, local: Any, tasks: Sequence[Any], do: Any, lot: int) -> Iterator[tuple[int, Any]]:
     remote = ray.remote(max_retries=_TRIES - 1)(_do_lot)
-    shared_local, shared_do = ray.put(local), ray.put(do)  # sent once to each machine
+    shared_local, shared_do = ray.put(local), ray.put(do)  # sent to each machine once
     ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting: dict[Any, int] = {}
     begins = iter(range(0, len(tasks), lot))
@@ -110,23 +110,23 @@ def _ray() -> Any:
     return ray
 
 
-Kinds = Mapping[str, type]  # classes that lines may hold, by their names
+Kinds = Mapping[str, type]  # classes that lines may hold, by name
 
 
 def write_line(value: object) -> str:
-    """Return a value as one line.
+    """Serialise a value as one line of JSON.
 
     Raises:
-        ValueError: it holds something else than the kinds of values named above.
+        ValueError: the value holds an unsupported type.
     """
     return json.dumps(_plain(value), ensure_ascii=True)
 
 
 def read_line(line: str, kinds: Kinds) -> Any:
-    """Return the value of a line.
+    """Deserialise a line of `write_line`.
 
     Raises:
-        ValueError: no line of `write_line`, or it holds a class that is not among `kinds`.
+        ValueError: the line is malformed, or holds a class that is not in `kinds`.
     """
     return _value(json.loads(line), kinds)
 
@@ -175,35 +175,36 @@ def _value(plain: Any, kinds: Kinds) -> Any:
 Work = Callable[[Sequence[Any], Callable[[Any], Any]], Iterable[tuple[int, Any]]]
 Engine = Literal["local", "ray"]
 
-_WINDOW = 4096  # tasks that threads are given at once
+_WINDOW = 4096  # tasks submitted to threads at once
 
 
-class PartWritten(StoppedError):  # noqa: N818 - no error: the job has done what it was to do
-    """A job of an array has written the results of its part; there is nothing to go on with before all have."""
+class PartWritten(StoppedError):  # noqa: N818 - not an error: the job is done
+    """A job of an array has written the results of its part; the command stops until all parts are there."""
 
 
 def parts_beside(out: Path) -> Path:
-    """Return the folder in which the jobs of an array leave the results for `out`."""
+    """Return the folder where the jobs of an array write their results for `out`."""
     return out.with_name(f"{out.name}.shards")
 
 
 def chosen_work(
     local: Work, few: Work, engine: Engine, shard: str | None, folder: Path, *, about: str, kinds: Kinds
 ) -> Work:
-    """Return what does the work.
+    """Choose where the work runs.
 
     Args:
-        local: does all of it on this machine.
-        few: does a few tasks in one process, with the same results.
-        engine: `ray` sends a few tasks at a time to a cluster.
-        shard: `I/N` does the I-th of N parts, writes the results to `folder` and raises `PartWritten`; `merge` takes
-            the results of all parts; None does everything.
-        folder: of the parts.
-        about: settings that results depend on; all parts must have been done with the same.
+        local: runs all tasks on this machine.
+        few: runs a few tasks in one process, with the same results.
+        engine: `ray` sends lots of tasks to a cluster.
+        shard: `I/N` runs part I of N, writes the results to `folder` and raises `PartWritten`; `merge` reads the
+            results of all parts; None runs everything.
+        folder: folder of the parts.
+        about: settings that results depend on, which must be the same for all parts.
         kinds: classes of results.
 
     Raises:
-        ManifestError: `shard` is neither; when it runs: parts are missing, doubled, or of other files or settings.
+        ManifestError: `shard` is invalid; when the work runs, if parts are missing, repeated, or made from other files
+            or settings.
     """
     if shard == "merge":
         return _of_parts(folder, about=about, kinds=kinds)
@@ -217,12 +218,12 @@ def chosen_work(
 
 
 def one_by_one(tasks: Sequence[Any], do: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
-    """Do tasks in this process."""
+    """Run tasks in this process, one after another."""
     yield from ((number, do(task)) for number, task in enumerate(tasks))
 
 
 def in_threads(workers: int | None = None) -> Work:
-    """Return what does tasks in threads of this process; None for one a core."""
+    """Return work that runs in threads of this process; None for one per core."""
 
     def work(tasks: Sequence[Any], do: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -233,7 +234,7 @@ def in_threads(workers: int | None = None) -> Work:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the parts in a folder, once what they were for is written; other files stay."""
+    """Remove the parts in a folder, but no other files."""
     for path in folder.glob("*-of-*.jsonl"):
         path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
@@ -271,12 +272,12 @@ def _of_parts(folder: Path, *, about: str, kinds: Kinds) -> Work:
                 for word, which in (("missing", missing), ("doubled", doubled))
                 if which
             )
-            raise ManifestError(f"{folder}: {named}; run those jobs again, or remove what is too many")
+            raise ManifestError(f"{folder}: {named}; run those jobs again, or remove the duplicates")
         digest = _digest(tasks, about)
         other = [path.name for path, head in zip(paths, heads, strict=True) if head["digest"] != digest]
         if other:
             raise ManifestError(
-                f"{folder}: {len(other)} shards are of other files or settings: {', '.join(other[:3])}; "
+                f"{folder}: {len(other)} shards were made from other files or settings: {', '.join(other[:3])}; "
                 "run their jobs again, with the same arguments as all"
             )
         for path, number in zip(paths, numbers, strict=True):
@@ -290,7 +291,7 @@ def _head(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             return dict(read_line(file.readline(), {}))
     except (OSError, ValueError) as error:
-        raise ManifestError(f"{path}: no results of a shard ({error}); run its job again") from error
+        raise ManifestError(f"{path}: not the results of a shard ({error}); run its job again") from error
 
 
 def _results(path: Path, expected: Sequence[int], kinds: Kinds) -> Iterator[tuple[int, Any]]:

@@ -156,7 +156,7 @@ def test_members_of_a_zip_that_overlap_are_refused():
 )
 def test_a_compressed_tar_is_named_whatever_its_suffix(magic, kind):
     assert problems(magic + b"\0" * 600) == {
-        "": f"is compressed with {kind}, so nothing can be read where it lies; decompress it"
+        "": f"is compressed with {kind}, so it cannot be read in place; decompress it"
     }
 
 
@@ -172,8 +172,8 @@ def test_a_compressed_tar_is_named_whatever_its_suffix(magic, kind):
         (special("d/l.wav", type=tarfile.SYMTYPE, linkname="../../a.wav"), "d/l.wav", "a link to '../a.wav'"),
         (special("l.wav", type=tarfile.LNKTYPE, linkname="none.wav"), "l.wav", "which is no file of the archive"),
         (special("l.wav", type=tarfile.SYMTYPE, linkname="l.wav"), "l.wav", "which is no file of the archive"),
-        (special("p.wav", type=tarfile.FIFOTYPE), "p.wav", "no file, but of tar's type"),
-        (special("c.wav", type=tarfile.CHRTYPE), "c.wav", "no file, but of tar's type"),
+        (special("p.wav", type=tarfile.FIFOTYPE), "p.wav", "not a file, but tar's type"),
+        (special("c.wav", type=tarfile.CHRTYPE), "c.wav", "not a file, but tar's type"),
     ],
 )
 def test_members_that_are_not_to_be_trusted_are_named(add, name, problem):
@@ -229,11 +229,11 @@ def test_a_cut_archive_tells_so_and_lists_what_is_whole():
     archive = tarred()
     first = next(iter(members(io.BytesIO(archive))))
     within = archive[: first.offset + 100]
-    assert "of 612; the archive was cut" in problems(within)["a.wav"].replace(str(len(within)), "612")
-    assert "damaged or cut" in problems(within)[""]
+    assert "of 612; the archive was truncated" in problems(within)["a.wav"].replace(str(len(within)), "612")
+    assert "damaged or truncated" in problems(within)[""]
     between = archive[: first.offset + 512]  # exactly before the next header
     assert list(good(between)) == ["a.wav"]
-    assert "without the mark of its end" in problems(between)[""]
+    assert "without an end mark" in problems(between)[""]
     assert "cut" in problems(zipped()[:-30])[""]
 
 
@@ -255,7 +255,7 @@ def test_bytes_lost_up_to_the_zeros_at_the_end_are_noticed():
 
 def test_an_archive_put_behind_another_is_noticed():
     one = tarred()
-    assert f"has other bytes behind its end, from byte {len(one)} on" in problems(one + tarred())[""]
+    assert f"has other bytes after its end, from byte {len(one)} on" in problems(one + tarred())[""]
 
 
 def test_a_false_size_neither_hangs_nor_fills_the_memory():

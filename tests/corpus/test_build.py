@@ -121,14 +121,14 @@ def test_two_files_with_one_id_are_refused(corpus, write_wav):
 
 def test_a_path_that_is_not_utf8_is_refused_by_its_bytes(corpus, write_wav):
     write_wav(corpus / "x.wav", 8000).rename(corpus / os.fsdecode(b"caf\xe9.wav"))
-    with pytest.raises(ManifestError, match=r"b'caf\\xe9\.wav': a path that is not UTF-8; rename the file"):
+    with pytest.raises(ManifestError, match=r"b'caf\\xe9\.wav': its path is not UTF-8; rename the file"):
         build_manifest(corpus)
 
 
 @pytest.mark.parametrize("name", ["a\tb.wav", "a\nb.wav"])
 def test_a_tab_or_line_break_in_a_path_is_refused(corpus, write_wav, name):
     write_wav(corpus / name)
-    with pytest.raises(ManifestError, match="a tab or line break in its path; rename the file"):
+    with pytest.raises(ManifestError, match="its path holds a tab or line break; rename the file"):
         build_manifest(corpus)
 
 

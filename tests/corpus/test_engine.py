@@ -99,7 +99,7 @@ def test_parts_of_two_arrays_are_refused(tmp_path):
 @pytest.mark.parametrize("change", [{"tasks": [*TASKS[:-1], "new"]}, {"about": "min_s=3"}])
 def test_parts_of_other_files_or_settings_are_refused(tmp_path, change):
     array(tmp_path, 3)
-    with pytest.raises(ManifestError, match=r"3 shards are of other files or settings: 1-of-3\.jsonl, 2-of-3"):
+    with pytest.raises(ManifestError, match=r"3 shards were made from other files or settings: 1-of-3\.jsonl, 2-of-3"):
         list(run("merge", tmp_path, **change))
 
 

@@ -64,9 +64,9 @@ def test_a_root_that_is_a_link_holds_what_lies_behind_it(root):
         ("a\rb.wav", "has a tab or line break"),
         ("a\0b.wav", "has a tab or line break"),
         ("a\udcff.wav", r"'a\\udcff\.wav' is not UTF-8; rename the file"),
-        ("a", "is not there, or no regular file"),
-        ("pipe.wav", "is not there, or no regular file"),
-        ("gone.wav", "is not there, or no regular file"),
+        ("a", "is missing, or no regular file"),
+        ("pipe.wav", "is missing, or no regular file"),
+        ("gone.wav", "is missing, or no regular file"),
         ("loop", "(cannot be followed|is not there)"),  # Python 3.13 resolves it to itself
         ("x" * 256 + ".wav", "(cannot be followed|is not there)"),
     ],

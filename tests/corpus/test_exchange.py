@@ -87,7 +87,9 @@ def test_audio_that_changed_since_the_list_was_made_is_named(corpus, tmp_path, f
     target = tmp_path / TARGETS[form][0]
     export_manifest(corpus, target, form)
     write_wav(corpus.root / "a/one.wav", 5000)
-    with pytest.raises(ManifestError, match=r"says 0\.1\d* s, a/one\.wav lasts 0\.3125 s; the file was changed or cut"):
+    with pytest.raises(
+        ManifestError, match=r"states 0\.1\d* s, a/one\.wav lasts 0\.3125 s; it was changed or truncated"
+    ):
         import_manifest(target, form, root=corpus.root)
     write_wav(corpus.root / "a/one.wav", 5000, rate=8000)
     with pytest.raises(ManifestError, match=r"a/one\.wav (lasts 0\.625 s|has 8000)"):
@@ -102,7 +104,7 @@ def test_a_missing_file_and_an_empty_one_are_named(corpus, tmp_path, form):
     with pytest.raises(AudioError, match=r"b/vier\.wav: the file is empty"):
         import_manifest(target, form, root=corpus.root)
     (corpus.root / "b/vier.wav").unlink()
-    with pytest.raises(ManifestError, match=r"b/vier\.wav is not there, or no regular file; .* --root"):
+    with pytest.raises(ManifestError, match=r"b/vier\.wav is missing, or no regular file; .* --root"):
         import_manifest(target, form, root=corpus.root)
 
 

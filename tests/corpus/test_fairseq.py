@@ -160,7 +160,7 @@ def test_fairseq2s_pipeline_decodes_from_our_archives(packed, tmp_path):
     [
         ("../out.tar:512:100", "leaves the root"),
         ("link.tar:512:100", "leaves the root .*, by a link to"),
-        ("in.tar:512:100", "ends behind the end of the archive"),
+        ("in.tar:512:100", "ends after the end of the archive"),
         ("in.tar:0:0", "empty|cannot be decoded"),
         ("in.flac:512:100", r"train\.tsv:2: 'in\.flac:512:100' is a part of a file that is no tar or zip"),
         ("none.tar:512:100", "is not there"),

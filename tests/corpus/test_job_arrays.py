@@ -85,7 +85,7 @@ def test_jobs_with_other_settings_are_refused(speech, listed, tmp_path, capfd):
     command = ["manifest", *commands(speech, tmp_path)["segment"]]
     assert main([*command, "--shard", "1/1"]) == 0
     assert main([*command, "--shard", "merge", "--max-s", "10"]) == 2
-    assert "1 shards are of other files or settings: 1-of-1.jsonl" in capfd.readouterr().err
+    assert "1 shards were made from other files or settings: 1-of-1.jsonl" in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -76,7 +76,10 @@ def test_segments_that_meet_share_no_sample_and_leave_none_out(directory):
         ({"wav_scp": "a\n"}, r"wav\.scp:1: expected a key and a value"),
         ({"segments": "u c 0 1\n"}, r"segments:1: the recording 'c' is not in wav\.scp"),
         ({"segments": "u a 0\n"}, r"segments:1: expected `utterance recording start end`"),
-        ({"segments": "u a 0 2.5\n"}, r"segments:1: starts at 0 s and ends at 2\.5 s, a\.wav lasts 1 s: no part of it"),
+        (
+            {"segments": "u a 0 2.5\n"},
+            r"segments:1: starts at 0 s and ends at 2\.5 s, a\.wav lasts 1 s: not a part of it",
+        ),
         ({"segments": "u a 0 nan\n"}, r"segments:1: starts at 0 s and ends at nan s"),
         ({"segments": "u a 0.5 0.5\n"}, r"segments:1: starts at 0\.5 s and ends at 0\.5 s"),
         ({"segments": "u a 1 -1\n"}, r"segments:1: starts at 1 s, a\.wav lasts 1 s"),

@@ -95,7 +95,7 @@ def test_a_supervision_of_no_recording_is_named(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"start": 0.2}, r"starts at 0\.2 s and lasts 0\.1000.* s, a/one\.wav lasts 0\.1000.* s: no part of it"),
+        ({"start": 0.2}, r"starts at 0\.2 s and lasts 0\.1000.* s, a/one\.wav lasts 0\.1000.* s: not a part of it"),
         ({"duration": 0.02}, r"the supervision anna-1601 starts at 0 s and lasts 0\.1000.* s, its cut 0\.02 s"),
         ({"supervisions.0.start": 0.06}, r"the supervision anna-1601 starts at 0\.06 s and lasts .* where nothing is"),
         ({"supervisions.0.start": -0.06}, r"the supervision anna-1601 starts at -0\.06 s"),

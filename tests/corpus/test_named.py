@@ -130,13 +130,13 @@ def test_a_manifest_is_believed_and_no_header_is_read(lists):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.tsv", b"id\ttext\na\thello\n", r"t\.tsv:1: no manifest, and no table of audio: .* found 'id.ttext'"),
+        ("t.tsv", b"id\ttext\na\thello\n", r"t\.tsv:1: neither a manifest nor a table of audio: .* found 'id.ttext'"),
         (
             "t.txt",
             b"only some words\n",
             r"expected a header line with a column `path`, or lines of `path`, `path text`",
         ),
-        ("t.tsv", b"\0\1\2", "is neither audio that can be read nor text in UTF-8"),
+        ("t.tsv", b"\0\1\2", "is neither readable audio nor text in UTF-8"),
         ("t.txt", "caf\u00e9".encode("latin-1"), "is neither audio .* nor text in UTF-8; save a list as UTF-8"),
         ("t.jsonl", b'{"text": "a"}\n', "names no audio: expected a key such as audio_filepath, found text"),
         ("t.json", b"[\n1]\n", "expected a JSON object on each line"),

@@ -37,7 +37,7 @@ def test_paths_are_relative_beside_the_audio_and_whole_elsewhere(corpus, tmp_pat
         ({"offset": 0.05, "duration": 0.2}, r"starts at 0\.05 s and lasts 0\.2 s, a/one\.wav lasts 0\.1000"),
         ({"offset": 0.0, "duration": 0.0}, r"starts at 0 s and lasts 0 s"),
         ({"offset": -0.01, "duration": 0.02}, r"starts at -0\.01 s"),
-        ({"duration": 9.0}, r"says 9 s, a/one\.wav lasts 0\.1000"),
+        ({"duration": 9.0}, r"states 9 s, a/one\.wav lasts 0\.1000"),
         ({"duration": "long"}, r"duration is 'long', expected seconds"),
         ({"duration": float("nan")}, r"says nan s"),
         ({"audio_filepath": None}, r"the path '' is empty"),

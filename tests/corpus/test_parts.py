@@ -180,7 +180,7 @@ def test_a_recording_that_changed_since_its_parts_were_listed_is_named(parts, tm
         export_manifest(parts, tmp_path / TARGETS[form], form)
     write_wav(parts.root / "b.wav", 20_000)
     for form in ("lhotse", "table"):
-        with pytest.raises(ManifestError, match=r"says 1 s, b\.wav lasts 1\.25 s; the file was changed or cut"):
+        with pytest.raises(ManifestError, match=r"states 1 s, b\.wav lasts 1\.25 s; it was changed or truncated"):
             import_manifest(tmp_path / TARGETS[form], form, root=parts.root)
 
 

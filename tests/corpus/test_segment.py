@@ -82,9 +82,9 @@ def test_shorter_rows_stay_with_their_texts_and_the_order_is_kept(recording, tmp
     assert done.summary() == [
         "cut by energy: 2 recordings into 3 utterances, 0.00 h",
         "cut away: 0.00 h of silence, and 0.2 s of speech too short for an utterance, 1 times",
-        "cut where nobody pauses: 0 times",
-        "left out: 1 recordings in which nobody speaks for so long: m",
-        "kept as they are: 1 that are not longer than an utterance may be",
+        "cut within speech: 0 times",
+        "left out: 1 recordings without enough speech: m",
+        "unchanged: 1 that are not longer than an utterance may be",
         "dropped: 1 texts, which belong to whole recordings",
     ]
 
@@ -112,14 +112,14 @@ def test_a_bad_recording_stops_or_is_counted(recording, tmp_path):
 def test_ids_that_would_be_shared_are_refused(recording, tmp_path):
     (part, *_) = cut_recording(recording, recording.utterances[0], SMALL).utterances
     short = replace(part, num_samples=44_100)
-    with pytest.raises(ManifestError, match=r"r-00000380: the id of a part, and of a row that is there"):
+    with pytest.raises(ManifestError, match=r"r-00000380: is the id of a part and of another row"):
         segment_manifest(replace(recording, utterances=(*recording.utterances, short)), SMALL)
 
 
 def test_nothing_left_is_an_error(recording, tmp_path):
     soundfile.write(tmp_path / "mute.wav", speech([], 4.0), SAMPLE_RATE)
     mute = Utterance(id="m", path="mute.wav", num_samples=64_000, sample_rate=16_000, channels=1)
-    with pytest.raises(ManifestError, match="nothing is left: nobody speaks"):
+    with pytest.raises(ManifestError, match="nothing is left: no speech is as long"):
         segment_manifest(replace(recording, utterances=(mute,)), SMALL)
 
 

@@ -104,7 +104,7 @@ def test_archives_named_directly_and_a_list_of_them(pack, tmp_path):
     (tmp_path / "speech/all.txt").write_text("x/0.tar\n\ny\n", encoding="utf-8")
     assert build([str(tmp_path / "speech/all.txt")]).manifest == both.manifest
     (tmp_path / "none.txt").write_text("\n")
-    with pytest.raises(ManifestError, match=r"none\.txt: names nothing"):
+    with pytest.raises(ManifestError, match=r"none\.txt: lists nothing"):
         build([str(tmp_path / "none.txt")])
     with pytest.raises(ManifestError, match=r"m\.tsv: is neither a folder, an archive, audio nor a list"):
         (tmp_path / "m.tsv").write_text("x")
@@ -123,11 +123,11 @@ def test_a_sample_whose_suffix_has_two_parts_gets_its_text(pack, tmp_path):
     ("name", "content", "message"),
     [
         ("a.txt", b"caf\xe9", "'a.txt': not UTF-8 at byte 3"),
-        ("a.json", b"{", "'a.json': no JSON"),
+        ("a.json", b"{", "'a.json': not JSON"),
         ("a.json", b"[" * 100_000, "'a.json': "),
         ("a.json", b"[1]", r"'a.json': expected a JSON object, found '\[1\]'"),
         ("a.json", b'{"text": ["one"]}', r"text is \['one'\], expected a string"),
-        ("a.json", rb'{"text": "\ud800"}', "no Unicode text"),
+        ("a.json", rb'{"text": "\ud800"}', "not Unicode text"),
     ],
 )
 def test_a_text_that_cannot_be_taken_is_named_and_the_audio_kept(pack, tmp_path, name, content, message):
@@ -183,8 +183,8 @@ def test_an_archive_that_cannot_be_opened_is_named(pack, tmp_path):
     built = build([str(tmp_path / "speech")], skip_bad=True)
     assert list(said(built)) == ["x-a"]
     assert [str(error).split(": ")[1] for error in built.errors] == [
-        "a link that leads nowhere; remove it",
-        "is damaged or cut (empty file); copy it again",
+        "a broken link; remove it",
+        "is damaged or truncated (empty file); copy it again",
     ]
 
 

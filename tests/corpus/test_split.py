@@ -131,12 +131,12 @@ def test_a_split_far_from_what_was_asked_is_said_with_the_reason():
     salt = next(str(i) for i in range(100) if split_or_none(rows, shares, str(i)))
     lines = describe_misses(split_by_shares(rows, shares, by="speaker", salt=salt), shares, by="speaker", unit="share")
     assert lines == [
-        "test: holds 0.5 of the audio, 0.3 was asked for: no speaker is parted, and the longest of 2 has 50 % of all; "
-        "divide by id, if that may be, take another --salt, or give more data"
+        "test: holds 0.5 of the audio, 0.3 was asked for: no speaker is divided, and the longest of 2 has 50 % of all; "
+        "divide by id, if that is acceptable, take another --salt, or give more data"
     ]
     splits = split_by_hours(rows, {"test": 0.01}, rest="train", by="speaker")
     (line,) = describe_misses(splits, {"test": 0.01}, by="speaker", unit="h")
-    assert line.startswith("test: holds 0.069 h, 0.01 was asked for: no speaker is parted")
+    assert line.startswith("test: holds 0.069 h, 0.01 was asked for: no speaker is divided")
 
 
 def split_or_none(rows, shares, salt):
