@@ -234,7 +234,7 @@ def test_a_cut_archive_tells_so_and_lists_what_is_whole():
     between = archive[: first.offset + 512]  # exactly before the next header
     assert list(good(between)) == ["a.wav"]
     assert "without an end mark" in problems(between)[""]
-    assert "cut" in problems(zipped()[:-30])[""]
+    assert "truncated" in problems(zipped()[:-30])[""]
 
 
 def test_damage_within_an_archive_is_not_taken_for_its_end():

@@ -162,8 +162,8 @@ def test_fairseq2s_pipeline_decodes_from_our_archives(packed, tmp_path):
         ("link.tar:512:100", "leaves the root .*, by a link to"),
         ("in.tar:512:100", "ends after the end of the archive"),
         ("in.tar:0:0", "empty|cannot be decoded"),
-        ("in.flac:512:100", r"train\.tsv:2: 'in\.flac:512:100' is a part of a file that is no tar or zip"),
-        ("none.tar:512:100", "is not there"),
+        ("in.flac:512:100", r"train\.tsv:2: 'in\.flac:512:100' is a part of a file that is not a tar or zip"),
+        ("none.tar:512:100", "is missing"),
     ],
 )
 def test_places_that_are_not_in_an_archive_below_the_root_are_refused(tmp_path, line, message):

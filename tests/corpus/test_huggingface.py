@@ -69,7 +69,7 @@ def test_audio_is_not_unpacked_over_other_files_or_through_links(datasets, corpu
         read_saved_dataset(tmp_path / "out", tmp_path / "files", {})
     (tmp_path / "files" / first).unlink()
     (tmp_path / "files" / first).write_bytes(b"mine")
-    with pytest.raises(ManifestError, match=r"wav is there with other bytes; name an empty folder"):
+    with pytest.raises(ManifestError, match=r"wav exists with other bytes; name an empty folder"):
         read_saved_dataset(tmp_path / "out", tmp_path / "files", {})
     assert (tmp_path / "files" / first).read_bytes() == b"mine"
 
@@ -80,7 +80,7 @@ def test_a_folder_of_splits_and_one_of_no_dataset_are_named(datasets, corpus, tm
     both.save_to_disk(str(tmp_path / "both"))
     with pytest.raises(ManifestError, match="holds the splits dev; name the folder of one of them"):
         read_saved_dataset(tmp_path / "both", tmp_path, {})
-    with pytest.raises(ManifestError, match="no dataset that was saved to disk"):
+    with pytest.raises(ManifestError, match="not a dataset saved to disk"):
         read_saved_dataset(corpus.root, tmp_path, {})
 
 

@@ -85,7 +85,7 @@ def test_kaldi_names_the_tables_it_leaves(folder):
 
 @pytest.mark.parametrize("form", ["kaldi", "lhotse", "fairseq"])
 def test_columns_are_refused_where_nothing_has_names_of_its_own(folder, form):
-    with pytest.raises(ManifestError, match=rf"columns: {form} has names of its own, found {{'text': 'x'}}"):
+    with pytest.raises(ManifestError, match=rf"columns: {form} has fixed names, found {{'text': 'x'}}"):
         import_manifest(folder, form, columns={"text": "x"})
 
 

@@ -41,7 +41,7 @@ def test_commands_are_refused_by_name_and_not_run(directory, tmp_path, path):
 
 @pytest.mark.parametrize("path", ["-", "raw.ark:1203", "raw.ark:1203[0:5]"])
 def test_archives_and_standard_input_are_refused(directory, path):
-    with pytest.raises(ManifestError, match=r"wav\.scp:1: Kaldi reads .* as standard input or a place in an archive"):
+    with pytest.raises(ManifestError, match=r"wav\.scp:1: Kaldi reads .* as standard input or part of an archive"):
         directory(wav_scp=f"a {path}\n")
 
 
@@ -71,7 +71,7 @@ def test_segments_that_meet_share_no_sample_and_leave_none_out(directory):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"text": "c no such\n"}, r"text:1: 1 keys are no utterances of the directory: c"),
+        ({"text": "c no such\n"}, r"text:1: 1 keys are not utterances of the directory: c"),
         ({"wav_scp": "a a.wav\na b.wav\n"}, r"wav\.scp:2: a occurs twice, first at .*:1"),
         ({"wav_scp": "a\n"}, r"wav\.scp:1: expected a key and a value"),
         ({"segments": "u c 0 1\n"}, r"segments:1: the recording 'c' is not in wav\.scp"),
@@ -102,16 +102,16 @@ def test_what_is_written_is_sorted_by_bytes_with_every_speaker_listed(corpus, tm
     assert speakers == "anna anna-1601 anna-2401\nbert bert-4001\nběta běta-3201\n"
     assert notes == ["a Kaldi data directory has no place for split: left out"]
     other = replace(corpus, utterances=tuple(replace(row, speaker=row.speaker[::-1]) for row in corpus.utterances))
-    assert "do not sort as their speakers do" in export_manifest(other, tmp_path / "out", "kaldi")[1]
+    assert "do not sort like their speakers" in export_manifest(other, tmp_path / "out", "kaldi")[1]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": "a b"}, r"'a b': 'a b' has a blank in it, at which Kaldi would cut it"),
-        ({"speaker": "anna b"}, r"'anna b' has a blank in it"),
+        ({"id": "a b"}, r"'a b': 'a b' has a blank, where Kaldi would split it"),
+        ({"speaker": "anna b"}, r"'anna b' has a blank"),
         ({"path": "rm -r x |"}, r"is a command"),
-        ({"path": "x.ark:12"}, r"standard input or a place in an archive"),
+        ({"path": "x.ark:12"}, r"standard input or part of an archive"),
         ({"path": "x.wav "}, r"Kaldi cannot hold the path"),
     ],
 )

@@ -97,7 +97,10 @@ def test_a_supervision_of_no_recording_is_named(corpus, tmp_path):
     [
         ({"start": 0.2}, r"starts at 0\.2 s and lasts 0\.1000.* s, a/one\.wav lasts 0\.1000.* s: not a part of it"),
         ({"duration": 0.02}, r"the supervision anna-1601 starts at 0 s and lasts 0\.1000.* s, its cut 0\.02 s"),
-        ({"supervisions.0.start": 0.06}, r"the supervision anna-1601 starts at 0\.06 s and lasts .* where nothing is"),
+        (
+            {"supervisions.0.start": 0.06},
+            r"the supervision anna-1601 starts at 0\.06 s and lasts .* outside of supervisions",
+        ),
         ({"supervisions.0.start": -0.06}, r"the supervision anna-1601 starts at -0\.06 s"),
         ({"supervisions.0.start": float("nan")}, r"the supervision anna-1601 starts at nan s"),
         ({"supervisions.0.duration": 0.0}, r"starts at 0 s and lasts 0 s, a/one\.wav lasts"),
@@ -107,7 +110,7 @@ def test_a_supervision_of_no_recording_is_named(corpus, tmp_path):
         ({"recording.sources": []}, r"is not made of one file"),
         (
             {"recording.channel_ids": [0, 1, 2], "channel": [0, 2]},
-            r"is of the channels \[0, 2\] of \[0, 1, 2\], expected one or all; save its audio to a file of its own",
+            r"has the channels \[0, 2\] of \[0, 1, 2\], expected one or all; save its audio to a file of its own",
         ),
         ({"recording.num_samples": 1.5}, r"num_samples is 1\.5, expected a whole number"),
         ({"recording.num_samples": 1e999}, r"num_samples is inf, expected a whole number"),

@@ -76,7 +76,7 @@ def test_a_table_may_lack_ids_or_texts(lists, columns, sign):
 def test_paths_of_a_table_may_start_where_the_user_is_or_at_a_root(lists, monkeypatch):
     (lists / "t.tsv").write_text("u1\tanna/1.wav\tone two\nu2\tbert/2.wav\tthree\n")
     assert found(read_named(lists / "t.tsv", root=lists.parent / "speech")) == EXPECTED
-    with pytest.raises(ManifestError, match=r"t\.tsv:1: .*lists/anna/1\.wav is not there"):
+    with pytest.raises(ManifestError, match=r"t\.tsv:1: .*lists/anna/1\.wav is missing"):
         read_named(lists / "t.tsv")
     monkeypatch.chdir(lists.parent / "speech")
     assert found(read_named(lists / "t.tsv")) == EXPECTED
@@ -134,13 +134,17 @@ def test_a_manifest_is_believed_and_no_header_is_read(lists):
         (
             "t.txt",
             b"only some words\n",
-            r"expected a header line with a column `path`, or lines of `path`, `path text`",
+            r"expected a header with a column `path`, or lines of `path`, `path text`",
         ),
         ("t.tsv", b"\0\1\2", "is neither readable audio nor text in UTF-8"),
-        ("t.txt", "caf\u00e9".encode("latin-1"), "is neither audio .* nor text in UTF-8; save a list as UTF-8"),
+        (
+            "t.txt",
+            "caf\u00e9".encode("latin-1"),
+            "is neither readable audio .* nor text in UTF-8; save a list as UTF-8",
+        ),
         ("t.jsonl", b'{"text": "a"}\n', "names no audio: expected a key such as audio_filepath, found text"),
         ("t.json", b"[\n1]\n", "expected a JSON object on each line"),
-        ("t.tsv", b"a\tb\tx.wav\n", "no table of audio"),
+        ("t.tsv", b"a\tb\tx.wav\n", "nor a table of audio"),
         ("t.tsv", b"", "empty; build it again"),
     ],
 )

@@ -39,7 +39,7 @@ def test_paths_are_relative_beside_the_audio_and_whole_elsewhere(corpus, tmp_pat
         ({"offset": -0.01, "duration": 0.02}, r"starts at -0\.01 s"),
         ({"duration": 9.0}, r"states 9 s, a/one\.wav lasts 0\.1000"),
         ({"duration": "long"}, r"duration is 'long', expected seconds"),
-        ({"duration": float("nan")}, r"says nan s"),
+        ({"duration": float("nan")}, r"states nan s"),
         ({"audio_filepath": None}, r"the path '' is empty"),
         ({"audio_filepath": ["a/one.wav"]}, r"audio_filepath is \['a/one\.wav'\], expected a string"),
         ({"id": ""}, r"the id is empty"),

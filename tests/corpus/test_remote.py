@@ -237,7 +237,7 @@ def test_a_server_that_fails_is_asked_again_and_then_named(speech, server, monke
 
 
 def test_an_archive_whose_url_has_a_query_is_refused(server):
-    with pytest.raises(AudioError, match=r"x\.tar\?sig=1: an archive's URL has to end in its name"):
+    with pytest.raises(AudioError, match=r"x\.tar\?sig=1: an archive's URL must end in its name"):
         build([f"{server.url}/speech/x.tar?sig=1"])
 
 

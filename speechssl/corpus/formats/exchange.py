@@ -1,4 +1,4 @@
-"""Manifests from other toolkits and for them: one function in, one out, a case for each format."""
+"""Imports and exports manifests in other toolkits' formats: one function each, with a case per format."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,27 +33,27 @@ def import_manifest(
     columns: Mapping[str, str] | None = None,
     progress: Progress = lambda items, _: items,
 ) -> tuple[Manifest, list[str]]:
-    """Read another toolkit's list of audio; every header is read and compared with what the list says.
+    """Import another toolkit's list of audio; every header is read and compared with the list.
 
     Args:
         source: file or folder.
-        form: what it is.
-        root: folder that paths start from and may not leave; None for the one fairseq's table names, and for the
-            folder of the list otherwise. A saved dataset's audio is written there, so it has to be named.
+        form: its format.
+        root: folder that paths are relative to and may not leave; None for the root in fairseq's table, or else the
+            folder of the list. It is required for a saved dataset, whose audio is written there.
         columns: for tables, NeMo's manifests and datasets, our column -> its name there.
-        progress: shows how far the headers are.
+        progress: wraps the iterable of headers, given their number.
 
     Returns:
-        The manifest, and notes on what was not taken.
+        The manifest, and notes on what was not used.
 
     Raises:
-        ManifestError: the list does not parse, or names what a manifest cannot hold.
+        ManifestError: the list does not parse, or holds something that a manifest cannot.
         AudioError: a file cannot be read.
     """
     folder = source if source.is_dir() else source.parent
     named = columns or {}
     if named and form in ("fairseq", "kaldi", "lhotse"):
-        raise ManifestError(f"columns: {form} has names of its own, found {dict(named)}; leave --columns out")
+        raise ManifestError(f"columns: {form} has fixed names, found {dict(named)}; leave --columns out")
     match form:
         case "fairseq":
             entries, folder, notes = read_fairseq(source)
@@ -79,19 +79,19 @@ def import_manifest(
 def export_manifest(
     manifest: Manifest, out: Path, form: Format, *, columns: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Write a manifest in another toolkit's format.
+    """Export a manifest in another toolkit's format.
 
     Args:
-        manifest: what to write.
+        manifest: the manifest.
         out: file (fairseq, nemo, table) or folder (kaldi, lhotse, audiofolder, dataset).
-        form: which format.
+        form: the format.
         columns: for a table, our column -> its name there.
 
     Returns:
-        Notes on what the format has no place for.
+        Notes on columns that the format cannot hold.
 
     Raises:
-        ManifestError: a name or value that the format would read as another one.
+        ManifestError: the format would misread a name or value.
     """
     match form:
         case "fairseq":

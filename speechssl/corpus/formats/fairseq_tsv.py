@@ -1,8 +1,9 @@
-"""fairseq's files of a split: `train.tsv` (root line, then path, tab, samples), `train.wrd` texts, `train.ltr` letters.
+"""Imports and exports fairseq's files of a split: `train.tsv`, `train.wrd` with texts, `train.ltr` with letters.
 
-Line i of each belongs to line i of the table. `train.km` holds labels, which `speechssl labels` converts.
-A path may be `x.tar:OFFSET:SIZE` or `x.zip:...`, bytes of an uncompressed archive: fairseq 0.12.2 maps any file written
-so and takes wav, flac and ogg from it; so does fairseq2's FileMapper, with whatever its decoder reads.
+The table has a root line, then path, tab, samples; line i of the other files belongs to its row i. `train.km` holds
+labels, which `speechssl labels` converts. A path may be `x.tar:OFFSET:SIZE` or `x.zip:...`, a member of an uncompressed
+archive: fairseq 0.12.2 maps such files and reads wav, flac and ogg; fairseq2's FileMapper reads whatever its decoder
+does.
 """
 
 import re
@@ -20,19 +21,19 @@ __all__ = ["read_fairseq", "write_fairseq"]
 
 
 def read_fairseq(path: Path) -> tuple[list[Entry], Path, list[str]]:
-    """Read a table and, if they are beside it, its texts.
+    """Read a table, and its texts if they lie beside it.
 
     Returns:
-        The entries, the root that the table names, and notes.
+        The entries, the root in the table, and notes.
 
     Raises:
-        ManifestError: the table does not parse, texts and table have different numbers of lines, letters and words
+        ManifestError: the table does not parse, texts and table have different numbers of lines, or letters and words
             differ.
     """
     try:
         table = read_fairseq_manifest(path)
-    except ValueError as error:  # more digits than Python turns into a number
-        raise ManifestError(f"{path}: a length that is no number of samples ({error}); correct it") from error
+    except ValueError as error:  # more digits than Python converts
+        raise ManifestError(f"{path}: a length is not a number of samples ({error}); correct it") from error
     words, letters = _side(path.with_suffix(".wrd")), _side(path.with_suffix(".ltr"))
     spelt = None if letters is None else [text_of(line) for line in letters]
     for suffix, texts in ((".wrd", words), (".ltr", spelt)):
@@ -53,7 +54,7 @@ def read_fairseq(path: Path) -> tuple[list[Entry], Path, list[str]]:
     for number, row in enumerate(table.utterances, start=2):
         if re.search(r":\d+:\d+$", row.path) and Place.parse(row.path, table.root).size is None:
             raise ManifestError(
-                f"{path}:{number}: {row.path!r} is a part of a file that is no tar or zip archive; cut it out"
+                f"{path}:{number}: {row.path!r} is a part of a file that is not a tar or zip archive; cut it out"
             )
     entries = [
         Entry(
@@ -73,10 +74,10 @@ def read_fairseq(path: Path) -> tuple[list[Entry], Path, list[str]]:
 
 
 def write_fairseq(path: Path, manifest: Manifest) -> list[str]:
-    """Write the table, and the texts as words and letters if all utterances have one; return notes.
+    """Write the table, and texts as words and letters if all utterances have one; return notes.
 
     Raises:
-        ManifestError: a rate other than 16 kHz, a path that fairseq would read as another one, a text with `|`.
+        ManifestError: a rate is not 16 kHz, fairseq would misread a path, or a text has a `|`.
     """
     if path.suffix != ".tsv":
         raise ManifestError(f"{path}: name it SPLIT.tsv; fairseq looks for that")
@@ -102,17 +103,17 @@ def write_fairseq(path: Path, manifest: Manifest) -> list[str]:
         )
     for suffix, lines in ((".wrd", texts), (".ltr", spelt)):
         if missing:
-            path.with_suffix(suffix).unlink(missing_ok=True)  # of an earlier export
+            path.with_suffix(suffix).unlink(missing_ok=True)  # file of an earlier export
         else:
             write_atomically(path.with_suffix(suffix), "".join(f"{line}\n" for line in lines))
     return notes
 
 
 def letters_of(text: str) -> str:
-    """Spell a text as fairseq's letters: blanks between, `|` at the end of every word.
+    """Spell a text as fairseq's letters, separated by blanks, with `|` after every word.
 
     Raises:
-        ManifestError: the text has a `|` of its own.
+        ManifestError: the text has a `|`.
 
     Examples:
         >>> letters_of("to be")
@@ -124,7 +125,7 @@ def letters_of(text: str) -> str:
 
 
 def text_of(letters: str) -> str:
-    """Put letters together to words again.
+    """Join letters to words.
 
     Examples:
         >>> text_of("t o | b e |")

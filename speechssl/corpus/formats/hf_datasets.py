@@ -1,8 +1,8 @@
-"""Hugging Face: folders of audio with a table (`metadata.csv` or `.jsonl`), and datasets saved to disk.
+"""Imports and exports Hugging Face audio folders (with `metadata.csv` or `.jsonl`) and datasets saved to disk.
 
-The package `datasets` is needed for saved datasets only, which hold the audio itself in their tables: importing one
-writes its files out, byte for byte. A folder's table lists whole files, so it refuses parts of recordings; a dataset
-gets a part as a file of its own, cut out sample for sample.
+Only saved datasets need the package `datasets`. They hold the audio in their tables: importing one writes the files,
+byte for byte. An audio folder lists whole files, so parts of recordings are refused; in a dataset a part becomes a file
+of its own, exact to the sample.
 """
 
 import json
@@ -24,7 +24,7 @@ from speechssl.errors import ManifestError
 
 __all__ = ["read_audio_folder", "read_saved_dataset", "write_audio_folder", "write_saved_dataset"]
 
-_NAMES = {  # names in use, the first that is there
+_NAMES = {  # usual names; the first one present is used
     "id": ("id",),
     "text": ("text", "transcription", "sentence", "transcript"),
     "speaker": ("speaker",),
@@ -34,17 +34,17 @@ _NAMES = {  # names in use, the first that is there
 
 
 def read_audio_folder(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
-    """Read the table of an audio folder; `file_name` starts from its folder, whatever the root is.
+    """Read the table of an audio folder; `file_name` is relative to its folder, whatever the root.
 
     Args:
         path: the folder, or the table.
         columns: our column -> its name there, where it has none of the usual names.
 
     Returns:
-        The entries, and a note on what was taken under which name, and what was left.
+        The entries, and a note on the names that were used and those that were not.
 
     Raises:
-        ManifestError: no table, or one without `file_name`.
+        ManifestError: the table is missing, or has no `file_name`.
     """
     tables = [path] if path.is_file() else [path / name for name in ("metadata.jsonl", "metadata.csv")]
     found = [table for table in tables if table.is_file()]
@@ -64,8 +64,8 @@ def write_audio_folder(folder: Path, manifest: Manifest) -> None:
     """Write `metadata.jsonl` into a folder that holds the audio.
 
     Raises:
-        ManifestError: audio outside of the folder, which `datasets` would not read, or in an archive or at a URL; an
-            utterance that is a part of a file.
+        ManifestError: audio lies outside of the folder, where `datasets` would not read it, in an archive or at a URL,
+            or an utterance is a part of a file.
     """
     base, root = folder.resolve(), manifest.root.resolve()
     lines = []
@@ -92,13 +92,13 @@ def write_audio_folder(folder: Path, manifest: Manifest) -> None:
 
 
 def read_saved_dataset(folder: Path, root: Path, columns: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
-    """Read a dataset saved to disk, and write the audio in its tables to files below `root`.
+    """Read a dataset saved to disk, and write its audio to files below `root`.
 
     A file is named after the utterance's id, or keeps its name (`datasets` saves no folders) where there is none; one
     that is there already has to hold the same bytes. `columns` (ours -> theirs) are those without a usual name.
 
     Returns:
-        The entries, and a note on what was taken under which name, and what was left.
+        The entries, and a note on the names that were used and those that were not.
 
     Raises:
         ManifestError: `datasets` is not installed, no saved dataset, no column of audio, or a name that leaves `root`.
@@ -118,11 +118,11 @@ def read_saved_dataset(folder: Path, root: Path, columns: Mapping[str, str]) -> 
 
 
 def write_saved_dataset(folder: Path, manifest: Manifest) -> list[str]:
-    """Write a dataset to disk by `datasets`, the audio inside it; return notes on what it cannot hold.
+    """Save a dataset to disk with its audio, using `datasets`; return notes on what it cannot hold.
 
     Raises:
         ManifestError: `datasets` is not installed, or audio is in an archive or at a URL.
-        AudioError: a recording cannot be read where an utterance is a part of it.
+        AudioError: a recording of which an utterance is a part cannot be read.
     """
     datasets = _datasets()
     columns: dict[str, list[str | None]] = {
@@ -133,14 +133,14 @@ def write_saved_dataset(folder: Path, manifest: Manifest) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         files = [_own_file(manifest, row, Path(scratch, str(number))) for number, row in enumerate(manifest.utterances)]
         made = datasets.Dataset.from_dict({"audio": files, **filled})
-        made.cast_column("audio", datasets.Audio()).save_to_disk(str(folder))  # which takes in the files' bytes
+        made.cast_column("audio", datasets.Audio()).save_to_disk(str(folder))  # stores the bytes of the files
     parts = sum(row.segment is not None for row in manifest.utterances)
     notes = [f"{parts} parts of recordings are files of their own in the dataset"] if parts else []
     return notes + lost_columns(manifest, tuple(columns), by="a dataset")
 
 
 def _own_file(manifest: Manifest, row: Utterance, stem: Path) -> str:
-    """Return the file of an utterance; a part of one is cut out to `stem` with a suffix, its samples as they are."""
+    """Return the file of an utterance; a part is written to `stem` with a suffix, with identical samples."""
     source, part = file_of(manifest, row, by="a dataset"), row.segment
     if part is None:
         return source
@@ -171,7 +171,7 @@ def _open(folder: Path) -> tuple[str, Any]:
     try:
         dataset = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
-        raise ManifestError(f"{folder}: no dataset that was saved to disk ({error})") from error
+        raise ManifestError(f"{folder}: not a dataset saved to disk ({error})") from error
     if not hasattr(dataset, "features"):
         raise ManifestError(f"{folder}: holds the splits {', '.join(dataset)}; name the folder of one of them")
     audio = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Audio)]
@@ -181,7 +181,7 @@ def _open(folder: Path) -> tuple[str, Any]:
 
 
 def _unpack(content: bytes, name: str, root: Path, where: str) -> None:
-    """Write audio to a file of this name below `root`."""
+    """Write audio to the file `name` below `root`."""
     if not name or name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name or not is_utf8(name):
         raise ManifestError(f"{where}: the file name {name!r} leaves {root}, or is none; rename it in the dataset")
     target = root / name
@@ -190,7 +190,7 @@ def _unpack(content: bytes, name: str, root: Path, where: str) -> None:
     if target.exists():
         if not target.is_file() or target.read_bytes() != content:
             raise ManifestError(
-                f"{where}: {target} is there with other bytes; name an empty folder with --root, and give the dataset "
+                f"{where}: {target} exists with other bytes; name an empty folder with --root, and give the dataset "
                 "a column `id` if its files share names"
             )
         return

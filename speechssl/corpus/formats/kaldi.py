@@ -1,11 +1,10 @@
-"""Kaldi's data directories: `wav.scp text utt2spk utt2lang segments reco2file_and_channel`, a key and a value a line.
+"""Imports and exports Kaldi's data directories: `wav.scp text utt2spk utt2lang segments reco2file_and_channel`.
 
-`wav.scp` may hold commands that Kaldi runs in a shell. They are never run here: a line with one is refused by name.
-Kaldi gives an utterance whose speaker is not known its own id as speaker; so that is what such a speaker means.
-`segments` is read and written where utterances are parts of recordings, in seconds (`entries` says how they round);
-its fifth field, where there is one, is a channel, counted from 0. `reco2file_and_channel` says which channel a
-recording was, A or 1 the first of them: of the file that it names, so it counts where `wav.scp` names one of several
-channels.
+Each file has lines of a key and a value. `wav.scp` may hold shell commands; they are never run, and such a line is
+refused. In Kaldi an unknown speaker is the utterance's id, which is read as no speaker. `segments` states parts of
+recordings in seconds (`corpus/entries.py` says how they round); its optional fifth field is a channel, counted from 0.
+`reco2file_and_channel` states the channel of a recording in its source file, where A or 1 is the first; it is used if
+the file in `wav.scp` has several channels.
 """
 
 import re
@@ -25,11 +24,11 @@ def read_kaldi(folder: Path) -> tuple[list[Entry], list[str]]:
     """Read a data directory.
 
     Returns:
-        The entries, and a note on the files that were taken, and those that were left.
+        The entries, and a note on the files that were used and those that were not.
 
     Raises:
-        ManifestError: no `wav.scp`, a command or an archive in it, a key twice, a line without value, or a table with
-            keys that are no utterances.
+        ManifestError: `wav.scp` is missing or holds a command or an archive, a key occurs twice, a line has no value,
+            or a table has keys that are not utterances.
     """
     recordings = {key: (where, _file(path, where)) for key, (where, path) in _table(folder / "wav.scp").items()}
     segments = {}
@@ -68,18 +67,18 @@ def read_kaldi(folder: Path) -> tuple[list[Entry], list[str]]:
 
 
 def write_kaldi(folder: Path, manifest: Manifest) -> list[str]:
-    """Write a data directory, sorted by id as Kaldi wants it (bytes), and return notes on what it cannot hold.
+    """Write a data directory, sorted by the bytes of ids as Kaldi requires; return notes on what it cannot hold.
 
     Raises:
-        ManifestError: an id, speaker or language with a blank or none of it, a path that Kaldi would read as a command,
-            an archive or standard input, audio in an archive or at a URL.
+        ManifestError: an id, speaker or language is empty or has a blank, Kaldi would read a path as a command, an
+            archive or standard input, or audio is in an archive or at a URL.
     """
     rows = sorted(manifest.utterances, key=lambda row: row.id.encode())
     files = {row.path: file_of(manifest, row, by="Kaldi") for row in rows}
     for row in rows:
         for value in (row.id, row.speaker, row.language):
             if value is not None and re.search(r"\s", value):
-                raise ManifestError(f"{row.id!r}: {value!r} has a blank in it, at which Kaldi would cut it; rename it")
+                raise ManifestError(f"{row.id!r}: {value!r} has a blank, where Kaldi would split it; rename it")
         _file(files[row.path], where=row.id)
     speakers = {row.id: row.speaker or row.id for row in rows}
     of_speaker: dict[str, list[str]] = {}
@@ -99,17 +98,17 @@ def write_kaldi(folder: Path, manifest: Manifest) -> list[str]:
     _write(folder / "utt2lang", {row.id: row.language for row in rows if row.language})
     notes = lost_columns(manifest, ("id", "text", "speaker", "language"), by="a Kaldi data directory")
     if list(speakers.values()) != sorted(speakers.values(), key=str.encode):
-        notes.append("ids do not sort as their speakers do: Kaldi's scripts want the speaker to begin the id")
+        notes.append("ids do not sort like their speakers: Kaldi's scripts expect ids to begin with the speaker")
     return notes
 
 
 _FILES = {"text": "text", "speaker": "utt2spk", "language": "utt2lang"}
 _SIDES = "reco2file_and_channel"
-_TABLE = r"[A-Za-z0-9_]+(\.scp|\.txt)?"  # names that Kaldi's scripts give to tables
+_TABLE = r"[A-Za-z0-9_]+(\.scp|\.txt)?"  # names of tables in Kaldi's scripts
 
 
 def _account(folder: Path) -> str:
-    """Say which files of a data directory were taken, and which were not; audio that lies beside them is no table."""
+    """Describe which tables of a data directory were used, and which were not."""
     places = {"path": "wav.scp", "start and end": "segments", "channel": _SIDES, **_FILES}
     taken = {ours: file for ours, file in places.items() if (folder / file).exists()}
     tables = sorted(path.name for path in folder.iterdir() if path.is_file() and re.fullmatch(_TABLE, path.name))
@@ -117,7 +116,7 @@ def _account(folder: Path) -> str:
 
 
 def _sides(path: Path, recordings: Collection[str]) -> dict[str, int]:
-    """Read the channel of each recording, counted from 0: from A, from 1, or from 0 where a 0 is among them."""
+    """Return the channel of each recording, counted from 0; the file counts from A, from 1, or from 0 if it has a 0."""
     sides = {}
     for key, (where, value) in (_table(path) if path.exists() else {}).items():
         side = fields_of(value)[-1]
@@ -133,7 +132,7 @@ def _sides(path: Path, recordings: Collection[str]) -> dict[str, int]:
 
 
 def _table(path: Path) -> dict[str, tuple[str, str]]:
-    """Read `key value` lines: key -> where it was found, value."""
+    """Read lines `key value`: key -> location, value."""
     table: dict[str, tuple[str, str]] = {}
     for where, line in text_lines(path):
         key, value = first_field(line)
@@ -152,20 +151,20 @@ def _column(path: Path, keys: Collection[str]) -> dict[str, str]:
     unknown = [key for key in table if key not in keys]
     if unknown:
         raise ManifestError(
-            f"{table[unknown[0]][0]}: {len(unknown)} keys are no utterances of the directory: "
+            f"{table[unknown[0]][0]}: {len(unknown)} keys are not utterances of the directory: "
             f"{', '.join(unknown[:3])}; remove their lines"
         )
     return {key: value for key, (_, value) in table.items()}
 
 
 def _file(written: str, where: str) -> str:
-    """Return `written` if Kaldi takes it for a plain file."""
+    """Return `written` if Kaldi reads it as a plain file."""
     if written.startswith("|") or written.endswith("|"):
         raise ManifestError(
             f"{where}: {written!r} is a command, and commands are not run; write its output to a file and name that"
         )
     if written == "-" or re.search(r":\d+(\[.*\])?$", written):
-        raise ManifestError(f"{where}: Kaldi reads {written!r} as standard input or a place in an archive, no file")
+        raise ManifestError(f"{where}: Kaldi reads {written!r} as standard input or part of an archive, not as a file")
     if written != written.strip(BLANKS + "\v\f\r") or "\n" in written or written.endswith("]"):
         raise ManifestError(f"{where}: Kaldi cannot hold the path {written!r}; rename the file")
     return written
@@ -196,4 +195,4 @@ def _write(path: Path, table: dict[str, str]) -> None:
     if table:
         write_atomically(path, "".join(f"{key} {value}\n" for key, value in table.items()))
     else:
-        path.unlink(missing_ok=True)  # left by an earlier export
+        path.unlink(missing_ok=True)  # file of an earlier export

@@ -1,10 +1,10 @@
-"""Lhotse's manifests: recordings (audio), supervisions (what is said in them) and cuts (both), JSON lines, gzipped.
+"""Imports and exports Lhotse's manifests of recordings, supervisions and cuts, as gzipped JSON lines.
 
-Written without Lhotse, whose classes store just these dictionaries; the tests read the files with it. What only Lhotse
-can carry out (a command as source, a transform, a mixture of cuts) is refused by name.
+Lhotse is not needed, as its classes store just these dictionaries; the tests read the files with it. Features that need
+Lhotse (a command as source, a transform, a mixture of cuts) are refused.
 
-A cut whose one supervision is as long as itself is an utterance, and so is a cut without any. Otherwise every
-supervision is one, with its own id, as after Lhotse's `trim_to_supervisions`; a note says what lies outside of them.
+A cut with no supervision, or a single one of the same length, is one utterance. Otherwise every supervision is an
+utterance with its own id, as after Lhotse's `trim_to_supervisions`; a note states the audio outside of them.
 """
 
 import gzip
@@ -23,24 +23,24 @@ from speechssl.errors import ManifestError
 
 __all__ = ["read_lhotse", "write_lhotse"]
 
-_NAMES = ("recordings.jsonl.gz", "supervisions.jsonl.gz", "cuts.jsonl.gz")  # that are written
-_RECORDINGS, _SUPERVISIONS, _CUTS = "recordings", "supervisions", "cuts"  # what names of files are made of
-_TOLERANCE_S = 0.05  # by which a supervision may differ from the cut that it is all of, or leave its cut
+_NAMES = ("recordings.jsonl.gz", "supervisions.jsonl.gz", "cuts.jsonl.gz")  # files written
+_RECORDINGS, _SUPERVISIONS, _CUTS = "recordings", "supervisions", "cuts"  # parts of file names
+_TOLERANCE_S = 0.05  # tolerance for a supervision that covers, or exceeds, its cut
 
 
 def read_lhotse(path: Path) -> tuple[list[Entry], list[str]]:
-    """Read cuts, or recordings and what is said in them.
+    """Read cuts, or recordings with their supervisions.
 
     Args:
-        path: a file of cuts; one of recordings, of which no texts are taken; one of supervisions, with the recordings
-            beside it whose name differs in that word alone, as Lhotse's recipes write them; or a folder with one file
-            of cuts, or else one such pair, or recordings alone.
+        path: a file of cuts; one of recordings, whose texts are not read; one of supervisions, beside recordings whose
+            name differs only in that word, as in Lhotse's recipes; or a folder with one file of cuts, or one such pair,
+            or recordings alone.
 
     Returns:
-        The entries, and notes on the files that were read, and what lies outside of the supervisions of a cut.
+        The entries, and notes on the files that were read, and on audio outside of supervisions.
 
     Raises:
-        ManifestError: no such files, several of them, or something in them that a manifest cannot hold.
+        ManifestError: the files are missing or ambiguous, or hold something that a manifest cannot.
     """
     named = _only_file(path) if path.is_dir() else path
     recordings = named.with_name(named.name.replace(_SUPERVISIONS, _RECORDINGS))
@@ -67,10 +67,10 @@ def read_lhotse(path: Path) -> tuple[list[Entry], list[str]]:
 
 
 def write_lhotse(folder: Path, manifest: Manifest) -> None:
-    """Write recordings, supervisions and cuts, with whole paths; the split goes into the supervisions' `custom`.
+    """Write recordings, supervisions and cuts, with absolute paths; the split goes into the supervisions' `custom`.
 
     Raises:
-        ManifestError: audio in an archive or at a URL.
+        ManifestError: audio is in an archive or at a URL.
     """
     ids = recording_ids(manifest)
     recordings: dict[str, dict[str, Any]] = {}
@@ -87,7 +87,7 @@ def write_lhotse(folder: Path, manifest: Manifest) -> None:
 
 
 def _only_file(folder: Path) -> Path:
-    """Return the one file of cuts in a folder, or else the one of recordings."""
+    """Return the only file of cuts in a folder, or else the only one of recordings."""
     names = sorted(path.name for path in folder.iterdir() if re.search(r"\.jsonl(\.gz)?$", path.name))
     for kind in (_CUTS, _RECORDINGS):
         found = [name for name in names if kind in name]
@@ -122,7 +122,7 @@ def _entries(rows: Iterable[tuple[str, dict[str, Any]]], notes: list[str]) -> tu
 
 
 def _audio(row: dict[str, Any], where: str) -> Entry:
-    """Return the audio of a cut or recording, with nothing said in it."""
+    """Return the entry of a cut or recording, without text."""
     if "sources" in row:
         row = {"id": row.get("id"), "type": "MonoCut", "recording": row}
     key, kind = word(row, "id", where=where), row.get("type")
@@ -150,7 +150,7 @@ def _audio(row: dict[str, Any], where: str) -> Entry:
 
 
 def _channel_ids(row: dict[str, Any]) -> list[Any]:
-    """Return what the channels of the file of a cut or recording are called, in order; empty if nothing says it."""
+    """Return the names of the channels of a file, in order; empty if they are not stated."""
     recording = row.get("recording") or row
     sources = recording.get("sources") or [{}]
     found = recording.get("channel_ids") or sources[0].get("channels")
@@ -158,31 +158,31 @@ def _channel_ids(row: dict[str, Any]) -> list[Any]:
 
 
 def _channel(row: dict[str, Any], channels: list[Any], where: str) -> int | None:
-    """Return which of the channels of its file a cut or supervision is of; None for all."""
+    """Return the index of the channel of a cut or supervision; None for all."""
     found = row.get("channel")
     wanted = found if isinstance(found, list) else [found]
     if found is None or not channels or wanted == channels:
         return None
     if len(wanted) != 1 or wanted[0] not in channels:
         raise ManifestError(
-            f"{where}: {row.get('id')} is of the channels {found} of {channels}, expected one or all; save its "
+            f"{where}: {row.get('id')} has the channels {found} of {channels}, expected one or all; save its "
             "audio to a file of its own"
         )
     return channels.index(wanted[0])
 
 
 def _length(audio: Entry) -> float | None:
-    """Return the seconds of a cut, or of the recording where no cut is said."""
+    """Return the duration of a cut, or of the recording, in seconds."""
     if audio.duration_s is not None or audio.num_samples is None or not audio.sample_rate:
         return audio.duration_s
     return audio.num_samples / audio.sample_rate - (audio.start_s or 0.0)
 
 
 def _span(supervision: dict[str, Any], audio: Entry, where: str) -> tuple[float, float]:
-    """Return start, in the file, and duration of what a supervision describes, in seconds.
+    """Return the start in the file and the duration of a supervision, in seconds.
 
     Raises:
-        ManifestError: it reaches out of its cut, so that its text says more than there is.
+        ManifestError: the supervision exceeds its cut, so that its text is too long.
     """
     start_s, duration_s = _number(supervision, "start", where) or 0.0, _number(supervision, "duration", where)
     cut_s = _length(audio)
@@ -192,13 +192,13 @@ def _span(supervision: dict[str, Any], audio: Entry, where: str) -> tuple[float,
         key = word(supervision, "id", where=where)
         raise ManifestError(
             f"{where}: the supervision {key} starts at {start_s:g} s and lasts {duration_s:g} s, its cut {cut_s:g} s; "
-            "cut where nothing is said"
+            "cut outside of supervisions"
         )
     return (audio.start_s or 0.0) + max(0.0, start_s), duration_s + min(0.0, start_s)
 
 
 def _covered(spans: list[tuple[float, float]]) -> float:
-    """Return how many seconds lie in one of the spans, or in several."""
+    """Return the duration of the union of the spans, in seconds."""
     covered_s, reached_s = 0.0, -math.inf
     for start_s, duration_s in sorted(spans):
         covered_s += max(0.0, start_s + duration_s - max(start_s, reached_s))
@@ -275,7 +275,7 @@ def _cut(row: Utterance, recording: dict[str, Any], supervision: dict[str, Any])
         "start": supervision["start"],
         "duration": supervision["duration"],
         "channel": supervision["channel"],
-        "supervisions": [{**supervision, "start": 0.0}],  # in a cut, counted from its beginning
+        "supervisions": [{**supervision, "start": 0.0}],  # relative to the start of the cut
         "recording": recording,
         "type": "MultiCut" if isinstance(_heard(row), list) else "MonoCut",
     }
@@ -283,4 +283,4 @@ def _cut(row: Utterance, recording: dict[str, Any], supervision: dict[str, Any])
 
 def _write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_atomically(path, gzip.compress(text.encode(), mtime=0))  # no time stamp: the same rows, the same bytes
+    write_atomically(path, gzip.compress(text.encode(), mtime=0))  # no time stamp, for reproducible bytes

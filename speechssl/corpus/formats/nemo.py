@@ -1,7 +1,7 @@
-"""NeMo's manifests: a JSON object on every line, with `audio_filepath`, `duration` in seconds and `text`.
+"""Imports and exports NeMo's manifests: JSON lines with `audio_filepath`, `duration` in seconds and `text`.
 
-`lang`, `speaker` and `channel` are NeMo's; `id` and `split` are ours, and NeMo passes over them. A part of a recording
-has its `offset`, in seconds as well (`entries` says how they round).
+`lang`, `speaker` and `channel` are NeMo's; `id` and `split` are ours, and NeMo ignores them. A part of a recording has
+an `offset` in seconds (`corpus/entries.py` says how they round).
 """
 
 import json
@@ -28,26 +28,26 @@ _NAMES = {
 
 
 def read_nemo(path: Path, columns: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
-    """Read a manifest of NeMo.
+    """Read a NeMo manifest.
 
     Args:
         path: the file.
         columns: our column -> its name there, where it has none of NeMo's names.
 
     Returns:
-        The entries, and a note on what was taken under which name, and what was left.
+        The entries, and a note on the names that were used and those that were not.
 
     Raises:
-        ManifestError: a line is no object, has no audio file, or a value of another kind than NeMo writes.
+        ManifestError: a line is not an object, has no audio file, or has a value of the wrong type.
     """
     return entries_of(path, json_lines(path), _NAMES, columns)
 
 
 def write_nemo(path: Path, manifest: Manifest) -> None:
-    """Write a manifest of NeMo: whole paths, but those of the manifest if it is written into its root.
+    """Write a NeMo manifest, with absolute paths unless it is written into the root.
 
     Raises:
-        ManifestError: audio in an archive or at a URL.
+        ManifestError: audio is in an archive or at a URL.
     """
     is_beside = path.parent.resolve() == manifest.root.resolve()  # NeMo's relative paths start from its manifest
     lines = []

@@ -1,7 +1,7 @@
-"""Tables with a header line, comma-separated (`.csv`) or tab-separated (any other suffix), columns named by anyone.
+"""Imports and exports tables with a header line and any column names: comma-separated (`.csv`) or tab-separated.
 
 A part of a recording has `start` (its first sample) and `file_samples` beside its `samples`, as in a manifest, or, in
-tables from elsewhere, `start_s` and either `end_s` or `duration_s`, in seconds.
+imported tables, `start_s` and either `end_s` or `duration_s`, in seconds.
 """
 
 import csv
@@ -19,7 +19,7 @@ __all__ = ["read_table", "table_entries", "write_table"]
 
 _PART = ("start", "file_samples")
 _COLUMNS = ("id", "path", "samples", "rate", "channels", *_PART, "channel", "text", "speaker", "language", "split")
-_SECONDS = ("start_s", "end_s", "duration_s")  # read, not written
+_SECONDS = ("start_s", "end_s", "duration_s")  # columns that are read but not written
 
 
 def read_table(
@@ -29,14 +29,14 @@ def read_table(
 
     Args:
         path: the file.
-        columns: ours -> theirs, for those that have another name there.
-        usual: ours -> the names that a format gives them, of which the first that is there is taken.
+        columns: ours -> theirs, for columns with other names.
+        usual: ours -> usual names in the format; the first one present is used.
 
     Returns:
-        The entries, and a note on the columns that are taken, and those that are not.
+        The entries, and a note on the columns that were used and those that were not.
 
     Raises:
-        ManifestError: an unknown column of ours, one of theirs that is not there, no path, a row with other cells.
+        ManifestError: a column is unknown or missing, there is no path, or a row has too few or too many cells.
     """
     text = "".join(f"{line}\n" for _, line in text_lines(path))
     is_csv = path.suffix.lower() == ".csv"
@@ -60,7 +60,7 @@ def table_entries(
     columns: Mapping[str, str],
     usual: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[list[Entry], list[str]]:
-    """Make entries of the rows of a table, each with where it stands; the rest is as for `read_table`."""
+    """Convert the rows of a table, each with its location, to entries; otherwise as `read_table`."""
     found = {ours: next((name for name in names if name in header), names[0]) for ours, names in (usual or {}).items()}
     theirs = _named({**found, **columns}, _COLUMNS + _SECONDS)
     missing = [name for ours, name in theirs.items() if name not in header and (ours in columns or ours == "path")]
@@ -99,10 +99,10 @@ def table_entries(
 
 
 def write_table(path: Path, manifest: Manifest, columns: Mapping[str, str]) -> None:
-    """Write a table with all columns, those in `columns` (ours -> theirs) under another name.
+    """Write a table with all columns in use, renamed as in `columns` (ours -> theirs).
 
     Raises:
-        ManifestError: an unknown column of ours, or two columns of one name.
+        ManifestError: a column is unknown, or two columns have the same name.
     """
     theirs = _named(columns, _COLUMNS)
     rows = []
@@ -119,7 +119,7 @@ def write_table(path: Path, manifest: Manifest, columns: Mapping[str, str]) -> N
         write_atomically(path, out.getvalue())
         return
     if any(control in cell for line in cells for cell in line for control in "\t\n\r"):
-        raise ManifestError(f"{path}: a tab or line break in a cell; write a .csv, or take it out")
+        raise ManifestError(f"{path}: a cell holds a tab or line break; write a .csv, or remove it")
     write_atomically(path, "".join("\t".join(line) + "\n" for line in cells))
 
 
@@ -135,7 +135,7 @@ def _named(columns: Mapping[str, str], known: tuple[str, ...]) -> dict[str, str]
 
 
 def _part(cells: Mapping[str, str], where: str) -> Segment | None:
-    """Return the part that is said in samples, as in a manifest."""
+    """Return the part if it is stated in samples, as in a manifest."""
     found = [name for name in _PART if name in cells]
     if not found:
         return None
