@@ -1,10 +1,10 @@
-"""What a folder of features is, and where in it each utterance lies.
+"""The description and the index of a folder of features.
 
-    folder/features.json    a `FeaturesDescription`: of which model and audio, how computed, what was left out and why
-    folder/index.tsv        a line an utterance: id, file, place in it, rows, frames, samples, first sample
+    folder/features.json    a `FeaturesDescription`: model, audio, settings, and what was left out and why
+    folder/index.tsv        a line per utterance: id, file, place in it, rows, frames, samples, first sample
 
-The description is written last, so that a half-written folder is none. How `folder/STREAM/FILE` is written is a matter
-of its format; a stream is a layer, or `weighted`, `mfcc`, `log_mel`.
+The description is written last, so that an incomplete folder is recognised. The format defines `folder/STREAM/FILE`; a
+stream is a layer, or `weighted`, `mfcc`, `log_mel`.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ __all__ = [
 
 DESCRIPTION = "features.json"
 INDEX = "index.tsv"
-VERSION = 2  # of the description; a `features.json` of version 1 is the header of one stream of shards
+VERSION = 2  # version of the description; a `features.json` of version 1 is the header of one stream of shards
 
 FormatName = Literal["npy", "safetensors", "shards", "hdf5", "zarr", "parquet", "lhotse"]
 NumberType = Literal["float32", "float16"]
@@ -51,16 +51,16 @@ _COLUMNS = ("id", "file", "place", "rows", "frames", "samples", "first_sample", 
 class Stream:
     """One kind of features of every utterance: a layer, a weighted sum of layers, or a front end."""
 
-    name: str  # of its folder or column: "layer_6", "weighted", "mfcc", "log_mel"
+    name: str  # name of its folder or column: "layer_6", "weighted", "mfcc", "log_mel"
     title: str  # for people
-    layer: int  # counted from 1; 0 where it is none
+    layer: int  # counted from 1; 0 if the stream is not a layer
     dim: int
-    settings: dict[str, Any]  # all that tells its features from others, as k-means and label files note it
+    settings: dict[str, Any]  # settings that identify the features, as in k-means and label files
 
 
 @configuration
 class FeaturesDescription:
-    """Where features come from, and what has become of every utterance."""
+    """Origin of the features, and what was written or left out."""
 
     version: int = VERSION
     format: FormatName
@@ -68,33 +68,33 @@ class FeaturesDescription:
     pool: Pool
     streams: tuple[Stream, ...]
     hop: int  # samples at 16 kHz from one frame to the next
-    window: int  # samples at 16 kHz that one frame looks at
+    window: int  # receptive field of a frame, in samples at 16 kHz
     model: str  # name, or the front end
-    fingerprint: str | None  # of the model's parameters; None for a front end
+    fingerprint: str | None  # hash of the model's parameters; None for a front end
     settings: dict[str, Any]  # windows, batches, audio, parts, the labels of segments
-    manifest: dict[str, Any]  # paths, a hash of what they list, utterances, hours
-    versions: dict[str, str]  # of the software
-    commit: str | None  # of the sources, where they lie in a checkout
-    utterances: int = 0  # written
-    frames: int = 0  # of these utterances
-    rows: int = 0  # written: frames, or means of them
-    left_out: dict[str, str] = dataclasses.field(default_factory=dict)  # ids, and why
+    manifest: dict[str, Any]  # paths, a hash of their contents, utterances, hours
+    versions: dict[str, str]  # versions of the software
+    commit: str | None  # commit of the sources, if they are in a checkout
+    utterances: int = 0  # utterances written
+    frames: int = 0  # frames of these utterances
+    rows: int = 0  # rows written: frames, or means over frames
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)  # id -> reason
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An utterance of the index."""
+    """An utterance in the index."""
 
     id: str
-    file: str  # below the folder of each stream
-    place: str  # in the file: key, or number of the first row, or of the utterance; empty if the file is its own
+    file: str  # path below the folder of each stream
+    place: str  # key in the file, or index of the first row, or of the utterance; empty if it has its own file
     rows: int
-    frames: int  # of the audio; as many rows, unless they are means
+    frames: int  # frames of the audio; the same as rows, unless these are means
     samples: int  # at 16 kHz
-    first_sample: int  # at 16 kHz, in the audio file: where the first frame begins
+    first_sample: int  # start of the first frame in the audio file, at 16 kHz
     segments: tuple[
         tuple[int, int], ...
-    ] = ()  # unit and number of frames of each row, where rows are means of segments
+    ] = ()  # unit and number of frames of each row, where rows are means over segments
 
 
 def write_description(folder: Path, description: FeaturesDescription, *, name: str = DESCRIPTION) -> None:
@@ -103,10 +103,10 @@ def write_description(folder: Path, description: FeaturesDescription, *, name: s
 
 
 def read_description(folder: Path, *, name: str = DESCRIPTION) -> FeaturesDescription:
-    """Read what a folder of features is.
+    """Read the description of a folder.
 
     Raises:
-        LabelError: there is none, it is of another version, or was changed by hand.
+        LabelError: the description is missing, of another version, or invalid.
     """
     path = folder / name
     try:
@@ -116,8 +116,8 @@ def read_description(folder: Path, *, name: str = DESCRIPTION) -> FeaturesDescri
             return from_dict(values, FeaturesDescription, where=str(path))
     except FileNotFoundError as error:
         raise LabelError(
-            f"{folder}: no folder of features, as it holds no {name}; make one with `speechssl extract MODEL MANIFEST "
-            f"-o {folder}`, or let the command that began it end"
+            f"{folder}: not a folder of features, as it holds no {name}; make one with `speechssl extract MODEL "
+            f"MANIFEST -o {folder}`, or let the command that started it finish"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise LabelError(f"{path}: cannot be read ({error}); extract the features again") from error
@@ -126,7 +126,7 @@ def read_description(folder: Path, *, name: str = DESCRIPTION) -> FeaturesDescri
 
 
 def write_index(folder: Path, entries: Iterable[Entry]) -> None:
-    """Write the index, atomically, a line at a time."""
+    """Write the index line by line, atomically."""
     with atomic(folder / INDEX) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join(_COLUMNS) + "\n")
         for entry in entries:
@@ -136,10 +136,10 @@ def write_index(folder: Path, entries: Iterable[Entry]) -> None:
 
 
 def read_index(folder: Path) -> dict[str, Entry]:
-    """Read the index: entries by id, in the order of the manifest that they were made from.
+    """Read the index: entries by id, in the order of the manifest.
 
     Raises:
-        LabelError: it is missing, or a line of it cannot be parsed.
+        LabelError: the index is missing, or a line does not parse.
     """
     path = folder / INDEX
     entries: dict[str, Entry] = {}
@@ -176,12 +176,12 @@ def _entry(cells: list[str], *, where: str) -> Entry:
         ) from error
 
 
-_LONGEST = 200  # bytes of a name without suffix; most file systems take 255 with it
+_LONGEST = 200  # most bytes of a name without suffix; most file systems allow 255 with it
 _RESERVED = {".": "%2E", "__": "%5F_"}
 
 
 def name_of_id(key: str) -> str:
-    """Return the name of an utterance: a relative path without suffix, of safe characters.
+    """Encode an id as a relative path without suffix, of safe characters.
 
     Examples:
         >>> name_of_id("84-121123-0003"), name_of_id("a b/c"), name_of_id("..")
@@ -195,7 +195,7 @@ def name_of_id(key: str) -> str:
 
 
 def id_of_name(name: str) -> str:
-    """Return the id of an utterance.
+    """Decode the id from a name of `name_of_id`.
 
     Examples:
         >>> id_of_name("a%20b%2Fc")

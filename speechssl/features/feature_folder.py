@@ -1,4 +1,4 @@
-"""Features read back, whatever format they are in: what they are, whose they are, and the rows of each utterance."""
+"""Reads a folder of features in any format: description, index, and the rows of each utterance."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,25 +31,25 @@ FORMATS: dict[FormatName, Format] = {
 
 @dataclass(frozen=True)
 class FeatureFolder:
-    """A folder that `speechssl extract` wrote."""
+    """A folder written by `speechssl extract`."""
 
     path: Path
 
     @cached_property
     def description(self) -> FeaturesDescription:
-        """What the features are.
+        """The description.
 
         Raises:
-            LabelError: it is no folder of features, or an unfinished one.
+            LabelError: the folder holds no features, or is incomplete.
         """
         return read_description(self.path)
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        """Whose they are, by id.
+        """The entries of the index, by id.
 
         Raises:
-            LabelError: the index is broken, or of other features.
+            LabelError: the index is damaged, or belongs to other features.
         """
         entries = read_index(self.path)
         if len(entries) != self.description.utterances:
@@ -60,10 +60,10 @@ class FeatureFolder:
         return entries
 
     def stream(self, layer: int | None = None) -> Stream:
-        """Return the stream of a layer, counted from 1; the only one if none is named, or if it is of no layer.
+        """Return the stream of a layer, counted from 1; None for the only stream.
 
         Raises:
-            LabelError: there is no such layer.
+            LabelError: the layer is missing.
         """
         streams = self.description.streams
         if len(streams) == 1 and (layer is None or streams[0].layer == 0):
@@ -78,15 +78,15 @@ class FeatureFolder:
         return found
 
     def read(self, ids: Iterable[str] | None = None, *, layer: int | None = None) -> Iterator[tuple[str, Array]]:
-        """Yield utterances with their (rows, dim) float32 or float16, as stored.
+        """Yield ids with their features, (rows, dim) float32 or float16, as stored.
 
         Args:
-            ids: of the utterances, in this order; None for all, in the order of their manifest, which is the fastest.
+            ids: ids of the utterances, in order; None for all, in the order of the manifest, which is the fastest.
             layer: counted from 1; None if there is only one.
 
         Raises:
-            LabelError: an utterance or the layer is not there, or a file is broken.
-            PackageError: the package that reads the format is not installed.
+            LabelError: an utterance or the layer is missing, or a file is damaged.
+            PackageError: the package for the format is not installed.
         """
         description, stream = self.description, self.stream(layer)
         form = FORMATS[description.format]

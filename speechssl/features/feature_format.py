@@ -1,7 +1,7 @@
-"""What a format of feature files has to do: write the utterances of a part, close a folder, read an utterance back.
+"""The protocol of a feature format: write the utterances of a part, finish a folder, read an utterance.
 
-A part is some minutes of utterances that one process writes. Nothing of it counts before it is closed, and it is
-written again, with the same bits, where a process was killed before.
+A part is some minutes of utterances that one process writes. It is invalid until it is closed; if the process is killed
+before that, the part is written again, bit for bit the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,56 +18,56 @@ from speechssl.features.description import Entry, FeaturesDescription, Stream
 __all__ = ["Array", "Format", "OpenFiles", "Part", "Place", "Reader"]
 
 Array = np.ndarray[tuple[int, int], np.dtype[np.floating]]  # (rows, dim), float32 or float16
-Place = tuple[str, str]  # file below the folder of a stream, and place in it
+Place = tuple[str, str]  # path below the folder of a stream, and place in the file
 
 
 class Part(Protocol):
-    """Utterances of one part, while they are written."""
+    """Writes the utterances of one part."""
 
     def add(self, key: str, arrays: Sequence[Array]) -> Place:
-        """Write an utterance: an array for each stream. Returns where it lies."""
+        """Write an utterance, an array for each stream; return its place."""
         ...
 
     def close(self) -> None:
-        """Make files whole, and give them their names."""
+        """Complete the files and give them their final names."""
         ...
 
     def drop(self) -> None:
-        """Remove what was written, as far as it has no name yet: the part will be written again."""
+        """Remove unpublished files; the part will be written again."""
         ...
 
 
 class Reader(Protocol):
-    """Utterances of one stream."""
+    """Reads the utterances of one stream."""
 
     def read(self, entry: Entry) -> Array:
-        """Return the (rows, dim) of an utterance.
+        """Return the features of an utterance, (rows, dim).
 
         Raises:
-            LabelError: a file is missing, or does not hold what the index says.
+            LabelError: a file is missing, or disagrees with the index.
         """
         ...
 
 
 class Format(Protocol):
-    """Files of one kind."""
+    """A file format."""
 
     def require(self) -> None:
-        """Look whether the package is installed that reads and writes them.
+        """Check that the package for this format is installed.
 
         Raises:
-            PackageError: it is not.
+            PackageError: it is not installed.
         """
         ...
 
     def part(self, folder: Path, number: int, description: FeaturesDescription) -> Part:
-        """Begin a part."""
+        """Start a part."""
         ...
 
     def finish(
         self, folder: Path, description: FeaturesDescription, entries: Sequence[Entry], manifest: Manifest
     ) -> None:
-        """Write what a reader wants beside the parts, once all are there."""
+        """Write files that a reader needs beside the parts, once all parts are complete."""
         ...
 
     def reader(self, folder: Path, stream: Stream, description: FeaturesDescription) -> AbstractContextManager[Reader]:
@@ -76,22 +76,22 @@ class Format(Protocol):
 
 
 class OpenFiles:
-    """A part's files of several streams, open under temporary names until they are whole."""
+    """The files of a part, one per stream, under temporary names until they are complete."""
 
     def __init__(self, paths: Sequence[Path], open_file: Callable[[Path], Any]) -> None:
-        """Open a file for each stream; `open_file` is given its temporary path."""
+        """Open a file for each stream by passing its temporary path to `open_file`."""
         self._paths = paths
         self._drafts = [Draft(path) for path in paths]
         self._files = [open_file(draft.temporary) for draft in self._drafts]
 
     def close(self) -> None:
-        """Make files whole, and give them their names."""
+        """Complete the files and give them their final names."""
         for draft, file in zip(self._drafts, self._files, strict=True):
             file.close()
             draft.publish()
 
     def drop(self) -> None:
-        """Remove what was written."""
+        """Remove the files."""
         for draft, file in zip(self._drafts, self._files, strict=True):
             file.close()
             draft.drop()

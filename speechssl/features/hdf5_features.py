@@ -1,7 +1,7 @@
-"""HDF5: `STREAM.h5` has a dataset (rows, dim) for each utterance, by links into `STREAM/00012.h5`, a file a part.
+"""HDF5: `STREAM.h5` has a dataset (rows, dim) per utterance, by external links into a file per part, `STREAM/00012.h5`.
 
-Links name the parts relative to the file that holds them, so that a folder can move. One file cannot be written by
-several processes, nor be whole after one of them was killed; parts can.
+Links are relative, so that a folder can move. Several processes cannot write a single file, and it is damaged if one of
+them is killed; hence the parts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,11 +22,11 @@ class Hdf5:
     """The format `hdf5`."""
 
     def require(self) -> None:
-        """Look whether h5py is there."""
+        """Check that h5py is installed."""
         _h5py()
 
     def part(self, folder: Path, number: int, description: FeaturesDescription) -> "_Part":
-        """Begin a part."""
+        """Start a part."""
         return _Part([folder / stream.name / f"{number:05d}.h5" for stream in description.streams])
 
     def finish(
@@ -60,7 +60,7 @@ class _Part(OpenFiles):
     def add(self, key: str, arrays: Sequence[Array]) -> Place:
         name = name_of_id(key)
         for file, array in zip(self._files, arrays, strict=True):
-            file.create_dataset(name, data=array, track_times=False)  # no times: the same bits each time
+            file.create_dataset(name, data=array, track_times=False)  # no time stamps, for reproducible files
         return self._paths[0].name, name
 
 

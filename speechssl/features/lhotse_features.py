@@ -1,8 +1,8 @@
-"""Lhotse: numpy files as its `numpy_files` storage, and `STREAM.features.jsonl.gz`, the manifest of each stream.
+"""Lhotse: numpy files as in its `numpy_files` storage, and a manifest per stream, `STREAM.features.jsonl.gz`.
 
-Ids of recordings are those of `speechssl manifest export` to Lhotse. Lhotse wants as many frames as a duration has
-hops, rounded; so a duration here is that of the frames, less than a window shorter than the audio. It wants a hop of
-whole samples, too, so that the rate is 16 kHz, at which the features were made, also of audio at another.
+Recordings have the ids of `speechssl manifest export` to Lhotse. Lhotse requires that the number of frames equals the
+duration in hops, rounded; so the duration is that of the frames, shorter than the audio by less than a window. It also
+requires a hop of whole samples, so the rate is always 16 kHz, at which the features were computed.
 """
 
 import gzip
@@ -27,7 +27,7 @@ class Lhotse(Npy):
     def finish(
         self, folder: Path, description: FeaturesDescription, entries: Sequence[Entry], manifest: Manifest
     ) -> None:
-        """Write the manifest of each stream, with whole paths."""
+        """Write the manifest of each stream, with absolute paths."""
         recordings = recording_ids(manifest)
         rows = {row.id: row for row in manifest.utterances}
         for stream in description.streams:

@@ -1,4 +1,4 @@
-"""One numpy file an utterance: `STREAM/ID.npy`, a (rows, dim) array for `numpy.load`."""
+"""One numpy file per utterance: `STREAM/ID.npy`, a (rows, dim) array for `numpy.load`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,16 +19,16 @@ class Npy:
     """The format `npy`."""
 
     def require(self) -> None:
-        """Need numpy, which is there."""
+        """Do nothing: numpy is always installed."""
 
     def part(self, folder: Path, number: int, description: FeaturesDescription) -> "_Part":
-        """Begin a part."""
+        """Start a part."""
         return _Part([folder / stream.name for stream in description.streams])
 
     def finish(
         self, folder: Path, description: FeaturesDescription, entries: Sequence[Entry], manifest: Manifest
     ) -> None:
-        """Add nothing to the files."""
+        """Do nothing: the files are complete."""
 
     @contextmanager
     def reader(self, folder: Path, stream: Stream, description: FeaturesDescription) -> Iterator["_Reader"]:
@@ -37,7 +37,7 @@ class Npy:
 
 
 class _Part:
-    """Files written at once: the index says of which utterances they are whole."""
+    """Writes files directly; the index lists the utterances whose files are complete."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = folders

@@ -1,6 +1,6 @@
-"""Parquet, as `datasets` loads it: `data/00012.parquet` has a row an utterance, its id, and a column for each stream.
+"""Parquet, as loaded by `datasets`: `data/00012.parquet` has a row per utterance, with its id and a column per stream.
 
-A cell of a stream is a list of rows, each a list of as many numbers as the stream has dimensions.
+A cell is a list of rows, each a list of `dim` numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,24 +18,24 @@ from speechssl.features.feature_format import Array, Place
 
 __all__ = ["Parquet"]
 
-_GROUP_BYTES = 2**24  # of features in a row group: what is read at once
+_GROUP_BYTES = 2**24  # bytes of features in a row group, which is read at once
 
 
 class Parquet:
     """The format `parquet`."""
 
     def require(self) -> None:
-        """Look whether pyarrow is there."""
+        """Check that pyarrow is installed."""
         _pyarrow()
 
     def part(self, folder: Path, number: int, description: FeaturesDescription) -> "_Part":
-        """Begin a part."""
+        """Start a part."""
         return _Part(folder / "data" / f"{number:05d}.parquet", description)
 
     def finish(
         self, folder: Path, description: FeaturesDescription, entries: Sequence[Entry], manifest: Manifest
     ) -> None:
-        """Add nothing to the parts."""
+        """Do nothing: the parts are complete."""
 
     @contextmanager
     def reader(self, folder: Path, stream: Stream, description: FeaturesDescription) -> Iterator["_Reader"]:
@@ -93,7 +93,7 @@ class _Reader:
         self._folder, self._stream = folder, stream
         self._name = ""
         self._file: Any = None
-        self._firsts: list[int] = []  # number of the first utterance of each row group
+        self._firsts: list[int] = []  # index of the first utterance of each row group
         self._group: tuple[int, Any] | None = None
 
     def read(self, entry: Entry) -> Array:

@@ -1,4 +1,4 @@
-"""From the frames of an utterance to what is stored of it, in a thread beside the one that computes the next."""
+"""Pools, converts and writes features in a thread, while the next ones are computed."""
 
 import queue
 import threading
@@ -14,22 +14,22 @@ from speechssl.features.feature_format import Array, Part
 
 __all__ = ["PartWriter", "Utterance", "as_stored", "pooled", "writing"]
 
-_WAITING = 4  # utterances that are computed and not yet written
+_WAITING = 4  # most utterances that are computed but not yet written
 
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """What was computed for one utterance."""
+    """The features computed for one utterance."""
 
     id: str
     samples: int  # at 16 kHz
     first_sample: int  # at 16 kHz, in the audio file
-    arrays: Sequence[Array]  # (frames, dim) float32 of each stream
-    segments: tuple[tuple[int, int], ...] = ()  # unit and number of frames, to be averaged; together all frames
+    arrays: Sequence[Array]  # (frames, dim) float32, one per stream
+    segments: tuple[tuple[int, int], ...] = ()  # unit and number of frames of each segment; they cover all frames
 
 
 class PartWriter:
-    """A part of a folder, with what the index will say of it."""
+    """Writes a part of a folder, and collects its index entries."""
 
     def __init__(self, part: Part, streams: Sequence[str], *, dtype: NumberType, pool: Pool) -> None:
         self.entries: list[Entry] = []
@@ -60,11 +60,11 @@ class PartWriter:
         )
 
     def close(self) -> None:
-        """Make the files of the part whole."""
+        """Complete the files of the part."""
         self._part.close()
 
     def drop(self) -> None:
-        """Give the part up."""
+        """Discard the part."""
         self._part.drop()
 
 
@@ -72,9 +72,9 @@ def pooled(array: Array, pool: Pool, segments: Sequence[tuple[int, int]] = ()) -
     """Average (frames, dim) over time, or over each segment, in double precision.
 
     Args:
-        array: of an utterance.
-        pool: `none`, `mean` of all frames, or of `segments`.
-        segments: unit and number of frames of each, which together are all frames.
+        array: features of an utterance.
+        pool: `none`, `mean` over all frames, or over `segments`.
+        segments: unit and number of frames of each segment; they cover all frames.
 
     Returns:
         (frames, 1 or segments, dim) float32.
@@ -87,10 +87,10 @@ def pooled(array: Array, pool: Pool, segments: Sequence[tuple[int, int]] = ()) -
 
 
 def as_stored(array: Array, dtype: NumberType, *, where: str) -> Array:
-    """Return (rows, dim) in the number type of the files, in order of rows.
+    """Convert (rows, dim) to the number type of the files, contiguous by rows.
 
     Raises:
-        LabelError: something is NaN or infinite, or would be in float16.
+        LabelError: a value is NaN or infinite, or does not fit in float16.
     """
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(array, dtype)
@@ -107,10 +107,10 @@ def as_stored(array: Array, dtype: NumberType, *, where: str) -> Array:
 
 @contextmanager
 def writing(writer: PartWriter) -> Iterator[Callable[[Utterance], None]]:
-    """Give a function that takes utterances to be written in a thread; when the block ends, the part is whole.
+    """Yield a function that queues utterances for a writer thread; at the end of the block the part is complete.
 
-    A block that raises leaves the part as it is, to be written again. What the thread raises, the next call raises, or
-    the end of the block.
+    If the block raises, the part is discarded, to be written again. An error in the thread is raised by the next call
+    or at the end of the block.
     """
     waiting: queue.Queue[Utterance | None] = queue.Queue(_WAITING)
     failed: list[BaseException] = []
@@ -120,7 +120,7 @@ def writing(writer: PartWriter) -> Iterator[Callable[[Utterance], None]]:
             try:
                 if not failed:
                     writer.add(utterance)
-            except BaseException as error:  # raised again by the thread that computes
+            except BaseException as error:  # raised again in the computing thread
                 failed.append(error)
 
     def put(utterance: Utterance) -> None:

@@ -1,4 +1,4 @@
-"""Shards of safetensors: `STREAM/00012.safetensors` holds a tensor (rows, dim) for each utterance of a part."""
+"""Safetensors: `STREAM/00012.safetensors` holds a (rows, dim) tensor for each utterance of a part."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,19 +18,19 @@ __all__ = ["Safetensors"]
 
 
 class Safetensors:
-    """The format `safetensors`; a part is held in memory while it is written."""
+    """The format `safetensors`; a part is kept in memory until it is complete."""
 
     def require(self) -> None:
-        """Need safetensors, which is there."""
+        """Do nothing: safetensors is always installed."""
 
     def part(self, folder: Path, number: int, description: FeaturesDescription) -> "_Part":
-        """Begin a part."""
+        """Start a part."""
         return _Part([folder / stream.name / f"{number:05d}.safetensors" for stream in description.streams])
 
     def finish(
         self, folder: Path, description: FeaturesDescription, entries: Sequence[Entry], manifest: Manifest
     ) -> None:
-        """Add nothing to the parts."""
+        """Do nothing: the parts are complete."""
 
     @contextmanager
     def reader(self, folder: Path, stream: Stream, description: FeaturesDescription) -> Iterator["_Reader"]:

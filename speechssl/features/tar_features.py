@@ -1,6 +1,6 @@
-"""Our own shards, which k-means reads without holding them: `STREAM/00012.rows`, rows of a part and nothing else.
+"""Shards of raw rows, which k-means reads without loading them: `STREAM/00012.rows` holds only the rows of a part.
 
-Each stream is a folder of `speechssl.units.feature_shards`, for `ShardPoints`. Reading maps the files into memory.
+Each stream is a folder in the format of `speechssl.units.feature_shards`, for `ShardPoints`. Files are memory-mapped.
 """
 
 import json
@@ -24,10 +24,10 @@ class Shards:
     """The format `shards`."""
 
     def require(self) -> None:
-        """Need nothing but numpy."""
+        """Do nothing: numpy is always installed."""
 
     def part(self, folder: Path, number: int, description: FeaturesDescription) -> "_Part":
-        """Begin a part."""
+        """Start a part."""
         return _Part([folder / stream.name / f"{number:05d}.rows" for stream in description.streams])
 
     def finish(

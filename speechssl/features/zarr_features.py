@@ -1,7 +1,8 @@
-"""Zarr 3: the folder is a store, and `zarr.open(FOLDER)["STREAM/ID"]` the (rows, dim) array of an utterance.
+"""Zarr 3: the folder is a store, and `zarr.open(FOLDER)["STREAM/ID"]` is the (rows, dim) array of an utterance.
 
-Written after the specification (https://zarr-specs.readthedocs.io, core version 3), a small JSON and one uncompressed
-chunk an array, without the package zarr: that takes 4 ms for an array, as long as a small model for a second of speech.
+Each array is a small JSON file and one uncompressed chunk, written by the specification
+(https://zarr-specs.readthedocs.io, core version 3) without the package zarr, which takes 4 ms per array, as long as a
+small model takes for a second of speech.
 """
 
 import json
@@ -19,7 +20,7 @@ from speechssl.features.feature_format import Array, Place
 __all__ = ["Zarr"]
 
 _METADATA = "zarr.json"
-_CHUNK = "c/0/0"  # file of the only one of an array
+_CHUNK = "c/0/0"  # file of the only chunk of an array
 _GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 
 
@@ -27,16 +28,16 @@ class Zarr:
     """The format `zarr`."""
 
     def require(self) -> None:
-        """Need nothing but numpy."""
+        """Do nothing: numpy is always installed."""
 
     def part(self, folder: Path, number: int, description: FeaturesDescription) -> "_Part":
-        """Begin a part."""
+        """Start a part."""
         return _Part([folder / stream.name for stream in description.streams], description.dtype)
 
     def finish(
         self, folder: Path, description: FeaturesDescription, entries: Sequence[Entry], manifest: Manifest
     ) -> None:
-        """Make groups of the folder, of each stream, and of the folders that names of long ids begin with."""
+        """Write group metadata for the folder, each stream, and the folders in names of long ids."""
         below = {parent for entry in entries for parent in Path(entry.place).parents}
         streams = {folder / stream.name / parent for stream in description.streams for parent in below}
         for group in (folder, *sorted(streams)):
@@ -49,7 +50,7 @@ class Zarr:
 
 
 class _Part:
-    """Arrays written at once: the index says which are whole."""
+    """Writes arrays directly; the index lists those that are complete."""
 
     def __init__(self, folders: Sequence[Path], dtype: str) -> None:
         self._folders, self._dtype = folders, dtype

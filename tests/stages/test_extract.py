@@ -363,7 +363,7 @@ def test_a_folder_that_was_interrupted_ends_with_the_same_bits(make, form, tmp_p
     config = make(tmp_path / "out", format=form)
     with pytest.raises(KeyboardInterrupt):
         extract_features(config)
-    with pytest.raises(LabelError, match=r"no folder of features, as it holds no features.json"):
+    with pytest.raises(LabelError, match=r"not a folder of features, as it holds no features.json"):
         FeatureFolder(tmp_path / "out").description  # noqa: B018 - is asked for
     extract_features(config)
     assert seen[:6] == ["u0000", "u0001", "u0002", "u0003", *seen[4:6]]
