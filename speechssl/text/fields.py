@@ -1,9 +1,9 @@
-"""Lines and fields of text formats: parted where the formats say, at line feeds, blanks and tabs.
+"""Splits text formats into lines and fields exactly as these formats do, at line feeds, blanks and tabs.
 
-`str.splitlines` and `str.split` part at U+2028, U+00A0, U+3000, vertical tabs and others too, which Kaldi, ARPA, NIST's
-formats and lexicons take for letters. Every reader of such a format uses this module. `escape_id` writes ids into
-formats that cannot hold all signs, `unescape_id` reads them back; `cells_as_line` writes what people read. `sign_of`
-and `cells_of` part tables that come without a word on what parts them.
+`str.splitlines` and `str.split` also split at U+2028, U+00A0, U+3000, vertical tabs and others, which Kaldi, ARPA,
+NIST's formats and lexicons treat as letters. Every reader of such a format uses this module. `escape_id` writes ids
+into formats that cannot hold all characters, `unescape_id` reads them back; `cells_as_line` writes reports. `sign_of`
+and `cells_of` split tables with an unknown separator.
 """
 
 import csv
@@ -27,7 +27,7 @@ _ESCAPE = re.compile("((?:%[0-9A-F]{2})+)")
 
 
 def lines_of(text: str) -> list[str]:
-    r"""Part a text at its line feeds; a carriage return before one goes with it, and the last line needs none.
+    r"""Split a text into lines at LF or CRLF; the last line may lack one.
 
     Examples:
         >>> lines_of("a\u2028b\r\nc")
@@ -40,7 +40,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def fields_of(line: str) -> list[str]:
-    r"""Part a line at runs of blanks and tabs.
+    r"""Split a line at runs of blanks and tabs.
 
     Examples:
         >>> fields_of(" a\u00a0b \tc")
@@ -50,7 +50,7 @@ def fields_of(line: str) -> list[str]:
 
 
 def first_field(line: str) -> tuple[str, str]:
-    """Return the first field of a line, and all that follows it without blanks around.
+    """Return the first field of a line, and the rest without surrounding blanks.
 
     Examples:
         >>> first_field(" key  some value ")
@@ -62,23 +62,23 @@ def first_field(line: str) -> tuple[str, str]:
 
 
 def sign_of(line: str, *, is_csv: bool) -> str | None:
-    """Return the sign that parts the cells of a table, by its first line: a tab, comma, semicolon or bar; None: blanks.
+    """Return the separator of a table from its first line: tab, comma, semicolon or bar; None for blanks.
 
     Args:
-        line: the first one.
-        is_csv: whether commas and semicolons part cells.
+        line: the first line.
+        is_csv: whether commas and semicolons may separate cells.
     """
     signs = ("\t", ",", ";", "|") if is_csv else ("\t", "|")
     return next((sign for sign in signs if sign in line), None)
 
 
 def cells_of(line: str, sign: str | None, most: int = 0) -> list[str]:
-    """Part a line of a table.
+    """Split a line of a table into cells.
 
     Args:
-        line: one of its lines.
-        sign: of `sign_of`.
-        most: cells that blanks part at most, of which the last is the rest of the line; 0 for all.
+        line: a line of the table.
+        sign: separator, from `sign_of`.
+        most: most cells for a table of blanks, where the last is the rest of the line; 0 for no limit.
 
     Examples:
         >>> cells_of("a  b.wav one two", None, 3), cells_of('a,"b,c"', ",")
@@ -96,7 +96,7 @@ def cells_of(line: str, sign: str | None, most: int = 0) -> list[str]:
 
 
 def cells_as_line(cells: Iterable[str]) -> str:
-    r"""Write a line of a table of tabs; what a cell cannot hold becomes a blank.
+    r"""Join cells with tabs; tabs and line breaks within cells become blanks.
 
     Examples:
         >>> cells_as_line(["a\tb", "c\r\nd"])
@@ -106,9 +106,9 @@ def cells_as_line(cells: Iterable[str]) -> str:
 
 
 def escape_id(key: str, signs: Iterable[str] = ()) -> str:
-    """Write an id as one field: blanks and line breaks of any kind, and `signs`, as `%` and their bytes in UTF-8.
+    """Percent-encode whitespace and `signs` in an id, so that it is one field.
 
-    What looks like such bytes in the id itself is escaped too, so that `unescape_id` returns any id.
+    Text in the id that looks encoded is escaped too, so that `unescape_id` restores any id.
 
     Examples:
         >>> escape_id("a b"), escape_id("100%"), escape_id("a%20b"), escape_id("a(1)", "()")
@@ -119,7 +119,7 @@ def escape_id(key: str, signs: Iterable[str] = ()) -> str:
 
 
 def unescape_id(field: str) -> str:
-    """Return the id that `escape_id` wrote."""
+    """Decode an id written by `escape_id`."""
     return _ESCAPE.sub(lambda found: bytes.fromhex(found[0].replace("%", "")).decode(errors="replace"), field)
 
 

@@ -1,6 +1,6 @@
-"""Languages by their codes in any usual form: tr, TUR, tr_TR, tr-Latn, azj-script_latin; unknown codes are refused.
+"""Parses language codes in any usual form: tr, TUR, tr_TR, tr-Latn, azj-script_latin; unknown codes are refused.
 
-The registry is IANA's (BCP 47), by the package langcodes, imported only where a language is given.
+The registry is IANA's (BCP 47), from the package langcodes, which is imported only if a language is given.
 """
 
 import re
@@ -12,7 +12,7 @@ from speechssl.errors import ConfigError, PackageError
 __all__ = ["Language", "is_code_like", "read_language"]
 
 _NO_LANGUAGE = frozenset({"", "und", "mul", "zxx", "mis", "unknown", "none"})  # the first four are ISO 639's own
-_SCRIPTS = {  # as MMS spells them after `-script_`
+_SCRIPTS = {  # names of scripts in MMS, after `-script_`
     "arabic": "Arab",
     "bengali": "Beng",
     "cyrillic": "Cyrl",
@@ -34,7 +34,7 @@ _SCRIPTS = {  # as MMS spells them after `-script_`
 }
 
 
-_SINCE_2021 = frozenset(  # ISO 639-3 has them, the registry of langcodes 3.5 is older
+_SINCE_2021 = frozenset(  # codes of ISO 639-3 that are newer than the registry of langcodes 3.5
     re.findall(
         "[a-z]+",
         "ajs bpc cls cnq cxh dsk dsz dyr egm eud gov hnm ikh imt isv izm lgo lgs lqr lsc lsw luh lvl nww nzr oak oie "
@@ -46,28 +46,28 @@ _SINCE_2021 = frozenset(  # ISO 639-3 has them, the registry of langcodes 3.5 is
 
 @dataclass(frozen=True)
 class Language:
-    """A language, and the script it is written in if the code says so."""
+    """A language, and its script if the code states one."""
 
-    code: str  # ISO 639: two letters where there are two; a member of a macrolanguage is that, as azj is az
+    code: str  # ISO 639, two letters if possible; that of the macrolanguage, as az for azj
     script: str | None = None  # ISO 15924: Latn
 
     def is_one_of(self, codes: frozenset[str]) -> bool:
-        """Whether a set names it, by its code alone or with its script: kk, or kk-Latn."""
+        """Return whether a set holds the code, alone or with the script: kk, or kk-Latn."""
         return self.code in codes or f"{self.code}-{self.script}" in codes
 
 
 @lru_cache(maxsize=512)
 def read_language(code: str | None) -> Language | None:
-    """Read a code: ISO 639-1 or 639-3, a tag of BCP 47, a locale, or one of MMS.
+    """Parse a code of ISO 639-1, 639-3, BCP 47, a locale or MMS.
 
     Args:
-        code: of a recipe or a manifest; the case does not matter, `_` is `-`.
+        code: code from a recipe or a manifest; case is ignored, `_` is `-`.
 
     Returns:
-        None if there is none, or it says that the language is not known or not one: und, mul, zxx, mis, unknown.
+        None for no code, or one for an unknown language or several: und, mul, zxx, mis, unknown.
 
     Raises:
-        ConfigError: it is the code of no language.
+        ConfigError: the code is unknown.
         PackageError: langcodes is not installed.
 
     Examples:
@@ -83,7 +83,7 @@ def read_language(code: str | None) -> Language | None:
         import langcodes
     except ImportError as error:
         raise PackageError(
-            f"the language {code!r} is given, and langcodes, which knows languages, is not installed: "
+            f"the language {code!r} is given, but langcodes, which is needed for it, is not installed: "
             "pip install langcodes"
         ) from error
     tag, script = _as_tag(wanted)
@@ -95,15 +95,15 @@ def read_language(code: str | None) -> Language | None:
         family = langcodes.standardize_tag(found.language or "und", macro=True)
     except ValueError as error:
         raise ConfigError(
-            f"{code!r} is the code of no language; expected one of ISO 639 as tr or tur, a tag or locale that begins "
-            "with one as tr-Latn, tr_TR, azj-script_latin, or und if it is not known"
+            f"{code!r} is not a language code; expected one of ISO 639 such as tr or tur, a tag or locale that begins "
+            "with one such as tr-Latn, tr_TR, azj-script_latin, or und if the language is unknown"
         ) from error
     language = langcodes.Language.get(family).language or "und"
     return None if language in _NO_LANGUAGE else Language(language, found.script or script or None)
 
 
 def is_code_like(word: str) -> bool:
-    """Whether a word that is the code of no language looks like one, as `xx_YY` does and `English` does not.
+    """Return whether a word that is not a language code looks like one, as `xx_YY` but not `English`.
 
     Examples:
         >>> is_code_like("xx"), is_code_like("qqx-Latn"), is_code_like("English"), is_code_like("Old Norse")
@@ -113,7 +113,7 @@ def is_code_like(word: str) -> bool:
 
 
 def _as_tag(code: str) -> tuple[str, str | None]:
-    """Part a code in small letters into a tag and the script that a name gives: '' for none, None if unknown."""
+    """Split a code in lower case into tag and script; '' for no script, None if it is unknown."""
     if mms := re.fullmatch(r"([a-z]{2,3})-(script|dialect)_(.+)", code):
         return mms[1], _SCRIPTS.get(mms[3]) if mms[2] == "script" else ""
     tag, _, modifier = code.partition("@")

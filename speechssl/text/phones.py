@@ -1,15 +1,15 @@
-r"""Pronunciation lexicons. A line a word: the word, a tab or a blank, and its phones with blanks between.
+r"""Reads pronunciation lexicons: lines of a word, a tab or a blank, and its phones separated by blanks.
 
-Comments are passed over: `;;;` and `#` at the start of a line and, where a blank parts the word from its phones as in
-CMUdict, ` # ` behind them. CMUdict's `WORD(2)` is a further pronunciation; of several the first counts, since a target
-is one sequence.
+Comments are skipped: `;;;` and `#` at the start of a line and, if a blank separates word and phones as in CMUdict,
+` # ` after the phones. CMUdict's `WORD(2)` is another pronunciation; only the first of a word is used, as a target is
+one sequence.
 
-Numbers between word and phones are probabilities and are left out: the one or four of MFA's dictionaries and of
-Kaldi's `lexiconp.txt` and `lexiconp_silprob.txt`. Phones of SAMPA and tones are whole numbers too, so the whole file
-decides. A number with a point or an exponent is no phone. A whole number is one, unless all lines have a number in
-its place and others there or behind it have a point; or it has a cell of its own between tabs, of 0 to 1, on all
-lines; or it is the 1 of all of ten lines or more, and no other phone is a number; or the file is called `lexiconp...`
-as Kaldi's. HTK's `[OUTPUT]`, where all lines have it, is left out as well.
+Numbers between word and phones are probabilities and are left out: one or four in MFA's dictionaries and Kaldi's
+`lexiconp.txt` and `lexiconp_silprob.txt`. SAMPA phones and tones are whole numbers too, so the whole file decides. A
+number with a point or an exponent is not a phone. A whole number is a phone unless all lines have a number in its
+place, of which some, or some after it, have a point; or it has a cell of its own between tabs, of 0 to 1, on all lines;
+or it is 1 on all of at least ten lines, and no other phone is a number; or the file is named `lexiconp...` as in Kaldi.
+HTK's `[OUTPUT]` is left out too if all lines have it.
 """
 
 import re
@@ -32,8 +32,8 @@ __all__ = [
 
 _FURTHER = re.compile(r"(?<=.)\([0-9]+\)$")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-_TELLING = 10  # lines that do not all begin with the same phone, unless it is none
-_MOST = 4  # numbers of a line: of the pronunciation, of silence behind, and two corrections
+_TELLING = 10  # fewest lines from which a common first field is concluded not to be a phone
+_MOST = 4  # most numbers on a line: pronunciation probability, silence after, and two corrections
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Pronunciation:
 
 
 def read_lexicon_of_phones(path: Path, text: TextConfig) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Read a lexicon; its words go through the policy that the texts go through.
+    """Read a lexicon, with its words normalised by the text policy.
 
     Returns:
-        Phones by word, and a note on what of the lines was left out.
+        Phones by word, and notes on what was left out.
 
     Raises:
-        VocabularyError: it cannot be read, a word has no phones, there is no word, or a line has no number where other
-            lines have probabilities, and nothing tells whole numbers there from phones.
+        VocabularyError: the file cannot be read or holds no word, a word has no phones, or only some lines have
+            probabilities, so that whole numbers are ambiguous.
     """
     lexicon: dict[str, tuple[str, ...]] = {}
     found, notes = read_pronunciations(path)
@@ -66,14 +66,14 @@ def read_pronunciations(path: Path, *, comments: bool = True) -> tuple[list[Pron
     """Read the lines of a lexicon; words may occur several times.
 
     Args:
-        path: in UTF-8.
-        comments: False where `#` and `;;;` are words or letters.
+        path: lexicon in UTF-8.
+        comments: False if `#` and `;;;` are words or letters.
 
     Returns:
-        The lines, and a note on what was left out of them.
+        The lines, and notes on what was left out.
 
     Raises:
-        VocabularyError: what `read_lexicon_of_phones` says.
+        VocabularyError: as `read_lexicon_of_phones`.
     """
     try:
         lines = lines_of(path.read_text(encoding="utf-8-sig"))
@@ -119,7 +119,7 @@ def read_pronunciations(path: Path, *, comments: bool = True) -> tuple[list[Pron
 
 
 def without_variant(word: str) -> str:
-    """Return a word without the number of its pronunciation.
+    """Return a word without its pronunciation number.
 
     Examples:
         >>> without_variant("world(2)"), without_variant("(2)")
@@ -129,12 +129,12 @@ def without_variant(word: str) -> str:
 
 
 def lexicon_lines(lexicon: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return lines of a word, a tab and its phones: what a model keeps of its lexicon."""
+    """Return lines of a word, a tab and its phones, as stored in a model."""
     return tuple(f"{word}\t{' '.join(phones)}" for word, phones in lexicon.items())
 
 
 def parse_lexicon(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Read what `lexicon_lines` returned."""
+    """Parse the lines of `lexicon_lines`."""
     pairs = (line.split("\t") for line in lines)
     return {word: tuple(fields_of(phones)) for word, phones in pairs}
 
@@ -176,12 +176,12 @@ def _columns(path: Path, cells: Sequence[Sequence[str]], fields: Sequence[Sequen
 
 
 def _points(fields: Sequence[str]) -> int:
-    """Count the numbers with a point that a line begins with, four at most."""
+    """Count the numbers with a point at the start of a line, up to four."""
     return next((n for n, field in enumerate(fields[:_MOST]) if not _has_point(field)), min(len(fields), _MOST))
 
 
 def _is_unclear(field: str, fields: Sequence[Sequence[str]], column: int) -> bool:
-    """Whether a whole number stands where other lines, not all, have one with a point."""
+    """Return whether a whole number is in a column where some lines have a number with a point."""
     return _is_number(field) and any(_points(each) > column for each in fields)
 
 

@@ -1,9 +1,8 @@
-"""Pieces of words: a unigram model (Kudo 2018, arXiv:1804.10959), trained by SentencePiece, applied by lines of ours.
+"""Word pieces of a unigram model (Kudo 2018, arXiv:1804.10959), trained by SentencePiece and segmented here.
 
-A model keeps its pieces and their log-probabilities, so that to decode, to align and to score needs no further package;
-SentencePiece (extra `pieces`) is needed where pieces are chosen. Its own encoder was weighed for the rest: it wants its
-binary file beside each model. Of byte-pair encoding, its other method, a model would have to keep the merges; the
-unigram model was as good or better in the paper above.
+A model stores its pieces and their log-probabilities, so that decoding, alignment and scoring need no further package;
+only training needs SentencePiece (extra `pieces`). SentencePiece's encoder would need its binary file beside each
+model. Byte-pair encoding would need the merges; the unigram model was as good or better in the paper.
 """
 
 import io
@@ -14,22 +13,22 @@ from speechssl.errors import ConfigError, VocabularyError
 
 __all__ = ["WORD_START", "segment", "train_pieces"]
 
-WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for the blank before a word
+WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's mark for the space before a word
 
 
 def train_pieces(texts: Iterable[str], size: int) -> dict[str, float]:
-    """Choose pieces on texts that went through the policy; the same texts give the same pieces.
+    """Train pieces on normalised texts, deterministically.
 
     Args:
         texts: with single spaces.
-        size: number of pieces wanted, all letters among them; fewer where the texts do not give so many.
+        size: number of pieces, including all letters; the result has fewer if the texts do not give as many.
 
     Returns:
-        Log-probability by piece, the most probable first. Every letter is a piece, and the start of a word.
+        Log-probability by piece, the most probable first. Every letter and the start of a word are pieces.
 
     Raises:
         ConfigError: SentencePiece is not installed.
-        VocabularyError: no text holds a letter, one holds the sign of the start of a word, or the size is too small.
+        VocabularyError: no text holds a letter, one holds the mark of the start of a word, or the size is too small.
     """
     lines = [text for text in texts if text]
     letters = {letter for text in lines for letter in text if not letter.isspace()}
@@ -55,14 +54,14 @@ def segment(text: str, scores: Mapping[str, float]) -> list[str]:
         scores: log-probability by piece.
 
     Raises:
-        ValueError: a word cannot be put together of pieces.
+        ValueError: a word cannot be composed of pieces.
     """
     longest = max(map(len, scores), default=0)
     return [piece for word in text.split() for piece in _segment_word(WORD_START + word, scores, longest)]
 
 
 def _segment_word(word: str, scores: Mapping[str, float], longest: int) -> list[str]:
-    best = [0.0] + [-math.inf] * len(word)  # of the pieces that end here
+    best = [0.0] + [-math.inf] * len(word)  # best log-probability of pieces that end here
     start = [0] * (len(word) + 1)
     for end in range(1, len(word) + 1):
         for begin in range(max(0, end - longest), end):
@@ -70,7 +69,7 @@ def _segment_word(word: str, scores: Mapping[str, float], longest: int) -> list[
             if score > best[end]:
                 best[end], start[end] = score, begin
     if best[-1] == -math.inf:
-        raise ValueError(f"{word[1:]!r} cannot be put together of the pieces")
+        raise ValueError(f"{word[1:]!r} cannot be composed of the pieces")
     pieces, end = [], len(word)
     while end:
         pieces.append(word[start[end] : end])
@@ -90,13 +89,13 @@ def _train(lines: list[str], size: int) -> dict[str, float]:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_writer=written,
-            vocab_size=size + 1,  # its sign for what it does not know is left out below
+            vocab_size=size + 1,  # the unknown token is removed below
             model_type="unigram",
             hard_vocab_limit=False,
             character_coverage=1.0,
-            normalization_rule_name="identity",  # texts went through the policy already
-            max_sentence_length=1_000_000,  # bytes; longer lines would be passed over
-            num_threads=1,  # sums of several threads differ from run to run
+            normalization_rule_name="identity",  # texts are normalised already
+            max_sentence_length=1_000_000,  # bytes; longer lines are skipped
+            num_threads=1,  # more threads are not deterministic
             unk_id=0,
             bos_id=-1,
             eos_id=-1,

@@ -1,7 +1,7 @@
-"""What is done to texts before a model learns them: a policy that the model keeps, so that all texts are read alike.
+"""The text policy: how training texts are normalised. It is stored in the model, so that all texts are treated alike.
 
-Unicode NFC and single spaces always; the rest as the recipe says. Scoring has its own normalisers (`score.normalise`),
-which both sides of a comparison go through; this is what a model is taught to write.
+Unicode NFC and single spaces always apply; the rest is configured. Scoring has its own normalisers
+(`asr/scoring/normalise.py`) for both sides of a comparison; this policy defines what a model learns to write.
 """
 
 import unicodedata
@@ -18,13 +18,13 @@ __all__ = ["TextConfig", "digits_in", "with_known_language"]
 
 @configuration
 class TextConfig:
-    """The policy. The defaults leave texts as they are, but for NFC and blanks."""
+    """The policy; the defaults change only Unicode form and spaces."""
 
-    replace: tuple[tuple[str, str], ...] = ()  # what is written for what, in this order, before all else
+    replace: tuple[tuple[str, str], ...] = ()  # pairs (old, new), replaced in this order, before anything else
     case: Literal["keep", "lower", "upper"] = "keep"
-    punctuation: Literal["keep", "remove"] = "keep"  # remove: but what stands inside words, see data.words
-    digits: Literal["keep", "refuse"] = "keep"  # refuse: nothing says how a number is spoken
-    language: str | None = None  # code, such as tr, tur or tr_TR; matters for capitals and marks, see data.words
+    punctuation: Literal["keep", "remove"] = "keep"  # remove: except inside words, see text/words.py
+    digits: Literal["keep", "refuse"] = "keep"  # refuse: texts do not state how a number is spoken
+    language: str | None = None  # code, such as tr, tur or tr_TR; affects case and marks, see text/words.py
 
     def __post_init__(self) -> None:
         if any(not old for old, _ in self.replace):
@@ -32,10 +32,10 @@ class TextConfig:
         try:
             read_language(self.language)
         except ConfigError as error:
-            raise ConfigError(f"text.language: {error}; a run begun with it goes on with null") from error
+            raise ConfigError(f"text.language: {error}; a run started with it continues with null") from error
 
     def apply(self, text: str) -> str:
-        """Return the text that the model is to write; digits are not looked at.
+        """Normalise a text; digits are not checked.
 
         Examples:
             >>> TextConfig(case="lower", punctuation="remove").apply("Don’t  press — the KEY!")
@@ -54,11 +54,11 @@ class TextConfig:
         return " ".join(unicodedata.normalize("NFC", text).split())
 
     def refuses(self, text: str) -> bool:
-        """Whether a text holds digits that the policy refuses."""
+        """Return whether a text holds digits that the policy refuses."""
         return self.digits == "refuse" and bool(digits_in(text))
 
     def describe(self) -> str:
-        """Say in a report's words what is done."""
+        """Describe the policy for a report."""
         done = ["Unicode NFC, single spaces"]
         done += [f"{len(self.replace)} replacements"] if self.replace else []
         done += [f"{self.case} case"] if self.case != "keep" else []
@@ -68,15 +68,15 @@ class TextConfig:
 
 
 def with_known_language(values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """Take out of what was saved a `text.language` that is the code of no language; once any word was taken for one.
+    """Remove an unknown `text.language` from saved values, as older versions accepted any word.
 
-    It had no rules then, and has none now, so what was saved with it means the same without.
+    Such a word had no effect, so the saved values mean the same without it.
 
     Args:
-        values: of `config.json` or `model.json`.
+        values: contents of `config.json` or `model.json`.
 
     Returns:
-        The values, and what to tell if they were changed.
+        The values, and a note if they were changed.
 
     Examples:
         >>> with_known_language({"text": {"language": "Klingonish"}})[0]
@@ -88,7 +88,7 @@ def with_known_language(values: Mapping[str, Any]) -> tuple[dict[str, Any], str 
     try:
         read_language(text["language"])
     except ConfigError as error:
-        note = f"text.language: {error}; what was saved with it goes on without rules of a language, as it was made"
+        note = f"text.language: {error}; what was saved with it is used without language rules, as it was made"
         return {**values, "text": {**text, "language": None}}, note
     return dict(values), None
 

@@ -1,7 +1,8 @@
-"""Texts to ids and back: letters of any script, phones of a lexicon, or pieces of words, after the policy of texts.
+"""The vocabulary: converts texts to token ids and back, with letters, phones of a lexicon, or word pieces as tokens.
 
-Token 0 is the CTC blank. Letters and phones have the word boundary `|` as token 1 and follow in code-point order; of
-pieces, those that begin a word begin with `▁`, and the most probable come first.
+Texts are normalised by the text policy first. Token 0 is the CTC blank. For letters and phones token 1 is the word
+boundary `|`, and the others follow in code-point order; pieces that begin a word begin with `▁`, and pieces are ordered
+by probability, the most probable first.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,18 +44,18 @@ class Letters:
 
 @configuration
 class Phones:
-    """Every phone of the lexicon's words that the training texts hold is a token."""
+    """Every phone of the words in the training texts is a token."""
 
     kind: Literal["phones"] = "phones"
-    lexicon: Path  # a word, a tab, its phones
+    lexicon: Path  # pronunciation lexicon: lines of a word, a tab and its phones
 
 
 @configuration
 class Pieces:
-    """Pieces of words, chosen on the training texts."""
+    """Word pieces trained on the training texts are tokens."""
 
     kind: Literal["pieces"] = "pieces"
-    size: int = 500  # pieces, at most; every letter is one
+    size: int = 500  # most pieces, including all letters
 
     def __post_init__(self) -> None:
         if self.size < 2:
@@ -66,7 +67,7 @@ UnitsConfig = Annotated[Letters | Phones | Pieces, Discriminator("kind")]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """An ordered set of tokens, and how texts become sequences of them.
+    """An ordered set of tokens, which encodes and decodes texts.
 
     Examples:
         >>> vocabulary = Vocabulary.from_texts(["ab a"])
@@ -81,22 +82,22 @@ class Vocabulary:
     text: TextConfig = TextConfig()
     lexicon: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # phones by word; empty: texts are phones
     scores: Mapping[str, float] = field(default_factory=dict)  # log-probability by piece
-    notes: tuple[str, ...] = field(default=(), compare=False)  # what of the lexicon was not taken
-    writing: WritingConfig = WritingConfig()  # of texts
+    notes: tuple[str, ...] = field(default=(), compare=False)  # notes on what of the lexicon was not used
+    writing: WritingConfig = WritingConfig()  # how texts are written out
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], units: UnitsConfig | None = None, text: TextConfig | None = None) -> Self:
         """Collect the tokens of the training texts.
 
         Args:
-            texts: as they stand in the manifest.
-            units: what tokens are; None for letters.
-            text: policy; None for the default.
+            texts: texts as in the manifest.
+            units: kind of tokens; None for letters.
+            text: text policy; None for the default.
 
         Raises:
-            VocabularyError: no text holds a letter, one holds a sign that tokens begin or end words with, or the
-                lexicon has none of their words.
-            ConfigError: the package that chooses pieces is not installed.
+            VocabularyError: no text holds a letter, one holds a mark of word boundaries, or the lexicon has none of
+                their words.
+            ConfigError: SentencePiece is needed but not installed.
         """
         policy = text or TextConfig()
         prepared = [policy.apply(each) for each in texts]
@@ -118,14 +119,14 @@ class Vocabulary:
                 return cls(("<blank>", *scores), "pieces", policy, scores=scores)
 
     def __len__(self) -> int:
-        """Return the number of tokens, blank and word boundary included."""
+        """Return the number of tokens, including blank and word boundary."""
         return len(self.tokens)
 
     def encode(self, text: str, *, where: str) -> list[int]:
-        """Return the ids of a text as it stands in a manifest; `where` names it in errors.
+        """Encode a text of a manifest as ids; `where` names it in errors.
 
         Raises:
-            VocabularyError: after the policy the text is empty, or it holds refused digits, letters outside the
+            VocabularyError: the normalised text is empty, or holds refused digits, letters outside the
                 vocabulary, or words that the lexicon lacks.
         """
         prepared = self.text.apply(text)
@@ -149,7 +150,7 @@ class Vocabulary:
         return [ids[token] for token in self._spell(prepared)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids without blanks; runs of word boundaries become one space.
+        """Decode ids to a text; blanks are dropped, runs of word boundaries become one space.
 
         Phones are written with blanks between, and words of phones with ` | `, unless `writing` says otherwise.
         """
@@ -169,13 +170,13 @@ class Vocabulary:
         return " ".join((tidied(text) if self.writing.tidy else text).split())
 
     def join(self, words: Sequence[str]) -> str:
-        """Return the text of words that were written one by one."""
+        """Join words of `write` to a text."""
         is_own = self.writing.boundary is not None and self.written_in == "letters"
         text = (self.writing.boundary or "" if is_own else " ").join(words)
         return tidied(text) if self.writing.tidy else text
 
     def words(self, ids: Sequence[int]) -> list[list[int]]:
-        """Return the places in `ids`, without blanks, of the tokens of each word; boundaries are of none."""
+        """Return the indices in `ids`, which has no CTC blanks, of the tokens of each word, without boundaries."""
         found: list[list[int]] = []
         gaps: list[int] = []  # boundaries before each word
         gap = 0
@@ -199,16 +200,16 @@ class Vocabulary:
         return merged
 
     def write(self, word: Sequence[str]) -> str:
-        """Return the tokens of one word as one word, without blanks in it: phones get a dot between."""
+        """Write the tokens of one word without spaces; phones are separated by dots."""
         if self.written_in == "phones":
             return ".".join(word)
         return "".join(word).removeprefix(WORD_START if self.written_in == "pieces" else "")
 
     def reference(self, text: str) -> str:
-        """Return what a perfect model writes for a text of a manifest.
+        """Return the output of a perfect model for a text of a manifest.
 
         Raises:
-            VocabularyError: phones are to be written, and the lexicon lacks a word.
+            VocabularyError: tokens are phones, and the lexicon lacks a word.
         """
         prepared = self.text.apply(text)
         if self.written_in != "phones" or not self.lexicon:
@@ -267,7 +268,7 @@ class Vocabulary:
                 return segment(prepared, self.scores)
 
     def _group(self, tokens: Sequence[str]) -> list[list[str]]:
-        """Part tokens into words."""
+        """Split tokens into words."""
         words: list[list[str]] = [[]]
         for token in tokens:
             if self.written_in == "pieces" and token.startswith(WORD_START):
@@ -280,7 +281,7 @@ class Vocabulary:
 
 
 def frames_needed(ids: Sequence[int]) -> int:
-    """Count the frames that CTC needs: one a token, and a blank between equal neighbours.
+    """Count the frames that CTC needs: one per token, and a blank between equal neighbours.
 
     Examples:
         >>> frames_needed([5, 5, 6])

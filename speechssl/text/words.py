@@ -1,15 +1,16 @@
-"""What belongs to a word, by script and language: letters in lower or upper case, and signs that stand inside words.
+"""Word rules by script and language: case, and the punctuation that belongs to words.
 
-One rule for the policy of texts, for scoring and for the readers of corpora. Letters, marks and digits are of words;
-punctuation and symbols part them, but for these:
+The text policy, scoring and the readers of corpora share these rules. Letters, marks and digits belong to words;
+punctuation and symbols separate words, with these exceptions:
 
-- an apostrophe or a hyphen between two letters, digits or marks on them, each in one form, `'` and `-`. A dash is no
-  hyphen: it parts words. The Hebrew maqaf and the Armenian hyphen are hyphens.
+- an apostrophe or hyphen between two letters, digits or marks belongs to the word, in one form each, `'` and `-`. A
+  dash is not a hyphen: it separates words. The Hebrew maqaf and the Armenian hyphen are hyphens.
 - the Catalan dot between two Latin letters; in Catalan it may be typed `.` between two l.
-- Hebrew gershayim `"` between two letters, geresh `'` also behind the last if it closes no quotation.
-- Armenian marks over a vowel vanish: the letters around them join. So do tatweel, soft hyphens, variation selectors and
-  other invisible signs, but for one joiner between two letters of a script that it shapes (Arabic, Indian).
-- modifier letters that Unicode files as symbols: tone letters, the raised colon.
+- Hebrew gershayim `"` between two letters, geresh `'` also after the last if it does not close a quotation.
+- Armenian marks over a vowel are removed, and the letters around them join. So are tatweel, soft hyphens, variation
+  selectors and other invisible characters, except one joiner between two letters of a script that it shapes (Arabic,
+  Indian).
+- modifier letters that Unicode classifies as symbols: tone letters, the raised colon.
 - by language: the colon (Finnish, Swedish, Sami, Mohawk), the letter that Hawaiian or Uzbek write as an apostrophe, and
   apostrophes at the ends of words (Maltese, Navajo, Hausa); clicks typed `!` and `|` (Nama, !Xoo).
 """
@@ -22,7 +23,7 @@ from speechssl.text.languages import Language
 
 __all__ = ["ONE_FORM", "lacks_blanks", "lowered", "raised", "without_punctuation"]
 
-# for str.translate: one form of the signs that stand inside words
+# for str.translate: one form of each sign inside words
 ONE_FORM = str.maketrans(
     dict.fromkeys("’‘‛ʼ`´＇｀′᾽᾿\u055a\u05f3", "'")
     | dict.fromkeys("‐‑\u05be\u058a\u1806\ufe63\uff0d", "-")
@@ -47,27 +48,27 @@ _HAN = (
 _BY_DICTIONARY = (
     "\u0e00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\ua980-\ua9ff\uaa60-\uaadf\U00011700-\U0001174f"
 )
-_UNPARTED = (  # and letters, marks counted, to a blank, from which on it parts no words: twice a usual word, or more
+_UNPARTED = (  # letters and marks per blank above which blanks do not separate words: at least twice a usual word
     (re.compile(f"[{_HAN}]+"), 4),
     (re.compile(f"[{_BY_DICTIONARY}]+"), 10),
 )
 _HEBREW = "\u0591-\u05f2"
 _LATIN = "a-zA-Z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u036f\u1d00-\u1dff\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff"
-_SHAPED = (  # letters that a joiner may shape
+_SHAPED = (  # ranges of letters that a joiner may shape
     "\u0600-\u109f\u1780-\u18af\u1900-\u1cff\ua800-\uab2f\uabc0-\uabff\ufb50-\ufdff\ufe70-\ufefe"
     "\U00010a00-\U00011fff\U0001e900-\U0001e95f"
 )
 _GREEK = "\u0370-\u03ff\u1f00-\u1fff"
-_OLD_JOINED = (  # letters that were written with a joiner before they had a code
+_OLD_JOINED = (  # letters written with a joiner before they had a code point
     *zip(("ണ്\u200d", "ന്\u200d", "ര്\u200d", "ല്\u200d", "ള്\u200d", "ക്\u200d"), "ൺൻർൽൾൿ", strict=True),
     ("ত্\u200d", "ৎ"),
 )
 _VANISH = "\u055b\u055c\u055e\u0640\u07fa\u034f" + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
-_MODIFIERS = (  # category Sk, yet letters: UAX 29, ALetter
+_MODIFIERS = (  # category Sk, but letters in UAX 29 (ALetter)
     *(range(0x2C2, 0x2C6), range(0x2D2, 0x2D8), range(0x2DE, 0x2E0), range(0x2E5, 0x2EC), range(0x2ED, 0x2EE)),
     *(range(0x2EF, 0x300), range(0xA708, 0xA717), range(0xA720, 0xA722), range(0xA789, 0xA78B), range(0xAB5B, 0xAB5C)),
 )
-_IN = r"""[^\s'"·:-]"""  # of words, after the first pass
+_IN = r"""[^\s'"·:-]"""  # characters of words, after the first pass
 _EDGE = re.compile(rf"(?<!{_IN})['-]|['-](?!{_IN})")
 _EDGE_KEEPING_FINAL = re.compile(rf"(?<!{_IN})['-]|-(?!{_IN})")
 _EDGE_BUT_HEBREW = re.compile(rf"(?<!{_IN})['-]|-(?!{_IN})|(?<![{_HEBREW}])'(?!{_IN})")
@@ -83,7 +84,7 @@ _INNER_SIGMA = re.compile(rf"ς(?=[{_GREEK}])")
 
 
 class _Signs(dict[int, str | None]):
-    """For str.translate: what becomes of each character at first; filled as characters occur."""
+    """Table for str.translate of the first pass, filled as characters occur."""
 
     def __missing__(self, code: int) -> str | None:
         self[code] = found = _first(chr(code))
@@ -91,7 +92,7 @@ class _Signs(dict[int, str | None]):
 
 
 def _first(character: str) -> str | None:
-    """Return a character that may be of words in its one form, None for one that vanishes, a space for all others."""
+    """Map a character that may belong to words to its one form, removed ones to None, all others to a space."""
     if character in _VANISH:
         return None
     if character in "\u200c\u200d" or ord(character) in ONE_FORM:
@@ -119,7 +120,7 @@ def raised(text: str, language: Language | None) -> str:
 
 
 def without_punctuation(text: str, language: Language | None = None) -> str:
-    """Turn punctuation and symbols into spaces, but for what belongs to words: see this module.
+    """Replace punctuation and symbols by spaces, except those that belong to words by the rules of this module.
 
     Examples:
         >>> without_punctuation("col·legi—that’s ‘it’…")
@@ -143,7 +144,7 @@ def without_punctuation(text: str, language: Language | None = None) -> str:
 
 
 def lacks_blanks(texts: Sequence[str]) -> list[int]:
-    """Return the places of texts in scripts without blanks between words; none if they have them, as segmented ones.
+    """Return the indices of texts in scripts without blanks between words; none if the texts are segmented.
 
     Examples:
         >>> lacks_blanks(["ผมไปตลาดครับ", "we go", "今天天气很好 一起去吧"])
@@ -167,7 +168,7 @@ def lacks_blanks(texts: Sequence[str]) -> list[int]:
 
 
 def _with_inner_signs(text: str, language: Language | None) -> str:
-    """Keep signs where they belong to words."""
+    """Keep signs only where they belong to words."""
     if "\u200c" in text or "\u200d" in text:
         marked = _INNER_JOINER.sub(lambda m: "\ue000" if m[1] == "\u200c" else "\ue001", text)
         text = _JOINER.sub("", marked).replace("\ue000", "\u200c").replace("\ue001", "\u200d")
@@ -200,7 +201,7 @@ def _with_apostrophes(text: str, language: Language | None) -> str:
 
 
 def _with_clicks(text: str) -> str:
-    """Write the letters of clicks for what is typed for them before a letter: ! | || and the sign for not equal."""
+    """Replace typed clicks before a letter (! | || and the not-equal sign) by click letters."""
     for typed, letter in (("||", "ǁ"), ("|", "ǀ"), ("!", "ǃ"), ("≠", "ǂ")):
         text = re.sub(rf"{re.escape(typed)}(?=[^\W\d_]|['’])", letter, text)
     return text

@@ -1,10 +1,10 @@
-"""How tokens are written out as a text, where the tokenizer of another toolkit has its own way. Knows no tokens."""
+"""Settings for writing tokens as text, to match the tokenizers of other toolkits."""
 
 from speechssl.config import configuration
 
 __all__ = ["WritingConfig", "joined_words", "tidied"]
 
-_TIDIED = (  # in this order, as transformers' `clean_up_tokenization` has it
+_TIDIED = (  # in the order of transformers' `clean_up_tokenization`
     *((f" {sign}", sign) for sign in ".?!,"),
     (" ' ", "'"),
     *((f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")),
@@ -13,14 +13,14 @@ _TIDIED = (  # in this order, as transformers' `clean_up_tokenization` has it
 
 @configuration
 class WritingConfig:
-    """The defaults write a blank between words, and ` | ` between words of phones."""
+    """How texts are written; the defaults write a space between words, and ` | ` between words of phones."""
 
-    boundary: str | None = None  # what is written for each `|`; None for the default, nothing where it is empty
-    tidy: bool = False  # no blank before . ? ! , and English endings (transformers: clean_up_tokenization_spaces)
+    boundary: str | None = None  # text written for each `|`; None for the default, empty for nothing
+    tidy: bool = False  # no space before . ? ! , and English endings (transformers: clean_up_tokenization_spaces)
     silent: tuple[str, ...] = ()  # tokens that are not written
 
     def describe(self) -> str:
-        """Say what differs from the default, nothing if nothing does."""
+        """Describe the differences from the defaults; empty for none."""
         said = [] if self.boundary is None else [f"{self.boundary!r} for a word boundary"]
         said += ["no blanks before punctuation"] if self.tidy else []
         said += [f"{' '.join(self.silent)} not written"] if self.silent else []
@@ -28,7 +28,7 @@ class WritingConfig:
 
 
 def tidied(text: str) -> str:
-    """Take out the blanks before punctuation and before English endings.
+    """Remove spaces before punctuation and English endings.
 
     Examples:
         >>> tidied("it 's late , isn 't it ?")
@@ -40,11 +40,11 @@ def tidied(text: str) -> str:
 
 
 def joined_words(words: list[str], gaps: list[int]) -> list[bool]:
-    """Say which words `tidied` joins to the word before them.
+    """Return which words `tidied` joins to the previous word.
 
     Args:
         words: in order.
-        gaps: blanks before each word; of the first, none.
+        gaps: number of spaces before each word; 0 for the first.
 
     Examples:
         >>> joined_words(["it", "'s", "on"], [0, 1, 1])

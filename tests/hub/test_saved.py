@@ -71,7 +71,7 @@ def test_a_language_that_was_once_taken_unread_is_said_and_left_out_of_a_saved_m
     saved = path.read_text(encoding="utf-8")
     path.write_text(saved.replace('"language": null', '"language": "English"'), encoding="utf-8")
     assert SavedModel.read(tmp_path / "model").description == fine_tuned().description
-    assert f"{path}: text.language: 'English' is the code of no language" in capsys.readouterr().err
+    assert f"{path}: text.language: 'English' is not a language code" in capsys.readouterr().err
     path.write_text(saved.replace('"language": null', '"language": "tur"'), encoding="utf-8")
     assert SavedModel.read(tmp_path / "model").vocabulary().text.language == "tur"
     assert not capsys.readouterr().err

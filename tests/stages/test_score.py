@@ -163,7 +163,7 @@ def test_languages_are_read_and_unknown_codes_refused(corpus: Path, capsys: pyte
     assert "WER   0.00 %" in capsys.readouterr().out
     write_manifest(corpus, [dataclasses.replace(said[0], language="xx_XX"), *said[1:]])
     assert main(plain) == 2
-    assert f"{corpus}: {rows[0].id}: column language: 'xx_XX' is the code of no language" in capsys.readouterr().err
+    assert f"{corpus}: {rows[0].id}: column language: 'xx_XX' is not a language code" in capsys.readouterr().err
     assert main(plain[:-2]) == 0  # no rule of a language, nothing to refuse
     capsys.readouterr()
     write_manifest(corpus, [dataclasses.replace(row, language="Turkish") for row in said])

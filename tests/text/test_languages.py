@@ -34,7 +34,7 @@ def test_a_language_that_is_not_known_is_none(code: str | None) -> None:
 
 @pytest.mark.parametrize("code", ["xx", "qq_QQ", "turkish", "foo-script_latin", "azj-script_klingon", "tr-", "a b"])
 def test_what_is_the_code_of_no_language_is_refused_in_a_recipe(code: str) -> None:
-    with pytest.raises(ConfigError, match=rf"text\.language: '{code}' is the code of no language; expected .* tur"):
+    with pytest.raises(ConfigError, match=rf"text\.language: '{code}' is not a language code; expected .* tur"):
         TextConfig(language=code)
 
 

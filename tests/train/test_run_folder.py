@@ -71,7 +71,7 @@ def test_a_run_begun_with_a_word_that_is_no_language_goes_on_without_and_begins_
         path.write_text(path.read_text(encoding="utf-8").replace('"language": null', '"language": "English"'))
     with hold_run_folder(config.out, config, ALONE):
         pass
-    with pytest.raises(ConfigError, match=r"text\.language: 'English' .*; a run begun with it goes on with null"):
+    with pytest.raises(ConfigError, match=r"text\.language: 'English' .*; a run started with it continues with null"):
         TextConfig(language="English")
 
 
