@@ -171,7 +171,7 @@ def test_tables_from_elsewhere_say_parts_in_seconds(parts, tmp_path):
     with pytest.raises(ManifestError, match=r"t\.csv:2: start_s is 'now', expected seconds"):
         import_manifest(path, "table", root=parts.root)
     path.write_text("path,samples,start,file_samples\nb.wav,9,15999,16000\n", encoding="utf-8")
-    with pytest.raises(ManifestError, match=r"t\.csv:2: has the samples 15999 to 16008, b\.wav lasts 1 s: no part"):
+    with pytest.raises(ManifestError, match=r"t\.csv:2: has the samples 15999 to 16008, b\.wav lasts 1 s: not a part"):
         import_manifest(path, "table", root=parts.root)
 
 

@@ -1,4 +1,4 @@
-"""Real corpora made ready for training: fetched, decoded, split, listed in manifests."""
+"""Prepares published corpora for training: fetches, decodes and splits them, and writes manifests."""
 
 from speechssl.corpus.fetch.known_corpora import CORPORA, all_corpora, corpora_named, describe_corpora, read_corpora
 from speechssl.corpus.fetch.preparing import prepare_corpus

@@ -1,8 +1,8 @@
 """Common Voice (arXiv:1912.06670): sentences read by volunteers, one folder per language.
 
-A language's folder holds `clips/*.mp3` and tables `train.tsv dev.tsv test.tsv validated.tsv other.tsv`. The audio
-stays where it is. `train`, `dev` and `test` are the published splits; `pool` is what is validated or not yet judged,
-without the speakers of dev and test.
+A language's folder holds `clips/*.mp3` and tables `train.tsv dev.tsv test.tsv validated.tsv other.tsv`. The audio is
+used in place. `train`, `dev` and `test` are the published splits; `pool` holds clips that are validated or not yet
+judged, without the speakers of dev and test.
 """
 
 import csv
@@ -27,7 +27,7 @@ def find_common_voice(source: Path) -> Findings:
         source: the language's folder, such as `cv-corpus-17.0-2024-03-15/cs`.
 
     Raises:
-        CorpusError: a table or a column is missing, or a listed clip is not there.
+        CorpusError: a table, a column or a listed clip is missing.
     """
     tables = {name: list(_read_table(source / f"{name}.tsv")) for name in _SPLITS}
     extra = [name for name in _POOL_TABLES if name not in tables and (source / f"{name}.tsv").is_file()]

@@ -1,4 +1,4 @@
-"""Debian packages: fetched without root, unpacked beside the corpus, never installed."""
+"""Downloads Debian packages without root and unpacks them; nothing is installed."""
 
 import gzip
 import subprocess
@@ -12,7 +12,7 @@ __all__ = ["package_versions", "unpacked_packages"]
 
 
 def unpacked_packages(packages: Sequence[str], scratch: Path, source: Path | None) -> Path:
-    """Give the folder that holds the packages' `usr/share`, fetching and unpacking what is needed.
+    """Return a folder with the packages' `usr/share`, downloading and unpacking as needed.
 
     Args:
         packages: names of Debian packages.
@@ -26,7 +26,7 @@ def unpacked_packages(packages: Sequence[str], scratch: Path, source: Path | Non
         return source
     tree = scratch / "tree"
     if tree.is_dir():
-        return tree  # only ever renamed into place when complete
+        return tree  # it is renamed into place only when complete
     if source is None:
         source = scratch / "debs"
         _download(packages, source)
@@ -50,7 +50,7 @@ def unpacked_packages(packages: Sequence[str], scratch: Path, source: Path | Non
 
 
 def package_versions(packages: Sequence[str], tree: Path) -> dict[str, str]:
-    """Read each package's version from the changelog it brings along; `unknown` where it brings none."""
+    """Return each package's version from its changelog; `unknown` if it has none."""
     return {name: _version(tree / "usr/share/doc" / name) for name in packages}
 
 

@@ -1,7 +1,7 @@
-"""Published recordings to the 16 kHz mono wav files of a prepared corpus. Existing files are left as they are.
+"""Decodes published recordings to the 16 kHz mono wav files of a prepared corpus. Existing files are kept.
 
-A mono wav of 16 kHz or less is linked, or copied, untouched: narrowband speech stays narrowband and says so in its
-header. Headerless telephone codings (G.722, GSM) go through ffmpeg, everything else through the project's own reader.
+A mono wav of 16 kHz or less is linked, or copied, unchanged: narrowband speech stays narrowband, as its header says.
+ffmpeg decodes headerless telephone codecs (G.722, GSM), and `audio/reading.py` everything else.
 """
 
 import os
@@ -23,24 +23,24 @@ from speechssl.errors import CorpusError
 
 __all__ = ["Progress", "decode_clips", "read_utterances"]
 
-_TELEPHONE = {".g722": "g722", ".gsm": "gsm"}  # suffix -> ffmpeg's name of the coding, which has no header
-_BATCH = 32  # files one ffmpeg process decodes
+_TELEPHONE = {".g722": "g722", ".gsm": "gsm"}  # suffix -> ffmpeg's name of the headerless codec
+_BATCH = 32  # files decoded by one ffmpeg process
 _WORKERS = 2
 _ANY_RATE = AudioConfig(min_sample_rate=1)
 
-Progress = Callable[[Iterable[Sequence[Clip]], int], Iterable[Sequence[Clip]]]  # given the number of batches
+Progress = Callable[[Iterable[Sequence[Clip]], int], Iterable[Sequence[Clip]]]  # arguments: batches, their number
 
 
 def decode_clips(clips: Sequence[Clip], out: Path, progress: Progress) -> None:
-    """Write the audio of each clip to `out / clip.path`, each file whole or not at all.
+    """Write the audio of each clip to `out / clip.path`, each file atomically.
 
     Args:
-        clips: what to decode.
+        clips: clips to decode.
         out: the prepared folder.
         progress: wraps the batches of clips, given their number.
 
     Raises:
-        CorpusError: no ffmpeg for a coding that needs it, or ffmpeg refuses a file.
+        CorpusError: ffmpeg is needed but missing, or refuses a file.
         AudioError: another file cannot be read.
     """
     missing = [clip for clip in clips if not (out / clip.path).exists()]
@@ -60,12 +60,12 @@ def read_utterances(clips: Sequence[Clip], out: Path, progress: Progress) -> lis
     """Read the header of each clip's file below `out`.
 
     Args:
-        clips: in the order wanted.
+        clips: clips, in the order of the result.
         out: the prepared folder.
         progress: wraps the batches of clips, given their number.
 
     Raises:
-        AudioError: a file is missing or not audio.
+        AudioError: a file is missing or is not audio.
     """
     batches = [clips[i : i + _BATCH] for i in range(0, len(clips), _BATCH)]
     with ThreadPoolExecutor(_WORKERS) as pool:
@@ -77,7 +77,7 @@ def _require_ffmpeg() -> str:
     program = ffmpeg_program()
     if program is None:
         raise CorpusError(
-            "no ffmpeg to decode G.722 or GSM with, which soundfile cannot read; "
+            "no ffmpeg to decode G.722 or GSM, which soundfile cannot read; "
             "`pip install imageio-ffmpeg`, or install ffmpeg"
         )
     return program
@@ -121,7 +121,7 @@ def _is_kept(path: Path) -> bool:
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system, or links are not allowed
+    except OSError:  # another file system, or links are not permitted
         shutil.copyfile(source, target)
 
 

@@ -1,4 +1,4 @@
-"""festvox-ru: one Russian man reading prose, with texts and hand-checked phone labels (a festival voice's sources)."""
+"""festvox-ru: one Russian man reads prose, with texts and hand-checked phone labels (sources of a Festival voice)."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def find_festvox_ru(tree: Path) -> Findings:
     """List the recordings below an unpacked package.
 
     Raises:
-        CorpusError: the prompts are missing, do not parse, or name a recording that is not there.
+        CorpusError: the prompts are missing or do not parse, or a recording is missing.
     """
     prompts = tree / _VOICE / "etc/txt.done.data"
     if not prompts.is_file():
@@ -42,7 +42,7 @@ def read_phone_labels(tree: Path) -> dict[str, str]:
 
     Returns:
         For each id, `end:phone end:phone ...`: end of the phone in seconds, then its name (`pau` is silence). The
-        first phone starts at 0, each other where the one before ends.
+        first phone starts at 0, each other at the end of the previous one.
 
     Raises:
         CorpusError: a label file has a line that is not `end number phone`.

@@ -1,11 +1,11 @@
-"""Which corpora there are: the package's own, those of a file that is named, and those that installed packages add.
+"""Finds corpora: those of this package, of a Python file, and of installed packages.
 
-A file defines `CORPORA`, a tuple of `Corpus`. A package adds the same tuple by the entry point `speechssl.corpora`:
+A file defines `CORPORA`, a tuple of `Corpus`. A package adds such a tuple through the entry point `speechssl.corpora`:
 
     [project.entry-points."speechssl.corpora"]
     digits = "my_package.digits:CORPORA"
 
-The entry point's name is of no importance; a corpus is called by its own.
+The entry point's name does not matter; a corpus is selected by its own name.
 """
 
 import importlib.util
@@ -31,20 +31,20 @@ CORPORA: dict[str, Corpus] = {
 }
 GROUP = "speechssl.corpora"
 _FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<name>.*))?")
-_MOVED = ("asterisk", "fillets", "tuxpaint")  # were in the package; each has a file of the repository
+_MOVED = ("asterisk", "fillets", "tuxpaint")  # formerly in the package; each is a file of the repository now
 
 
 def corpora_named(which: str) -> tuple[Corpus, ...]:
-    """Return the corpora that a word of the command line names.
+    """Return the corpora named on the command line.
 
     Args:
-        which: the name of a corpus of `all_corpora`, `FILE.py` for all that the file defines, or `FILE.py:NAME`.
+        which: a name in `all_corpora`, `FILE.py` for all corpora of the file, or `FILE.py:NAME`.
 
     Returns:
-        One corpus, or all of the file.
+        One corpus, or all corpora of the file.
 
     Raises:
-        CorpusError: nothing is called so, or the file does not define corpora (`read_corpora`).
+        CorpusError: the name is unknown, or the file does not define corpora (`read_corpora`).
     """
     match = _FILE.fullmatch(which)
     if match is None:
@@ -61,9 +61,9 @@ def corpora_named(which: str) -> tuple[Corpus, ...]:
 
 
 def all_corpora() -> dict[str, Corpus]:
-    """Return the corpora by name, without those of files.
+    """Return all corpora but those of files, by name.
 
-    A package whose corpora cannot be imported, or have the name of another, is named on standard error and left out.
+    A package whose corpora cannot be imported, or have a name that is taken, is reported on standard error and skipped.
     """
     found = dict(CORPORA)
     for entry in entry_points(group=GROUP):
@@ -73,7 +73,7 @@ def all_corpora() -> dict[str, Corpus]:
             taken = ", ".join(sorted(found.keys() & added.keys()))
             if taken:
                 raise CorpusError(
-                    f"{where}: {taken} is the name of another corpus, too; rename it, or remove a package"
+                    f"{where}: {taken} is also the name of another corpus; rename it, or remove a package"
                 )
             found |= added
         except CorpusError as error:
@@ -85,18 +85,18 @@ def read_corpora(path: Path) -> dict[str, Corpus]:
     """Run a Python file and return the corpora that it defines, by name.
 
     Raises:
-        CorpusError: there is no such file, it cannot be run, or its `CORPORA` is missing, no tuple of `Corpus`, or
-            holds two of one name.
+        CorpusError: the file does not exist or cannot be run, or its `CORPORA` is missing, is not a tuple of `Corpus`,
+            or holds two of the same name.
     """
     if not path.is_file():
         raise CorpusError(f"{path}: no such file; name a Python file that defines CORPORA, a tuple of Corpus")
     spec = importlib.util.spec_from_file_location(f"corpora of {path.stem}", path)
-    assert spec is not None and spec.loader is not None  # as of every name in .py
+    assert spec is not None and spec.loader is not None  # true for every .py file
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses of the file look for their annotations
+    sys.modules[spec.name] = module  # dataclasses in the file look up annotations there
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # somebody else's module: anything may be wrong with it
+    except (Exception, SystemExit) as error:  # code of others may raise anything
         del sys.modules[spec.name]
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
         at = f"{path}:{lines[-1]}" if lines else f"{path}"
@@ -109,7 +109,7 @@ def read_corpora(path: Path) -> dict[str, Corpus]:
 
 
 def describe_corpora(corpora: Mapping[str, Corpus]) -> list[str]:
-    """Give one line for each corpus: name, what it is, licence, where it comes from."""
+    """Describe each corpus in a line: name, contents, licence, origin."""
     width = max(map(len, corpora), default=0)
     return [f"{c.name:<{width}}  {c.summary}; licence {c.licence}; {_origin(c)}" for c in corpora.values()]
 
@@ -135,7 +135,7 @@ def _installed(name: str) -> Corpus:
 def _loaded(entry: EntryPoint, where: str) -> dict[str, Corpus]:
     try:
         corpora = entry.load()
-    except Exception as error:  # as above
+    except Exception as error:  # code of others may raise anything
         raise CorpusError(f"{where} cannot be imported ({error}); mend or remove the package") from error
     return _by_name(corpora, where)
 

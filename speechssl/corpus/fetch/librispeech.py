@@ -1,7 +1,7 @@
 """LibriSpeech (Panayotov et al., ICASSP 2015) and Libri-Light's limited supervision (arXiv:1912.07875).
 
-Both keep `SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac` beside one `SPEAKER-CHAPTER.trans.txt` per chapter. The audio
-stays where it is. Splits are the published ones.
+Both have `SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac` beside one `SPEAKER-CHAPTER.trans.txt` per chapter. The audio is
+used in place. Splits are the published ones.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ _SUBSETS = (
     "train-clean-360",
     "train-other-500",
 )
-_LIMITED = {  # split -> what it is made of; each contains the one before
+_LIMITED = {  # split -> its parts; each split contains the previous one
     "train-10min": ("1h/0",),
     "train-1h": ("1h/*",),
     "train-10h": ("1h/*", "9h"),
@@ -30,13 +30,13 @@ _LIMITED = {  # split -> what it is made of; each contains the one before
 
 
 def find_librispeech(source: Path) -> Findings:
-    """List the subsets that are there; any number of the seven will do.
+    """List the subsets that are present, at least one of the seven.
 
     Args:
-        source: the folder `LibriSpeech`, or the one that holds it.
+        source: the folder `LibriSpeech`, or its parent.
 
     Raises:
-        CorpusError: no subset is there, or a chapter's transcript does not fit its recordings.
+        CorpusError: no subset is present, or a chapter's transcript does not match its recordings.
     """
     root = _inside(source, "LibriSpeech")
     found = ClipCollector()
@@ -52,10 +52,10 @@ def find_libri_light(source: Path) -> Findings:
     """List the 10 minute, 1 hour and 10 hour sets.
 
     Args:
-        source: the folder `librispeech_finetuning`, or the one that holds it.
+        source: the folder `librispeech_finetuning`, or its parent.
 
     Raises:
-        CorpusError: a part is missing, or a chapter's transcript does not fit its recordings.
+        CorpusError: a part is missing, or a chapter's transcript does not match its recordings.
     """
     root = _inside(source, "librispeech_finetuning")
     found = ClipCollector()

@@ -1,4 +1,4 @@
-"""The test recordings of PocketSphinx: ten English utterances, half of them from LibriVox. Enough to try things out."""
+"""The test recordings of PocketSphinx: ten English utterances, half of them from LibriVox, for trying things out."""
 
 import re
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Make a corpus ready: fetch, decode, split, write manifests. Can be run again at any time; finished work is kept.
+"""Prepares a corpus: fetches, decodes and splits it, and writes manifests. An interrupted run can be repeated.
 
-A prepared folder holds `audio/`, one `<split>.tsv` per split, `phones.tsv` where the corpus has phone labels, and
-`corpus.json`, written last: a folder without it is unfinished.
+A prepared folder holds `audio/`, one `<split>.tsv` per split, `phones.tsv` if the corpus has phone labels, and
+`corpus.json`, which is written last: a folder without it is incomplete.
 """
 
 import json
@@ -22,8 +22,8 @@ from speechssl.errors import CorpusError
 
 __all__ = ["prepare_corpus"]
 
-_SCRATCH = ".packages"  # downloads and unpacked packages, while a corpus is unfinished
-_FORMAT = 1  # of a prepared folder; raised when folders made earlier have to be made again
+_SCRATCH = ".packages"  # folder of downloads and unpacked packages, removed at the end
+_FORMAT = 1  # version of a prepared folder; raised when earlier folders must be prepared again
 
 
 def prepare_corpus(
@@ -34,18 +34,18 @@ def prepare_corpus(
     splits: Path | None = None,
     progress: Progress = lambda batches, _: batches,
 ) -> dict[str, Path]:
-    """Leave a corpus in `out`, ready for training, and return the manifest of each split that is not empty.
+    """Prepare a corpus in `out`, and return the manifest of each split that is not empty.
 
     Args:
-        corpus: which one.
+        corpus: the corpus.
         out: folder to fill.
         source: folder with the .deb files, the unpacked packages, or the corpus as published; None to download.
         splits: folder of split lists to follow, as in `manifests/`; None to split by rule.
-        progress: wraps the batches of clips that are decoded, given their number.
+        progress: wraps the batches of clips, given their number.
 
     Raises:
-        CorpusError: no source where one is needed, a failed download, an unexpected layout,
-            or split lists that do not fit.
+        CorpusError: a source is needed but missing, a download fails, the layout is unexpected, or the split lists do
+            not match.
         AudioError: a recording cannot be read.
     """
     if source is not None and not source.is_dir():
@@ -82,7 +82,7 @@ def prepare_corpus(
 
 def _lay_out(corpus: Corpus, out: Path, source: Path | None, progress: Progress) -> tuple[Path, Findings]:
     if corpus.stays_in_place:
-        assert source is not None  # refused before
+        assert source is not None  # checked by the caller
         tree, findings = source, corpus.find(source)
         _refuse_shared_ids(findings.clips)
         _link(out / "audio", source)

@@ -1,4 +1,4 @@
-"""Corpora as published, listed where they lie: one manifest, the published splits in a column. Prepares nothing."""
+"""Lists a corpus as published, in place, as one manifest with the published splits in a column."""
 
 import dataclasses
 from collections import Counter
@@ -21,21 +21,21 @@ PUBLISHED: tuple[Published, ...] = get_args(Published)
 def list_published(
     name: Published, source: Path, *, progress: Progress = lambda batches, _: batches
 ) -> tuple[Manifest, list[str]]:
-    """List a corpus below the folder it was unpacked to, with texts, speakers, languages and splits.
+    """List an unpacked corpus with texts, speakers, languages and splits.
 
-    An utterance of several published splits gets the first of them: Libri-Light's smallest set that holds it, Common
+    An utterance in several published splits gets the first of them: Libri-Light's smallest set that holds it, Common
     Voice's train, dev or test rather than the pool.
 
     Args:
-        name: which corpus.
-        source: the folder, as `speechssl corpus NAME --source` takes it; paths are relative to it.
-        progress: wraps the batches of headers that are read, given their number.
+        name: name of the corpus.
+        source: the folder, as for `speechssl corpus NAME --source`; paths are relative to it.
+        progress: wraps the batches of headers, given their number.
 
     Returns:
-        The manifest, and notes on what was left out and on what a single column of splits cannot say.
+        The manifest, and notes on what was left out, and on utterances in several splits.
 
     Raises:
-        CorpusError: no such folder, or another layout in it, or two recordings of one name.
+        CorpusError: the folder is missing or has another layout, or two recordings have the same name.
         AudioError: a recording cannot be read.
     """
     corpus = CORPORA[name]

@@ -1,4 +1,4 @@
-"""What a corpus is: its metadata, the clips found in it, and what was left out of it and why."""
+"""The definition of a corpus: its metadata, the clips found in it, and what was left out and why."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -17,33 +17,33 @@ class Clip:
     """One recording, before its audio is decoded."""
 
     source: Path  # the recording as published
-    path: str  # where the decoded audio goes, relative to the prepared folder; its stem gives the id
+    path: str  # path of the decoded audio, relative to the prepared folder; its stem gives the id
     text: str | None
     speaker: str
     language: str
-    name: str | None = None  # the id the corpus itself gives it
+    name: str | None = None  # its id in the published corpus
 
     @property
     def id(self) -> str:
-        """Its own name, or the path below `audio/` without suffix, `/` turned into `-`."""
+        """Its name, or else the path below `audio/` without suffix, `/` turned into `-`."""
         return self.name or Path(self.path).with_suffix("").as_posix().removeprefix("audio/").replace("/", "-")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All clips of a corpus; nothing is left out in silence."""
+    """All clips of a corpus, with an account of what was left out."""
 
     clips: tuple[Clip, ...]
     dropped: Mapping[str, Sequence[str]] = field(default_factory=dict)  # reason -> names of recordings left out
     textless: Mapping[str, Sequence[str]] = field(default_factory=dict)  # reason -> names of clips without text
-    published_splits: Mapping[str, Sequence[str]] | None = None  # split -> clip ids, where the corpus defines them
+    published_splits: Mapping[str, Sequence[str]] | None = None  # split -> clip ids, if the corpus defines splits
 
 
 class ClipCollector:
-    """Gathers the clips of a corpus while its files are read, and keeps account of what is left out."""
+    """Collects the clips of a corpus, and what is left out and why."""
 
     def __init__(self) -> None:
-        """Start with nothing."""
+        """Start empty."""
         self._clips: list[Clip] = []
         self._dropped: dict[str, list[str]] = {}
         self._textless: dict[str, list[str]] = {}
@@ -63,7 +63,7 @@ class ClipCollector:
         self._dropped.setdefault(why, []).append(name)
 
     def findings(self, published_splits: Mapping[str, Sequence[str]] | None = None) -> Findings:
-        """Hand over what was gathered."""
+        """Return everything collected."""
         return Findings(
             clips=tuple(self._clips),
             dropped=self._dropped,
@@ -79,14 +79,14 @@ class Corpus:
     name: str
     summary: str  # language, speakers, minutes
     licence: str
-    find: Callable[[Path], Findings]  # given the folder the packages are unpacked in, or the user's folder
-    packages: tuple[str, ...] = ()  # Debian packages; empty: published elsewhere, the user names the folder
-    layout: str = "usr/share"  # what the user's folder has to hold, for the error message
-    rule: SplitRule | None = None  # None: everything is pool, unless the corpus has published splits
+    find: Callable[[Path], Findings]  # argument: the folder of the unpacked packages, or the user's folder
+    packages: tuple[str, ...] = ()  # Debian packages; empty: published elsewhere, and the user names the folder
+    layout: str = "usr/share"  # expected contents of the user's folder, for error messages
+    rule: SplitRule | None = None  # None: all is in the pool, unless the corpus has published splits
     alignments: Callable[[Path], Mapping[str, str]] | None = None  # id -> phone alignment, written to phones.tsv
 
     def __post_init__(self) -> None:
-        """Refuse a string of packages, whose letters would be taken for packages."""
+        """Refuse a string of packages, whose letters would be read as packages."""
         if isinstance(self.packages, str):
             raise CorpusError(
                 f"corpus {self.name}: expected packages to be a tuple, found {self.packages!r}; add a comma"
@@ -94,18 +94,18 @@ class Corpus:
 
     @property
     def stays_in_place(self) -> bool:
-        """Whether the audio is used where the user keeps it, instead of being decoded into the prepared folder."""
+        """Whether the audio is used in place, instead of being decoded into the prepared folder."""
         return not self.packages
 
 
 def without_repeated_audio(findings: Findings, digest: Callable[[Path], Hashable]) -> Findings:
-    """Keep one clip of each recording, the one with text first, then the one whose id sorts first.
+    """Keep one clip of each recording: one with text if there is one, then the one whose id sorts first.
 
-    A recording whose copies carry different texts keeps none of them: one text must be wrong.
+    If copies of a recording have different texts, none is kept, as at least one is wrong.
 
     Args:
         findings: the clips; two with equal source bytes count as one recording.
-        digest: maps a file to a digest of its bytes.
+        digest: returns a hash of a file's bytes.
     """
     copies: dict[Hashable, list[Clip]] = {}
     for clip in findings.clips:

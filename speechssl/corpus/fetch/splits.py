@@ -1,7 +1,7 @@
-"""Which utterances are for training, tuning and testing: a stable rule, and the committed lists that pin its outcome.
+"""Splits a corpus into train, dev and test by a stable rule, or by the committed lists of its result.
 
-The rule: utterances of equal normalized text belong together. The texts are put in the order of their BLAKE2b hash
-and dealt out, first split first, until a split has its minutes. Nothing depends on file order, machine or seed.
+By the rule, utterances of equal normalised text stay together. Texts are sorted by their BLAKE2b hash and assigned to
+the splits in order, until each split has its minutes. The result does not depend on file order, machine or seed.
 """
 
 import dataclasses
@@ -22,18 +22,18 @@ _HELD_OUT = ("dev", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRule:
-    """How many labelled minutes each split gets, in the order they are filled; the pool is all but dev and test."""
+    """Labelled minutes of each split, in the order of filling; the pool is everything but dev and test."""
 
-    minutes: tuple[tuple[str, float], ...]  # (split, minutes); math.inf for all that is left
-    language: str | None = None  # only utterances of this language are dealt out; None for all
+    minutes: tuple[tuple[str, float], ...]  # (split, minutes); math.inf for the rest
+    language: str | None = None  # only utterances of this language are assigned; None for all
 
 
 def ruled_splits(utterances: Sequence[Utterance], rule: SplitRule | None) -> dict[str, list[Utterance]]:
-    """Split by the rule; without one, everything is pool.
+    """Split by the rule; without one, everything is in the pool.
 
     Returns:
         `pool` and the splits of the rule, each in the order of `utterances`, with the split column set. An
-        utterance of train is in the pool as well; those of dev and test are not.
+        utterance of train is also in the pool; those of dev and test are not.
     """
     split_of: dict[str, str] = {}
     if rule is not None:
@@ -48,16 +48,16 @@ def ruled_splits(utterances: Sequence[Utterance], rule: SplitRule | None) -> dic
 def published_splits(
     utterances: Iterable[Utterance], members: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Utterance]]:
-    """Split as the corpus itself does, given the ids of each split; one id may be in several."""
+    """Split as published, given the ids of each split; an id may be in several."""
     found = {u.id: u for u in utterances}
     return {split: [dataclasses.replace(found[key], split=split) for key in ids] for split, ids in members.items()}
 
 
 def listed_splits(utterances: Iterable[Utterance], folder: Path) -> dict[str, list[Utterance]]:
-    """Split as the lists in `folder` say, one `<split>.tsv` each.
+    """Split by the lists in `folder`, one `<split>.tsv` each.
 
     Raises:
-        CorpusError: no lists there, or a listed utterance is missing or has another number of samples.
+        CorpusError: there are no lists, or a listed utterance is missing or has another number of samples.
     """
     found = {u.id: u for u in utterances}
     splits = {}
@@ -68,18 +68,18 @@ def listed_splits(utterances: Iterable[Utterance], folder: Path) -> dict[str, li
             named = ", ".join(f"{u.id} ({_contrast(u, found.get(u.id))})" for u in different[:3])
             raise CorpusError(
                 f"{path}: {len(different)} of {len(listed)} listed utterances are not in the prepared corpus: {named}; "
-                "prepare the package version the lists were made from, or leave out --splits to split anew"
+                "prepare the package version the lists were made from, or leave out --splits to split again"
             )
         splits[path.stem] = [dataclasses.replace(found[u.id], split=path.stem) for u in listed]
     return splits
 
 
 def write_lists(manifests: Mapping[str, Path], folder: Path) -> None:
-    """Write the split lists of a prepared corpus, fit to be published: no texts, no speakers.
+    """Write the split lists of a prepared corpus for publication, without texts and speakers.
 
     Args:
-        manifests: split -> manifest, as `prepare_corpus` returns them.
-        folder: where the lists go, `<split>.tsv` each.
+        manifests: split -> manifest, from `prepare_corpus`.
+        folder: folder of the lists, one `<split>.tsv` each.
     """
     for split, path in manifests.items():
         rows = read_manifest(path).utterances
@@ -88,10 +88,10 @@ def write_lists(manifests: Mapping[str, Path], folder: Path) -> None:
 
 
 def lists_digest(folder: Path) -> str:
-    """Digest the names and contents of the lists in `folder`, to see whether they changed since.
+    """Hash the names and contents of the lists in `folder`, to detect changes.
 
     Raises:
-        CorpusError: no lists there.
+        CorpusError: there are no lists.
     """
     parts = (path.name.encode() + b"\0" + path.read_bytes() + b"\0" for path in _lists(folder))
     return fingerprint.of_parts(parts, fingerprint.LONG)

@@ -1,14 +1,14 @@
-"""Transcripts to the words that are spoken, one rule for all corpora.
+"""Normalises transcripts to the words that are spoken, by one rule for all corpora.
 
 The rule, in this order:
 
-1. Unicode NFC, lower case, apostrophes `'` and hyphens `-`, each in one form only.
+1. Unicode NFC, lower case, apostrophes `'` and hyphens `-` in one form each.
 2. The stress marks of Russian, Belarusian and Bulgarian are removed: `+`, and the combining acute accent.
-3. A digit anywhere: no text, since nothing says how the number is spoken. A symbol that stands for a spoken word
-   (`#`, `*`, `@`, `&`, `%`, `/`, `+`, `=`, `$` ...) likewise, and a letter that is not of the language's alphabet.
-4. Signs inside words stay, by the rule of `text.words`, but for apostrophes and hyphens of languages that do not spell
-   words with them. All other punctuation is turned into a space.
-5. Runs of spaces become one; none at the ends. If nothing is left, there is no text.
+3. A text with a digit is dropped, as it does not state how the number is spoken; likewise a text with a symbol for a
+   spoken word (`#`, `*`, `@`, `&`, `%`, `/`, `+`, `=`, `$` ...), or with a letter of another alphabet.
+4. Punctuation inside words stays, by the rules of `text/words.py`, except apostrophes and hyphens in languages that do
+   not spell words with them. All other punctuation becomes a space.
+5. Runs of spaces become one, and spaces at the ends are removed. If nothing is left, there is no text.
 
 Letters keep their diacritics, and Russian `ё` stays `ё`. Acronyms are kept as written, in lower case.
 """
@@ -22,7 +22,7 @@ from speechssl.text.words import ONE_FORM, lowered, without_punctuation
 
 __all__ = ["LANGUAGES", "Spoken", "normalize_text"]
 
-_INNER_MARKS = {  # of apostrophe and hyphen, those that words are spelt with
+_INNER_MARKS = {  # language -> which of apostrophe and hyphen are used in words
     "be": "'-",
     "bg": "-",
     "ca": "'-",
@@ -45,7 +45,7 @@ _SPOKEN_PUNCTUATION = "#*@&%/\\§_"
 
 @dataclass(frozen=True)
 class Spoken:
-    """The words of a transcript, or why it has none."""
+    """The words of a transcript, or the reason why it has none."""
 
     text: str | None
     why_not: str | None = None
@@ -56,8 +56,8 @@ def normalize_text(text: str, language: str) -> Spoken:
 
     Args:
         text: a transcript as published.
-        language: code; one that is not in `LANGUAGES` keeps apostrophes and hyphens inside words and may use any
-            alphabet; what is no code, the name of a folder say, is no language.
+        language: code; a language that is not in `LANGUAGES` keeps apostrophes and hyphens inside words and may use any
+            alphabet; anything that is not a code, such as the name of a folder, is ignored.
 
     Examples:
         >>> normalize_text("Don't press the key!", "en").text
