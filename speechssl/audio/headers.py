@@ -13,7 +13,7 @@ from functools import reduce
 from struct import Struct
 from typing import NamedTuple
 
-__all__ = ["Stated", "may_fall_short", "stated_at", "stated_in"]
+__all__ = ["Stated", "may_be_truncated", "stated_at", "stated_in"]
 
 _START = 4096  # bytes read from a file, which nearly always hold the whole header
 _MAX_CHANNELS = 1024  # libsndfile's limit
@@ -78,7 +78,7 @@ def stated_in(descriptor: int, offset: int = 0, size: int | None = None) -> Stat
     return _of_wav(start, size) if start.startswith(b"RIFF") else None
 
 
-def may_fall_short(path: str, stated: Stated, offset: int = 0, size: int | None = None) -> bool:
+def may_be_truncated(path: str, stated: Stated, offset: int = 0, size: int | None = None) -> bool:
     """Return whether flac seems to end before the last sample that its header states; only decoding can tell.
 
     Args:

@@ -28,11 +28,11 @@ from speechssl.audio.ffmpeg import (
     is_for_ffmpeg,
     surplus,
 )
-from speechssl.audio.headers import Stated, may_fall_short, stated_at
+from speechssl.audio.headers import Stated, may_be_truncated, stated_at
 from speechssl.audio.mpeg import read_mpeg
 from speechssl.audio.ogg import is_plain, read_ogg
 from speechssl.audio.storage import Place, is_url
-from speechssl.audio.unfinished import STREAMED_SIZE, Finished, falls_short, finished, is_placeholder
+from speechssl.audio.unfinished import STREAMED_SIZE, Finished, describe_truncation, finished, is_placeholder
 from speechssl.config import configuration
 from speechssl.errors import AudioError, AudioSettingError
 from speechssl.extras import import_torchaudio
@@ -139,7 +139,7 @@ def read_header(where: Path | Place, file: BinaryIO | None = None) -> AudioHeade
     """
     place = where if isinstance(where, Place) else Place(str(where))
     look = look_at(place, file)
-    if look.stated is not None and may_fall_short(place.path, look.stated, place.offset, place.size):
+    if look.stated is not None and may_be_truncated(place.path, look.stated, place.offset, place.size):
         _check_end(place, look.header)
     return look.header
 
@@ -376,7 +376,7 @@ def _not_by_libsndfile(place: Place, file: BinaryIO | None) -> Look | None:
     if found is not None:
         return found
     with open(place.path, "rb") if file is None else nullcontext(file) as opened:  # noqa: PTH123
-        lost = falls_short(opened)
+        lost = describe_truncation(opened)
     if lost is not None:
         raise AudioError(f"{place}: truncated: {lost}; copy the file again, or remove it")
     is_read = place.is_plain_file and ffmpeg_program() and is_for_ffmpeg(bytes_of(place, file, _BEGINNING))

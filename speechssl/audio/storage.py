@@ -104,7 +104,7 @@ class Place:
     def _checked(self, content: bytes) -> BinaryIO:
         if len(content) != self.size:
             raise AudioError(
-                f"{self}: the archive ends after {len(content)} of {self.size} bytes; copy it again, or list it anew"
+                f"{self}: the archive ends after {len(content)} of {self.size} bytes; copy it again, or rebuild the manifest"
             )
         return io.BytesIO(content)
 

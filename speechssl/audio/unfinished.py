@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import BinaryIO
 
-__all__ = ["STREAMED_SIZE", "Finished", "falls_short", "finished", "is_placeholder"]
+__all__ = ["STREAMED_SIZE", "Finished", "describe_truncation", "finished", "is_placeholder"]
 
 # bytes: programs that write wav into a pipe (sox, arecord, ffmpeg, servers) declare this or more as the length
 STREAMED_SIZE = 10**9
@@ -65,7 +65,7 @@ def is_placeholder(declared: int, held: int) -> bool:
     return declared == 0 or (declared >= STREAMED_SIZE and held < declared // 2)
 
 
-def falls_short(file: BinaryIO) -> str | None:
+def describe_truncation(file: BinaryIO) -> str | None:
     """Return what is missing from wav, aiff or caf with a codec unknown to libsndfile; None if nothing is.
 
     Args:

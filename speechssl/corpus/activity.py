@@ -23,7 +23,7 @@ from speechssl.audio.reading import SAMPLE_RATE, AudioConfig
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError
 
-__all__ = ["FRAME", "Activity", "Vad", "chosen_vad", "hear", "waveform_blocks"]
+__all__ = ["FRAME", "Activity", "Vad", "chosen_vad", "detect_activity", "waveform_blocks"]
 
 FRAME = 512  # samples at 16 kHz, 32 ms: the frame of silero-vad
 
@@ -93,7 +93,7 @@ def waveform_blocks(manifest: Manifest, row: Utterance) -> Iterator[Samples]:
         yield block
 
 
-def hear(blocks: Iterable[Samples], vad: Vad) -> Activity:
+def detect_activity(blocks: Iterable[Samples], vad: Vad) -> Activity:
     """Compute speech probabilities and levels.
 
     Args:

@@ -49,7 +49,7 @@ class ScanCache:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.part.exists():  # of a killed build: save it before it is overwritten
+            if self.part.exists():  # left by a killed build: save its lines before it is overwritten
                 lines = (json.dumps(line, ensure_ascii=False) for line in self._found.values())
                 write_atomically(self.path, "".join(f"{line}\n" for line in (self._head, *lines)))
             self._file = self.part.open("w", encoding="utf-8")

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from speechssl.audio.reading import SAMPLE_RATE
-from speechssl.corpus.activity import Vad, chosen_vad, hear, waveform_blocks
+from speechssl.corpus.activity import Vad, chosen_vad, detect_activity, waveform_blocks
 from speechssl.corpus.entries import Progress
 from speechssl.corpus.spans import SegmentConfig, spans
 from speechssl.corpus.workers import Work, one_by_one
@@ -158,7 +158,7 @@ def cut_recording(manifest: Manifest, row: Utterance, config: SegmentConfig) -> 
         AudioError: the recording cannot be read.
         ConfigError: the way of finding speech is not installed.
     """
-    activity = hear(waveform_blocks(manifest, row), chosen_vad(config.vad))
+    activity = detect_activity(waveform_blocks(manifest, row), chosen_vad(config.vad))
     parts, in_speech = spans(activity, row.num_samples_16k, config)
     utterances, short_s, num_short, kept_s = [], 0.0, 0, 0.0
     for part in parts:

@@ -106,11 +106,11 @@ def describe_misses(
     largest = (
         f"the longest of {len(of_key)} has {100 * max(of_key.values()) / math.fsum(seconds.values()):.0f} % of all"
     )
-    mended = "divide by another column" if by == "id" else "divide by id, if that is acceptable"
+    advice = "divide by another column" if by == "id" else "divide by id, if that is acceptable"
     unit_of = {"share": "of the audio", "h": "h"}[unit]
     return [
         f"{name}: holds {found:.2g} {unit_of}, {wanted[name]:.2g} was asked for: no {by} is divided, and {largest}; "
-        f"{mended}, take another --salt, or give more data"
+        f"{advice}, take another --salt, or give more data"
         for name, found in missed.items()
     ]
 

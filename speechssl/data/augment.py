@@ -158,8 +158,8 @@ class Augmenter:
         direct = int(np.abs(response).argmax())
         size = _fast_size(len(samples) + len(response) - 1)
         spectrum = np.fft.rfft(samples, size) * np.fft.rfft(response, size)  # torch's depends on the number of threads
-        heard = np.fft.irfft(spectrum, size)[direct : direct + len(samples)].astype(np.float32)
-        return heard * np.sqrt(_power(samples) / max(_power(heard), np.float32(1e-20)))
+        reverberant = np.fft.irfft(spectrum, size)[direct : direct + len(samples)].astype(np.float32)
+        return reverberant * np.sqrt(_power(samples) / max(_power(reverberant), np.float32(1e-20)))
 
     def _add_noise(self, samples: NDArray[np.float32], draw: float, where: float, snr_db: float) -> None:
         manifest, row = self.noise[int(draw * len(self.noise))]
@@ -194,8 +194,8 @@ def change_speed(
     last = min(row.num_samples_16k, -(-(start + num_samples) * down // up) + _CONTEXT)
     is_whole = first == 0 and last == row.num_samples_16k
     waveform = read_utterance(manifest, row, audio, start=first, num_samples=None if is_whole else last - first)
-    heard = _resampler(down, up)(waveform)[start - first * up // down :]
-    return heard[:num_samples].contiguous()
+    resampled = _resampler(down, up)(waveform)[start - first * up // down :]
+    return resampled[:num_samples].contiguous()
 
 
 @lru_cache(maxsize=16)

@@ -96,18 +96,18 @@ def read_km(
         settings={"file": path.name, "sha256": _hash(path)},
     )
     others = [] if rate else [dataclasses.replace(about, hop=SAMPLE_RATE // other) for other in REFERENCE_RATES[1:]]
-    source, heard = _that_fits(
+    source, piece_size = _matching_source(
         [about, *others], (None, REFERENCE_PIECE) if piece is None else (piece,), rows, manifest, where=path
     )
-    if heard is not None:
-        long = [row.num_samples_16k > heard for row in manifest.utterances]
+    if piece_size is not None:
+        long = [row.num_samples_16k > piece_size for row in manifest.utterances]
         whole = [
-            found[_nearest_frames(source, row.num_samples_16k, heard)] if is_long else found
+            found[_nearest_frames(source, row.num_samples_16k, piece_size)] if is_long else found
             for row, found, is_long in zip(manifest.utterances, rows, long, strict=True)
         ]
         if any(long):
             repeated = sum(map(len, whole)) - sum(map(len, rows))
-            pieces = {"piece": heard, "in_pieces": sum(long), "repeated": repeated}
+            pieces = {"piece": piece_size, "in_pieces": sum(long), "repeated": repeated}
             source = dataclasses.replace(source, settings={**source.settings, **pieces})
         rows = whole
     return FrameLabels(
@@ -203,7 +203,7 @@ def _read_units(path: Path, clusters: int) -> list[np.ndarray]:
     return rows
 
 
-def _that_fits(
+def _matching_source(
     sources: Sequence[LabelSource],
     pieces: Sequence[int | None],
     rows: Sequence[np.ndarray],

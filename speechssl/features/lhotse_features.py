@@ -42,7 +42,7 @@ class Lhotse(Npy):
 def _features(
     entry: Entry, row: Utterance, recordings: dict[str, str], stream: Stream, hop: int, folder: Path
 ) -> dict[str, Any]:
-    heard = 0 if row.channels == 1 else [*range(row.channels)]
+    channels = 0 if row.channels == 1 else [*range(row.channels)]
     return {
         "type": stream.title,
         "num_frames": entry.rows,
@@ -55,5 +55,5 @@ def _features(
         "storage_path": str((folder / stream.name).resolve()),
         "storage_key": entry.file,
         "recording_id": recordings[row.path],
-        "channels": heard if row.channel is None else row.channel,
+        "channels": channels if row.channel is None else row.channel,
     }

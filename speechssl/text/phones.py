@@ -140,7 +140,7 @@ def parse_lexicon(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _has_words_before_tabs(lines: Sequence[str]) -> bool:
-    """Whether what stands before a tab is a word: not where it is `word 1.0`, as Kaldi's prepare_lang.sh writes it."""
+    """Return whether the text before a tab is a word, not `word 1.0` as from Kaldi's prepare_lang.sh."""
     heads = [fields_of(line.split("\t", 1)[0]) for line in lines if "\t" in line.strip(BLANKS)]
     numbers = [head[1:] for head in heads]
     is_kaldi = len(heads) == len(lines) and all(each and all(map(_NUMBER.fullmatch, each)) for each in numbers)
@@ -148,7 +148,7 @@ def _has_words_before_tabs(lines: Sequence[str]) -> bool:
 
 
 def _cells(line: str, is_tabbed: bool, comments: bool) -> tuple[str, list[str]]:
-    """Part a line into its word and the cells behind it."""
+    """Split a line into its word and the cells after it."""
     line = line.strip(BLANKS)
     if "\t" in line and is_tabbed:
         word, *cells = line.split("\t")
@@ -158,7 +158,7 @@ def _cells(line: str, is_tabbed: bool, comments: bool) -> tuple[str, list[str]]:
 
 
 def _columns(path: Path, cells: Sequence[Sequence[str]], fields: Sequence[Sequence[str]]) -> int:
-    """Return how many numbers stand behind the word on all lines, 0 where lines differ or the numbers may be phones."""
+    """Return how many numbers follow the word on all lines; 0 if lines differ or the numbers may be phones."""
     shared = next((n for n in range(_MOST) if not all(len(each) > n + 1 and _is_number(each[n]) for each in fields)), 4)
     pointed = [n + 1 for n in range(shared) if any(_has_point(each[n]) for each in fields)]
     if pointed:

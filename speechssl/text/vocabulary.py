@@ -225,15 +225,15 @@ class Vocabulary:
         return self._unknown_letters(self.text.apply(text))
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words of a text that the lexicon of phones lacks, in their order; none for other units."""
+        """Return the words of a text that the lexicon lacks, in order; empty for other units."""
         return self._unknown_words(self.text.apply(text))
 
     def begins_word(self, token: int) -> bool:
-        """Whether a token, by id, begins a word: a piece that says so. Letters and phones have the boundary instead."""
+        """Return whether a token, by id, begins a word; always False for letters and phones, which have boundaries."""
         return self.written_in == "pieces" and self.tokens[token].startswith(WORD_START)
 
     def is_boundary(self, token: int) -> bool:
-        """Whether a token, by id, only parts words and is of none: `|`, or a lone start of a word."""
+        """Return whether a token, by id, is only a word boundary: `|`, or a lone mark of the start of a word."""
         return self.tokens[token] == (WORD_START if self.written_in == "pieces" else WORD_BOUNDARY)
 
     def _unknown_letters(self, prepared: str) -> list[str]:

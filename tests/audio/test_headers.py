@@ -235,11 +235,11 @@ def test_flac_of_any_rate_that_is_whole_does_not_seem_to_fall_short(tmp_path, ra
     path = tmp_path / "a.flac"
     soundfile.write(str(path), np.random.default_rng(0).normal(0, 0.1, 20_000), rate)
     stated = headers.stated_at(str(path))
-    assert not headers.may_fall_short(str(path), stated)
+    assert not headers.may_be_truncated(str(path), stated)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert headers.may_fall_short(str(path), stated)
+    assert headers.may_be_truncated(str(path), stated)
 
 
 def test_a_wav_never_seems_to_fall_short(tmp_path):
     soundfile.write(str(tmp_path / "a.wav"), np.zeros(100), 16_000)
-    assert not headers.may_fall_short(str(tmp_path / "a.wav"), headers.stated_at(str(tmp_path / "a.wav")))
+    assert not headers.may_be_truncated(str(tmp_path / "a.wav"), headers.stated_at(str(tmp_path / "a.wav")))

@@ -11,7 +11,7 @@ import soundfile
 
 from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.corpus import activity
-from speechssl.corpus.activity import FRAME, chosen_vad, hear, waveform_blocks
+from speechssl.corpus.activity import FRAME, chosen_vad, detect_activity, waveform_blocks
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError
 
@@ -36,10 +36,10 @@ def listing(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE) -> tuple[M
 @pytest.mark.parametrize("vad", VADS)
 def test_blocks_make_no_difference(vad):
     samples = sound()
-    at_once = hear([samples], vad)
+    at_once = detect_activity([samples], vad)
     for size in (1, 7, 50):
         step = size * FRAME
-        in_blocks = hear((samples[i : i + step] for i in range(0, len(samples), step)), vad)
+        in_blocks = detect_activity((samples[i : i + step] for i in range(0, len(samples), step)), vad)
         np.testing.assert_allclose(in_blocks.speech, at_once.speech, atol=1e-4)
         np.testing.assert_allclose(in_blocks.level_db, at_once.level_db, atol=1e-3)
     assert len(at_once.speech) == len(at_once.level_db) == -(-len(samples) // FRAME)
@@ -55,7 +55,7 @@ def test_the_model_says_what_its_own_package_says():
     samples = sound(3.0)[: 93 * FRAME]
     theirs = load_silero_vad(onnx=True)
     expected = [float(theirs(torch.from_numpy(frame), SAMPLE_RATE)) for frame in samples.reshape(-1, FRAME)]
-    np.testing.assert_allclose(hear([samples], "silero").speech, expected, atol=1e-4)
+    np.testing.assert_allclose(detect_activity([samples], "silero").speech, expected, atol=1e-4)
     assert max(expected) > 0.5 > min(expected), "it hears something"
 
 
@@ -64,7 +64,7 @@ def test_the_model_says_what_its_own_package_says():
 def test_levels_tell_speech_from_noise_and_hum(noise, hum):
     samples = sound(20.0, noise)
     samples += (hum * np.sin(2 * np.pi * 50 * np.arange(len(samples)) / SAMPLE_RATE)).astype(np.float32)
-    found = hear([samples], "energy").speech > 0.5
+    found = detect_activity([samples], "energy").speech > 0.5
     middle = (np.arange(len(found)) + 0.5) * FRAME / SAMPLE_RATE % 2
     assert found[(middle > 1.2) & (middle < 1.8)].mean() > 0.8
     assert found[(middle > 0.1) & (middle < 0.9)].mean() < 0.05
@@ -74,12 +74,12 @@ def test_in_a_minute_of_noise_nobody_speaks():
     random = np.random.default_rng(1)
     noise = 0.01 * random.standard_normal(60 * SAMPLE_RATE).astype(np.float32)
     samples = np.concatenate([sound(20.0, 0.01), noise, sound(20.0, 0.01)])
-    found = hear([samples], "energy").speech > 0.5
+    found = detect_activity([samples], "energy").speech > 0.5
     quiet = found[21 * SAMPLE_RATE // FRAME : 79 * SAMPLE_RATE // FRAME]
     assert quiet.mean() < 0.005
     assert not (quiet[1:] & quiet[:-1] & np.roll(quiet, 2)[1:]).any(), "not three frames on end"
-    assert not (hear([np.zeros(64_000, np.float32)], "energy").speech > 0.5).any()
-    assert len(hear([], "energy").speech) == 0
+    assert not (detect_activity([np.zeros(64_000, np.float32)], "energy").speech > 0.5).any()
+    assert len(detect_activity([], "energy").speech) == 0
 
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
@@ -126,5 +126,5 @@ def test_without_the_package_auto_is_energy_and_silero_names_the_extra(monkeypat
 def test_the_package_itself_is_not_imported():
     assert chosen_vad("auto") == "silero"
     before = "silero_vad" in sys.modules
-    hear([sound(1.0)], "silero")
+    detect_activity([sound(1.0)], "silero")
     assert ("silero_vad" in sys.modules) == before

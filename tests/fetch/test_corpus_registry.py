@@ -92,7 +92,7 @@ def test_without_a_folder_to_fill_nothing_is_prepared(
     ("code", "message"),
     [
         ("CORPUS = 1\n", r"mine.py: defines no CORPORA; expected `CORPORA = \("),
-        ("\nimport nothing_of_this_name\n", r"mine.py:2: cannot be imported \(ModuleNotFoundError: .*; mend it"),
+        ("\nimport nothing_of_this_name\n", r"mine.py:2: cannot be imported \(ModuleNotFoundError: .*; fix it"),
         ("x = (\n", r"mine.py: cannot be imported \(SyntaxError: .*line 1"),
         ("raise SystemExit(0)\n", r"mine.py:1: cannot be imported \(SystemExit"),
         (HEAD + "CORPORA = (corpus('one'))\n", r"mine.py: expected CORPORA to be a tuple of Corpus, found Corpus"),
@@ -147,7 +147,7 @@ def test_an_installed_package_adds_corpora(install: Callable[..., None], capsys:
 @pytest.mark.parametrize(
     ("code", "value", "message"),
     [
-        ("import nothing_of_this_name\n", "CORPORA", "of broken cannot be imported .*mend or remove the package"),
+        ("import nothing_of_this_name\n", "CORPORA", "of broken cannot be imported .*fix or remove the package"),
         (ONE, "NOTHING", "of broken cannot be imported"),
         (ONE, "find", "of broken: expected CORPORA to be a tuple of Corpus, found function"),
         (ONE.replace('"one"', '"librispeech"'), "CORPORA", "of broken: librispeech is the name of another corpus"),

@@ -101,7 +101,7 @@ def read_corpora(path: Path) -> dict[str, Corpus]:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
         at = f"{path}:{lines[-1]}" if lines else f"{path}"
         raise CorpusError(
-            f"{at}: cannot be imported ({type(error).__name__}: {error}); mend it, or install what it needs"
+            f"{at}: cannot be imported ({type(error).__name__}: {error}); fix it, or install what it needs"
         ) from error
     if not hasattr(module, "CORPORA"):
         raise CorpusError(f"{path}: defines no CORPORA; expected `CORPORA = (Corpus(name=..., ...),)` in it")
@@ -136,17 +136,17 @@ def _loaded(entry: EntryPoint, where: str) -> dict[str, Corpus]:
     try:
         corpora = entry.load()
     except Exception as error:  # code of others may raise anything
-        raise CorpusError(f"{where} cannot be imported ({error}); mend or remove the package") from error
+        raise CorpusError(f"{where} cannot be imported ({error}); fix or remove the package") from error
     return _by_name(corpora, where)
 
 
 def _by_name(corpora: object, where: str) -> dict[str, Corpus]:
     if not isinstance(corpora, tuple | list):
-        raise CorpusError(f"{where}: expected CORPORA to be a tuple of Corpus, found {type(corpora).__name__}; mend it")
+        raise CorpusError(f"{where}: expected CORPORA to be a tuple of Corpus, found {type(corpora).__name__}; fix it")
     others = {type(corpus).__name__ for corpus in corpora if not isinstance(corpus, Corpus)}
     if others or not corpora:
         found = f"{', '.join(sorted(others))} in it" if others else "nothing in it"
-        raise CorpusError(f"{where}: expected CORPORA to be a tuple of Corpus, found {found}; mend it")
+        raise CorpusError(f"{where}: expected CORPORA to be a tuple of Corpus, found {found}; fix it")
     twice = [name for name, count in Counter(corpus.name for corpus in corpora).items() if count > 1]
     if twice:
         raise CorpusError(f"{where}: two corpora are called {twice[0]}, expected a name for each; rename one of them")

@@ -238,7 +238,7 @@ def _channels(row: Utterance) -> list[int]:
     return list(range(row.channels))
 
 
-def _heard(row: Utterance) -> int | list[int]:
+def _channel_of(row: Utterance) -> int | list[int]:
     if row.channel is not None:
         return row.channel
     return 0 if row.channels == 1 else _channels(row)
@@ -263,7 +263,7 @@ def _supervision(row: Utterance, recording: str) -> dict[str, Any]:
         "recording_id": recording,
         "start": seconds_of(row.start, row.sample_rate),
         "duration": seconds_of(row.num_samples, row.sample_rate),
-        "channel": _heard(row),
+        "channel": _channel_of(row),
         **{name: value for name, value in said.items() if value is not None},
         **({"custom": {"split": row.split}} if row.split is not None else {}),
     }
@@ -277,7 +277,7 @@ def _cut(row: Utterance, recording: dict[str, Any], supervision: dict[str, Any])
         "channel": supervision["channel"],
         "supervisions": [{**supervision, "start": 0.0}],  # relative to the start of the cut
         "recording": recording,
-        "type": "MultiCut" if isinstance(_heard(row), list) else "MonoCut",
+        "type": "MultiCut" if isinstance(_channel_of(row), list) else "MonoCut",
     }
 
 
