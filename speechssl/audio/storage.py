@@ -104,7 +104,7 @@ class Place:
     def _checked(self, content: bytes) -> BinaryIO:
         if len(content) != self.size:
             raise AudioError(
-                f"{self}: the archive ends after {len(content)} of {self.size} bytes; copy it again, or rebuild the manifest"
+                f"{self}: the archive ends after {len(content)} of {self.size} bytes; copy it again, or relist it"
             )
         return io.BytesIO(content)
 

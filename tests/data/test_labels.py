@@ -193,8 +193,11 @@ AGAIN = r"make them again: `speechssl cluster` with features=mfcc, kmeans= the k
         (f"{HEADER}\na\t2\t0 x\n", r"l\.tsv:2: expected `id<TAB>count<TAB>units`"),
         (f"{HEADER}\na\t0 1\n", r"l\.tsv:2: expected `id<TAB>count<TAB>units`"),
         (f"{HEADER}\n\n", r"l\.tsv:2: expected `id<TAB>count<TAB>units`"),
-        (f"{HEADER}\na\t3\t0 1\n", rf"l\.tsv:2: the line announces 3 labels and ends after 2; .* cut: .* {AGAIN}"),
-        (f"{HEADER}\na\t1\t1\nb\t2\t1 1", r"l\.tsv:3: the line announces 2 labels and ends after 2; .* cut"),
+        (
+            f"{HEADER}\na\t3\t0 1\n",
+            rf"l\.tsv:2: the line announces 3 labels and ends after 2; .* truncated: .* {AGAIN}",
+        ),
+        (f"{HEADER}\na\t1\t1\nb\t2\t1 1", r"l\.tsv:3: the line announces 2 labels and ends after 2; .* truncated"),
         (
             f"{HEADER}\na\t1\t1\n",
             r"l\.tsv: holds 1 utterances, its first line says 2; the file was truncated or joined",

@@ -150,7 +150,7 @@ def test_an_installed_package_adds_corpora(install: Callable[..., None], capsys:
         ("import nothing_of_this_name\n", "CORPORA", "of broken cannot be imported .*fix or remove the package"),
         (ONE, "NOTHING", "of broken cannot be imported"),
         (ONE, "find", "of broken: expected CORPORA to be a tuple of Corpus, found function"),
-        (ONE.replace('"one"', '"librispeech"'), "CORPORA", "of broken: librispeech is the name of another corpus"),
+        (ONE.replace('"one"', '"librispeech"'), "CORPORA", "of broken: librispeech is also the name of another corpus"),
     ],
 )
 def test_a_package_that_fails_is_named_and_left_out(
