@@ -140,7 +140,7 @@ def test_a_manifest_is_believed_and_no_header_is_read(lists):
         (
             "t.txt",
             "caf\u00e9".encode("latin-1"),
-            "is neither readable audio .* nor text in UTF-8; save a list as UTF-8",
+            "is neither readable audio nor text in UTF-8; save a list as UTF-8",
         ),
         ("t.jsonl", b'{"text": "a"}\n', "names no audio: expected a key such as audio_filepath, found text"),
         ("t.json", b"[\n1]\n", "expected a JSON object on each line"),
