@@ -67,7 +67,7 @@ def test_the_rate_is_found_from_the_lengths_or_taken_as_given(manifest, km):
     assert read_km(km, manifest).source.hop == read_km(km, manifest, rate=50).source.hop == 320
     with pytest.raises(
         LabelError,
-        match=r"train\.km: 2 of 3 lines have .* at 100 a second, from windows of 400 .*line 1 has 2, b makes 3",
+        match=r"train\.km: 2 of 3 lines differ .* at 100 a second, from windows of 400 .*line 1 has 2, b makes 3",
     ):
         read_km(km, manifest, rate=100)
 
@@ -115,7 +115,7 @@ def test_files_of_one_k_means_may_be_mixed_and_others_not(manifest, km, tmp_path
         ("", r"train\.km: holds 0 lines, the manifest lists 3"),
         (
             "0 10 2\n3 11 0 7\n5\n",
-            r"1 of 3 lines have .* at 100 a second, .*: line 2 has 4, a makes 5; name the manifest",
+            r"1 of 3 lines differ .* at 100 a second, .*: line 2 has 4, a makes 5; name the manifest",
         ),
         ("3 11 0 7 7\n0 10 2\n5\n", r"train\.km: \d of 3 lines differ in number of labels from their"),
         ("0 10 2\n3 11 0 7 7\n\n", r"1 of 3 lines .* line 3 has 0, c makes 1"),

@@ -24,7 +24,7 @@ class CheckConfig:
 
     bandwidth_share: float = 0.75  # share of 8 kHz, or of half the rate if lower; telephone audio reaches 0.5
     bandwidth_step_db: float = 20.0  # fall within 375 Hz; filters fall by 30 and more, dark voices by 10
-    bandwidth_floor_db: float = -65.0  # level above the fall, relative to the loudest 125 Hz: only rounding noise
+    bandwidth_floor_db: float = -65.0  # highest level above the fall, relative to the loudest 125 Hz: rounding noise
     duplicate_bits: float = 0.2  # share of 256 bits that may differ between copies; others differ in 0.36 to 0.64
     duplicate_duration: float = 0.05  # relative difference of the extents of copies, without pauses at the ends
 
