@@ -119,7 +119,9 @@ def models() -> Iterator[str]:
         yield "| " + " | ".join([title, *map(value, sizes)]) + " |"
     base = SIZES["base"]
     rate = BASE_STEP_AUDIO_S / BASE_STEP_S  # crops of 5 s ask for a little less
-    measured = pretraining_flops(base.encoder, base.planned("wav2vec2").config, clusters=(), samples=80_000) / 5 * rate / 1e9
+    measured = (
+        pretraining_flops(base.encoder, base.planned("wav2vec2").config, clusters=(), samples=80_000) / 5 * rate / 1e9
+    )
     seconds = SEEN_H["base"] * 3600
     alone = seconds * base.flops("wav2vec2") / (UTILISATIONS[0] * DEVICE.peak_tflops * 1e12)
     yield ""

@@ -128,6 +128,13 @@ class Task:
             )
         if "labels" not in self.needs and sizes.clusters:
             raise LabelError(f"objective.kind={self.kind} takes no labels; remove the key labels")
+        if "classes" in self.needs and sizes.classes < 2:
+            raise LabelError(
+                f"objective.kind={self.kind} needs two classes of utterances or more, found {sizes.classes}; name the "
+                "manifest column that contains them in the key classes"
+            )
+        if "classes" not in self.needs and sizes.classes:
+            raise LabelError(f"objective.kind={self.kind} takes no classes; remove the key classes")
 
     def head_keys(self, config: Any) -> Sequence[str]:
         """Return the dotted keys of the configuration that determine the parameters of the head."""

@@ -71,7 +71,7 @@ def test_classes_are_learned_and_scored_on_held_out_utterances(recipe) -> None:
 def test_what_is_missing_or_too_much_is_named(recipe) -> None:
     with pytest.raises(ManifestError, match=r"data: 12 utterances have no speaker, .*u0, u1, u2; fill the column"):
         pretrain(recipe("speaker", classes="speaker"))
-    with pytest.raises(LabelError, match=r"objective\.kind=classifier needs two classes .*found 0; name the column"):
+    with pytest.raises(LabelError, match=r"objective\.kind=classifier needs two classes .*found 0; name the manifest"):
         pretrain(recipe("none", classes=None))
     contrastive = {"kind": "contrastive", "dim": 8, "quantizer": {"entries": 4, "dim": 8}}
     with pytest.raises(LabelError, match=r"objective\.kind=contrastive takes no classes; remove the key classes"):
