@@ -5,7 +5,7 @@ encoder neither draws masks nor computes losses.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -19,6 +19,7 @@ from speechssl.model.conv import ConvFeatureExtractor
 from speechssl.model.dropout import Dropout
 from speechssl.model.frames import BASE_STACK, frame_count, hop_size, receptive_field, within
 from speechssl.model.host import send
+from speechssl.model.local_frames import local_extractor
 from speechssl.model.norm import LayerNorm
 from speechssl.model.transformer import Layer, Transformer, TransformerConfig, without_learning
 
@@ -205,6 +206,15 @@ class SpeechEncoder(nn.Module):
     def count_frames(self, num_samples: Tensor) -> Tensor:
         """Return the (batch,) int64 numbers of frames of waveforms of (batch,) int64 samples."""
         return frame_count(num_samples, self.config.conv)
+
+    def local_frames(self, waveform: Tensor) -> Callable[[int, int], Tensor]:
+        """Prepare the extraction of ranges of frames of one (time,) waveform; see `local_extractor`."""
+        return local_extractor(self.conv, waveform)
+
+    def contextual_layers(self, conv: Tensor, num_layers: int) -> Sequence[Tensor]:
+        """Map (batch, frames, channels), extracted and without padding, to num_layers x (batch, frames, dim)."""
+        is_valid = torch.ones(conv.shape[:2], dtype=torch.bool)  # on the host, to avoid a synchronisation
+        return self.transformer(self.project(self.norm(conv)), is_valid, num_layers)
 
     def places(self) -> dict[str, Place]:
         """Return the position of each parameter, by its name."""

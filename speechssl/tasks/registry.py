@@ -78,7 +78,9 @@ def all_tasks() -> dict[str, Task]:
     found = dict(TASKS)
     for entry in entry_points(group=GROUP):
         try:
-            found.setdefault(entry.name, _loaded(entry))
+            if entry.name in found:
+                raise ConfigError(f"the task {entry.name} = {entry.value}: the kind is taken; give it another name")
+            found[entry.name] = _loaded(entry)
         except ConfigError as error:
             print(f"left out: {error}", file=sys.stderr)
     return found

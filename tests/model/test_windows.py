@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from speechssl.model import windows as module
+from speechssl.model import local_frames as module
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.frames import frame_count
 from speechssl.model.windows import encode_windows, place_windows

@@ -190,11 +190,12 @@ def test_labels_are_refused_by_a_task_that_needs_none(tiny_encoder: EncoderConfi
 
 
 def test_a_package_whose_task_cannot_be_imported_is_named_and_left_out(tmp_path: Path, monkeypatch, capsys) -> None:
-    install(tmp_path / "site", {"broken": "no_such_module:TASK", "wrong": "pathlib:Path"})
+    install(tmp_path / "site", {"broken": "no_such_module:TASK", "wrong": "pathlib:Path", "ctc": "mine:TASK"})
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     assert "broken" not in all_tasks() and "wrong" not in all_tasks()
     said = capsys.readouterr().err
     assert "left out: the task broken of speechssl-apc cannot be imported (No module named 'no_such_module')" in said
     assert "left out: the task wrong of speechssl-apc: expected an instance of Task of kind wrong, found" in said
+    assert "left out: the task ctc = mine:TASK: the kind is taken; give it another name" in said
     with pytest.raises(ConfigError, match="cannot be imported"):
         find_task("broken")
