@@ -26,10 +26,10 @@ from speechssl.data.utterances import Manifest, Utterance
 from speechssl.hub.saved import SavedModel
 from speechssl.stages import extract
 from speechssl.stages.feature_source import provenance
-from speechssl.stages.posteriors import EmitConfig
+from speechssl.stages.posteriors import PosteriorConfig
 from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.record import Inputs, RunRecord, content_hash
-from speechssl.stages.tune import kept_emissions
+from speechssl.stages.tune import cached_posteriors
 from speechssl.train.checkpoint import publish
 from speechssl.units.kmeans import KMeans
 from speechssl.units.lloyd import FitFile
@@ -139,11 +139,11 @@ def test_lists_and_shares_of_work(tmp_path):
     ("hearing", "origin"),
     [
         (None, "26a19d27e0956eabb5363a0c2e2bae66f14bbcb8c80752fec8fdd5c32e0d4a46"),
-        (EmitConfig(window_s=30.0), "543b5abd9152f0248cd5f2dcc26d182e94de0ef69b9a1f87fec2c16ae5e88d1b"),
+        (PosteriorConfig(window_s=30.0), "543b5abd9152f0248cd5f2dcc26d182e94de0ef69b9a1f87fec2c16ae5e88d1b"),
     ],
 )
-def test_kept_emissions(tmp_path, hearing, origin):
+def test_cached_posteriors(tmp_path, hearing, origin):
     save_file({"ü0": POINTS}, tmp_path / "kept", {"origin": origin})
     saved = SimpleNamespace(fingerprint=lambda: "f")
-    kept = kept_emissions(saved, Manifest(root=tmp_path, utterances=ROWS), tmp_path / "kept", hearing)
+    kept = cached_posteriors(saved, Manifest(root=tmp_path, utterances=ROWS), tmp_path / "kept", hearing)
     assert torch.equal(kept["ü0"], POINTS)

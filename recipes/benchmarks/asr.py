@@ -32,7 +32,7 @@ from speechssl.data.manifest import read_manifest
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.hub.saved import SavedModel
 from speechssl.stages.convert import convert
-from speechssl.stages.posteriors import EmitConfig, emissions
+from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
 from speechssl.stages.transcribe import transcribe
 
 __all__ = ["measure_decoding", "measure_finetuning", "measure_transcribing"]
@@ -146,7 +146,8 @@ def hear(model: Path, manifest: Manifest) -> Heard:
     recogniser, vocabulary = saved.recogniser()
     rows = {row.id: row for row in manifest.utterances}
     log_probs = {
-        key: each.contiguous() for key, each in emissions(recogniser, manifest, saved.description.audio, EmitConfig())
+        key: each.contiguous()
+        for key, each in log_posteriors(recogniser, manifest, saved.description.audio, PosteriorConfig())
     }
     references = {key: vocabulary.text.apply(row.text or "") for key, row in rows.items()}
     audio_s = sum(row.duration_s for row in rows.values())

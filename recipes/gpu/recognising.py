@@ -32,7 +32,7 @@ from speechssl.model.encoder import SpeechEncoder
 from speechssl.parallel import Ranks
 from speechssl.stages.convert import convert
 from speechssl.stages.feature_source import ExtractConfig, extract, trunk
-from speechssl.stages.posteriors import EmitConfig
+from speechssl.stages.posteriors import PosteriorConfig
 from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.transcribe import transcribe
 from speechssl.tasks.ctc import CTCModel
@@ -92,7 +92,7 @@ def transcribing(part: Part, kind: str, ours: Path, manifest: Manifest) -> None:
     """Time model and files to texts."""
     work = heard("texts", kind)
     with part.surviving(work, OURS):
-        config = EmitConfig(bfloat16=kind == "bfloat16", batch_s=120.0 if part.is_rehearsal else 400.0)
+        config = PosteriorConfig(bfloat16=kind == "bfloat16", batch_s=120.0 if part.is_rehearsal else 400.0)
         seconds = best_of_two(part, lambda: transcribe(ours, manifest, config))
         part.add(work, OURS, seconds=seconds, times_real_time=manifest.duration_s / seconds)
 

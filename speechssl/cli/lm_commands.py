@@ -124,7 +124,7 @@ def tune_command(
     channels: Channels = None,
 ) -> None:
     """Choose the weights of a language model on a development set."""
-    from speechssl.stages.posteriors import EmitConfig
+    from speechssl.stages.posteriors import PosteriorConfig
     from speechssl.stages.tune import tune
     from speechssl.stages.tuned import TuneConfig
 
@@ -137,7 +137,7 @@ def tune_command(
     values = {"decoder": decoder, **numbers, "widen": widen, "rounds": rounds, "metric": metric}
     config = from_dict(values, TuneConfig, where="lm tune")
     held_out = None if test is None else read_named(test, root=root)
-    hearing = from_dict({"min_sample_rate": min_sample_rate, "channels": channels}, EmitConfig, where="lm tune")
+    hearing = from_dict({"min_sample_rate": min_sample_rate, "channels": channels}, PosteriorConfig, where="lm tune")
     found = tune(model, read_named(dev, root=root), config, out, test=held_out, progress=_tell, hearing=hearing)
     print(f"dev   greedy          WER {found.greedy['dev'][0]:.2%}  CER {found.greedy['dev'][1]:.2%}")
     print(f"dev   {_named(found.best)}")

@@ -42,7 +42,7 @@ def transcribe_command(
     """Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples or wav from stdin, word by word."""
     from speechssl.asr.decoding.decoders import decoder_for
     from speechssl.asr.decoding.grammar import Weights
-    from speechssl.stages.posteriors import EmitConfig
+    from speechssl.stages.posteriors import PosteriorConfig
     from speechssl.stages.stream import transcribe_stream
     from speechssl.stages.transcribe import transcribe
     from speechssl.stages.tuned import read_tuned
@@ -54,7 +54,7 @@ def transcribe_command(
         overlap_s = min(8.0, window_s / 4)
         values: dict[str, object] = {"batch_s": batch_s, "window_s": window_s, "overlap_s": overlap_s}
         values |= {"bfloat16": bfloat16, "min_sample_rate": min_sample_rate, "channels": channels}
-        config = from_dict(values, EmitConfig, where="transcribe")
+        config = from_dict(values, PosteriorConfig, where="transcribe")
         weights = Weights(lm_weight=lm_weight, word_score=word_score)
         asked = decoder_for(lm, lexicon, weights, beam=beam, nbest=nbest, hot=hot_word or (), native=flashlight)
         decoder = asked if tuned is None else read_tuned(tuned)
@@ -78,9 +78,9 @@ def align_command(
 ) -> None:
     """Find when each word and letter of known texts was said."""
     from speechssl.stages.align import align
-    from speechssl.stages.posteriors import EmitConfig
+    from speechssl.stages.posteriors import PosteriorConfig
 
-    config = from_dict({"min_sample_rate": min_sample_rate, "channels": channels}, EmitConfig, where="align")
+    config = from_dict({"min_sample_rate": min_sample_rate, "channels": channels}, PosteriorConfig, where="align")
     listed = read_named(manifest, root=root)
     if text is not None:
         listed = with_texts(listed, text)

@@ -16,7 +16,7 @@ from speechssl.hub.saved import SavedModel
 from speechssl.inference.pretrained import Encoder
 from speechssl.inference.results import FrameTimes, Heard, LogProbs, as_given, listed
 from speechssl.stages.align import align_by
-from speechssl.stages.posteriors import EmitConfig, emissions
+from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
 from speechssl.stages.transcribe import transcribe_by
 from speechssl.stages.tuned import read_tuned
 from speechssl.tasks.ctc import CTCModel
@@ -98,7 +98,7 @@ class Recogniser(Encoder):
             self.vocabulary,
             listed(audio, sample_rate, channels),
             self._audio_of(channels),
-            EmitConfig(bfloat16=self._bfloat16),
+            PosteriorConfig(bfloat16=self._bfloat16),
             decoder=_decoder(**decoding),
             settings="",
         )
@@ -146,7 +146,7 @@ class Recogniser(Encoder):
             raise ConfigError(f"found {len(manifest.utterances)} utterances and {len(texts)} texts; give one text each")
         rows = tuple(dataclasses.replace(row, text=each) for row, each in zip(manifest.utterances, texts, strict=True))
         manifest = dataclasses.replace(manifest, utterances=rows)
-        config = EmitConfig(bfloat16=self._bfloat16)
+        config = PosteriorConfig(bfloat16=self._bfloat16)
         found, _ = align_by(self.ctc, self.vocabulary, manifest, self._audio_of(channels), config, settings="")
         return as_given(audio, found)
 
@@ -175,8 +175,8 @@ class Recogniser(Encoder):
             ConfigError: no sample rate.
         """
         manifest = listed(audio, sample_rate, channels)
-        emitted = emissions(
-            self.ctc, manifest, self._audio_of(channels), EmitConfig(bfloat16=self._bfloat16), settings=""
+        posteriors = log_posteriors(
+            self.ctc, manifest, self._audio_of(channels), PosteriorConfig(bfloat16=self._bfloat16), settings=""
         )
         config = self.description.encoder
         found = {
@@ -185,7 +185,7 @@ class Recogniser(Encoder):
                 tokens=self.vocabulary.tokens,
                 frames=FrameTimes.of(len(values), hop=config.hop, window=config.window),
             )
-            for key, values in emitted
+            for key, values in posteriors
         }
         return as_given(audio, [found[row.id] for row in manifest.utterances])
 

@@ -40,7 +40,10 @@ def describe_plan(plan: Plan) -> list[str]:
             f"{request.hours:g} h of audio, {request.devices} x {request.device} ({memory}), {request.days:g} days",
         ),
         ("model", f"{size.name}, {size.parameters(request.method) / 1e6:.1f} M parameters, {request.method}"),
-        ("pace", f"{_number(plan.pace.audio_s)} audio-seconds a second and device: {plan.pace.source}"),
+        (
+            "throughput",
+            f"{_number(plan.throughput.audio_s)} audio-seconds a second and device: {plan.throughput.source}",
+        ),
         ("batch", _batch(plan)),
         ("lr", f"{plan.lr:.3g} at its peak{_about_lr(plan)}"),
         ("updates", _updates(plan)),

@@ -20,11 +20,11 @@ from speechssl.plan.costs import (
     memory_gb,
     peak_lr,
 )
-from speechssl.plan.throughput import device_for, measure_pace
+from speechssl.plan.throughput import device_for, measure_throughput
 from speechssl.tasks.registry import find_method
 from speechssl.tasks.task import SizeName
 
-__all__ = ["MOST_STEPS", "Pace", "Plan", "PlanRequest", "expected_pace", "make_plan", "measured_plan"]
+__all__ = ["MOST_STEPS", "Plan", "PlanRequest", "Throughput", "expected_throughput", "make_plan", "measured_plan"]
 
 MOST_STEPS = 400_000  # updates of published BASE runs; none is longer
 _FEWEST_STEPS = 100_000  # the batch is made no larger than leaves so many; the batch-size study holds from 50,000
@@ -63,7 +63,7 @@ class PlanRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class Throughput:
     """How fast one device trains."""
 
     audio_s: float  # a second
@@ -76,7 +76,7 @@ class Plan:
 
     request: PlanRequest
     size: ModelSize
-    pace: Pace
+    throughput: Throughput
     seconds: float  # of audio in a micro-batch of one device
     accumulate: int
     steps: int
@@ -109,23 +109,23 @@ class Plan:
         return round(self.steps * (1 - share) / share)
 
 
-def expected_pace(request: PlanRequest, size: ModelSize) -> Pace:
+def expected_throughput(request: PlanRequest, size: ModelSize) -> Throughput:
     """Estimate what one device does: from our own measurements on CPU, from a spec sheet and an assumption elsewhere.
 
     Raises:
         ConfigError: the device is not known.
     """
     if request.rate is not None:
-        return Pace(audio_s=request.rate, source="as given")
+        return Throughput(audio_s=request.rate, source="as given")
     if request.device == "cpu":
         cores = len(os.sched_getaffinity(0))
         source = f"{cores} cores here, a core as in recipes/benchmarks/README.md" + (
             ", where LARGE was not measured: by operations, at BASE's rate" if size.name == "large" else ""
         )
-        return Pace(audio_s=cores * size.cpu_audio_s(request.method), source=source)
+        return Throughput(audio_s=cores * size.cpu_audio_s(request.method), source=source)
     device = find_device(request.device)
     flops = size.flops(request.method)
-    return Pace(
+    return Throughput(
         audio_s=request.utilisation * device.peak_tflops * 1e12 / flops,
         source=f"ASSUMED, measured by nobody: {request.utilisation:.0%} of {device.peak_tflops:g} TFLOP/s "
         f"({device.source}), {flops / 1e9:.3g} GFLOP a second of audio",
@@ -141,7 +141,7 @@ def measured_plan(request: PlanRequest) -> Plan:
     device = device_for(request.device)
     plan = make_plan(request)
     size = plan.size
-    audio_s = measure_pace(
+    audio_s = measure_throughput(
         size.encoder,
         size.planned(request.method).config,
         size.planned(request.method).clusters,
@@ -150,24 +150,26 @@ def measured_plan(request: PlanRequest) -> Plan:
         bfloat16=plan.bfloat16,
         device=device,
     )
-    pace = Pace(audio_s=audio_s, source="measured here, a few updates on noise in whole crops, reading not counted")
-    return make_plan(replace(request, size=size.name), pace)
+    throughput = Throughput(
+        audio_s=audio_s, source="measured here, a few updates on noise in whole crops, reading not counted"
+    )
+    return make_plan(replace(request, size=size.name), throughput)
 
 
-def make_plan(request: PlanRequest, pace: Pace | None = None) -> Plan:
+def make_plan(request: PlanRequest, throughput: Throughput | None = None) -> Plan:
     """Work out a plan.
 
     Args:
         request: what there is.
-        pace: of one device, where it is known; of the size that `request` names, or of the one that comes out.
+        throughput: of one device, where it is known; of the size that `request` names, or of the one that comes out.
 
     Raises:
         ConfigError: nothing fits into the memory or the time, or the device is not known.
     """
     limit = _memory_limit(request)
     bfloat16 = request.device != "cpu"
-    size = SIZES[request.size] if request.size else _choose_size(request, pace, limit)
-    pace = pace or expected_pace(request, size)
+    size = SIZES[request.size] if request.size else _choose_size(request, throughput, limit)
+    throughput = throughput or expected_throughput(request, size)
     longest = _longest_batch_s(size, request.method, limit, bfloat16=bfloat16)
     if longest < size.crop_s:
         least = memory_gb(size, request.method, size.crop_s, bfloat16=bfloat16, on_cpu=not bfloat16) / _MEMORY_USED
@@ -175,7 +177,7 @@ def make_plan(request: PlanRequest, pace: Pace | None = None) -> Plan:
             f"{size.name} needs {least:.1f} GB for one utterance of {size.crop_s:g} s, {limit:.1f} GB are there; "
             "take a smaller --size, or more --memory"
         )
-    available = _hours_seen(request, pace)
+    available = _hours_seen(request, throughput)
     wanted = request.batch_s or _choose_batch_s(size, available)
     accumulate = max(1, math.ceil(wanted / (request.devices * min(longest, _LONGEST_MICRO_S))))
     seconds = max(size.crop_s, wanted / (request.devices * accumulate))
@@ -190,7 +192,7 @@ def make_plan(request: PlanRequest, pace: Pace | None = None) -> Plan:
     plan = Plan(
         request=request,
         size=size,
-        pace=pace,
+        throughput=throughput,
         seconds=seconds,
         accumulate=accumulate,
         steps=steps,
@@ -207,18 +209,18 @@ def _share(request: PlanRequest) -> float:
     return find_method(request.method).planning.share
 
 
-def _hours_seen(request: PlanRequest, pace: Pace) -> float:
+def _hours_seen(request: PlanRequest, throughput: Throughput) -> float:
     """Return the hours of audio that all devices see in the time of the planned run."""
-    together = pace.audio_s * request.devices * (_BETWEEN_DEVICES if request.devices > 1 else 1.0)
+    together = throughput.audio_s * request.devices * (_BETWEEN_DEVICES if request.devices > 1 else 1.0)
     return together * request.days * _share(request) * 24
 
 
-def _choose_size(request: PlanRequest, pace: Pace | None, limit: float) -> ModelSize:
+def _choose_size(request: PlanRequest, throughput: Throughput | None, limit: float) -> ModelSize:
     """Take LARGE where it could see what it is published on, else BASE where its published table begins, else small."""
 
     def seen(size: ModelSize) -> float:
         fits = _longest_batch_s(size, request.method, limit, bfloat16=request.device != "cpu") >= size.crop_s
-        return _hours_seen(request, pace or expected_pace(request, size)) if fits else 0.0
+        return _hours_seen(request, throughput or expected_throughput(request, size)) if fits else 0.0
 
     if request.hours >= _LARGE_HOURS and seen(SIZES["large"]) >= _LARGE_SEEN:
         return SIZES["large"]

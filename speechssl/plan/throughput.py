@@ -16,7 +16,7 @@ from speechssl.train.checkpoint import TrainState
 from speechssl.train.learner import Learner, TrainConfig
 from speechssl.train.optim import OptimConfig, build_optimizer
 
-__all__ = ["device_for", "measure_pace"]
+__all__ = ["device_for", "measure_throughput"]
 
 _WARM_UP = 1  # updates before the clock starts: memory, kernels
 _UPDATES = 3  # at least
@@ -35,7 +35,7 @@ def device_for(name: str) -> torch.device:
     return device
 
 
-def measure_pace(
+def measure_throughput(
     encoder: EncoderConfig,
     objective: TaskConfig,
     clusters: tuple[int, ...],

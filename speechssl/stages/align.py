@@ -13,7 +13,7 @@ from speechssl.errors import ManifestError, VocabularyError
 from speechssl.extras import import_torchaudio
 from speechssl.hub.model_formats import read_saved
 from speechssl.parallel import pick_device
-from speechssl.stages.posteriors import EmitConfig, emissions
+from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
 from speechssl.tasks.ctc import CTCModel
 from speechssl.text.vocabulary import BLANK, Vocabulary, frames_needed
 
@@ -23,7 +23,7 @@ __all__ = ["align", "align_by"]
 def align(
     run: Path,
     manifest: Manifest,
-    config: EmitConfig | None = None,
+    config: PosteriorConfig | None = None,
     *,
     skip: bool = False,
     settings: str | None = None,
@@ -55,7 +55,7 @@ def align_by(
     vocabulary: Vocabulary,
     manifest: Manifest,
     audio: AudioConfig,
-    config: EmitConfig | None = None,
+    config: PosteriorConfig | None = None,
     *,
     skip: bool = False,
     settings: str | None = None,
@@ -86,10 +86,10 @@ def align_by(
     rows = {row.id: row for row in manifest.utterances}
     found: dict[str, Transcript] = {}
     skipped: list[str] = []
-    emitted = emissions(
-        model, manifest, audio, config or EmitConfig(), skipped=skipped if skip else None, settings=settings
+    posteriors = log_posteriors(
+        model, manifest, audio, config or PosteriorConfig(), skipped=skipped if skip else None, settings=settings
     )
-    for key, log_probs in emitted:
+    for key, log_probs in posteriors:
         row = rows[key]
         try:
             ids = vocabulary.encode(row.text or "", where=key)

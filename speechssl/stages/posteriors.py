@@ -18,13 +18,13 @@ from speechssl.errors import ConfigError
 from speechssl.model.windows import encode_windows
 from speechssl.tasks.ctc import CTCModel
 
-__all__ = ["EmitConfig", "emissions", "read_ahead"]
+__all__ = ["PosteriorConfig", "log_posteriors", "read_ahead"]
 
 MAX_PADDING = 0.1  # of a batch: on CPU padding costs what speech does
 
 
 @configuration
-class EmitConfig:
+class PosteriorConfig:
     """How speech goes through the model."""
 
     batch_s: float = 120.0  # seconds of audio in a batch, padding counted
@@ -50,11 +50,11 @@ class EmitConfig:
 
 
 @torch.no_grad()
-def emissions(
+def log_posteriors(
     model: CTCModel,
     manifest: Manifest,
     audio: AudioConfig,
-    config: EmitConfig,
+    config: PosteriorConfig,
     *,
     skipped: list[str] | None = None,
     settings: str | None = None,
@@ -111,7 +111,7 @@ def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-def _in_windows(model: CTCModel, waveform: Tensor, config: EmitConfig) -> Tensor:
+def _in_windows(model: CTCModel, waveform: Tensor, config: PosteriorConfig) -> Tensor:
     encoder = model.encoder.config
     per_second = SAMPLE_RATE / encoder.hop
     size, overlap = round(config.window_s * per_second), round(config.overlap_s * per_second)

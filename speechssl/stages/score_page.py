@@ -22,7 +22,7 @@ from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.hub.model_formats import read_saved
 from speechssl.parallel import pick_device
-from speechssl.stages.posteriors import EmitConfig, emissions
+from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
 
 __all__ = ["PageConfig", "read_confidences", "write_page"]
 
@@ -210,7 +210,7 @@ def _paths(run: Path, manifest: Manifest) -> tuple[dict[str, list[PathToken]], f
     model, vocabulary = saved.recogniser()
     model.to(pick_device())
     skipped: list[str] = []
-    found = emissions(model, manifest, saved.description.audio, EmitConfig(), skipped=skipped)
+    found = log_posteriors(model, manifest, saved.description.audio, PosteriorConfig(), skipped=skipped)
     paths = {
         key: [
             PathToken(vocabulary.tokens[token.id], token.start, token.end - token.start, token.probability)

@@ -10,7 +10,7 @@ from speechssl.audio.reading import AudioConfig
 from speechssl.data.utterances import Manifest
 from speechssl.hub.model_formats import read_saved
 from speechssl.parallel import pick_device
-from speechssl.stages.posteriors import EmitConfig, emissions
+from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
 from speechssl.tasks.ctc import CTCModel
 from speechssl.text.vocabulary import Vocabulary
 
@@ -20,7 +20,7 @@ __all__ = ["transcribe", "transcribe_by"]
 def transcribe(
     run: Path,
     manifest: Manifest,
-    config: EmitConfig | None = None,
+    config: PosteriorConfig | None = None,
     *,
     decoder: Greedy | Beam | WithLexicon | Flashlight | None = None,
     skip_bad: bool = False,
@@ -53,7 +53,7 @@ def transcribe_by(
     vocabulary: Vocabulary,
     manifest: Manifest,
     audio: AudioConfig,
-    config: EmitConfig | None = None,
+    config: PosteriorConfig | None = None,
     *,
     decoder: Greedy | Beam | WithLexicon | Flashlight | None = None,
     skip_bad: bool = False,
@@ -76,10 +76,15 @@ def transcribe_by(
     rows = {row.id: row for row in manifest.utterances}
     skipped: list[str] = []
     found: dict[str, Transcript] = {}
-    emitted = emissions(
-        model, manifest, audio, config or EmitConfig(), skipped=skipped if skip_bad else None, settings=settings
+    posteriors = log_posteriors(
+        model,
+        manifest,
+        audio,
+        config or PosteriorConfig(),
+        skipped=skipped if skip_bad else None,
+        settings=settings,
     )
-    for key, log_probs in emitted:
+    for key, log_probs in posteriors:
         (hypotheses,) = decode(log_probs[None], torch.tensor([len(log_probs)]))
         best = hypotheses[0]
         words, letters = words_of(best.tokens, vocabulary, hop=encoder.hop, window=encoder.window)

@@ -34,11 +34,11 @@ from speechssl.errors import ConfigError
 from speechssl.hub.model_formats import read_saved
 from speechssl.hub.saved import SavedModel
 from speechssl.parallel import pick_device
-from speechssl.stages.posteriors import EmitConfig, emissions
+from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
 from speechssl.stages.tuned import TuneConfig
 from speechssl.text.vocabulary import Vocabulary
 
-__all__ = ["Point", "Tuned", "draw_surface", "kept_emissions", "tune"]
+__all__ = ["Point", "Tuned", "cached_posteriors", "draw_surface", "tune"]
 
 
 class _Point(Protocol):
@@ -119,7 +119,7 @@ def tune(
     *,
     test: Manifest | None = None,
     progress: Callable[[Point], None] = lambda point: None,
-    hearing: EmitConfig | None = None,
+    hearing: PosteriorConfig | None = None,
 ) -> Tuned:
     """Try weights on the development set and write `tune.json`, `surface.tsv` and `surface.png` into a folder.
 
@@ -141,11 +141,11 @@ def tune(
         )
     saved = read_saved(run)
     vocabulary = saved.vocabulary()
-    heard = kept_emissions(saved, dev, out / "dev.safetensors", hearing)
+    heard = cached_posteriors(saved, dev, out / "dev.safetensors", hearing)
     points, best = _search(heard, _texts(dev, vocabulary), vocabulary, config, progress)
     sets = {"dev": (heard, _texts(dev, vocabulary))}
     if test is not None:
-        sets["test"] = (kept_emissions(saved, test, out / "test.safetensors", hearing), _texts(test, vocabulary))
+        sets["test"] = (cached_posteriors(saved, test, out / "test.safetensors", hearing), _texts(test, vocabulary))
     greedy = {name: _rates(*each, vocabulary, Greedy()) for name, each in sets.items()}
     weights = Weights(lm_weight=best.lm_weight, word_score=best.word_score)
     chosen = dataclasses.replace(config.decoder, weights=weights)
@@ -159,13 +159,13 @@ def tune(
     return found
 
 
-def kept_emissions(
-    saved: SavedModel, manifest: Manifest, path: Path, hearing: EmitConfig | None = None
+def cached_posteriors(
+    saved: SavedModel, manifest: Manifest, path: Path, hearing: PosteriorConfig | None = None
 ) -> dict[str, Tensor]:
     """Return (frames, vocab) log-probabilities by utterance id, from a file if it is of this model and manifest."""
     rows = [(row.id, row.path, row.start, row.num_samples) for row in manifest.utterances]
     about: list[object] = [saved.fingerprint(), rows]
-    if hearing is not None and hearing != EmitConfig():
+    if hearing is not None and hearing != PosteriorConfig():
         about.append(to_dict(hearing))
     origin = fingerprint.of_bytes(json.dumps(about).encode())
     if path.exists():
@@ -174,8 +174,8 @@ def kept_emissions(
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     model, _ = saved.recogniser()
     model.to(pick_device())
-    emitted = emissions(model, manifest, saved.description.audio, hearing or EmitConfig(), settings="--")
-    heard = {key: row.contiguous() for key, row in emitted}
+    posteriors = log_posteriors(model, manifest, saved.description.audio, hearing or PosteriorConfig(), settings="--")
+    heard = {key: row.contiguous() for key, row in posteriors}
     write_atomically(path, save(heard, metadata={"origin": origin}))
     return heard
 

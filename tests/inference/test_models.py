@@ -22,7 +22,7 @@ from speechssl.stages.cluster import ClusterConfig, cluster
 from speechssl.stages.convert import convert
 from speechssl.stages.extract import ExtractFeaturesConfig, extract_features
 from speechssl.stages.feature_source import ExtractConfig, extract, trunk
-from speechssl.stages.posteriors import EmitConfig, emissions
+from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
 from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.transcribe import transcribe
 from speechssl.units.kmeans import KMeans
@@ -244,7 +244,7 @@ def test_transcripts_and_log_probs_are_those_of_the_commands(models, corpus):
     assert [each.words for each in found] == [each.words for each in expected]
     assert any(each.text for each in found)
     ours, _ = SavedModel.read(models / "ctc").recogniser()
-    theirs = dict(emissions(ours, manifest, SavedModel.read(models / "ctc").description.audio, EmitConfig()))
+    theirs = dict(log_posteriors(ours, manifest, SavedModel.read(models / "ctc").description.audio, PosteriorConfig()))
     for row, log_probs in zip(manifest.utterances, model.log_probs(manifest), strict=True):
         assert torch.equal(log_probs.values, theirs[row.id])
         assert log_probs.tokens == model.vocabulary.tokens

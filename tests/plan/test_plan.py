@@ -25,7 +25,7 @@ from speechssl.plan.costs import (
     ten_minutes_error,
 )
 from speechssl.plan.plan_text import describe_plan, planned_recipe, write_recipe
-from speechssl.plan.planner import MOST_STEPS, Pace, PlanRequest, make_plan, measured_plan
+from speechssl.plan.planner import MOST_STEPS, PlanRequest, Throughput, make_plan, measured_plan
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.registry import build_objective
@@ -77,10 +77,10 @@ def test_between_points_curves_are_straight_on_logarithmic_axes():
 
 def test_an_unmeasured_pace_is_the_stated_share_of_the_spec_sheet():
     # BASE asks for 44.6 GFLOP a second of audio: 98.9 TFLOP/s are 2,217 of them
-    found = plan_for().pace
+    found = plan_for().throughput
     assert found.audio_s == pytest.approx(98.9e12 / 44.62e9, rel=1e-3)
     assert "ASSUMED, measured by nobody: 10% of 989 TFLOP/s" in found.source
-    assert plan_for(utilisation=0.2).pace.audio_s == pytest.approx(2 * found.audio_s)
+    assert plan_for(utilisation=0.2).throughput.audio_s == pytest.approx(2 * found.audio_s)
 
 
 def test_hours_seen_updates_and_epochs_are_worked_out_from_the_rate():
@@ -316,10 +316,10 @@ def test_a_measured_pace_replaces_the_table(monkeypatch):
         asked.update(how, encoder=encoder, objective=objective)
         return 123.0
 
-    monkeypatch.setattr(planning, "measure_pace", measure)
+    monkeypatch.setattr(planning, "measure_throughput", measure)
     plan = measured_plan(PlanRequest(hours=10.0, days=1.0, memory_gb=8.0))
-    assert plan.pace == Pace(audio_s=123.0, source=plan.pace.source)
-    assert "measured here" in plan.pace.source
+    assert plan.throughput == Throughput(audio_s=123.0, source=plan.throughput.source)
+    assert "measured here" in plan.throughput.source
     assert (asked["encoder"], asked["seconds"], asked["bfloat16"]) == (SIZES["small"].encoder, 16.0, False)
     assert plan.hours_seen == pytest.approx(123 * 24, rel=0.01)
 
@@ -334,7 +334,7 @@ def test_measuring_an_accelerator_where_there_is_none_says_so(monkeypatch):
 def test_updates_of_the_small_model_are_really_taken_and_timed(method, monkeypatch):
     monkeypatch.setattr("speechssl.plan.throughput._UPDATES", 1)
     size = SIZES["small"]
-    pace = planning.measure_pace(
+    throughput = planning.measure_throughput(
         size.encoder,
         size.planned(method).config,
         size.planned(method).clusters,
@@ -344,7 +344,7 @@ def test_updates_of_the_small_model_are_really_taken_and_timed(method, monkeypat
         device=torch.device("cpu"),
         at_least_s=0.0,
     )
-    assert 0.1 < pace < 10_000
+    assert 0.1 < throughput < 10_000
 
 
 def test_the_command_plans_and_its_recipe_is_accepted_by_pretrain(tmp_path, capsys):

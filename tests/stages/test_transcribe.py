@@ -24,7 +24,7 @@ from speechssl.data.utterances import Utterance
 from speechssl.errors import AudioError, ConfigError, ManifestError, VocabularyError
 from speechssl.hub.saved import SavedModel
 from speechssl.stages.align import align
-from speechssl.stages.posteriors import EmitConfig, emissions, read_ahead
+from speechssl.stages.posteriors import PosteriorConfig, log_posteriors, read_ahead
 from speechssl.stages.stream import StreamConfig, stream
 from speechssl.stages.transcribe import transcribe
 
@@ -38,15 +38,15 @@ def long(corpus, tmp_path) -> Path:
     return tmp_path / "long.wav"
 
 
-def emitted(run: Path, manifest, **settings) -> dict[str, torch.Tensor]:
+def posteriors(run: Path, manifest, **settings) -> dict[str, torch.Tensor]:
     model, _ = SavedModel.read(run).recogniser()
-    return dict(emissions(model, manifest, AudioConfig(), EmitConfig(**settings)))
+    return dict(log_posteriors(model, manifest, AudioConfig(), PosteriorConfig(**settings)))
 
 
 def test_windows_give_as_many_frames_as_the_whole_and_nearly_their_values(finetuned, long):
     manifest = files_as_manifest([long])
-    whole = emitted(finetuned, manifest)["long"]
-    parts = emitted(finetuned, manifest, window_s=3.0, overlap_s=1.5)["long"]
+    whole = posteriors(finetuned, manifest)["long"]
+    parts = posteriors(finetuned, manifest, window_s=3.0, overlap_s=1.5)["long"]
     assert parts.shape == whole.shape
     assert (parts.argmax(-1) == whole.argmax(-1)).float().mean() > 0.95
     assert parts.exp().sum(-1) == pytest.approx(1, abs=1e-4)
@@ -54,7 +54,7 @@ def test_windows_give_as_many_frames_as_the_whole_and_nearly_their_values(finetu
 
 def test_what_fits_into_a_window_is_encoded_as_a_whole(finetuned, long):
     manifest = files_as_manifest([long])
-    whole, fitting = emitted(finetuned, manifest), emitted(finetuned, manifest, window_s=13.0)
+    whole, fitting = posteriors(finetuned, manifest), posteriors(finetuned, manifest, window_s=13.0)
     assert torch.equal(whole["long"], fitting["long"])
 
 
@@ -62,7 +62,7 @@ def test_what_fits_into_a_window_is_encoded_as_a_whole(finetuned, long):
 def test_16_bits_change_what_is_emitted_by_rounding(finetuned, long, window_s):
     manifest = files_as_manifest([long])
     exact, rounded = (
-        emitted(finetuned, manifest, window_s=window_s, overlap_s=1.5, bfloat16=bfloat16)["long"]
+        posteriors(finetuned, manifest, window_s=window_s, overlap_s=1.5, bfloat16=bfloat16)["long"]
         for bfloat16 in (False, True)
     )
     assert rounded.dtype == torch.float32
@@ -87,13 +87,13 @@ def test_reading_ahead_gives_the_same_batches_and_stops_at_the_same_error():
 def test_long_and_short_audio_come_in_the_manifests_order(finetuned, corpus):
     manifest = read_manifest(corpus)
     cut_at = sorted(row.duration_s for row in manifest.utterances)[4]
-    found, _ = transcribe(finetuned, manifest, EmitConfig(window_s=cut_at, overlap_s=0.1, batch_s=2))
+    found, _ = transcribe(finetuned, manifest, PosteriorConfig(window_s=cut_at, overlap_s=0.1, batch_s=2))
     assert [each.id for each in found] == [row.id for row in manifest.utterances]
 
 
 def test_overlaps_longer_than_the_window_are_refused():
     with pytest.raises(ConfigError, match="expected 0 <= overlap_s < window_s, found 9 and 5"):
-        EmitConfig(window_s=5, overlap_s=9)
+        PosteriorConfig(window_s=5, overlap_s=9)
 
 
 def test_files_are_named_by_their_stems_unless_two_share_one(tmp_path, write_wav):
@@ -204,7 +204,7 @@ def test_the_command_reads_samples_from_standard_input(finetuned, long, tmp_path
 
 def test_what_a_file_cannot_hold_is_refused_before_anything_is_heard(finetuned, corpus, tmp_path, monkeypatch, capsys):
     heard = []
-    monkeypatch.setattr("speechssl.stages.transcribe.emissions", lambda *given, **named: heard.append(given) or ())
+    monkeypatch.setattr("speechssl.stages.transcribe.log_posteriors", lambda *given, **named: heard.append(given) or ())
     odd = shutil.copy(corpus.parent / "u0001.wav", tmp_path / "a\tb\nc.wav")
     for out, said in (
         ("t.tsv", "has a tab or line break in id"),

@@ -20,7 +20,7 @@ from speechssl.data.utterances import Manifest
 from speechssl.errors import ConfigError
 from speechssl.hub.saved import SavedModel
 from speechssl.stages import tune as stage
-from speechssl.stages.tune import kept_emissions, tune
+from speechssl.stages.tune import cached_posteriors, tune
 from speechssl.stages.tuned import TuneConfig
 
 
@@ -54,7 +54,7 @@ def test_the_best_pair_of_dev_is_found_and_test_is_decoded_with_it(finetuned, se
     for manifest, rates, name in ((sets[0], (found.best.wer, found.best.cer), "dev"), (sets[1], found.test, "test")):
         weights = Weights(lm_weight=found.best.lm_weight, word_score=found.best.word_score)
         built = build_decoder(dataclasses.replace(decoder, weights=weights), vocabulary)
-        heard = kept_emissions(saved, manifest, tmp_path / f"{name}.safetensors")
+        heard = cached_posteriors(saved, manifest, tmp_path / f"{name}.safetensors")
         texts = {key: built.decode(row[None], torch.tensor([len(row)]))[0][0].text for key, row in heard.items()}
         scores = score_texts({row.id: row.text or "" for row in manifest.utterances}, texts)
         assert rates == (scores.wer, scores.cer)
@@ -81,12 +81,12 @@ def test_the_grid_grows_beyond_the_edge_that_the_best_pair_lies_at(monkeypatch, 
 
 def test_the_model_hears_a_set_once(finetuned, sets, tmp_path, monkeypatch):
     saved = SavedModel.read(finetuned)
-    first = kept_emissions(saved, sets[0], tmp_path / "dev.safetensors")
+    first = cached_posteriors(saved, sets[0], tmp_path / "dev.safetensors")
     assert set(first) == {row.id for row in sets[0].utterances}
-    other = kept_emissions(saved, sets[1], tmp_path / "dev.safetensors")
+    other = cached_posteriors(saved, sets[1], tmp_path / "dev.safetensors")
     assert set(other) == {row.id for row in sets[1].utterances}
-    monkeypatch.setattr(stage, "emissions", None)
-    again = kept_emissions(saved, sets[1], tmp_path / "dev.safetensors")
+    monkeypatch.setattr(stage, "log_posteriors", None)
+    again = cached_posteriors(saved, sets[1], tmp_path / "dev.safetensors")
     assert all(torch.equal(again[key], other[key]) for key in other)
 
 

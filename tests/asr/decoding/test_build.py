@@ -34,7 +34,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "lexicon.txt", tmp_path / "lm.arpa"
 
 
-def emissions(frames: int, seed: int) -> torch.Tensor:
+def random_log_probs(frames: int, seed: int) -> torch.Tensor:
     """Return (1, frames, vocab) of the kind that trained models make: blanks, and peaks between them."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2.5 * torch.randn(1, frames, len(VOCABULARY), generator=generator)
@@ -56,7 +56,7 @@ def test_flashlight_and_our_own_search_rank_alike(add, has_model, beam, tokens, 
     }
     ours, theirs = (build_decoder(kind(**values), VOCABULARY) for kind in (WithLexicon, Flashlight))
     for seed in range(6):
-        log_probs, counts = emissions(24, seed), torch.tensor([24])
+        log_probs, counts = random_log_probs(24, seed), torch.tensor([24])
         found, expected = ours.decode(log_probs, counts)[0], theirs.decode(log_probs, counts)[0]
         assert [one.text for one in found] == [one.text for one in expected]
         assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-4)
@@ -84,7 +84,7 @@ def test_the_best_of_flashlight_is_the_first_of_several(add, files):
     values = {"lexicon": files[0], "lm": files[1], "search": SearchConfig(beam=30, add_paths=add)}
     alone, several = (build_decoder(Flashlight(**values, nbest=nbest), VOCABULARY) for nbest in (1, 4))
     for seed in range(6):
-        log_probs, counts = emissions(24, seed), torch.tensor([24])
+        log_probs, counts = random_log_probs(24, seed), torch.tensor([24])
         (one,), (first, *others) = (decoder.decode(log_probs, counts)[0] for decoder in (alone, several))
         assert others and all(other.score <= first.score for other in others)
         assert (one.text, one.tokens) == (first.text, first.tokens)
@@ -99,7 +99,7 @@ def test_tokens_are_placed_when_they_are_asked_for_and_once(kind, files, monkeyp
     path = hypothesis._best_path
     monkeypatch.setattr(hypothesis, "_best_path", lambda values, ids: placed.append(len(ids)) or path(values, ids))
     values = {"lm": files[1]} if kind is Beam else {"lexicon": files[0], "lm": files[1]}
-    found = build_decoder(kind(**values, nbest=3), VOCABULARY).decode(emissions(24, 0), torch.tensor([24]))[0]
+    found = build_decoder(kind(**values, nbest=3), VOCABULARY).decode(random_log_probs(24, 0), torch.tensor([24]))[0]
     assert len(found) == 3 and placed == []
     assert found[0].tokens == found[0].tokens
     assert placed == [len(found[0].tokens)]
@@ -112,7 +112,7 @@ def test_flashlight_that_is_not_installed_names_the_extra_and_the_way_without(fi
 
 
 def test_a_batch_is_its_rows_without_their_padding(files):
-    log_probs = torch.cat([emissions(20, 0), emissions(20, 1)])
+    log_probs = torch.cat([random_log_probs(20, 0), random_log_probs(20, 1)])
     counts = torch.tensor([20, 13])
     for config in (Greedy(), Beam(nbest=3), Beam(lm=files[1]), WithLexicon(lexicon=files[0], lm=files[1])):
         decoder = build_decoder(config, VOCABULARY)
@@ -160,7 +160,7 @@ def test_hot_words_are_added_to_the_lexicon_and_preferred(files):
 
 
 def test_tokens_are_placed_on_their_likeliest_path():
-    log_probs = emissions(6, 7)[0]
+    log_probs = random_log_probs(6, 7)[0]
     for ids in ([2, 3], [2, 2], [4], [2, 1, 3]):
         paths = [path for path in itertools.product(range(5), repeat=6) if oracle_collapse(path) == ids]
         best = max(paths, key=lambda path: sum(float(log_probs[frame, token]) for frame, token in enumerate(path)))

@@ -25,7 +25,7 @@ WEIGHTS = Weights(lm_weight=1.5, word_score=0.7, unknown_score=-1.0)
 WIDE = SearchConfig(beam=100_000, threshold=1e9, tokens=len(TOKENS))
 
 
-def emissions(frames: int, seed: int) -> torch.Tensor:
+def random_log_probs(frames: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return (2 * torch.randn(1, frames, len(TOKENS), generator=generator)).log_softmax(-1)
 
@@ -57,14 +57,14 @@ def models(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_without_a_model_every_text_scores_as_all_its_paths(seed):
-    log_probs = emissions(5, seed)
+    log_probs = random_log_probs(5, seed)
     found = decoded(Beam(search=WIDE, nbest=10_000), log_probs)
     assert found == pytest.approx(oracle(log_probs))
 
 
 @pytest.mark.parametrize("kind", ["words", "letters"])
 def test_models_judge_whole_texts_however_their_words_are_put_together(kind, models):
-    log_probs = emissions(5, 2)
+    log_probs = random_log_probs(5, 2)
     found = decoded(Beam(lm=models[kind], weights=WEIGHTS, search=WIDE, nbest=10_000), log_probs)
     lm = read_arpa(models[kind])
     paths = oracle(log_probs)
@@ -84,7 +84,7 @@ def test_a_lexicon_keeps_the_texts_of_its_words(has_model, models, tmp_path):
     assert refused == ["x"] and read_lexicon(tmp_path / "lexicon.txt", VOCABULARY) == lexicon
     assert (tmp_path / "lexicon.txt").read_text() == "a\t▁a\nab\t▁ ab\nbb\t▁ b b\n"
     lm = models["words"] if has_model else None
-    log_probs = emissions(6, 3)
+    log_probs = random_log_probs(6, 3)
     config = WithLexicon(lexicon=tmp_path / "lexicon.txt", lm=lm, search=WIDE, nbest=10_000)
     found = decoded(config, log_probs)
     expected = {text for text in oracle(log_probs) if set(text.split()) <= {"a", "ab", "bb"}}

@@ -23,7 +23,7 @@ TEXTS = [["a", "ab"], ["ab", "a", "bb"], ["a"], ["bb", "ab"], ["a", "ab", "ba"]]
 WEIGHTS = Weights(lm_weight=1.5, word_score=0.7, unknown_score=-1.0)
 
 
-def emissions(frames: int, seed: int) -> np.ndarray:
+def random_log_probs(frames: int, seed: int) -> np.ndarray:
     values = np.random.default_rng(seed).normal(size=(frames, len(TOKENS))) * 1.5
     return values - np.log(np.exp(values).sum(1, keepdims=True))
 
@@ -62,7 +62,7 @@ def with_model(scores: dict[str, float], lm: NGramModel, weights: Weights, *, le
 @pytest.mark.parametrize("add", [True, False])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_without_a_model_every_text_scores_as_all_its_paths(add, seed):
-    log_probs = emissions(6, seed)
+    log_probs = random_log_probs(6, seed)
     found = scores_of(log_probs, LetterGrammar(TOKENS, 1), SearchConfig(beam=10**5, threshold=1e9, add_paths=add))
     assert found == pytest.approx(oracle_texts(log_probs.tolist(), TOKENS, add=add))
     assert [*found.values()] == sorted(found.values(), reverse=True)
@@ -70,7 +70,7 @@ def test_without_a_model_every_text_scores_as_all_its_paths(add, seed):
 
 @pytest.mark.parametrize("add", [True, False])
 def test_models_of_letters_and_of_words_add_what_they_say_of_whole_texts(add, models):
-    log_probs = emissions(6, 2)
+    log_probs = random_log_probs(6, 2)
     config = SearchConfig(beam=10**5, threshold=1e9, add_paths=add)
     paths = oracle_texts(log_probs.tolist(), TOKENS, add=add)
     letters = LetterGrammar(TOKENS, 1, models["letters"], WEIGHTS)
@@ -85,7 +85,7 @@ def test_models_of_letters_and_of_words_add_what_they_say_of_whole_texts(add, mo
 @pytest.mark.parametrize("add", [True, False])
 @pytest.mark.parametrize("has_model", [True, False])
 def test_a_lexicon_keeps_the_texts_of_its_words(add, has_model, models):
-    log_probs = emissions(7, 3)
+    log_probs = random_log_probs(7, 3)
     lm = models["words"] if has_model else None
     grammar = LexiconGrammar(len(TOKENS), 1, ENTRIES, lm, WEIGHTS)
     found = scores_of(log_probs, grammar, SearchConfig(beam=10**5, threshold=1e9, add_paths=add))
@@ -106,7 +106,7 @@ def test_an_edge_says_which_word_ended():
 
 
 def test_hot_words_earn_their_weight_once_for_each_in_a_text(models):
-    log_probs = emissions(6, 4)
+    log_probs = random_log_probs(6, 4)
     hot = HotWords([[2, 3], [3, 3]], len(TOKENS), 1, 3.0)
     for grammar, led in (
         (LetterGrammar(TOKENS, 1), LetterGrammar(TOKENS, 1, hot=hot)),
@@ -131,7 +131,7 @@ def test_hot_words_are_found_by_a_beam_that_would_have_lost_them():
 
 
 def test_narrow_beams_thresholds_and_few_tokens_find_likely_texts_among_those_of_a_wide_search():
-    log_probs = emissions(6, 5)
+    log_probs = random_log_probs(6, 5)
     wide = scores_of(log_probs, LetterGrammar(TOKENS, 1), WIDE)
     best = next(iter(wide))
     for config in (SearchConfig(beam=8), SearchConfig(threshold=4.0), SearchConfig(tokens=2)):
@@ -142,7 +142,7 @@ def test_narrow_beams_thresholds_and_few_tokens_find_likely_texts_among_those_of
 
 
 def test_no_frames_say_nothing():
-    assert scores_of(emissions(0, 0), LetterGrammar(TOKENS, 1), WIDE) == {"": pytest.approx(0.0)}
+    assert scores_of(random_log_probs(0, 0), LetterGrammar(TOKENS, 1), WIDE) == {"": pytest.approx(0.0)}
 
 
 @pytest.mark.parametrize("values", [{"beam": 0}, {"threshold": 0.0}, {"tokens": 0}])
