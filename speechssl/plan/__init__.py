@@ -1,1 +1,1 @@
-"""What a run costs before it is paid for: sizes, memory, throughput, and what published runs reached."""
+"""Planning of pretraining runs: model sizes, memory, throughput, and the results of published runs."""

@@ -1,7 +1,7 @@
-"""What sizes of model cost and what published runs of theirs reached: the tables behind `speechssl plan`.
+"""Costs of the model sizes and results of published runs: the tables behind `speechssl plan`.
 
-Nothing here was measured on an accelerator. Peak rates are spec sheets', utilisation is an assumption that every plan
-states, word error rates are other people's, on LibriSpeech. Sources stand beside the figures:
+Nothing here was measured on an accelerator. Peak rates come from spec sheets, utilisation is an assumption that every
+plan states, and word error rates are published ones on LibriSpeech. Sources are given beside the numbers:
 
 [batch]     Vaessen and van Leeuwen, arXiv:2402.13723, github.com/nikvaessen/w2v2-batch-size: readme.md (learning
             rates), plot/ft_asr_against_steps/table.csv, plot/ft_asr/table.csv and the curve of ten labelled minutes
@@ -51,13 +51,13 @@ __all__ = [
 Precision = Literal["float32", "bfloat16"]
 Span = tuple[float, float]
 
-CONTEXT_GB = 2.0  # of an accelerator's memory for its own runtime and a fragmented allocator: assumed
-IMPORTS_GB = 0.5  # of a CPU process before the model is built
+CONTEXT_GB = 2.0  # accelerator memory taken by its runtime and a fragmented allocator: assumed
+IMPORTS_GB = 0.5  # memory of a CPU process before the model is built
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """An accelerator by its spec sheet, dense rates."""
+    """An accelerator as its spec sheet describes it, with dense rates."""
 
     peak_tflops: float  # bfloat16 products with float32 sums
     memory_gb: float
@@ -72,24 +72,24 @@ DEVICES = {
     "rtx3090": Device(peak_tflops=71, memory_gb=24, source="NVIDIA GA102 white paper"),
     "rtx4090": Device(peak_tflops=165, memory_gb=24, source="NVIDIA Ada white paper"),
 }
-UTILISATION = 0.10  # of the peak. wav2vec 2.0 BASE on 64 V100 for 1.6 days saw 640,000 h [wav2vec2]: 9 % of 125 TFLOP/s
+UTILISATION = 0.10  # share of the peak; wav2vec 2.0 BASE: 640,000 h in 1.6 days on 64 V100, 9 % of 125 TFLOP/s
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """One of the sizes that recipes know, with the batches it is known to learn from; `Task.planning` has the rest."""
+    """A model size with the batch sizes known to work for it; `Task.planning` has the rest."""
 
     name: SizeName
     encoder: EncoderConfig
     normalize: bool
     crop_s: float
     min_s: float
-    batches_s: tuple[float, ...]  # seconds an update that published runs, or ours, used
-    kept_mb: dict[Precision, float]  # for the backward pass, a second of audio at `crop_s`
-    temporaries: float  # peak over what is kept, from the peak memory of training steps [ours]
+    batches_s: tuple[float, ...]  # seconds of audio per update in published runs, or in ours
+    kept_mb: dict[Precision, float]  # MB kept for the backward pass per second of audio, at `crop_s`
+    temporaries: float  # peak memory relative to what is kept, from training steps [ours]
 
     def planned(self, method: str) -> Planned:
-        """Return what is known of a method at this size; of one that says nothing, its default settings.
+        """Return a method's settings at this size; its default settings if it has none for the size.
 
         Raises:
             ConfigError: the method is not known.
@@ -99,13 +99,13 @@ class ModelSize:
         return task.planning.sizes.get(self.name, default)
 
     def flops(self, method: str) -> float:
-        """Count the operations of a step for a second of audio, in crops of full length."""
+        """Count the operations of a step per second of audio, in crops of full length."""
         samples, planned = int(self.crop_s * SAMPLE_RATE), self.planned(method)
         whole = pretraining_flops(self.encoder, planned.config, clusters=planned.clusters, samples=samples)
         return whole / self.crop_s
 
     def cpu_audio_s(self, method: str) -> float:
-        """Return the audio-seconds a second of one core: as trained here [ours], or by operations at BASE's rate."""
+        """Return audio-seconds per second on one core: measured here [ours], or estimated from operations."""
         return self.planned(method).cpu_audio_s or _BASE_RATE / self.flops(method)
 
     def parameters(self, method: str) -> int:
@@ -117,21 +117,22 @@ class ModelSize:
 def pretraining_flops(
     encoder: EncoderConfig, objective: TaskConfig, *, clusters: Sequence[int], samples: int, utterances: int = 1
 ) -> float:
-    """Return the operations of a pretraining step for one utterance, as many frames masked as are on average.
+    """Return the operations of a pretraining step for one utterance with the average number of masked frames.
 
     Args:
-        encoder: the trunk.
-        objective: of any pretraining task.
-        clusters: units of each label stream; empty for a task without labels.
-        samples: of the utterance, at 16 kHz.
-        utterances: of its batch, as long as it is; with `mask.same_count` the least masked of it counts.
+        encoder: configuration of the trunk.
+        objective: configuration of a pretraining task.
+        clusters: number of units of each label stream; empty for a task without labels.
+        samples: samples in the utterance, at 16 kHz.
+        utterances: number of equally long utterances in the batch; with `mask.same_count` the one with the fewest
+            masked frames counts.
     """
     frames = frame_count(samples, encoder.conv)
     head = task_of(objective).products(objective, encoder, clusters, frames=frames, utterances=utterances)
     return sum(product.flops for product in [*trunk_products(encoder, 1, samples), *head])
 
 
-_BASE_RATE = 88e9  # operations a second of one core: wav2vec 2.0 BASE, 20 s in 4.74 s on two [ours]
+_BASE_RATE = 88e9  # operations per second on one core: wav2vec 2.0 BASE, 20 s in 4.74 s on two cores [ours]
 SIZES: dict[SizeName, ModelSize] = {
     "small": ModelSize(  # recipes/registry_pool
         name="small",
@@ -159,9 +160,9 @@ SIZES: dict[SizeName, ModelSize] = {
         normalize=True,
         crop_s=15.625,
         min_s=2.0,
-        batches_s=(600, 1200, 2400, 5600, 9600),  # 128 x 75 s [wav2vec2]; the smaller ones are BASE's
+        batches_s=(600, 1200, 2400, 5600, 9600),  # 128 x 75 s [wav2vec2]; the smaller ones are those of BASE
         kept_mb={"float32": 189.2, "bfloat16": 72.9},
-        temporaries=1.25,  # as BASE's: its steps were not measured
+        temporaries=1.25,  # value of BASE; LARGE was not measured
     ),
 }
 
@@ -174,14 +175,14 @@ def _count_parameters(encoder: EncoderConfig, objective: TaskConfig, clusters: t
 
 
 def memory_gb(size: ModelSize, method: str, seconds: float, *, bfloat16: bool, on_cpu: bool) -> float:
-    """Estimate the peak memory of one rank: weights, gradients, two moments, and what the backward pass needs.
+    """Estimate the peak memory of one rank: weights, gradients, two moments, and activations for the backward pass.
 
     Args:
-        size: of the model.
-        method: of pretraining.
-        seconds: of audio in a micro-batch, padding counted.
-        bfloat16: whether products are taken in it; weights and moments stay float32.
-        on_cpu: whether the device is the processor, whose attention keeps its weights for the backward pass.
+        size: size of the model.
+        method: name of the pretraining method.
+        seconds: seconds of audio in a micro-batch, padding counted.
+        bfloat16: whether matrix products use bfloat16; weights and moments stay float32.
+        on_cpu: whether the device is the CPU, where attention keeps its weights for the backward pass.
     """
     fixed = size.parameters(method) * (16 + 2 * bfloat16)  # autocast keeps a copy of the weights
     kept = size.kept_mb["bfloat16" if bfloat16 else "float32"] * 1e6 * seconds
@@ -190,7 +191,7 @@ def memory_gb(size: ModelSize, method: str, seconds: float, *, bfloat16: bool, o
 
 # ---- learning rate ----
 
-_BASE_LR = (  # (seconds an update, best of three learning rates) [batch]; a square root up to 20 min
+_BASE_LR = (  # (seconds per update, best of three learning rates) [batch]; grows with the square root up to 20 min
     (87.5, 7.29e-6),
     (150, 7.91e-5),
     (300, 1.12e-4),
@@ -201,14 +202,14 @@ _BASE_LR = (  # (seconds an update, best of three learning rates) [batch]; a squ
 )
 
 
-_LARGE_LR: Span = (9600, 3e-4)  # wav2vec 2.0 LARGE's, for a method of which nothing is published [wav2vec2]
+_LARGE_LR: Span = (9600, 3e-4)  # that of wav2vec 2.0 LARGE, for methods without a published one [wav2vec2]
 
 
 def peak_lr(size: ModelSize, method: str, batch_s: float) -> float:
-    """Return the peak learning rate for so many seconds of audio an update.
+    """Return the peak learning rate for the given seconds of audio per update.
 
-    BASE: the best of the batch-size study, in between by logarithms. LARGE: the published one, less for smaller
-    batches by the square root, as the study found for BASE. Small: that of our recipes, whatever the batch.
+    BASE: the best of the batch-size study, interpolated on logarithmic axes. LARGE: the published one, scaled down with
+    the square root of the batch, as the study found for BASE. Small: that of our recipes for every batch.
     """
     match size.name:
         case "small":
@@ -268,11 +269,11 @@ LARGE_REACHED = "4.7 / 9.0 after 675,000 h of LibriSpeech, 3.1 / 6.3 after 1.6 m
 
 
 def error_band(hours_seen: float) -> tuple[Span, Span] | None:
-    """Return the band of WER, test-clean and test-other, that published runs reached after so many hours.
+    """Return the band of WER on test-clean and test-other that published runs reached after `hours_seen`.
 
     Returns:
-        The least and the most in percent of each; None for fewer hours than any of them saw. More hours than the most
-        that was published count as those.
+        The lowest and highest WER in percent for each; None below the hours of any published run. Hours beyond the
+        longest published run count as those of that run.
     """
     if hours_seen < LEAST_SEEN:
         return None
@@ -286,7 +287,7 @@ def _at(hours: Sequence[float], spans: Sequence[Span], hours_seen: float) -> Spa
 
 
 def labelled_errors(hours_seen: float) -> dict[str, Span]:
-    """Return WER on test-clean and test-other by amount of labels; nothing below the hours that were published."""
+    """Return WER on test-clean and test-other by amount of labels; empty below the hours of published runs."""
     if hours_seen < _LABELLED_SEEN[0]:
         return {}
     found: dict[str, Span] = {}
@@ -300,8 +301,8 @@ def ten_minutes_error(hours_seen: float) -> float | None:
     """Return WER in percent on test-clean after fine-tuning wav2vec 2.0 BASE on ten labelled minutes.
 
     Returns:
-        What the published curve says after so many hours seen; None for fewer hours than its first point. More hours
-        than the most that was published count as those.
+        The value of the published curve after `hours_seen`; None before its first point. Hours beyond its last point
+        count as those of that point.
     """
     if hours_seen < _TEN_MINUTES[0][0]:
         return None
@@ -310,7 +311,7 @@ def ten_minutes_error(hours_seen: float) -> float | None:
 
 
 def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
-    """Interpolate between points on logarithmic axes; the ends hold beyond.
+    """Interpolate between points on logarithmic axes; beyond the ends the end values hold.
 
     Examples:
         >>> interpolate([1, 100], [2, 8], 10)
@@ -328,7 +329,7 @@ def find_device(name: str) -> Device:
     """Return a device by name.
 
     Raises:
-        ConfigError: no spec sheet of it is listed here.
+        ConfigError: no spec sheet of the device is listed here.
     """
     if name not in DEVICES:
         raise ConfigError(

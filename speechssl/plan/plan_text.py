@@ -1,4 +1,4 @@
-"""A plan in words, and as a recipe for `speechssl pretrain`."""
+"""A plan as text, and as a recipe for `speechssl pretrain`."""
 
 import json
 import textwrap
@@ -26,7 +26,7 @@ _SOURCES = (
     "batch, learning rate, WER: Vaessen and van Leeuwen, arXiv:2402.13723 and its repository's tables: wav2vec 2.0 "
     "BASE, 960 h of LibriSpeech, test-clean / test-other, no language model",
     "beyond it: wav2vec 2.0, arXiv:2006.11477; HuBERT, arXiv:2106.07447; small: recipes/README.md",
-    "memory: weights, gradients and two moments of float32, and what autograd keeps, measured on CPU",
+    "memory: weights, gradients and two moments in float32, and what autograd keeps, measured on CPU",
 )
 
 
@@ -66,9 +66,9 @@ def planned_recipe(plan: Plan, *, out: Path, manifests: Sequence[Path], labels: 
     """Return the plan as the configuration of a run.
 
     Args:
-        plan: what to do.
+        plan: the plan.
         out: run folder.
-        manifests: of the audio.
+        manifests: manifests of the audio.
         labels: label files, for HuBERT.
     """
     size, planned = plan.size, plan.size.planned(plan.request.method)
@@ -89,14 +89,14 @@ def planned_recipe(plan: Plan, *, out: Path, manifests: Sequence[Path], labels: 
 
 
 def write_recipe(path: Path, plan: Plan) -> None:
-    """Write the recipe, with the plan above it; only what differs from the defaults, as recipes do."""
+    """Write the recipe below the plan as comments; like all recipes it holds only what differs from the defaults."""
     task = find_method(plan.request.method)
     labels = [Path("runs/plan/units/labels.tsv")] if "labels" in task.needs else []
     config = planned_recipe(plan, out=Path("runs/plan/pretrain"), manifests=[Path("pool.tsv")], labels=labels)
     lines = [f"# {line}".rstrip() for line in describe_plan(plan)]
     if task.planning.recipe_note:
         lines.append(f"# {task.planning.recipe_note.format(steps=plan.first_steps)}")
-    lines.append("# Put your manifests in, and out where there is room.")
+    lines.append("# Fill in your manifests, and a folder `out` with enough space.")
     for key, value in _recipe_values(config).items():
         lines.append(f"{key}: {json.dumps(value, ensure_ascii=False)}")  # JSON is YAML
     write_atomically(path, "\n".join(lines) + "\n")

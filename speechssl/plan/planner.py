@@ -1,7 +1,7 @@
-"""Tool `plan`: hours of audio, a device and days -> size, batch, learning rate, and what published runs make of it.
+"""Tool `plan`: hours of audio, a device and days -> model size, batch, learning rate, results of published runs.
 
-The plan says where each figure comes from. What nobody measured is said to be assumed; what published runs are known
-to fail at is a warning.
+The plan names the source of each number. Numbers that nobody measured are marked as assumed; settings at which
+published runs failed give a warning.
 """
 
 import math
@@ -26,32 +26,32 @@ from speechssl.tasks.task import SizeName
 
 __all__ = ["MOST_STEPS", "Plan", "PlanRequest", "Throughput", "expected_throughput", "make_plan", "measured_plan"]
 
-MOST_STEPS = 400_000  # updates of published BASE runs; none is longer
-_FEWEST_STEPS = 100_000  # the batch is made no larger than leaves so many; the batch-size study holds from 50,000
-_SHORTEST_S = 150.0  # an update of BASE: at 87.5 s the study's models were hardly better than none
-_MOST_EPOCHS = 700  # wav2vec 2.0 BASE saw its 960 h 667 times, and no published run more often
-_LARGE_SEEN, _LARGE_HOURS = 600_000, 960  # the least that LARGE is published on
-_MEMORY_USED = 0.9  # of the device
+MOST_STEPS = 400_000  # updates of the longest published BASE runs
+_FEWEST_STEPS = 100_000  # least number of updates when a batch size is chosen; the batch-size study holds from 50,000
+_SHORTEST_S = 150.0  # seconds per update of BASE: at 87.5 s the study's models were hardly better than random ones
+_MOST_EPOCHS = 700  # wav2vec 2.0 BASE saw its 960 h 667 times, the most of any published run
+_LARGE_SEEN, _LARGE_HOURS = 600_000, 960  # hours seen and hours of audio of the smallest published LARGE run
+_MEMORY_USED = 0.9  # share of the device's memory
 _LONGEST_MICRO_S = (
-    600.0  # fills any device; at twice that BASE's first layer has 2^31 elements, too many for some kernels
+    600.0  # fills any device; at twice that the first layer of BASE has 2^31 elements, too many for some kernels
 )
-_BETWEEN_DEVICES = 0.9  # of the time is left where gradients are exchanged: assumed
+_BETWEEN_DEVICES = 0.9  # share of the throughput that remains where gradients are exchanged: assumed
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What there is."""
+    """The resources of a run, and what is already decided."""
 
-    hours: float  # of unlabelled audio
-    days: float
+    hours: float  # hours of unlabelled audio
+    days: float  # duration of the run
     device: str = "cpu"
-    memory_gb: float | None = None  # of one device; None: of the spec sheet, for cpu of this machine
+    memory_gb: float | None = None  # memory of one device; None: from the spec sheet, or this machine's for cpu
     devices: int = 1
-    method: str = "wav2vec2"  # of a pretraining task
-    size: SizeName | None = None  # None: the largest that the time is enough for
-    batch_s: float | None = None  # audio an update, over all devices; None: as published runs
-    rate: float | None = None  # audio-seconds a second of one device; None: estimated
-    utilisation: float = UTILISATION  # of a spec sheet's peak
+    method: str = "wav2vec2"  # name of a pretraining method
+    size: SizeName | None = None  # None: the largest that the time allows
+    batch_s: float | None = None  # seconds of audio per update, over all devices; None: as in published runs
+    rate: float | None = None  # audio-seconds per second on one device; None: estimated
+    utilisation: float = UTILISATION  # share of the spec sheet's peak rate
 
     def __post_init__(self) -> None:
         for name in ("hours", "days", "memory_gb", "devices", "batch_s", "rate", "utilisation"):
@@ -64,37 +64,37 @@ class PlanRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """How fast one device trains."""
+    """Training throughput of one device."""
 
-    audio_s: float  # a second
+    audio_s: float  # audio-seconds per second
     source: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to do with it."""
+    """A planned run."""
 
     request: PlanRequest
     size: ModelSize
     throughput: Throughput
-    seconds: float  # of audio in a micro-batch of one device
+    seconds: float  # seconds of audio in a micro-batch of one device
     accumulate: int
     steps: int
     lr: float
-    days: float  # that it takes; for a method of two runs, the second
-    memory_gb: float  # of one device, at its peak
+    days: float  # duration of the run; of the second one for a method of two runs
+    memory_gb: float  # peak memory of one device
     memory_limit_gb: float
     bfloat16: bool
     warnings: tuple[str, ...] = ()
 
     @property
     def batch_s(self) -> float:
-        """Seconds of audio an update, over all devices."""
+        """Seconds of audio per update, over all devices."""
         return self.seconds * self.accumulate * self.request.devices
 
     @property
     def hours_seen(self) -> float:
-        """Hours of audio seen in all updates, padding counted."""
+        """Hours of audio seen over all updates, padding counted."""
         return self.batch_s * self.steps / 3600
 
     @property
@@ -104,13 +104,13 @@ class Plan:
 
     @property
     def first_steps(self) -> int:
-        """Updates of what comes before the planned run: HuBERT's first iteration, on MFCC units."""
+        """Updates of the run before the planned one: HuBERT's first iteration, on MFCC units."""
         share = find_method(self.request.method).planning.share
         return round(self.steps * (1 - share) / share)
 
 
 def expected_throughput(request: PlanRequest, size: ModelSize) -> Throughput:
-    """Estimate what one device does: from our own measurements on CPU, from a spec sheet and an assumption elsewhere.
+    """Estimate the throughput of one device: from our measurements for CPU, else from a spec sheet and an assumption.
 
     Raises:
         ConfigError: the device is not known.
@@ -133,10 +133,10 @@ def expected_throughput(request: PlanRequest, size: ModelSize) -> Throughput:
 
 
 def measured_plan(request: PlanRequest) -> Plan:
-    """Plan twice: with an estimate, and with what the size that comes out does on this machine.
+    """Plan with an estimate, measure the planned size on this machine, and plan again with that throughput.
 
     Raises:
-        ConfigError: as `make_plan` does; or an accelerator is named and this machine has none.
+        ConfigError: as `make_plan`; or the device is an accelerator and this machine has none.
     """
     device = device_for(request.device)
     plan = make_plan(request)
@@ -157,14 +157,14 @@ def measured_plan(request: PlanRequest) -> Plan:
 
 
 def make_plan(request: PlanRequest, throughput: Throughput | None = None) -> Plan:
-    """Work out a plan.
+    """Make a plan.
 
     Args:
-        request: what there is.
-        throughput: of one device, where it is known; of the size that `request` names, or of the one that comes out.
+        request: the resources.
+        throughput: throughput of one device with the requested or resulting size; None: estimated.
 
     Raises:
-        ConfigError: nothing fits into the memory or the time, or the device is not known.
+        ConfigError: no model fits into the memory or the time, or the device is not known.
     """
     limit = _memory_limit(request)
     bfloat16 = request.device != "cpu"
@@ -210,13 +210,13 @@ def _share(request: PlanRequest) -> float:
 
 
 def _hours_seen(request: PlanRequest, throughput: Throughput) -> float:
-    """Return the hours of audio that all devices see in the time of the planned run."""
+    """Return the hours of audio that all devices together see in the planned run."""
     together = throughput.audio_s * request.devices * (_BETWEEN_DEVICES if request.devices > 1 else 1.0)
     return together * request.days * _share(request) * 24
 
 
 def _choose_size(request: PlanRequest, throughput: Throughput | None, limit: float) -> ModelSize:
-    """Take LARGE where it could see what it is published on, else BASE where its published table begins, else small."""
+    """Choose LARGE if it sees as much as its published runs, else BASE if its published table covers it, else small."""
 
     def seen(size: ModelSize) -> float:
         fits = _longest_batch_s(size, request.method, limit, bfloat16=request.device != "cpu") >= size.crop_s
@@ -228,7 +228,7 @@ def _choose_size(request: PlanRequest, throughput: Throughput | None, limit: flo
 
 
 def _choose_batch_s(size: ModelSize, hours_seen: float) -> float:
-    """Take the longest known batch that leaves enough updates, or the shortest; longer ones past the last update."""
+    """Choose the longest known batch that leaves enough updates, or the shortest; small ones grow past `MOST_STEPS`."""
     total_s = hours_seen * 3600
     chosen = max((each for each in size.batches_s if total_s / each >= _FEWEST_STEPS), default=size.batches_s[0])
     is_small = size.name == "small"
@@ -236,7 +236,7 @@ def _choose_batch_s(size: ModelSize, hours_seen: float) -> float:
 
 
 def _longest_batch_s(size: ModelSize, method: str, limit: float, *, bfloat16: bool) -> float:
-    """Return the seconds of audio whose micro-batch fits into the memory; negative where not even the model does."""
+    """Return the longest micro-batch in seconds of audio that fits into memory; negative if the model does not fit."""
     empty, one = (memory_gb(size, method, each, bfloat16=bfloat16, on_cpu=not bfloat16) for each in (0.0, 1.0))
     return (_MEMORY_USED * limit - empty) / (one - empty)
 
@@ -252,7 +252,7 @@ def _memory_limit(request: PlanRequest) -> float:
 
 
 def _with_warnings(plan: Plan, affordable: int, wanted: float) -> Plan:
-    """Say where published runs, or arithmetic, speak against the plan."""
+    """Add warnings where published runs, or arithmetic, speak against the plan."""
     found = []
     is_small = plan.size.name == "small"
     if not is_small and plan.batch_s < _SHORTEST_S:

@@ -1,4 +1,4 @@
-"""How fast a planned model trains here: a few real updates of the training loop's own `Learner`, on noise."""
+"""Measured training throughput on this machine: a few updates of the training loop's own `Learner`, on noise."""
 
 import time
 
@@ -19,15 +19,15 @@ from speechssl.train.optim import OptimConfig, build_optimizer
 __all__ = ["device_for", "measure_throughput"]
 
 _WARM_UP = 1  # updates before the clock starts: memory, kernels
-_UPDATES = 3  # at least
-_NOISE = 0.1  # amplitude of what is trained on
+_UPDATES = 3  # timed updates, at least
+_NOISE = 0.1  # amplitude of the noise
 
 
 def device_for(name: str) -> torch.device:
-    """Return the device of this machine that `name` means.
+    """Return the device of this machine for `name`.
 
     Raises:
-        ConfigError: an accelerator is named and this machine has none.
+        ConfigError: the device is an accelerator and this machine has none.
     """
     device = torch.device("cpu") if name == "cpu" else pick_device()
     if name != "cpu" and device.type == "cpu":
@@ -46,21 +46,21 @@ def measure_throughput(
     device: torch.device,
     at_least_s: float = 5.0,
 ) -> float:
-    """Train on noise and return audio-seconds a second of this process.
+    """Train on noise and return the audio-seconds per second of this process.
 
     Args:
-        encoder: the trunk.
-        objective: of any pretraining task.
-        clusters: units of each label stream.
-        seconds: of audio in a micro-batch, rounded to whole crops.
-        crop_s: length of each utterance.
-        bfloat16: autocast.
-        device: to train on.
-        at_least_s: time to measure for.
+        encoder: configuration of the trunk.
+        objective: configuration of a pretraining task.
+        clusters: number of units of each label stream.
+        seconds: seconds of audio in a micro-batch, rounded to whole crops.
+        crop_s: seconds of each utterance.
+        bfloat16: whether to use autocast with bfloat16.
+        device: device to train on.
+        at_least_s: least seconds to measure for.
     """
     task = task_of(objective)
     model = task.build(objective, SpeechEncoder(encoder), DataSizes(clusters=clusters)).to(device)
-    optim = OptimConfig(lr=1e-6)  # so small a rate that noise does no harm
+    optim = OptimConfig(lr=1e-6)  # small enough that noise does no harm
     ranks = Ranks(rank=0, world_size=1, device=device)
     config = TrainConfig(bfloat16=bfloat16)
     learner = Learner(model, build_optimizer(model, optim), seed=0, optim=optim, config=config, ranks=ranks)

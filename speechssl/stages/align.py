@@ -28,21 +28,21 @@ def align(
     skip: bool = False,
     settings: str | None = None,
 ) -> tuple[list[Transcript], list[str]]:
-    """Find the most probable times of the texts of a manifest.
+    """Align the texts of a manifest with its audio.
 
     Args:
         run: folder of a fine-tuning run, or of a converted model.
         manifest: utterances with their texts.
-        config: how speech goes through the model; None for the defaults.
+        config: batches and windows; None for the defaults.
         skip: leave out utterances that cannot be read or aligned instead of raising.
-        settings: where `config` is set, for what errors advise: `--` for options of a command.
+        settings: prefix of the settings that errors name: `--` for options of a command.
 
     Returns:
-        Transcripts in the manifest's order, and the reasons of what was left out.
+        Transcripts in the manifest's order, and the reason for each utterance left out.
 
     Raises:
         ManifestError: an utterance has no text.
-        VocabularyError: a text holds letters that the model does not know, or needs more frames than there are.
+        VocabularyError: a text holds letters outside the vocabulary, or needs more frames than there are.
     """
     saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
@@ -60,16 +60,16 @@ def align_by(
     skip: bool = False,
     settings: str | None = None,
 ) -> tuple[list[Transcript], list[str]]:
-    """Find the most probable times of the texts of a manifest with a model in memory, as `align` does.
+    """Align the texts of a manifest with its audio by a model in memory, as `align` does.
 
     Args:
-        model: in evaluation mode, on the device where it is to work.
-        vocabulary: of the model.
+        model: CTC model in evaluation mode, on its device.
+        vocabulary: vocabulary of the model.
         manifest: utterances with their texts.
         audio: how the model's audio is read.
-        config: how speech goes through the model; None for the defaults.
+        config: batches and windows; None for the defaults.
         skip: leave out utterances that cannot be read or aligned instead of raising.
-        settings: where `config` is set, for what errors advise.
+        settings: prefix of the settings that errors name.
 
     Raises:
         ManifestError: an utterance has no text.
@@ -113,13 +113,13 @@ def align_by(
 
 
 def _align_tokens(log_probs: Tensor, ids: list[int], *, where: str) -> list[Token]:
-    """Return the tokens with the frames that they hold on the most probable path of (frames, vocab)."""
+    """Return the tokens with the frames they occupy on the most probable path through (frames, vocab)."""
     required = frames_needed(ids)
     if required > len(log_probs):
         raise VocabularyError(
             f"{where}: the text needs {required} frames, the audio makes {len(log_probs)}; correct the transcript"
         )
-    with warnings.catch_warnings():  # of its end with 2.9, which has it
+    with warnings.catch_warnings():  # torchaudio announces its removal after 2.9, which still has it
         warnings.filterwarnings("ignore", message=".*forced_align has been deprecated")
         path, scores = import_torchaudio("functional").forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK)
     return tokens_of(path[0].tolist(), scores[0].exp().tolist())

@@ -1,6 +1,6 @@
-"""Average checkpoints of one run into a model: its last ones, or those with the best dev scores.
+"""Average checkpoints of one run into a model: the last ones, or those with the best dev scores.
 
-The mean of parameters on one path of training often scores as an ensemble of them would, at the cost of one
+The mean of the parameters along one training run often scores like an ensemble of its checkpoints at the cost of one
 (Vaswani et al., arXiv:1706.03762, section 6.1; Izmailov et al., arXiv:1803.05407).
 """
 
@@ -22,17 +22,17 @@ __all__ = ["average", "average_best", "average_tensors", "best_steps", "last_ste
 
 
 def average(run: Path, out: Path, steps: Sequence[Path]) -> SavedModel:
-    """Write the mean of some checkpoints of a run as a model folder.
+    """Write the mean of checkpoints of a run as a model folder.
 
-    Adapters are merged before: a product of means is no mean of products.
+    Adapters are merged first, because a product of means is not the mean of products.
 
     Args:
         run: folder of the run, for messages.
-        out: folder to write; must hold no model.
-        steps: the checkpoints, as `best_steps` or `last_steps` lists them.
+        out: folder to write; must not hold a model.
+        steps: the checkpoints, as listed by `best_steps` or `last_steps`.
 
     Raises:
-        CheckpointError: one is of another run, broken, or of other shapes; or `out` holds a model.
+        CheckpointError: a checkpoint belongs to another run, is broken, or has other shapes; or `out` holds a model.
     """
     foreign = [step for step in steps if step.parent.resolve() != run.resolve()]
     if foreign or not steps:
@@ -51,16 +51,16 @@ def average(run: Path, out: Path, steps: Sequence[Path]) -> SavedModel:
 def average_best(
     run: Path, number: int, evaluate: Callable[[nn.Module], dict[str, float]], *, device: torch.device
 ) -> None:
-    """Write the mean of the best checkpoints to `average` in the run folder, and its scores beside it, once.
+    """Write the mean of the best checkpoints to `average` in the run folder, with its scores; once.
 
     Args:
         run: folder of a finished fine-tuning run.
-        number: of checkpoints.
+        number: number of checkpoints.
         evaluate: scores a recogniser on the development set.
-        device: to score it on.
+        device: device of the scoring.
 
     Raises:
-        CheckpointError: the run kept fewer.
+        CheckpointError: the run kept fewer checkpoints.
     """
     folder = run / "average"
     if (folder / "scores.json").exists():
@@ -76,7 +76,7 @@ def average_best(
 
 
 def average_tensors(models: Sequence[dict[str, Tensor]], *, where: str) -> dict[str, Tensor]:
-    """Return the mean of each tensor, summed in float64, in the type it has.
+    """Return the mean of each tensor, summed in float64 and returned in its own type.
 
     Raises:
         CheckpointError: names or shapes differ.

@@ -1,6 +1,6 @@
-"""Stage `card`: what a run knows of its model -> a model card, as the Hugging Face hub shows and searches it.
+"""Stage `card`: the records of a run -> a model card, as the Hugging Face hub shows and searches it.
 
-A card says what is recorded, and names what is not: it never guesses. Its head is the metadata that the hub reads
+A card states what is recorded, names what is missing, and never guesses. Its head is the metadata that the hub reads
 (https://huggingface.co/docs/hub/model-cards), with results as `model-index`.
 """
 
@@ -25,15 +25,15 @@ from speechssl.train.checkpoint import DESCRIPTION, TrainState, last_checkpoint,
 __all__ = ["CARD", "Score", "model_card", "read_score", "upload_line"]
 
 CARD = "README.md"
-_RATES = ("loss", "cer", "wer", "per")  # ends of the names of figures that people know
+_RATES = ("loss", "cer", "wer", "per")  # endings of the metrics that are shown
 _NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What `speechssl score --out` measured, and on what."""
+    """Result of `speechssl score --out` on one test set."""
 
-    name: str  # of the test set
+    name: str  # name of the test set
     values: dict[str, Any]
 
     def line(self) -> str:
@@ -46,7 +46,7 @@ class Score:
         return f"| {self.name} | {' | '.join(cells)} | {self.values['utterances']} | {self.values['normaliser']} |"
 
     def metadata(self) -> dict[str, Any]:
-        """Return what the hub reads."""
+        """Return the result as the hub's metadata."""
         metrics = [{"type": rate, "value": round(100 * self.values[rate], 2)} for rate in ("wer", "cer")]
         return {
             "task": {"type": "automatic-speech-recognition"},
@@ -56,10 +56,10 @@ class Score:
 
 
 def read_score(path: Path) -> Score:
-    """Read a file of `speechssl score --out`; the test set gets the file's name.
+    """Read a file written by `speechssl score --out`; the test set is named after the file.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the file is something else.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ def read_score(path: Path) -> Score:
         score.line()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path}: expected what `speechssl score ... --out FILE.json` wrote ({error}); score the model so"
+            f"{path}: expected a file of `speechssl score ... --out FILE.json` ({error}); score the model with it"
         ) from error
     return score
 
@@ -80,14 +80,14 @@ def model_card(
     toolkit: str = "speechssl",
     title: str | None = None,
 ) -> str:
-    """Describe a model for those who may use it.
+    """Return a model card.
 
     Args:
-        source: a run, or a model of any format; a run knows most.
-        licence: identifier that the hub knows, as apache-2.0 or cc-by-nc-4.0; None leaves it open, and says so.
-        scores: of test sets.
-        toolkit: whose format the card lies beside: `transformers` or `speechssl`.
-        title: of the card; None for the model's name.
+        source: a run, or a model of any format; a run holds the most information.
+        licence: identifier of the hub, such as apache-2.0 or cc-by-nc-4.0; None: the card says that it is open.
+        scores: results on test sets.
+        toolkit: format of the model beside the card: `transformers` or `speechssl`.
+        title: title of the card; None for the model's name.
 
     Raises:
         CheckpointError: the model cannot be read.
@@ -116,18 +116,18 @@ def model_card(
         f"```python\n{_use(described, toolkit)}\n```",
         "## Limits and licence",
         f"Licence: {licence or 'not chosen yet: the licences of the data may bind it; set `license` above'}. The model "
-        "hears what its training data are like: other microphones, dialects, ages and noise have not been tried unless "
+        "fits speech like its training data: other microphones, dialects, ages and noise have not been tested unless "
         "a result above says so.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def upload_line(folder: Path, name: str) -> str:
-    """Return the command that puts a model folder on the hub; nothing is sent from here.
+    """Return the command that uploads a model folder to the hub; nothing is sent from here.
 
     Raises:
-        CheckpointError: the folder is no model, or has no card.
-        ConfigError: the name is none of the hub.
+        CheckpointError: the folder holds no model, or has no card.
+        ConfigError: the name is not of the form org/name.
     """
     read_model(folder)
     if name.count("/") != 1 or not all(name.split("/")):
@@ -139,19 +139,19 @@ def upload_line(folder: Path, name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """A training run, as far as its folder tells."""
+    """A training run, as recorded in its folder."""
 
     folder: Path
     config: dict[str, Any]
     state: TrainState | None
-    labels: str  # what it predicted, if it did
+    labels: str  # origin of the units it predicted; empty if none
 
     @property
     def title(self) -> str:
         return "Fine-tuning" if "ctc" in self.config else "Pretraining"
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return names and values."""
+        """Return rows of a name and a value."""
         data, optim, train = (self.config.get(key, {}) for key in ("data", "optim", "train"))
         rows = [("data", _data(data)), ("units", self.labels)] if self.labels else [("data", _data(data))]
         rows.append(("updates planned", str(train.get("steps", _NOT_RECORDED))))
@@ -172,7 +172,7 @@ def _duration(seconds: float) -> str:
 
 
 def _lineage(source: Path) -> list[_Run]:
-    """Return the runs that made a model, the first one first, as far as their folders are there."""
+    """Return the runs that led to a model, oldest first, as far as their folders exist."""
     runs: list[_Run] = []
     place: Path | None = source
     while place is not None and place.is_dir() and (run_folder(place) / "config.json").exists():
@@ -189,7 +189,7 @@ def _lineage(source: Path) -> list[_Run]:
 
 
 def _data(data: dict[str, Any]) -> str:
-    """Say which manifests a run read, and their hours and utterances where they are still there."""
+    """List the manifests that a run read, with hours and utterances where they still exist."""
     found = []
     for name in data.get("manifests", ()):
         try:
@@ -201,7 +201,7 @@ def _data(data: dict[str, Any]) -> str:
 
 
 def _languages(described: Description, runs: Sequence[_Run]) -> list[str]:
-    """Return the codes of languages that the texts' policy or the manifests name."""
+    """Return the language codes named by the text policy or the manifests."""
     named = {described.text.language} if described.text.language else set()
     for run in runs:
         for name in run.config.get("data", {}).get("manifests", ()):
@@ -224,7 +224,9 @@ def _sentence(described: Description) -> str:
     pretrained = titles.get(described.pretrained_by or "", "a method that is not recorded")
     if described.ctc is not None:
         return f"Speech recogniser: a speech encoder pretrained by {pretrained}, fine-tuned with CTC."
-    return f"Speech encoder pretrained by {pretrained}; it gives features, and learns to recognise speech."
+    return (
+        f"Speech encoder pretrained by {pretrained}; it computes features, and can be fine-tuned to recognise speech."
+    )
 
 
 def _architecture(model: SavedModel) -> list[tuple[str, str]]:
@@ -252,7 +254,10 @@ def _section(title: str, rows: Sequence[tuple[str, str]]) -> list[str]:
 def _scores(scores: Sequence[Score], runs: Sequence[_Run]) -> list[str]:
     if scores:
         head = ["| test set | WER | CER | utterances | texts |", "|---|---|---|---|---|"]
-        return ["## Results", "\n".join([*head, *(score.line() for score in scores)]) + "\n\nIntervals are of 95 %."]
+        return [
+            "## Results",
+            "\n".join([*head, *(score.line() for score in scores)]) + "\n\nConfidence intervals are 95 %.",
+        ]
     if runs and runs[-1].state is not None and runs[-1].state.scores:
         return ["## Results", "No test set has been scored for this card; the scores above are of the development set."]
     return ["## Results", "None recorded: score the model, and write this card with `--score`."]

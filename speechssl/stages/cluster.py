@@ -1,7 +1,8 @@
-"""Stage `cluster`: audio -> features -> k-means -> frame labels. Features are on disk only if asked for.
+"""Stage `cluster`: audio -> features -> k-means -> frame labels; features are written to disk only on request.
 
-Centroids are fitted on a sample of frames that does not grow with the audio, then every utterance is labelled as its
-features come. Under torchrun each process labels its share of the utterances, and the files are those of one process.
+Centroids are fitted on a sample of frames whose size does not grow with the audio; then every utterance is labelled as
+its features are computed. Under torchrun each process labels its share of the utterances; the result is the same as
+that of one process.
 """
 
 import dataclasses
@@ -51,15 +52,15 @@ _LABELS_A_PART = 10**6  # three hours of MFCC
 
 
 class LabelParts:
-    """A folder of label files, each written once and whole."""
+    """A folder of partial label files, each written once and whole."""
 
     def __init__(self, folder: Path, source: LabelSource, *, rank: int) -> None:
-        """Prepare to write the parts of one process.
+        """Open the folder for one process.
 
         Args:
-            folder: for the parts of all processes.
-            source: what makes the labels; parts of another source are not read.
-            rank: of this process, for names that no other gives.
+            folder: folder of the parts of all processes.
+            source: origin of the labels; parts from another origin are not read.
+            rank: rank of this process, which keeps file names apart.
         """
         self.folder, self.source, self.rank = folder, source, rank
         self._kind = np.int16 if source.clusters < 2**15 else np.int32
@@ -68,7 +69,7 @@ class LabelParts:
         self._count = 0
 
     def add(self, utterance_id: str, units: Tensor, *, is_last: bool) -> None:
-        """Take (frames,) units of a piece of an utterance, and write a part when there are enough."""
+        """Add the (frames,) units of a piece of an utterance; write a part when enough have accumulated."""
         self._unfinished.append(units.cpu())
         if is_last:
             self._units[utterance_id] = torch.cat(self._unfinished).numpy().astype(self._kind)
@@ -78,7 +79,7 @@ class LabelParts:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has been added since the last part."""
+        """Write the units added since the last part."""
         if self._units:
             written = len(list(self.folder.glob(f"{self.rank:03d}-*.tsv")))
             path = self.folder / f"{self.rank:03d}-{written:05d}.tsv"
@@ -86,7 +87,7 @@ class LabelParts:
         self._units, self._count = {}, 0
 
     def read(self) -> dict[str, np.ndarray]:
-        """Return the units of the parts of all processes, by utterance id.
+        """Return the units of all processes, keyed by utterance id.
 
         Raises:
             LabelError: a part is broken.
@@ -105,33 +106,35 @@ class LabelParts:
 
 @configuration
 class ClusterConfig:
-    """Hidden units for masked prediction: iteration 1 takes MFCC, later ones a layer of the model before."""
+    """Hidden units for masked prediction: iteration 1 uses MFCC, later ones a layer of the previous model."""
 
-    out: Path  # gets kmeans.safetensors, labels.tsv and, with phones, quality.json
-    data: DataConfig = DataConfig(manifests=())  # of a folder of features, none means all utterances in it
-    features: Literal["mfcc", "log_mel", "layer"] | Path = "mfcc"  # or a folder of `speechssl extract`
-    checkpoint: Path | None = None  # of a run or a converted model, for features=layer
-    layer: int = 6  # counted from 1; of a folder of features, where it holds layers
-    cmn: bool = False  # take the utterance's mean off its MFCC or log-mel: for pools of many recordings
+    out: Path  # folder for kmeans.safetensors, labels.tsv and, with phones, quality.json
+    data: DataConfig = DataConfig(manifests=())  # empty with a folder of features: all its utterances
+    features: Literal["mfcc", "log_mel", "layer"] | Path = "mfcc"  # or a folder written by `speechssl extract`
+    checkpoint: Path | None = None  # run or converted model, for features=layer
+    layer: int = 6  # counted from 1; also selects among the layers in a folder of features
+    cmn: bool = False  # subtract the mean of each utterance from its MFCC or log-mel: for pools of many recordings
     extract: ExtractConfig = ExtractConfig()
-    kmeans: Path | None = None  # label with these centroids; what follows about the fit is then not looked at
+    kmeans: Path | None = None  # label with these centroids; the settings of the fit below are then ignored
     clusters: int = 100
     iterations: int = 100
     standardise: bool = False
-    fit_hours: float = 10.0  # audio the centroids are fitted on, whole utterances drawn at random
-    fit_frames: int | Literal["all"] | None = None  # drawn from it and held in memory; None for 512 a cluster
-    # (HuBERT: all); all: every frame of a folder of features, which stay on disk, whatever fit_hours says
-    dump: Literal["none", "float16", "float32"] = "none"  # write the features, too, reading the audio once more
-    phones: Path | None = None  # alignments to measure the units against
+    fit_hours: float = 10.0  # hours of audio for the fit, whole utterances drawn at random
+    fit_frames: int | Literal["all"] | None = None  # frames drawn from these hours and held in memory; None: 512
+    # per cluster (HuBERT: all); all: every frame of a folder of features, read from disk, whatever fit_hours says
+    dump: Literal["none", "float16", "float32"] = "none"  # also write the features; reads the audio once more
+    phones: Path | None = None  # alignments against which the units are measured
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.features == "layer" and self.checkpoint is None:
             raise ConfigError("features=layer needs checkpoint: name the folder of a pretraining run")
         if self.features == "layer" and self.cmn:
-            raise ConfigError("cmn=true is for mfcc and log_mel, a layer normalises by itself; leave the key out")
+            raise ConfigError("cmn=true is for mfcc and log_mel, a layer is already normalised; leave the key out")
         if self.cmn and isinstance(self.features, Path):
-            raise ConfigError("cmn=true is for mfcc and log_mel, a folder of features says itself; leave the key out")
+            raise ConfigError(
+                "cmn=true is for mfcc and log_mel; a folder of features records its own, leave the key out"
+            )
         if self.dump != "none" and isinstance(self.features, Path):
             raise ConfigError(
                 f"dump={self.dump}: the features of {self.features} are on disk already; leave the key out"
@@ -148,12 +151,13 @@ class ClusterConfig:
 
 
 def cluster(config: ClusterConfig) -> Path:
-    """Fit k-means and label every utterance; return the label file. A finished run is not done again.
+    """Fit k-means and label every utterance; return the label file. A finished run is not repeated.
 
-    An interrupted run goes on with its k-means and with the utterances that have no labels yet.
+    An interrupted run resumes with its k-means and with the utterances that have no labels yet.
 
     Raises:
-        LabelError: the checkpoint lacks the layer, too few frames for the clusters, or a k-means of other features.
+        LabelError: the checkpoint lacks the layer, there are too few frames for the clusters, or the k-means was
+            fitted on other features.
     """
     ranks = start_ranks()
     with hold_run_folder(config.out, config, ranks):
@@ -183,10 +187,10 @@ def _cluster(config: ClusterConfig, ranks: Ranks) -> Path:
 
 
 def feature_source(config: ClusterConfig) -> FeatureSource | StoredFeatures:
-    """Build what `config.features` names.
+    """Build the source of features that `config.features` names.
 
     Raises:
-        LabelError: the checkpoint has fewer layers than asked for, or the folder holds none of its features.
+        LabelError: the checkpoint has fewer layers than requested, or the folder does not hold the features.
     """
     if isinstance(config.features, Path):
         return stored_features(config.features, config.layer)
@@ -213,7 +217,7 @@ def _pieces(
 def _centroids(
     config: ClusterConfig, manifest: Manifest, source: FeatureSource | StoredFeatures, ranks: Ranks
 ) -> KMeans:
-    """Return the k-means of this run: the one already there, the one that the recipe names, or a new one."""
+    """Return the k-means of this run: the one on disk, the one that the recipe names, or a new one."""
     path = config.out / "kmeans.safetensors"
     if not path.exists() and config.kmeans is None:
         _fit(config, manifest, source, ranks, path)
@@ -231,7 +235,7 @@ def _centroids(
 def _fit(
     config: ClusterConfig, manifest: Manifest, source: FeatureSource | StoredFeatures, ranks: Ranks, path: Path
 ) -> None:
-    """Fit centroids to a sample of frames in memory, or to all in files."""
+    """Fit centroids to a sample of frames in memory, or to all frames on disk."""
     kmeans = KMeans(
         n_clusters=config.clusters, max_iter=config.iterations, standardise=config.standardise, seed=config.seed
     )
@@ -253,7 +257,7 @@ def _fit(
 
 
 def _fit_all(config: ClusterConfig, manifest: Manifest, source: StoredFeatures, kmeans: KMeans, ranks: Ranks) -> KMeans:
-    """Fit centroids to all frames, which the processes share; an interrupted fit goes on with its last iteration."""
+    """Fit centroids to all frames, shared among the processes; an interrupted fit resumes at its last iteration."""
     rows = manifest.utterances
     kmeans.device = str(pick_device())
     with progress_bar(f"{source.name}: k-means {kmeans.n_clusters}", kmeans.max_iter) as (bar, task):
@@ -280,7 +284,7 @@ def _label(
     )
     parts = LabelParts(config.out / "parts", made_by, rank=ranks.rank)
     done = parts.read()
-    ranks.wait()  # before anybody writes parts that others would count as done
+    ranks.wait()  # no process may write parts before all have read which are done
     rows = [row for row in manifest.utterances if row.id not in done][ranks.rank :: ranks.world_size]
     for piece in _pieces(config, manifest, source, rows, title="labels"):
         parts.add(piece.row.id, kmeans.predict(piece.layers[0]), is_last=piece.is_last)
@@ -289,7 +293,7 @@ def _label(
 
 
 def _dump(config: ClusterConfig) -> ExtractFeaturesConfig:
-    """Configure what writes the features of a run, which `features=` of another run reads."""
+    """Return the extraction that writes the features of this run, to be read by `features=` of another run."""
     is_layer = config.features == "layer"
     return ExtractFeaturesConfig(
         out=config.out / "features",
@@ -304,7 +308,7 @@ def _dump(config: ClusterConfig) -> ExtractFeaturesConfig:
 
 
 def _finish(config: ClusterConfig, manifest: Manifest, parts: LabelParts, path: Path) -> None:
-    """Join the labels of all processes, measure them and write the label file."""
+    """Join the labels of all processes, measure their quality and write the label file."""
     units = parts.read()
     labels = FrameLabels(
         source=parts.source, units={row.id: units[row.id] for row in manifest.utterances if row.id in units}

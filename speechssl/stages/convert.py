@@ -1,4 +1,4 @@
-"""Convert a model between toolkits and check the result by running it; say what a model file is."""
+"""Stage `convert`: a model of any format -> another toolkit's format, checked by running the result."""
 
 import importlib.util
 import shutil
@@ -23,37 +23,37 @@ from speechssl.text.writing import WritingConfig
 
 __all__ = ["Converted", "convert"]
 
-TOLERANCE = 1e-4  # of outputs run by another toolkit, relative to the largest
+TOLERANCE = 1e-4  # allowed difference of outputs, relative to the largest output
 
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """What a conversion did."""
+    """Result of a conversion."""
 
     model: SavedModel
     source_format: str
-    dropped: dict[str, str]  # reason by name, of what the source or the target has no place for
-    added: dict[str, str]  # reason by our name, of what the source lacks
-    differences: dict[str, float]  # largest on the probe, relative, by who ran the result
+    dropped: dict[str, str]  # reason by name, for what the source or the target cannot hold
+    added: dict[str, str]  # reason by our name, for what the source lacks
+    differences: dict[str, float]  # largest relative difference on the probe, by the toolkit that ran the result
 
 
 def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -> Converted:
-    """Convert a model, read the result back, run both on a probe and compare, and only then give it its name.
+    """Convert a model, compare the outputs of source and result on a probe, and only then move it to its place.
 
-    Of a CTC model texts are compared, too: those that the source's tokenizer decodes, and the result's.
+    For a CTC model the texts decoded by the tokenizers of source and result are compared, too.
 
     Args:
         source: a model of any format that can be read.
         target: file or folder to write; must not exist.
-        to: key of `FORMATS`.
+        to: format, a key of `FORMATS`.
         probe: recording to compare on; None for two seconds of synthetic sound.
 
     Raises:
-        CheckpointError: source or target cannot be used, or the result computes something else.
-        ConfigError: no such format.
+        CheckpointError: source or target cannot be used, or the outputs differ.
+        ConfigError: the format is not known.
     """
     if to not in FORMATS:
-        raise ConfigError(f"{to}: is no format that can be written; expected one of {', '.join(FORMATS)}")
+        raise ConfigError(f"{to}: not a format that can be written; expected one of {', '.join(FORMATS)}")
     if target.exists():
         raise CheckpointError(f"{target}: exists already; name another target, or remove it")
     read, source_format = read_model(source)
@@ -79,16 +79,18 @@ def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -
 
 
 def _lost_texts(described: Description, to: str) -> dict[str, str]:
-    """Say what another format has no place for: how texts become tokens, and tokens texts."""
+    """Return what another format cannot hold of the mapping between texts and tokens, with the reason."""
     lost: dict[str, str] = {}
     if to == "speechssl":
         return lost
     keeps = FORMATS[to].keeps
     if described.text != TextConfig():
-        lost["text"] = f"the policy of texts ({described.text.describe()}): prepare texts alike where the model is used"
+        lost["text"] = (
+            f"the policy of texts ({described.text.describe()}): prepare texts in the same way where the model is used"
+        )
     writing = described.writing if "writing" not in keeps else WritingConfig(silent=described.writing.silent)
     if writing != WritingConfig():
-        lost["writing"] = f"texts are decoded otherwise there; here with {writing.describe()}"
+        lost["writing"] = f"texts are decoded differently there; here with {writing.describe()}"
     if described.written_in == "pieces" and "pieces" not in keeps:
         lost["written_in"] = (
             "tokens are pieces, read there as letters: write a space for each U+2581 of what is decoded"
@@ -105,7 +107,7 @@ def outputs(model: SavedModel, waveform: Tensor) -> Tensor:
     """Run a model on one utterance: logits of a CTC model, else the last layer.
 
     Args:
-        model: of any method.
+        model: a model of any method.
         waveform: (time,) at 16 kHz.
 
     Returns:
@@ -119,7 +121,7 @@ def outputs(model: SavedModel, waveform: Tensor) -> Tensor:
 
 
 def _probe(model: SavedModel, path: Path | None) -> Tensor:
-    """Return (time,), read or made, normalised if the model wants it."""
+    """Return a (time,) waveform, read or synthesised, normalised if the model needs it."""
     if path is not None:
         return read_audio(path, replace(model.description.audio, min_sample_rate=1, resample=True))  # any will do
     time = torch.arange(32_000) / 16_000
@@ -134,10 +136,10 @@ def _probe(model: SavedModel, path: Path | None) -> Tensor:
 def _compare(
     model: SavedModel, written: Path, to: str, waveform: Tensor, dropped: Mapping[str, str]
 ) -> dict[str, float]:
-    """Read back what was written, let the toolkit itself run it where it is installed, and compare with the model.
+    """Read back the result, run it with the toolkit itself where that is installed, and compare with the model.
 
     Raises:
-        CheckpointError: a parameter that was not dropped came back changed, or an output or a text differs.
+        CheckpointError: a parameter that was not dropped has changed, or an output or a text differs.
     """
     format_, expected, found = FORMATS[to], outputs(model, waveform), {}
     lost = model.description.ctc is None or {"writing", "written_in"} & _lost_texts(model.description, to).keys()
@@ -164,7 +166,7 @@ def _compare(
 
 
 def _compare_source(read: Conversion, source: Path, format_: str, waveform: Tensor) -> dict[str, str]:
-    """Let the source's own tokenizer write texts, where it is installed; return the reason if it cannot.
+    """Compare texts with the source's own tokenizer, where it is installed; return the reason if that is impossible.
 
     Raises:
         CheckpointError: the texts differ.
@@ -183,16 +185,16 @@ def _compare_source(read: Conversion, source: Path, format_: str, waveform: Tens
 
 
 def _expect_texts(vocabulary: Vocabulary, logits: Tensor, decode: Callable[[list[int]], str], *, who: str) -> None:
-    """Compare what a vocabulary writes with what another does: the best tokens of the logits, and each token once.
+    """Compare the texts that two tokenizers decode from the best tokens of the logits, and from each token once.
 
     Raises:
-        CheckpointError: a text differs by more than its blanks.
+        CheckpointError: a text differs in more than spaces.
     """
     each = range(BLANK + 1, len(vocabulary))
     boundary = next((token for token in each if vocabulary.is_boundary(token)), None)
     for ids in (merged(logits.argmax(-1)), [*each, *reversed(each)]):
         line = ids if boundary is None else first_words(ids, boundary, len(ids))  # one boundary between words
-        line = [token for token, _ in groupby(line)]  # which a tokenizer would merge
+        line = [token for token, _ in groupby(line)]  # a tokenizer would merge the repeats
         expected, found = vocabulary.decode(line), " ".join(decode(line).split())
         if found != expected:
             place = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), 0)
@@ -203,7 +205,7 @@ def _expect_texts(vocabulary: Vocabulary, logits: Tensor, decode: Callable[[list
 
 
 def _difference(found: Tensor, expected: Tensor, who: str) -> float:
-    """Return the largest difference, relative to the largest output expected, if it is small."""
+    """Return the largest difference relative to the largest expected output; raise if it exceeds `TOLERANCE`."""
     same_shape = found.shape == expected.shape
     difference = ((found - expected).abs().max() / expected.abs().max()).item() if same_shape else float("inf")
     if not difference <= TOLERANCE:
@@ -216,7 +218,7 @@ def _difference(found: Tensor, expected: Tensor, who: str) -> float:
 
 
 def _move(folder: Path, target: Path) -> None:
-    """Give what was written and checked its place: files that belong beside the target first, the target last."""
+    """Move the checked files to their place: those beside the target first, the target last."""
     beside = [path for path in folder.iterdir() if path.name != target.name]
     for path in beside:
         if target.with_name(path.name).exists():

@@ -1,4 +1,4 @@
-"""How a recogniser does on a development set while it trains: error rates, kinds of errors, blanks, and some texts."""
+"""Metrics of a recogniser on the dev set during training: error rates, kinds of errors, blanks, and example texts."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,11 +19,11 @@ from speechssl.text.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 __all__ = ["DevSet", "hear", "texts_of_others"]
 
 _EXAMPLES = 3
-_WIDTH = 110  # characters of an example
+_WIDTH = 110  # characters shown of an example
 
 
 class Heard(NamedTuple):
-    """What a model wrote of one utterance."""
+    """A model's hypothesis for one utterance."""
 
     id: str
     text: str
@@ -33,20 +33,21 @@ class Heard(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DevSet:
-    """Scores a model on the same utterances each time it is called."""
+    """Scorer of a model on the same utterances at each call."""
 
-    texts: Mapping[str, str]  # of the manifest, by id
+    texts: Mapping[str, str]  # reference texts by utterance id
     dataset: SpeechDataset
     vocabulary: Vocabulary
-    table: Path | None = None  # gets the text of every utterance, as of the last call
+    table: Path | None = None  # file for the hypotheses of the last call
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Return the figures, the one that picks the best step first, and print some texts.
+        """Return the metrics, first the one that selects the best step, and print some texts.
 
-        Error rates are of characters (`dev_cer`) and words, of phones `dev_per` first; insertions, deletions and
-        substitutions are shares of the first rate's tokens, and add up to it. `dev_others` is the first rate against
-        the texts of other utterances of like length: what is as far from the right text has not been read.
+        Error rates are those of characters (`dev_cer`) and words, or of phones (`dev_per`) first. Insertions,
+        deletions and substitutions are shares of the tokens of the first rate, and add up to it. `dev_others` is the
+        first rate against texts of other utterances of similar length: a model that scores no better on the right
+        texts ignores the audio.
         """
         assert isinstance(model, CTCModel)
         skipped: list[str] = []
@@ -95,14 +96,14 @@ def hear(
     seconds: float = 120.0,
     skipped: list[str] | None = None,
 ) -> Iterator[Heard]:
-    """Yield what greedy decoding makes of every utterance, the longest first.
+    """Yield the greedy hypothesis of every utterance, longest first.
 
     Args:
-        model: in evaluation mode.
-        vocabulary: of the model.
-        dataset: of the utterances.
-        seconds: of audio in a batch, padding counted.
-        skipped: gets the reasons why utterances were left out, where the dataset allows that.
+        model: CTC model in evaluation mode.
+        vocabulary: vocabulary of the model.
+        dataset: the utterances.
+        seconds: seconds of audio in a batch, padding counted.
+        skipped: extended by the reason for each utterance left out, if the dataset skips bad audio.
     """
     device = next(model.parameters()).device
     for batch in load_in_order(dataset, seconds=seconds):
@@ -117,7 +118,7 @@ def hear(
 
 
 def texts_of_others(references: Mapping[str, str]) -> dict[str, str]:
-    """Give each utterance the text of another: the next longer one that differs, behind the longest the shortest."""
+    """Map each utterance to another's text: the next longer one that differs; after the longest comes the shortest."""
     order = sorted(references, key=lambda key: (len(references[key]), key))
     texts = [references[key] for key in order]
     found = {}

@@ -1,7 +1,7 @@
 """Stage `extract`: audio -> features of chosen layers -> files, in the formats of `speechssl.features`.
 
-The manifest is cut into parts of some minutes, and each is written by one process, whichever it is: so a run that was
-killed goes on with the parts that are not there, and several processes write the bits that one would write.
+The manifest is divided into parts of some minutes, each written by a single process. A run that was killed resumes with
+the missing parts, and several processes write the same bits as one.
 """
 
 import json
@@ -65,31 +65,31 @@ from speechssl.train.run_folder import hold_run_folder
 
 __all__ = ["ExtractFeaturesConfig", "extract_features"]
 
-_BEGUN = "begun.json"  # the description of a folder that is not finished
-_PARTS = "parts"  # what each finished part holds, until the index says it
+_BEGUN = "begun.json"  # description of an unfinished folder
+_PARTS = "parts"  # contents of each finished part, until the index is written
 _WEIGHTED = "weighted"
-_AHEAD = 4  # utterances that are read before they are wanted
+_AHEAD = 4  # utterances that are read ahead
 _FRONT_ENDS: dict[str, FrontEnd] = {"mfcc": "mfcc", "log_mel": "log_mel"}
 
 
 @configuration
 class ExtractFeaturesConfig:
-    """Features on disk: of which model and layers, of which audio, and how they are written."""
+    """Features to write: model, layers, audio and file format."""
 
-    out: Path  # gets the features, index.tsv and features.json
+    out: Path  # folder for the features, index.tsv and features.json
     data: DataConfig
-    model: str  # mfcc, log_mel, or whatever names a model: a folder, a file of another toolkit, hf://org/name
-    layers: tuple[int, ...] | Literal["all", "weighted"] = ()  # counted from 1; the last one if none is named
-    weights: tuple[float, ...] = ()  # of all layers, for layers=weighted; their mean if none is given
-    cmn: bool = False  # take the utterance's mean off its MFCC or log-mel
+    model: str  # mfcc, log_mel, or a model: a folder, a file of another toolkit, hf://org/name
+    layers: tuple[int, ...] | Literal["all", "weighted"] = ()  # counted from 1; empty: the last one
+    weights: tuple[float, ...] = ()  # one weight per layer, for layers=weighted; empty: equal weights
+    cmn: bool = False  # subtract the mean of each utterance from its MFCC or log-mel
     format: FormatName = "npy"
     dtype: NumberType = "float32"
-    pool: Pool = "none"  # mean: one row an utterance; segments: one for each run of equal units
-    segments: Path | None = None  # label file whose units are meant, for pool=segments
+    pool: Pool = "none"  # mean: one row per utterance; segments: one row per run of equal units
+    segments: Path | None = None  # label file with these units, for pool=segments
     extract: ExtractConfig = ExtractConfig()
-    part_s: float = 600.0  # audio of a part, which one process writes, and which a killed run does again
-    part_mb: float = 128.0  # features of a part at most, before they are averaged
-    processes: int = 1  # on this machine, for models on the CPU; of several devices torchrun makes use
+    part_s: float = 600.0  # seconds of audio in a part; a killed run repeats its unfinished parts
+    part_mb: float = 128.0  # features of a part, at most, before they are averaged
+    processes: int = 1  # processes on this machine, for models on the CPU; use torchrun for several devices
 
     def __post_init__(self) -> None:
         is_front_end = self.model in _FRONT_ENDS
@@ -105,7 +105,7 @@ class ExtractFeaturesConfig:
             )
         if self.format == "lhotse" and self.pool != "none":
             raise ConfigError(
-                "Lhotse keeps frames at even distances, no means of them; take another format, or leave the pooling out"
+                "Lhotse stores frames at a constant rate, not means; take another format, or leave the pooling out"
             )
         for name in ("part_s", "part_mb", "processes"):
             if getattr(self, name) <= 0:
@@ -113,12 +113,12 @@ class ExtractFeaturesConfig:
 
 
 def extract_features(config: ExtractFeaturesConfig) -> Path:
-    """Write the features of every utterance; return the folder. A finished one is not done again.
+    """Write the features of every utterance; return the folder. A finished folder is not written again.
 
     Raises:
-        LabelError: the model lacks a layer, weights do not fit its layers, features do not fit their number type, or
-            segments do not fit the audio.
-        CheckpointError: the folder holds other features, or features of another model or manifest were begun in it.
+        LabelError: the model lacks a layer, the weights do not match its layers, features overflow their number type,
+            or segments do not match the audio.
+        CheckpointError: the folder holds other features, finished or begun.
         PackageError: the package that writes the format is not installed.
         AudioError: a file cannot be used, and `data.bad_audio` says to stop.
     """
@@ -149,27 +149,27 @@ def _extract(config: ExtractFeaturesConfig, ranks: Ranks) -> None:
             shares = [pool.submit(_work, config, rank, threads, os.getpid()) for rank in range(config.processes)]
             for share in shares:
                 share.result()
-    ranks.wait()  # for the parts of all
+    ranks.wait()  # until all parts are written
     if ranks.is_first:
         job.finish()
 
 
 def _work(config: ExtractFeaturesConfig, rank: int, threads: int, parent: int) -> None:
-    """Do a share of the parts, in a process of this machine that ends when the one that started it has gone."""
+    """Write a share of the parts in a process of this machine, which ends when its parent process has ended."""
     torch.set_num_threads(threads)
     _Job.of(config).work(rank, config.processes, parent=parent)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What all processes agree on."""
+    """The work of an extraction, the same in all processes."""
 
     config: ExtractFeaturesConfig
     manifest: Manifest
     source: FeatureSource
     description: FeaturesDescription
-    labels: FrameLabels | None  # of the segments
-    parts: tuple[range, ...]  # places in the manifest
+    labels: FrameLabels | None  # labels of the segments
+    parts: tuple[range, ...]  # indices in the manifest
 
     @classmethod
     def of(cls, config: ExtractFeaturesConfig) -> "_Job":
@@ -208,10 +208,10 @@ class _Job:
         return cls(config=config, manifest=manifest, source=source, description=description, labels=labels, parts=parts)
 
     def begin(self) -> None:
-        """Say what is begun, or compare with what was.
+        """Write the description of the folder, or compare with the one that is there.
 
         Raises:
-            CheckpointError: other features were.
+            CheckpointError: other features were begun in the folder.
         """
         out = self.config.out
         if not (out / _BEGUN).exists():
@@ -227,7 +227,7 @@ class _Job:
                 )
 
     def work(self, rank: int, world_size: int, *, parent: int | None = None) -> None:
-        """Write a share of the parts that are not there; stop where the process is orphaned."""
+        """Write a share of the missing parts; stop if the process is orphaned."""
         for number in range(rank, len(self.parts), world_size):
             if parent is not None and os.getppid() != parent:
                 return
@@ -235,7 +235,7 @@ class _Job:
                 self._write(number)
 
     def finish(self) -> None:
-        """Write index and description, and remove what only an unfinished folder needs."""
+        """Write index and description, and remove the files of an unfinished folder."""
         out, entries, left_out = self.config.out, list[Entry](), dict[str, str]()
         for number in range(len(self.parts)):
             told = json.loads(self._about_part(number).read_text(encoding="utf-8"))
@@ -258,7 +258,7 @@ class _Job:
         write_description(out, description)
         (out / _BEGUN).unlink()
         shutil.rmtree(out / _PARTS)
-        for pattern in (".*.tmp", "*/.*.tmp"):  # of processes that were killed
+        for pattern in (".*.tmp", "*/.*.tmp"):  # leftovers of killed processes
             for path in out.glob(pattern):
                 path.unlink()
 
@@ -302,7 +302,7 @@ class _Job:
         write_atomically(self._about_part(number), json.dumps({"entries": entries, "left_out": left_out}))
 
     def _segments(self, row: Utterance, num_frames: int) -> tuple[tuple[int, int], ...]:
-        """Return the runs of equal units in the frames of an utterance: unit and number of frames of each."""
+        """Return the runs of equal units in an utterance, each as unit and number of frames."""
         if self.labels is None:
             return ()
         hop, window = self.source.hop, self.source.window
@@ -312,7 +312,7 @@ class _Job:
 
 
 def _source(config: ExtractFeaturesConfig) -> tuple[FeatureSource, str | None]:
-    """Build what computes the features, and return it with the fingerprint of the model."""
+    """Build the source of the features, and return it with the fingerprint of the model."""
     kind = _FRONT_ENDS.get(config.model)
     if kind is not None:
         return front_end(kind, config.data.audio, cmn=config.cmn), None
@@ -330,15 +330,15 @@ def _source(config: ExtractFeaturesConfig) -> tuple[FeatureSource, str | None]:
 
 
 def _weighted(source: FeatureSource, weights: Sequence[float], saved: SavedModel) -> FeatureSource:
-    """Return the sum of all layers, each by its weight; their mean if there are none.
+    """Return the weighted sum of all layers; their mean without weights.
 
     Raises:
-        LabelError: there are not as many weights as layers.
+        LabelError: the numbers of weights and layers differ.
     """
     if weights and len(weights) != len(source.layers):
         raise LabelError(
             f"{saved.name} has layers 1 to {len(source.layers)}, {len(weights)} weights were given; give one for each "
-            "layer, without one for what enters the first"
+            "layer, and none for the input of the first"
         )
     return weighted(source, tuple(weights) or (1 / len(source.layers),) * len(source.layers))
 
@@ -349,7 +349,7 @@ def _stream(source: FeatureSource, layer: int, config: ExtractFeaturesConfig) ->
 
 
 def _about(data: DataConfig, manifest: Manifest) -> dict[str, object]:
-    """Describe a manifest, with a hash of all that says which audio it lists."""
+    """Describe a manifest, with a hash of the columns that identify its audio."""
     digest = fingerprint.begin(fingerprint.LONG)
     count, seconds = 0, 0.0
     for row in manifest.utterances:
@@ -362,7 +362,7 @@ def _about(data: DataConfig, manifest: Manifest) -> dict[str, object]:
 
 
 def _parts(rows: Sequence[Utterance], source: FeatureSource, config: ExtractFeaturesConfig) -> Iterator[range]:
-    """Cut a manifest where a part has enough audio or features; the number of processes does not matter."""
+    """Divide a manifest into parts by audio and size of features, independently of the number of processes."""
     most_samples, most_bytes = config.part_s * SAMPLE_RATE, config.part_mb * 2**20
     bytes_a_frame = source.dim * len(source.layers) * (2 if config.dtype == "float16" else 4)
     begin, samples, size = 0, 0, 0
@@ -378,7 +378,7 @@ def _parts(rows: Sequence[Utterance], source: FeatureSource, config: ExtractFeat
 
 @contextmanager
 def _ahead(waveforms: Iterator[tuple[Utterance, Tensor]]) -> Iterator[Iterator[tuple[Utterance, Tensor]]]:
-    """Read a few utterances ahead, in a thread beside the one that computes. What it raises is raised in its place."""
+    """Read a few utterances ahead in a thread; an exception is raised at the place of its utterance."""
     waiting: queue.Queue[tuple[Utterance, Tensor] | BaseException | None] = queue.Queue(_AHEAD)
     is_over = threading.Event()
 
@@ -389,7 +389,7 @@ def _ahead(waveforms: Iterator[tuple[Utterance, Tensor]]) -> Iterator[Iterator[t
                 waiting.put(item)
                 if is_over.is_set():
                     return
-        except BaseException as error:  # raised again by the thread that computes
+        except BaseException as error:  # re-raised by the consumer
             end = error
         waiting.put(end)
 
@@ -405,14 +405,14 @@ def _ahead(waveforms: Iterator[tuple[Utterance, Tensor]]) -> Iterator[Iterator[t
         yield given()
     finally:
         is_over.set()
-        while thread.is_alive():  # it may wait for a place
+        while thread.is_alive():  # it may be blocked on a full queue
             with suppress(queue.Empty):
                 waiting.get(timeout=0.01)
         thread.join()
 
 
 def _utterances(pieces: Iterator[Piece]) -> Iterator[tuple[Utterance, list[Tensor]]]:
-    """Put the pieces of each utterance together: layers x (frames, dim)."""
+    """Join the pieces of each utterance: layers x (frames, dim)."""
     held: list[list[Tensor]] = []
     for piece in pieces:
         held.append(piece.layers)

@@ -1,6 +1,6 @@
-"""Sources of features, one loop that extracts them, and k-means on a sample of them: what `cluster` and `sweep` share.
+"""Sources of features, the loop that extracts them, and k-means on a sample: the part `cluster` and `sweep` share.
 
-Features are never on disk: an utterance's frames come in pieces, are looked at, and are let go.
+Features are never written to disk here: the frames of an utterance come in pieces, are used, and are released.
 """
 
 import dataclasses
@@ -55,16 +55,16 @@ Pieces = Iterator[tuple[int, list[Tensor]]]
 
 @configuration
 class ExtractConfig:
-    """How features are computed; it changes them by rounding, and long audio by what `recipes/README.md` measures.
+    """How features are computed; affects them by rounding, and long audio as measured in `recipes/README.md`.
 
-    One utterance at a time gives the same bits however a run is interrupted and shared, so it is the default on the
-    CPU, where batches gained no more than a quarter of the time.
+    One utterance at a time gives the same bits however a run is interrupted or shared among processes. It is the
+    default on the CPU, where batches saved at most a quarter of the time.
     """
 
-    window_s: float = 60.0  # longer utterances go through a model in windows of so many seconds
-    overlap_s: float = 4.0  # that neighbouring windows share, their middles are kept; BASE's positions reach 1.3 s
-    batch_s: float | None = None  # audio in a batch, padding counted; 0: one at a time; None: 0, on a device 200
-    bfloat16: bool = False  # a model's products in 16 bits, where the device has them
+    window_s: float = 60.0  # longer utterances are encoded in windows of this length
+    overlap_s: float = 4.0  # overlap of neighbouring windows, whose middles are kept; BASE's positions reach 1.3 s
+    batch_s: float | None = None  # seconds in a batch, padding counted; 0: one at a time; None: 0 on CPU, else 200
+    bfloat16: bool = False  # compute matrix products in bfloat16, where the device supports it
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap_s < self.window_s:
@@ -76,55 +76,55 @@ class ExtractConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureKind:
-    """What features are: those of one or more layers, computed here or read from files."""
+    """Description of features of one or more layers, computed here or read from files."""
 
     name: str  # "mfcc", "log_mel, cmn", or the model
     layers: tuple[int, ...]  # counted from 1; (0,) for a front end
-    dim: int  # of each layer
+    dim: int  # dimensions of each layer
     hop: int  # samples from one frame to the next
-    window: int  # samples one frame looks at
-    settings: dict[str, str | int]  # of the front end, or the hash of the checkpoint
+    window: int  # samples in the window of one frame
+    settings: dict[str, str | int]  # settings of the front end, or the hash of the checkpoint
 
     def title(self, layer: int) -> str:
-        """Name a layer for people."""
+        """Return a readable name of a layer."""
         return f"{self.name} layer {layer}" if layer else self.name
 
     def about(self, layer: int) -> dict[str, str | int]:
-        """Return all that tells the features of a layer from others."""
+        """Return all settings that distinguish the features of a layer from others."""
         return self.settings | {"layer": layer} if layer else dict(self.settings)
 
     def count(self, num_samples: int) -> int:
-        """Return the number of frames of a waveform of so many samples."""
+        """Return the number of frames of a waveform of `num_samples`."""
         return max(0, (num_samples - self.window) // self.hop + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSource(FeatureKind):
-    """A function from waveforms to features, and the waveforms it wants."""
+    """A function from waveforms to features, with the audio and batches it needs."""
 
     audio: AudioConfig
-    longest: int  # samples of an utterance that may share a batch
-    batch: int  # samples of a batch, padding counted; at most one utterance if it is 0
+    longest: int  # most samples of an utterance that may share a batch
+    batch: int  # most samples of a batch, padding counted; 0: one utterance at a time
     compute: Callable[[Sequence[Tensor]], Pieces]  # (time,) each, to pieces of layers x (frames, dim) with their row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Successive frames of an utterance; short utterances are one piece."""
+    """Successive frames of an utterance; a short utterance is one piece."""
 
     row: Utterance
     layers: list[Tensor]  # each (frames, dim), on the device that computed them
-    start: int  # number of the first frame
-    num_frames: int  # of the whole utterance
+    start: int  # index of the first frame
+    num_frames: int  # frames of the whole utterance
 
     @property
     def is_last(self) -> bool:
-        """Whether the utterance ends with it."""
+        """Whether this is the last piece of the utterance."""
         return self.start + len(self.layers[0]) == self.num_frames
 
 
 def front_end(kind: FrontEnd, audio: AudioConfig, *, cmn: bool = False) -> FeatureSource:
-    """Return MFCC or logarithmic mel energies, with the utterance's mean taken off if `cmn`."""
+    """Return a source of MFCC or log-mel energies, minus the mean of the utterance if `cmn`."""
     settings: dict[str, str | int] = {"dim": MFCC_DIM if kind == "mfcc" else LOG_MEL_DIM}
     settings |= {"hop": FRAME_HOP, "window": FRAME_WINDOW}
     settings |= {"normalize": True} if audio.normalize else {}
@@ -150,10 +150,10 @@ def front_end(kind: FrontEnd, audio: AudioConfig, *, cmn: bool = False) -> Featu
 
 
 def known_layers(wanted: Iterable[int], saved: SavedModel) -> tuple[int, ...]:
-    """Return layers in order, all of the model if none is wanted.
+    """Return the wanted layers in order; all layers of the model if none is named.
 
     Raises:
-        LabelError: the model has fewer.
+        LabelError: the model has fewer layers.
     """
     layers = sorted(set(wanted))
     there = range(1, saved.description.encoder.transformer.num_layers + 1)
@@ -173,10 +173,10 @@ def trunk(
     *,
     untrained_seed: int | None = None,
 ) -> FeatureSource:
-    """Return layers of a saved model, or of the same architecture with random weights drawn from a seed.
+    """Return layers of a saved model, or of its architecture with random weights drawn from a seed.
 
     Raises:
-        ConfigError: the recipe normalises audio in another way than the model was trained on.
+        ConfigError: the recipe normalises audio differently from the model's training.
     """
     audio = like_training(data, saved.description.audio, where=saved.name).audio
     settings: dict[str, str | int]
@@ -199,15 +199,15 @@ def layers_of(
     name: str,
     settings: dict[str, str | int],
 ) -> FeatureSource:
-    """Return layers of a trunk, which is in evaluation mode, on the device where it is.
+    """Return layers of a trunk in evaluation mode, on its device.
 
     Args:
         encoder: the trunk.
-        layers: wanted, counted from 1.
+        layers: layers to return, counted from 1.
         audio: how its audio is read.
-        config: how it goes through the trunk.
-        name: of the model, for people.
-        settings: that tell its features from others.
+        config: windows, batches and precision.
+        name: readable name of the model.
+        settings: settings that distinguish its features from others.
     """
     settings = settings | ({"bfloat16": True} if config.bfloat16 else {})
     device = encoder.mask_vector.device
@@ -225,7 +225,7 @@ def layers_of(
         if len(waveforms) == 1 and len(waveforms[0]) > longest:
             pieces = encode_windows(encoder, waveforms[0], layers, size=size, overlap=overlap)
             while True:
-                with in_16_bits():  # never while the caller has its turn
+                with in_16_bits():  # left before each yield, so the caller never runs under autocast
                     piece = next(pieces, None)
                 if piece is None:
                     return
@@ -252,7 +252,7 @@ def layers_of(
 
 
 def weighted(source: FeatureSource, factors: Sequence[float]) -> FeatureSource:
-    """Return the sum of a source's layers as its only one, each layer by its factor."""
+    """Return a source whose only layer is the weighted sum of the given source's layers."""
 
     def compute(waveforms: Sequence[Tensor]) -> Pieces:
         for index, layers in source.compute(waveforms):
@@ -273,9 +273,9 @@ def weighted(source: FeatureSource, factors: Sequence[float]) -> FeatureSource:
 def extract(
     source: FeatureSource, data: DataConfig, manifest: Manifest, rows: Sequence[Utterance], *, title: str
 ) -> Iterator[Piece]:
-    """Yield the features of utterances, in order or, in batches, longest first; the pieces of one follow each other.
+    """Yield the features of utterances, in order, or longest first in batches; the pieces of one are consecutive.
 
-    Bad audio stops, or is named and passed over, as `data` says.
+    Bad audio stops the run, or is reported and skipped, as `data` says.
 
     Raises:
         AudioError: a file cannot be used.
@@ -287,12 +287,12 @@ def extract(
 
 
 def in_batches(source: FeatureSource, rows: Sequence[Utterance]) -> Sequence[Utterance]:
-    """Return utterances in the order in which a source wants them: longest first, where it takes several at a time."""
+    """Return utterances in the order for a source: longest first, if it takes several at a time."""
     return sorted(rows, key=lambda row: row.num_samples_16k, reverse=True) if source.batch else rows
 
 
 def pieces_of(source: FeatureSource, read: Iterable[tuple[Utterance, Tensor]]) -> Iterator[Piece]:
-    """Yield the features of utterances with their (time,) waveforms; the pieces of one follow each other."""
+    """Yield the features of utterances given with their (time,) waveforms; the pieces of one are consecutive."""
     for batch in _batches(read, source):
         waveforms = [waveform for _, waveform in batch]
         starts = [0] * len(batch)
@@ -303,7 +303,7 @@ def pieces_of(source: FeatureSource, read: Iterable[tuple[Utterance, Tensor]]) -
 
 
 def draw_hours(rows: Sequence[Utterance], hours: float, *, seed: int, purpose: str) -> list[Utterance]:
-    """Draw whole utterances at random until there are so many hours."""
+    """Draw whole utterances at random until their duration reaches `hours`."""
     order = torch.randperm(len(rows), generator=seeded_generator(seed, purpose)).tolist()
     chosen: list[Utterance] = []
     seconds = 0.0
@@ -315,7 +315,7 @@ def draw_hours(rows: Sequence[Utterance], hours: float, *, seed: int, purpose: s
 
 
 def provenance(source: FeatureKind, layer: int, chosen: Sequence[Utterance]) -> Provenance:
-    """Describe what k-means is fitted on: a layer's features of the chosen utterances."""
+    """Describe the data of a k-means fit: a layer's features of the chosen utterances."""
     ids = fingerprint.of_parts(["\n".join(row.id for row in chosen).encode()])
     hours = sum(row.duration_s for row in chosen) / 3600
     return Provenance(
@@ -327,17 +327,17 @@ def provenance(source: FeatureKind, layer: int, chosen: Sequence[Utterance]) -> 
 
 
 def check_fitted_on(kmeans: KMeans, source: FeatureKind, *, where: Path | str) -> None:
-    """Compare what centroids were fitted on with what is to be labelled.
+    """Check that centroids were fitted on the same kind of features as `source`.
 
     Raises:
-        LabelError: other features.
+        LabelError: they were fitted on other features.
     """
     about, layer = kmeans.provenance_, source.layers[0]
     found = {"dim": kmeans.cluster_centers_.shape[1], "frames a second": about.frames_per_second} | about.settings
     expected = {"dim": source.dim, "frames a second": SAMPLE_RATE / source.hop} | source.about(layer)
     differ = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
     if differ:
-        # a setting that is off is not noted
+        # a setting that is off is not recorded
         is_switch = {name: True in (found.get(name), expected.get(name)) for name in differ}
         changes = ", ".join(
             f"{name} was {found.get(name, False if is_switch[name] else None)!r}, "
@@ -346,12 +346,12 @@ def check_fitted_on(kmeans: KMeans, source: FeatureKind, *, where: Path | str) -
         )
         raise LabelError(
             f"{where}: fitted on {about.source or 'unknown features'}, these are {source.title(layer)} "
-            f"({changes}); use the features and the checkpoint it was fitted on, or fit anew elsewhere"
+            f"({changes}); use the features and the checkpoint it was fitted on, or fit again with another out"
         )
 
 
 def fit_kmeans(frames: Tensor, kmeans: KMeans, about: Provenance) -> KMeans:
-    """Fit centroids to a (frames, dim) random sample, all of which may be held, with a bar of the iterations."""
+    """Fit centroids to a (frames, dim) random sample held in memory, with a progress bar of the iterations."""
     kmeans = dataclasses.replace(kmeans, sample_bytes=max(1, frames.nbytes))
     with progress_bar(f"{about.source}: k-means {kmeans.n_clusters}", kmeans.max_iter) as (bar, task):
         return kmeans.fit(
@@ -364,7 +364,7 @@ def fit_kmeans(frames: Tensor, kmeans: KMeans, about: Provenance) -> KMeans:
 def _batches(
     read: Iterable[tuple[Utterance, Tensor]], source: FeatureSource
 ) -> Iterator[list[tuple[Utterance, Tensor]]]:
-    """Group utterances, longest first, as long as their padded batch is no larger than the source wants it."""
+    """Group utterances, longest first, into padded batches no larger than `source.batch`."""
     batch: list[tuple[Utterance, Tensor]] = []
     for row, waveform in read:
         longest = max(len(waveform), len(batch[0][1]) if batch else 0)

@@ -44,18 +44,18 @@ __all__ = ["FinetuneConfig", "check_texts", "finetune", "finetuned_encoder", "pr
 def starting_encoder(
     start: SavedModel, config: EncoderConfig, *, reset_layers: int = 0, random_weights: bool = False
 ) -> SpeechEncoder:
-    """Build a trunk; what is random in it comes from torch's default generator.
+    """Build a trunk; its random weights are drawn from torch's default generator.
 
     Args:
-        start: pretrained.
-        config: of the trunk; its architecture is that of `start`.
-        reset_layers: Transformer layers, from the last, that keep their random weights. The last ones know most of
-            what they were pretrained to predict, and with few labels a fresh start may serve them better (Zhang et
-            al., "Revisiting few-sample BERT fine-tuning", arXiv:2006.05987).
-        random_weights: all keep them.
+        start: the pretrained model.
+        config: configuration of the trunk, with the architecture of `start`.
+        reset_layers: number of Transformer layers, counted from the last, that keep their random weights. The last
+            layers are the most specialised in the pretraining task, and with few labels a fresh start may serve them
+            better (Zhang et al., "Revisiting few-sample BERT fine-tuning", arXiv:2006.05987).
+        random_weights: keep the random weights everywhere.
 
     Raises:
-        ConfigError: more layers are to be reset than there are.
+        ConfigError: `reset_layers` exceeds the number of layers.
         CheckpointError: the parameters of `start` do not fit.
     """
     encoder = SpeechEncoder(config)
@@ -73,29 +73,29 @@ def starting_encoder(
 
 @configuration
 class FinetuneConfig:
-    """A CTC fine-tuning run; the defaults are the reference's for 10 hours (wav2vec 2.0, base_10h.yaml), on one GPU."""
+    """A CTC fine-tuning run; the defaults are those of wav2vec 2.0 for 10 hours (base_10h.yaml), on one GPU."""
 
     out: Path
     checkpoint: Path  # folder of a run, or of a converted model
-    random_weights: bool = False  # take the architecture of the checkpoint only: the control experiment
+    random_weights: bool = False  # control experiment: the architecture of the checkpoint without its weights
     data: DataConfig
-    dev: DataConfig | None = like("data", "audio")  # picks the best step; without it the last one counts
-    text: TextConfig = TextConfig()  # what all texts go through
+    dev: DataConfig | None = like("data", "audio")  # selects the best step; without it the last one counts
+    text: TextConfig = TextConfig()  # normalisation of all texts
     units: UnitsConfig = Letters()
     bad_text: Literal["stop", "skip"] = was("unfit", "stop")  # empty texts, refused digits, words without phones
     bad_length: Literal["stop", "skip"] = was("too_short", "stop")  # fewer frames than the text needs
     ctc: CTCConfig = CTCConfig()
-    reset_layers: int = 0  # Transformer layers, from the last, that start from random weights
-    dropout: float | None = 0.0  # in the Transformer; None keeps that of pretraining, here and below
+    reset_layers: int = 0  # number of Transformer layers, counted from the last, that start from random weights
+    dropout: float | None = 0.0  # dropout in the Transformer; None keeps the value of pretraining, here and below
     attention_dropout: float | None = 0.0
     activation_dropout: float | None = 0.1
-    feature_dropout: float | None = 0.0  # on the projected features (fairseq: dropout_input)
+    feature_dropout: float | None = 0.0  # dropout on the projected features (fairseq: dropout_input)
     layer_drop: float | None = 0.05
     batch: BatchConfig = BatchConfig(seconds=200.0, max_crop_s=None, min_s=0.1)
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig(lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup=0.1, hold=0.4)
     train: TrainConfig = TrainConfig(steps=20_000)
-    average: int = 0  # of the best checkpoints, whose mean is written to out/average at the end of the run; 0 for none
+    average: int = 0  # number of best checkpoints whose mean goes to out/average at the end of the run; 0: none
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ class FinetuneConfig:
 
 
 def finetune(config: FinetuneConfig) -> Path:
-    """Fine-tune, or continue to, and return the folder of the last checkpoint."""
+    """Fine-tune, resuming if the run has begun, and return the folder of the last checkpoint."""
     require_reports(config.train.log)
     ranks = start_ranks()
     with hold_run_folder(config.out, config, ranks):
@@ -129,7 +129,7 @@ def finetune(config: FinetuneConfig) -> Path:
 
 
 def prepare_finetuning(config: FinetuneConfig, *, say: bool = False, look: bool = False) -> Prepared:
-    """Prepare model and data; `say` prints what is worth knowing of the texts, `look` looks for the audio, too."""
+    """Prepare model and data; `say` prints notes on the texts, `look` checks the audio files before any is read."""
     start = read_saved(config.checkpoint)
     manifest, dev = _read(config)
     found = _look(config, manifest, dev, start, audio=look)
@@ -177,7 +177,7 @@ def prepare_finetuning(config: FinetuneConfig, *, say: bool = False, look: bool 
 
 
 def check_texts(config: FinetuneConfig) -> Preflight:
-    """Look at the texts of a recipe, and whether batches can be made of its audio, as a run does before its first step.
+    """Check the texts of a recipe, and that batches can be formed, as a run does before its first step.
 
     Raises:
         SpeechSSLError: data or checkpoint of the recipe cannot be read.
@@ -196,14 +196,14 @@ def check_texts(config: FinetuneConfig) -> Preflight:
 
 
 def _read(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
-    """Return the manifests of what is trained on and of what is scored."""
+    """Return the manifests of the training set and of the dev set."""
     return read_data(config.data), read_data(config.dev, section="dev") if config.dev else None
 
 
 def _look(
     config: FinetuneConfig, manifest: Manifest, dev: Manifest | None, start: SavedModel, *, audio: bool
 ) -> Preflight:
-    """Look at texts, tokens and lengths, and at what is known of the audio before it is read."""
+    """Check texts, tokens and lengths, and what is known about the audio before it is read."""
     encoder = finetuned_encoder(start.description.encoder, config)
     rules = Rules(
         units=config.units,
@@ -243,7 +243,7 @@ def _look(
 
 
 def finetuned_encoder(pretraining: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
-    """Return the trunk that fine-tuning builds: the pretrained one with the dropouts of `config`."""
+    """Return the encoder configuration for fine-tuning: the pretrained one with the dropouts of `config`."""
     before = pretraining.transformer
     transformer = dataclasses.replace(
         before,
@@ -258,8 +258,8 @@ def finetuned_encoder(pretraining: EncoderConfig, config: FinetuneConfig) -> Enc
     )
 
 
-def _or(chance: float | None, before: float) -> float:
-    return before if chance is None else chance
+def _or(probability: float | None, before: float) -> float:
+    return before if probability is None else probability
 
 
 def _dataset(

@@ -1,8 +1,8 @@
-"""Stage `hubert`: a whole HuBERT recipe. Units -> pretraining -> layer sweep -> units of a layer -> pretraining ...
+"""Stage `hubert`: a whole HuBERT recipe: units -> pretraining -> layer sweep -> units of a layer -> pretraining ...
 
-Section II-D of HuBERT (arXiv:2106.07447): each iteration predicts units of the model before. The steps are the stages
-`cluster`, `sweep` and `pretrain` with their own configurations; here they are only chained, each passed over while what
-it was made from is the same. Under `out`: 1-units, 1-pretrain, 2-sweep, 2-units, 2-pretrain, ...; record.jsonl;
+Section II-D of HuBERT (arXiv:2106.07447): each iteration predicts units of the previous model. The steps are the stages
+`cluster`, `sweep` and `pretrain` with their own configurations; this stage chains them, and skips a step that was
+finished from the same inputs. Under `out`: 1-units, 1-pretrain, 2-sweep, 2-units, 2-pretrain, ...; record.jsonl;
 report.md.
 """
 
@@ -32,11 +32,11 @@ __all__ = ["HubertConfig", "choose_units", "hubert"]
 
 
 def hubert(config: HubertConfig) -> Path:
-    """Do what is not done yet of all iterations, print the closing table and return the report.
+    """Run the unfinished steps of all iterations, print the closing table and return the report.
 
     Raises:
-        CheckpointError: a finished step's inputs have changed, and `redo` is off.
-        ConfigError: run by torchrun.
+        CheckpointError: the inputs of a finished step have changed, and `redo` is off.
+        ConfigError: the stage was started by torchrun.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("hubert starts processes itself; run it without torchrun, with processes=N")
@@ -71,16 +71,16 @@ def _hubert(config: HubertConfig) -> Path:
 def choose_units(
     rows: Sequence[Mapping[str, Any]], units: ClusterConfig, auto: Sequence[str], *, tolerance: float
 ) -> ClusterConfig:
-    """Replace what was left to the sweep: the fewest units whose PNMI is close to the highest, as the sweep suggests.
+    """Set layer or number of units by the sweep: the fewest units whose PNMI is close to the highest.
 
     Args:
-        rows: of sweep.json.
-        units: says which features, and the layer or number of units where that is not to be chosen.
-        auto: `layer`, `clusters`, both or neither.
-        tolerance: PNMI that fewer units may cost.
+        rows: rows of sweep.json.
+        units: names the features, and the layer or number of units if that is fixed.
+        auto: keys to set: `layer`, `clusters`, both or neither.
+        tolerance: PNMI that may be lost for fewer units.
 
     Raises:
-        LabelError: the sweep has measured nothing that fits.
+        LabelError: the sweep has no matching row.
     """
     if not auto:
         return units
@@ -110,7 +110,7 @@ def _cluster(record: RunRecord, config: ClusterConfig, model: str | None, proces
 
 
 def _pretrain(record: RunRecord, config: PretrainConfig, model: str | None, processes: int) -> str:
-    """Do the pretraining of an iteration and return the fingerprint of its model."""
+    """Run the pretraining of an iteration and return the fingerprint of its model."""
     inputs = step_inputs(config, record.out, model=model).also("processes", processes, default=1)  # share the batches
     run = partial(_launch, "pretrain", config, processes) if processes > 1 else partial(pretrain, config)
     (fingerprint,) = record.perform(config.out.name, inputs, run, lambda: _fingerprint(config.out)).values()
@@ -118,10 +118,10 @@ def _pretrain(record: RunRecord, config: PretrainConfig, model: str | None, proc
 
 
 def _launch(stage: Literal["cluster", "pretrain"], config: ClusterConfig | PretrainConfig, processes: int) -> None:
-    """Run a stage in several processes of this machine, as torchrun does, from the configuration in its folder.
+    """Run a stage in several processes on this machine by torchrun, from the configuration in its folder.
 
     Raises:
-        TrainingError: one of them failed.
+        TrainingError: a process failed.
     """
     with locked(config.out) as is_locked:
         claim_run_folder(config.out, config, may_replace=is_locked)
@@ -130,12 +130,14 @@ def _launch(stage: Literal["cluster", "pretrain"], config: ClusterConfig | Pretr
     status = subprocess.run(command, stdout=sys.__stderr__).returncode
     if status:
         raise TrainingError(
-            f"{config.out}: {stage} in {processes} processes ended with status {status}; mend what they say above, and "
-            "run the same command again: it goes on from here"
+            f"{config.out}: {stage} in {processes} processes ended with status {status}; correct the errors above, and "
+            "run the same command again: it resumes from here"
         )
     last = last_checkpoint(config.out)
     if stage == "pretrain" and (last is None or not read_state(last).is_finished):
-        raise StoppedError(f"{config.out}: pretraining was stopped and has saved; the same command goes on from there")
+        raise StoppedError(
+            f"{config.out}: pretraining was stopped after a checkpoint; the same command resumes from there"
+        )
 
 
 def _fingerprint(run: Path) -> dict[str, str]:
@@ -148,7 +150,7 @@ def _hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _table(record: RunRecord, used: Sequence[ClusterConfig]) -> str:
-    """Write the closing table: a line for each iteration, from the files that its steps left."""
+    """Write the closing table: a line per iteration, from the files of its steps."""
     names = ["iteration", "units of", "K", "PNMI", "phone purity", "masked accuracy", "unmasked accuracy"]
     names += ["masked, held out"]
     names += ["audio seen", "units", "pretraining"]
@@ -158,7 +160,7 @@ def _table(record: RunRecord, used: Sequence[ClusterConfig]) -> str:
         checkpoint = last_checkpoint(run)
         assert checkpoint is not None
         state = read_state(checkpoint)
-        last: dict[str, float] = {}  # value of everything that was ever reported
+        last: dict[str, float] = {}  # last reported value of each metric
         for row in read_log_file(run / "log.jsonl")[0]:
             last |= row
         quality = units.out / "quality.json"

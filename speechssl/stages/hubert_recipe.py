@@ -1,4 +1,4 @@
-"""A recipe of HuBERT iterations, and what it makes of the stages' own configurations. Reads and runs nothing."""
+"""The recipe of HuBERT iterations, resolved into the configurations of its stages. Reads no data and runs nothing."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -16,37 +16,49 @@ from speechssl.tasks.registry import task_of
 
 __all__ = ["CHOOSABLE", "HubertConfig", "Iteration", "IterationConfig", "Plan", "held_out_units", "resolve"]
 
-Section = dict[str, Any]  # keys of another stage, checked by its own configuration
+Section = dict[str, Any]  # settings of another stage, checked by its own configuration
 Config = TypeVar("Config")
-CHAINED = ("out", "data", "dev", "seed", "phones", "checkpoint", "labels", "kmeans", "fresh_head")  # set here alone
-CHOOSABLE = ("layer", "clusters")  # keys of the units that the sweep may choose: auto
-FRONT_END = ("standardise", "cmn", "extract")  # keys that the sweep takes over from the units it is made for
+CHAINED = (
+    "out",
+    "data",
+    "dev",
+    "seed",
+    "phones",
+    "checkpoint",
+    "labels",
+    "kmeans",
+    "fresh_head",
+)  # set by the chain only
+CHOOSABLE = ("layer", "clusters")  # keys of the units that may be auto: chosen by the sweep
+FRONT_END = ("standardise", "cmn", "extract")  # keys that the sweep copies from its units
 
 
 @configuration
 class IterationConfig:
-    """One iteration: what differs from the `units` and `pretrain` that all share."""
+    """One iteration: differences from the `units` and `pretrain` that all share."""
 
     units: Section = field(default_factory=dict)  # keys of `speechssl cluster`; layer and clusters may be auto
     pretrain: Section = field(default_factory=dict)  # keys of `speechssl pretrain`
-    start: Literal["random", "continue"] = "random"  # from random weights as in the paper, or the model before's trunk
+    start: Literal["random", "continue"] = (
+        "random"  # random weights as in the paper, or the trunk of the previous model
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Iteration:
-    """One iteration with all its steps configured; keys in `auto` hold no more than a placeholder."""
+    """One iteration with all its steps configured; keys in `auto` hold placeholders."""
 
-    number: int  # from 1
+    number: int  # counted from 1
     auto: tuple[str, ...]  # keys of the units that its sweep will choose
     sweep: SweepConfig | None
     units: ClusterConfig
-    dev_units: ClusterConfig | None  # of the held-out utterances
+    dev_units: ClusterConfig | None  # units of the dev set
     pretrain: PretrainConfig
 
 
 @dataclass(frozen=True)
 class Plan(Shown):
-    """All iterations, as people are shown them: `auto` where a sweep will choose."""
+    """All iterations as shown to the user: `auto` where a sweep will choose."""
 
     iterations: tuple[Iteration, ...]
 
@@ -63,26 +75,28 @@ class Plan(Shown):
 class HubertConfig:
     """Iterations of hidden units and pretraining on one set of audio."""
 
-    out: Path  # gets a folder for each step, record.jsonl and report.md
+    out: Path  # folder for a folder per step, record.jsonl and report.md
     data: DataConfig
     iterations: tuple[IterationConfig, ...]
-    units: Section = field(default_factory=dict)  # of every iteration: keys of `speechssl cluster`
-    pretrain: Section = field(default_factory=dict)  # of every iteration: keys of `speechssl pretrain`
-    sweep: Section = field(default_factory=dict)  # keys of `speechssl sweep`; data if not all of it is to be measured
-    dev: DataConfig | None = like("data", "audio", old="valid")  # held out: same centroids, scored in pretraining
-    phones: Path | None = None  # alignments: units are measured, and a sweep goes before units of a layer
-    checkpoint: Path | None = None  # model before the first iteration, if there is one
-    processes: int = 1  # that cluster and pretrain together on this machine, by torchrun: one for each GPU
-    redo: bool = False  # do steps again whose inputs have changed, and keep the old ones as NAME.old-1, ...
+    units: Section = field(default_factory=dict)  # keys of `speechssl cluster`, for all iterations
+    pretrain: Section = field(default_factory=dict)  # keys of `speechssl pretrain`, for all iterations
+    sweep: Section = field(default_factory=dict)  # keys of `speechssl sweep`; data to measure only a part
+    dev: DataConfig | None = like(
+        "data", "audio", old="valid"
+    )  # held-out set: labelled with the same centroids, scored in pretraining
+    phones: Path | None = None  # alignments: units are measured, and units of a layer follow a sweep
+    checkpoint: Path | None = None  # model for the first iteration, if there is one
+    processes: int = 1  # processes of cluster and pretrain on this machine, by torchrun: one per GPU
+    redo: bool = False  # repeat steps whose inputs have changed, and keep the old ones as NAME.old-1, ...
     seed: int = 0
-    plan: Plan = field(init=False, repr=False, compare=False)  # what `resolve` returns
+    plan: Plan = field(init=False, repr=False, compare=False)  # the result of `resolve`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plan", Plan(resolve(self)))
 
 
 def held_out_units(out: Path, number: int) -> str:
-    """Name the folder of an iteration's held-out units; earlier versions called it otherwise, and it is kept."""
+    """Return the folder of an iteration's dev units; an existing folder under its former name is kept."""
     old = f"{number}-valid-units"
     return old if (out / old).exists() else f"{number}-dev-units"
 
@@ -91,7 +105,7 @@ def resolve(config: HubertConfig) -> tuple[Iteration, ...]:
     """Configure all steps.
 
     Raises:
-        ConfigError: a key of a section is unknown, set by the chain, or missing; or steps do not fit together.
+        ConfigError: a key of a section is unknown, set by the chain, or missing; or the steps are inconsistent.
     """
     if not config.iterations:
         raise ConfigError("iterations is empty; list at least one")
@@ -107,7 +121,7 @@ def resolve(config: HubertConfig) -> tuple[Iteration, ...]:
 
 
 def _check_shared(config: HubertConfig) -> None:
-    """Find mistyped keys in what all iterations share, and name them where they stand."""
+    """Check the keys of the shared sections, so that an error names the shared section."""
     stand_in = {"out": config.out, "data": config.data}
     _build(ClusterConfig, _named(config.units), stand_in | {"checkpoint": config.out}, where="units")
     _build(PretrainConfig, config.pretrain, stand_in, where="pretrain")
@@ -137,10 +151,10 @@ def _resolve(config: HubertConfig, number: int, iteration: IterationConfig, befo
 
 
 def _check_choice(config: HubertConfig, section: Section, auto: Sequence[str], before: Path | None, where: str) -> None:
-    """Refuse a layer that nobody names, and a choice that nothing can be measured for."""
+    """Refuse a missing layer, and a choice left to a sweep that cannot measure it."""
     is_layer = section["features"] == "layer"
     if is_layer and before is None:
-        raise ConfigError(f"{where}.units.features=layer: there is no model before; take mfcc, or name a checkpoint")
+        raise ConfigError(f"{where}.units.features=layer: there is no previous model; take mfcc, or name a checkpoint")
     if is_layer and "layer" not in section:
         raise ConfigError(f"{where}.units.layer is missing; name one" + (", or auto" if config.phones else ""))
     if auto and config.phones is None:
@@ -150,7 +164,7 @@ def _check_choice(config: HubertConfig, section: Section, auto: Sequence[str], b
 
 
 def _sweep_of(config: HubertConfig, number: int, units: ClusterConfig, auto: Sequence[str]) -> SweepConfig | None:
-    """Configure the sweep before the units, where there are phones; before MFCC only to choose the number of units."""
+    """Configure the sweep before the units, if there are phones; for MFCC only to choose the number of units."""
     if config.phones is None or (units.features != "layer" and not auto):
         return None
     known = {field.name for field in dataclasses.fields(SweepConfig)}
@@ -174,13 +188,13 @@ def _sweep_of(config: HubertConfig, number: int, units: ClusterConfig, auto: Seq
 def _pretrain_of(config: HubertConfig, number: int, iteration: IterationConfig, before: Path | None) -> PretrainConfig:
     where = f"iterations.{number}"
     names = [f"{number}-units"] + ([held_out_units(config.out, number)] if config.dev is not None else [])
-    files = [str(config.out / name / "labels.tsv") for name in names]  # of one stream
+    files = [str(config.out / name / "labels.tsv") for name in names]  # files of one stream
     chained: Section = {"out": config.out / f"{number}-pretrain", "data": config.data, "seed": config.seed}
     chained |= {"labels": [files] if len(files) > 1 else files, "dev": config.dev}
     shared = config.pretrain
     if iteration.start == "continue":
         if before is None:
-            raise ConfigError(f"{where}.start=continue: there is no model before; take random, or name a checkpoint")
+            raise ConfigError(f"{where}.start=continue: there is no previous model; take random, or name a checkpoint")
         chained |= {"checkpoint": before, "fresh_head": True}
         shared = {key: value for key, value in shared.items() if key != "encoder"}
     built = _build(PretrainConfig, _merged(shared, iteration.pretrain), chained, where=f"{where}.pretrain")
@@ -201,7 +215,7 @@ def _build(config_type: type[Config], section: Section, chained: Section, *, whe
 
 
 def _merged(shared: Section, own: Section) -> Section:
-    """Lay an iteration's section over the shared one, key by key at any depth."""
+    """Merge an iteration's section into the shared one, key by key at any depth."""
     merged = dict(shared)
     for key, value in own.items():
         under = merged.get(key)
@@ -210,5 +224,5 @@ def _merged(shared: Section, own: Section) -> Section:
 
 
 def _named(section: Section) -> Section:
-    """Return the keys of the units that are not left to the sweep."""
+    """Return the section of the units without the keys that the sweep will choose."""
     return {key: value for key, value in section.items() if key not in CHOOSABLE or value != "auto"}

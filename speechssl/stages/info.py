@@ -1,4 +1,4 @@
-"""What a model on disk is, in words: of any format that can be read, or a k-means of hidden units."""
+"""Stage `info`: a description of a model of any readable format, or of a k-means, in rows of text."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ __all__ = ["describe"]
 
 
 def describe(source: Path) -> list[tuple[str, str]]:
-    """Say what a model is, or a k-means, in rows of a name and a value; what does not apply has no row."""
+    """Describe a model or a k-means in rows of a name and a value; properties that do not apply have no row."""
     units = source / "kmeans.safetensors" if source.is_dir() else source
     if units.name == "kmeans.safetensors" and units.exists() and not (source / DESCRIPTION).exists():
         return _describe_units(KMeans.load(units))
@@ -68,14 +68,14 @@ def _describe_units(kmeans: KMeans) -> list[tuple[str, str]]:
 
 
 def _unpretrained(source: Path) -> str:
-    """Say why nothing is said to have pretrained a model."""
+    """Return the reason why no pretraining method is known."""
     folder = run_folder(source)
     has_config = (folder / DESCRIPTION).exists() and (folder / "config.json").exists()
     return "nothing: random weights" if has_config and read_config(folder).get("random_weights") else "not recorded"
 
 
 def _describe_training(source: Path, name: str) -> list[tuple[str, str]]:
-    """Say how far the model of a run was trained whose parameters `name` ends in, and how far the run got."""
+    """Describe how far the checkpoint `name` of a run was trained, and how far the run got."""
     folder = run_folder(source)
     checkpoint = folder / Path(name).name
     if not (checkpoint / "state.json").exists():

@@ -1,4 +1,4 @@
-"""Log-probabilities of a fine-tuned model for every utterance, of whatever length: what decoders and aligners read."""
+"""Log-posteriors of a fine-tuned model for utterances of any length: the input of decoders and aligners."""
 
 import dataclasses
 import math
@@ -20,22 +20,22 @@ from speechssl.tasks.ctc import CTCModel
 
 __all__ = ["PosteriorConfig", "log_posteriors", "read_ahead"]
 
-MAX_PADDING = 0.1  # of a batch: on CPU padding costs what speech does
+MAX_PADDING = 0.1  # share of a batch: on CPU padding costs as much as speech
 
 
 @configuration
 class PosteriorConfig:
-    """How speech goes through the model."""
+    """How audio is read and encoded: batches, windows and precision."""
 
     batch_s: float = 120.0  # seconds of audio in a batch, padding counted
     window_s: float = 60.0  # longer audio is encoded in windows of this length
-    overlap_s: float = 8.0  # that neighbouring windows share at least; each frame comes from the nearer middle
-    bfloat16: bool = False  # products in 16 bits, where the device has them
-    min_sample_rate: int | None = None  # Hz; lower rates are an error; None: as the model's audio was read
-    channels: Literal["mean", "first", "refuse"] | None = None  # of several; None: as the model's audio was read
+    overlap_s: float = 8.0  # least overlap of neighbouring windows; each frame comes from the nearer middle
+    bfloat16: bool = False  # compute matrix products in bfloat16, where the device supports it
+    min_sample_rate: int | None = None  # Hz; lower rates are an error; None: as in training
+    channels: Literal["mean", "first", "refuse"] | None = None  # of multichannel audio; None: as in training
 
     def reading(self, trained: AudioConfig) -> AudioConfig:
-        """Return how audio is read, given how the model's was."""
+        """Return how audio is read, given how the model's training audio was."""
         lowest, channels = self.min_sample_rate, self.channels
         return dataclasses.replace(
             trained,
@@ -59,15 +59,15 @@ def log_posteriors(
     skipped: list[str] | None = None,
     settings: str | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield each utterance's id and its (frames, vocab) log-probabilities, on the host; the longest first.
+    """Yield each utterance's id and its (frames, vocab) log-probabilities, on the CPU; the longest first.
 
     Args:
-        model: in evaluation mode.
+        model: CTC model in evaluation mode.
         manifest: the utterances.
         audio: how the model's audio is read; its longest duration does not matter here.
-        config: how.
-        skipped: gets the reasons why utterances were left out; None raises them instead.
-        settings: where `config` is set, for what errors advise: `--` for options of a command.
+        config: batches, windows and precision.
+        skipped: extended by the reason for each utterance left out; None raises instead.
+        settings: prefix of the settings that errors name: `--` for options of a command.
 
     Raises:
         AudioError: audio cannot be used, and `skipped` is None.
@@ -103,7 +103,7 @@ def log_posteriors(
 
 
 def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Give batches; the next one is read while the device works on this one."""
+    """Yield batches, reading the next one in a thread while the device works on this one."""
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(next, batches, None)
         while (batch := following.result()) is not None:

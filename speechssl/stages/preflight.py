@@ -1,6 +1,6 @@
-"""What is wrong with a labelled set, before the first step: texts, tokens and lengths. Reads no audio.
+"""Checks of a labelled set before the first step: texts, tokens and lengths. Reads no audio.
 
-`preflight` looks, `Preflight.refuse` says in one error all that training would stop at, and `preflight_text` prints.
+`preflight` checks, `Preflight.refuse` raises all faults in one error, and `preflight_text` prints them.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ from speechssl.train.run_folder import MOST_NAMED
 
 __all__ = ["Fault", "Labelled", "Preflight", "Rare", "Rules", "Unfit", "Unusual", "preflight"]
 
-RARE = 5  # times; a letter that is heard less often is hardly learnt, and a rare one may be a slip
-_SPREADS = 4.0  # of log durations from the median, 1.4826 MAD each: as long as nothing else in the set
-_PREVIEW = 5  # texts
+RARE = 5  # occurrences; a rarer letter is hardly learnt, and may be a typing error
+_SPREADS = 4.0  # limit for unusual durations, in spreads (1.4826 MAD) of the log duration from the median
+_PREVIEW = 5  # texts shown
 
 Split = Literal["train", "dev"]
 Fault = Literal["no text", "empty text", "digits", "no phones", "too short"]
 
-_MEND = {  # what is said behind the utterances of each fault
+_MEND = {  # message for the utterances of each fault
     "no text": "utterances have no text: {}; fill the manifest's text column, or set bad_text=skip",
     "empty text": "texts are empty after the policy of texts: {}; correct them, or set bad_text=skip to leave them out",
     "digits": "texts hold digits, and text.digits=refuse: {}; write numbers as they are spoken, or set bad_text=skip",
@@ -45,16 +45,16 @@ _MEND = {  # what is said behind the utterances of each fault
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What the recipe says of texts, and what the encoder makes of audio."""
+    """The recipe's rules for texts, and the frame arithmetic of the encoder."""
 
     units: UnitsConfig
     text: TextConfig
-    bad_text: Literal["stop", "skip"]  # what is done about texts that cannot be learned
-    bad_length: Literal["stop", "skip"]  # and about utterances with fewer frames than their text needs
+    bad_text: Literal["stop", "skip"]  # action on texts that cannot be learned
+    bad_length: Literal["stop", "skip"]  # action on utterances with fewer frames than their text needs
     hop: int  # samples from one encoder frame to the next
-    window: int  # samples that an encoder frame looks at
-    fastest: float = 1.0  # factor by which augmentation speeds up an utterance at most
-    out: Path | None = None  # folder of the run: one that goes on keeps its vocabulary
+    window: int  # samples in the window of an encoder frame
+    fastest: float = 1.0  # largest speed factor of the augmentation
+    out: Path | None = None  # run folder: a resumed run keeps its vocabulary
 
     @property
     def skipped(self) -> frozenset[Fault]:
@@ -72,22 +72,22 @@ class Unfit:
     id: str
     split: Split
     fault: Fault
-    detail: str  # its id, and figures where there are any
+    detail: str  # its id, and numbers if there are any
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rare:
-    """A token that few utterances hold, or a letter of the development set that training never shows."""
+    """A token that few utterances hold, or a letter that only the dev set holds."""
 
     token: str
     count: int
     ids: tuple[str, ...]  # the first three utterances that hold it
-    replaced_by: str | None = None  # a frequent letter that may stand for it
+    replaced_by: str | None = None  # a frequent letter that may replace it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unusual:
-    """An utterance whose length or pace is far from the others'."""
+    """An utterance whose duration or letter rate is far from the others'."""
 
     id: str
     what: str
@@ -95,41 +95,41 @@ class Unusual:
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """Figures of one set."""
+    """Statistics of one set."""
 
     utterances: int
     minutes: float
     durations_s: tuple[float, float, float]  # shortest, median, longest
     letters_per_second: float  # median; 0 without texts
-    sample_rates: Mapping[int, int]  # utterances by Hz
+    sample_rates: Mapping[int, int]  # number of utterances by rate in Hz
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """All that was found."""
+    """All findings."""
 
     train: Labelled
     dev: Labelled | None
     policy: TextConfig
-    vocabulary: Vocabulary | None  # None where there is nothing to make one of
-    tokens: Mapping[str, list[int]]  # of each training utterance that can be learned from
-    frames: Mapping[str, tuple[int, int]]  # required and made, of each training utterance with tokens
+    vocabulary: Vocabulary | None  # None without usable texts
+    tokens: Mapping[str, list[int]]  # token ids of each usable training utterance
+    frames: Mapping[str, tuple[int, int]]  # required and available, for each training utterance with tokens
     unfit: tuple[Unfit, ...]
-    skipped: frozenset[Fault]  # faults that the recipe says to leave out
+    skipped: frozenset[Fault]  # faults that the recipe says to skip
     rare: tuple[Rare, ...]
-    foreign: tuple[Rare, ...]  # of the development set
+    foreign: tuple[Rare, ...]  # letters that only the dev set holds
     unusual: tuple[Unusual, ...]
     notes: tuple[str, ...]
-    preview: tuple[tuple[str, str], ...]  # texts before and after the policy
-    errors: tuple[SpeechSSLError, ...]  # what training refuses
+    preview: tuple[tuple[str, str], ...]  # texts before and after normalisation
+    errors: tuple[SpeechSSLError, ...]  # reasons for training to stop
 
     def refuse(self) -> Vocabulary:
-        """Raise what training stops at; return the vocabulary where there is nothing.
+        """Raise the errors at which training stops; return the vocabulary if there are none.
 
         Raises:
             ManifestError: utterances have no text.
-            VocabularyError: texts, tokens and lengths that do not fit; or more than one fault.
-            ConfigError: the package that chooses pieces is not installed.
+            VocabularyError: texts, tokens or lengths do not fit; or there is more than one fault.
+            ConfigError: the package for subword pieces is not installed.
         """
         if len(self.errors) == 1:
             raise self.errors[0]
@@ -147,7 +147,7 @@ class Preflight:
 
 
 def preflight(train: Manifest, dev: Manifest | None, rules: Rules) -> Preflight:
-    """Look at a labelled set: what is learned from, and what is scored meanwhile."""
+    """Check a labelled set: training utterances and dev set."""
     faults = [*_unreadable(train, "train", rules.text), *(_unreadable(dev, "dev", rules.text) if dev else ())]
     fit = _texts(train, faults, "train")
     vocabulary, errors = _vocabulary(fit, rules)
@@ -219,12 +219,12 @@ def _vocabulary(texts: Mapping[str, str], rules: Rules) -> tuple[Vocabulary | No
 
 
 def _lacks(places: Mapping[str, Sequence[str]], where: str) -> CheckpointError:
-    """Say which letters, by utterances, the vocabulary of a run that goes on does not hold."""
+    """Return the error of a resumed run whose vocabulary lacks letters, with the utterances that hold them."""
     named = ", ".join(f"{letter!r} ({', '.join(ids[:3])})" for letter, ids in list(places.items())[:MOST_NAMED])
     return CheckpointError(
         f"{where}: describes another model: its vocabulary lacks {len(places)} letters of the texts: {named}. The "
-        "texts changed since the run began, or the rule for signs inside words; write the texts without them, which a "
-        "run that goes on allows, or name another out"
+        "texts, or the rule for signs inside words, changed since the run began; remove these letters from the texts, "
+        "or name another out"
     )
 
 
@@ -235,7 +235,7 @@ def _unpronounced(manifest: Manifest, faults: Sequence[Unfit], vocabulary: Vocab
 
 
 def _frames(row: Utterance, ids: Sequence[int], rules: Rules) -> tuple[int, int]:
-    """Count the frames that CTC needs, one a token and one between equal neighbours, and those that the audio makes."""
+    """Count the frames that CTC needs, one per token and one between equal neighbours, and those of the audio."""
     required = frames_needed(ids)
     return required, max(0, (int(row.num_samples_16k / rules.fastest) - rules.window) // rules.hop + 1)
 
@@ -260,7 +260,7 @@ def _refusals(faults: Sequence[Unfit], skipped: frozenset[Fault]) -> list[Speech
 
 
 def _rare(tokens: Mapping[str, list[int]], vocabulary: Vocabulary) -> list[Rare]:
-    """Return the tokens that occur fewer than `RARE` times; of pieces, many must be rare."""
+    """Return the tokens that occur fewer than `RARE` times; none for pieces, of which many are rare by design."""
     if vocabulary.written_in == "pieces":
         return []
     counts = Counter(token for ids in tokens.values() for token in ids)
@@ -296,12 +296,12 @@ def _foreign(texts: Mapping[str, str], vocabulary: Vocabulary) -> list[Rare]:
 def _figures(manifest: Manifest) -> Labelled:
     rows = manifest.utterances
     durations = [row.duration_s for row in rows] or [0.0]
-    paces = [count_letters(row.text) / row.duration_s for row in rows if row.text and row.duration_s > 0]
+    rates = [count_letters(row.text) / row.duration_s for row in rows if row.text and row.duration_s > 0]
     return Labelled(
         utterances=len(rows),
         minutes=sum(durations) / 60,
         durations_s=(min(durations), float(np.median(durations)), max(durations)),
-        letters_per_second=float(np.median(paces)) if paces else 0.0,
+        letters_per_second=float(np.median(rates)) if rates else 0.0,
         sample_rates=dict(Counter(row.sample_rate for row in rows).most_common()),
     )
 
@@ -318,5 +318,5 @@ def _unusual(manifest: Manifest) -> Iterable[Unusual]:
         yield Unusual(id=row.id, what=f"lasts {row.duration_s:.2f} s, the median {np.exp(middle):.2f} s")
     letters = [count_letters(unicodedata.normalize("NFC", row.text or "")) for row in rows]
     durations, languages = [row.duration_s for row in rows], [row.language for row in rows]
-    for index, _, pace, usual in unusual_rates(letters, durations, languages, CheckConfig()):
-        yield Unusual(id=rows[index].id, what=f"{pace:.1f} letters a second, the median {usual:.1f}")
+    for index, _, rate, usual in unusual_rates(letters, durations, languages, CheckConfig()):
+        yield Unusual(id=rows[index].id, what=f"{rate:.1f} letters a second, the median {usual:.1f}")

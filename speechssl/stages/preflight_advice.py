@@ -1,4 +1,4 @@
-"""What texts show that is no fault, but worth a thought: cases and signs that nobody says, an unlikely pace."""
+"""Advice on texts that are valid but suspicious: mixed case, signs that nobody says, an unlikely letter rate."""
 
 import unicodedata
 from collections import Counter
@@ -13,26 +13,26 @@ from speechssl.text.vocabulary import Vocabulary
 
 __all__ = ["about_freezing", "advice", "replacement"]
 
-_STRANGE = 0.05  # of the letters of dev; slips and loan words make less
-_PACE = (4.0, 16.0)  # letters a second, median of read and prompted speech in alphabets: 8 to 11 in our corpora
+_STRANGE = 0.05  # share of the letters of dev; typing errors and loan words stay below
+_LETTER_RATE = (4.0, 16.0)  # plausible medians in letters per second, for alphabets; our corpora: 8 to 11
 
 
 def advice(
     train: Manifest, dev: Manifest | None, texts: Mapping[str, str], vocabulary: Vocabulary | None
 ) -> Iterator[str]:
-    """Yield a sentence for each thing to think about.
+    """Yield a sentence for each suspicious property.
 
     Args:
-        train: what is learned from.
-        dev: what is scored.
-        texts: of the training utterances that have one, by id, as they stand.
-        vocabulary: of them.
+        train: training set.
+        dev: dev set.
+        texts: texts of the training utterances by id, before normalisation.
+        vocabulary: vocabulary of these texts.
     """
     if vocabulary is not None and texts:
         prepared = [vocabulary.text.apply(text) for text in texts.values()]
         if vocabulary.written_in != "phones":
             yield from _about_signs(prepared)
-    yield from _about_pace(train)
+    yield from _about_letter_rate(train)
     if len({row.sample_rate for row in train.utterances}) > 1:
         yield "files have several sample rates; all become 16000 Hz, but speech recorded below has an empty upper band"
     if dev is not None and vocabulary is not None and vocabulary.written_in != "phones":
@@ -52,16 +52,16 @@ def advice(
 
 
 def about_freezing(freeze_steps: int, steps: int) -> Iterator[str]:
-    """Yield a sentence where the trunk is frozen for the whole run."""
+    """Yield a sentence if the trunk is frozen for the whole run."""
     if freeze_steps >= steps:
         yield (
-            f"the trunk is frozen for ever: ctc.freeze_steps={freeze_steps}, train.steps={steps}; only the head "
-            "learns, enough for a trunk as good as the published ones alone: lower ctc.freeze_steps"
+            f"the trunk is frozen for the whole run: ctc.freeze_steps={freeze_steps}, train.steps={steps}; only the "
+            "head learns, which is enough only for a trunk as good as the published ones: lower ctc.freeze_steps"
         )
 
 
 def replacement(letter: str, known: Collection[str]) -> str | None:
-    """Return a known letter that may be written for another: its other case, or the letter without its marks.
+    """Return a known letter that may replace another: its other case, or the letter without diacritics.
 
     Examples:
         >>> replacement("É", {"e", "é"}), replacement("ё", {"е"}), replacement("q", {"e"})
@@ -80,7 +80,7 @@ def _about_signs(prepared: list[str]) -> Iterator[str]:
     capital = sum(count for c, count in letters.items() if c.isupper())
     if min(small, capital) > 0:
         yield (
-            f"texts mix cases, {capital} capitals among {small} small letters, which nobody hears: "
+            f"texts mix cases, {capital} capitals among {small} small letters, which sound alike: "
             "text.case=lower or upper"
         )
     signs = {c for c in letters if unicodedata.category(c)[0] in "PS" and c not in "'-’"}
@@ -94,19 +94,20 @@ def _about_signs(prepared: list[str]) -> Iterator[str]:
         yield f"{with_digits} texts hold digits, spoken in more ways than one: text.digits=refuse lists them"
 
 
-def _about_pace(train: Manifest) -> Iterator[str]:
+def _about_letter_rate(train: Manifest) -> Iterator[str]:
     rows = [row for row in train.utterances if row.text and row.duration_s >= 1 and _has_case(row.text)]
     if len(rows) < 10:
         return
-    pace = float(np.median([count_letters(row.text or "") / row.duration_s for row in rows]))
-    if not _PACE[0] <= pace <= _PACE[1]:
+    rate = float(np.median([count_letters(row.text or "") / row.duration_s for row in rows]))
+    if not _LETTER_RATE[0] <= rate <= _LETTER_RATE[1]:
         yield (
-            f"the median text has {pace:.1f} letters a second, expected {_PACE[0]:g} to {_PACE[1]:g} of speech in an "
-            "alphabet: do texts belong to their audio, and is the sample rate right? (`speechssl manifest check`)"
+            f"the median text has {rate:.1f} letters a second, expected {_LETTER_RATE[0]:g} to {_LETTER_RATE[1]:g} of "
+            "speech in an alphabet: do texts belong to their audio, and is the sample rate right? "
+            "(`speechssl manifest check`)"
         )
 
 
 def _has_case(text: str) -> bool:
-    """Whether most letters are of an alphabet with small letters and capitals: Latin, Cyrillic, Greek, Armenian."""
+    """Whether most letters belong to an alphabet with case: Latin, Cyrillic, Greek, Armenian."""
     some = text[:40]
     return 2 * sum(c.lower() != c.upper() for c in some) > count_letters(some)

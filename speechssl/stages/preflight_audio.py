@@ -1,7 +1,7 @@
-"""What is wrong with audio as far as that is known before any is read: by manifests and by a look for the files.
+"""Checks of audio before any is read: by the manifests, and by looking for the files.
 
-Every stage looks before its first step, at what it trains on and at what it scores meanwhile, and says all of it at
-once. Files at URLs are not looked for.
+Every stage checks its training set and its dev set before the first step, and reports all faults at once. Files at URLs
+are not checked.
 """
 
 import itertools
@@ -23,29 +23,29 @@ from speechssl.stages.reading_data import DataConfig
 
 __all__ = ["Reading", "look_at_audio", "refuse_audio", "tell_notes"]
 
-_MOST_FILES = 10**6  # that are looked for in a set; of more the first
-_AT_ONCE = 512  # files that a thread looks for
-_THREADS = 16  # a look at a file on a server is mostly waiting
+_MOST_FILES = 10**6  # files looked for in a set: the first ones
+_AT_ONCE = 512  # files per task of a thread
+_THREADS = 16  # looking for a file on a server is mostly waiting
 
 _Fault = Literal["missing", "folder", "empty", "short", "rate", "resample", "channels", "long"]
-_Faults = dict[tuple[_Fault, int], list[str]]  # names by what is wrong, and in what figure
+_Faults = dict[tuple[_Fault, int], list[str]]  # names by fault and number, such as the sample rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Utterances that a run is going to read, and how."""
+    """Utterances that a run will read, and how."""
 
-    section: str  # of the recipe: data or dev
+    section: str  # section of the recipe: data or dev
     manifest: Manifest
     data: DataConfig
-    window: int  # samples that one frame looks at; shorter audio is refused
+    window: int  # samples in the window of one frame; shorter audio is refused
     min_s: float = 0.0  # shorter utterances are left out
-    max_crop_s: float | None = None  # of longer ones a part is read; None: all are read whole
+    max_crop_s: float | None = None  # longer utterances are cropped; None: all are read whole
 
 
 @dataclass
 class _Found:
-    """What is wrong with a set."""
+    """The faults of a set."""
 
     utterances: _Faults = field(default_factory=lambda: defaultdict(list))
     files: _Faults = field(default_factory=lambda: defaultdict(list))
@@ -53,7 +53,7 @@ class _Found:
 
 
 def refuse_audio(*readings: Reading) -> list[str]:
-    """Raise all that reading would stop at; return what it would pass over, a note each.
+    """Raise the faults at which reading would stop; return a note for each that it would skip.
 
     Raises:
         AudioError: files are missing or empty, or audio is of a kind that the recipe refuses.
@@ -67,13 +67,13 @@ def refuse_audio(*readings: Reading) -> list[str]:
 
 
 def tell_notes(notes: Iterable[str]) -> None:
-    """Say on standard error what is worth knowing of the data of a run."""
+    """Print notes on the data of a run to standard error."""
     for note in notes:
         print(f"preflight: {note}", file=sys.stderr)
 
 
 def look_at_audio(readings: Iterable[Reading]) -> tuple[list[AudioError], list[str]]:
-    """Return what reading would stop at, an error for each kind, and notes on what `bad_audio` says to skip."""
+    """Return an error for each kind of fault, and notes on the faults that `bad_audio` says to skip."""
     errors: list[AudioError] = []
     notes: list[str] = []
     for reading in readings:
@@ -82,7 +82,7 @@ def look_at_audio(readings: Iterable[Reading]) -> tuple[list[AudioError], list[s
         if reading.data.bad_audio == "stop":
             errors += said
         else:
-            notes += [f"{error}. {reading.section}.bad_audio=skip passes over them" for error in said]
+            notes += [f"{error}. {reading.section}.bad_audio=skip leaves them out" for error in said]
     return errors, notes
 
 
@@ -109,12 +109,12 @@ def _look(reading: Reading) -> _Found:
 
 
 def _parts(manifest: Manifest) -> Sequence[Manifest]:
-    """Return the manifests that one was joined of: rows of millions are gone through many at a time only there."""
+    """Return the manifests that one was joined from: only these give millions of rows quickly."""
     return manifest.utterances.manifests if isinstance(manifest.utterances, Joined) else [manifest]
 
 
 def _faults(row: Utterance, reading: Reading) -> Iterator[tuple[_Fault, int]]:
-    """Yield what the manifest says against an utterance, in the order in which reading would stop at it."""
+    """Yield the faults of an utterance by its manifest, in the order in which reading would meet them."""
     audio = reading.data.audio
     if row.sample_rate < audio.min_sample_rate:
         yield "rate", row.sample_rate

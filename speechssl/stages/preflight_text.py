@@ -1,4 +1,4 @@
-"""What a pre-flight found, in words and for machines."""
+"""The findings of a pre-flight as text and as JSON."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from speechssl.stages.reading_data import tell_left_out
 
 __all__ = ["as_json", "lines", "short_lines", "tell_skipped"]
 
-_SHOWN = 20  # of a kind, in the whole report; JSON has all
+_SHOWN = 20  # findings of a kind in the report; JSON has all
 _TIGHT = 3
 _REASONS: dict[Fault, str] = {
     "no text": "without text",
@@ -22,7 +22,7 @@ _REASONS: dict[Fault, str] = {
 
 
 def short_lines(found: Preflight) -> list[str]:
-    """Return what a run says of its texts at its start: one line if all is well."""
+    """Return the lines that a run prints about its texts at its start: one if there are no findings."""
     train = found.train
     size = f", {len(found.vocabulary)} tokens ({found.vocabulary.written_in})" if found.vocabulary else ""
     said = [f"preflight: {train.utterances} utterances, {train.minutes:.1f} min{size}; {found.policy.describe()}"]
@@ -33,7 +33,8 @@ def short_lines(found: Preflight) -> list[str]:
     if found.unusual:
         first = found.unusual[0]
         said.append(
-            f"preflight: {len(found.unusual)} utterances of unusual length or pace, as {first.id}: {first.what}"
+            f"preflight: {len(found.unusual)} utterances of unusual length or letter rate, such as {first.id}: "
+            f"{first.what}"
         )
     said += [f"preflight: {note}" for note in found.notes]
     if len(said) > 1:
@@ -47,7 +48,7 @@ def lines(found: Preflight) -> list[str]:
 
 
 def as_json(found: Preflight) -> dict[str, Any]:
-    """Return everything as plain values, utterance by utterance."""
+    """Return all findings as plain values, utterance by utterance."""
     vocabulary = found.vocabulary
     return {
         "train": asdict(found.train),
@@ -69,7 +70,7 @@ def as_json(found: Preflight) -> dict[str, Any]:
 
 
 def tell_skipped(found: Preflight) -> None:
-    """Say on standard error which utterances are left out, and why."""
+    """Print to standard error which utterances are left out, and why."""
     for split, fault in dict.fromkeys((each.split, each.fault) for each in found.unfit):
         if fault in found.skipped:
             details = [each.detail for each in found.unfit if (each.split, each.fault) == (split, fault)]
@@ -142,7 +143,7 @@ def _verdict(found: Preflight) -> Iterator[str]:
     for error in found.errors:
         yield f"refused  {error}"
     is_less = any("data.bad_audio=skip" in note for note in found.notes)
-    less = ", less those whose audio is passed over" if is_less else ""
+    less = ", minus those with bad audio" if is_less else ""
     ready = f"ready: {len(found.tokens)} utterances to learn from{less}"
     yield f"verdict  {'training would refuse' if found.errors else ready}"
 
@@ -162,6 +163,6 @@ def _named(rare: Sequence[Rare]) -> str:
 
 
 def _one(rare: Rare) -> str:
-    """Show a letter so that a lone mark or a space is seen."""
+    """Show a letter so that a combining mark or a space is visible."""
     codes = "+".join(f"U+{ord(letter):04X}" for letter in rare.token)
     return f"{rare.token!r}" if len(rare.token) > 1 or rare.token.isascii() else f"{rare.token!r} {codes}"

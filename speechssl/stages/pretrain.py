@@ -42,16 +42,16 @@ ClassColumn = Literal["language", "speaker"]
 
 @configuration
 class PretrainConfig:
-    """A pretraining run with either method; the defaults are HuBERT BASE."""
+    """A pretraining run with any registered objective; the defaults are HuBERT BASE."""
 
     out: Path
     data: DataConfig
-    labels: tuple[Path | tuple[Path, ...], ...] = ()  # from `speechssl cluster`: a file a stream, or a list of files
-    classes: ClassColumn | None = None  # column of the manifests that an objective with classes learns
-    dev: DataConfig | None = like("data", "audio", old="valid")  # held out, scored every train.eval_every steps
-    checkpoint: Path | None = None  # model to go on from, with this run's own schedule; None: random weights
-    fresh_head: bool = False  # start quantizer or label head anew; only the trunk of the checkpoint is kept
-    encoder: EncoderConfig | None = None  # None: that of the checkpoint, or BASE without one
+    labels: tuple[Path | tuple[Path, ...], ...] = ()  # from `speechssl cluster`: one file, or a list, for each stream
+    classes: ClassColumn | None = None  # manifest column with the classes, for an objective that needs classes
+    dev: DataConfig | None = like("data", "audio", old="valid")  # held-out set, scored every train.eval_every steps
+    checkpoint: Path | None = None  # model to start from, with this run's own schedule; None: random weights
+    fresh_head: bool = False  # keep only the trunk of the checkpoint; quantizer or label head start from random weights
+    encoder: EncoderConfig | None = None  # None: the checkpoint's encoder, or BASE without a checkpoint
     objective: ObjectiveConfig = DEFAULT_OBJECTIVE
     batch: BatchConfig = BatchConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -64,13 +64,13 @@ class PretrainConfig:
             raise ConfigError("encoder comes from the checkpoint; remove one of the two keys")
         if self.labels and self.augment.changes_speed:
             raise ConfigError(
-                f"augment.speeds is {self.augment.speeds}, but labels are of the frames of audio as it was recorded; "
+                f"augment.speeds is {self.augment.speeds}, but labels belong to the frames of the audio as recorded; "
                 "remove augment.speeds, or the labels"
             )
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Pretrain an encoder, or continue to, and return the folder of the last checkpoint."""
+    """Pretrain an encoder, resuming if the run has begun, and return the folder of the last checkpoint."""
     require_reports(config.train.log)
     ranks = start_ranks()
     with hold_run_folder(config.out, config, ranks):
@@ -81,7 +81,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
 
 def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepared:
-    """Prepare model and data; `look` for the audio before any is read."""
+    """Prepare model and data; with `look`, check the audio files before any is read."""
     streams = read_streams(config.labels)
     labels = [*streams.values()]
     manifest = _labelled(config.data, streams)
@@ -132,7 +132,7 @@ def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepar
 
 
 def read_streams(files: Sequence[Path | Sequence[Path]]) -> dict[str, FrameLabels]:
-    """Read the labels of each stream, by the names of their files.
+    """Read the labels of each stream, keyed by the names of their files.
 
     Raises:
         LabelError: a file cannot be read, or those of one stream do not belong together.
@@ -143,19 +143,20 @@ def read_streams(files: Sequence[Path | Sequence[Path]]) -> dict[str, FrameLabel
 
 @torch.no_grad()
 def score_held_out(dataset: SpeechDataset, model: nn.Module, *, seconds: float, seed: int) -> dict[str, float]:
-    """Return loss and figures of held-out utterances, whole and in a fixed order, with the same masks each time.
+    """Return loss and metrics on the dev set: whole utterances in a fixed order, with the same masks each time.
 
     Args:
-        dataset: of the utterances, with their labels.
-        model: of a pretraining task, in evaluation mode.
-        seconds: of audio in a batch, padding counted.
-        seed: of the masks and negatives.
+        dataset: the utterances, with their labels.
+        model: model of a pretraining task, in evaluation mode.
+        seconds: seconds of audio in a batch, padding counted.
+        seed: seed of the masks and negatives.
 
     Returns:
-        The loss, an average over what it predicts, and what the objective logs, batches weighted by that number.
+        The mean loss over all predictions, and the objective's metrics averaged with the number of predictions of
+        each batch as weight.
 
     Raises:
-        ManifestError: none of the audio can be used.
+        ManifestError: no utterance has usable audio.
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device)
@@ -182,12 +183,12 @@ def _held_out(
     streams: Mapping[str, FrameLabels],
     classes: Sequence[str],
 ) -> SpeechDataset | None:
-    """Give what is scored of `config.dev`, if there is one.
+    """Return the dataset of `config.dev`, or None if there is no dev set.
 
     Raises:
-        ManifestError: held-out utterances are trained on, all are shorter than `batch.min_s`, or of a class that none
-            that is trained on has.
-        LabelError: they lack labels.
+        ManifestError: utterances are in the training set, too, all are shorter than `batch.min_s`, or one has a class
+            that is not in the training set.
+        LabelError: utterances lack labels.
     """
     if config.dev is None:
         return None
@@ -267,7 +268,7 @@ def _class_tokens(
 
 
 def _labelled(data: DataConfig, streams: Mapping[str, FrameLabels], *, section: str = "data") -> Manifest:
-    """Read the manifests and compare them with the labels; what clustering skipped as bad audio is left out."""
+    """Read the manifests and check them against the labels, without utterances that clustering skipped as bad audio."""
     manifest = read_data(data, section=section)
     if data.bad_audio == "skip":
         manifest = _with_labels(manifest, [*streams.values()])
@@ -277,7 +278,7 @@ def _labelled(data: DataConfig, streams: Mapping[str, FrameLabels], *, section: 
 
 
 def _with_labels(manifest: Manifest, labels: Sequence[FrameLabels]) -> Manifest:
-    """Leave out what stage `cluster` skipped as bad audio; labels of another corpus are left for `check` to refuse."""
+    """Leave out utterances that stage `cluster` skipped; labels of another corpus are for `check` to refuse."""
     missing = {row.id: None for row in manifest.utterances if any(row.id not in stream.units for stream in labels)}
     if len(missing) == len(manifest.utterances):
         return manifest
@@ -292,7 +293,7 @@ def _describe(
     labels: Sequence[FrameLabels],
     classes: Sequence[str],
 ) -> Description:
-    """Say what the run makes: the trunk of the checkpoint or of the recipe, and the recipe's objective."""
+    """Describe the model: the trunk of the checkpoint or of the recipe, and the recipe's objective."""
     trunk = config.encoder or EncoderConfig()
     return Description(
         encoder=trunk if start is None else start.description.encoder,
@@ -308,8 +309,8 @@ def _build(description: Description, start: SavedModel | None, *, fresh_head: bo
     """Build the model with random weights, or with those of the checkpoint.
 
     Raises:
-        CheckpointError: the checkpoint's head is of another objective or size, and `fresh_head` is off.
-        LabelError: its head learned units of another k-means than the labels', and `fresh_head` is off.
+        CheckpointError: the checkpoint's head has another objective or size, and `fresh_head` is off.
+        LabelError: the checkpoint's head was trained on units of another k-means, and `fresh_head` is off.
     """
     model = build_model(description)
     assert isinstance(model, PretrainModel)
@@ -328,7 +329,7 @@ def _build(description: Description, start: SavedModel | None, *, fresh_head: bo
 
 
 def _other_head(ours: ObjectiveConfig | None, start: SavedModel) -> str:
-    """Name the keys that keep a head from being kept; nothing if no key does."""
+    """Return an error text that names the settings under which the head cannot be kept; empty if there are none."""
     theirs = start.description.objective
     if theirs is None or ours is None or theirs.kind != ours.kind:
         return ""
@@ -340,13 +341,13 @@ def _other_head(ours: ObjectiveConfig | None, start: SavedModel) -> str:
     found = " and ".join(f"{wanted[key]}" for key in different)
     again = " ".join(f"objective.{key}={made[key]}" for key in different)
     return (
-        f"{start.name}: its head was made with {named}, this recipe says {found}; set {again} to go on with it, or "
-        "fresh_head=true to throw it away and learn another"
+        f"{start.name}: its head was made with {named}, this recipe says {found}; set {again} to continue with it, or "
+        "fresh_head=true to replace it by a new one"
     )
 
 
 def _tell_other_objective(ours: ObjectiveConfig | None, start: SavedModel) -> None:
-    """Say in which settings a head is used otherwise than it was trained."""
+    """Print the settings that differ from those the kept head was trained with."""
     theirs = start.description.objective
     if theirs is None or ours is None:
         return

@@ -1,7 +1,7 @@
-"""A quick look at what a model has learnt, without labels: clusters and rank of its features on a fixed set of audio.
+"""A quick measure of what a model has learnt, without labels: clusters and rank of its features on fixed audio.
 
-How well features cluster and how many dimensions they use tell later error rates better than the loss does (Whetten et
-al., 2025). Nothing is drawn from torch's default generator, so a run with probes equals the run without.
+How well features cluster and how many dimensions they use predict later error rates better than the loss does (Whetten
+et al., 2025). Nothing is drawn from torch's default generator, so a run with probes equals the run without.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from speechssl.units.quality import FeatureSpread, UnitTally
 __all__ = ["frame_intervals", "probe", "probe_layer", "prober", "read_probe_audio"]
 
 CLUSTERS = 50  # few enough for minutes of audio, and about as many as there are phones
-LONGEST_S = 20.0  # of an utterance, so that one recording is not all of the set
+LONGEST_S = 20.0  # seconds used of an utterance, so that one recording cannot make up the whole set
 
 
 def read_probe_audio(
@@ -36,16 +36,16 @@ def read_probe_audio(
 
     Args:
         data: how audio is read, as for training.
-        manifest: of held-out audio if there is some, else of what is trained on.
-        minutes: of audio, at most.
-        seed: of the draw.
-        window: samples that one frame of the model looks at; shorter utterances are passed over.
+        manifest: the dev set if there is one, else the training set.
+        minutes: minutes of audio, at most.
+        seed: seed of the draw.
+        window: samples in the window of one frame; shorter utterances are skipped.
 
     Returns:
         (time,) float32 waveforms by utterance id.
 
     Raises:
-        ManifestError: there is no utterance of such a length.
+        ManifestError: no utterance is that long.
         AudioError: a file cannot be used, and `data` says to stop.
     """
     rows = {row.id: row for row in manifest.utterances if row.num_samples_16k >= window}
@@ -67,7 +67,7 @@ def read_probe_audio(
 def prober(
     data: DataConfig, manifest: Manifest, *, minutes: float, seed: int, window: int
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """Return a function that probes a model on the same audio each time; the first call reads it."""
+    """Return a function that probes a model on the same audio at each call; the first call reads it."""
     waveforms: list[Tensor] = []
 
     def look(model: nn.Module) -> dict[str, float]:
@@ -79,7 +79,7 @@ def prober(
 
 
 def probe_layer(encoder: SpeechEncoder) -> int:
-    """Return the layer that is probed, counted from 1: two thirds up, where units of later iterations come from."""
+    """Return the probed layer, counted from 1: at two thirds of the depth, the source of later iterations' units."""
     return max(1, round(encoder.config.transformer.num_layers * 2 / 3))
 
 
@@ -92,21 +92,21 @@ def probe(
     clusters: int = CLUSTERS,
     phones: Sequence[Sequence[Interval]] | None = None,
 ) -> dict[str, float]:
-    """Cluster the features of a model and say how good the clusters are.
+    """Cluster the features of a model and measure the clusters.
 
     Args:
-        model: with a `SpeechEncoder` as `encoder`, whole on this process; left in the mode it is in.
+        model: a module with a `SpeechEncoder` as `encoder`, not sharded; its mode is left as it is.
         waveforms: (time,) float32, each at least one frame long.
-        seed: of the k-means.
-        clusters: of the k-means.
-        phones: of each waveform, or the labels of its frames as `frame_intervals` gives them.
+        seed: seed of the k-means.
+        clusters: number of clusters.
+        phones: phones of each waveform, or labels of its frames as returned by `frame_intervals`.
 
     Returns:
-        `probe_rank`, effective rank of all frames less their mean (exp of the entropy of the singular values, as
-        RankMe, Garrido et al. 2023, but for the mean); `probe_explained`, share of the variance that lies between
-        clusters; `probe_silhouette`, mean of (b - a) / b with a the distance to the nearest and b that to the second
-        nearest centroid; `probe_perplexity` of the clusters; with phones also `probe_pnmi` and `probe_purity`. All 0
-        for features that are not finite, all but the rank for fewer different frames than clusters.
+        `probe_rank`, the effective rank of all frames minus their mean (exp of the entropy of the singular values:
+        RankMe, Garrido et al. 2023, which keeps the mean); `probe_explained`, the share of the variance between
+        clusters; `probe_silhouette`, the mean of (b - a) / b with a and b the distances to the nearest and the second
+        nearest centroid; `probe_perplexity` of the clusters; with phones also `probe_pnmi` and `probe_purity`. All are
+        0 for features that are not finite; all but the rank are 0 for fewer distinct frames than clusters.
     """
     encoder = model.encoder
     assert isinstance(encoder, SpeechEncoder)
@@ -121,7 +121,7 @@ def probe(
     figures["probe_rank"] = spread.effective_rank()
     try:
         kmeans = KMeans(n_clusters=clusters, max_iter=20, seed=seed).fit(frames)
-    except LabelError:  # fewer different frames than clusters
+    except LabelError:  # fewer distinct frames than clusters
         return figures
     nearest = kmeans.transform(frames).topk(2, dim=1, largest=False)
     near, second = nearest.values.double().T
@@ -145,7 +145,7 @@ def frame_intervals(labels: np.ndarray, *, hop: int, window: int) -> list[Interv
 
 
 def _features(encoder: SpeechEncoder, waveforms: Sequence[Tensor]) -> list[Tensor]:
-    """Return (frames, dim) float32 of each waveform, one at a time, so that no padding has a part in it."""
+    """Return (frames, dim) float32 of each waveform, encoded one at a time so that there is no padding."""
     layer, device, was_training = probe_layer(encoder), encoder.mask_vector.device, encoder.training
     encoder.eval()
     features = []

@@ -1,4 +1,4 @@
-"""The part of every stage's configuration that says what to read, and how it becomes one manifest."""
+"""The data section of every stage's configuration, and the functions that read it."""
 
 import dataclasses
 import sys
@@ -22,14 +22,14 @@ __all__ = ["DataConfig", "like_training", "read_data", "read_waveform", "read_wa
 
 @configuration
 class DataConfig:
-    """Which utterances, and what to do with audio that is not as expected."""
+    """Which utterances to read, and what to do about audio that is not as expected."""
 
-    manifests: tuple[Path, ...]  # or audio, folders of it, tables: `corpus.named`
-    root: Path | None = None  # of the audio; None for the folder of each manifest
+    manifests: tuple[Path, ...]  # or audio files, folders of them, tables: see `corpus.named`
+    root: Path | None = None  # root folder of the audio; None: the folder of each manifest
     audio: AudioConfig = AudioConfig()
-    bad_audio: Literal["stop", "skip"] = "stop"  # skip: count and report each bad file, and go on
-    max_bad_share: float = 0.05  # of the last one to two thousand utterances; where more is bad, training stops
-    loader: Loader = "auto"  # what reads in training; auto: fairseq2 for wav where it is installed; same batches
+    bad_audio: Literal["stop", "skip"] = "stop"  # skip: count and report each bad file, and continue
+    max_bad_share: float = 0.05  # training stops if more of the last one to two thousand utterances are bad
+    loader: Loader = "auto"  # reader in training; auto: fairseq2 for wav where it is installed; same batches
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_share <= 1:
@@ -40,11 +40,11 @@ def read_data(config: DataConfig, *, section: str = "data") -> Manifest:
     """Read the manifests, or whatever lists utterances in their place, and join them.
 
     Args:
-        config: names them.
-        section: of the recipe, that `config` is.
+        config: the data section.
+        section: name of that section in the recipe, for errors.
 
     Raises:
-        ManifestError: none is named, one cannot be read, or two hold the same utterance id.
+        ManifestError: no manifest is named, one cannot be read, or two hold the same utterance id.
     """
     if not config.manifests:
         raise ManifestError(f"{section}.manifests is empty; name at least one manifest")
@@ -57,16 +57,16 @@ def read_data(config: DataConfig, *, section: str = "data") -> Manifest:
 
 
 def like_training(config: DataConfig, trained: AudioConfig, *, where: str, section: str = "data") -> DataConfig:
-    """Settle whether waveforms are normalised: as those that the model was trained on.
+    """Set whether waveforms are normalised to what the model was trained on.
 
     Args:
-        config: what the recipe says.
-        trained: how the model's audio was read.
-        where: the model comes from, for errors.
-        section: of the recipe that `config` is.
+        config: the data section of the recipe.
+        trained: how the model's training audio was read.
+        where: origin of the model, for errors.
+        section: name of the data section in the recipe, for errors.
 
     Raises:
-        ConfigError: the recipe asks for the other way.
+        ConfigError: the recipe asks for the opposite.
     """
     is_normalized = bool(trained.normalize)
     if config.audio.normalize not in (None, is_normalized):
@@ -90,13 +90,13 @@ def read_waveforms(
     """Yield utterances with their (time,) waveforms, behind a progress bar.
 
     Args:
-        config: stops at bad audio, or names it and passes over it.
-        manifest: where the rows are listed.
-        rows: to be read, in this order.
-        audio: how they are read.
-        window: samples that one feature frame looks at; shorter audio is bad.
-        title: of the bar.
-        left_out: gets the ids of bad audio that is passed over, and what is wrong with it.
+        config: says whether bad audio stops the run or is reported and skipped.
+        manifest: manifest of the rows.
+        rows: utterances to read, in this order.
+        audio: how audio is read.
+        window: samples in the window of one feature frame; shorter audio is bad.
+        title: title of the progress bar.
+        left_out: filled with the ids of skipped utterances and the reasons.
 
     Raises:
         AudioError: a file cannot be used, and `bad_audio` says to stop.
@@ -120,7 +120,7 @@ def read_waveform(manifest: Manifest, row: Utterance, *, audio: AudioConfig, win
     """Read one utterance whole: (time,) float32 at 16 kHz.
 
     Raises:
-        AudioError: it cannot be used, or is shorter than the `window` samples that one feature frame looks at.
+        AudioError: the audio cannot be used, or is shorter than the `window` samples of one feature frame.
     """
     waveform = read_utterance(manifest, row, audio)
     if len(waveform) < window:
@@ -132,7 +132,7 @@ def read_waveform(manifest: Manifest, row: Utterance, *, audio: AudioConfig, win
 
 
 def tell_left_out(utterances: Sequence[str], reason: str) -> None:
-    """Say on standard error how many utterances are not used, and name the first three."""
+    """Print to standard error how many utterances are not used, and the first three of them."""
     if utterances:
         named = ", ".join(utterances[:3]) + (", ..." if len(utterances) > 3 else "")
         print(f"left out, {reason}: {len(utterances)} utterances: {named}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a training stage prepares, and how it is trained: the part that pretraining and fine-tuning share."""
+"""The part that pretraining and fine-tuning share: a prepared run, and the call of the training loop."""
 
 import sys
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Prepared:
 
     title: str
     model: TaskModel
-    description: Description  # of the model
+    description: Description  # what is saved beside the model's parameters
     dataset: SpeechDataset
     sampler: BatchSampler
     data: DataConfig
@@ -34,7 +34,7 @@ class Prepared:
 
 
 def train(prepared: Prepared, *, out: Path, seed: int, optim: OptimConfig, config: TrainConfig, ranks: Ranks) -> Path:
-    """Train, or go on, and return the folder of the last checkpoint."""
+    """Train, resuming if the run has begun, and return the folder of the last checkpoint."""
     if ranks.is_first:
         print(prepared.sampler.describe(), file=sys.stderr)
     run = Run(
