@@ -1,5 +1,5 @@
-"""The command line, a module for what belongs together. Each command reads its arguments and calls the package.
+"""The command line, one module per group of commands. Each command reads its arguments and calls the package.
 
-What a command needs is imported when it runs, so that `--help` prints without torch, and a command runs without the
+A command imports what it needs when it runs, so that `--help` works without torch, and a command works without the
 extras of the others.
 """

@@ -1,4 +1,4 @@
-"""What the commands have in common: options that several take, lists of NAME=VALUE, how far a command is."""
+"""Parts shared by the commands: common options, lists of NAME=VALUE, progress bars."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -11,17 +11,20 @@ from speechssl.train.runlog import progress_bar
 
 __all__ = ["Channels", "MinSampleRate", "Root", "name_numbers", "name_values", "with_bar"]
 
-Channels = Annotated[str | None, typer.Option(help="Of several: mean or first; as the model heard if not given.")]
-MinSampleRate = Annotated[
-    int | None, typer.Option(help="Hz; audio recorded below is refused; as the model heard if not given.")
+Channels = Annotated[
+    str | None, typer.Option(help="For multichannel audio: mean or first. Default: as in the model's training.")
 ]
-Root = Annotated[Path | None, typer.Option(help="Folder of the audio; the manifest's own if not given.")]
+MinSampleRate = Annotated[
+    int | None, typer.Option(help="Hz; audio with a lower rate is refused. Default: as in the model's training.")
+]
+Root = Annotated[Path | None, typer.Option(help="Root folder of the audio. Default: that of the manifest.")]
 
 
 def with_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
-    """Return a function that wraps items, given their number, to show how far they are gone through.
+    """Return a function that wraps items, given their number, in a progress bar.
 
-    On a terminal that is a bar with rate and time left; elsewhere, as in the log of a job, a line each minute.
+    On a terminal the bar shows rate and remaining time; elsewhere, such as in the log of a job, a line is printed each
+    minute.
     """
 
     def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:

@@ -1,4 +1,4 @@
-"""All commands: what `--help` says of each, where its function is, and which extras of setup.py it needs."""
+"""Table of all commands: summary for `--help`, location of the function, and extras of setup.py that it needs."""
 
 from speechssl.cli.lazy import Command, Group
 
@@ -6,30 +6,34 @@ __all__ = ["COMMANDS"]
 
 _MANIFEST = {
     "build": Command("List the audio below a folder.", "manifest_commands:build_command"),
-    "split": Command("Divide by speaker, text or id; stable when data are added.", "manifest_commands:split_command"),
+    "split": Command(
+        "Split a manifest by speaker, text or id; stable when data are added.", "manifest_commands:split_command"
+    ),
     "merge": Command("Join manifests into one.", "manifest_commands:merge_command"),
-    "filter": Command("Choose utterances, and say how many were left out and why.", "manifest_commands:filter_command"),
+    "filter": Command(
+        "Select utterances, and report how many were left out and why.", "manifest_commands:filter_command"
+    ),
     "stats": Command(
-        "Count hours by speaker, language and split, and how durations are spread.",
+        "Count hours by speaker, language and split, and the distribution of durations.",
         "manifest_commands:stats_command",
         extras=("plots",),
     ),
-    "sample": Command("Draw a part, with languages shared as in XLS-R.", "manifest_commands:sample_command"),
+    "sample": Command("Draw a sample, with languages balanced as in XLS-R.", "manifest_commands:sample_command"),
     "check": Command(
-        "Decode everything and say what is wrong with it; status 1 if there are errors.",
+        "Decode all audio and report faults; exit status 1 if there are errors.",
         "manifest_commands:check_command",
         extras=("check",),
     ),
     "convert": Command(
-        "Write a manifest in its other form: Parquet for millions of rows if the name ends in .parquet, text if not.",
+        "Write a manifest in its other form: Parquet, for millions of rows, if the name ends in .parquet, else text.",
         "manifest_commands:convert_command",
     ),
     "segment": Command(
-        "Cut long recordings at pauses into utterances, as parts of their files; writes no audio.",
+        "Cut long recordings into utterances at pauses, as segments of their files; writes no audio.",
         "manifest_commands:segment_command",
     ),
     "import": Command(
-        "Read another toolkit's list, and compare it with the audio; or list a corpus as published.",
+        "Import another toolkit's manifest, checked against the audio; or list a corpus as published.",
         "manifest_commands:import_command",
     ),
     "export": Command("Write a manifest in another toolkit's format.", "manifest_commands:export_command"),
@@ -40,10 +44,10 @@ _LM = {
         "Build an n-gram model, with interpolated modified Kneser-Ney smoothing.", "lm_commands:build_command"
     ),
     "perplexity": Command(
-        "Say how well a model predicts texts it was not built from.", "lm_commands:perplexity_command"
+        "Measure the perplexity of a model on texts it was not built from.", "lm_commands:perplexity_command"
     ),
     "lexicon": Command(
-        "List the words of texts, spelled in a model's letters, for decoding with a lexicon.",
+        "List the words of texts, spelled in a model's tokens, for decoding with a lexicon.",
         "lm_commands:lexicon_command",
     ),
     "tune": Command(
@@ -58,13 +62,15 @@ COMMANDS = Group(
     {
         "cluster": Command("Fit k-means and label every frame of speech.", "stages_commands:cluster_command"),
         "pretrain": Command(
-            "Pretrain an encoder, with either method.", "stages_commands:pretrain_command", extras=("train",)
+            "Pretrain an encoder: wav2vec 2.0, HuBERT, or an installed objective.",
+            "stages_commands:pretrain_command",
+            extras=("train",),
         ),
         "finetune": Command(
             "Fine-tune a pretrained encoder with CTC.", "stages_commands:finetune_command", extras=("train",)
         ),
         "sweep": Command(
-            "Measure every layer and number of units against phones.",
+            "Compare every layer and number of units with phones.",
             "stages_commands:sweep_command",
             extras=("plots",),
         ),
@@ -77,7 +83,7 @@ COMMANDS = Group(
             "Prepare a real corpus and its splits.", "corpus_commands:corpus_command", extras=("corpora",)
         ),
         "preflight": Command(
-            "Look at texts, tokens and lengths as fine-tuning would; exit status 1 where it would refuse them.",
+            "Check texts, tokens and lengths as fine-tuning would; exit status 1 if it would refuse them.",
             "stages_commands:preflight_command",
             extras=("train",),
         ),
@@ -90,7 +96,7 @@ COMMANDS = Group(
             "transcribe_commands:transcribe_command",
         ),
         "align": Command(
-            "Find when each word and letter of known texts was said.", "transcribe_commands:align_command"
+            "Align known texts with speech: when each word and letter was said.", "transcribe_commands:align_command"
         ),
         "average": Command("Average checkpoints of a run into one model.", "models_commands:average_command"),
         "score": Command(
@@ -103,11 +109,11 @@ COMMANDS = Group(
             "models_commands:convert_command",
         ),
         "info": Command(
-            "Say what a model is: method, size, layers, units, vocabulary, origin, fingerprint.",
+            "Describe a model: method, size, layers, units, vocabulary, origin, fingerprint.",
             "models_commands:info_command",
         ),
         "card": Command(
-            "Write a model card from what a run knows: method, data, hours seen, units, results, commit.",
+            "Write a model card from the records of a run: method, data, hours seen, units, results, commit.",
             "models_commands:card_command",
         ),
         "push": Command(
@@ -116,12 +122,12 @@ COMMANDS = Group(
         ),
         "plot": Command("Draw an utterance with its hidden units.", "units_commands:plot_command", extras=("plots",)),
         "units": Command(
-            "Print the hidden units of audio files: a line each, of the file's name, a tab and the units.",
+            "Print the hidden units of audio files: one line per file, its name, a tab and the units.",
             "units_commands:units_command",
         ),
-        "labels": Command("Convert frame labels from fairseq and to it.", "units_commands:labels_command"),
+        "labels": Command("Convert frame labels from and to fairseq's format.", "units_commands:labels_command"),
         "replay": Command(
-            "Repeat a step that training skipped, and say which utterance and which module broke it.",
+            "Repeat a step that training skipped, and report which utterance and which module broke it.",
             "runs_commands:replay_command",
             extras=("train",),
         ),
@@ -129,13 +135,13 @@ COMMANDS = Group(
             "Plan a pretraining run: size, batch, learning rate, and what published runs reached.",
             "runs_commands:plan_command",
         ),
-        "report": Command("Print what a recipe measured, as tables.", "runs_commands:report_command"),
+        "report": Command("Print the results of a recipe as tables.", "runs_commands:report_command"),
         "runs": Command(
             "Compare training runs: a table, curves over steps, hours of audio seen and wall time.",
             "runs_commands:runs_command",
             extras=("train", "plots"),
         ),
-        "manifest": Group("Make manifests, lists of audio with what is known of it, and work on them.", _MANIFEST),
+        "manifest": Group("Manifests, lists of audio with metadata: make, check and change them.", _MANIFEST),
         "lm": Group(
             "Language models for decoding: build n-grams from text, measure them, make lexicons, tune their weights.",
             _LM,

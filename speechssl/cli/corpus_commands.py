@@ -17,7 +17,7 @@ def corpus_command(
         str | None,
         typer.Argument(
             metavar="NAME|FILE.py[:NAME]",
-            help="Which one; without it, or with a file alone, the corpora are listed.",
+            help="Name of a corpus. Without it, or with a file alone, the corpora are listed.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to fill.")] = None,
@@ -26,8 +26,8 @@ def corpus_command(
 ) -> None:
     """Prepare a real corpus and its splits.
 
-    A corpus comes with the toolkit, or is added by an installed package, or is defined in a Python file, as those of
-    recipes/corpora are: FILE.py:NAME, or FILE.py if it defines one.
+    A corpus comes with the toolkit or with an installed package, or is defined in a Python file like those of
+    recipes/corpora: FILE.py:NAME, or FILE.py if it defines one corpus.
     """
     if name is None:
         print(*describe_corpora(all_corpora()), sep="\n")

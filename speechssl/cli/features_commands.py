@@ -1,4 +1,4 @@
-"""Command line: features of a model, or of a front end, to disk."""
+"""Command line: write features of a model, or of a front end, to disk."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,28 +15,30 @@ def extract_command(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests of the audio.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     layers: Annotated[
-        str, typer.Option(help="Such as 6 or 3,6,9; all; or weighted, their sum. The last one if not given.")
+        str, typer.Option(help="Numbers such as 6 or 3,6,9; all; or weighted, their sum. Default: the last one.")
     ] = "",
     weights: Annotated[
         str,
-        typer.Option(help="Numbers with commas, one for each layer, for --layers weighted; their mean if not given."),
+        typer.Option(help="Weights separated by commas, one per layer, for --layers weighted. Default: equal weights."),
     ] = "",
     form: Annotated[
         Literal["npy", "safetensors", "shards", "hdf5", "zarr", "parquet", "lhotse"],
-        typer.Option("--format", help="Kind of files; shards are for k-means over more than memory holds."),
+        typer.Option("--format", help="File format; shards are for k-means on more frames than fit into memory."),
     ] = "npy",
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Number type in the files.")] = "float32",
-    pool: Annotated[Literal["none", "mean"], typer.Option(help="mean: one row an utterance.")] = "none",
+    pool: Annotated[Literal["none", "mean"], typer.Option(help="mean: one row per utterance.")] = "none",
     segments: Annotated[
-        Path | None, typer.Option(help="Label file: one row for each run of equal units, their mean.")
+        Path | None, typer.Option(help="Label file: one row per run of equal units, their mean.")
     ] = None,
-    cmn: Annotated[bool, typer.Option("--cmn", help="Take the utterance's mean off its MFCC or log-mel.")] = False,
+    cmn: Annotated[
+        bool, typer.Option("--cmn", help="Subtract the mean of each utterance from its MFCC or log-mel.")
+    ] = False,
     root: Root = None,
-    skip_bad: Annotated[bool, typer.Option(help="List and count unusable audio instead of stopping.")] = False,
-    processes: Annotated[int, typer.Option("-j", "--processes", help="That share the work on this machine.")] = 1,
-    window_s: Annotated[float, typer.Option(help="Longer audio is heard in windows of so many seconds.")] = 60.0,
+    skip_bad: Annotated[bool, typer.Option(help="Report and skip unusable audio instead of stopping.")] = False,
+    processes: Annotated[int, typer.Option("-j", "--processes", help="Number of processes on this machine.")] = 1,
+    window_s: Annotated[float, typer.Option(help="Seconds; longer audio is encoded in windows of this length.")] = 60.0,
     batch_s: Annotated[
-        float | None, typer.Option(help="Seconds of audio at a time; 0 for one utterance, which is the default on CPU.")
+        float | None, typer.Option(help="Seconds of audio in a batch; 0: one utterance, the default on CPU.")
     ] = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits: for GPUs.")] = False,
 ) -> None:
@@ -47,7 +49,7 @@ def extract_command(
     from speechssl.stages.reading_data import DataConfig
 
     if segments is not None and pool == "mean":
-        raise typer.BadParameter("--pool mean and --segments are two kinds of means; give one of them")
+        raise typer.BadParameter("--pool mean and --segments exclude each other; give one of them")
     config = ExtractFeaturesConfig(
         out=out,
         data=DataConfig(manifests=tuple(manifests), root=root, bad_audio="skip" if skip_bad else "stop"),
@@ -83,9 +85,9 @@ def _layers(text: str) -> tuple[int, ...] | Literal["all", "weighted"]:
 
 
 def _numbers(text: str, option: str) -> list[float]:
-    """Read numbers with commas between."""
+    """Read numbers separated by commas."""
     try:
         return [float(part) for part in text.split(",")] if text else []
     except ValueError as error:
         more = ", all or weighted" if option == "--layers" else ""
-        raise typer.BadParameter(f"{option} {text}: expected numbers with commas between{more}") from error
+        raise typer.BadParameter(f"{option} {text}: expected numbers separated by commas{more}") from error

@@ -1,4 +1,4 @@
-"""Groups of commands that are imported one at a time, when they run: `--help` lists them from a table."""
+"""Lazy groups of commands: each is imported when it runs, and `--help` lists them from a table."""
 
 import importlib
 import importlib.metadata
@@ -18,14 +18,14 @@ __all__ = ["Command", "Group", "Table", "app_of", "command_and_extras"]
 
 @dataclass(frozen=True)
 class Command:
-    """A command, and where its function is."""
+    """A command and the location of its function."""
 
-    summary: str  # what the group's `--help` says; the first line of the function's docstring
+    summary: str  # line in the group's `--help`; equals the first line of the function's docstring
     where: str  # module:function, below speechssl.cli
-    extras: tuple[str, ...] = ()  # of setup.py, without which it does not run, or not all of it
+    extras: tuple[str, ...] = ()  # extras of setup.py that the command needs, in whole or in part
 
     def built(self, name: str) -> Any:
-        """Import the function and make of it what typer runs."""
+        """Import the function and build a command for typer."""
         module, _, function = self.where.partition(":")
         app = _plain_app()
         app.command(name)(getattr(importlib.import_module(f"speechssl.cli.{module}"), function))
@@ -34,13 +34,13 @@ class Command:
 
 @dataclass(frozen=True)
 class Group:
-    """Commands under a name of their own."""
+    """A named group of commands."""
 
     summary: str
     table: "Table"
 
     def built(self, name: str) -> Any:
-        """Make what typer runs, without importing any of the commands."""
+        """Build the group for typer without importing its commands."""
         return typer.main.get_command(app_of(self, name))
 
 
@@ -48,12 +48,12 @@ Table = Mapping[str, Command | Group]
 
 
 def app_of(group: Group, name: str) -> typer.Typer:
-    """Make an app of a group, which lists its commands in the order of their table."""
+    """Build an app from a group, which lists its commands in the order of their table."""
 
     class LazyGroup(TyperGroup):
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
-            self.commands: Any = dict.fromkeys(group.table)  # of whose names it suggests one for a slip
+            self.commands: Any = dict.fromkeys(group.table)  # the names it suggests for a mistyped command
 
         def list_commands(self, ctx: Any) -> list[str]:
             return list(group.table)
@@ -69,7 +69,7 @@ def app_of(group: Group, name: str) -> typer.Typer:
 
     is_whole = name == "speechssl"
     app = _plain_app(name=name, help=group.summary, cls=LazyGroup, no_args_is_help=True, add_completion=is_whole)
-    app.callback()(_whole if is_whole else lambda: None)  # an app with neither commands nor a callback is a mistake
+    app.callback()(_whole if is_whole else lambda: None)  # typer refuses an app with neither commands nor a callback
     return app
 
 
@@ -84,7 +84,7 @@ def _whole(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print versions, and exit.")
     ] = False,
 ) -> None:
-    """Take the options of the program itself."""
+    """Accept the options of the program itself."""
 
 
 def _version(package: str) -> str:
@@ -96,7 +96,7 @@ def _version(package: str) -> str:
 
 
 def command_and_extras(group: Group, arguments: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Return the whole name of the command that arguments start with, as `lm tune`, and the extras it needs."""
+    """Return the full name of the command that the arguments start with, such as `lm tune`, and its extras."""
     name = ""
     for word in arguments:
         entry = group.table.get(word)

@@ -1,6 +1,6 @@
-"""Command line: `speechssl lm <what> ...`, language models for decoding: build them, judge them, spell their words.
+"""Command line: `speechssl lm ...`: build, measure and tune language models for decoding, and make lexicons.
 
-Each command reads its arguments, calls one function of the package and prints what came of it.
+Each command reads its arguments, calls one function of the package and prints the result.
 """
 
 import sys
@@ -23,7 +23,7 @@ from speechssl.config import from_dict
 from speechssl.corpus.named import read_named
 from speechssl.errors import ConfigError
 
-if TYPE_CHECKING:  # the modules need extras, or torch, which the other commands run without
+if TYPE_CHECKING:  # these modules need extras, or torch, which the other commands do not
     from speechssl.stages.tune import Point
     from speechssl.text.vocabulary import Vocabulary
 
@@ -31,23 +31,25 @@ __all__ = ["build_command", "lexicon_command", "perplexity_command", "tune_comma
 
 Number = TypeVar("Number", int, float)
 
-Texts = Annotated[list[Path], typer.Argument(help="Text files, a sentence a line (.gz too), or manifests.")]
-Normalised = Annotated[str, typer.Option(help=f"What is done to the texts: {', '.join(get_args(Normaliser))}.")]
-Letters = Annotated[bool, typer.Option("--letters", help="A model of letters and word boundaries instead of words.")]
+Texts = Annotated[list[Path], typer.Argument(help="Text files with one sentence per line (.gz too), or manifests.")]
+Normalised = Annotated[str, typer.Option(help=f"Normalisation of the texts: {', '.join(get_args(Normaliser))}.")]
+Letters = Annotated[
+    bool, typer.Option("--letters", help="Build a model of letters and word boundaries instead of words.")
+]
 
 
 def build_command(
     texts: Texts,
-    out: Annotated[Path, typer.Option("--out", "-o", help="ARPA file to write; .gz is packed.")],
-    order: Annotated[int, typer.Option(help="Longest n-grams, 1 to 6.")] = 3,
+    out: Annotated[Path, typer.Option("--out", "-o", help="ARPA file to write; gzipped if it ends in .gz.")],
+    order: Annotated[int, typer.Option(help="Order of the model, 1 to 6.")] = 3,
     prune: Annotated[
-        str, typer.Option(help='N-grams this rare are left out, by order: "0 0 1"; the last holds for longer ones.')
+        str, typer.Option(help='Pruning counts by order, such as "0 0 1"; the last one holds for longer n-grams.')
     ] = "0",
-    vocabulary: Annotated[int | None, typer.Option(help="Most frequent words to keep; all if not given.")] = None,
+    vocabulary: Annotated[int | None, typer.Option(help="Number of most frequent words to keep. Default: all.")] = None,
     letters: Letters = False,
     normaliser: Normalised = "none",
     model: Annotated[
-        Path | None, typer.Option(help="Fine-tuned model: the texts are treated as its training texts were.")
+        Path | None, typer.Option(help="Fine-tuned model: the texts are normalised like its training texts.")
     ] = None,
 ) -> None:
     """Build an n-gram model, with interpolated modified Kneser-Ney smoothing."""
@@ -57,7 +59,7 @@ def build_command(
     built = build_model(texts, out, config, letters=letters, change=_change(normaliser) or policy)
     for n in built.fallbacks:
         print(
-            f"order {n}: too little text to estimate its discounts; they are 0.5, 1 and 1.5, the perplexity may suffer",
+            f"order {n}: too little text to estimate its discounts; they are set to 0.5, 1, 1.5; perplexity may suffer",
             file=sys.stderr,
         )
     unit = "letters" if letters else "words"
@@ -74,7 +76,7 @@ def perplexity_command(
     letters: Letters = False,
     normaliser: Normalised = "none",
 ) -> None:
-    """Say how well a model predicts texts it was not built from."""
+    """Measure the perplexity of a model on texts it was not built from."""
     sentences = read_sentences(texts, change=_change(normaliser))
     found = perplexity(read_arpa(model), map(as_letters, sentences) if letters else sentences)
     share = found.unknown / found.words
@@ -85,13 +87,13 @@ def perplexity_command(
 def lexicon_command(
     texts: Texts,
     out: Annotated[Path, typer.Option("--out", "-o", help="Lexicon to write.")],
-    model: Annotated[Path, typer.Option(help="Fine-tuned model whose letters spell the words.")],
-    min_count: Annotated[int, typer.Option(help="Rarer words are left out.")] = 1,
+    model: Annotated[Path, typer.Option(help="Fine-tuned model whose tokens spell the words.")],
+    min_count: Annotated[int, typer.Option(help="Leave out rarer words.")] = 1,
     normaliser: Normalised = "none",
 ) -> None:
-    """List the words of texts, spelled in a model's letters, for decoding with a lexicon.
+    """List the words of texts, spelled in a model's tokens, for decoding with a lexicon.
 
-    The texts are treated as those that the model was fine-tuned on, if no --normaliser is given.
+    Without --normaliser the texts are normalised like those that the model was fine-tuned on.
     """
     vocabulary = _vocabulary(model)
     sentences = read_sentences(texts, change=_change(normaliser) or vocabulary.text.apply)
@@ -108,17 +110,21 @@ def lexicon_command(
 def tune_command(
     model: Annotated[Path, typer.Argument(help="Fine-tuned model.")],
     dev: Annotated[Path, typer.Argument(help="Manifest with texts: the development set.")],
-    lm: Annotated[Path, typer.Option(help="ARPA file; of letters only without a lexicon.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the table, the picture and log-probabilities.")],
-    test: Annotated[Path | None, typer.Option(help="Manifest decoded once, with the weights found.")] = None,
-    lexicon: Annotated[Path | None, typer.Option(help="From lm lexicon; without it any letters are possible.")] = None,
+    lm: Annotated[Path, typer.Option(help="ARPA file of words; without a lexicon also one of letters.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the table, the plot and the cached log-posteriors.")
+    ],
+    test: Annotated[Path | None, typer.Option(help="Test set, decoded once with the chosen weights.")] = None,
+    lexicon: Annotated[
+        Path | None, typer.Option(help="Lexicon from lm lexicon. Default: any spelling is possible.")
+    ] = None,
     flashlight: Annotated[bool, typer.Option("--flashlight", help="Decode with flashlight; needs a lexicon.")] = False,
-    lm_weights: Annotated[str, typer.Option(help="Weights of the language model to try.")] = "0 0.5 1 2 3",
-    word_scores: Annotated[str, typer.Option(help="Scores of a word to try.")] = "-1 0 1 2",
-    widen: Annotated[int, typer.Option(help="Times the grid may grow where its best pair lies at an edge.")] = 3,
-    rounds: Annotated[int, typer.Option(help="Refinements around the best pair.")] = 1,
-    beam: Annotated[int, typer.Option(help="Width of the search.")] = 100,
-    metric: Annotated[str, typer.Option(help="What is made small: wer or cer.")] = "wer",
+    lm_weights: Annotated[str, typer.Option(help="Language model weights to try.")] = "0 0.5 1 2 3",
+    word_scores: Annotated[str, typer.Option(help="Word scores to try.")] = "-1 0 1 2",
+    widen: Annotated[int, typer.Option(help="How often the grid may grow when its best pair lies at an edge.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Number of refinements around the best pair.")] = 1,
+    beam: Annotated[int, typer.Option(help="Beam size.")] = 100,
+    metric: Annotated[str, typer.Option(help="Metric to minimise: wer or cer.")] = "wer",
     root: Root = None,
     min_sample_rate: MinSampleRate = None,
     channels: Channels = None,

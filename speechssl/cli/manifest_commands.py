@@ -1,6 +1,6 @@
-"""Command line: `speechssl manifest <what> ...`, everything that makes, looks at or changes lists of audio.
+"""Command line: `speechssl manifest ...`: make, inspect, check and change manifests.
 
-Each command reads its arguments, calls one function of the package and prints what came of it.
+Each command reads its arguments, calls one function of the package and prints the result.
 """
 
 import dataclasses
@@ -50,39 +50,48 @@ __all__ = [
     "stats_command",
 ]
 
-Foreign = Literal[Format, Published]  # what `import` reads
+Foreign = Literal[Format, Published]  # formats that `import` reads
 
 
 def _form_that_can_be_written(out: Path) -> Path:
-    """Look for pyarrow before the work whose result it shall write."""
+    """Check that pyarrow is installed, if it is needed, before the work starts."""
     if out.suffix.lower() == PARQUET:
         pyarrow_package()
     return out
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.", callback=_form_that_can_be_written)]
-Source = Annotated[Path, typer.Argument(help="Manifest to read; or a table, audio, a folder of it.")]
-Columns = Annotated[str | None, typer.Option(help="For tables, NeMo and datasets, ours=theirs: path=wav,text=said.")]
+Source = Annotated[Path, typer.Argument(help="Manifest to read; or a table, an audio file or a folder of audio.")]
+Columns = Annotated[
+    str | None, typer.Option(help="Column names of tables, NeMo and datasets as ours=theirs: path=wav,text=said.")
+]
 Part = Annotated[
     str | None,
-    typer.Option("--shard", help="In a job array: do part I/N, as 2/8; then `merge`, once, puts all together."),
+    typer.Option(
+        "--shard", help="In a job array: do part I/N, such as 2/8; then run once with `merge` to join the parts."
+    ),
 ]
-By = Annotated[Engine, typer.Option("--engine", help="Who does the work: this machine, or a Ray cluster.")]
+By = Annotated[Engine, typer.Option("--engine", help="Where the work runs: on this machine, or on a Ray cluster.")]
 
 
 def build_command(
     sources: Annotated[
-        list[str], typer.Argument(help="Folders, tar or zip archives, URLs of such, or .txt files that list them.")
+        list[str], typer.Argument(help="Folders, tar or zip archives, their URLs, or .txt files that list them.")
     ],
     out: Out,
-    side_file: Annotated[Path | None, typer.Option(help="Table with id or path, and text, speaker, ...")] = None,
-    speaker_from: Annotated[
-        str | None, typer.Option(help="Who speaks: folder, its name; or a pattern of paths with a group: '^(.+?)_'.")
+    side_file: Annotated[
+        Path | None, typer.Option(help="Table with columns id or path, and text, speaker, ...")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option(help="List and count what cannot be read instead of stopping.")] = False,
-    archives: Annotated[bool, typer.Option(help="Look into archives, or pass them over.")] = True,
-    fresh: Annotated[bool, typer.Option(help="Read all anew, also what has not changed since the last time.")] = False,
-    fairseq: Annotated[bool, typer.Option(help="Write fairseq's tsv: root line, then path and samples.")] = False,
+    speaker_from: Annotated[
+        str | None,
+        typer.Option(help="Source of speaker names: folder (its name), or a pattern of paths with a group: '^(.+?)_'."),
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Report and skip unreadable files instead of stopping.")] = False,
+    archives: Annotated[bool, typer.Option(help="Look into archives, or ignore them.")] = True,
+    fresh: Annotated[bool, typer.Option(help="Read all files again, also those that have not changed.")] = False,
+    fairseq: Annotated[
+        bool, typer.Option(help="Write fairseq's TSV: a root line, then paths and numbers of samples.")
+    ] = False,
     shard: Part = None,
     engine: By = "local",
 ) -> None:
@@ -120,16 +129,18 @@ def build_command(
 
 def split_command(
     manifest: Source,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that gets SPLIT.tsv for each split.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for a SPLIT.tsv for each split.")],
     shares: Annotated[str | None, typer.Option(help="Share of each split: test=0.05,dev=0.05,train=0.9")] = None,
-    hours: Annotated[str | None, typer.Option(help="Or hours of each but the last: test=5,dev=5,train=rest")] = None,
+    hours: Annotated[
+        str | None, typer.Option(help="Or hours of each split but the last: test=5,dev=5,train=rest")
+    ] = None,
     by: Annotated[
-        Key, typer.Option(help="What is never parted: speaker, text, id or path (parts of one file).")
+        Key, typer.Option(help="What stays in one split: speaker, text, id or path (segments of one file).")
     ] = "speaker",
-    salt: Annotated[str, typer.Option(help="Another word makes another division.")] = "",
+    salt: Annotated[str, typer.Option(help="Any word; another word gives another split.")] = "",
     root: Root = None,
 ) -> None:
-    """Divide by speaker, text or id; stable when data are added."""
+    """Split a manifest by speaker, text or id; stable when data are added."""
     listed = read_named(manifest, root=root)
     if (shares is None) == (hours is None):
         raise typer.BadParameter("give either --shares or --hours")
@@ -150,13 +161,14 @@ def split_command(
 
 
 def merge_command(
-    manifests: Annotated[list[Path], typer.Argument(help="Two or more of them.")],
+    manifests: Annotated[list[Path], typer.Argument(help="Two or more manifests.")],
     out: Out,
-    prefix: Annotated[list[str] | None, typer.Option(help="Put before the ids; once for each manifest.")] = None,
+    prefix: Annotated[list[str] | None, typer.Option(help="Prefix of the ids; once for each manifest.")] = None,
     audio: Annotated[
-        list[Path] | None, typer.Option(help="Folder of the audio; once for each manifest; its own if not given.")
+        list[Path] | None,
+        typer.Option(help="Folder of the audio, once for each manifest. Default: that of the manifest."),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder that holds all audio; found if not given.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder that holds all audio. Default: the common folder.")] = None,
 ) -> None:
     """Join manifests into one."""
     folders: Sequence[Path | None] = audio or [None] * len(manifests)
@@ -173,15 +185,21 @@ def filter_command(
     out: Out,
     min_s: Annotated[float | None, typer.Option(help="Seconds, at least.")] = None,
     max_s: Annotated[float | None, typer.Option(help="Seconds, at most.")] = None,
-    language: Annotated[list[str] | None, typer.Option(help="One of these; may be repeated.")] = None,
-    speaker: Annotated[list[str] | None, typer.Option(help="One of these; may be repeated.")] = None,
-    split: Annotated[list[str] | None, typer.Option(help="One of these; may be repeated.")] = None,
-    text: Annotated[bool | None, typer.Option("--text/--no-text", help="With a text, or without.")] = None,
-    ids: Annotated[Path | None, typer.Option(help="Only these: an id a line, or a manifest.")] = None,
-    not_ids: Annotated[Path | None, typer.Option(help="None of these: an id a line, or a manifest.")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Language to keep; may be repeated.")] = None,
+    speaker: Annotated[list[str] | None, typer.Option(help="Speaker to keep; may be repeated.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Split to keep; may be repeated.")] = None,
+    text: Annotated[
+        bool | None, typer.Option("--text/--no-text", help="Keep utterances with a text, or without.")
+    ] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="Keep only these: a file with one id per line, or a manifest.")
+    ] = None,
+    not_ids: Annotated[
+        Path | None, typer.Option(help="Leave these out: a file with one id per line, or a manifest.")
+    ] = None,
     root: Root = None,
 ) -> None:
-    """Choose utterances, and say how many were left out and why."""
+    """Select utterances, and report how many were left out and why."""
     listed = read_named(manifest, root=root)
     wanted = Wanted(
         min_s=min_s,
@@ -203,11 +221,11 @@ def filter_command(
 def stats_command(
     manifest: Source,
     png: Annotated[Path | None, typer.Option(help="PNG to write: a histogram of durations.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write: all figures.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write: all numbers.")] = None,
 ) -> None:
-    """Count hours by speaker, language and split, and how durations are spread."""
+    """Count hours by speaker, language and split, and the distribution of durations."""
     if png is not None:
-        import matplotlib.figure  # noqa: F401  before the counting, whose figures are of no use without it
+        import matplotlib.figure  # noqa: F401  fail before the counting if it is missing
 
     rows = read_named(manifest).utterances
     stats = count(rows)
@@ -222,12 +240,12 @@ def stats_command(
 def sample_command(
     manifest: Source,
     out: Out,
-    hours: Annotated[float, typer.Option(help="Hours wanted, of all languages together.")],
-    alpha: Annotated[float, typer.Option(help="Exponent of a language's hours: 1 as they are, 0 all equal.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Another number draws others.")] = 0,
+    hours: Annotated[float, typer.Option(help="Hours to draw, all languages together.")],
+    alpha: Annotated[float, typer.Option(help="Exponent on a language's hours: 1: proportional, 0: all equal.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     root: Root = None,
 ) -> None:
-    """Draw a part, with languages shared as in XLS-R."""
+    """Draw a sample, with languages balanced as in XLS-R."""
     listed = read_named(manifest, root=root)
     drawn = sample(listed.utterances, hours, alpha=alpha, seed=seed)
     for language, found in hours_by_language(drawn).items():
@@ -237,20 +255,24 @@ def sample_command(
 
 
 def check_command(
-    manifests: Annotated[list[Path], typer.Argument(help="One, or several in the order train, dev, test.")],
-    table: Annotated[Path | None, typer.Option(help="TSV to write: a row for each finding.")] = None,
-    fix: Annotated[Path | None, typer.Option(help="Cleaned manifest to write; folder for several.")] = None,
-    remove: Annotated[list[str] | None, typer.Option(help="Warning that --fix removes as well, as clipped.")] = None,
+    manifests: Annotated[list[Path], typer.Argument(help="One manifest, or several in the order train, dev, test.")],
+    table: Annotated[Path | None, typer.Option(help="TSV to write: one row per finding.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Cleaned manifest to write; a folder for several.")] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(help="Warning whose utterances --fix removes, too, such as clipped.")
+    ] = None,
     script: Annotated[
-        list[str] | None, typer.Option(help="Script of the texts, as Cyrillic; others are named.")
+        list[str] | None, typer.Option(help="Script of the texts, such as Cyrillic; others are reported.")
     ] = None,
     thresholds: Annotated[str | None, typer.Option("--set", help="Thresholds: max_duration_s=60")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode; one a core if not given.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of decoding processes. Default: one per core.")
+    ] = None,
     root: Root = None,
     shard: Part = None,
     engine: By = "local",
 ) -> None:
-    """Decode everything and say what is wrong with it; status 1 if there are errors."""
+    """Decode all audio and report faults; exit status 1 if there are errors."""
     from speechssl.corpus.check.checking import RESULTS, check_manifests, in_worker_pool
     from speechssl.corpus.check.repair import describe_repaired, write_repaired
     from speechssl.corpus.check.summary import summarise, write_table
@@ -280,7 +302,7 @@ def check_command(
 
 
 def convert_command(manifest: Source, out: Out) -> None:
-    """Write a manifest in its other form: Parquet for millions of rows if the name ends in .parquet, text if not."""
+    """Write a manifest in its other form: Parquet, for millions of rows, if the name ends in .parquet, else text."""
     listed = read_named(manifest)
     _write(out, listed)
     _say_root(out, listed)
@@ -289,22 +311,24 @@ def convert_command(manifest: Source, out: Out) -> None:
 def segment_command(
     manifest: Source,
     out: Out,
-    min_s: Annotated[float, typer.Option(help="Seconds of an utterance, at least.")] = SegmentConfig.min_s,
-    max_s: Annotated[float, typer.Option(help="Seconds, at most; what is no longer is not cut.")] = SegmentConfig.max_s,
+    min_s: Annotated[float, typer.Option(help="Least seconds of an utterance.")] = SegmentConfig.min_s,
+    max_s: Annotated[
+        float, typer.Option(help="Most seconds of an utterance; shorter recordings are not cut.")
+    ] = SegmentConfig.max_s,
     pause_s: Annotated[
-        float, typer.Option(help="Longer pauses part utterances; shorter ones only if need be.")
+        float, typer.Option(help="Seconds; longer pauses end an utterance, shorter ones only if necessary.")
     ] = SegmentConfig.pause_s,
-    pad_s: Annotated[float, typer.Option(help="Silence kept before and after, at most.")] = SegmentConfig.pad_s,
+    pad_s: Annotated[float, typer.Option(help="Most seconds of silence kept before and after.")] = SegmentConfig.pad_s,
     vad: Annotated[
-        Literal["silero", "energy", "auto"], typer.Option(help="What tells speech from silence; auto: silero if there.")
+        Literal["silero", "energy", "auto"], typer.Option(help="Speech detector; auto: silero if installed.")
     ] = SegmentConfig.vad,
-    skip_bad: Annotated[bool, typer.Option(help="List and count unreadable files instead of stopping.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core if not given.")] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Report and skip unreadable files instead of stopping.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one per core.")] = None,
     root: Root = None,
     shard: Part = None,
     engine: By = "local",
 ) -> None:
-    """Cut long recordings at pauses into utterances, as parts of their files; writes no audio."""
+    """Cut long recordings into utterances at pauses, as segments of their files; writes no audio."""
     config = SegmentConfig(min_s=min_s, max_s=max_s, pause_s=pause_s, pad_s=pad_s, vad=chosen_vad(vad))
     listed = read_named(manifest, root=root)
     about, parts = f"segment {config} {manifest}", parts_beside(out)
@@ -328,18 +352,18 @@ def import_command(
     form: Annotated[Foreign, typer.Option("--from", help=f"Its format: {', '.join(FORMATS + PUBLISHED)}.")],
     columns: Columns = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder that paths start from and may not leave; the list's own if not given.")
+        Path | None, typer.Option(help="Root folder of the paths, which may not leave it. Default: that of the file.")
     ] = None,
 ) -> None:
-    """Read another toolkit's list, and compare it with the audio; or list a corpus as published.
+    """Import another toolkit's manifest, checked against the audio; or list a corpus as published.
 
-    `speechssl corpus NAME --source FOLDER` reads LibriSpeech, Libri-Light and Common Voice into a manifest a split.
+    `speechssl corpus NAME --source FOLDER` reads LibriSpeech, Libri-Light and Common Voice into one manifest per split.
     """
     pairs = None if columns is None else name_values(columns)
     match form:
         case "librispeech" | "libri-light" | "common-voice":
             if root is not None or columns is not None:
-                raise typer.BadParameter(f"--root and --columns say nothing of {form}, which names its own")
+                raise typer.BadParameter(f"--root and --columns do not apply to {form}; leave them out")
             manifest, notes = list_published(form, source, progress=with_bar("headers"))
         case _:
             manifest, notes = import_manifest(source, form, root=root, columns=pairs, progress=with_bar("headers"))
@@ -369,7 +393,7 @@ def _write(out: Path, manifest: Manifest) -> None:
 
 
 def _say_root(out: Path, manifest: Manifest) -> None:
-    """Say how audio outside of a manifest's folder is found."""
+    """Print how audio outside the manifest's folder is found."""
     root, said = manifest.root, root_from(out.parent, manifest)
     if said:
         print(f"paths are relative to {root}, which its column `root` remembers as {said}")

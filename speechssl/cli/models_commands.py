@@ -1,4 +1,4 @@
-"""Command line: models on disk: what they are, other toolkits' formats, averages of checkpoints."""
+"""Command line: models on disk: descriptions, other toolkits' formats, averages of checkpoints, model cards."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +9,8 @@ import typer
 __all__ = ["average_command", "card_command", "convert_command", "info_command", "push_command"]
 
 Licence = Annotated[
-    str | None, typer.Option("--license", "--licence", help="Identifier of the hub, as apache-2.0; open if not given.")
+    str | None,
+    typer.Option("--license", "--licence", help="Identifier of the hub, such as apache-2.0. Default: left open."),
 ]
 Scores = Annotated[list[Path] | None, typer.Option("--score", help="File of `score --out`; may be repeated.")]
 
@@ -17,25 +18,25 @@ Scores = Annotated[list[Path] | None, typer.Option("--score", help="File of `sco
 def average_command(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
-    best: Annotated[int | None, typer.Option(help="So many checkpoints with the best dev scores.")] = None,
-    last: Annotated[int | None, typer.Option(help="So many of the last checkpoints.")] = None,
+    best: Annotated[int | None, typer.Option(help="Number of checkpoints with the best dev scores.")] = None,
+    last: Annotated[int | None, typer.Option(help="Number of last checkpoints.")] = None,
 ) -> None:
     """Average checkpoints of a run into one model."""
     from speechssl.stages.average import average, best_steps, last_steps
 
     if (best is None) == (last is None):
-        raise typer.BadParameter("say which checkpoints: --best 3, or --last 3")
+        raise typer.BadParameter("choose the checkpoints: --best 3, or --last 3")
     steps = best_steps(run, best) if best is not None else last_steps(run, last or 0)
     print(f"{out}: {average(run, out, steps).description.origin}")
 
 
 def convert_command(
-    source: Annotated[Path, typer.Argument(help="Model of any of these formats but onnx; it is recognised.")],
+    source: Annotated[Path, typer.Argument(help="Model of any of these formats except onnx; the format is detected.")],
     target: Annotated[Path, typer.Argument(help="File or folder to write.")],
     to: Annotated[
         str, typer.Option(help="Format to write: speechssl, transformers, fairseq2, torchaudio, fairseq, onnx.")
     ],
-    probe: Annotated[Path | None, typer.Option(help="Recording to compare on; made up if not given.")] = None,
+    probe: Annotated[Path | None, typer.Option(help="Recording to compare on. Default: a synthetic one.")] = None,
     licence: Licence = None,
     score: Scores = None,
 ) -> None:
@@ -66,7 +67,7 @@ def convert_command(
 
 
 def info_command(model: Annotated[Path, typer.Argument(help="Model of any format that can be read.")]) -> None:
-    """Say what a model is: method, size, layers, units, vocabulary, origin, fingerprint."""
+    """Describe a model: method, size, layers, units, vocabulary, origin, fingerprint."""
     from speechssl.stages.info import describe
 
     for name, value in describe(model):
@@ -74,12 +75,12 @@ def info_command(model: Annotated[Path, typer.Argument(help="Model of any format
 
 
 def card_command(
-    model: Annotated[Path, typer.Argument(help="A run, which knows most, or a model of any format.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; printed if not given.")] = None,
+    model: Annotated[Path, typer.Argument(help="A run, which holds the most information, or a model of any format.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write. Default: print the card.")] = None,
     licence: Licence = None,
     score: Scores = None,
 ) -> None:
-    """Write a model card from what a run knows: method, data, hours seen, units, results, commit."""
+    """Write a model card from the records of a run: method, data, hours seen, units, results, commit."""
     from speechssl.atomic import write_atomically
     from speechssl.stages.card import model_card, read_score
 
@@ -92,8 +93,8 @@ def card_command(
 
 
 def push_command(
-    folder: Annotated[Path, typer.Argument(help="Model folder with its card, as from `convert --to transformers`.")],
-    name: Annotated[str, typer.Argument(help="On the hub: org/name.")],
+    folder: Annotated[Path, typer.Argument(help="Model folder with a card, such as from `convert --to transformers`.")],
+    name: Annotated[str, typer.Argument(help="Name on the hub: org/name.")],
 ) -> None:
     """Print the command that uploads a model to the Hugging Face hub; nothing is sent."""
     from speechssl.stages.card import upload_line

@@ -1,4 +1,4 @@
-"""Command line: training runs: compared, reported, and what broke a step of theirs."""
+"""Command line: plan, compare and report training runs, and replay skipped steps."""
 
 import sys
 from pathlib import Path
@@ -12,9 +12,9 @@ __all__ = ["plan_command", "replay_command", "report_command", "runs_command"]
 
 
 def replay_command(
-    step: Annotated[Path, typer.Argument(help="Folder skipped_step_* of a run, or the run: its newest one.")],
+    step: Annotated[Path, typer.Argument(help="Folder skipped_step_* of a run, or the run: its newest such folder.")],
 ) -> None:
-    """Repeat a step that training skipped, and say which utterance and which module broke it."""
+    """Repeat a step that training skipped, and report which utterance and which module broke it."""
     from speechssl.stages.replay import replay
 
     for row in replay(step):
@@ -23,7 +23,7 @@ def replay_command(
 
 
 def report_command(run: Annotated[Path, typer.Argument(help="Folder that a recipe filled.")]) -> None:
-    """Print what a recipe measured, as tables."""
+    """Print the results of a recipe as tables."""
     from speechssl.report.run_report import report_run
 
     text = report_run(run)
@@ -32,9 +32,9 @@ def report_command(run: Annotated[Path, typer.Argument(help="Folder that a recip
 
 
 def runs_command(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders, of pretraining or fine-tuning.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML page to write; opens offline.")] = None,
-    png: Annotated[Path | None, typer.Option(help="PNG to write: figures that two or more runs share.")] = None,
+    folders: Annotated[list[Path], typer.Argument(help="Folders of pretraining or fine-tuning runs.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML page to write; works offline.")] = None,
+    png: Annotated[Path | None, typer.Option(help="PNG to write: metrics that two or more runs share.")] = None,
 ) -> None:
     """Compare training runs: a table, curves over steps, hours of audio seen and wall time."""
     from speechssl.report.read_runs import read_runs
@@ -62,17 +62,22 @@ def plan_command(
     device: Annotated[
         str, typer.Option(help="cpu, a100, h100, h200, l4, rtx3090, rtx4090; any other with --rate.")
     ] = "cpu",
-    memory: Annotated[float | None, typer.Option(help="GB of one device, if not all of it.")] = None,
-    devices: Annotated[int, typer.Option(help="How many of them.")] = 1,
-    method: Annotated[str, typer.Option(help="wav2vec2, hubert, or that of an installed task.")] = "wav2vec2",
+    memory: Annotated[float | None, typer.Option(help="Memory of one device in GB. Default: all of it.")] = None,
+    devices: Annotated[int, typer.Option(help="Number of devices.")] = 1,
+    method: Annotated[str, typer.Option(help="wav2vec2, hubert, or the name of an installed task.")] = "wav2vec2",
     size: Annotated[
-        Literal["small", "base", "large"] | None, typer.Option(help="The largest worth it, if not given.")
+        Literal["small", "base", "large"] | None,
+        typer.Option(help="Model size. Default: the largest that the time allows."),
     ] = None,
-    batch: Annotated[float | None, typer.Option(help="Seconds of audio an update; as published, if not given.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Audio-seconds a second of one device, measured.")] = None,
+    batch: Annotated[float | None, typer.Option(help="Seconds of audio per update. Default: as published.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Measured throughput of one device, in audio-seconds per second.")
+    ] = None,
     utilisation: Annotated[float, typer.Option(help="Assumed share of a spec sheet's peak rate.")] = 0.1,
-    measure: Annotated[bool, typer.Option(help="Measure the planned size on this machine's device.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Recipe to write for pretrain.")] = None,
+    measure: Annotated[
+        bool, typer.Option(help="Measure the throughput of the planned size on this machine's device.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Recipe for pretrain to write.")] = None,
 ) -> None:
     """Plan a pretraining run: size, batch, learning rate, and what published runs reached."""
     from speechssl.plan.plan_text import describe_plan, write_recipe

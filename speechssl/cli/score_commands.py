@@ -1,4 +1,4 @@
-"""Command line: how good transcripts are."""
+"""Command line: score transcripts."""
 
 import dataclasses
 import json
@@ -22,31 +22,38 @@ __all__ = ["score_command"]
 
 
 def score_command(
-    references: Annotated[Path, typer.Argument(help="Manifest with texts, or any of the forms below.")],
-    hypotheses: Annotated[Path, typer.Argument(help="Table of id and text, .jsonl, .trn, .stm, .ctm, Kaldi lines.")],
-    second: Annotated[Path | None, typer.Argument(help="Another system's, to compare with the first.")] = None,
+    references: Annotated[Path, typer.Argument(help="Manifest with texts, or any of the formats below.")],
+    hypotheses: Annotated[Path, typer.Argument(help="Table of id and text, .jsonl, .trn, .stm, .ctm, or Kaldi lines.")],
+    second: Annotated[
+        Path | None, typer.Argument(help="Hypotheses of another system, to compare with the first.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write as well.")] = None,
-    utterances: Annotated[Path | None, typer.Option(help="TSV to write: a row an utterance, the worst first.")] = None,
+    utterances: Annotated[
+        Path | None, typer.Option(help="TSV to write: one row per utterance, the worst first.")
+    ] = None,
     by: Annotated[
         list[str] | None,
         typer.Option(help="Grouping: speaker, language, split, duration, snr or a column; may be repeated."),
     ] = None,
     columns: Annotated[Path | None, typer.Option(help="Table by id or speaker, with columns to group by.")] = None,
-    normaliser: Annotated[str, typer.Option(help="none, nfc, lower or plain, of both texts.")] = "none",
-    blocks: Annotated[str, typer.Option(help="What intervals draw: utterance or speaker.")] = "utterance",
+    normaliser: Annotated[str, typer.Option(help="Normalisation of both texts: none, nfc, lower or plain.")] = "none",
+    blocks: Annotated[str, typer.Option(help="Unit of the bootstrap: utterance or speaker.")] = "utterance",
     alignment: Annotated[
-        str, typer.Option(help="levenshtein, or nist: weighs errors of words as sclite.")
+        str, typer.Option(help="levenshtein, or nist: word errors weighted as by sclite.")
     ] = "levenshtein",
-    samples: Annotated[int, typer.Option(help="Draws of each interval.")] = 10_000,
-    level: Annotated[float, typer.Option(help="Confidence of the intervals.")] = 0.95,
+    samples: Annotated[int, typer.Option(help="Bootstrap samples for each interval.")] = 10_000,
+    level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    html: Annotated[Path | None, typer.Option(help="Page to write: all of it in one file, with sound.")] = None,
+    html: Annotated[Path | None, typer.Option(help="HTML page to write: a single file, with audio.")] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Run that wrote them: its policy of texts, its tokens in the page.")
+        Path | None,
+        typer.Option(help="Run of the first system: its text policy is applied, its tokens shown in the page."),
     ] = None,
-    common: Annotated[bool, typer.Option("--common", help="Score what all sides have; count the rest.")] = False,
-    worst: Annotated[int, typer.Option(help="Utterances whose sound the page holds.")] = 100,
-    audio_mb: Annotated[float, typer.Option(help="Of sound in the page, at most.")] = 30.0,
+    common: Annotated[
+        bool, typer.Option("--common", help="Score only the utterances that all files have; count the rest.")
+    ] = False,
+    worst: Annotated[int, typer.Option(help="Number of utterances with audio in the page.")] = 100,
+    audio_mb: Annotated[float, typer.Option(help="Most megabytes of audio in the page.")] = 30.0,
     root: Root = None,
 ) -> None:
     """Score transcripts by utterance id: CER and WER with intervals, by group, and against another system."""
@@ -75,7 +82,7 @@ def score_command(
     if common:
         rows, heard, left_out = in_common(rows, heard)
         left_out = dataclasses.replace(left_out, references=[*untold, *left_out.references])
-    if config.normaliser in ("lower", "plain"):  # the others have no rules of languages
+    if config.normaliser in ("lower", "plain"):  # only these have rules that depend on the language
         rows, notes = with_known_languages(rows, references)
         print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
     if model is not None:
@@ -85,7 +92,10 @@ def score_command(
         lacking = {letter: row.id for row in reversed(rows) for letter in speller.unknown_letters(row.text)}
         if lacking:
             named = ", ".join(f"{letter!r} ({key})" for letter, key in sorted(lacking.items()))
-            print(f"{model}: never writes what references hold, and is wrong there: {named}", file=sys.stderr)
+            print(
+                f"{model}: cannot write some characters of the references, which count as errors: {named}",
+                file=sys.stderr,
+            )
         rows = [dataclasses.replace(row, text=speller.reference(row.text)) for row in rows]
     systems = list(zip(paths, evaluate_systems(rows, heard, config, left_out=left_out), strict=True))
     first = systems[0][1]
@@ -117,7 +127,7 @@ def _tell(line: str) -> None:
 
 
 def _sound_of(path: Path, said: "Texts", root: Path | None, is_needed: bool) -> Manifest | None:
-    """Return where the audio of references is listed; None where they name none, or it is not there nor needed."""
+    """Return the manifest of the references' audio; None if they name none, or if it is missing and not needed."""
     if said.manifest is not None or all(row.path is None for row in said.said):
         return said.manifest
     try:

@@ -1,4 +1,4 @@
-"""Command line: what a recipe configures. The flags of a stage are the keys of its configuration."""
+"""Command line: stages configured by a recipe, overridden by the keys of their configuration."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,9 +18,11 @@ __all__ = [
     "sweep_command",
 ]
 
-Recipe = Annotated[Path, typer.Argument(help="YAML file with what differs from the defaults.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value pairs, the key dotted: train.steps=100.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop; * is no default.")]
+Recipe = Annotated[Path, typer.Argument(help="YAML file with the settings that differ from the defaults.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value pairs with dotted keys: train.steps=100.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved configuration and stop; * marks what is no default.")
+]
 
 
 def cluster_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
@@ -31,7 +33,7 @@ def cluster_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun
 
 
 def pretrain_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Pretrain an encoder, with either method."""
+    """Pretrain an encoder: wav2vec 2.0, HuBERT, or an installed objective."""
     from speechssl.stages.pretrain import PretrainConfig, pretrain
 
     _run(pretrain, PretrainConfig, recipe, overrides, dry_run=dry_run)
@@ -45,7 +47,7 @@ def finetune_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRu
 
 
 def sweep_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Measure every layer and number of units against phones."""
+    """Compare every layer and number of units with phones."""
     from speechssl.report.plot import plot_sweep
     from speechssl.stages.sweep import SweepConfig, sweep
 
@@ -75,7 +77,7 @@ def preflight_command(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value pairs: text.case=lower.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write: every utterance.")] = None,
 ) -> None:
-    """Look at texts, tokens and lengths as fine-tuning would; exit status 1 where it would refuse them."""
+    """Check texts, tokens and lengths as fine-tuning would; exit status 1 if it would refuse them."""
     from speechssl.atomic import write_atomically
     from speechssl.stages.finetune import FinetuneConfig, check_texts
     from speechssl.stages.preflight_text import as_json, lines

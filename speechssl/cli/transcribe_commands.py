@@ -1,4 +1,4 @@
-"""Command line: what a fine-tuned model makes of speech: texts, and the times of known texts."""
+"""Command line: transcribe and align speech with a fine-tuned model."""
 
 import sys
 from collections.abc import Sequence
@@ -20,21 +20,23 @@ __all__ = ["align_command", "transcribe_command"]
 
 def transcribe_command(
     model: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run, or of a converted model.")],
-    sources: Annotated[list[Path], typer.Argument(help="A manifest, or audio files of any length; - for samples.")],
+    sources: Annotated[
+        list[Path], typer.Argument(help="A manifest, or audio files of any length; - reads samples from stdin.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
     root: Root = None,
-    skip_bad: Annotated[bool, typer.Option(help="List and count unusable audio instead of stopping.")] = False,
-    lm: Annotated[Path | None, typer.Option(help="ARPA file of words, from lm build; searches with a beam.")] = None,
-    lexicon: Annotated[Path | None, typer.Option(help="From lm lexicon: writes its words only.")] = None,
-    lm_weight: Annotated[float, typer.Option(help="How much the language model counts.")] = 2.0,
-    word_score: Annotated[float, typer.Option(help="What each word earns.")] = 0.0,
-    beam: Annotated[int, typer.Option(help="Width of the search; 0 takes the likeliest token of each frame.")] = 0,
-    nbest: Annotated[int, typer.Option(help="Texts with scores for each utterance, in .jsonl.")] = 1,
-    hot_word: Annotated[list[str] | None, typer.Option(help="Word to be preferred; may be repeated.")] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Report and skip unusable audio instead of stopping.")] = False,
+    lm: Annotated[Path | None, typer.Option(help="ARPA file of words, from lm build; turns beam search on.")] = None,
+    lexicon: Annotated[Path | None, typer.Option(help="Lexicon from lm lexicon: only its words are written.")] = None,
+    lm_weight: Annotated[float, typer.Option(help="Weight of the language model.")] = 2.0,
+    word_score: Annotated[float, typer.Option(help="Score added for each word.")] = 0.0,
+    beam: Annotated[int, typer.Option(help="Beam size; 0: greedy decoding.")] = 0,
+    nbest: Annotated[int, typer.Option(help="Number of hypotheses with scores for each utterance, in .jsonl.")] = 1,
+    hot_word: Annotated[list[str] | None, typer.Option(help="Word to prefer; may be repeated.")] = None,
     flashlight: Annotated[bool, typer.Option("--flashlight", help="Search with flashlight; needs a lexicon.")] = False,
-    tuned: Annotated[Path | None, typer.Option(help="Folder of lm tune: its decoder and weights.")] = None,
-    window_s: Annotated[float, typer.Option(help="Longer audio is heard in windows of so many seconds.")] = 60.0,
-    batch_s: Annotated[float, typer.Option(help="Seconds of audio at a time.")] = 120.0,
+    tuned: Annotated[Path | None, typer.Option(help="Folder of lm tune: use its decoder and weights.")] = None,
+    window_s: Annotated[float, typer.Option(help="Seconds; longer audio is encoded in windows of this length.")] = 60.0,
+    batch_s: Annotated[float, typer.Option(help="Seconds of audio in a batch.")] = 120.0,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits: for GPUs.")] = False,
     min_sample_rate: MinSampleRate = None,
     channels: Channels = None,
@@ -70,13 +72,13 @@ def align_command(
     out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
     root: Root = None,
     text: Annotated[
-        Path | None, typer.Option(help="What is said: a text file for one recording, or a table by utterance.")
+        Path | None, typer.Option(help="Transcript: a text file for one recording, or a table by utterance.")
     ] = None,
-    skip: Annotated[bool, typer.Option(help="List and count what cannot be aligned instead of stopping.")] = False,
+    skip: Annotated[bool, typer.Option(help="Report and skip what cannot be aligned instead of stopping.")] = False,
     min_sample_rate: MinSampleRate = None,
     channels: Channels = None,
 ) -> None:
-    """Find when each word and letter of known texts was said."""
+    """Align known texts with speech: when each word and letter was said."""
     from speechssl.stages.align import align
     from speechssl.stages.posteriors import PosteriorConfig
 

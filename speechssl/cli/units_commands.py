@@ -1,4 +1,4 @@
-"""Command line: hidden units in other toolkits' files and in pictures."""
+"""Command line: hidden units: print, plot, and convert to other toolkits' formats."""
 
 import sys
 from collections.abc import Mapping
@@ -17,27 +17,33 @@ __all__ = ["labels_command", "plot_command", "units_command"]
 
 
 def labels_command(
-    source: Annotated[Path, typer.Argument(help="Label file of ours, or fairseq's SPLIT.km.")],
-    out: Annotated[Path, typer.Argument(help="SPLIT.km, gets dict.km.txt beside it; or label file of ours to write.")],
-    manifest: Annotated[Path, typer.Option(help="Gives the order of the lines: fairseq's SPLIT.tsv, or ours.")],
-    ids: Annotated[Path | None, typer.Option(help="Manifest of ours for the ids of fairseq's, by path.")] = None,
-    rate: Annotated[
-        int | None, typer.Option(help="Labels a second of SPLIT.km; if not given, 100 (MFCC) or 50 (HuBERT), as fits.")
+    source: Annotated[Path, typer.Argument(help="Label file of speechssl, or fairseq's SPLIT.km.")],
+    out: Annotated[
+        Path, typer.Argument(help="SPLIT.km, with dict.km.txt beside it, or label file of speechssl to write.")
+    ],
+    manifest: Annotated[Path, typer.Option(help="Manifest in the order of the lines: fairseq's SPLIT.tsv, or ours.")],
+    ids: Annotated[
+        Path | None, typer.Option(help="Manifest of speechssl that gives ids to the paths of fairseq's.")
     ] = None,
-    window: Annotated[int, typer.Option(help="Samples that a label of SPLIT.km looks at.")] = 400,
-    clusters: Annotated[int | None, typer.Option(help="Units of SPLIT.km; dict.km.txt says it if not given.")] = None,
+    rate: Annotated[
+        int | None, typer.Option(help="Labels per second in SPLIT.km. Default: 100 (MFCC) or 50 (HuBERT), as fits.")
+    ] = None,
+    window: Annotated[int, typer.Option(help="Samples in the window of a label of SPLIT.km.")] = 400,
+    clusters: Annotated[
+        int | None, typer.Option(help="Number of units in SPLIT.km. Default: from dict.km.txt.")
+    ] = None,
     kmeans: Annotated[
-        Path | None, typer.Option(help="File of the k-means behind SPLIT.km: files with the same one may be mixed.")
+        Path | None, typer.Option(help="File of the k-means of SPLIT.km: files with the same one may be mixed.")
     ] = None,
     piece: Annotated[
         int | None,
         typer.Option(
             "--max-chunk",
-            help="Samples heard at a time for SPLIT.km (fairseq: --max_chunk); if not given, all or 1600000, as fits.",
+            help="Samples per chunk for SPLIT.km (fairseq: --max_chunk). Default: all or 1600000, as fits.",
         ),
     ] = None,
 ) -> None:
-    """Convert frame labels from fairseq and to it."""
+    """Convert frame labels from and to fairseq's format."""
     listed = read_named(manifest)
     if ids is not None:
         listed = with_ids_of(listed, read_named(ids))
@@ -46,7 +52,7 @@ def labels_command(
         write_labels(out, labels)
         _tell_pieces(labels.source.settings)
     elif (rate, window, clusters, kmeans, piece) != (None, 400, None, None, None):
-        raise typer.BadParameter(f"{source} says itself at what rate it is and of which units; leave the options out")
+        raise typer.BadParameter(f"{source} holds its own rate and units; leave the options out")
     else:
         labels = read_labels(source)
         write_km(out, labels, listed)
@@ -59,14 +65,16 @@ def units_command(
     model: Annotated[str, typer.Argument(help="Model of any format, or hf://org/name.")],
     audio: Annotated[list[Path], typer.Argument(help="Audio files, of any length.")],
     kmeans: Annotated[
-        Path | None, typer.Option(help="kmeans.safetensors of cluster; a HuBERT model's own head if not given.")
+        Path | None, typer.Option(help="kmeans.safetensors of cluster. Default: the head of a HuBERT model.")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="That the k-means is of, where it does not say so itself.")] = None,
-    merged: Annotated[bool, typer.Option("--merged", help="Print a run of one unit once.")] = False,
-    times: Annotated[bool, typer.Option("--times", help="A line for each run of one unit: begin, end, unit.")] = False,
+    layer: Annotated[int | None, typer.Option(help="Layer of the k-means, if its file does not hold it.")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Merge repeats of a unit.")] = False,
+    times: Annotated[
+        bool, typer.Option("--times", help="Print one line per run of equal units: begin, end, unit.")
+    ] = False,
     min_sample_rate: Annotated[int | None, typer.Option(help="Hz; lower rates are refused.")] = None,
 ) -> None:
-    """Print the hidden units of audio files: a line each, of the file's name, a tab and the units."""
+    """Print the hidden units of audio files: one line per file, its name, a tab and the units."""
     from speechssl.inference.load import load
 
     found = load(model, min_sample_rate=min_sample_rate).units(audio, kmeans=kmeans, layer=layer)
@@ -80,9 +88,11 @@ def units_command(
 
 def plot_command(
     labels: Annotated[list[Path], typer.Argument(help="Label files from cluster.")],
-    manifest: Annotated[Path, typer.Option(help="Where the utterance is listed.")],
+    manifest: Annotated[Path, typer.Option(help="Manifest of the utterance.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
-    utterance: Annotated[str | None, typer.Option(help="Its id; the first of the manifest if not given.")] = None,
+    utterance: Annotated[
+        str | None, typer.Option(help="Id of the utterance. Default: the first of the manifest.")
+    ] = None,
     root: Root = None,
 ) -> None:
     """Draw an utterance with its hidden units."""
@@ -93,7 +103,7 @@ def plot_command(
 
 
 def _tell_pieces(settings: Mapping[str, str | int]) -> None:
-    """Say on standard error how many labels were repeated where the audio had been heard in pieces."""
+    """Print to standard error how many labels were repeated where fairseq had processed audio in chunks."""
     if "piece" in settings:
         files, repeated = settings["in_pieces"], settings["repeated"]
         seconds = int(settings["piece"]) / SAMPLE_RATE

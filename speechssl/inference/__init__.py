@@ -1,1 +1,1 @@
-"""Models for Python code: load one by its name, hear audio with it. What the commands do, without files between."""
+"""Inference from Python: load a model by name and apply it to audio, as the commands do, without files in between."""

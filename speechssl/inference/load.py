@@ -1,4 +1,4 @@
-"""Load a model, whatever wrote it and wherever it lies."""
+"""Load a model of any format, from disk or from the hub."""
 
 import dataclasses
 from pathlib import Path
@@ -21,23 +21,23 @@ def load(
     device: str | torch.device | None = None,
     dtype: Literal["float32", "bfloat16"] | torch.dtype = "float32",
     min_sample_rate: int | None = None,
-) -> Recogniser | Any:  # Any: an `Encoder`, which has less; so type checkers know the methods, and demand no check
-    """Load a model to hear audio with.
+) -> Recogniser | Any:  # Any stands for `Encoder`: type checkers know all methods and require no isinstance
+    """Load a model for inference.
 
     Args:
         where: folder of a run (its best step, or its last), one of its steps, a converted model, a folder or file of
             transformers (4 and 5), fairseq, torchaudio or fairseq2, or `hf://org/name[@revision]`.
-        device: where it works, as "cpu" or "cuda:1"; None for the accelerator where there is one.
-        dtype: bfloat16 computes products in 16 bits, where the device has them; parameters stay float32.
-        min_sample_rate: audio of lower rates is refused, in Hz; None for what the model was trained with.
+        device: device such as "cpu" or "cuda:1"; None for the accelerator if there is one.
+        dtype: bfloat16 computes matrix products in 16 bits, where the device supports it; parameters stay float32.
+        min_sample_rate: audio of lower rates is refused, in Hz; None: as in the model's training.
 
     Returns:
-        A `Recogniser` if it was fine-tuned, a `Pretrained` if it has its objective, else an `Encoder`.
+        A `Recogniser` if the model is fine-tuned, a `Pretrained` if it has its objective, else an `Encoder`.
 
     Raises:
-        CheckpointError: no model is there, or its files are broken, or of no known format.
-        ConfigError: there is no such device or type.
-        PackageError: the hub is asked, and huggingface_hub is not installed.
+        CheckpointError: there is no model, or its files are broken or of an unknown format.
+        ConfigError: the device or the type does not exist.
+        PackageError: the model is on the hub, and huggingface_hub is not installed.
 
     Examples:
         >>> model = speechssl.load("runs/demo/pretrain")  # doctest: +SKIP
@@ -67,9 +67,11 @@ def _device(asked: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(asked)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts that it has CUDA
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # without CUDA torch raises AssertionError
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise ConfigError(f"device={asked}: cannot be used ({reason[:120]}); leave it out for what is there") from error
+        raise ConfigError(
+            f"device={asked}: cannot be used ({reason[:120]}); leave it out for the default device"
+        ) from error
     return device
 
 

@@ -1,7 +1,7 @@
-"""Encoders in memory: features of their layers, and hidden units, of audio in files and arrays.
+"""Encoders in memory: features of their layers, and hidden units, for audio in files and arrays.
 
-They hear audio as the commands do, with the same functions: in windows where it is long, in batches where it is much,
-normalised as the model was trained. On a CPU the results are those of the commands bit for bit.
+They process audio with the functions of the commands: long audio in windows, many utterances in batches, normalised as
+in training. On a CPU the results equal those of the commands bit for bit.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from speechssl.stages.feature_source import (
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.units.kmeans import KMeans
 
-# overloads overlap in that a str is a sequence of str, too: one utterance comes first
+# the overloads overlap, because a str is a sequence of str, too; the one for a single utterance comes first
 
 __all__ = ["Encoder", "Layers", "Pretrained"]
 
@@ -43,31 +43,31 @@ Layers = int | Sequence[int] | Literal["all", "weighted"]
 
 
 class Encoder:
-    """A trunk, of either method: features of its layers, and units of a k-means of them.
+    """A trunk of any method: features of its layers, and units of a k-means on them.
 
-    Audio is a file's name, an array or tensor of samples with their `sample_rate`, a list of these, or a manifest;
-    one utterance gives one result, several give a list in their order.
+    Audio is a file name, an array or tensor of samples with their `sample_rate`, a list of these, or a manifest. One
+    utterance gives one result, several give a list in their order.
     """
 
     def __init__(self, saved: SavedModel, encoder: SpeechEncoder, *, audio: AudioConfig, bfloat16: bool) -> None:
-        """Take a trunk that is in evaluation mode and on its device; `load` does it all.
+        """Wrap a trunk that is in evaluation mode and on its device; usually called by `load`.
 
         Args:
-            saved: what the trunk was made of.
+            saved: the saved model of the trunk.
             encoder: the trunk.
             audio: how its audio is read.
-            bfloat16: whether products are computed in 16 bits.
+            bfloat16: whether matrix products are computed in 16 bits.
         """
         self._saved, self.module, self._audio, self._bfloat16 = saved, encoder, audio, bfloat16
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Say what a model lacks that is not fine-tuned."""
+            """Explain the missing methods of a model that is not fine-tuned."""
             if name in ("transcribe", "align", "log_probs"):
                 raise AttributeError(
                     f"{self.name}: is of kind {self.description.method}, and {name} needs a fine-tuned model; make one "
-                    "of it with `speechssl finetune`"
+                    "with `speechssl finetune`"
                 )
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -85,7 +85,7 @@ class Encoder:
 
     @property
     def description(self) -> Description:
-        """What the model is: architecture, objective, vocabulary, how its audio was read."""
+        """Description of the model: architecture, objective, vocabulary, how its audio was read."""
         return self._saved.description
 
     @property
@@ -100,7 +100,7 @@ class Encoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the model works."""
+        """Device of the model."""
         return self.module.mask_vector.device
 
     @cached_property
@@ -145,15 +145,15 @@ class Encoder:
             audio: one utterance or several; as the class says.
             sample_rate: of arrays and tensors, in Hz.
             layers: the number of one, counted from 1; numbers of several; "all"; or "weighted", their weighted mean.
-                None for the last. Layers behind the last one wanted are not computed.
-            weights: one a layer, for "weighted", divided by their sum; None for equal ones.
+                None for the last. Layers above the highest one requested are not computed.
+            weights: one per layer, for "weighted", divided by their sum; None for equal ones.
             channels: what is heard of several, see `list_given`.
 
         Returns:
             (frames, dim) of one layer or the weighted mean, (layers, frames, dim) of several, with their times.
 
         Raises:
-            ConfigError: the model has no such layer, weights that do not fit the layers, or no sample rate.
+            ConfigError: the model lacks a layer, the weights do not match the layers, or there is no sample rate.
             AudioError: audio cannot be read or used.
         """
         wanted = self._layers(layers)
@@ -203,23 +203,23 @@ class Encoder:
         layer: int | None = None,
         channels: Channels | None = None,
     ) -> Units | list[Units]:
-        """Find the hidden unit of each frame: the nearest centroid of a k-means, as `speechssl cluster` labels it.
+        """Find the hidden unit of each frame: the nearest centroid of a k-means, as in `speechssl cluster`.
 
         Args:
             audio: one utterance or several; as the class says.
             sample_rate: of arrays and tensors, in Hz.
             kmeans: file of `speechssl cluster` (kmeans.safetensors), or one in memory. None for a model pretrained by
-                masked prediction: the unit that its head holds likeliest.
-            layer: that the centroids are of, where the k-means does not say so itself.
+                masked prediction: the most probable unit by its head.
+            layer: layer of the centroids, if the k-means does not record it.
             channels: what is heard of several, see `list_given`.
 
         Raises:
-            LabelError: the k-means is of other features, or there is none.
+            LabelError: the k-means was fitted on other features, or there is none.
             AudioError: audio cannot be read or used.
         """
         if kmeans is None:
             if layer is not None:
-                raise ConfigError("layer is of the k-means, which is not given; name it, or leave the layer out")
+                raise ConfigError("layer belongs to a k-means, and none is given; name one, or leave the layer out")
             return self._predicted_units(audio, sample_rate, channels)
         where = str(kmeans) if isinstance(kmeans, str | Path) else "the k-means"
         centroids = KMeans.load(Path(kmeans)) if isinstance(kmeans, str | Path) else kmeans
@@ -236,7 +236,7 @@ class Encoder:
 
     def _predicted_units(self, audio: Heard, sample_rate: int | None, channels: Channels | None) -> Units | list[Units]:
         raise LabelError(
-            f"{self.name}: has no head that predicts units; name a k-means, as kmeans='kmeans.safetensors' from "
+            f"{self.name}: has no head that predicts units; name a k-means, such as kmeans='kmeans.safetensors' from "
             "`speechssl cluster`"
         )
 
@@ -244,7 +244,7 @@ class Encoder:
         """Return the numbers of layers.
 
         Raises:
-            ConfigError: there is one that the model does not have, or none.
+            ConfigError: the model lacks a layer, or none is named.
         """
         there = range(1, self.num_layers + 1)
         if layers is None:
@@ -263,10 +263,10 @@ class Encoder:
         return wanted
 
     def _factors(self, layers: Layers | None, weights: Sequence[float] | None) -> list[float] | None:
-        """Return the weight of every layer, of sum 1; None where layers are not averaged.
+        """Return the weight of every layer, with sum 1; None if layers are not averaged.
 
         Raises:
-            ConfigError: their number is wrong, or their sum is nothing to divide by.
+            ConfigError: their number is wrong, or their sum is 0 or not finite.
         """
         if layers != "weighted":
             if weights is not None:
@@ -282,7 +282,7 @@ class Encoder:
         return [weight / total for weight in given]
 
     def _audio_of(self, channels: Channels | None) -> AudioConfig:
-        """Return how audio is read where several channels are heard so."""
+        """Return how audio is read with this choice of channels."""
         audio = dataclasses.replace(self._audio, max_duration_s=math.inf)
         return dataclasses.replace(audio, channels=channels) if channels in ("mean", "first") else audio
 
@@ -293,10 +293,10 @@ class Encoder:
         return layers_of(self.module, layers, audio, config, name=self.name, settings=settings or {})
 
     def _labelled(self, kmeans: KMeans, layer: int | None, channels: Channels | None, *, where: str) -> FeatureSource:
-        """Return the features that a k-means is of.
+        """Return the source of the features that a k-means was fitted on.
 
         Raises:
-            LabelError: they are of another model, or it is not known which they are.
+            LabelError: they belong to another model, or the layer is not known.
         """
         if not hasattr(kmeans, "cluster_centers_"):
             raise LabelError(f"{where}: is not fitted yet; call its fit first, or load one by KMeans.load")
@@ -305,7 +305,7 @@ class Encoder:
         known = int(about.settings.get("layer", 0)) or (about.source or "unknown features")
         if layer is not None and about.settings and layer != known:
             said = f"of layer {known}" if isinstance(known, int) else f"of {known}, no layer"
-            raise LabelError(f"{where}: is {said}, found layer={layer}; leave it out: the k-means says itself")
+            raise LabelError(f"{where}: is {said}, found layer={layer}; leave it out: the k-means records its own")
         if "checkpoint" not in about.settings and "hop" in about.settings:
             kind: Literal["mfcc", "log_mel"] = "mfcc" if about.source.startswith("mfcc") else "log_mel"
             audio = dataclasses.replace(audio, normalize=bool(about.settings.get("normalize")))
@@ -318,7 +318,7 @@ class Encoder:
             check_fitted_on(kmeans, source, where=where)
             return source
         if layer is None:
-            raise LabelError(f"{where}: does not say of which layer it is; say layer=")
+            raise LabelError(f"{where}: does not record its layer; set layer=")
         if kmeans.cluster_centers_.shape[1] != self.dim:
             raise LabelError(
                 f"{where}: centroids of {kmeans.cluster_centers_.shape[1]} dimensions, {self.name} has {self.dim}; "
@@ -330,7 +330,7 @@ class Encoder:
     def _computed(
         self, source: FeatureSource, audio: Heard, sample_rate: int | None, channels: Channels | None
     ) -> list[list[Tensor]]:
-        """Return the layers of every utterance, (frames, dim) each, on the CPU."""
+        """Return the layers of every utterance, each (frames, dim), on the CPU."""
         manifest = listed(audio, sample_rate, channels)
         rows = in_batches(source, manifest.utterances)
         read = ((row, waveform_of(manifest, row, source)) for row in rows)
@@ -342,15 +342,15 @@ class Encoder:
 
 
 class Pretrained(Encoder):
-    """An encoder with the objective that pretrained it."""
+    """An encoder with its pretraining objective."""
 
     def __init__(self, saved: SavedModel, model: PretrainModel, *, audio: AudioConfig, bfloat16: bool) -> None:
-        """Take a model that is in evaluation mode and on its device; `load` does it all."""
+        """Wrap a model that is in evaluation mode and on its device; usually called by `load`."""
         super().__init__(saved, model.encoder, audio=audio, bfloat16=bfloat16)
         self.objective = model.objective
 
     def _predicted_units(self, audio: Heard, sample_rate: int | None, channels: Channels | None) -> Units | list[Units]:
-        """Return the likeliest unit of each frame, of the first label stream, as the head sees it unmasked."""
+        """Return the most probable unit of each unmasked frame, for the first label stream."""
         if self.objective.predicted_units(torch.zeros(1, self.dim, device=self.device)) is None:
             return super()._predicted_units(audio, sample_rate, channels)
         source = self._source((self.num_layers,), channels)

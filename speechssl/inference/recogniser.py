@@ -1,4 +1,4 @@
-"""Recognisers in memory: transcripts, alignments and log-probabilities of audio in files and arrays."""
+"""Recognisers in memory: transcripts, alignments and log-posteriors for audio in files and arrays."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -22,21 +22,21 @@ from speechssl.stages.tuned import read_tuned
 from speechssl.tasks.ctc import CTCModel
 from speechssl.text.vocabulary import Vocabulary
 
-# overloads overlap in that a str is a sequence of str, too: one utterance comes first
+# the overloads overlap, because a str is a sequence of str, too; the one for a single utterance comes first
 
 __all__ = ["Decoding", "Recogniser"]
 
 
 class Decoding(TypedDict, total=False):
-    """How texts are found in log-probabilities: the options of `speechssl transcribe`, with its defaults."""
+    """Options of decoding: those of `speechssl transcribe`, with its defaults."""
 
     lm: str | Path  # ARPA file of words, or of letters
-    lexicon: str | Path  # of `speechssl lm lexicon`: only its words are written
-    lm_weight: float  # how much the language model counts
-    word_score: float  # what each word earns
-    beam: int  # width of the search; 0 takes the likeliest token of each frame where nothing asks for a search
-    nbest: int  # texts with scores of each utterance, in `alternatives`
-    hot_words: Sequence[str]  # to be preferred
+    lexicon: str | Path  # file of `speechssl lm lexicon`: only its words are written
+    lm_weight: float  # weight of the language model
+    word_score: float  # score added for each word
+    beam: int  # beam size; 0: greedy decoding, unless another option needs a search
+    nbest: int  # number of hypotheses with scores, in `alternatives`
+    hot_words: Sequence[str]  # words to prefer
     tuned: str | Path  # folder of `speechssl lm tune`: its decoder and weights, in place of all others
 
 
@@ -46,7 +46,7 @@ class Recogniser(Encoder):
     def __init__(
         self, saved: SavedModel, model: CTCModel, vocabulary: Vocabulary, *, audio: AudioConfig, bfloat16: bool
     ) -> None:
-        """Take a model that is in evaluation mode and on its device; `load` does it all."""
+        """Wrap a model that is in evaluation mode and on its device; usually called by `load`."""
         super().__init__(saved, model.encoder, audio=audio, bfloat16=bfloat16)
         self.ctc, self.vocabulary = model, vocabulary
 
@@ -78,20 +78,20 @@ class Recogniser(Encoder):
         channels: Channels | None = None,
         **decoding: Unpack[Decoding],
     ) -> Transcript | list[Transcript]:
-        """Write down what is said, as `speechssl transcribe` does.
+        """Transcribe audio, as `speechssl transcribe` does.
 
         Args:
             audio: one utterance or several, of any length; as the class says.
             sample_rate: of arrays and tensors, in Hz.
             channels: what is heard of several, see `list_given`.
-            decoding: how texts are found, see `Decoding`; nothing for the likeliest token of each frame.
+            decoding: options, see `Decoding`; none for greedy decoding.
 
         Returns:
             Text, words and letters with their times in seconds.
 
         Raises:
             AudioError: audio cannot be read or used.
-            ConfigError: no sample rate, or settings of a decoder that cannot be.
+            ConfigError: there is no sample rate, or the options of the decoder are invalid.
         """
         found, _ = transcribe_by(
             self.ctc,
@@ -127,23 +127,25 @@ class Recogniser(Encoder):
         *,
         channels: Channels | None = None,
     ) -> Transcript | list[Transcript]:
-        """Find when each word and letter of known texts was said, as `speechssl align` does.
+        """Align known texts with audio, as `speechssl align` does.
 
         Args:
             audio: one utterance or several; as the class says, without manifests.
-            text: of the utterance, or one a text each.
+            text: the text of the utterance, or a list of one per utterance.
             sample_rate: of arrays and tensors, in Hz.
             channels: what is heard of several, see `list_given`.
 
         Raises:
-            ConfigError: as many texts as utterances are not given, or no sample rate.
+            ConfigError: the numbers of texts and utterances differ, or there is no sample rate.
             ManifestError: a text is empty.
-            VocabularyError: a text holds what the model cannot write, or needs more frames than there are.
+            VocabularyError: a text holds letters outside the vocabulary, or needs more frames than there are.
         """
         manifest = listed(audio, sample_rate, channels)
         texts = [text] if isinstance(text, str) else list(text)
         if len(texts) != len(manifest.utterances):
-            raise ConfigError(f"found {len(manifest.utterances)} utterances and {len(texts)} texts; give one text each")
+            raise ConfigError(
+                f"found {len(manifest.utterances)} utterances and {len(texts)} texts; give one text per utterance"
+            )
         rows = tuple(dataclasses.replace(row, text=each) for row, each in zip(manifest.utterances, texts, strict=True))
         manifest = dataclasses.replace(manifest, utterances=rows)
         config = PosteriorConfig(bfloat16=self._bfloat16)
@@ -163,7 +165,7 @@ class Recogniser(Encoder):
     def log_probs(
         self, audio: Heard, sample_rate: int | None = None, *, channels: Channels | None = None
     ) -> LogProbs | list[LogProbs]:
-        """Compute the log-probabilities of the tokens in each frame, for decoders and aligners of one's own.
+        """Compute the log-probabilities of the tokens in each frame, for external decoders and aligners.
 
         Args:
             audio: one utterance or several; as the class says.

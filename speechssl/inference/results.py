@@ -1,4 +1,4 @@
-"""What a model makes of an utterance, frame by frame, and when each frame is."""
+"""Results of a model for an utterance, frame by frame, with the time of each frame."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ __all__ = ["Features", "FrameTimes", "Heard", "LogProbs", "Units", "as_given", "
 
 @dataclass(frozen=True, kw_only=True)
 class FrameTimes:
-    """Frames that come `hop_s` after one another, each of which looks at `window_s` of audio."""
+    """Times of frames at intervals of `hop_s`, each with a window of `window_s`."""
 
     num_frames: int
     hop_s: float
@@ -33,7 +33,7 @@ class FrameTimes:
 
     @classmethod
     def of(cls, num_frames: int, *, hop: int, window: int) -> "FrameTimes":
-        """Return the times of frames of so many samples at 16 kHz."""
+        """Return the times of frames, with hop and window in samples at 16 kHz."""
         return cls(num_frames=num_frames, hop_s=hop / SAMPLE_RATE, window_s=window / SAMPLE_RATE)
 
 
@@ -69,11 +69,11 @@ class Units:
         return self.frames.times_s
 
     def merged(self) -> list[int]:
-        """Return the units with repeats merged, as unit language models and resynthesis read them."""
+        """Return the units with repeats merged, the input of unit language models and resynthesis."""
         return [unit for unit, _ in groupby(self.ids.tolist())]
 
     def segments(self) -> list[tuple[int, float, float]]:
-        """Return each run of one unit with its begin and end in seconds; a frame stands for the hop at its middle."""
+        """Return each run of equal units with begin and end in seconds; a frame covers the hop at its middle."""
         runs, first = [], 0
         edge = (self.frames.window_s - self.frames.hop_s) / 2
         for unit, run in groupby(self.ids.tolist()):
@@ -102,7 +102,7 @@ Result = TypeVar("Result")
 
 
 def listed(audio: Heard, sample_rate: int | None, channels: Channels | None) -> Manifest:
-    """Return a manifest of what is to be heard.
+    """Return a manifest of the given audio.
 
     Raises:
         AudioError: as `list_given`.
@@ -110,7 +110,9 @@ def listed(audio: Heard, sample_rate: int | None, channels: Channels | None) -> 
     """
     if isinstance(audio, Manifest):
         if sample_rate is not None:
-            raise ConfigError("sample_rate is for arrays and tensors; a manifest says its files' rates: leave it out")
+            raise ConfigError(
+                "sample_rate is for arrays and tensors; a manifest records its files' rates: leave it out"
+            )
         if isinstance(channels, int):
             raise ConfigError("channels: a manifest numbers them in its column `channel`; leave the number out")
         return audio
@@ -118,7 +120,7 @@ def listed(audio: Heard, sample_rate: int | None, channels: Channels | None) -> 
 
 
 def waveform_of(manifest: Manifest, row: Utterance, source: FeatureSource) -> Tensor:
-    """Read an utterance; an error names settings as methods of models do."""
+    """Read an utterance; errors name settings as the methods of models do."""
     try:
         return read_waveform(manifest, row, audio=source.audio, window=source.window)
     except AudioSettingError as error:

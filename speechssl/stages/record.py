@@ -1,8 +1,8 @@
-"""Run record: which steps of a chain are done, from which inputs, with what outcome. `record.jsonl`, only appended to.
+"""Run record `record.jsonl`, append-only: which steps of a chain are done, from which inputs, with which outputs.
 
-A line says that a step started, finished, or was moved aside. The content of manifests, labels, alignments and models
-is hashed; audio is not, it would take as long as reading it: a recording that is replaced by another of the same
-length goes unnoticed.
+Each line records that a step started, finished, or was moved aside. The content of manifests, labels, alignments and
+models is hashed. Audio is not hashed, because that would take as long as reading it; a recording replaced by another of
+the same length goes unnoticed.
 """
 
 import dataclasses
@@ -32,31 +32,31 @@ __all__ = ["Inputs", "RunRecord", "content_hash", "step_inputs"]
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """All that a step's outcome depends on."""
+    """Everything that the outputs of a step depend on."""
 
-    values: Mapping[str, Any]  # plain, by dotted key: the configuration, and the hashes of what is read
-    defaults: frozenset[str] = frozenset()  # keys at their default: a record from before there were such keys agrees
+    values: Mapping[str, Any]  # plain values by dotted key: the configuration, and hashes of the files read
+    defaults: frozenset[str] = frozenset()  # keys at their default; an older record without such a key agrees
 
     def also(self, key: str, value: object, *, default: object) -> Self:
-        """Add a key that is not of the step's own configuration."""
+        """Return these inputs with a key added that is not in the step's configuration."""
         at_default = {key} if value == default else set()
         return replace(self, values={**self.values, key: value}, defaults=self.defaults | at_default)
 
     def differ(self, recorded: Mapping[str, Any]) -> list[str]:
-        """Return the keys whose value is not the recorded one."""
+        """Return the keys whose value differs from the recorded one."""
         keys = [*recorded, *(key for key in self.values if key not in recorded and key not in self.defaults)]
         return [key for key in keys if recorded.get(key) != self.values.get(key)]
 
 
 class RunRecord:
-    """The steps below one folder."""
+    """The steps in one folder, with their record."""
 
     def __init__(self, out: Path, *, redo: bool = False) -> None:
         """Read the record of a folder; nothing is written before a step starts.
 
         Args:
-            out: holds `record.jsonl` and a folder for each step.
-            redo: move a step whose inputs have changed aside and do it again, instead of stopping.
+            out: folder with `record.jsonl` and a folder for each step.
+            redo: move a step whose inputs have changed aside and repeat it, instead of raising.
 
         Raises:
             CheckpointError: a line of the record cannot be read.
@@ -68,32 +68,32 @@ class RunRecord:
     def perform(
         self, step: str, inputs: Inputs, run: Callable[[], object], outputs: Callable[[], dict[str, str]]
     ) -> dict[str, str]:
-        """Do a step, or pass over it when it was done from the same inputs; go on with it when it was interrupted.
+        """Run a step; skip it if it was finished from the same inputs, and resume it if it was interrupted.
 
         Args:
-            step: name of it and of its folder.
-            inputs: all that its outcome depends on.
-            run: does it; continues what is there.
-            outputs: gives the fingerprints of what it left, by path below `out`; called when it is done.
+            step: name of the step and of its folder.
+            inputs: everything that its outputs depend on.
+            run: runs or resumes the step.
+            outputs: returns the fingerprints of its outputs, by path below `out`; called when it is finished.
 
         Returns:
-            The fingerprints of its outputs.
+            The fingerprints of the outputs.
 
         Raises:
-            CheckpointError: the folder was made from other inputs, or its outputs are not those it left; without
-                `redo`. Nothing that was computed is ever removed.
+            CheckpointError: the folder was made from other inputs, or its outputs have changed since; without `redo`.
+                Results are never removed.
         """
         folder = self.out / step
         last = self._last(step)
         if folder.exists():
             found = self._finished(last, inputs, outputs)
             problem = _difference(last, inputs, found)
-            if problem and not holds_work(folder):  # its stage lets the new configuration take its place
+            if problem and not holds_work(folder):  # an empty folder: the stage replaces its configuration
                 problem = ""
             if problem and not self.redo:
                 raise CheckpointError(
                     f"{folder}: {problem}; name another out, or set redo=true: the folder is then kept under another "
-                    "name, and the step is done again with those after it that depend on it"
+                    "name, and the step is repeated with those that depend on it"
                 )
             if problem:
                 self._move_aside(step, problem)
@@ -103,7 +103,7 @@ class RunRecord:
         return self._do(step, inputs, run, outputs)
 
     def seconds(self, step: str) -> float:
-        """Return what the step took when it was last finished; time lost by interruptions is not in it."""
+        """Return the seconds of the step when it was last finished, without time lost by interruptions."""
         finished = [line["seconds"] for line in self.lines if line["step"] == step and line["event"] == "finished"]
         return finished[-1] if finished else 0.0
 
@@ -130,7 +130,7 @@ class RunRecord:
     def _finished(
         self, last: dict[str, Any] | None, inputs: Inputs, outputs: Callable[[], dict[str, str]]
     ) -> dict[str, str] | None:
-        """Return the fingerprints a finished step has now; None while it is unfinished, or a file of it is gone."""
+        """Return the present fingerprints of a finished step; None if it is unfinished, or lacks a file."""
         if last is None or last["event"] != "finished" or inputs.differ(last["inputs"]):
             return None
         if not all((self.out / path).exists() for path in last["outputs"]):
@@ -148,7 +148,9 @@ class RunRecord:
     def _append(self, line: dict[str, Any]) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         whole = _whole_lines(self.path)
-        if self.path.exists() and len(whole) < self.path.stat().st_size:  # killed while writing: half a line is none
+        if (
+            self.path.exists() and len(whole) < self.path.stat().st_size
+        ):  # killed while writing: drop the incomplete line
             os.truncate(self.path, len(whole))
         with self.path.open("ab") as file:
             file.write((json.dumps(line) + "\n").encode())
@@ -158,12 +160,12 @@ class RunRecord:
 
 
 def step_inputs(config: object, out: Path, *, model: str | None) -> Inputs:
-    """Return what a step's outcome depends on: its configuration, and the content of what that names.
+    """Return the inputs of a step: its configuration, and the content of the files that it names.
 
     Args:
-        config: of the step. What its paths name is hashed, but for `out` itself and the root of the audio.
-        out: folder of the chain; paths below it are given relative to it, so that the whole may be moved.
-        model: fingerprint of what the key `checkpoint` names, if it names anything.
+        config: configuration of the step. Files it names are hashed, except `out` and the root of the audio.
+        out: folder of the chain; paths below it are stored relative to it, so that it may be moved.
+        model: fingerprint of the model that the key `checkpoint` names, if any.
 
     Raises:
         CheckpointError: a path cannot be read.
@@ -235,9 +237,9 @@ def _relative(value: Any, root: str) -> Any:
 
 
 def _difference(last: dict[str, Any] | None, inputs: Inputs, found: dict[str, str] | None) -> str:
-    """Say what speaks against going on with a folder; nothing if it was made, or begun, from the same inputs."""
+    """Return why a step cannot be resumed from its folder; empty if it was made, or begun, from the same inputs."""
     if last is None:
-        return "is not in record.jsonl, so what it was made from is unknown"
+        return "is not in record.jsonl, so its inputs are unknown"
     if different := inputs.differ(last["inputs"]):
         return f"was made from other inputs ({_changes(different, last['inputs'], inputs.values)})"
     if found is not None and (different := Inputs(values=found).differ(last["outputs"])):
@@ -255,7 +257,7 @@ def _changes(different: Sequence[str], old: Mapping[str, Any], new: Mapping[str,
 
 
 def _whole_lines(path: Path) -> bytes:
-    """Return the record up to its last line end: what follows was being written when the process was killed."""
+    """Return the record up to its last newline; a rest was left by a process that was killed while writing."""
     written = path.read_bytes() if path.exists() else b""
     return written[: written.rfind(b"\n") + 1]
 
@@ -277,12 +279,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _present_key(key: str) -> str:
-    """Return what a key of an earlier version's recipes is called now."""
+    """Return the present name of a key of an earlier version's recipes."""
     return re.sub(r"^valid(?=\.|$)", "dev", key)
 
 
 def _surroundings() -> dict[str, Any]:
-    """Say what ran the step, and where."""
+    """Return versions and machine of the step."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return {
         "speechssl": speechssl.__version__,

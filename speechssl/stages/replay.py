@@ -1,4 +1,4 @@
-"""Stage `replay`: a step that training skipped, once more, to see which utterance and which module broke it."""
+"""Stage `replay`: repeat a step that training skipped, to find the utterance and the module that broke it."""
 
 import math
 from collections.abc import Iterator
@@ -26,23 +26,23 @@ __all__ = ["Replayed", "replay"]
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What a batch, or one utterance alone, gave."""
+    """Result of a batch, or of one utterance alone."""
 
     name: str  # batch 0, or the id of an utterance
-    loss: float  # over what it predicts
-    norm: float  # of the gradients
+    loss: float  # mean over predictions
+    norm: float  # norm of the gradients
     peak: float  # largest magnitude of the waveforms
     broken: str | None  # the first module with an output that is not finite
 
 
 def replay(path: Path) -> Iterator[Replayed]:
-    """Repeat the batches of a skipped step, and where one breaks again, each of its utterances alone.
+    """Repeat the batches of a skipped step; if one breaks again, also each of its utterances alone.
 
-    A batch draws the same masks and dropout as in training. Weights and audio are those of the step; the run itself
-    is not touched.
+    A batch draws the same masks and dropout as in training, with the weights and the audio of that step. The run is not
+    changed.
 
     Args:
-        path: a folder `skipped_step_*` of a run, or the run, whose newest one is taken.
+        path: a folder `skipped_step_*` of a run, or the run: its newest one.
 
     Raises:
         CheckpointError: there is no such step, or the run's data have changed.

@@ -1,4 +1,4 @@
-"""Stage `score`: texts of any kind and what a system wrote -> references with their groups."""
+"""Stage `score`: reference texts and hypotheses of any format -> references with their groups."""
 
 import dataclasses
 from bisect import bisect_right
@@ -15,7 +15,7 @@ from speechssl.text.languages import is_code_like, read_language
 
 __all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "references_of", "with_known_languages"]
 
-GROUPINGS = ("speaker", "language", "split", "duration", "snr")  # known without a table
+GROUPINGS = ("speaker", "language", "split", "duration", "snr")  # available without a table
 _BANDS_S = (1.0, 2.0, 5.0, 10.0, 20.0)
 _BANDS_DB = (0.0, 10.0, 20.0, 30.0)
 _ANY_RATE = AudioConfig(min_sample_rate=1)
@@ -31,14 +31,14 @@ def references_of(
     """Return texts with the groups of each utterance.
 
     Args:
-        source: a manifest with a text for every utterance, or what `read_texts` found.
-        groupings: names of `GROUPINGS`, or of columns; `snr` reads the audio, and so may `duration` its headers.
-        columns: of `read_columns`.
-        sound: where the audio is listed, if `source` is no manifest.
+        source: a manifest with a text for every utterance, or the result of `read_texts`.
+        groupings: names from `GROUPINGS`, or of columns; `snr` reads the audio, `duration` may read its headers.
+        columns: result of `read_columns`.
+        sound: manifest of the audio, if `source` is not one.
 
     Raises:
-        ManifestError: a text is missing, a grouping is not known, or nothing is known of an utterance's group.
-        AudioError: `snr` is asked for and a file cannot be read.
+        ManifestError: a text is missing, a grouping is not known, or an utterance has no group in it.
+        AudioError: `snr` is requested and a file cannot be read.
     """
     rows: Sequence[Utterance | Said]
     if isinstance(source, Manifest):
@@ -71,17 +71,17 @@ def references_of(
 
 
 def with_known_languages(references: Sequence[Reference], where: Path) -> tuple[list[Reference], list[str]]:
-    """Check languages before texts are normalised by their rules.
+    """Check the languages of references, on which normalisation depends.
 
     Args:
-        references: of a manifest.
-        where: it is, for messages.
+        references: references from a manifest.
+        where: path of the manifest, for messages.
 
     Returns:
-        The references, without a language where it is a word that is no code (`English`); and a line about each word.
+        The references, without languages that are words instead of codes (`English`); and a line about each word.
 
     Raises:
-        ManifestError: a language looks like a code, and is that of no language.
+        ManifestError: a language has the form of a code that does not exist.
     """
     no_code: dict[str, list[str]] = {}
     for row in references:
@@ -94,21 +94,21 @@ def with_known_languages(references: Sequence[Reference], where: Path) -> tuple[
     known = [dataclasses.replace(row, language=None) if row.language in no_code else row for row in references]
     return known, [
         f"{where}: column language: {word!r} of {len(ids)} utterances ({', '.join(ids[:3])}) is no code; no language's "
-        "rules of capitals and marks are applied to them; write a code, as tr or tur for Turkish"
+        "rules of capitals and marks are applied to them; write a code, such as tr or tur for Turkish"
         for word, ids in no_code.items()
     ]
 
 
 def read_hypotheses(path: Path) -> dict[str, str]:
-    """Read what a system wrote, by utterance id; `asr.transcripts.transcript_reading` knows the formats."""
+    """Read hypotheses by utterance id, in any format of `asr.transcripts.transcript_reading`."""
     return read_texts(path, "hypothesis").by_id()
 
 
 def read_columns(path: Path) -> dict[str, dict[str, str]]:
-    """Read a table (tab, or comma for `.csv`) of what is known of utterances, or of speakers, by `id` or `speaker`.
+    """Read a table (tabs, or commas for `.csv`) of properties of utterances or speakers, by `id` or `speaker`.
 
     Raises:
-        ManifestError: neither column is there, a row has too few cells, or a key occurs twice.
+        ManifestError: neither column exists, a row has too few cells, or a key occurs twice.
     """
     return read_table(path, ("id", "speaker"))
 
@@ -128,7 +128,7 @@ def _group_of(
             return "unknown" if duration_s is None else _band(duration_s, _BANDS_S, "s")
         case "snr":
             from speechssl.asr.scoring.snr import estimate_snr_db
-            from speechssl.data.waveform import read_utterance  # both bring torch, which texts do without
+            from speechssl.data.waveform import read_utterance  # both import torch, which texts do not need
 
             if sound is None or heard is None:
                 raise ManifestError(f"{row.id}: the references do not say where its audio is, which snr reads")
@@ -138,7 +138,7 @@ def _group_of(
 
 
 def _band(value: float, limits: Sequence[float], unit: str) -> str:
-    """Name the band that a value lies in.
+    """Return the name of the band that holds a value.
 
     Examples:
         >>> _band(3.0, (1.0, 2.0, 5.0), "s"), _band(0.5, (1.0, 2.0), "s"), _band(2.0, (1.0, 2.0), "s")

@@ -1,4 +1,4 @@
-"""The page of a scoring: audio of the worst utterances, a model's best tokens over it, and the figures -> one file."""
+"""HTML page of a scoring in one file: error rates, audio of the worst utterances, and a model's best tokens over it."""
 
 import io
 import math
@@ -27,7 +27,7 @@ from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
 __all__ = ["PageConfig", "read_confidences", "write_page"]
 
 _ANY_RATE = AudioConfig(min_sample_rate=1)
-_LEAST_BYTES_PER_S = 4_000  # of FLAC: what is sure not to fit is not read
+_LEAST_BYTES_PER_S = 4_000  # lower bound for FLAC: utterances that cannot fit are not read
 _BASE64 = 4 / 3
 
 
@@ -36,7 +36,7 @@ class PageConfig:
     """How much audio the page holds."""
 
     worst: int = 100  # utterances with audio: those with the highest WER of the first system
-    audio_mb: float = 30.0  # of the file, at most
+    audio_mb: float = 30.0  # size of the audio in the file, at most
 
     def __post_init__(self) -> None:
         if self.worst < 0 or not self.audio_mb >= 0:
@@ -45,7 +45,7 @@ class PageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sounds:
-    """FLAC by utterance id, and what was left out."""
+    """FLAC by utterance id, and the utterances left out."""
 
     flac: Mapping[str, bytes]
     too_large: int
@@ -69,8 +69,8 @@ def write_page(
     Args:
         out: the file.
         source: the file of the references.
-        manifest: of the references, with the audio; None where they do not name any, and the page has no sound.
-        references: what was scored.
+        manifest: manifest of the audio; None if the references name no audio: the page has no sound then.
+        references: the references that were scored.
         systems: one or two, each with the file of its texts.
         differences: of `judge`, where there are two.
         confidences: of the first system, by utterance id; of some, all or none.
@@ -78,10 +78,10 @@ def write_page(
         config: how much audio.
 
     Returns:
-        What the page says that it lacks.
+        The notes of the page on what it lacks.
 
     Raises:
-        CheckpointError: `model` is no fine-tuned model.
+        CheckpointError: `model` is not a fine-tuned model.
     """
     ranked = sorted(
         systems[0][1].utterances,
@@ -118,11 +118,11 @@ def write_page(
 
 
 def read_confidences(hypotheses: Path, columns: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, float]:
-    """Return how sure a system was of its texts, by utterance id; nothing where nobody says so.
+    """Return a system's confidences by utterance id; empty if there are none.
 
     Args:
-        hypotheses: its texts; `.jsonl` of `speechssl transcribe` has a confidence of each.
-        columns: of `read_columns`; a column `confidence` comes first. Empty cells are left out.
+        hypotheses: file of its texts; `.jsonl` of `speechssl transcribe` holds confidences.
+        columns: result of `read_columns`; its column `confidence` has precedence. Empty cells are left out.
 
     Raises:
         ManifestError: a value is not a finite number.
@@ -145,7 +145,7 @@ def _number(cell: str, key: str) -> float:
 
 
 def _read_sounds(manifest: Manifest, rows: Sequence[Utterance], most_bytes: float) -> _Sounds:
-    """Encode utterances in order until no more fit; one that is too long for what is left is passed over."""
+    """Encode utterances in order within the limit of size; one too long for the remaining space is skipped."""
     flac: dict[str, bytes] = {}
     unreadable: list[str] = []
     left, too_large = most_bytes / _BASE64, 0
@@ -167,14 +167,14 @@ def _read_sounds(manifest: Manifest, rows: Sequence[Utterance], most_bytes: floa
 
 
 def _flac(waveform: Tensor) -> bytes:
-    """Encode (time,) float32 at 16 kHz with 16 bits a sample."""
+    """Encode (time,) float32 at 16 kHz with 16 bits per sample."""
     file = io.BytesIO()
     soundfile.write(file, waveform.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return file.getvalue()
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Name files by what tells them apart.
+    """Shorten paths to the parts in which they differ.
 
     Examples:
         >>> _short_names([Path("/runs/hubert/test.tsv")])
@@ -205,7 +205,7 @@ def _notes(sounds: _Sounds, wanted: int, config: PageConfig) -> list[str]:
 
 
 def _paths(run: Path, manifest: Manifest) -> tuple[dict[str, list[PathToken]], float, list[str]]:
-    """Return a model's best tokens by id, its frames a second, and the reasons of what was left out."""
+    """Return a model's best tokens by id, its frames per second, and the reason for each utterance left out."""
     saved = read_saved(run)
     model, vocabulary = saved.recogniser()
     model.to(pick_device())

@@ -1,4 +1,4 @@
-"""Features that `speechssl extract` wrote, as `cluster` takes them: utterances in turn, or points for k-means."""
+"""Features written by `speechssl extract`, as read by `cluster`: utterances in turn, or points for k-means."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ __all__ = ["StoredFeatures", "stored_features"]
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFeatures(FeatureKind):
-    """One layer, or the only stream, of a folder of features."""
+    """One layer, or the only stream, in a folder of features."""
 
     folder: FeatureFolder
 
     @property
     def manifest(self) -> Manifest:
-        """Whose features there are; the audio itself is not named."""
+        """The utterances with features; the paths of the audio are not known."""
         rows = [
             Utterance(id=entry.id, path=entry.file, num_samples=entry.samples, sample_rate=SAMPLE_RATE, channels=1)
             for entry in self.folder.entries.values()
@@ -38,10 +38,10 @@ class StoredFeatures(FeatureKind):
         return Manifest(root=self.folder.path, utterances=tuple(rows))
 
     def pieces(self, data: DataConfig, rows: Sequence[Utterance], *, title: str) -> Iterator[Piece]:
-        """Yield utterances, one piece each; those that are not there stop, or are passed over, as bad audio is.
+        """Yield utterances, one piece each; missing ones raise or are skipped, like bad audio.
 
         Raises:
-            LabelError: an utterance is not there, or its features are of other audio.
+            LabelError: an utterance is missing, or its features belong to other audio.
         """
         with progress_bar(title, len(rows)) as (bar, task):
             present = self._present(data, bar.track(rows, task_id=task))
@@ -57,12 +57,12 @@ class StoredFeatures(FeatureKind):
                 yield Piece(row=waiting.pop(), layers=[frames], start=0, num_frames=len(frames))
 
     def points(self, data: DataConfig, rows: Sequence[Utterance], ranks: Ranks) -> Points:
-        """Return the share of all frames of utterances that a process fits k-means to, without holding them.
+        """Return this process's share of all frames of the utterances for a k-means fit, without loading them.
 
-        Shards are mapped into memory, if there is one for each process; other files are read at every pass.
+        Shards are memory-mapped if there is one for each process; other files are read at every pass.
 
         Raises:
-            LabelError: an utterance is not there, its features are of other audio, or there is nothing for a process.
+            LabelError: an utterance is missing, its features belong to other audio, or a process gets no frames.
         """
         present = [row.id for row in self._present(data, rows)]
         is_all = len(present) == len(self.folder.entries)
@@ -81,12 +81,12 @@ class StoredFeatures(FeatureKind):
         return self.layers[0] or None
 
     def _present(self, data: DataConfig, rows: Iterable[Utterance]) -> Iterator[Utterance]:
-        """Yield the utterances whose features are there."""
+        """Yield the utterances that have features."""
         for row in rows:
             entry = self.folder.entries.get(row.id)
             if entry is not None and entry.samples != row.num_samples_16k:
                 raise LabelError(
-                    f"{self.folder.path}: features of {row.id} are of {entry.samples} samples at 16 kHz, the manifest "
+                    f"{self.folder.path}: features of {row.id} cover {entry.samples} samples at 16 kHz, the manifest "
                     f"lists {row.num_samples_16k}; extract the features of this manifest"
                 )
             if entry is not None:
@@ -100,22 +100,22 @@ class StoredFeatures(FeatureKind):
 
 
 def stored_features(path: Path, layer: int) -> StoredFeatures:
-    """Open a layer of a folder of features, or its only stream where that is of no layer.
+    """Open a layer in a folder of features, or its only stream if that is not a layer.
 
     Args:
-        path: of the folder.
-        layer: counted from 1.
+        path: the folder.
+        layer: number of the layer, counted from 1.
 
     Raises:
-        LabelError: it is no such folder, holds means instead of frames, or other layers.
+        LabelError: the path is not such a folder, holds means instead of frames, or lacks the layer.
     """
     folder = FeatureFolder(path)
     if not path.is_dir():
-        raise LabelError(f"{path}: no folder of features, and none of mfcc, log_mel, layer; correct features=")
+        raise LabelError(f"{path}: expected mfcc, log_mel, layer or a folder of features; correct features=")
     description = folder.description
     if description.pool != "none":
         raise LabelError(
-            f"{path}: holds means ({description.pool}), units are of frames; extract the features with --pool none"
+            f"{path}: holds means ({description.pool}), units need frames; extract the features with --pool none"
         )
     stream = folder.stream(layer)
     settings = {name: value for name, value in stream.settings.items() if not (stream.layer and name == "layer")}
@@ -132,5 +132,5 @@ def stored_features(path: Path, layer: int) -> StoredFeatures:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """Return (frames, dim) in memory of its own, as what is mapped from files cannot be written to."""
+    """Return a (frames, dim) tensor; read-only memory maps are copied."""
     return torch.from_numpy(np.array(array, dtype=np.float32))

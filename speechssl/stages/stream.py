@@ -1,4 +1,4 @@
-"""Stage `stream`: raw samples as they come in -> words as soon as they are sure, without hearing the whole."""
+"""Stage `stream`: raw samples as they arrive -> words as soon as they are settled, before the input ends."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,11 +25,11 @@ __all__ = ["StreamConfig", "stream", "transcribe_stream"]
 
 @configuration
 class StreamConfig:
-    """How much is heard before a word is written. A word comes at most `chunk_s + ahead_s` and itself late."""
+    """How much audio is needed before a word is written. The delay is at most `chunk_s + ahead_s` plus the word."""
 
-    chunk_s: float = 1.0  # the model runs once for so much new audio
-    ahead_s: float = 1.0  # frames are kept when so much is known behind them
-    context_s: float = 20.0  # that the model hears at a time
+    chunk_s: float = 1.0  # new audio for each run of the model
+    ahead_s: float = 1.0  # look-ahead: a frame is settled when this much audio follows it
+    context_s: float = 20.0  # audio that the model sees at a time
 
     def __post_init__(self) -> None:
         if not (self.chunk_s > 0 and self.ahead_s >= 0 and self.chunk_s + self.ahead_s < self.context_s):
@@ -42,19 +42,19 @@ class StreamConfig:
 def transcribe_stream(
     run: Path, source: BinaryIO, config: StreamConfig | None = None, *, tell: Callable[[Timed], None]
 ) -> Transcript:
-    """Transcribe samples with a fine-tuned model, of a run its best step.
+    """Transcribe samples with a fine-tuned model, or with the best step of a run.
 
     Args:
         run: folder of the run, or of a converted model.
-        source: of 16-bit little-endian mono samples at 16 kHz, or wav of such, read until it ends.
-        config: how soon; None for the defaults.
-        tell: called with each word as soon as its end has been heard.
+        source: 16-bit little-endian mono samples at 16 kHz, raw or as wav, read until it ends.
+        config: chunks and context; None for the defaults.
+        tell: called with each word as soon as it is settled.
 
     Returns:
-        All words, with the id `stream`; it lasts as long as to the end of the last.
+        All words, with the id `stream`; the duration is the end of the last word.
 
     Raises:
-        AudioError: the source ends within a sample, or is a file of another kind.
+        AudioError: the source ends within a sample, or is another kind of file.
         CheckpointError: the model is not fine-tuned, or cannot be read.
     """
     samples = samples_of(source)
@@ -78,14 +78,14 @@ def transcribe_stream(
 def stream(
     model: CTCModel, vocabulary: Vocabulary, source: Samples, config: StreamConfig, *, normalize: bool = False
 ) -> Iterator[Timed]:
-    """Yield the words of 16-bit little-endian mono samples at 16 kHz, each when its end has been heard.
+    """Yield the words in 16-bit little-endian mono samples at 16 kHz, each as soon as it is settled.
 
     Args:
-        model: in evaluation mode.
-        vocabulary: of the model.
-        source: of samples, read until it ends.
-        config: how soon.
-        normalize: bring what is heard at a time to zero mean and unit variance, as the model was trained.
+        model: CTC model in evaluation mode.
+        vocabulary: vocabulary of the model.
+        source: samples, read until it ends.
+        config: chunks and context.
+        normalize: bring the audio of each run to zero mean and unit variance, as in the model's training.
 
     Raises:
         AudioError: the source ends within a sample.
@@ -99,7 +99,7 @@ def _heard(
 ) -> Iterator[Timed]:
     encoder = model.encoder.config
     heard = torch.zeros(0)
-    dropped = 0  # samples before `heard`
+    dropped = 0  # number of samples before `heard`
     for chunk in _chunks(source, round(config.chunk_s * SAMPLE_RATE)):
         heard = torch.cat([heard, chunk])
         excess = len(heard) - round(config.context_s * SAMPLE_RATE)
@@ -117,17 +117,17 @@ def _heard(
 
 
 class _Kept:
-    """Frames that are settled, of words that are not finished."""
+    """Settled frames of words that have not ended."""
 
     def __init__(self, vocabulary: Vocabulary, hop: int, window: int) -> None:
-        self.frames = 0  # settled in all
-        self.tokens: list[int] = []  # of words that ended, and the boundaries between them
-        self._last = BLANK  # token of the last frame of those
+        self.frames = 0  # number of settled frames
+        self.tokens: list[int] = []  # tokens of ended words, and the boundaries between them
+        self._last = BLANK  # token of the last frame of ended words
         self._vocabulary, self._hop, self._window = vocabulary, hop, window
-        self._open = torch.zeros((0, len(vocabulary)))  # log-probabilities since the last word that ended
+        self._open = torch.zeros((0, len(vocabulary)))  # log-probabilities since the last ended word
 
     def add(self, log_probs: Tensor) -> Iterator[Timed]:
-        """Take (frames, vocab) and yield the words that a boundary, or the beginning of the next, ends."""
+        """Add (frames, vocab) log-probabilities and yield the words ended by a boundary or by the next word."""
         self.frames += len(log_probs)
         self._open = torch.cat([self._open, log_probs])
         if last := self._ended():
@@ -135,11 +135,11 @@ class _Kept:
             self._open = self._open[last:]
 
     def finish(self) -> Iterator[Timed]:
-        """Yield the word that the end of the source ends."""
+        """Yield the word that ends with the source."""
         yield from self._words(self._open, self.frames - len(self._open))
 
     def _ended(self) -> int:
-        """Return how many of the open frames hold words that have ended; repeats of a token stay together."""
+        """Return how many of the open frames belong to ended words; repeats of a token stay together."""
         ids = self._open.argmax(-1).tolist()
         for frame in reversed(range(len(ids))):
             if self._vocabulary.is_boundary(ids[frame]):

@@ -1,10 +1,9 @@
-"""Stage `sweep`: which layer, and how many units? Every layer with every K against phones; features never on disk.
+"""Stage `sweep`: compare every layer and every number of units K with phones; features are never written to disk.
 
-For each source of features (a model, the same untrained, MFCC, log-mel) the audio is read twice: once for a sample of
-frames to fit k-means on, once to label and count. Memory, beside the model: the sample, `fit_frames` x 4 bytes x the
-dimensions of all layers together, three times the widest layer of it while k-means runs, and the features of one
-utterance. BASE has 12 x 768 dimensions: 3.7 GB for 100,000 frames; name `layers` or lower `fit_frames` where that is
-too much.
+For each source of features (a model, the same model untrained, MFCC, log-mel) the audio is read twice: once to sample
+frames for k-means, once to label and count. Memory besides the model: the sample (`fit_frames` x 4 bytes x the
+dimensions of all layers together), three times its widest layer during k-means, and the features of one utterance. BASE
+has 12 x 768 dimensions: 3.7 GB for 100,000 frames; name `layers` or lower `fit_frames` if that is too much.
 """
 
 import dataclasses
@@ -51,24 +50,24 @@ Kind = Literal["baseline", "random", "model"]
 
 @configuration
 class SweepConfig:
-    """Which features and numbers of units to compare, on the utterances that have phones."""
+    """Features and numbers of units to compare, on the utterances that have phones."""
 
-    out: Path  # gets sweep.json and sweep.md, and from the command line sweep.png
+    out: Path  # folder for sweep.json and sweep.md, and from the command line sweep.png
     data: DataConfig
     phones: Path  # alignments: CTM, TextGrid, festival labels or phones.tsv; a file or a folder
-    tier: str = "phones"  # of a TextGrid
-    checkpoint: Path | None = None  # of a run or a converted model
-    layers: tuple[int, ...] = ()  # of its Transformer, counted from 1; empty for all
-    random_weights: bool = False  # measure the same architecture untrained, too
+    tier: str = "phones"  # tier of a TextGrid
+    checkpoint: Path | None = None  # run or converted model
+    layers: tuple[int, ...] = ()  # layers of its Transformer, counted from 1; empty: all
+    random_weights: bool = False  # also measure the same architecture with random weights
     baselines: tuple[Literal["mfcc", "log_mel"], ...] = ("mfcc",)
-    cmn: bool = False  # take the utterance's mean off the baselines: for pools of many recordings
+    cmn: bool = False  # subtract the mean of each utterance from the baselines: for pools of many recordings
     extract: ExtractConfig = ExtractConfig()
     clusters: tuple[int, ...] = (50, 100, 200, 500)
     iterations: int = 100
     standardise: bool = False
-    fit_frames: int = 100_000  # drawn at random from all, of each layer
-    max_hours: float = 10.0  # audio looked at, whole utterances drawn at random
-    tolerance: float = 0.01  # PNMI that fewer units may cost
+    fit_frames: int = 100_000  # frames drawn at random, for each layer
+    max_hours: float = 10.0  # hours of audio used, whole utterances drawn at random
+    tolerance: float = 0.01  # PNMI that may be lost for fewer units
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,16 +88,16 @@ class SweepRow:
     layer: int  # counted from 1; 0 for a baseline
     clusters: int
     dim: int
-    effective_rank: float  # of the features
+    effective_rank: float  # effective rank of the features
     quality: UnitQuality
-    chance: float  # PNMI of the same units moved by half their utterance: what K and few frames give by themselves
+    chance: float  # chance level: PNMI of the same units shifted by half their utterance
 
 
 def sweep(config: SweepConfig) -> Path:
-    """Measure every layer with every K; return the table. A finished sweep is not done again, nor a finished source.
+    """Measure every layer with every K; return the table. Finished sources and sweeps are not repeated.
 
     Raises:
-        LabelError: no utterance has phones, the model lacks a layer, or too few frames for the units.
+        LabelError: no utterance has phones, the model lacks a layer, or there are too few frames for the units.
     """
     with locked(config.out) as is_locked:
         claim_run_folder(config.out, config, may_replace=is_locked)
@@ -126,9 +125,9 @@ def _sweep(config: SweepConfig) -> Path:
 
 
 def suggest(rows: Sequence[SweepRow], *, tolerance: float) -> str:
-    """Say in plain words which layer and K to take: the fewest units whose PNMI is close to the highest.
+    """Return a sentence that suggests layer and K: the fewest units whose PNMI is close to the highest.
 
-    Layers of the model count, or the baselines where there is no model.
+    Only layers of the model are considered, or the baselines if there is no model.
     """
     models = [row for row in rows if row.kind == "model"]
     candidates = models or [row for row in rows if row.kind == "baseline"]
@@ -147,14 +146,14 @@ def suggest(rows: Sequence[SweepRow], *, tolerance: float) -> str:
         rival = max(others, key=lambda row: row.quality.pnmi)
         is_better = rival.quality.pnmi >= chosen.quality.pnmi
         words += f"; {_name(rival)} has {rival.quality.pnmi:.3f} with as many units"
-        words += ", so this model is no better than what needs no training" if is_better else ""
+        words += ", so this model is no better than a baseline without training" if is_better else ""
     if chosen.clusters == max(row.clusters for row in rows):
         words += "; more units were not tried"
     return words + "."
 
 
 def _with_phones(config: SweepConfig, manifest: Manifest, phones: Phones) -> Manifest:
-    """Keep utterances that have phones, drawn at random until there are enough hours."""
+    """Keep utterances with phones, drawn at random until they reach `max_hours`."""
     rows = [row for row in manifest.utterances if phones.get(row.id)]
     if not rows:
         raise LabelError(
@@ -167,7 +166,7 @@ def _with_phones(config: SweepConfig, manifest: Manifest, phones: Phones) -> Man
 
 
 def _sources(config: SweepConfig) -> Iterator[tuple[Kind, FeatureSource]]:
-    """Yield what is to be compared, one at a time, so that only one model is in memory."""
+    """Yield the sources to compare one at a time, so that only one model is in memory."""
     for name in config.baselines:
         yield "baseline", front_end(name, config.data.audio, cmn=config.cmn)
     if config.checkpoint is None:
@@ -182,9 +181,9 @@ def _sources(config: SweepConfig) -> Iterator[tuple[Kind, FeatureSource]]:
 def _measure(
     config: SweepConfig, manifest: Manifest, phones: Phones, kind: Kind, source: FeatureSource
 ) -> list[SweepRow]:
-    """Fit and count all layers and Ks of one source."""
+    """Measure all layers and Ks of one source."""
     samples, spreads = _sample(config, manifest, source)
-    fitted: dict[tuple[int, int], KMeans] = {}  # by index of the layer, and K
+    fitted: dict[tuple[int, int], KMeans] = {}  # by layer index and K
     for index, layer in enumerate(source.layers):
         frames = samples.pop(0).to(pick_device())
         for clusters in config.clusters:
@@ -220,7 +219,7 @@ def _measure(
 
 
 def _sample(config: SweepConfig, manifest: Manifest, source: FeatureSource) -> tuple[list[Tensor], list[FeatureSpread]]:
-    """Draw the same frames of every layer, each frame by itself, and gather the spread of all frames."""
+    """Draw the same random frames from every layer, and collect the spread of all frames."""
     there = sum(source.count(row.num_samples_16k) for row in manifest.utterances)
     size = max(1, min(config.fit_frames, there))
     sample = FrameSample(size, source.dim, num_layers=len(source.layers), seed=config.seed)
@@ -238,7 +237,7 @@ def _sample(config: SweepConfig, manifest: Manifest, source: FeatureSource) -> t
 def _units(
     config: SweepConfig, manifest: Manifest, source: FeatureSource, fitted: dict[tuple[int, int], KMeans]
 ) -> Iterator[tuple[str, dict[tuple[int, int], np.ndarray]]]:
-    """Yield the (frames,) units of each utterance by index of the layer, and K."""
+    """Yield the (frames,) units of each utterance by layer index and K."""
     pieces: dict[tuple[int, int], list[np.ndarray]] = {key: [] for key in fitted}
     for piece in extract(source, config.data, manifest, manifest.utterances, title=f"{source.name}: labels"):
         for key, kmeans in fitted.items():
@@ -263,7 +262,7 @@ def _from_json(text: str) -> list[SweepRow]:
 
 
 def _table(rows: Sequence[SweepRow], suggestion: str, manifest: Manifest) -> str:
-    """Write the rows as Markdown, the suggestion above."""
+    """Return the rows as a Markdown table below the suggestion."""
     names = [
         "features",
         "layer",
@@ -290,6 +289,6 @@ def _table(rows: Sequence[SweepRow], suggestion: str, manifest: Manifest) -> str
     lines += [
         "",
         f"{len(manifest.utterances)} utterances, {minutes:.1f} min; a phone lasts {phone_ms:.0f} ms on average. "
-        "By chance: PNMI of the same units moved by half their utterance.",
+        "By chance: PNMI of the same units shifted by half their utterance.",
     ]
     return "\n".join(lines) + "\n"

@@ -26,18 +26,18 @@ def transcribe(
     skip_bad: bool = False,
     settings: str | None = None,
 ) -> tuple[list[Transcript], list[str]]:
-    """Transcribe every utterance of a manifest with a fine-tuned model, of a run its best step.
+    """Transcribe every utterance of a manifest with a fine-tuned model, or with the best step of a run.
 
     Args:
         run: folder of the run, or of a converted model.
         manifest: what to transcribe.
-        config: how speech goes through the model; None for the defaults.
-        decoder: what makes texts of it; None for the likeliest token of each frame.
+        config: batches and windows; None for the defaults.
+        decoder: the decoder; None for greedy decoding.
         skip_bad: leave out files that cannot be used instead of raising.
-        settings: where `config` is set, for what errors advise: `--` for options of a command.
+        settings: prefix of the settings that errors name: `--` for options of a command.
 
     Returns:
-        Transcripts in the manifest's order, and the reasons of what was left out.
+        Transcripts in the manifest's order, and the reason for each utterance left out.
     """
     saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
@@ -62,14 +62,14 @@ def transcribe_by(
     """Transcribe every utterance of a manifest with a model in memory, as `transcribe` does.
 
     Args:
-        model: in evaluation mode, on the device where it is to work.
-        vocabulary: of the model.
-        manifest: what to transcribe.
+        model: CTC model in evaluation mode, on its device.
+        vocabulary: vocabulary of the model.
+        manifest: utterances to transcribe.
         audio: how the model's audio is read.
-        config: how speech goes through the model; None for the defaults.
-        decoder: what makes texts of it; None for the likeliest token of each frame.
+        config: batches and windows; None for the defaults.
+        decoder: the decoder; None for greedy decoding.
         skip_bad: leave out files that cannot be used instead of raising.
-        settings: where `config` is set, for what errors advise.
+        settings: prefix of the settings that errors name.
     """
     decode = build_decoder(decoder or Greedy(), vocabulary).decode
     encoder = model.encoder.config

@@ -1,7 +1,7 @@
-"""Stage `tune`: the weights of a language model, chosen on a development set; the test set is decoded once, after it.
+"""Stage `tune`: choose the weights of a language model on a development set; decode the test set once afterwards.
 
-The model sees the development set once: its log-probabilities are kept beside the results and used again while model
-and manifest stay the same. A grid is decoded, grows where its best point lies at an edge, and a finer one follows.
+The model runs on the development set once: its log-posteriors are stored beside the results and reused as long as model
+and manifest are the same. A grid of weights is decoded, widened where its best point lies at an edge, then refined.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ class _Point(Protocol):
 
 
 def draw_surface(points: Sequence[_Point], best: _Point, metric: Literal["wer", "cer"], out: Path) -> None:
-    """Write a PNG: every pair that was tried with its error rate, interpolated between where there are enough."""
+    """Write a PNG of all tried pairs with their error rates, interpolated if there are enough of them."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -88,15 +88,15 @@ class Point:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """What was found."""
+    """Result of the search."""
 
-    points: tuple[Point, ...]  # in the order they were tried
-    best: Point  # of equal ones the smallest weights
-    greedy: dict[str, tuple[float, float]]  # WER and CER without language model, of dev and, if given, test
+    points: tuple[Point, ...]  # in the order of the search
+    best: Point  # the best point; among equals the one with the smallest weights
+    greedy: dict[str, tuple[float, float]]  # WER and CER without language model, for dev and, if given, test
     test: tuple[float, float] | None  # WER and CER with the best weights
 
     def worsened(self, metric: Literal["wer", "cer"]) -> str | None:
-        """Say that weights which make `metric` small make the other rate larger than it is without them, if so."""
+        """Return a warning if the weights chosen by `metric` raise the other rate above that of greedy decoding."""
         greedy = dict(zip(("wer", "cer"), self.greedy["dev"], strict=True))
         other = "cer" if metric == "wer" else "wer"
         found = getattr(self.best, other)
@@ -105,7 +105,7 @@ class Tuned:
         rival = min(self.points, key=lambda point: float(getattr(point, other)))
         return (
             f"{other.upper()} of dev rises from {greedy[other]:.1%} without these weights to {found:.1%}, as the "
-            f"choice was by {metric.upper()}: what the model heard is written over by words of the language model. By "
+            f"choice was by {metric.upper()}: the language model overrides the acoustic model. By "
             f"{other.upper()} it would be lm_weight={rival.lm_weight:g} word_score={rival.word_score:g} "
             f"({other.upper()} {getattr(rival, other):.1%}): --metric {other}"
         )
@@ -126,14 +126,14 @@ def tune(
     Args:
         run: folder of a fine-tuning run, or of a converted model.
         dev: development set, with texts.
-        config: which decoder and weights.
-        out: folder.
-        test: decoded once, with the weights that dev chose, and greedily.
-        progress: told each point.
-        hearing: how speech goes through the model; None for the defaults.
+        config: decoder and weights to try.
+        out: output folder.
+        test: test set, decoded once with the weights chosen on dev, and greedily.
+        progress: called with each point.
+        hearing: batches and windows; None for the defaults.
 
     Raises:
-        ConfigError: utterances of the test set are among the development set.
+        ConfigError: utterances are both in the test set and in the development set.
     """
     if test is not None and (shared := {row.id for row in test.utterances} & {row.id for row in dev.utterances}):
         raise ConfigError(
@@ -162,7 +162,7 @@ def tune(
 def cached_posteriors(
     saved: SavedModel, manifest: Manifest, path: Path, hearing: PosteriorConfig | None = None
 ) -> dict[str, Tensor]:
-    """Return (frames, vocab) log-probabilities by utterance id, from a file if it is of this model and manifest."""
+    """Return (frames, vocab) log-posteriors by utterance id, cached in a file for this model and manifest."""
     rows = [(row.id, row.path, row.start, row.num_samples) for row in manifest.utterances]
     about: list[object] = [saved.fingerprint(), rows]
     if hearing is not None and hearing != PosteriorConfig():
@@ -187,14 +187,14 @@ def _search(
     config: TuneConfig,
     progress: Callable[[Point], None],
 ) -> tuple[list[Point], Point]:
-    """Decode the grid, its growth, then finer ones; return all points, and the best."""
+    """Decode the grid, its extensions and refinements; return all points, and the best."""
     tried: dict[tuple[float, float], Point] = {}
     decoder = config.decoder
     assert decoder.lm is not None
     lm = None if isinstance(decoder, Flashlight) else read_arpa(decoder.lm)
 
     def decode(lm_weights: Sequence[float], word_scores: Sequence[float]) -> Point:
-        """Try what is new, and return the best of all."""
+        """Decode with the new pairs, and return the best point so far."""
         for pair in product(lm_weights, word_scores):
             if pair in tried:
                 continue
@@ -219,7 +219,7 @@ def _search(
 
 
 def _widened(best: float, values: list[float], lowest: float = -math.inf) -> list[float]:
-    """Return the values, and another one beyond the edge that the best one lies at.
+    """Return the values, with one more beyond the edge if the best value lies there.
 
     Examples:
         >>> _widened(3.0, [0.0, 2.0, 3.0]), _widened(2.0, [0.0, 2.0, 3.0]), _widened(0.0, [0.0, 2.0], lowest=0.0)
@@ -234,7 +234,7 @@ def _widened(best: float, values: list[float], lowest: float = -math.inf) -> lis
 
 
 def _around(best: float, values: list[float]) -> list[float]:
-    """Return the best value, and those half-way to its neighbours.
+    """Return the best value, and the values half-way to its neighbours.
 
     Examples:
         >>> _around(2.0, [0.0, 2.0, 3.0])

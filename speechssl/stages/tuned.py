@@ -1,4 +1,4 @@
-"""Which weights of a language model are tried, and the decoder that the best of them make, as `tune` leaves it."""
+"""Configuration of `tune`, and the decoder with the best weights as `tune` stores it."""
 
 import dataclasses
 import json
@@ -15,13 +15,13 @@ __all__ = ["TuneConfig", "read_tuned"]
 
 @configuration
 class TuneConfig:
-    """Which weights are tried."""
+    """Decoder and weights to try."""
 
-    decoder: Beam | WithLexicon | Flashlight  # its own weights are not used
+    decoder: Beam | WithLexicon | Flashlight  # its own weights are ignored
     lm_weights: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
     word_scores: tuple[float, ...] = (-1.0, 0.0, 1.0, 2.0)
-    widen: int = 3  # times that the grid may grow by a step beyond an edge that its best point lies at
-    rounds: int = 1  # of refinement: half-way to the neighbours of the best point
+    widen: int = 3  # times that the grid may grow by a step beyond the edge at which its best point lies
+    rounds: int = 1  # rounds of refinement: half-way to the neighbours of the best point
     metric: Literal["wer", "cer"] = "wer"
 
     def __post_init__(self) -> None:
@@ -33,10 +33,10 @@ class TuneConfig:
 
 
 def read_tuned(folder: Path) -> Beam | WithLexicon | Flashlight:
-    """Return the decoder of a folder that `tune` wrote, with the best weights.
+    """Return the decoder with the best weights from a folder of `tune`.
 
     Raises:
-        ConfigError: there is no `tune.json`, or it does not parse.
+        ConfigError: `tune.json` is missing or does not parse.
     """
     path = folder / "tune.json"
     try:
