@@ -1,7 +1,7 @@
-"""Models on disk, ours and other toolkits', and where the toolkits differ from each other and from us.
+"""Models on disk, of this and of other toolkits, and the differences between the toolkits.
 
-Imports nothing of theirs before a function is called. The same weights give the same stages, losses and gradients
-(tests/parity, recipes/README.md), except where the toolkits disagree among themselves:
+Other toolkits are imported only when a function needs them. The same weights give the same outputs, losses and
+gradients (tests/parity, recipes/README.md), except where the toolkits disagree among themselves:
 
 | what | fairseq | transformers | torchaudio | fairseq2 | here, and why |
 |---|---|---|---|---|---|
@@ -27,6 +27,6 @@ Imports nothing of theirs before a function is called. The same weights give the
 | CTC's blank | 0 | the padding token | 0 | 0 | 0; the head's rows are reordered when read |
 | `zero_infinity` | set by its recipes | off by default | on (its recipe) | on | on, impossible utterances counted |
 
-fairseq cannot be installed beside Python 3.11: its column comes from its sources. The others were run, transformers in
-versions 4.57, 5.17 and 5.24; where they differ, the test of parity asks which it is.
+fairseq cannot be installed on Python 3.11: its column comes from its sources. The others were run, transformers in
+versions 4.57, 5.17 and 5.24; where these differ, the parity test checks the version.
 """

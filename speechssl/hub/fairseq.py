@@ -1,13 +1,13 @@
 """Checkpoints of fairseq: wav2vec 2.0 and HuBERT, pretrained or fine-tuned with CTC.
 
     NAME.pt                        settings and parameters
-    dict.ltr.txt, dict.phn.txt     beside it, the letters of a fine-tuned model that does not hold them itself
+    dict.ltr.txt, dict.phn.txt     beside it, the letters of a fine-tuned model whose file does not hold them
     dict.km.txt, dict.km0.txt ...  beside it, the units of HuBERT's label streams
 
-Reading runs no code of the file. What we write holds plain containers alone; fairseq finds the dictionaries when it is
-told their folder (`arg_overrides={"data": folder}`). Every dictionary of theirs begins with four signs that are no
-letters and no units. The embeddings of these are left out on reading. A head was trained with them, so it keeps them,
-unless we wrote it ourselves.
+Reading runs no code from the file. Files that we write hold plain containers only; fairseq finds the dictionaries in
+the folder given by `arg_overrides={"data": folder}`. Each fairseq dictionary begins with four special symbols that are
+neither letters nor units. Their embeddings are left out on reading. A CTC head was trained with them, so it keeps them,
+unless the file was written by us.
 """
 
 import dataclasses
@@ -53,12 +53,12 @@ from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 __all__ = ["is_fairseq", "read_fairseq", "write_fairseq"]
 
 BLANK_NAME = "<blank>"
-EMPTY_BIAS = -10_000.0  # of the rows of a head for signs that our model does not have: never predicted
-EMPTY_EMBEDDING = 0.5  # of a sign that is no unit: the mean of fairseq's own initialisation
+EMPTY_BIAS = -10_000.0  # bias of head rows for symbols that our model does not have: never predicted
+EMPTY_EMBEDDING = 0.5  # embedding of a symbol that is no unit: the mean of fairseq's initialisation
 
 _METERS = ("AverageMeter", "StopwatchMeter", "SumMeter", "TimeMeter")
 _NODES = ("AnyNode", "BooleanNode", "EnumNode", "FloatNode", "IntegerNode", "StringNode")
-_CLASSES = (  # what such files hold beside tensors and plain containers; read as attributes, see `files.Record`
+_CLASSES = (  # classes in such files besides tensors and plain containers; read as `pickled.Record`
     "argparse.Namespace",
     "fairseq.data.dictionary.Dictionary",
     *(f"fairseq.{module}.{name}" for module in ("meters", "logging.meters") for name in _METERS),
@@ -68,7 +68,7 @@ _CLASSES = (  # what such files hold beside tensors and plain containers; read a
     "omegaconf.base.Metadata",
     *(f"omegaconf.nodes.{name}" for name in _NODES),
     "typing.Any",
-    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str")),  # types that omegaconf notes
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str")),  # types noted by omegaconf
     *(f"numpy.{module}.multiarray.scalar" for module in ("core", "_core")),  # scores
     "numpy.dtype",
     "_codecs.encode",
@@ -89,7 +89,7 @@ _OF_PRETRAINING = re.compile(r".*\.(quantizer|input_quantizer|project_q|target_g
 
 
 def is_fairseq(path: Path) -> bool:
-    """Whether a file looks like a checkpoint of fairseq."""
+    """Return whether a file looks like a checkpoint of fairseq."""
     content = pickled_bytes(path)
     return b"feature_extractor.conv_layers.0.0.weight" in content and (b"cfg" in content or b"args" in content)
 
@@ -98,8 +98,8 @@ def read_fairseq(path: Path) -> Conversion:
     """Read a checkpoint of either layout.
 
     Raises:
-        CheckpointError: another architecture; a file that is missing, broken or not what its settings say; a class
-            that such files are not known to hold.
+        CheckpointError: the architecture is not supported; a file is missing, broken or contradicts its settings; or
+            the file names an unknown class.
     """
     state = load_pickled(path, _CLASSES, _MAPPINGS)
     theirs = tensors_only(_without_average(state.get("model")), where=str(path))
@@ -117,22 +117,22 @@ def read_fairseq(path: Path) -> Conversion:
     return Conversion(
         model=SavedModel(description=description, tensors=tensors | identity, name=str(path)),
         dropped=dropped | unused(settings),
-        added=dict.fromkeys(identity, "the file has no projection, as it needs none; the identity"),
+        added=dict.fromkeys(identity, "the file has no projection, which is not needed; set to the identity"),
     )
 
 
 def write_fairseq(model: SavedModel, target: Path) -> dict[str, str]:
-    """Write a checkpoint, and the dictionaries that fairseq wants beside it.
+    """Write a checkpoint, and the dictionaries that fairseq expects beside it.
 
     Args:
-        model: pretrained with its objective, or fine-tuned.
+        model: a pretrained model with its objective, or a fine-tuned one.
         target: file to write, usually NAME.pt.
 
     Returns:
-        What was dropped, reason by our name.
+        Reasons by our name, for what was dropped.
 
     Raises:
-        CheckpointError: a file exists already, or fairseq has no form for the model.
+        CheckpointError: a file exists already, or fairseq cannot hold the model.
     """
     described = model.description
     check_projection(model, "fairseq")
@@ -167,7 +167,7 @@ def write_fairseq(model: SavedModel, target: Path) -> dict[str, str]:
 def _describe(
     settings: Settings, state: dict[str, Any], theirs: dict[str, Tensor], path: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the values of a `Description`, and what was dropped; rearranges rows of `theirs`."""
+    """Return the values of a `Description`, and reasons for what was dropped; rearranges rows of `theirs`."""
     values: dict[str, Any] = {
         "encoder": encoder(settings),
         "audio": {"normalize": settings.normalize},
@@ -191,7 +191,7 @@ def _table(description: Description) -> NameTable:
 
 
 def _without_average(parameters: Any) -> Any:
-    """Leave out the moving average of the parameters, as fairseq does when it loads a model."""
+    """Drop the moving average of the parameters, as fairseq does when it loads a model."""
     is_dict = isinstance(parameters, dict)
     return {name: value for name, value in parameters.items() if name != "_ema"} if is_dict else parameters
 
@@ -202,11 +202,11 @@ def _left_over(names: Sequence[str], path: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{path}: {len(unknown)} parameters have no place in this architecture: {', '.join(unknown[:3])}"
         )
-    return dict.fromkeys(names, "of pretraining; a fine-tuned model does not use it")
+    return dict.fromkeys(names, "belongs to pretraining; a fine-tuned model does not use it")
 
 
 def _symbols(dictionary: Any) -> list[str]:
-    """Return the signs of a pickled dictionary."""
+    """Return the symbols of a pickled dictionary."""
     symbols = vars(dictionary)["symbols"]
     if not isinstance(symbols, list) or not all(isinstance(sign, str) for sign in symbols):
         raise TypeError("a dictionary without signs")
@@ -216,7 +216,7 @@ def _symbols(dictionary: Any) -> list[str]:
 def _split_units(
     settings: Settings, state: dict[str, Any], theirs: dict[str, Tensor], path: Path
 ) -> tuple[list[int], dict[str, str]]:
-    """Split the embeddings of all streams, and keep those of units, by their number."""
+    """Split the embeddings of all streams, and keep those of units, in the order of their numbers."""
     whole = theirs.pop("label_embs_concat", torch.empty(0))
     project = theirs.get("final_proj.weight", torch.empty(0))
     dictionaries = (state.get("task_state") or {}).get("dictionaries")
@@ -225,7 +225,7 @@ def _split_units(
     elif len(project) == settings.dim:
         streams = [[*SPECIALS, *map(str, range(len(whole) - len(SPECIALS)))]]
     else:
-        raise CheckpointError(f"{path}: lacks the dictionaries that tell apart the units of its label streams")
+        raise CheckpointError(f"{path}: lacks the dictionaries that separate the units of its label streams")
     if len(streams) > 1 and not settings.model["untie_final_proj"]:
         raise CheckpointError(f"{path}: has one projection for {len(streams)} label streams, supported is one for each")
     if whole.ndim != 2 or sum(map(len, streams)) != len(whole) or min(map(len, streams)) <= len(SPECIALS):
@@ -243,14 +243,14 @@ def _split_units(
 
 
 def _unit_rows(signs: list[str]) -> list[int]:
-    """Return the rows of the units: by number if they are numbers from 0 up, else in the order of the file."""
+    """Return the rows of the units: in numerical order if they are numbers from 0 up, else in the order of the file."""
     place = {sign: row for row, sign in enumerate(signs)}
     numbers = [str(number) for number in range(len(signs) - len(SPECIALS))]
     return [place[number] for number in numbers] if all(n in place for n in numbers) else [*range(4, len(signs))]
 
 
 def _join_units(tensors: dict[str, Tensor], streams: int) -> Tensor:
-    """Join the embeddings of all streams, each after rows for the four signs that are no units."""
+    """Join the embeddings of all streams, each after rows for the four special symbols."""
     parts = [tensors.pop(f"label_embs_concat.{index}") for index in range(streams)]
     return torch.cat(
         [torch.cat([part.new_full((len(SPECIALS), part.shape[1]), EMPTY_EMBEDDING), part]) for part in parts]
@@ -264,7 +264,7 @@ def _unit_names(clusters: int) -> list[str]:
 def _our_letters(
     settings: Settings, state: dict[str, Any], theirs: dict[str, Tensor], path: Path
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the vocabulary of a fine-tuned model, the blank first; drops rows of the head that stand for nothing."""
+    """Return the vocabulary of a fine-tuned model, the blank first; drops unused rows of the head."""
     saved = (state.get("task_state") or {}).get("target_dictionary")
     labels = settings.task.get("labels") or "ltr"
     file = path.with_name(f"dict.{labels[0] if isinstance(labels, list) else labels}.txt")
@@ -288,7 +288,7 @@ def _our_letters(
 
 
 def _their_letters(vocabulary: tuple[str, ...], name: str) -> list[str]:
-    """Return the signs of a dictionary: a vocabulary's, after the four that each begins with."""
+    """Return the symbols of a dictionary for a vocabulary, without the four special ones."""
     has_specials = {*SPECIALS}.issuperset(vocabulary[1 : len(SPECIALS)])
     letters = vocabulary[len(SPECIALS) :] if has_specials else vocabulary[1:]
     unfit = [sign for sign in letters if sign in SPECIALS or sign != "".join(sign.split()) or not sign]
@@ -301,7 +301,7 @@ def _their_letters(vocabulary: tuple[str, ...], name: str) -> list[str]:
 
 
 def _spread_head(tensors: dict[str, Tensor], missing: int) -> None:
-    """Give the head rows for the signs that our vocabulary does not have."""
+    """Add head rows for the symbols that our vocabulary does not have."""
     for name, value in (("weight", 0.0), ("bias", EMPTY_BIAS)) if missing else ():
         tensor = tensors[f"w2v_encoder.proj.{name}"]
         empty = tensor.new_full((missing, *tensor.shape[1:]), value)
@@ -314,7 +314,7 @@ def _streams(described: Description) -> list[str]:
 
 
 def _task(described: Description, family: str | None, labels: list[str]) -> dict[str, Any]:
-    """Return the settings of a task; `data` is where its dictionaries lie, which the loader is told."""
+    """Return the settings of a task; the loader overrides `data` with the folder of the dictionaries."""
     task = {"data": ".", "sample_rate": SAMPLE_RATE, "normalize": bool(described.audio.normalize)}
     if family == "hubert":
         rate = described.encoder.frames_per_second if described.ctc is None else -1.0
@@ -326,7 +326,7 @@ def _task(described: Description, family: str | None, labels: list[str]) -> dict
 def _state(
     described: Description, tensors: dict[str, Tensor], inner: dict[str, Any], criterion: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what the file holds: what fairseq's loader asks for."""
+    """Return the content of the file, as fairseq's loader expects it."""
     family = described.pretrained_by or "wav2vec2"
     model = {"_name": family, **their_encoder(described.encoder), **inner}
     labels = _streams(described) if described.objective is not None and family == "hubert" else []
@@ -348,7 +348,7 @@ def _state(
             **their_ctc(described.ctc, described.encoder),
             "w2v_args": {"model": model, "task": trunk_task, "criterion": None},
         }
-        task_state = {"dictionaries": [None]} if family == "hubert" else {}  # of pretraining, which is over
+        task_state = {"dictionaries": [None]} if family == "hubert" else {}  # state of the pretraining task
     return {
         "args": None,
         "cfg": {"_name": None, "common": {"tpu": False}, "model": model, "task": task, "criterion": criterion},
@@ -366,7 +366,7 @@ def _dictionary_writer(signs: Sequence[str]) -> Any:
 
 
 def _dropped_settings(described: Description) -> dict[str, str]:
-    """Return the settings of ours that fairseq has a fixed value for."""
+    """Return our settings for which fairseq has a fixed value."""
     objective: Any = described.objective  # of either method: both mask
     mask = objective.mask if objective is not None else None
     masks = {"objective.mask": (mask, 2)} if mask is not None else {}

@@ -1,8 +1,8 @@
-"""Models of fairseq2 0.8: its families wav2vec2 (with the objective) and wav2vec2_asr (CTC). It has none for HuBERT.
+"""Models of fairseq2 0.8: families wav2vec2 (with the objective) and wav2vec2_asr (CTC); it has no HuBERT.
 
-    folder/card.yaml           an asset card: name, family, configuration, where the checkpoint lies
+    folder/card.yaml           an asset card: name, family, configuration, path of the checkpoint
     folder/model.safetensors   the checkpoint, by their names
-    folder/vocabulary.txt      a token a line, of a CTC model
+    folder/vocabulary.txt      one token per line, for a CTC model
 
 With FAIRSEQ2_USER_ASSET_DIR=folder its model hub loads the model by the card's name. The card names the checkpoint
 relative to itself, so the folder may be moved, but its path must hold no spaces and no letters beyond ASCII, which
@@ -38,11 +38,11 @@ from speechssl.train.checkpoint import load_tensors
 __all__ = ["is_fairseq2", "read_fairseq2", "run_fairseq2", "write_fairseq2"]
 
 CARD, CHECKPOINT = "card.yaml", "model.safetensors"
-UPDATES = "quantizer.num_updates"  # their count of training steps, for the temperature
+UPDATES = "quantizer.num_updates"  # their count of training steps, used for the temperature
 
 
 def is_fairseq2(path: Path) -> bool:
-    """Whether a path leads to an asset card of a wav2vec 2.0."""
+    """Return whether a path leads to an asset card of a wav2vec 2.0 model."""
     try:
         card = _card_path(path)
         return re.search(r"model_family\W+wav2vec2", card.read_text(encoding="utf-8")[:10_000]) is not None
@@ -57,7 +57,7 @@ def read_fairseq2(path: Path) -> Conversion:
         path: a folder with one card, a card, or a checkpoint (.safetensors, .pt) beside its card NAME.yaml.
 
     Raises:
-        CheckpointError: a file is missing, broken, does not fit the others, or describes what we do not have.
+        CheckpointError: a file is missing, broken, contradicts the others, or describes an unsupported model.
     """
     card_path = _card_path(path)
     try:
@@ -71,13 +71,13 @@ def read_fairseq2(path: Path) -> Conversion:
         raise CheckpointError(f"{card_path}: its configuration cannot be understood ({error!r})") from error
     table = name_table(description, "fairseq2")
     identity = identity_projection(description)
-    added = dict.fromkeys(identity, "the file has no projection, as it needs none; the identity")
+    added = dict.fromkeys(identity, "the file has no projection, which is not needed; set to the identity")
     (mask_name,) = table.names["encoder.mask_vector"]
     if mask_name not in theirs:
         theirs[mask_name] = torch.zeros(table.shapes["encoder.mask_vector"])
         added["encoder.mask_vector"] = "the model was tuned without masking; starts from zero"
     if card.normalize_audio is None:
-        added["audio.normalize"] = "the card does not say; normalised, as published models with layer norm are"
+        added["audio.normalize"] = "not in the card; assumed to be on, as in published models with layer norm"
     tensors, left = rename_from(theirs, table, where=str(card_path))
     unknown = [name for name in left if name != UPDATES]
     if unknown:
@@ -87,8 +87,8 @@ def read_fairseq2(path: Path) -> Conversion:
     dropped = dict.fromkeys(left, "counts the steps of their training; ours begins anew")
     if card.tokenizer_ref is not None and vocabulary:
         dropped[f"tokenizer_ref={card.tokenizer_ref}"] = (
-            f"texts are written with the tokens of {card.vocabulary}; what that tokenizer does to texts before it "
-            "parts them (case, compatibility forms) is not known here: text is left as it is"
+            f"texts are written with the tokens of {card.vocabulary}; how that tokenizer normalises texts "
+            "(case, compatibility forms) is not known here: texts are left as they are"
         )
     return Conversion(
         model=SavedModel(description=description, tensors=tensors | identity, name=str(path)),
@@ -101,11 +101,11 @@ def write_fairseq2(model: SavedModel, target: Path) -> dict[str, str]:
     """Write a folder that fairseq2's model hub loads from.
 
     Args:
-        model: wav2vec 2.0 with its objective, or a fine-tuned model of either method.
-        target: folder to make; the model is named after it.
+        model: wav2vec 2.0 with its objective, or a fine-tuned model.
+        target: folder to create; the model is named after it.
 
     Returns:
-        What was dropped, reason by our name.
+        Reasons by our name, for what was dropped.
 
     Raises:
         CheckpointError: the target exists, or fairseq2 has no family for the model.

@@ -1,6 +1,6 @@
-"""Asset cards of fairseq2 0.8, to our descriptions and back: its families wav2vec2 and wav2vec2_asr. No parameters.
+"""Asset cards of fairseq2 0.8 to our descriptions and back: families wav2vec2 and wav2vec2_asr; no parameters.
 
-A card names an architecture and what differs from it; the architectures are those of fairseq2 0.8.1.
+A card names an architecture and the settings that differ from it; the architectures are those of fairseq2 0.8.1.
 """
 
 import re
@@ -41,7 +41,7 @@ _TRANSFORMER = {
 }
 _CONTRASTIVE = {"dim": "final_dim", "temperature": "logit_temp", "negatives": "num_negatives"}
 _CODEBOOK = {"groups": "num_codebooks", "entries": "num_codebook_entries", "dim": "quantized_dim"}
-_ONLY = {  # what we have one form of
+_ONLY = {  # settings with a single supported value
     "use_fbank": False,
     "pos_encoder_type": "conv",
     "pos_encoder_depth": 1,
@@ -108,7 +108,9 @@ _TUNING: dict[str, Any] = _MASKS | {
     "min_num_spatial_mask_spans": 2,
 }
 _WIDE = {"quantized_dim": 768, "final_dim": 768}
-_ARCHITECTURES: dict[str, dict[str | None, tuple[dict[str, Any], dict[str, Any]]]] = {  # encoder, and around it
+_ARCHITECTURES: dict[
+    str, dict[str | None, tuple[dict[str, Any], dict[str, Any]]]
+] = {  # settings of the encoder, and of the model around it
     PRETRAINED: {
         None: ({}, {}),
         "base": ({}, {}),
@@ -133,7 +135,7 @@ _ARCHITECTURES: dict[str, dict[str | None, tuple[dict[str, Any], dict[str, Any]]
 
 @configuration
 class AssetCard:
-    """What an asset card of a model may hold; the last three are no fields of fairseq2's."""
+    """Fields of an asset card; the last three are not fields of fairseq2."""
 
     name: str
     model_family: str
@@ -150,12 +152,12 @@ def card_values(card: AssetCard, path: Path, vocabulary: tuple[str, ...]) -> dic
     """Return the values of a `Description`.
 
     Args:
-        card: of either family.
-        path: of the card, for errors.
-        vocabulary: of a CTC model, by id.
+        card: the card, of either family.
+        path: path of the card, for errors.
+        vocabulary: tokens of a CTC model, by id.
 
     Raises:
-        CheckpointError: the card describes what we do not have, or belongs to another vocabulary.
+        CheckpointError: the card describes an unsupported model, or belongs to another vocabulary.
     """
     encoder, around = _config(card, path)
     conv_norm = "layer" if encoder["feature_extractor_layer_norm_convs"] else "group"
@@ -202,13 +204,15 @@ def card_values(card: AssetCard, path: Path, vocabulary: tuple[str, ...]) -> dic
 
 
 def card_of(described: Description, *, name: str, checkpoint: str) -> dict[str, Any]:
-    """Return the fields of the card of a model."""
+    """Return the fields of a model's card."""
     trunk, transformer, ctc = described.encoder, described.encoder.transformer, described.ctc
     encoder = {
         **{theirs: getattr(trunk, ours) for ours, theirs in _TRUNK.items()},
         **{theirs: getattr(transformer, ours) for ours, theirs in _TRANSFORMER.items()},
         "feature_dim": trunk.conv[-1][0],
-        "feature_grad_scale": trunk.conv_grad_scale if 0 < trunk.conv_grad_scale <= 1 else 1.0,  # it takes no other
+        "feature_grad_scale": trunk.conv_grad_scale
+        if 0 < trunk.conv_grad_scale <= 1
+        else 1.0,  # fairseq2 accepts no other value
         "feature_extractor_layer_descs": [[*layer] for layer in trunk.conv],
         "feature_extractor_layer_norm_convs": trunk.conv_norm == "layer",
         "layer_norm_features": transformer.norm == "post",
@@ -232,14 +236,14 @@ def card_of(described: Description, *, name: str, checkpoint: str) -> dict[str, 
     assert ctc is not None
     around = {"target_vocab_size": len(described.vocabulary), "final_dropout_p": ctc.dropout}
     around["use_masking"] = ctc.mask.start_prob > 0
-    if ctc.mask.start_prob > 0:  # a masker of theirs always masks frames
+    if ctc.mask.start_prob > 0:  # fairseq2's masker always masks frames
         around |= _their_mask(ctc.mask, "temporal") | _their_mask(ctc.channel_mask, "spatial")
     card |= {"vocabulary": VOCABULARY, "pretrained_by": described.pretrained_by}
     return card | {"model_config": {"encoder_config": encoder, **around}}
 
 
 def _config(card: AssetCard, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the configuration of the encoder, and that around it, defaults filled in."""
+    """Return the configurations of the encoder and of the model around it, with defaults filled in."""
     architectures = _ARCHITECTURES.get(card.model_family)
     if architectures is None or card.model_arch not in architectures:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Tokens of fairseq's fine-tuned models: files of dictionaries, and how texts are made of their signs."""
+"""Tokens of fairseq's fine-tuned models: dictionary files, and how their symbols are joined to texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +17,10 @@ SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # every dictionary begins with the
 
 
 def dictionary_file(path: Path) -> list[str]:
-    """Read a dictionary file: a sign and its count a line, the four specials left out unless it overwrites them.
+    """Read a dictionary file, a symbol and its count per line, without the four specials unless it overwrites them.
 
     Raises:
-        CheckpointError: it cannot be read, or a line of it is none of a dictionary.
+        CheckpointError: the file cannot be read, or a line does not parse.
     """
     try:
         lines = lines_of(path.read_text(encoding="utf-8"))
@@ -41,17 +41,17 @@ def dictionary_file(path: Path) -> list[str]:
 
 
 def written_as(settings: Settings, vocabulary: list[str], path: Path) -> dict[str, Any]:
-    """Return what a `Description` says of the tokens, and how they are written: as `post_process` of the criterion.
+    """Return the fields of a `Description` for the tokens and their writing, from `post_process` of the criterion.
 
-    Tokens of labels `phn` are phones, with blanks between, although the usual `letter` would run them together.
+    Tokens of labels `phn` are phones, joined by spaces, although the usual `letter` would join them without.
 
     Args:
-        settings: of the model.
-        vocabulary: its tokens, the blank first.
-        path: of the file, for errors.
+        settings: settings of the model.
+        vocabulary: tokens of the model, the blank first.
+        path: path of the file, for errors.
 
     Raises:
-        CheckpointError: texts are written in a way that is not known here.
+        CheckpointError: `post_process` is not supported.
     """
     labels = settings.task.get("labels") or "ltr"
     is_phones = "phn" in labels  # one, or a list of one
@@ -82,13 +82,13 @@ def written_as(settings: Settings, vocabulary: list[str], path: Path) -> dict[st
 
 
 def written_by_signs(vocabulary: Sequence[str]) -> dict[str, Any]:
-    """Return what a `Description` says of tokens that come without settings, as those of fairseq2 and torchaudio.
+    """Return the fields of a `Description` for tokens without settings, such as those of fairseq2 and torchaudio.
 
-    Where tokens begin with SentencePiece's sign for a blank, they are its pieces, and its control symbols are not
-    written. Else a token that is a blank parts words, as `|` does.
+    If tokens begin with SentencePiece's symbol for a space, they are its pieces, and its control symbols are not
+    written. Otherwise a token that is a space separates words, like `|`.
 
     Args:
-        vocabulary: the blank of CTC first.
+        vocabulary: tokens, the CTC blank first.
     """
     tokens = [*vocabulary]
     if any(token.startswith(WORD_START) for token in tokens) and not any(WORD_START in token[1:] for token in tokens):
@@ -100,11 +100,11 @@ def written_by_signs(vocabulary: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_pieces(tokens: list[str]) -> dict[str, Any]:
-    scores = [-1.0] * (len(tokens) - 1)  # so that a text is written in the fewest
+    scores = [-1.0] * (len(tokens) - 1)  # equal scores, so that a text is split into the fewest pieces
     return {"written_in": "pieces", "vocabulary": tokens, "piece_scores": scores}
 
 
 def their_post_process(described: Description) -> tuple[str, str]:
-    """Return the ending of the label file, and how texts are made of its tokens."""
+    """Return the extension of the label file, and `post_process` of its tokens."""
     ways = {"letters": ("ltr", "letter"), "phones": ("phn", "none"), "pieces": ("ltr", "sentencepiece")}
     return ways[described.written_in]

@@ -1,8 +1,8 @@
-"""What a fairseq checkpoint says of its model, to our configurations and back. Knows no parameters.
+"""Settings of a fairseq checkpoint to our configurations and back; no parameters.
 
-Two layouts: `args`, one flat namespace (until 2020), and `cfg`, nested sections. Where an old file says nothing, the
-defaults of fairseq 0.12.2 hold. Settings of the architecture that we have one form of are checked; those of training
-that we lack are reported.
+There are two layouts: `args`, one flat namespace (until 2020), and `cfg`, nested sections. Settings missing in an old
+file have the defaults of fairseq 0.12.2. Architecture settings with a single supported value are checked; training
+settings that we lack are reported.
 """
 
 import ast
@@ -58,7 +58,7 @@ _CONTRASTIVE = {
     "feature_dropout": "dropout_features",
 }
 _CODEBOOK = {"groups": "latent_groups", "entries": "latent_vars"}
-_TUNED = {  # what fine-tuning sets anew in the trunk: their key there, their key in the fine-tuned model
+_TUNED = {  # trunk settings that fine-tuning overrides: their key in the trunk, their key in the fine-tuned model
     "dropout": "dropout",
     "attention_dropout": "attention_dropout",
     "activation_dropout": "activation_dropout",
@@ -66,7 +66,7 @@ _TUNED = {  # what fine-tuning sets anew in the trunk: their key there, their ke
     "encoder_layerdrop": "layerdrop",
 }
 
-_DEFAULTS: dict[str, Any] = {  # of Wav2Vec2Config and HubertConfig
+_DEFAULTS: dict[str, Any] = {  # defaults of Wav2Vec2Config and HubertConfig
     "extractor_mode": "default",
     "conv_feature_layers": str([*BASE_STACK]),
     "conv_bias": False,
@@ -98,7 +98,7 @@ _DEFAULTS: dict[str, Any] = {  # of Wav2Vec2Config and HubertConfig
     "skip_masked": False,
     "skip_nomask": False,
 }
-_TUNED_DEFAULTS: dict[str, Any] = {  # of Wav2Vec2CtcConfig and HubertCtcConfig
+_TUNED_DEFAULTS: dict[str, Any] = {  # defaults of Wav2Vec2CtcConfig and HubertCtcConfig
     **dict.fromkeys(_TUNED.values(), 0.0),
     "feature_grad_mult": 0.0,
     "final_dropout": 0.0,
@@ -109,7 +109,7 @@ _TUNED_DEFAULTS: dict[str, Any] = {  # of Wav2Vec2CtcConfig and HubertCtcConfig
     "mask_channel_length": 10,
     "freeze_finetune_updates": 0,
 }
-_ONLY = {  # of the architecture: what we have one form of
+_ONLY = {  # architecture settings with a single supported value
     "activation_fn": "gelu",
     "layer_type": "transformer",
     "pos_conv_depth": 1,
@@ -122,7 +122,7 @@ _ONLY = {  # of the architecture: what we have one form of
     "codebook_negatives": 0,
     "blank_weight": 0,
 }
-_UNUSED = {  # of training: what we do as by default, whatever the file says
+_UNUSED = {  # training settings that are ignored, with the value that holds here
     "mask_selection": "static",
     "mask_channel_selection": "static",
     "no_mask_overlap": False,
@@ -134,26 +134,26 @@ _UNUSED = {  # of training: what we do as by default, whatever the file says
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The sections of a checkpoint's settings that describe its model, defaults filled in."""
+    """The settings of a checkpoint that describe its model, with defaults filled in."""
 
     architecture: str  # one of ARCHITECTURES
-    model: dict[str, Any]  # of the trunk and its pretraining
+    model: dict[str, Any]  # settings of the trunk and its pretraining
     task: dict[str, Any]
     criterion: dict[str, Any]
-    tuned: dict[str, Any] | None = None  # of the fine-tuned model around the trunk
-    prepare_pretraining: dict[str, Any] | None = None  # then that of the trunk
+    tuned: dict[str, Any] | None = None  # settings of the fine-tuned model around the trunk
+    trunk_task: dict[str, Any] | None = None  # task settings of the pretraining, for a fine-tuned model
 
     @property
     def normalize(self) -> bool:
-        """Whether waveforms are normalised; old fine-tuned models say it of their trunk."""
-        for section in (self.task, self.prepare_pretraining or {}, self.model):
+        """Whether waveforms are normalised; old fine-tuned models store it with their trunk."""
+        for section in (self.task, self.trunk_task or {}, self.model):
             if isinstance(section.get("normalize"), bool):
                 return section["normalize"]
         return False
 
     @property
     def dim(self) -> int:
-        """Of the space in which predictions are compared."""
+        """Dimensions of the space in which predictions are compared."""
         return self.model["final_dim"] if self.model["final_dim"] > 0 else self.model["encoder_embed_dim"]
 
 
@@ -161,7 +161,7 @@ def read_settings(state: Mapping[str, Any], path: Path) -> Settings:
     """Read `args` or `cfg` of a checkpoint.
 
     Raises:
-        CheckpointError: there are none, or they are those of an architecture that we do not have.
+        CheckpointError: there are no settings, or the architecture is not supported.
     """
     model, task, criterion = _sections(state["args"] if state.get("args") is not None else state.get("cfg"), path)
     architecture = _architecture(model)
@@ -169,10 +169,10 @@ def read_settings(state: Mapping[str, Any], path: Path) -> Settings:
         raise CheckpointError(
             f"{path}: is a model of architecture {architecture!r}, expected one of {', '.join(ARCHITECTURES)}"
         )
-    tuned = prepare_pretraining = None
+    tuned = trunk_task = None
     if architecture.endswith("_ctc"):
         tuned = model
-        model, prepare_pretraining, _ = _sections(tuned.get("w2v_args"), path)
+        model, trunk_task, _ = _sections(tuned.get("w2v_args"), path)
         if _architecture(model) not in ("wav2vec2", "hubert"):
             raise CheckpointError(
                 f"{path}: is tuned from architecture {_architecture(model)!r}, expected wav2vec2, hubert"
@@ -191,12 +191,12 @@ def read_settings(state: Mapping[str, Any], path: Path) -> Settings:
         task=task,
         criterion=criterion,
         tuned=None if tuned is None else _TUNED_DEFAULTS | tuned,
-        prepare_pretraining=prepare_pretraining,
+        trunk_task=trunk_task,
     )
 
 
 def unused(settings: Settings) -> dict[str, str]:
-    """Return the settings of training that we do not follow, with the reason."""
+    """Return the training settings that are ignored, with reasons."""
     section = settings.tuned or settings.model
     found = {
         f"{key}={section[key]}": f"training here is as with {only}"
@@ -338,7 +338,7 @@ def their_ctc(config: CTCConfig, trunk: EncoderConfig) -> dict[str, Any]:
 
 
 def _sections(settings: object, path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return model, task and criterion: three sections, or three times the one namespace that holds all."""
+    """Return model, task and criterion: three sections, or three times the one flat namespace."""
     values = plain(settings)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: lacks the settings of its model (`cfg`, `args` or `w2v_args`)")
@@ -362,7 +362,7 @@ def _their_mask(config: MaskConfig, name: str) -> dict[str, Any]:
 
 
 def _loss_weights(criterion: Mapping[str, Any], usual: list[float]) -> list[float]:
-    """Return the weights of the additional losses; a single one holds for all, None is zero."""
+    """Return the weights of the additional losses; a single one applies to all, None means zero."""
     weights = _literal(criterion.get("loss_weights", usual))
     if weights is None:
         return [0.0] * len(usual)
@@ -371,12 +371,12 @@ def _loss_weights(criterion: Mapping[str, Any], usual: list[float]) -> list[floa
 
 
 def _literal(value: Any) -> Any:
-    """Return the value that old files write as an expression."""
+    """Return the value of a setting that old files store as an expression."""
     return ast.literal_eval(value) if isinstance(value, str) else value
 
 
 def _stack(expression: str) -> Any:
-    """Evaluate the convolutions: lists and tuples of whole numbers, their sums, and their multiples.
+    """Evaluate the expression for the convolutions: lists and tuples of integers, their sums and multiples.
 
     Raises:
         ValueError: the expression holds anything else, or lists more than a thousand entries.

@@ -1,4 +1,4 @@
-"""All formats of models: how each is recognised, read, written and run; one function reads any of them."""
+"""Table of model formats: how each is detected, read, written and run; `read_model` reads any of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,25 +23,25 @@ __all__ = ["FORMATS", "Format", "read_model", "read_saved"]
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How models of one toolkit are recognised, read, written and run."""
+    """Functions that detect, read, write and run the models of one toolkit."""
 
-    is_one: Callable[[Path], bool] | None  # None where it can only be written
+    is_one: Callable[[Path], bool] | None  # None if the format can only be written
     read: Callable[[Path], Conversion] | None
-    write: Callable[[SavedModel, Path], dict[str, str]]  # returns what was dropped, with reasons
-    run: Callable[[Path, Tensor], Tensor] | None  # by the toolkit's own code; None where it cannot be installed
-    package: str = ""  # that `run` and `decode` need
-    decode: Callable[[Path, Sequence[int]], str] | None = None  # token ids to a text, by the toolkit's own tokenizer
-    keeps: tuple[str, ...] = ()  # which it tells from letters, of phones and pieces; writing: how tokens are written
+    write: Callable[[SavedModel, Path], dict[str, str]]  # returns reasons by name of what was dropped
+    run: Callable[[Path, Tensor], Tensor] | None  # by the toolkit's own code; None if it cannot be installed
+    package: str = ""  # package that `run` and `decode` need
+    decode: Callable[[Path, Sequence[int]], str] | None = None  # token ids to text, by the toolkit's own tokenizer
+    keeps: tuple[str, ...] = ()  # what the format preserves: phones, pieces, writing (how tokens are joined)
 
 
 def read_model(source: Path | str) -> tuple[Conversion, str]:
-    """Read a model of any format; return it with the name of its format.
+    """Read a model of any format; return the conversion and the name of the format.
 
     Args:
-        source: file or folder of a model or a run, or `hf://org/name[@revision]`, see `hub.fetch`.
+        source: file or folder of a model or a run, or `hf://org/name[@revision]`, see `hub.download`.
 
     Raises:
-        CheckpointError: no format recognises it, or the one that does refuses it, or the hub does not have it.
+        CheckpointError: the format is not known, the file is refused, or the hub does not have the model.
     """
     path = fetch(str(source)) if HUB.match(str(source)) else Path(source)
     if not path.exists():
@@ -51,13 +51,13 @@ def read_model(source: Path | str) -> tuple[Conversion, str]:
             return format_.read(path), name
     readable = ", ".join(name for name, format_ in FORMATS.items() if format_.read)
     raise CheckpointError(
-        f"{source}: is no model that this toolkit reads; expected the folder of a run (with its {DESCRIPTION}), or a "
+        f"{source}: not a model that can be read; expected the folder of a run (with its {DESCRIPTION}), or a "
         f"model of one of {readable}"
     )
 
 
 def read_saved(source: Path | str) -> SavedModel:
-    """Read a model as `read_model` does, where it does not matter of which format it was.
+    """Read a model of any format, like `read_model`, and return the model alone.
 
     Raises:
         CheckpointError: as `read_model`.
@@ -74,7 +74,7 @@ def _write_ours(model: SavedModel, target: Path) -> dict[str, str]:
     return {}
 
 
-FORMATS = {  # asked in this order whether a file is theirs
+FORMATS = {  # in the order of detection
     "speechssl": Format(
         is_one=_is_ours,
         read=lambda path: Conversion(model=SavedModel.read(path)),

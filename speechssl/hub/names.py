@@ -1,11 +1,11 @@
-"""One table: a row per parameter, a column per toolkit; and the strict renaming of tensors by it.
+"""Table of parameter names, a row per parameter and a column per toolkit; strict renaming of tensors by it.
 
-The rows of the trunk stand here, those of a head with its task (`Task.head_names`).
+The rows of the trunk are here, those of a head are in its task (`Task.head_names`).
 
-Beside names, three things differ: our query, key and value projections are one matrix, others have three; others keep
-the codebook as (1, groups * entries, dim), we as (groups, entries, dim); fairseq keeps the label embeddings of all
-streams in one matrix, which `hub.fairseq` splits into the numbered ones of this table. Where the extractor has as
-many channels as the layers, fairseq and fairseq2 have no projection between them.
+Besides names, three things differ. Our query, key and value projections are one matrix, other toolkits have three.
+Others store the codebook as (1, groups * entries, dim), we as (groups, entries, dim). fairseq stores the label
+embeddings of all streams in one matrix, which `hub.fairseq` splits into the numbered ones of this table. If the
+extractor has as many channels as the layers, fairseq and fairseq2 have no projection between them.
 """
 
 import dataclasses
@@ -41,29 +41,29 @@ CODEBOOK = "objective.quantizer.codebook"
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """A model that was read from another toolkit's file, and what did not fit."""
+    """A model read from another toolkit's file, with the parts that did not fit."""
 
     model: SavedModel
     dropped: dict[str, str] = field(default_factory=dict)  # reason by their name
-    added: dict[str, str] = field(default_factory=dict)  # reason by our name: what their file lacks
-    order: tuple[int, ...] = ()  # their id of each token of a vocabulary that was put into another order
+    added: dict[str, str] = field(default_factory=dict)  # reason by our name, for what their file lacks
+    order: tuple[int, ...] = ()  # their id of each token, if the vocabulary was reordered
 
 
 @dataclass(frozen=True, kw_only=True)
 class NameTable:
-    """The table's rows, written out for one model and one toolkit."""
+    """The rows of the table for one model and one toolkit."""
 
-    names: dict[str, tuple[str, ...]]  # by our name, their name, or those of query, key and value
-    shapes: dict[str, torch.Size]  # of every parameter of ours
+    names: dict[str, tuple[str, ...]]  # our name -> their name, or those of query, key and value
+    shapes: dict[str, torch.Size]  # shape of each of our parameters
 
     @property
     def without(self) -> list[str]:
-        """Our parameters that have no counterpart."""
+        """Our parameters without a counterpart."""
         return [name for name in self.shapes if name not in self.names]
 
 
 def as_known(model: SavedModel) -> tuple[SavedModel, dict[str, str]]:
-    """Return a model as other toolkits can know it: without the head of an installed task; and what that drops."""
+    """Return a model without the head of an installed task, which no other toolkit has; and what that drops."""
     objective = model.description.objective
     if objective is None or objective.kind in TASKS:
         return model, {}
@@ -77,10 +77,10 @@ def name_table(description: Description, toolkit: Toolkit, *, trunk: str = "", h
     """Find the counterpart of each parameter of a model.
 
     Args:
-        description: of the model.
-        toolkit: the column wanted.
-        trunk: prefix of their trunk's parameters.
-        head: prefix of their head's.
+        description: description of the model.
+        toolkit: column of the table.
+        trunk: prefix of the parameters of their trunk.
+        head: prefix of the parameters of their head.
     """
     model = without_values(lambda: build_model(description))
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -116,11 +116,11 @@ def rename_from(theirs: Mapping[str, Tensor], table: NameTable, *, where: str) -
 
     Args:
         theirs: tensors by their name.
-        table: from `name_table`.
-        where: the tensors come from, for errors.
+        table: result of `name_table`.
+        where: origin of the tensors, for errors.
 
     Returns:
-        Tensors by our name, in float32, and their names that no parameter of ours takes.
+        Tensors by our name, in float32, and their names without a counterpart.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape.
@@ -148,7 +148,7 @@ def rename_from(theirs: Mapping[str, Tensor], table: NameTable, *, where: str) -
 
 
 def identity_projection(description: Description) -> dict[str, Tensor]:
-    """Return the projection that fairseq and fairseq2 leave out where the extractor has the channels of the layers."""
+    """Return the identity projection that fairseq and fairseq2 leave out if extractor and layers have equal widths."""
     dim = description.encoder.transformer.dim
     if not _is_square(description.encoder):
         return {}
@@ -156,15 +156,15 @@ def identity_projection(description: Description) -> dict[str, Tensor]:
 
 
 def check_projection(model: SavedModel, toolkit: str) -> None:
-    """Check that a projection that the toolkit leaves out does nothing.
+    """Check that a projection that the toolkit leaves out is the identity.
 
     Raises:
-        CheckpointError: it does.
+        CheckpointError: it is not.
     """
     for name, expected in identity_projection(model.description).items():
         if not torch.equal(model.tensors[name].float(), expected):
             raise CheckpointError(
-                f"{model.name}: projects {len(expected)} channels to as many, for which {toolkit} has no place; "
+                f"{model.name}: projects {len(expected)} channels to as many, which {toolkit} cannot hold; "
                 "train with an extractor of another number of channels"
             )
 
@@ -177,9 +177,9 @@ def lost_settings(ours: Description, again: Description, toolkit: str) -> dict[s
     """Return the settings of a model that do not survive in another toolkit's files, with the reason.
 
     Args:
-        ours: what was written.
-        again: what reading it gives.
-        toolkit: whose files they are.
+        ours: description of the written model.
+        again: description that reading gives.
+        toolkit: the other toolkit.
     """
     kept = dict(_leaves(to_dict(again)))
     return {
@@ -203,7 +203,7 @@ _TORCHAUDIO_LAYER = "encoder.transformer.layers.{i}."
 
 
 def _trunk_rows(config: EncoderConfig) -> list[Row]:
-    """Return the rows of the trunk, with the two norms whose place depends on the form of the model."""
+    """Return the rows of the trunk, with the two norms whose place depends on the architecture."""
     conv_norm = (
         Row(
             "conv.norms.0",
@@ -232,7 +232,7 @@ def _trunk_rows(config: EncoderConfig) -> list[Row]:
 
 
 def _layer_row(ours: str, fairseq: str, transformers: str, fairseq2: str) -> Row:
-    """Return a row of one module of a layer; torchaudio's names are those of transformers under another prefix."""
+    """Return the row for one module of a layer; torchaudio uses the names of transformers under another prefix."""
     return Row(
         _LAYER + ours,
         _FAIRSEQ_LAYER + fairseq,
@@ -243,7 +243,7 @@ def _layer_row(ours: str, fairseq: str, transformers: str, fairseq2: str) -> Row
 
 
 def _position_row(ours: str, old: str, new: str) -> Row:
-    """Return a row of the convolution of positions; `old` and `new` are torch's two names under weight norm."""
+    """Return the row for the positional convolution; `old` and `new` are torch's two names for weight norm."""
     return Row(
         f"transformer.positions.conv.{ours}",
         f"encoder.pos_conv.0.{old}",

@@ -1,12 +1,12 @@
-"""ONNX files and `torch.export` programs, for use without this toolkit: a trunk, or a trunk with its CTC head.
+"""ONNX files and `torch.export` programs of a trunk, or of a trunk with its CTC head, for use without this toolkit.
 
     inputs    waveforms (batch, time) float32 at 16 kHz, num_samples (batch,) int64
     outputs   frames (batch, frames, dim) of the last layer, or logits (batch, frames, vocab); num_frames (batch,) int64
 
-Batch and time are free; time must hold two frames (`window` + `hop` samples), so pad a shorter batch with zeros and
-let num_samples say what is real. Frames past num_frames hold garbage. The file's metadata say the rest: method,
-vocabulary, normalize, sample_rate, hop, window, fingerprint and origin, each as JSON. One way only: a graph no longer
-says which architecture it came from, so nothing here reads ONNX back; keep the model folder.
+Batch and time are dynamic axes; time must hold two frames (`window` + `hop` samples), so pad a shorter batch with zeros
+and set num_samples to the real lengths. Frames past num_frames are undefined. The metadata of the file hold method,
+vocabulary, normalize, sample_rate, hop, window, fingerprint and origin, each as JSON. Export is one-way: a graph does
+not record its architecture, so ONNX files cannot be read back; keep the model folder.
 """
 
 import importlib
@@ -32,8 +32,8 @@ from speechssl.model.frames import frame_count
 
 __all__ = ["export_program", "is_onnx", "metadata", "run_onnx", "write_onnx"]
 
-OPSET = 18  # the oldest that torch's translations are written for
-LARGEST = 1536 * 2**20  # bytes of parameters; a file of ONNX ends at 2 GiB, torch splits it from here on
+OPSET = 18  # the oldest opset of torch's exporter
+LARGEST = 1536 * 2**20  # bytes of parameters; an ONNX file is limited to 2 GiB, and torch splits it from here on
 
 
 class Inference(nn.Module):
@@ -52,20 +52,20 @@ class Inference(nn.Module):
 
 @torch.no_grad()
 def export_program(model: SavedModel) -> ExportedProgram:
-    """Trace a model into a graph that `torch.export.save` writes and `.module()` makes callable again.
+    """Trace a model into a program for `torch.export.save`; its `.module()` is callable.
 
     Args:
-        model: of any method; of a pretrained one, the trunk.
+        model: a model of any method; of a pretrained one only the trunk is exported.
 
     Returns:
-        From (waveforms, num_samples) to (frames or logits, num_frames), with free batch and time.
+        A program from (waveforms, num_samples) to (frames or logits, num_frames), with dynamic batch and time.
 
     Raises:
         CheckpointError: the parameters do not fit the description.
     """
     recogniser = model.recogniser()[0] if model.description.ctc is not None else None
     encoder = model.encoder() if recogniser is None else recogniser.encoder
-    remove_parametrizations(encoder.transformer.positions.conv, "weight")  # or each call would compute it anew
+    remove_parametrizations(encoder.transformer.positions.conv, "weight")  # else recomputed at each call
     shortest = encoder.config.window + encoder.config.hop
     batch, time = Dim("batch", min=1), Dim("time", min=shortest)
     example = torch.zeros(2, 2 * shortest), torch.tensor([2 * shortest, shortest])
@@ -78,7 +78,7 @@ def write_onnx(model: SavedModel, target: Path) -> dict[str, str]:
     """Write one self-contained file.
 
     Returns:
-        What was dropped, reason by our name: the mask vector, and the objective of a pretrained model.
+        Reasons by our name, for what was dropped: the mask vector, and the objective of a pretrained model.
 
     Raises:
         CheckpointError: the target exists, the model is too large for one file, or onnx is not installed.
@@ -98,7 +98,7 @@ def write_onnx(model: SavedModel, target: Path) -> dict[str, str]:
             export_program(model),
             input_names=["waveforms", "num_samples"],
             output_names=["frames" if model.description.ctc is None else "logits", "num_frames"],
-            dynamic_shapes=({0: "batch", 1: "time"}, {}),  # names only; the axes of num_samples follow
+            dynamic_shapes=({0: "batch", 1: "time"}, {}),  # names only; the axis of num_samples follows
             opset_version=OPSET,
             verbose=False,
         )
@@ -110,7 +110,7 @@ def write_onnx(model: SavedModel, target: Path) -> dict[str, str]:
 
 
 def metadata(model: SavedModel) -> dict[str, Any]:
-    """Say what a user of the file must know beside its graph."""
+    """Return the metadata that a user of the file needs besides its graph."""
     described = model.description
     return {
         "method": described.method,
@@ -118,14 +118,14 @@ def metadata(model: SavedModel) -> dict[str, Any]:
         "normalize": bool(described.audio.normalize),  # each waveform to zero mean and unit variance, before padding
         "sample_rate": SAMPLE_RATE,
         "hop": described.encoder.hop,  # samples from one frame to the next
-        "window": described.encoder.window,  # samples a frame of the extractor looks at
+        "window": described.encoder.window,  # samples in the window of a frame
         "fingerprint": model.fingerprint(),
         "origin": described.origin,
     }
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether a file is called one of ONNX."""
+    """Return whether a file has the name of an ONNX file."""
     return path.suffix == ".onnx" and path.is_file()
 
 
@@ -133,7 +133,7 @@ def run_onnx(path: Path, waveform: Tensor) -> Tensor:
     """Run a written file in onnxruntime, on one utterance.
 
     Args:
-        path: file of `write_onnx`.
+        path: file written by `write_onnx`.
         waveform: (time,) at 16 kHz, normalised if the model wants it.
 
     Returns:
@@ -148,7 +148,7 @@ def run_onnx(path: Path, waveform: Tensor) -> Tensor:
     options.log_severity_level = 3  # errors
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no class in common
+    except Exception as error:  # its exceptions have no common base class
         raise CheckpointError(
             f"{path}: cannot be read by onnxruntime ({str(error).splitlines()[0]}); write it again"
         ) from error
@@ -167,7 +167,7 @@ def _package(name: str) -> Any:
 
 @contextmanager
 def _without_hints() -> Iterator[None]:
-    """Keep the exporter from listing packages it could also export, and from warning of what torch itself does."""
+    """Silence the exporter's hints on other packages and its warnings about torch's own code."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -190,11 +190,11 @@ def _dropped(model: SavedModel) -> dict[str, str]:
 
 
 def _describe(graph_model: Any, facts: dict[str, Any]) -> None:
-    """Put the facts into the file in place of what the exporter noted there, which names files of this machine.
+    """Replace the exporter's notes in the file, which name local paths, by the metadata.
 
     Args:
-        graph_model: onnx_ir.Model, as the exporter returns it.
-        facts: of `metadata`.
+        graph_model: onnx_ir.Model, as returned by the exporter.
+        facts: result of `metadata`.
     """
     graph = graph_model.graph
     graph_model.producer_name, graph_model.producer_version = "speechssl", ""
@@ -204,4 +204,4 @@ def _describe(graph_model: Any, facts: dict[str, Any]) -> None:
         for output in node.outputs:
             output.metadata_props.clear()
     graph_model.metadata_props.update({key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()})
-    graph.outputs[0].shape[1] = "frames"  # of the sum that the strides make of `time`
+    graph.outputs[0].shape[1] = "frames"  # instead of the exporter's expression in `time`

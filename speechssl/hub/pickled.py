@@ -1,4 +1,4 @@
-"""Files of other toolkits: pickled tensors read without running code, and files written whole or not at all."""
+"""Files of other toolkits: read pickled tensors without running code, write groups of files all or none."""
 
 import json
 import re
@@ -16,27 +16,27 @@ from speechssl.errors import CheckpointError
 
 __all__ = ["Record", "load_pickled", "pickled_bytes", "plain", "read_json", "tensors_only", "write_files"]
 
-_LARGEST_PICKLE = 2**24  # bytes of a file's pickle that are looked at to tell whose it is
+_LARGEST_PICKLE = 2**24  # bytes of a file's pickle that are searched to detect its toolkit
 
 
 class Record:
-    """Stands in for any class of another toolkit: keeps an object's attributes, and runs none of its code."""
+    """Stand-in for any class of another toolkit: holds an object's attributes, and runs none of its code."""
 
     def __new__(cls, *_: object) -> Self:
-        """Make an empty record, whatever the arguments."""
+        """Create an empty record, whatever the arguments."""
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
-        """Keep the attributes, if that is what was saved."""
+        """Store the attributes, if the state holds any."""
         if isinstance(state, dict):
             vars(self).update(state)
 
     def __setitem__(self, key: object, value: object) -> None:
-        """Forget an entry: no mapping of another toolkit holds anything of ours."""
+        """Ignore an entry: no mapping of another toolkit holds anything that we read."""
 
 
 def _mapping(*_: object) -> OrderedDict[Any, Any]:
-    """Stand in for a class that is filled like a dictionary: torch (2.14, not 2.9) fills only the standard ones."""
+    """Stand in for a class that is filled like a dictionary: torch 2.14, unlike 2.9, fills only the standard ones."""
     return OrderedDict()
 
 
@@ -44,12 +44,12 @@ def load_pickled(path: Path, stand_ins: Sequence[str] = (), mappings: Sequence[s
     """Read a torch file, new or old layout, as tensors and plain containers only; no code of the file runs.
 
     Args:
-        path: of the file.
+        path: path of the file.
         stand_ins: full names of classes that become a `Record`; a file that names any other class is refused.
         mappings: full names of classes that become an `OrderedDict`.
 
     Raises:
-        CheckpointError: the file is missing, broken, no dictionary, or names a class that is not allowed.
+        CheckpointError: the file is missing, broken, not a dictionary, or names a class that is not allowed.
     """
     try:
         allowed: list[Any] = [*((Record, name) for name in stand_ins), *((_mapping, name) for name in mappings)]
@@ -69,10 +69,10 @@ def load_pickled(path: Path, stand_ins: Sequence[str] = (), mappings: Sequence[s
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of JSON that holds keys and values.
+    """Read a JSON object from a file.
 
     Raises:
-        CheckpointError: it is missing, broken, or holds something else.
+        CheckpointError: the file is missing, broken, or holds something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -98,7 +98,7 @@ def tensors_only(values: object, *, where: str) -> dict[str, Tensor]:
 
 
 def pickled_bytes(path: Path) -> bytes:
-    """Return the pickle of a torch file, not unpickled, to look for names in; nothing if it is no such file."""
+    """Return the raw pickle of a torch file, to search it for names; empty if it is not such a file."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -111,7 +111,7 @@ def pickled_bytes(path: Path) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """Turn records into dictionaries of their attributes, and those of omegaconf into what they contain."""
+    """Turn records into dictionaries of their attributes, and those of omegaconf into their contents."""
     if isinstance(value, Record):
         attributes = vars(value)
         inner = next((attributes[key] for key in ("_content", "_val") if key in attributes), attributes)
@@ -122,13 +122,13 @@ def plain(value: Any) -> Any:
 
 
 def write_files(files: Mapping[Path, Callable[[Path], object]]) -> None:
-    """Write files that belong together: all or none, in the end under their names in the order given.
+    """Write a group of files, all or none; they are renamed to their names in the order given.
 
     Args:
-        files: what writes each, given a temporary path in the same folder.
+        files: function that writes each file to a temporary path in the same folder.
 
     Raises:
-        CheckpointError: one of them exists already; nothing is written then.
+        CheckpointError: one of the files exists already; nothing is written then.
     """
     for path in files:
         if path.exists():
@@ -141,7 +141,7 @@ def write_files(files: Mapping[Path, Callable[[Path], object]]) -> None:
             draft.publish()
     except BaseException:
         for draft in drafts:
-            if not draft.temporary.exists():  # it has its name already, or was never written
+            if not draft.temporary.exists():  # already renamed, or never written
                 draft.path.unlink(missing_ok=True)
         raise
     finally:

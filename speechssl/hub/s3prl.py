@@ -1,13 +1,12 @@
-"""An upstream for s3prl: our trunks under its downstream tasks, as its own wav2vec 2.0 and HuBERT upstreams behave.
+"""An upstream for s3prl: our trunks for its downstream tasks, with the behaviour of its wav2vec 2.0 and HuBERT.
 
     from speechssl.hub.s3prl import add_to_s3prl
     add_to_s3prl()
     upstream = s3prl.nn.S3PRLUpstream("speechssl", path_or_url="runs/hubert")
 
-`UpstreamExpert` itself needs no s3prl: it has the interface, not the base class. s3prl 0.4.18, the last version, calls
-`torchaudio.set_audio_backend` and `torchaudio.sox_effects` while it is imported, which torchaudio 2.9 no longer has;
-with that torchaudio, put stand-ins for these two in place before, as tests/hub/test_s3prl.py does. It needs
-omegaconf beside what we need.
+`UpstreamExpert` itself does not need s3prl: it has the interface, but not the base class. s3prl 0.4.18, the last
+version, uses `torchaudio.set_audio_backend` and `torchaudio.sox_effects` at import, which torchaudio 2.9 no longer has;
+install stand-ins for these two first, as tests/hub/test_s3prl.py does. s3prl needs omegaconf, too.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ __all__ = ["UpstreamExpert", "add_to_s3prl"]
 
 
 class UpstreamExpert(nn.Module):
-    """The trunk of a saved model, waveforms in, all layers out.
+    """The trunk of a saved model, from waveforms to all layers.
 
     As in s3prl's upstreams the convolutions are frozen and no layer is dropped in training, so that there are always
     num_layers + 1 hidden states. Dropout, if the model has any, follows `train()` and `eval()`.
@@ -39,10 +38,10 @@ class UpstreamExpert(nn.Module):
 
         Args:
             ckpt: model folder, run folder or one of its steps.
-            model_config: s3prl passes it to every upstream; a model folder needs none.
+            model_config: passed by s3prl to every upstream; a model folder needs none.
 
         Raises:
-            CheckpointError: no model is there, or a model_config was given.
+            CheckpointError: there is no model, or a model_config was given.
         """
         super().__init__()
         if model_config is not None:
@@ -56,20 +55,20 @@ class UpstreamExpert(nn.Module):
         self.encoder = dataclasses.replace(model, description=description).encoder().with_frozen_conv()
 
     def get_downsample_rates(self, key: str | None = None) -> int:
-        """Return the samples from one frame to the next, the same for every `key`."""
+        """Return the hop in samples, the same for every `key`."""
         return self.encoder.config.hop
 
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Encode utterances of any lengths.
 
         Args:
-            wavs: batch x (time,) float at 16 kHz, not normalised. One too short for a frame is padded to one.
+            wavs: batch x (time,) float at 16 kHz, not normalised. An utterance too short for a frame is padded.
 
         Returns:
             `hidden_states`: num_layers + 1 x (batch, frames, dim). First the input of layer 1 (projected, with
-            positions), then the output of each layer, the last with the final norm of a pre-norm trunk. What follows
-            an utterance's last frame repeats it: s3prl counts frames as if none were lost at the end, and repeats
-            likewise at the end of a batch.
+            positions), then the output of each layer, the last with the final norm of a pre-norm trunk. Padding frames
+            repeat the last frame of their utterance: s3prl counts frames as if none were lost at the end, and repeats
+            in the same way at the end of a batch.
         """
         if self.normalize:
             wavs = [functional.layer_norm(wav, wav.shape) for wav in wavs]
@@ -80,7 +79,7 @@ class UpstreamExpert(nn.Module):
         return {"hidden_states": [_repeat_last(layer, encoded.is_valid) for layer in (first, *encoded.layers)]}
 
     def _encode(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Encoded]:
-        """Return the input of layer 1, (batch, frames, dim), and the rest."""
+        """Return the input of layer 1, (batch, frames, dim), and the encoder's output."""
         inputs: list[Tensor] = []
         layer = self.encoder.transformer.layers[0]
         hook = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
@@ -92,7 +91,7 @@ class UpstreamExpert(nn.Module):
 
 
 def add_to_s3prl(name: str = "speechssl") -> None:
-    """Make `UpstreamExpert` known to s3prl under a name; only this function imports s3prl.
+    """Register `UpstreamExpert` with s3prl under a name; only this function imports s3prl.
 
     Raises:
         CheckpointError: s3prl is not installed, or does not work with the installed torchaudio.
@@ -108,7 +107,7 @@ def add_to_s3prl(name: str = "speechssl") -> None:
 
 
 def _upstream(ckpt: str, model_config: None = None, refresh: bool = False) -> UpstreamExpert:
-    """Build the upstream as s3prl's hub asks for it; `refresh` is about downloads, of which there are none."""
+    """Build the upstream with the signature of s3prl's hub; `refresh` concerns downloads and is ignored."""
     return UpstreamExpert(ckpt, model_config)
 
 

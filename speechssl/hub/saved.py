@@ -1,10 +1,10 @@
-"""A model on disk: what it is (`model.json`) and its parameters (safetensors). Never a pickle.
+"""A model on disk: its description (`model.json`) and its parameters (safetensors); never a pickle.
 
     folder/model.json                        a `Description`
     folder/model.safetensors                 parameters of a converted model, or
     folder/step_00001000/model.safetensors   those of a training run, or shares of it, see `train.checkpoint`
 
-A run folder is a model folder: what reads one reads the other, and needs no other file to do so.
+A run folder is also a model folder: whatever reads one reads the other, without further files.
 """
 
 import dataclasses
@@ -56,23 +56,22 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @configuration
 class Description:
-    """What a model is: enough to build it, and to feed it what it was trained on."""
+    """Description of a model: enough to build it, and to prepare its input as in training."""
 
     encoder: EncoderConfig
-    objective: ObjectiveConfig | None = None  # of a pretrained model that kept its head
-    clusters: tuple[int, ...] = ()  # units of each label stream, of masked prediction
-    classes: tuple[str, ...] = ()  # of utterances, by number, that its head tells apart
-    labels: tuple[LabelSource, ...] = ()  # what made the labels of each stream, where that is known
-    ctc: CTCConfig | None = None  # of a fine-tuned model
-    vocabulary: tuple[str, ...] = ()  # of its CTC head, by id
-    written_in: WrittenIn = "letters"  # what the tokens of the vocabulary are
-    text: TextConfig = TextConfig()  # what its training texts went through, and all others do
-    lexicon: tuple[str, ...] = ()  # a word, a tab and its phones each, where the tokens are phones
-    piece_scores: tuple[float, ...] = ()  # log-probabilities of the tokens behind the blank, where they are pieces
-    writing: WritingConfig = WritingConfig()  # how its tokens are written out as texts
-    audio: AudioConfig = AudioConfig()  # how its audio was read; inference reads alike
-    family: str | None = None  # method that pretrained a trunk without its objective
-    origin: str = "speechssl"  # or the format and file it was converted from
+    objective: ObjectiveConfig | None = None  # objective of a pretrained model with its head
+    clusters: tuple[int, ...] = ()  # number of units of each label stream, for masked prediction
+    labels: tuple[LabelSource, ...] = ()  # source of the labels of each stream, if known
+    ctc: CTCConfig | None = None  # CTC configuration of a fine-tuned model
+    vocabulary: tuple[str, ...] = ()  # tokens of its CTC head, by id
+    written_in: WrittenIn = "letters"  # kind of the tokens
+    text: TextConfig = TextConfig()  # normalisation of its training texts, and of all later ones
+    lexicon: tuple[str, ...] = ()  # lines of a word, a tab and its phones, if the tokens are phones
+    piece_scores: tuple[float, ...] = ()  # log-probabilities of the tokens after the blank, if they are pieces
+    writing: WritingConfig = WritingConfig()  # how tokens are joined to texts
+    audio: AudioConfig = AudioConfig()  # how its training audio was read; inference reads in the same way
+    family: str | None = None  # pretraining method of a trunk without its objective
+    origin: str = "speechssl"  # or the format and the file it was converted from
 
     def __post_init__(self) -> None:
         if (self.ctc is None) != (not self.vocabulary) or (self.ctc is not None and self.objective is not None):
@@ -94,7 +93,7 @@ class Description:
         audio: AudioConfig,
         family: str | None,
     ) -> Self:
-        """Describe a CTC model with all that its vocabulary needs."""
+        """Describe a CTC model with everything that its vocabulary needs."""
         return cls(
             encoder=encoder,
             ctc=ctc,
@@ -109,44 +108,46 @@ class Description:
         )
 
     def speller(self) -> Vocabulary:
-        """Return the vocabulary, with all it needs to encode and decode."""
+        """Return the vocabulary with everything needed to encode and decode."""
         scores = dict(zip(self.vocabulary[1:], self.piece_scores, strict=True)) if self.piece_scores else {}
         lexicon = parse_lexicon(self.lexicon)
         return Vocabulary(self.vocabulary, self.written_in, self.text, lexicon, scores, writing=self.writing)
 
     @property
     def task(self) -> Task | None:
-        """The task whose head the model has; None for a trunk alone."""
+        """The task of the model's head; None for a trunk alone."""
         config = self.objective or self.ctc
         return None if config is None else task_of(config)
 
     @property
     def method(self) -> str:
-        """What the parameters are: `encoder` for a trunk alone, else the method of the task."""
+        """The method of the task; `encoder` for a trunk alone."""
         return "encoder" if self.task is None else self.task.method
 
     @property
     def pretrained_by(self) -> str | None:
-        """The method that pretrained the trunk, where it is known."""
+        """The pretraining method of the trunk, if known."""
         return self.family if self.objective is None else self.method
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedModel:
-    """A model as it lies on disk: no module is built until asked for."""
+    """A model as stored on disk; modules are built on request."""
 
     description: Description
-    tensors: dict[str, Tensor]  # by the names of PretrainModel or CTCModel; those of the trunk begin with `encoder.`
+    tensors: dict[
+        str, Tensor
+    ]  # by parameter name of PretrainModel or CTCModel; names of the trunk begin with `encoder.`
     name: str  # folder and checkpoint, for messages
 
     @classmethod
     def read(cls, path: Path | str) -> Self:
         """Read a model folder, a run folder (its best step, or its last) or one of its steps.
 
-        Adapters are merged into the projections they sit on: what is read has none.
+        Adapters are merged into their projections, so the result has none.
 
         Raises:
-            CheckpointError: no model is there, or a file of it is broken.
+            CheckpointError: there is no model, or one of its files is broken.
         """
         path = Path(path)
         folder = run_folder(path)
@@ -164,10 +165,10 @@ class SavedModel:
         return cls(description=description, tensors=tensors, name=name)
 
     def write(self, folder: Path) -> None:
-        """Write a model folder; the description comes last, so that a half-written folder is none.
+        """Write a model folder; the description comes last, so that an incomplete folder is not a model.
 
         Raises:
-            CheckpointError: the folder holds a model or a run already.
+            CheckpointError: the folder already holds a model or a run.
         """
         if (folder / DESCRIPTION).exists() or any(folder.glob("step_*")):
             raise CheckpointError(f"{folder}: holds a model already; name another folder, or remove it")
@@ -205,7 +206,7 @@ class SavedModel:
         return dataclasses.replace(self, description=trunk, tensors=tensors)
 
     def vocabulary(self) -> Vocabulary:
-        """Return what a fine-tuned model writes in, without building the model.
+        """Return the vocabulary of a fine-tuned model, without building the model.
 
         Raises:
             CheckpointError: the model is not fine-tuned.
@@ -218,8 +219,8 @@ class SavedModel:
         """Build trunk and CTC head, in evaluation mode, with the vocabulary.
 
         Args:
-            shares: take `tensors` themselves for parameters, for who only runs the model: a file is mapped, and none of
-                it copied. The file must stay as it is meanwhile; to learn would change `tensors`, though not the file.
+            shares: use `tensors` themselves as parameters, for inference only: a memory-mapped file is not copied. The
+                file must not change meanwhile; training would modify `tensors`, but not the file.
 
         Raises:
             CheckpointError: the model is not fine-tuned, or its parameters do not fit the description.
@@ -230,7 +231,7 @@ class SavedModel:
         return self._filled(model, shares=shares), vocabulary
 
     def _filled(self, model: Model, *, prefix: str = "", shares: bool = False) -> Model:
-        """Copy the parameters into a model without values, whose memory is its own, so that it may learn; or share."""
+        """Fill a model built without values: copy the parameters, so that it can be trained, or share their memory."""
         if shares and _are_alike(model.state_dict(), self.tensors):
             model.load_state_dict(self.tensors, assign=True)
             return model.eval()
@@ -243,33 +244,33 @@ class SavedModel:
 
 
 def _are_alike(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
-    """Say whether names, shapes and types are the same."""
+    """Return whether names, shapes and types are equal."""
     kinds = [{name: (each.shape, each.dtype) for name, each in tensors.items()} for tensors in (ours, theirs)]
     return kinds[0] == kinds[1]
 
 
 class _Unfilled(TorchFunctionMode):
-    """What draws random values does nothing."""
+    """Mode in which random initialisers do nothing."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call all but initialisers."""
+        """Call all functions except initialisers."""
         if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
 
 
 def without_values(build: Callable[[], Model]) -> Model:
-    """Build a model whose parameters hold anything, as no initialiser runs: a second for BASE, and a random state kept.
+    """Build a model with uninitialised parameters: saves a second for BASE and leaves the random state unchanged.
 
-    Not on the `meta` device, where buffers would lack their values too, tensors with two names would part, and
-    weight norm alone imports for a second.
+    The `meta` device is no alternative: buffers would lack their values, too, tensors with two names would be
+    separated, and the imports for weight norm alone take a second.
     """
     with _Unfilled():
         return build()
 
 
 def build_model(description: Description) -> nn.Module:
-    """Build the model of the task or, of a trunk alone, a `ModuleDict` of `encoder`, with random weights."""
+    """Build the model of the task, or a `ModuleDict` of `encoder` for a trunk alone, with random weights."""
     encoder = SpeechEncoder(description.encoder)
     if description.task is None:
         return nn.ModuleDict({"encoder": encoder})
@@ -280,10 +281,10 @@ def build_model(description: Description) -> nn.Module:
 
 
 def describe_model(folder: Path, description: Description) -> None:
-    """Write `model.json`, or compare it with the one that is there.
+    """Write `model.json`, or compare with the existing one.
 
     Raises:
-        CheckpointError: another model is described there, or one that learned other units.
+        CheckpointError: the existing file describes another model, or one trained on other units.
     """
     path = folder / DESCRIPTION
     known = read_description(path) if path.exists() else None
@@ -300,10 +301,10 @@ def describe_model(folder: Path, description: Description) -> None:
 
 
 def vocabulary_of_run(out: Path) -> Vocabulary | None:
-    """Return what the run of a folder learns to write in, None before its first checkpoint: till then texts may change.
+    """Return the vocabulary of a run; None before its first checkpoint, until which the texts may change.
 
     Raises:
-        CheckpointError: its description cannot be read.
+        CheckpointError: the description cannot be read.
     """
     path = out / DESCRIPTION
     description = read_description(path) if path.exists() and last_checkpoint(out) is not None else None
@@ -311,27 +312,27 @@ def vocabulary_of_run(out: Path) -> Vocabulary | None:
 
 
 def check_units(known: Sequence[LabelSource], given: Sequence[LabelSource], *, where: str) -> None:
-    """Compare the k-means whose units a model predicts with those of the labels it is to learn from.
+    """Check that a model's units and the labels come from the same k-means.
 
     Args:
-        known: of the model, by stream.
-        given: of the labels, by stream.
-        where: the model comes from, for errors.
+        known: label sources of the model, by stream.
+        given: label sources of the labels, by stream.
+        where: origin of the model, for errors.
 
     Raises:
-        LabelError: their number differs, or a stream comes from another k-means.
+        LabelError: the numbers of streams differ, or a stream comes from another k-means.
     """
     for stream, (ours, theirs) in enumerate(zip_longest(known, given)):
         if ours != theirs:
             raise LabelError(
                 f"{where}: the model learned {ours or 'nothing'} in label stream {stream}, the labels come from "
-                f"{theirs or 'nothing'}, and its head would take their units for others; name labels of the k-means "
-                "it began with; other audio gets them by `speechssl cluster` with kmeans= its kmeans.safetensors"
+                f"{theirs or 'nothing'}, whose units mean something else to its head; name labels of the same k-means; "
+                "`speechssl cluster` with kmeans= its kmeans.safetensors makes them for other audio"
             )
 
 
 def read_description(path: Path) -> Description:
-    """Read what a model is, without its parameters.
+    """Read the description of a model, without its parameters.
 
     Raises:
         CheckpointError: the file is missing or broken.
@@ -346,7 +347,7 @@ def read_description(path: Path) -> Description:
 
 
 def checkpoint_of(path: Path) -> Path:
-    """Return where the parameters lie that a model folder, a run folder or one of its steps stands for.
+    """Return the file of the parameters for a model folder, a run folder or one of its steps.
 
     Raises:
         CheckpointError: a run has no checkpoint yet.

@@ -1,11 +1,11 @@
-"""Settings of transformers' CTC tokenizers: which token is which, and how tokens are written out as texts.
+"""Settings of transformers' CTC tokenizers: the tokens by id, and how they are joined to texts.
 
-    vocab.json               ids by token, or such a vocabulary by language
+    vocab.json               ids by token, or a mapping from languages to such vocabularies
     tokenizer_config.json    the tokenizer's class and settings
-    added_tokens.json, special_tokens_map.json    of version 4, where the former holds no `added_tokens_decoder`
+    added_tokens.json, special_tokens_map.json    of version 4, if tokenizer_config.json has no `added_tokens_decoder`
 
-Two classes are read, of letters and of phones; texts come out as `batch_decode` of version 4 and 5 writes them, but for
-runs of blanks, which are one here. Where version 5 forgets a saved word_delimiter_token, it is obeyed as by version 4.
+Two classes are read, of letters and of phones. Texts equal those of `batch_decode` of versions 4 and 5, except that
+runs of spaces become one space. A saved word_delimiter_token, which version 5 forgets, is respected as in version 4.
 Reading and writing need no transformers; `decode_transformers` does.
 """
 
@@ -34,15 +34,15 @@ _SPECIALS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """What the files of a tokenizer say, in our terms."""
+    """Content of the files of a tokenizer, in our terms."""
 
-    tokens: tuple[str, ...]  # the blank first
+    tokens: tuple[str, ...]  # tokens, the blank first
     order: tuple[int, ...]  # their id of each token
     written_in: Literal["letters", "phones"]
     text: TextConfig
     writing: WritingConfig
-    added: dict[str, str]  # reason by name, of what was assumed
-    dropped: dict[str, str]  # reason by name, of what is not used
+    added: dict[str, str]  # reason by name, for what was assumed
+    dropped: dict[str, str]  # reason by name, for what is not used
 
 
 def read_tokenizer(path: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -53,8 +53,8 @@ def read_tokenizer(path: Path, config: Mapping[str, Any]) -> Tokenizer:
         config: the content of its config.json.
 
     Raises:
-        CheckpointError: a file is missing or broken, the tokenizer is of another class, or its settings write what no
-            setting here does.
+        CheckpointError: a file is missing or broken, the tokenizer has another class, or its texts cannot be
+            reproduced.
     """
     settings = _settings(path)
     written_in = _kind(path, settings, config)
@@ -67,9 +67,9 @@ def read_tokenizer(path: Path, config: Mapping[str, Any]) -> Tokenizer:
     order = (blank, *(index for index in range(config["vocab_size"]) if index != blank))
     dropped = {}
     if written_in == "phones" and settings.get("do_phonemize", True):
-        dropped["do_phonemize"] = "phonemizer makes phones of texts there; texts for this model must be phones"
+        dropped["do_phonemize"] = "phonemizer turns texts into phones there; texts for this model must be phones"
     if (path / "language_model").is_dir():
-        dropped["language_model"] = "decoding takes one if it is given one, in ARPA"
+        dropped["language_model"] = "decoding uses one only if it is given, as an ARPA file"
     return Tokenizer(
         tokens=tuple(tokens[index] for index in order),
         order=order,
@@ -82,7 +82,7 @@ def read_tokenizer(path: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 
 def their_tokenizer(described: Description) -> dict[str, Any]:
-    """Return the settings with which transformers writes a model's tokens as it does itself."""
+    """Return the settings with which transformers joins a model's tokens as the model itself does."""
     writing = described.writing
     settings: dict[str, Any] = {f"{name}_token": None for name in ("bos", "eos", "unk")}
     settings |= {"pad_token": described.vocabulary[0], "clean_up_tokenization_spaces": writing.tidy}
@@ -102,11 +102,11 @@ def their_tokenizer(described: Description) -> dict[str, Any]:
 
 
 def decode_transformers(path: Path, ids: Sequence[int]) -> str:
-    """Let transformers write a text.
+    """Decode token ids to a text with transformers.
 
     Args:
         path: model folder.
-        ids: of tokens, by their number there, no two equal ones in a row.
+        ids: token ids of transformers, without repeats.
 
     Raises:
         CheckpointError: transformers is not installed, or cannot load the tokenizer.
@@ -121,10 +121,12 @@ def decode_transformers(path: Path, ids: Sequence[int]) -> str:
     try:
         tokenizer = getattr(transformers, PHONES if kind == "phones" else LETTERS).from_pretrained(path, **chosen)
         (text,) = tokenizer.batch_decode([[*ids]])
-    except Exception as error:  # it raises nearly anything for settings that it does not know
+    except Exception as error:  # transformers raises nearly anything for unknown settings
         raise CheckpointError(f"{path}: transformers cannot load its tokenizer ({error!r})") from error
     wanted = settings.get("word_delimiter_token", WORD_BOUNDARY)
-    if kind == "letters" and str(tokenizer.word_delimiter_token) != str(wanted):  # theirs may say "None" for None
+    if kind == "letters" and str(tokenizer.word_delimiter_token) != str(
+        wanted
+    ):  # transformers may have "None" for None
         raise CheckpointError(
             f"{path}: says word_delimiter_token={wanted!r}, which transformers {transformers.__version__} forgets when "
             "it loads a tokenizer (version 4 does not)"
@@ -133,7 +135,7 @@ def decode_transformers(path: Path, ids: Sequence[int]) -> str:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Return the settings; a token that was saved with its properties as the token alone."""
+    """Return the settings, with tokens that were saved with their properties reduced to the token."""
     file, special = path / "tokenizer_config.json", path / "special_tokens_map.json"
     settings = read_json(file) if file.exists() else {}
     if "added_tokens_decoder" not in settings and special.exists():
@@ -149,8 +151,8 @@ def _kind(path: Path, settings: Mapping[str, Any], config: Mapping[str, Any]) ->
     name = settings.get("tokenizer_class") or config.get("tokenizer_class") or LETTERS
     if name not in _CLASSES:
         raise CheckpointError(
-            f"{path}: its tokenizer is of class {name}, expected {LETTERS} or {PHONES}, whose texts are known; if it "
-            f"writes as one of them does, save it as that, or set tokenizer_class in tokenizer_config.json"
+            f"{path}: its tokenizer is of class {name}, expected {LETTERS} or {PHONES}; if it "
+            f"joins tokens like one of them, save it as that, or set tokenizer_class in tokenizer_config.json"
         )
     return _CLASSES[name]
 
@@ -158,7 +160,7 @@ def _kind(path: Path, settings: Mapping[str, Any], config: Mapping[str, Any]) ->
 def _ids(
     path: Path, settings: Mapping[str, Any], written_in: Literal["letters", "phones"], *, size: int
 ) -> dict[int, str]:
-    """Return the token of each output of the head, and of ids behind."""
+    """Return the token of each output of the head, and of ids beyond."""
     file = path / "vocab.json"
     if not file.exists():
         others = [name for name in ("tokenizer.json", "spiece.model", "tokenizer.model") if (path / name).exists()]
@@ -187,7 +189,7 @@ def _ids(
                 "former, 4 the latter: correct the wrong one"
             )
         tokens[index] = token
-    for name, usual in _SPECIALS.items():  # they number those that are missing behind the last
+    for name, usual in _SPECIALS.items():  # transformers numbers missing ones after the last id
         token = settings.get(name, usual)
         if token is not None and token not in tokens.values():
             tokens.setdefault(len(tokens), token)
@@ -215,7 +217,7 @@ def _added(path: Path, settings: Mapping[str, Any]) -> dict[int, str]:
 def _blank(
     path: Path, settings: Mapping[str, Any], ids: Mapping[int, str], config: Mapping[str, Any]
 ) -> tuple[int, dict[str, str]]:
-    """Return the id of CTC's blank, as texts are decoded there: the tokenizer's padding; and what was assumed."""
+    """Return the id of the CTC blank, which is the tokenizer's padding token, and what was assumed."""
     trained: Any = config.get("pad_token_id")
     size = config["vocab_size"]
     pad = settings.get("pad_token", _SPECIALS["pad_token"])
@@ -237,14 +239,14 @@ def _blank(
 def _with_boundary(
     path: Path, settings: Mapping[str, Any], ids: Mapping[int, str], written_in: Literal["letters", "phones"]
 ) -> tuple[dict[int, str], str | None]:
-    """Return the tokens with our word boundary for theirs, and what is written for it."""
+    """Return the tokens with our word boundary in place of theirs, and what is written for it."""
     delimiter = settings.get("word_delimiter_token", WORD_BOUNDARY if written_in == "letters" else None)
     if delimiter not in ids.values():
-        return dict(ids), WORD_BOUNDARY if WORD_BOUNDARY in ids.values() else None  # which is a sign as any other there
+        return dict(ids), WORD_BOUNDARY if WORD_BOUNDARY in ids.values() else None  # an ordinary token there
     if delimiter != WORD_BOUNDARY and WORD_BOUNDARY in ids.values():
         raise CheckpointError(
             f"{path}/vocab.json: has a token {WORD_BOUNDARY!r} beside the word_delimiter_token {delimiter!r}; here "
-            f"{WORD_BOUNDARY!r} is the boundary between words: call one of them otherwise in the files of the tokenizer"
+            f"{WORD_BOUNDARY!r} is the boundary between words: rename one of them in the files of the tokenizer"
         )
     tokens = {index: WORD_BOUNDARY if token == delimiter else token for index, token in ids.items()}
     if written_in == "phones":
@@ -254,10 +256,10 @@ def _with_boundary(
 
 
 def _lowered(path: Path, tokens: Mapping[int, str], blank: int) -> dict[int, str]:
-    """Return the tokens in lower case, as `do_lower_case` writes them."""
+    """Return the tokens in lower case, as written with `do_lower_case`."""
     lowered = {index: token if index == blank else token.lower() for index, token in tokens.items()}
     twice = [token for token in lowered.values() if list(lowered.values()).count(token) > 1]
-    if "Σ" in tokens.values():  # at the end of a word its lower case is another letter
+    if "Σ" in tokens.values():  # its lower case differs at the end of a word
         twice.append("σ")
     if twice:
         raise CheckpointError(

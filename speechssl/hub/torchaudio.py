@@ -3,9 +3,9 @@
     NAME.pt     the bare state dict
     NAME.json   {"constructor": ..., "arguments": {...}, "normalize": ..., "labels": [...]}; labels of a CTC head
 
-A state dict holds neither strides nor heads nor the order of the norms, so they stand beside it. Without them a model
-is read if its shapes are those of the published families. torchaudio has no model for wav2vec 2.0's pretraining: of
-that the trunk is written. Its models for inference have no mask vector.
+A state dict holds neither strides nor heads nor the order of the norms, so they are stored beside it. Without the JSON
+file a model is read if its shapes are those of the published families. torchaudio has no model for the pretraining of
+wav2vec 2.0, of which only the trunk is written. Its inference models have no mask vector.
 """
 
 import json
@@ -29,7 +29,7 @@ from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 __all__ = ["is_torchaudio", "read_torchaudio", "run_torchaudio", "write_torchaudio"]
 
 PRETRAINING, INFERENCE = "hubert_pretrain_model", "wav2vec2_model"
-TEMPERATURE = 0.1  # of torchaudio's cosine logits, fixed
+TEMPERATURE = 0.1  # fixed temperature of torchaudio's cosine logits
 
 # our field: their argument
 _TRUNK = {"conv_bias": "extractor_conv_bias", "feature_dropout": "encoder_projection_dropout"}
@@ -46,7 +46,7 @@ _TRANSFORMER = {
     "layer_drop": "encoder_layer_drop",
 }
 _MODES = {"group": "group_norm", "layer": "layer_norm"}
-_FIXED = {  # of pretraining: what we do, whatever the arguments say
+_FIXED = {  # pretraining arguments that are ignored, with the value that holds here
     "mask_selection": "static",
     "mask_other": 0.0,
     "no_mask_overlap": False,
@@ -59,15 +59,15 @@ _FIXED = {  # of pretraining: what we do, whatever the arguments say
     "mask_channel_min_space": 1,
 }
 _KERNELS = tuple(kernel for _, kernel, _ in BASE_STACK)
-_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # by dim, of the published families
-_OLD_NAMES = {  # of the two parts of a weight norm, in older versions of torch
+_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # heads by dim, for the published families
+_OLD_NAMES = {  # names of the two parts of a weight norm in older versions of torch
     "encoder.transformer.pos_conv_embed.conv.weight_g": "parametrizations.weight.original0",
     "encoder.transformer.pos_conv_embed.conv.weight_v": "parametrizations.weight.original1",
 }
 
 
 def is_torchaudio(path: Path) -> bool:
-    """Whether a file looks like a state dict of torchaudio's wav2vec 2.0 or HuBERT."""
+    """Return whether a file looks like a state dict of torchaudio's wav2vec 2.0 or HuBERT."""
     content = pickled_bytes(path)
     return all(name in content for name in (b"encoder.transformer.pos_conv_embed.conv.", b"conv_layers.0.conv.weight"))
 
@@ -76,8 +76,8 @@ def read_torchaudio(path: Path) -> Conversion:
     """Read a state dict, and the JSON file beside it.
 
     Raises:
-        CheckpointError: a file is missing, broken or does not fit the other; the JSON is missing and the shapes are
-            those of no published family.
+        CheckpointError: a file is missing, broken or contradicts the other; or the JSON is missing and the shapes
+            match no published family.
     """
     theirs, settings, added = _read(path)
     try:
@@ -114,11 +114,11 @@ def write_torchaudio(model: SavedModel, target: Path) -> dict[str, str]:
     """Write a state dict, and the arguments of its constructor beside it.
 
     Args:
-        model: of any method; heads that torchaudio has no model for are left out.
+        model: a model of any method; heads that torchaudio does not have are left out.
         target: file to write, NAME.pt.
 
     Returns:
-        What was dropped, reason by our name.
+        Reasons by our name, for what was dropped.
 
     Raises:
         CheckpointError: a file exists already.
@@ -144,7 +144,7 @@ def run_torchaudio(path: Path, waveform: Tensor) -> Tensor:
     """Run torchaudio's own model on one utterance.
 
     Args:
-        path: of the state dict.
+        path: path of the state dict.
         waveform: (time,) at 16 kHz, normalised if the model wants it.
 
     Returns:
@@ -194,7 +194,7 @@ def _values(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the values of a `Description`."""
     arguments = settings["arguments"]
     conv_norm = {theirs: ours for ours, theirs in _MODES.items()}[arguments["extractor_mode"]]
-    grad_scale = 0.1 if conv_norm == "group" else 1.0  # where nothing is said: as the papers have it
+    grad_scale = 0.1 if conv_norm == "group" else 1.0  # default: as in the papers
     if settings["constructor"] == PRETRAINING:
         grad_scale = 1.0 if arguments["feature_grad_mult"] is None else arguments["feature_grad_mult"]
     values: dict[str, Any] = {
@@ -238,7 +238,7 @@ def _objective(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(described: Description) -> dict[str, Any]:
-    """Return what stands in the JSON file."""
+    """Return the content of the JSON file."""
     encoder, objective = described.encoder, described.objective
     arguments: dict[str, Any] = {
         "extractor_mode": _MODES[encoder.conv_norm],
@@ -259,7 +259,7 @@ def _settings(described: Description) -> dict[str, Any]:
             "skip_nomask": objective.unmasked_weight == 0,
             "num_classes": described.clusters[0],
             "final_dim": objective.dim,
-            "feature_grad_mult": scale if 0 < scale < 1 else None,  # it takes no other
+            "feature_grad_mult": scale if 0 < scale < 1 else None,  # torchaudio accepts no other value
         }
         return settings | {"constructor": PRETRAINING}
     arguments["aux_num_out"] = len(described.vocabulary) or None
@@ -267,7 +267,7 @@ def _settings(described: Description) -> dict[str, Any]:
 
 
 def _deduced(theirs: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    """Return the settings of a model of the published families, from the shapes of its parameters."""
+    """Deduce the settings of a model of a published family from the shapes of its parameters."""
     is_pretraining = "logit_generator.label_embeddings" in theirs
     prefix = "wav2vec2." if is_pretraining else ""
     shapes = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in theirs.items()}
@@ -280,9 +280,9 @@ def _deduced(theirs: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     is_family = kernels == _KERNELS and dim in _HEADS and num_layers > 0
     if not is_family or len(positions) != 3 or "aux.bias" in shapes:
         raise CheckpointError(
-            f"{path}: its shapes do not tell strides, heads and letters; write {path.with_suffix('.json').name} beside "
-            f'it: {{"constructor": "{INFERENCE}", "arguments": {{...}}, "normalize": ..., "labels": [...]}}, labels '
-            "for a model with a CTC head"
+            f"{path}: strides, heads and letters do not follow from its shapes; write "
+            f'{path.with_suffix(".json").name} beside it: {{"constructor": "{INFERENCE}", "arguments": {{...}}, '
+            '"normalize": ..., "labels": [...]}, labels for a model with a CTC head'
         )
     is_layer_norm = "feature_extractor.conv_layers.1.layer_norm.weight" in shapes
     arguments: dict[str, Any] = {

@@ -4,12 +4,12 @@
     model.safetensors   parameters       vocab.json, tokenizer_config.json   of a CTC model
                                          processor_config.json               of a CTC model: all of the processor
 
-Version 5 puts the feature extractor into processor_config.json, where a processor is saved, and writes no
-preprocessor_config.json then; version 4 writes the latter alone. Both are read, what is in the former first, as version
-5 does; both are written for a CTC model.
-Reading and writing need no transformers; `run_transformers` does. What their configuration cannot say is taken from the
-papers: the gradient of a group-norm extractor is scaled by 0.1. Their group norm looks at padding: give their BASE
-models one utterance at a time, or set `padding_in_norm` here to get their numbers.
+Version 5 stores the feature extractor in processor_config.json if a processor is saved, and then writes no
+preprocessor_config.json; version 4 writes only the latter. Both are read, with precedence for the former as in version
+5; both are written for a CTC model.
+Reading and writing do not need transformers; `run_transformers` does. Settings that their configuration cannot hold are
+taken from the papers: the gradient of a group-norm extractor is scaled by 0.1. Their group norm includes padding: give
+their BASE models one utterance at a time, or set `padding_in_norm` here to get their numbers.
 """
 
 import json
@@ -38,13 +38,13 @@ from speechssl.train.checkpoint import load_tensors
 
 __all__ = ["is_transformers", "read_transformers", "run_transformers", "write_transformers"]
 
-_CLASSES = {  # by method, for either model_type
+_CLASSES = {  # class names by method, for either model_type
     "encoder": {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel"},
     "hubert": {"hubert": "HubertModel"},
     "wav2vec2": {"wav2vec2": "Wav2Vec2ForPreTraining"},
     "ctc": {"wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC"},
 }
-_ONLY = {  # settings that we have one form of: what a configuration may say, and what it means when it says nothing
+_ONLY = {  # settings with a single supported value, and their default in transformers
     "hidden_act": "gelu",
     "feat_extract_activation": "gelu",
     "layer_norm_eps": 1e-5,
@@ -56,7 +56,7 @@ _ONLY = {  # settings that we have one form of: what a configuration may say, an
 
 
 def is_transformers(path: Path) -> bool:
-    """Whether a folder looks like one of transformers."""
+    """Return whether a folder looks like a model of transformers."""
     config = path / "config.json"
     return config.is_file() and "model_type" in read_json(config)
 
@@ -65,10 +65,10 @@ def read_transformers(path: Path) -> Conversion:
     """Read a model folder.
 
     Args:
-        path: with config.json, and model.safetensors or pytorch_model.bin (read as tensors only, never unpickled).
+        path: folder with config.json, and model.safetensors or pytorch_model.bin (tensors only, never unpickled).
 
     Raises:
-        CheckpointError: another architecture, or a file that is missing, broken or does not fit the others.
+        CheckpointError: the architecture is not supported, or a file is missing, broken or contradicts the others.
     """
     config = read_json(path / "config.json")
     theirs = _modern_names(_parameters(path))
@@ -93,7 +93,7 @@ def read_transformers(path: Path) -> Conversion:
     prefix = f"{config['model_type']}."
     table = name_table(description, "transformers", trunk=prefix if any(k.startswith(prefix) for k in theirs) else "")
     (mask_name,) = table.names["encoder.mask_vector"]
-    if mask_name not in theirs:  # they make it only where they would mask
+    if mask_name not in theirs:  # transformers creates it only if the model masks
         theirs[mask_name] = torch.zeros(table.shapes["encoder.mask_vector"])
         added["encoder.mask_vector"] = "the model was saved without masking; starts from zero"
     tensors, left = rename_from(theirs, table, where=str(path))
@@ -116,7 +116,7 @@ def write_transformers(model: SavedModel, target: Path) -> dict[str, str]:
     """Write a folder that transformers loads.
 
     Returns:
-        What was dropped, reason by our name: the label head of HuBERT, for which transformers has no class.
+        Reasons by our name, for what was dropped: the label head of HuBERT, for which transformers has no class.
 
     Raises:
         CheckpointError: the target exists, or the model has settings that transformers lacks.
@@ -169,7 +169,7 @@ def run_transformers(path: Path, waveform: Tensor) -> Tensor:
 
 
 def _parameters(path: Path) -> dict[str, Tensor]:
-    """Read the parameters, in one file or in several; safetensors where there are both kinds, as transformers does."""
+    """Read the parameters from one or several files; safetensors have precedence, as in transformers."""
     whole, pickled = path / "model.safetensors", path / "pytorch_model.bin"
     if whole.exists():
         return load_tensors(whole)
@@ -205,7 +205,7 @@ def _shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str,
 
 
 def _modern_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename what older versions of torch called the two parts of a weight norm."""
+    """Rename the two parts of a weight norm from the names of older versions of torch."""
     parts = {"conv.weight_g": "conv.parametrizations.weight.original0"}
     parts["conv.weight_v"] = "conv.parametrizations.weight.original1"
     renamed = {}
@@ -291,7 +291,7 @@ def _mask(config: Mapping[str, Any], axis: str) -> MaskConfig:
 
 
 def _audio(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, str], AudioConfig]:
-    """Return what was assumed, and how the model's audio is read: as transformers 5 reads it, where versions differ."""
+    """Return what was assumed, and how the model's audio is read; where versions differ, as in transformers 5."""
     nested, alone = path / "processor_config.json", path / "preprocessor_config.json"
     inside = read_json(nested).get("feature_extractor") if nested.exists() else None
     found = {nested: inside} if isinstance(inside, dict) else {}
@@ -350,7 +350,7 @@ def _their_config(described: Description, family: str) -> dict[str, Any]:
             **_their_mask("feature", described.ctc.channel_mask),
         }
     elif described.objective is not None:
-        objective: Any = described.objective  # of either method: both mask
+        objective: Any = described.objective  # wav2vec 2.0 or HuBERT: both mask
         config |= _their_mask("time", objective.mask)
     return config
 
@@ -383,5 +383,5 @@ def _their_audio(described: Description) -> dict[str, Any]:
         "sampling_rate": SAMPLE_RATE,
         "padding_value": 0.0,
         "do_normalize": bool(described.audio.normalize),
-        "return_attention_mask": described.encoder.conv_norm == "layer",  # as theirs: not for BASE
+        "return_attention_mask": described.encoder.conv_norm == "layer",  # as in their models: not for BASE
     }

@@ -272,7 +272,7 @@ def _with_warnings(plan: Plan, affordable: int, wanted: float) -> Plan:
     if plan.epochs > _MOST_EPOCHS:
         found.append(
             f"{plan.epochs:,.0f} epochs of {plan.request.hours:g} h: no published run saw its audio more than "
-            f"{_MOST_EPOCHS} times; collect more audio, or spend fewer days, and watch the held-out loss"
+            f"{_MOST_EPOCHS} times; collect more audio, or spend fewer days, and watch the dev loss"
         )
     if plan.size.name == "large" and plan.request.hours < _LARGE_HOURS:
         found.append(f"LARGE is published on {_LARGE_HOURS} h of audio and more, here are {plan.request.hours:g} h")

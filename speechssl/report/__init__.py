@@ -1,1 +1,1 @@
-"""Runs looked at: figures, tables and curves of one or many, pictures, one page that opens offline."""
+"""Reports on runs: metrics, tables and curves of one or several runs, plots, and an HTML page that works offline."""

@@ -1,4 +1,4 @@
-"""Pictures: an utterance's spectrogram with its hidden units under it (librosa draws the former), and PNMI by layer."""
+"""Plots: spectrogram of an utterance (by librosa) above its hidden units, and PNMI by layer."""
 
 import json
 from collections.abc import Sequence
@@ -17,30 +17,30 @@ from speechssl.errors import LabelError, ManifestError
 
 __all__ = ["plot_sweep", "plot_sweeps", "plot_units"]
 
-_LONGEST_S = 6.0  # what a picture shows of a longer utterance
+_LONGEST_S = 6.0  # seconds shown of a longer utterance
 
 
 def plot_units(label_files: Sequence[Path], manifest: Manifest, out: Path, *, utterance_id: str | None = None) -> None:
-    """Write a PNG: log-mel spectrogram above, one strip of unit numbers for each label file below.
+    """Write a PNG with a log-mel spectrogram above one strip of unit numbers for each label file.
 
     Args:
-        label_files: from `speechssl cluster`.
-        manifest: lists the utterance.
+        label_files: label files from `speechssl cluster`.
+        manifest: manifest of the utterance.
         out: the PNG.
-        utterance_id: which utterance; None for the first.
+        utterance_id: id of the utterance; None for the first.
 
     Raises:
         ManifestError: the manifest does not list the utterance.
         LabelError: a label file has no labels for it.
     """
-    import librosa  # not for `plot_sweep`: it takes seconds to import
+    import librosa  # takes seconds to import, and `plot_sweep` does not need it
     import librosa.display
 
     rows = {row.id: row for row in manifest.utterances}
     row = rows.get(utterance_id or next(iter(rows)))
     if row is None:
         raise ManifestError(f"the manifest lists no utterance {utterance_id!r}; take an id from its first column")
-    shown = int(_LONGEST_S * SAMPLE_RATE)  # at any rate: the labels' own recipe said which audio it took
+    shown = int(_LONGEST_S * SAMPLE_RATE)  # any sample rate: the recipe of the labels decided which audio to accept
     waveform = read_utterance(manifest, row, AudioConfig(min_sample_rate=1), num_samples=shown).numpy()
     duration_s = len(waveform) / SAMPLE_RATE
     figure = Figure(figsize=(14, 4 + 1.1 * len(label_files)), layout="constrained")
@@ -66,14 +66,14 @@ def plot_units(label_files: Sequence[Path], manifest: Manifest, out: Path, *, ut
 
 
 def plot_sweep(figures: Path, out: Path) -> None:
-    """Write a PNG: PNMI by layer, a line for each K; the same untrained dotted, baselines as dashed levels.
+    """Write a PNG of PNMI by layer, one line for each K; untrained models dotted, baselines as dashed levels.
 
     Args:
         figures: `sweep.json` from `speechssl sweep`.
         out: the PNG.
 
     Raises:
-        LabelError: no such file, or none of a sweep.
+        LabelError: the file is missing, or not from a sweep.
     """
     try:
         rows = json.loads(figures.read_text(encoding="utf-8"))["rows"]
@@ -104,7 +104,7 @@ def plot_sweep(figures: Path, out: Path) -> None:
 
 
 def plot_sweeps(run: Path) -> None:
-    """Write the pictures of all sweeps of a HuBERT recipe's folder that have none yet.
+    """Write the missing plots of all sweeps in the folder of a HuBERT recipe.
 
     Raises:
         LabelError: as `plot_sweep`.

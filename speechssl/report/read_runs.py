@@ -1,4 +1,4 @@
-"""Run folders -> figures by step, with the hours of audio and the wall time that belong to each step."""
+"""Run folders -> metrics by step, with hours of audio and wall time of each step."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from speechssl.train.log_file import read_log_file
 __all__ = ["AXES", "Alarm", "Run", "differences", "read_runs", "shared_figures"]
 
 AXES = {"step": "steps", "hours_seen": "hours of audio seen", "wall_h": "wall time in hours"}
-_PROGRESS = ("hours_seen", "wall_s")  # figures that are axes, and not drawn over each other
+_PROGRESS = ("hours_seen", "wall_s")  # metrics that serve as axes and are not plotted
 _ABSENT = "–"
 
 
@@ -40,15 +40,15 @@ class Run:
     """One training run.
 
     Attributes:
-        name: what tells it from the others of the comparison.
+        name: name that distinguishes it in the comparison.
         folder: its run folder.
-        method: of the task: wav2vec2, hubert, ctc, or what an installed package adds.
-        config: dotted key to value, later keys with their defaults.
-        steps_planned: of the whole run.
-        figures: name to value by step, steps ascending; NaN where it was not finite.
-        alarms: in the order they were raised.
-        notes: what is wrong with its files, for the user.
-        machines: that it was on, as its newest checkpoint notes them: device, devices, cores, wall_seconds.
+        method: method of the task: wav2vec2, hubert, ctc, or that of an installed package.
+        config: values by dotted key; keys added later have their defaults.
+        steps_planned: steps of the whole run.
+        figures: metrics: name to value by step, steps ascending; NaN if not finite.
+        alarms: alarms in the order they were raised.
+        notes: faults of its files, for the user.
+        machines: machines of the run, from its newest checkpoint: device, devices, cores, wall_seconds.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def device_hours(self) -> float | None:
-        """Return the time of all its devices, or None if no checkpoint tells."""
+        """Return the hours summed over its devices, or None if no checkpoint records them."""
         if not self.machines:
             return None
         return sum(each["devices"] * each["wall_seconds"] for each in self.machines) / 3600
@@ -74,14 +74,14 @@ class Run:
         return max((max(points) for points in self.figures.values()), default=0)
 
     def last(self, figure: str) -> float | None:
-        """Return the last value of a figure, or None if the run has none."""
+        """Return the last value of a metric, or None if the run has none."""
         points = self.figures.get(figure)
         return points[max(points)] if points else None
 
     def axis(self, name: str, steps: Sequence[int]) -> list[float] | None:
-        """Return where steps lie on an axis: an entry of `AXES`, between reports on the line that joins them.
+        """Return the positions of steps on an axis of `AXES`, interpolated between reports.
 
-        None if the log does not tell.
+        None if the log does not record them.
         """
         if name == "step":
             return [float(step) for step in steps]
@@ -94,14 +94,14 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read the runs in some folders.
+    """Read the runs in folders.
 
     Args:
-        folders: each holds `config.json` and `log.jsonl`, and `alarms.jsonl` if the run raised alarms; a checkpoint
-            stands for its run.
+        folders: folders with `config.json` and `log.jsonl`, and `alarms.jsonl` if there were alarms; a checkpoint
+            selects its run.
 
     Raises:
-        CheckpointError: a folder is missing, given twice, or holds no log of a training run.
+        CheckpointError: a folder is missing, given twice, or holds no training log.
     """
     folders = [run_folder(folder) for folder in folders]
     places = [folder.resolve() for folder in folders]
@@ -112,7 +112,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def shared_figures(runs: Sequence[Run]) -> list[str]:
-    """Return the figures that at least two runs have, or all of a single run, the loss first."""
+    """Return the metrics that at least two runs have, or all of a single run, the loss first."""
     names = dict.fromkeys(name for run in runs for name in run.figures)
     enough = min(2, len(runs))
     shared = [name for name in names if name not in _PROGRESS and sum(name in run.figures for run in runs) >= enough]
@@ -120,10 +120,10 @@ def shared_figures(runs: Sequence[Run]) -> list[str]:
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Return the keys whose values are not the same in all runs that have them, with the value of each run as text.
+    """Return the keys whose values differ among the runs that have them, with the value of each run as text.
 
-    Keys that the other method lacks are no difference of their own; a section that one run has and another leaves out
-    (`encoder: null`) is.
+    Keys that another method lacks are no difference; a section that one run has and another leaves out
+    (`encoder: null`) is one.
     """
     keys = dict.fromkeys(key for run in runs for key in run.config if key != "out")
     values = {key: [_shown(run.config, key) for run in runs] for key in keys}
@@ -162,12 +162,12 @@ def _machines(folder: Path) -> tuple[dict[str, Any], ...]:
     checkpoint = last_checkpoint(folder)
     try:
         return () if checkpoint is None else tuple(read_state(checkpoint).machines)
-    except CheckpointError:  # the table has its log all the same
+    except CheckpointError:  # the log is enough for the table
         return ()
 
 
 def _describe(folder: Path, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the method and the flat configuration of a run, as the present version would have written it."""
+    """Return the method and the flat configuration of a run, in the form of the present version."""
     try:
         method = "ctc" if "ctc" in values else find_task(values["objective"]["kind"]).method
         int(values["train"]["steps"])
@@ -179,13 +179,13 @@ def _describe(folder: Path, values: dict[str, Any]) -> tuple[str, dict[str, Any]
     try:
         config_type = FinetuneConfig if method == "ctc" else PretrainConfig
         values = to_dict(from_dict(values, config_type, where=str(folder)))
-    except ConfigError:  # of a version with other keys: compared as it stands
+    except ConfigError:  # from a version with other keys: compared as it is
         pass
     return method, flatten(values)
 
 
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the whole lines of a log, and what to tell of the others."""
+    """Return the complete lines of a log, and notes on the others."""
     try:
         rows, broken = read_log_file(path)
     except OSError as error:
@@ -196,11 +196,11 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         raise CheckpointError(f"{path}: {error}; this is no log of a run") from error
     if broken and not rows and len(broken) > 1:
         raise CheckpointError(f"{path}: none of its {len(broken)} lines is JSON; this is no log of a run")
-    return rows, [f"{path}: line {number} is half-written and passed over" for number in broken]
+    return rows, [f"{path}: line {number} is incomplete and skipped" for number in broken]
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
-    """Join lines by step. A step lower than the one before is where a run resumed: what came after it is void."""
+    """Join lines by step. A decreasing step marks a resumed run; later values of the interrupted run are dropped."""
     figures: dict[str, dict[int, float]] = {}
     last = 0
     for row in rows:
@@ -212,7 +212,7 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
             if name != "step" and (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
                 figures.setdefault(name, {})[step] = math.nan if value is None else float(value)
     figures = {name: points for name, points in figures.items() if points}
-    if "wall_s" not in figures and {"hours_seen", "audio_s_per_s"} <= {*figures}:  # logs of before it was written
+    if "wall_s" not in figures and {"hours_seen", "audio_s_per_s"} <= {*figures}:  # older logs without it
         rates = figures["audio_s_per_s"]
         hours = figures["hours_seen"]
         figures["wall_s"] = {step: 3600 * hours[step] / rates[step] for step in hours if rates.get(step)}
@@ -220,7 +220,7 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
 
 
 def _names(places: Sequence[Path]) -> list[str]:
-    """Name folders by the parts of their paths in which they differ, and what is between these."""
+    """Name folders by the range of path parts in which they differ."""
     if len(places) == 1:
         return ["/".join(places[0].parts[-2:]).lstrip("/")]
     parts = [place.parts for place in places]
@@ -231,7 +231,7 @@ def _names(places: Sequence[Path]) -> list[str]:
 
 
 def _common(paths: Sequence[Sequence[str]]) -> int:
-    """Count the parts at the start of all paths that are the same in all."""
+    """Count the leading parts that all paths share."""
     return sum(1 for _ in takewhile(lambda parts: len({*parts}) == 1, zip(*paths, strict=False)))
 
 

@@ -1,7 +1,7 @@
-"""What a recipe measured, as one Markdown table: read from the files its stages left, nothing computed anew.
+"""Results of a recipe as Markdown tables, read from the files of its stages without recomputation.
 
-A recipe's folder holds any of `units*/quality.json`, `pretrain/`, and for each recogniser a folder with a fine-tuning
-run and `test.json` from `speechssl score`.
+The folder of a recipe holds any of `units*/quality.json`, `pretrain/`, and for each recogniser a folder with a
+fine-tuning run and `test.json` from `speechssl score`.
 """
 
 import json
@@ -21,7 +21,7 @@ __all__ = ["report_run"]
 
 
 def report_run(run: Path) -> str:
-    """Return the tables of one run folder.
+    """Return the tables for one folder.
 
     Raises:
         CheckpointError: the folder holds no scored recogniser.
@@ -54,7 +54,7 @@ def _recogniser_row(path: Path) -> str:
 
 
 def _comparison(run: Path) -> list[str]:
-    """Compare each `NAMEpretrained` with the best on dev of its controls, `NAMEscratch` and `NAMEscratch-VARIANT`."""
+    """Compare each `NAMEpretrained` with its best control on dev, among `NAMEscratch` and `NAMEscratch-VARIANT`."""
     lines = []
     for path in sorted(run.glob("*pretrained/test.json")):
         name = path.parent.name.removesuffix("pretrained")
@@ -70,25 +70,25 @@ def _comparison(run: Path) -> list[str]:
 
 
 def _dev_score(scores: Path) -> float:
-    """Return the development score of the run beside a `test.json`; the worst where it was not evaluated."""
+    """Return the dev score of the run beside a `test.json`; infinity if it was not evaluated."""
     checkpoint = last_checkpoint(scores.parent)
     score = None if checkpoint is None else read_state(checkpoint).best_score
     return math.inf if score is None else score
 
 
 def _pretraining(run: Path) -> list[str]:
-    """Return a line for each pretraining run, `pretrain` and those of later iterations."""
+    """Return a line for each pretraining run: `pretrain` and those of later iterations."""
     return [_pretrained(checkpoint) for folder in sorted(run.glob("pretrain*")) if (checkpoint := _trained(folder))]
 
 
 def _trained(folder: Path) -> Path | None:
-    """Return the last checkpoint of a pretraining run; recognisers, whose folders hold scores, are none."""
+    """Return the last checkpoint of a pretraining run; None for recognisers, whose folders hold scores."""
     return None if (folder / "test.json").exists() else last_checkpoint(folder)
 
 
 def _pretrained(checkpoint: Path) -> str:
     state, config = read_state(checkpoint), read_config(checkpoint.parent)
-    last: dict[str, float | None] = {}  # None: was not finite; held-out figures have rows of their own
+    last: dict[str, float | None] = {}  # None: not finite; dev metrics have their own rows
     for row in read_log_file(checkpoint.parent / "log.jsonl")[0]:
         last |= row
     shown = ("masked_accuracy", "unmasked_accuracy", "accuracy", "code_perplexity", "soft_perplexity")

@@ -1,7 +1,7 @@
-"""Runs as one HTML page that needs nothing else: `runs_page.html` beside this file, with the figures put into it.
+"""HTML page of runs that works offline: the template `runs_page.html`, filled with the metrics.
 
-The page's script is ours, because the libraries that draw such curves would each be larger than the rest of the page:
-it sorts the table, draws one figure over one axis and shows the values under the pointer.
+The script of the page is our own, because any plotting library would be larger than the rest of the page. It sorts the
+table, draws one metric over one axis and shows the values under the pointer.
 """
 
 import json
@@ -23,22 +23,22 @@ from speechssl.report.runs_table import Cell, summarize
 
 __all__ = ["COLOURS", "plot_runs", "thinned", "write_page"]
 
-COLOURS = tuple(TABLEAU_COLORS.values())  # #rrggbb of the first runs, in their order
-_POINTS = 1000  # of a curve, about: more than a screen is wide
-_STYLES = ("-", "--", ":", "-.")  # of the next runs, when all colours are taken
+COLOURS = tuple(TABLEAU_COLORS.values())  # #rrggbb colours of the runs, in order
+_POINTS = 1000  # approximate points of a curve: more than the width of a screen
+_STYLES = ("-", "--", ":", "-.")  # line styles, one for each cycle of the colours
 
 
 def plot_runs(runs: Sequence[Run], out: Path) -> None:
-    """Write a PNG of every figure that two or more runs share, but for those that never change.
+    """Write a PNG of every metric that two or more runs share, except constant ones.
 
-    Triangles on the lower edge are alarms.
+    Triangles on the lower edge mark alarms.
 
     Raises:
-        CheckpointError: the runs share no figure.
+        CheckpointError: the runs share no metric.
     """
     names = [name for name in shared_figures(runs) if _changes(runs, name)]
     if not names:
-        raise CheckpointError("the runs share no figure yet, there is nothing to draw; wait for their reports")
+        raise CheckpointError("the runs share no metric yet, there is nothing to draw; wait for their reports")
     figure = Figure(figsize=(15, 0.6 + 0.2 * len(runs) + 2.4 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(names), len(AXES), sharex="col", sharey="row", squeeze=False)
@@ -66,7 +66,7 @@ def plot_runs(runs: Sequence[Run], out: Path) -> None:
 
 
 def thinned(values: Sequence[float], limit: int = _POINTS) -> list[int]:
-    """Choose which of many points to draw: of each stretch the lowest, the highest and one that is not finite.
+    """Choose which points of a curve to draw: the lowest, the highest and a non-finite one of each stretch.
 
     Examples:
         >>> thinned([0.0, 1.0, 2.0])
@@ -97,7 +97,7 @@ _PLACE = "__DATA__"
 def write_page(runs: Sequence[Run], out: Path) -> None:
     """Write the page. Curves of more than 1000 points keep the extremes of their stretches."""
     template = Path(__file__).with_name("runs_page.html").read_text(encoding="utf-8")
-    data = json.dumps(_data(runs), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")  # ends no <script>
+    data = json.dumps(_data(runs), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")  # no </script>
     write_atomically(out, template.replace(_PLACE, data))
 
 
@@ -109,7 +109,7 @@ def _data(runs: Sequence[Run]) -> dict[str, Any]:
     others = dict.fromkeys(name for run in runs for name in run.figures if name not in shared)
     return {
         "axes": AXES,
-        "columns": [*columns, *numeric],  # settings that are numbers can be sorted by, too
+        "columns": [*columns, *numeric],  # numeric settings are sorted as numbers
         "figures": {"shared": shared, "of one run, or progress": [*others]},
         "settings": settings,
         "notes": [note for run in runs for note in run.notes],
@@ -130,7 +130,7 @@ def _data(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _curves(run: Run) -> dict[str, Any]:
-    """Return the axes over all steps of a run, its figures as [places on them, values], and its alarms."""
+    """Return the axes over all steps of a run, its metrics as [indices into them, values], and its alarms."""
     steps = sorted({step for points in run.figures.values() for step in points} | {a.step for a in run.alarms})
     place = {step: number for number, step in enumerate(steps)}
     curves = {}
@@ -147,7 +147,7 @@ def _curves(run: Run) -> dict[str, Any]:
 
 
 def _brief(value: float) -> float | None:
-    """Round to seven digits; null for what JSON does not have."""
+    """Round to seven digits; None (null) for values that JSON cannot hold."""
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""Runs as tables: one row a run, and the settings in which they differ."""
+"""Tables of runs: one row per run, and the settings in which they differ."""
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,38 +12,38 @@ from speechssl.report.read_runs import Run, differences
 
 __all__ = ["Cell", "console_tables", "print_runs", "summarize"]
 
-_LONGEST = 60  # characters of a setting on the console
+_LONGEST = 60  # characters shown of a setting on the console
 
-_FIGURES = {  # column: the figures it may be, the first that a run has; of several label streams, the first one
+_FIGURES = {  # metrics for each column: the first one that a run has; for several label streams that of the first
     "loss": ("loss",),
-    "held-out loss": ("dev_loss",),
+    "dev loss": ("dev_loss",),
     "accuracy": ("masked_accuracy", "masked_accuracy_0", "accuracy"),
-    "held-out accuracy": ("dev_masked_accuracy", "dev_masked_accuracy_0", "dev_accuracy"),
+    "dev accuracy": ("dev_masked_accuracy", "dev_masked_accuracy_0", "dev_accuracy"),
     "perplexity": ("code_perplexity",),
     "rank of features": ("feature_rank",),
 }
-_BEST = {"best dev CER": "dev_cer", "best dev WER": "dev_wer"}  # the step that fine-tuning keeps
+_BEST = {"best dev CER": "dev_cer", "best dev WER": "dev_wer"}  # metrics whose best value is shown
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows, and what it is sorted by; None sorts last."""
+    """Text of a table cell, and its sort key; None sorts last."""
 
     text: str
     value: float | str | None
 
 
 def summarize(runs: Sequence[Run]) -> tuple[list[str], list[list[Cell]]]:
-    """Return the columns that at least one run fills, and the cells of each run."""
+    """Return the columns that are not empty for all runs, and the cells of each run."""
     rows = [_row(run) for run in runs]
     columns = [name for name in rows[0] if any(row[name].text for row in rows)]
     return columns, [[row[name] for name in columns] for row in rows]
 
 
 def console_tables(runs: Sequence[Run], console: Console) -> list[Table]:
-    """Return the table of the runs, and that of the keys in which their configurations differ, if any do.
+    """Return the table of the runs, and that of the configuration keys in which they differ, if any.
 
-    A row a run; where the console is too narrow for that, a column a run.
+    Each run has a row, or a column if the console is too narrow for that.
     """
     columns, rows = summarize(runs)
     lines = [[_styled(column, cell) for column, cell in zip(columns, cells, strict=True)] for cells in rows]
@@ -63,7 +63,7 @@ def console_tables(runs: Sequence[Run], console: Console) -> list[Table]:
 
 
 def print_runs(runs: Sequence[Run]) -> None:
-    """Print both tables to standard output, as wide as the terminal; wide enough for all of it where there is none."""
+    """Print both tables to standard output: as wide as the terminal, or in full width without a terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(80, 30 * (2 + len(runs)), 220))
@@ -112,7 +112,7 @@ def _styled(column: str, cell: Cell) -> Text:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Container[int]) -> Table:
-    """Lay out a table, the columns of the given numbers to the right; what is too long for its column is folded."""
+    """Lay out a table, with the columns in `right` aligned to the right; long cells are folded."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(Text(column), justify="right" if number in right else "left", overflow="fold")

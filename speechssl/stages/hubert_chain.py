@@ -20,7 +20,7 @@ from speechssl.atomic import write_atomically
 from speechssl.errors import ConfigError, LabelError, StoppedError, TrainingError
 from speechssl.hub.model_formats import read_saved
 from speechssl.stages.cluster import ClusterConfig, cluster
-from speechssl.stages.hubert_recipe import CHOOSABLE, HubertConfig, held_out_units, resolve
+from speechssl.stages.hubert_recipe import CHOOSABLE, HubertConfig, dev_units_folder, resolve
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.record import RunRecord, content_hash, step_inputs
 from speechssl.stages.sweep import SweepConfig, sweep
@@ -152,7 +152,7 @@ def _hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
 def _table(record: RunRecord, used: Sequence[ClusterConfig]) -> str:
     """Write the closing table: a line per iteration, from the files of its steps."""
     names = ["iteration", "units of", "K", "PNMI", "phone purity", "masked accuracy", "unmasked accuracy"]
-    names += ["masked, held out"]
+    names += ["masked, dev"]
     names += ["audio seen", "units", "pretraining"]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for number, units in enumerate(used, start=1):
@@ -170,7 +170,7 @@ def _table(record: RunRecord, used: Sequence[ClusterConfig]) -> str:
         source = f"layer {units.layer} of iteration {number - 1}" if units.features == "layer" else str(units.features)
         cells = [str(number), source, str(units.clusters)]
         cells += ["-" if share is None else f"{share:.3f}" for share in shares]
-        steps = (f"{number}-sweep", f"{number}-units", held_out_units(record.out, number))
+        steps = (f"{number}-sweep", f"{number}-units", dev_units_folder(record.out, number))
         seconds = sum(record.seconds(step) for step in steps)
         cells += [f"{state.audio_seconds / 3600:.2f} h", f"{seconds:.0f} s", f"{state.wall_seconds:.0f} s"]
         lines.append("| " + " | ".join(cells) + " |")

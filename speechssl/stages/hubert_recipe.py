@@ -14,21 +14,11 @@ from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.sweep import SweepConfig
 from speechssl.tasks.registry import task_of
 
-__all__ = ["CHOOSABLE", "HubertConfig", "Iteration", "IterationConfig", "Plan", "held_out_units", "resolve"]
+__all__ = ["CHOOSABLE", "HubertConfig", "Iteration", "IterationConfig", "Plan", "dev_units_folder", "resolve"]
 
 Section = dict[str, Any]  # settings of another stage, checked by its own configuration
 Config = TypeVar("Config")
-CHAINED = (
-    "out",
-    "data",
-    "dev",
-    "seed",
-    "phones",
-    "checkpoint",
-    "labels",
-    "kmeans",
-    "fresh_head",
-)  # set by the chain only
+CHAINED = ("out", "data", "dev", "seed", "phones", "checkpoint", "labels", "kmeans", "fresh_head")  # set by the chain
 CHOOSABLE = ("layer", "clusters")  # keys of the units that may be auto: chosen by the sweep
 FRONT_END = ("standardise", "cmn", "extract")  # keys that the sweep copies from its units
 
@@ -81,9 +71,7 @@ class HubertConfig:
     units: Section = field(default_factory=dict)  # keys of `speechssl cluster`, for all iterations
     pretrain: Section = field(default_factory=dict)  # keys of `speechssl pretrain`, for all iterations
     sweep: Section = field(default_factory=dict)  # keys of `speechssl sweep`; data to measure only a part
-    dev: DataConfig | None = like(
-        "data", "audio", old="valid"
-    )  # held-out set: labelled with the same centroids, scored in pretraining
+    dev: DataConfig | None = like("data", "audio", old="valid")  # held-out set, labelled with the same centroids
     phones: Path | None = None  # alignments: units are measured, and units of a layer follow a sweep
     checkpoint: Path | None = None  # model for the first iteration, if there is one
     processes: int = 1  # processes of cluster and pretrain on this machine, by torchrun: one per GPU
@@ -95,7 +83,7 @@ class HubertConfig:
         object.__setattr__(self, "plan", Plan(resolve(self)))
 
 
-def held_out_units(out: Path, number: int) -> str:
+def dev_units_folder(out: Path, number: int) -> str:
     """Return the folder of an iteration's dev units; an existing folder under its former name is kept."""
     old = f"{number}-valid-units"
     return old if (out / old).exists() else f"{number}-dev-units"
@@ -138,7 +126,7 @@ def _resolve(config: HubertConfig, number: int, iteration: IterationConfig, befo
     units = _build(ClusterConfig, _named(section), chained, where=f"{where}.units")
     dev_units = None
     if config.dev is not None:
-        out, kmeans = config.out / held_out_units(config.out, number), units.out / "kmeans.safetensors"
+        out, kmeans = config.out / dev_units_folder(config.out, number), units.out / "kmeans.safetensors"
         dev_units = dataclasses.replace(units, out=out, data=config.dev, kmeans=kmeans, phones=None)
     return Iteration(
         number=number,
@@ -187,7 +175,7 @@ def _sweep_of(config: HubertConfig, number: int, units: ClusterConfig, auto: Seq
 
 def _pretrain_of(config: HubertConfig, number: int, iteration: IterationConfig, before: Path | None) -> PretrainConfig:
     where = f"iterations.{number}"
-    names = [f"{number}-units"] + ([held_out_units(config.out, number)] if config.dev is not None else [])
+    names = [f"{number}-units"] + ([dev_units_folder(config.out, number)] if config.dev is not None else [])
     files = [str(config.out / name / "labels.tsv") for name in names]  # files of one stream
     chained: Section = {"out": config.out / f"{number}-pretrain", "data": config.data, "seed": config.seed}
     chained |= {"labels": [files] if len(files) > 1 else files, "dev": config.dev}

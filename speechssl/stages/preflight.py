@@ -223,8 +223,8 @@ def _lacks(places: Mapping[str, Sequence[str]], where: str) -> CheckpointError:
     named = ", ".join(f"{letter!r} ({', '.join(ids[:3])})" for letter, ids in list(places.items())[:MOST_NAMED])
     return CheckpointError(
         f"{where}: describes another model: its vocabulary lacks {len(places)} letters of the texts: {named}. The "
-        "texts, or the rule for signs inside words, changed since the run began; remove these letters from the texts, "
-        "or name another out"
+        "texts, or the rule for signs inside words, changed since the run began; remove these letters from the texts "
+        "and resume, or name another out"
     )
 
 

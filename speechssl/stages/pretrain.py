@@ -94,7 +94,7 @@ def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepar
     dataset = _dataset(manifest, data, encoder, labels, tokens, augment=config.augment, seed=config.seed)
     sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, hop=encoder.hop, speeds=dataset.speeds)
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
-    held_out = _held_out(config, data, manifest, encoder, streams, classes)
+    dev_set = _dev_set(config, data, manifest, encoder, streams)
     if look:
         batch, window = config.batch, encoder.window
         reads = [
@@ -107,8 +107,8 @@ def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepar
                 max_crop_s=batch.max_crop_s,
             )
         ]
-        if config.dev is not None and held_out is not None:
-            reads.append(Reading(section="dev", manifest=held_out.manifest, data=config.dev, window=window))
+        if config.dev is not None and dev_set is not None:
+            reads.append(Reading(section="dev", manifest=dev_set.manifest, data=config.dev, window=window))
         tell_notes(refuse_audio(*reads))
     torch.manual_seed(config.seed)
     return Prepared(
@@ -119,8 +119,8 @@ def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepar
         sampler=sampler,
         data=data,
         evaluate=None
-        if held_out is None
-        else partial(score_held_out, held_out, seconds=config.batch.seconds, seed=config.seed),
+        if dev_set is None
+        else partial(score_dev_set, dev_set, seconds=config.batch.seconds, seed=config.seed),
         probe=prober(
             data,
             read_data(config.dev, section="dev") if config.dev and config.train.health.probe_every else manifest,
@@ -142,7 +142,7 @@ def read_streams(files: Sequence[Path | Sequence[Path]]) -> dict[str, FrameLabel
 
 
 @torch.no_grad()
-def score_held_out(dataset: SpeechDataset, model: nn.Module, *, seconds: float, seed: int) -> dict[str, float]:
+def score_dev_set(dataset: SpeechDataset, model: nn.Module, *, seconds: float, seed: int) -> dict[str, float]:
     """Return loss and metrics on the dev set: whole utterances in a fixed order, with the same masks each time.
 
     Args:
@@ -175,7 +175,7 @@ def score_held_out(dataset: SpeechDataset, model: nn.Module, *, seconds: float, 
     return {f"dev_{name}": total / count for name, total in totals.items()} | {"dev_skipped": skipped}
 
 
-def _held_out(
+def _dev_set(
     config: PretrainConfig,
     data: DataConfig,
     trained: Manifest,
@@ -200,11 +200,10 @@ def _held_out(
             "take them out of data.manifests or of dev.manifests"
         )
     short = [row.id for row in manifest.utterances if row.duration_s < config.batch.min_s]
-    tell_left_out(short, f"held out but shorter than batch.min_s={config.batch.min_s}")
-    held_out = dataclasses.replace(manifest, utterances=tuple(r for r in manifest.utterances if r.id not in {*short}))
+    tell_left_out(short, f"in dev but shorter than batch.min_s={config.batch.min_s}")
+    dev_set = dataclasses.replace(manifest, utterances=tuple(r for r in manifest.utterances if r.id not in {*short}))
     dev = like_training(config.dev, data.audio, where=str(config.out), section="dev")
-    tokens = _class_tokens(held_out, config.classes, classes, section="dev")
-    return _dataset(held_out, dev, encoder, [*streams.values()], tokens, section="dev")
+    return _dataset(dev_set, dev, encoder, [*streams.values()], section="dev")
 
 
 def _dataset(

@@ -98,7 +98,7 @@ class RunRecord:
             if problem:
                 self._move_aside(step, problem)
             elif found is not None:
-                _say(f"{step}: unchanged, passed over")
+                _say(f"{step}: unchanged, skipped")
                 return found
         return self._do(step, inputs, run, outputs)
 

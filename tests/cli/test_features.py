@@ -27,12 +27,12 @@ def test_means_are_counted_beside_the_frames(manifest, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layers", "six"], "--layers six: expected numbers with commas between, all or weighted"),
+        (["--layers", "six"], "--layers six: expected numbers separated by commas, all or weighted"),
         (["--layers", "1.5"], "--layers 1.5: expected whole numbers, counted from 1"),
         (["--layers", "nan"], "--layers nan: expected whole numbers, counted from 1"),
         (["--layers", "3"], "mfcc has no layers"),
-        (["--weights", "a"], "--weights a: expected numbers with commas between"),
-        (["--pool", "mean", "--segments", "labels.tsv"], "two kinds of means"),
+        (["--weights", "a"], "--weights a: expected numbers separated by commas"),
+        (["--pool", "mean", "--segments", "labels.tsv"], "--pool mean and --segments exclude each other"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(manifest, tmp_path, capsys, arguments, message):

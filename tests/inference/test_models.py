@@ -135,7 +135,7 @@ def test_bad_audio_is_named(models):
     model = speechssl.load(models / "hubert")
     with pytest.raises(AudioError, match=r"array 1: 40 samples at 16000 Hz, expected at least \d+"):
         model.features([voice(8_000), voice(40)], 16_000)
-    with pytest.raises(ConfigError, match="a manifest says its files' rates"):
+    with pytest.raises(ConfigError, match="a manifest records its files' rates"):
         model.features(Manifest(root=Path(), utterances=()), 16_000)
     with pytest.raises(ConfigError, match="a manifest numbers them in its column `channel`"):
         model.features(Manifest(root=Path(), utterances=()), channels=1)
@@ -188,7 +188,7 @@ def test_a_k_means_of_ones_own_needs_its_layer(models, corpus):
     model = speechssl.load(models / "wav2vec2")
     features = [found.values for found in model.features(arrays(corpus), 16_000, layers=1)]
     kmeans = KMeans(n_clusters=3).fit(torch.cat(features))
-    with pytest.raises(LabelError, match="does not say of which layer it is; say layer="):
+    with pytest.raises(LabelError, match="does not record its layer; set layer="):
         model.units(arrays(corpus)[0], 16_000, kmeans=kmeans)
     found = model.units(arrays(corpus)[0], 16_000, kmeans=kmeans, layer=1)
     assert torch.equal(found.ids, kmeans.predict(features[0]))
@@ -208,7 +208,7 @@ def test_a_masked_prediction_head_says_its_units(models):
 
 def test_a_layer_is_of_a_k_means_and_agrees_with_it(models, corpus, tmp_path):
     model, samples = speechssl.load(models / "hubert"), voice(8_000)
-    with pytest.raises(ConfigError, match="layer is of the k-means, which is not given"):
+    with pytest.raises(ConfigError, match="layer belongs to a k-means, and none is given"):
         model.units(samples, 16_000, layer=1)
     config = ClusterConfig(out=tmp_path, data=DataConfig(manifests=(corpus,)), clusters=4)
     cluster(config)

@@ -161,7 +161,7 @@ def test_the_table_shows_each_method_by_its_own_figures(make_run, tmp_path):
     )
     assert (third["hours seen"], third["wall time"]) == ("10.00", "0:12:00")
     assert third["audio-s/s"] == "50.0"
-    assert "held-out loss" not in first, "no run has it"
+    assert "dev loss" not in first, "no run has it"
 
 
 @pytest.mark.parametrize("width", [60, 200])

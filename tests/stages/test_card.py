@@ -62,7 +62,7 @@ def test_data_that_have_gone_are_named(finetuned, tmp_path, monkeypatch):
 
 def test_a_file_that_is_no_score_is_refused(tmp_path):
     (tmp_path / "x.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"expected what `speechssl score \.\.\. --out FILE\.json` wrote"):
+    with pytest.raises(ConfigError, match=r"expected a file of `speechssl score \.\.\. --out FILE\.json`"):
         read_score(tmp_path / "x.json")
 
 

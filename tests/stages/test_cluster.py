@@ -254,7 +254,7 @@ def test_a_checkpoint_that_changed_under_an_interrupted_run_is_refused(cluster_c
     cluster(config).unlink()
     path = next((tmp_path / "model").glob("step_*/model.safetensors"))
     save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
-    with pytest.raises(LabelError, match=r"checkpoint was '.*', is '.*'.*or fit anew elsewhere"):
+    with pytest.raises(LabelError, match=r"checkpoint was '.*', is '.*'.*or fit again with another out"):
         cluster(config)
 
 

@@ -258,7 +258,7 @@ def test_a_layer_that_is_not_there_is_refused_with_those_that_are(make, tmp_path
 
 def test_the_mean_over_time_is_one_row(make, form, corpus, pretrained, tmp_path):
     if form == "lhotse":
-        with pytest.raises(ConfigError, match="Lhotse keeps frames at even distances"):
+        with pytest.raises(ConfigError, match="Lhotse stores frames at a constant rate"):
             make(tmp_path / "out", format=form, pool="mean")
         return
     folder = FeatureFolder(extract_features(make(tmp_path / "out", format=form, pool="mean")))
@@ -576,7 +576,7 @@ def test_utterances_that_the_folder_lacks_stop_or_are_counted(
 def test_features_of_other_audio_are_refused(make, cluster_config, tmp_path, make_corpus):
     folder = extract_features(make(tmp_path / "features"))
     other = DataConfig(manifests=(make_corpus(tmp_path / "other", [8000, 8100]),))
-    with pytest.raises(LabelError, match="features of u0001 are of 9000 samples at 16 kHz, the manifest lists 8100"):
+    with pytest.raises(LabelError, match="features of u0001 cover 9000 samples at 16 kHz, the manifest lists 8100"):
         cluster(cluster_config(tmp_path / "run", features=folder, layer=1, clusters=3, data=other))
 
 
@@ -584,7 +584,7 @@ def test_features_of_other_audio_are_refused(make, cluster_config, tmp_path, mak
     ("changes", "layer", "message"),
     [
         ({}, 3, "holds layer 1, 2, not 3; name one of these"),
-        ({"pool": "mean"}, 1, r"holds means \(mean\), units are of frames"),
+        ({"pool": "mean"}, 1, r"holds means \(mean\), units need frames"),
     ],
 )
 def test_a_folder_that_cannot_be_clustered_says_why(make, cluster_config, tmp_path, changes, layer, message):
@@ -594,7 +594,7 @@ def test_a_folder_that_cannot_be_clustered_says_why(make, cluster_config, tmp_pa
 
 
 def test_a_word_that_is_no_folder_is_named_with_those_that_are_known(cluster_config, tmp_path):
-    with pytest.raises(LabelError, match="mffc: no folder of features, and none of mfcc, log_mel, layer"):
+    with pytest.raises(LabelError, match="mffc: expected mfcc, log_mel, layer or a folder of features"):
         cluster(cluster_config(tmp_path / "run", features=Path("mffc")))
 
 

@@ -144,7 +144,7 @@ def test_a_second_call_touches_no_file(done, make, performed, capsys):
     hubert(make())
     assert performed == []
     assert stamps(done) == before
-    assert capsys.readouterr().err.count("unchanged, passed over") == 4
+    assert capsys.readouterr().err.count("unchanged, skipped") == 4
 
 
 def test_a_finished_folder_may_be_moved(done, make, performed):
@@ -309,13 +309,15 @@ def test_processes_that_were_stopped_are_not_taken_for_done(make, second, monkey
     monkeypatch.setattr(stage.subprocess, "run", run)
     (pretraining,) = [iteration.pretrain for iteration in resolve(config)]
     stopped = dataclasses.replace(pretraining, out=config.out / "stopped")
-    with pytest.raises(StoppedError, match=r"stopped: pretraining was stopped and has saved; the same command goes on"):
+    with pytest.raises(
+        StoppedError, match=r"stopped: pretraining was stopped after a checkpoint; the same command resumes"
+    ):
         stage._launch("pretrain", stopped, 2)
 
 
 def test_a_process_that_fails_is_reported(make, tmp_path, capfd):
     (tmp_path / "empty.tsv").write_text("id\tpath\tsamples\trate\tchannels\n")
-    with pytest.raises(TrainingError, match=r"1-units: cluster in 2 processes ended with status 1; mend what"):
+    with pytest.raises(TrainingError, match=r"1-units: cluster in 2 processes ended with status 1; correct the errors"):
         hubert(make("processes=2", data={"manifests": [str(tmp_path / "empty.tsv")]}))
     assert f"speechssl: {tmp_path / 'empty.tsv'}" in capfd.readouterr().err
 

@@ -76,8 +76,8 @@ def test_the_whole_plan_is_shown_before_anything_runs(make):
         ({"iterations": []}, "iterations is empty; list at least one"),
         ({"plan": {"iterations": []}}, "yaml: unknown key plan; did you mean pretrain"),  # shown, never set
         ({"iterations": [{}, {}]}, r"iterations\.2\.units\.layer is missing; name one$"),
-        ({"iterations": [{"units": {"features": "layer", "layer": 1}}]}, r"iterations\.1\..* there is no model before"),
-        ({"iterations": [{"start": "continue"}]}, r"iterations\.1\.start=continue: there is no model before"),
+        ({"iterations": [{"units": {"features": "layer", "layer": 1}}]}, r"iterations\.1\..* no previous model"),
+        ({"iterations": [{"start": "continue"}]}, r"iterations\.1\.start=continue: there is no previous model"),
         ({"iterations": [{"units": {"clusters": "auto"}}]}, r"iterations\.1\.units\.clusters=auto needs phones"),
         ({"iterations": [{"units": {"layer": "auto"}}], "phones": "p"}, r"layer=auto: mfcc has no layers"),
         (

@@ -124,7 +124,7 @@ def test_what_the_recipe_says_to_skip_is_a_note(tmp_path):
     assert errors == []
     assert len(notes) == 1
     assert "are 8000 Hz" in notes[0]
-    assert notes[0].endswith("data.bad_audio=skip passes over them")
+    assert notes[0].endswith("data.bad_audio=skip leaves them out")
 
 
 def test_a_file_of_many_utterances_is_looked_for_once_and_none_at_a_url(tmp_path, monkeypatch):

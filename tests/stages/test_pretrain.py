@@ -19,7 +19,7 @@ from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelErro
 from speechssl.hub.saved import SavedModel
 from speechssl.model.context import StepContext
 from speechssl.stages.cluster import cluster
-from speechssl.stages.pretrain import PretrainConfig, pretrain, score_held_out
+from speechssl.stages.pretrain import PretrainConfig, pretrain, score_dev_set
 from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.train.checkpoint import load_tensors, read_state
@@ -271,7 +271,7 @@ def test_the_held_out_loss_is_an_average_over_the_masked_frames_of_all_batches(p
         read_manifest(corpus), AudioConfig(), hop=tiny_encoder.hop, window=tiny_encoder.window,
         labels=[read_labels(units)],
     )  # fmt: skip
-    found = score_held_out(dataset, model, seconds=2.0, seed=0)
+    found = score_dev_set(dataset, model, seconds=2.0, seed=0)
     generator = seeded_generator(0, "held-out masks")
     with torch.no_grad():
         sums = [model(batch, StepContext(step=0, generator=generator)) for batch in load_in_order(dataset, seconds=2.0)]
@@ -408,7 +408,7 @@ def test_the_architecture_comes_from_the_checkpoint_or_from_the_recipe_not_from_
 def test_speed_is_refused_where_labels_are_of_frames(pretrain_config, tmp_path):
     labelled = pretrain_config(tmp_path / "run", "masked_prediction")
     assert labelled.labels
-    with pytest.raises(ConfigError, match=r"labels are of the frames of audio as it was recorded; remove augment\.sp"):
+    with pytest.raises(ConfigError, match=r"labels belong to the frames of the audio as recorded; remove augment\.sp"):
         dataclasses.replace(labelled, augment=AugmentConfig(speeds=(0.9, 1.1)))
     assert dataclasses.replace(labelled, augment=AugmentConfig(speeds=(1.0,), gain_db=(-3.0, 0.0)))
 

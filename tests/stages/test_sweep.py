@@ -255,8 +255,8 @@ MODEL += [_row("model", 1, 200, 0.60), _row("model", 2, 500, 0.58)]
         (
             [*MODEL[:2], _row("random", 2, 100, 0.61)],
             "Take layer 1 with 100 units: PNMI 0.595 where chance gives 0.030, the highest; layer 2 of random "
-            "weights has 0.610 with as many units, so this model is no better than what needs no "
-            "training; more units were not tried.",
+            "weights has 0.610 with as many units, so this model is no better than a baseline "
+            "without training; more units were not tried.",
         ),
         (
             [_row("baseline", 0, 50, 0.2), _row("baseline", 0, 100, 0.3)],

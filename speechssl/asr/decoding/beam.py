@@ -1,4 +1,4 @@
-"""Beam search by arrays, without any package beside numpy: the prefix search with one of its grammars."""
+"""Beam search in numpy: the prefix search with one of its grammars."""
 
 from functools import partial
 from itertools import groupby
@@ -16,7 +16,7 @@ __all__ = ["BeamDecoder"]
 
 
 class BeamDecoder:
-    """Several hypotheses of each utterance."""
+    """Decoder that returns several hypotheses for each utterance."""
 
     def __init__(
         self,
@@ -27,14 +27,14 @@ class BeamDecoder:
         nbest: int = 1,
         lexicon: Lexicon | None = None,
     ) -> None:
-        """Prepare.
+        """Prepare the decoder.
 
         Args:
-            vocabulary: of the model.
-            grammar: what may be said.
-            config: how wide the search is.
-            nbest: hypotheses returned, at most.
-            lexicon: of a `LexiconGrammar`: its words are the text.
+            vocabulary: vocabulary of the model.
+            grammar: the allowed texts and their scores.
+            config: limits of the search.
+            nbest: most hypotheses returned.
+            lexicon: lexicon of a `LexiconGrammar`, whose words form the text.
         """
         self._vocabulary = vocabulary
         self._grammar = grammar
@@ -51,7 +51,7 @@ class BeamDecoder:
         found = search(log_probs.double().numpy(), self._grammar, self._config)
         merge = np.logaddexp if self._config.add_paths else np.maximum
         scores: dict[str, float] = {}
-        spoken: dict[str, list[int]] = {}  # tokens of the best spelling
+        spoken: dict[str, list[int]] = {}  # tokens of the best spelling, by text
         for one in found:
             words = self._words(one)
             text = self._vocabulary.join(words)

@@ -1,4 +1,4 @@
-"""Which decoder: a configuration of four kinds, and what it makes for a model's vocabulary."""
+"""Decoder configurations of four kinds, and the decoders built from them for a vocabulary."""
 
 import sys
 from collections.abc import Collection, Sequence
@@ -26,51 +26,51 @@ __all__ = ["Beam", "DecoderConfig", "Flashlight", "Greedy", "WithLexicon", "buil
 
 @configuration
 class Greedy:
-    """The likeliest token of each frame."""
+    """Greedy decoding: the most probable token of each frame."""
 
     kind: Literal["greedy"] = "greedy"
 
 
 @configuration
 class Beam:
-    """Any letters, with a language model or none; needs no other package."""
+    """Beam search over any letters, with or without a language model; needs no other package."""
 
     kind: Literal["beam"] = "beam"
-    lm: Path | None = None  # ARPA file, of words, or of letters (lm build --letters): it is looked at
+    lm: Path | None = None  # ARPA file of words, or of letters (lm build --letters), which is detected
     weights: Weights = Weights()
     search: SearchConfig = SearchConfig()
     nbest: int = 1
     hot_words: tuple[str, ...] = ()
-    hot_weight: float = 5.0  # what each hot word in the text earns, in natural logarithms
+    hot_weight: float = 5.0  # score added for each hot word in the text, in natural logarithms
 
 
 @configuration
 class WithLexicon:
-    """Words of a lexicon only, with a language model or none; needs no other package."""
+    """Beam search over the words of a lexicon, with or without a language model; needs no other package."""
 
     kind: Literal["lexicon"] = "lexicon"
     lexicon: Path
-    lm: Path | None = None  # ARPA file, of words
+    lm: Path | None = None  # ARPA file of words
     weights: Weights = Weights()
     search: SearchConfig = SearchConfig(add_paths=False)
     nbest: int = 1
-    hot_words: tuple[str, ...] = ()  # those the lexicon lacks are added to it, spelled by letters
+    hot_words: tuple[str, ...] = ()  # words to prefer; missing ones are added to the lexicon, spelled in letters
     hot_weight: float = 5.0
 
 
 @configuration
 class Flashlight:
-    """What `WithLexicon` finds, by flashlight; needs the extra `decode`."""
+    """The search of `WithLexicon` by flashlight; needs the extra `decode`."""
 
     kind: Literal["flashlight"] = "flashlight"
     lexicon: Path
-    lm: Path | None = None  # ARPA file, or kenlm's binary form, of words
+    lm: Path | None = None  # ARPA file or kenlm binary of words
     weights: Weights = Weights()
     search: SearchConfig = SearchConfig(add_paths=False)
     nbest: int = 1
 
 
-PIECES_TRIED = 30  # of a model of pieces, in each frame, where `SearchConfig.tokens` says nothing: it has hundreds
+PIECES_TRIED = 30  # tokens per frame for models of pieces, which have hundreds, if `SearchConfig.tokens` is None
 
 DecoderConfig = Annotated[Greedy | Beam | WithLexicon | Flashlight, Discriminator("kind")]
 
@@ -85,24 +85,26 @@ def decoder_for(
     hot: Sequence[str] = (),
     native: bool = False,
 ) -> Greedy | Beam | WithLexicon | Flashlight:
-    """Choose the kind that what is given asks for: greedy for nothing, a beam for anything, words for a lexicon.
+    """Choose the kind of decoder by the given options: greedy without any, a beam, or the words of a lexicon.
 
     Args:
         lm: ARPA file of words; without a lexicon also one of letters.
-        lexicon: words that may be written.
-        weights: of the language model.
-        beam: width of the search; 0 for that of `SearchConfig`, and no search at all where nothing asks for one.
+        lexicon: file of the words that may be written.
+        weights: weights of the language model.
+        beam: beam size; 0: that of `SearchConfig`, or greedy decoding if no other option needs a search.
         nbest: hypotheses of each utterance.
-        hot: words to be preferred.
+        hot: words to prefer.
         native: search with flashlight.
 
     Raises:
-        ConfigError: flashlight is asked for without a lexicon, or with hot words.
+        ConfigError: flashlight is requested without a lexicon, or with hot words.
     """
     width = beam or SearchConfig.beam
     if native:
         if lexicon is None or hot:
-            raise ConfigError("flashlight needs a lexicon and knows no hot words; name one, or leave flashlight out")
+            raise ConfigError(
+                "flashlight needs a lexicon and supports no hot words; name a lexicon, or leave flashlight out"
+            )
         return Flashlight(
             lexicon=lexicon, lm=lm, weights=weights, search=SearchConfig(beam=width, add_paths=False), nbest=nbest
         )
@@ -120,13 +122,13 @@ def build_decoder(
     """Build a decoder for a model.
 
     Args:
-        config: which, and how.
-        vocabulary: of the model.
-        lm: what `config.lm` holds, if it was read before.
+        config: kind and settings.
+        vocabulary: vocabulary of the model.
+        lm: content of `config.lm`, if it was read before.
 
     Raises:
         ConfigError: a package is missing, or the vocabulary has no word boundary.
-        VocabularyError: language model, lexicon or hot words do not fit the vocabulary.
+        VocabularyError: language model, lexicon or hot words do not match the vocabulary.
     """
     if isinstance(config, Greedy):
         return GreedyDecoder(vocabulary)
@@ -151,7 +153,7 @@ def build_decoder(
 
 
 def _lexicon(path: Path, vocabulary: Vocabulary) -> Lexicon:
-    """Read a lexicon, and say on standard error what of it is not taken."""
+    """Read a lexicon, and print notes on ignored lines to standard error."""
     lexicon = read_lexicon(path, vocabulary)
     for note in lexicon.notes:
         print(note, file=sys.stderr)
@@ -192,7 +194,7 @@ def _with_pieces(config: Beam | WithLexicon, vocabulary: Vocabulary, lm: NGramMo
     ids = {letter: number for number, letter in enumerate(letters)}
     hot = _hot_words(config, Vocabulary(letters))
     judge: LetterGrammar | WordGrammar
-    words: Collection[str] | None = None  # that are judged, or kept to; None for letters
+    words: Collection[str] | None = None  # words that are scored, or allowed; None for letters
     if isinstance(config, WithLexicon):
         words = _of_pieces(config, vocabulary)
     elif lm is not None and not _is_of_letters(lm):
@@ -210,12 +212,12 @@ def _with_pieces(config: Beam | WithLexicon, vocabulary: Vocabulary, lm: NGramMo
 
 
 def _of_pieces(config: WithLexicon, vocabulary: Vocabulary) -> list[str]:
-    """Return a lexicon's words and hot words; they are written as their pieces say, so both must say the same."""
+    """Return the words of a lexicon and the hot words; their spelling must be the one that their pieces write."""
     lexicon = _lexicon(config.lexicon, vocabulary)
     for word, spelling in zip(lexicon.words, lexicon.spellings, strict=True):
         if vocabulary.write(spelling) != word:
             raise VocabularyError(
-                f"{config.lexicon}: {word} is spelled {' '.join(spelling)}; of pieces a word is what they write: "
+                f"{config.lexicon}: {word} is spelled {' '.join(spelling)}, which writes another word; "
                 "make the lexicon with `speechssl lm lexicon` for this model"
             )
     return [*lexicon.words, *config.hot_words]

@@ -1,6 +1,7 @@
 """Beam search with a lexicon by flashlight, through torchaudio's `ctc_decoder`; extra `decode`.
 
-The same texts in the same order as our own search with a lexicon; faster in narrow beams. kenlm reads the model.
+It finds the same texts in the same order as our own search with a lexicon, and is faster for narrow beams. kenlm reads
+the language model.
 """
 
 import tempfile
@@ -26,7 +27,7 @@ __all__ = ["FlashlightDecoder"]
 
 
 class FlashlightDecoder:
-    """Flashlight's lexicon decoder, with the closing frame that our search has."""
+    """Flashlight's lexicon decoder, with the closing frame of our search."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class FlashlightDecoder:
         *,
         nbest: int = 1,
     ) -> None:
-        """Prepare; `lm` is an ARPA file, or one that kenlm wrote.
+        """Prepare the decoder; `lm` is an ARPA file or a kenlm binary.
 
         Raises:
             ConfigError: flashlight-text or kenlm is not installed, or the model cannot be read.
@@ -81,7 +82,7 @@ class FlashlightDecoder:
             self._decoder.decode_step(self._last)
             self._decoder.decode_end()
             best, is_cut = self._best(self._results(len(heard)))
-            if is_cut:  # beginnings of words behind the texts: several hypotheses may have one
+            if is_cut:  # texts may end in unfinished words: several hypotheses may share one text
                 best, _ = self._best(self._decoder.decoder.get_all_final_hypothesis())
             found.append(
                 [
@@ -92,19 +93,19 @@ class FlashlightDecoder:
         return found
 
     def _results(self, count: int) -> Sequence[Any]:
-        """Return as many of flashlight's results as are wanted, best first; to hand over all takes as long as a frame.
+        """Return `count` of flashlight's results, best first; returning all would take as long as a frame.
 
-        The best alone it gives up to the end of a word, which may lie before the last frame: then it is the first of
-        all. Its tokens are those of the frames, the closing one, and one at either end.
+        Flashlight's single best result stops at the last word end, which may lie before the last frame; then the first
+        of all results is used. Its tokens are those of the frames, of the closing frame, and one at either end.
         """
         if self._nbest == 1 and len((best := self._decoder.decoder.get_best_hypothesis(0)).tokens) == count + 3:
             return [best]
         return self._decoder.decoder.get_all_final_hypothesis()[: self._nbest]
 
     def _best(self, results: Sequence[Any]) -> tuple[dict[str, tuple[float, Any]], bool]:
-        """Return score and flashlight's best result by text, best first.
+        """Return score and best result by text, best first.
 
-        And whether none of them could end its last word, which then is no part of the text.
+        Also return whether none of them could end its last word, which is then left out of the text.
         """
         best: dict[str, tuple[float, Any]] = {}
         is_cut = False
@@ -132,6 +133,6 @@ def _ctc_decoder() -> Any:
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
             "decoding with flashlight needs flashlight-text and kenlm: pip install 'speechssl[decode]' "
-            "(Python 3.12 or older, a compiler), or take kind=lexicon, which needs neither and finds the same texts"
+            "(Python 3.12 or older, a compiler), or use kind=lexicon, which needs neither and finds the same texts"
         ) from error
     return ctc_decoder

@@ -1,8 +1,8 @@
-"""What may be said, for the prefix search: any letters, any words judged by a model of words, or words of a lexicon.
+"""Grammars for the prefix search: any letters, any words scored by a word model, or the words of a lexicon.
 
-The score of a text is the log-probability of its frames, plus `lm_weight` times log10 of the language model's
-probability, plus `word_score` for each word: flashlight's units, in which published weights are given (pyctcdecode's
-alpha is lm_weight / ln 10, its beta the word score).
+The score of a text is the log-probability of its frames, plus `lm_weight` times the log10 probability of the language
+model, plus `word_score` for each word. These are flashlight's units, used for published weights (pyctcdecode's alpha is
+lm_weight / ln 10, its beta is the word score).
 """
 
 from collections.abc import Sequence
@@ -28,22 +28,22 @@ _BETWEEN, _HOT, _HISTORY, _NODE = range(4)  # columns of a state
 
 @configuration
 class Weights:
-    """How much the language model counts."""
+    """Weights of the language model."""
 
-    lm_weight: float = 2.0  # times log10 of the model's probability (flashlight: lm_weight)
-    word_score: float = 0.0  # for each word (flashlight: word_score)
-    unknown_score: float = 0.0  # for each word the model does not know, beside its probability; not with a lexicon
+    lm_weight: float = 2.0  # factor of the model's log10 probability (flashlight: lm_weight)
+    word_score: float = 0.0  # added for each word (flashlight: word_score)
+    unknown_score: float = 0.0  # added for each unknown word, besides its probability; not with a lexicon
 
 
 def every_pair(prefixes: int, is_allowed: Flags) -> tuple[Integers, Integers]:
-    """Return (pairs,) prefix and token: every allowed token, but the blank, after each of so many prefixes."""
+    """Return (pairs,) prefixes and tokens: every allowed token except the blank after each prefix."""
     tokens = np.flatnonzero(is_allowed)
     tokens = tokens[tokens != BLANK]
     return np.repeat(np.arange(prefixes), len(tokens)), np.tile(tokens, prefixes)
 
 
 class _Grammar:
-    """What the three have in common: the language model's ends, hot words, the state at the start."""
+    """Base of the three grammars: sentence ends of the language model, hot words, the initial state."""
 
     def __init__(
         self, boundary: int, edges: int, lm: NGramModel | None, weights: Weights, hot: HotWords | None
@@ -59,11 +59,11 @@ class _Grammar:
         return np.array([1, 0, 0 if self._lm is None else self._lm.begin, 0])
 
     def is_between_words(self, states: Integers) -> Flags:
-        """Return (prefixes,) True where a word has just ended or none has begun."""
+        """Return (prefixes,) bool, True if a word has just ended or none has begun."""
         return states[:, _BETWEEN] > 0
 
     def finish(self, states: Integers) -> Floats:
-        """Return (prefixes,) what the language model thinks of the end."""
+        """Return (prefixes,) scores of the language model for the sentence end."""
         if self._lm is None:
             return np.zeros(len(states))
         ends = np.full(len(states), self._lm.ids[END])
@@ -79,7 +79,7 @@ class _Grammar:
         return states, earned
 
     def _every_token(self, states: Integers, is_allowed: Flags) -> Extensions:
-        """Return every allowed token after every prefix; a boundary only after a letter."""
+        """Return every allowed token after every prefix, boundaries only after a letter."""
         owner, token = every_pair(len(states), is_allowed)
         is_kept = (token != self.boundary) | (states[owner, _BETWEEN] == 0)
         owner, token = owner[is_kept], token[is_kept]
@@ -87,7 +87,7 @@ class _Grammar:
         return Extensions(owner, token, token, earned, after)
 
     def _judge(self, states: Integers, earned: Floats, where: Integers, words: Integers) -> None:
-        """Add to some of the states and what they earn what the language model says of (places,) words."""
+        """Add the language model's scores of (places,) words to some of the states and scores, in place."""
         earned[where] += self._weights.word_score
         if self._lm is not None:
             scores, histories = self._lm.score(states[where, _HISTORY], words)
@@ -96,7 +96,7 @@ class _Grammar:
 
 
 class LetterGrammar(_Grammar):
-    """Any letters, with a model of letters and word boundaries or none."""
+    """Any letters, with or without a language model of letters and word boundaries."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class LetterGrammar(_Grammar):
 
 
 class WordGrammar(_Grammar):
-    """Any letters, each word judged by a model of words when it ends; words that are not known are possible, or not."""
+    """Any letters; each word is scored by a word model at its end. Unknown words may be allowed or not."""
 
     def __init__(
         self,
@@ -137,11 +137,11 @@ class WordGrammar(_Grammar):
         *,
         only_known: bool = False,
     ) -> None:
-        """Prepare; `known` are words with their token ids, of a lexicon or of the model."""
+        """Prepare; `known` maps the words of a lexicon or of the model to token ids."""
         super().__init__(boundary, vocab, lm, weights, hot)
         self._trie = Trie.build([spelling for _, spelling in known], vocab)
         owner, entry = self._trie.ending(np.arange(len(self._trie.keys) + 1))
-        self._word = np.full(len(self._trie.keys) + 2, -1)  # by node, the last of no node: which word ends there
+        self._word = np.full(len(self._trie.keys) + 2, -1)  # word that ends at each node; the last entry is for no node
         numbers = range(len(known)) if lm is None else lm.numbers(word for word, _ in known)
         self._word[owner] = np.array(numbers, np.int64)[entry]
         self._unknown = 0 if lm is None else lm.numbers([""])[0]
@@ -168,10 +168,10 @@ class WordGrammar(_Grammar):
 
 
 class LexiconGrammar(_Grammar):
-    """Words of a lexicon only, with a model of words or none.
+    """The words of a lexicon only, with or without a word model.
 
-    As in flashlight a prefix within a word is given, ahead, the best that a word with this beginning gets as the
-    first of a text.
+    As in flashlight, a prefix within a word gets in advance the best score of any word with this beginning at the start
+    of a text.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class LexiconGrammar(_Grammar):
         weights: Weights,
         hot: HotWords | None = None,
     ) -> None:
-        """Prepare; `entries` are words with their token ids."""
+        """Prepare; `entries` maps words to token ids."""
         self._trie = Trie.build([spelling for _, spelling in entries], vocab)
         self._nodes = len(self._trie.keys) + 1
         super().__init__(boundary, self._nodes + len(entries), lm, weights, hot)
@@ -197,11 +197,11 @@ class LexiconGrammar(_Grammar):
             self._ahead[0] = 0.0
 
     def entry(self, edge: int) -> int | None:
-        """Return which entry ended with an edge, if one did."""
+        """Return the entry that ended with an edge, if any."""
         return edge - self._nodes if edge >= self._nodes else None
 
     def extend(self, states: Integers, is_allowed: Flags) -> Extensions:
-        """Return the next letters of words, and the words that end."""
+        """Return the next letters of words, and the word ends."""
         nodes = states[:, _NODE]
         owner, child = self._trie.children(nodes)
         is_kept = is_allowed[self._token[child]]

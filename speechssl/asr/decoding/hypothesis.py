@@ -1,4 +1,4 @@
-"""What decoders return: texts with scores, and the frames in which their tokens were said."""
+"""Hypotheses: texts with scores, and the frames of their tokens; greedy decoding."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ __all__ = ["Decoder", "GreedyDecoder", "Hypothesis", "first_words", "greedy_deco
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """What may have been said in an utterance.
+    """A hypothesis for an utterance.
 
-    `asr.transcripts.timed.words_of` makes words with times and confidences of the tokens: a word's confidence is the
-    mean probability of its letters, each at its best frame, as the model gives it without language model.
+    `asr.transcripts.timed.words_of` turns the tokens into words with times and confidences. The confidence of a word is
+    the mean probability of its letters, each at its best frame, without the language model.
     """
 
     text: str
@@ -30,15 +30,15 @@ class Hypothesis:
 
     @cached_property
     def tokens(self) -> tuple[Token, ...]:
-        """Tokens on the most probable path of the text, boundaries between words included; placed when asked for.
+        """Tokens on the most probable path of the text, word boundaries included; computed on request.
 
-        Placing costs a third of a narrow search, and only the best of many hypotheses is ever asked.
+        The alignment costs a third of a narrow search, and is usually needed for the best hypothesis only.
         """
         return self.place()
 
 
 class Decoder(Protocol):
-    """Turns log-probabilities into texts."""
+    """Interface from log-probabilities to texts."""
 
     def decode(self, log_probs: Tensor, counts: Tensor) -> list[list[Hypothesis]]:
         """Decode a batch.
@@ -48,13 +48,13 @@ class Decoder(Protocol):
             counts: (batch,) int64, valid frames of each row.
 
         Returns:
-            For each row its hypotheses, best first, at least one; their texts differ.
+            For each row its hypotheses, best first, at least one, with distinct texts.
         """
         ...
 
 
 def first_words(tokens: Sequence[int], boundary: int, words: int) -> list[int]:
-    """Return the tokens of the first words, with one boundary between two.
+    """Return the tokens of the first words, with one boundary between words.
 
     Examples:
         >>> first_words([1, 5, 6, 1, 1, 7, 1, 8], boundary=1, words=2)
@@ -65,11 +65,11 @@ def first_words(tokens: Sequence[int], boundary: int, words: int) -> list[int]:
 
 
 def place_tokens(log_probs: Tensor, ids: Sequence[int]) -> tuple[Token, ...]:
-    """Find the frames of tokens on the most probable path that says them.
+    """Align tokens with frames on their most probable path.
 
     Args:
         log_probs: (frames, vocab), of one utterance without padding.
-        ids: without blanks.
+        ids: token ids without blanks.
 
     Raises:
         ValueError: there are fewer frames than the tokens need.
@@ -91,13 +91,13 @@ def place_tokens(log_probs: Tensor, ids: Sequence[int]) -> tuple[Token, ...]:
 
 
 def _best_path(values: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (frames,) where the most probable path is: token i at place 2 i + 1, blanks before, between and behind."""
+    """Return the (frames,) states of the most probable path: token i is state 2 i + 1, blanks are the even states."""
     line = np.full(2 * len(ids) + 1, BLANK)
     line[1::2] = ids
-    can_skip = np.zeros(len(line), bool)  # the blank before a token other than the last one
+    can_skip = np.zeros(len(line), bool)  # whether the blank before a token may be skipped
     can_skip[3::2] = ids[1:] != ids[:-1]
     scores = np.full(len(line), -np.inf)
-    scores[0] = 0.0  # the frame before the first stands on the blank in front
+    scores[0] = 0.0  # before the first frame the path is at the leading blank
     steps = np.zeros((len(values), len(line)), np.int64)
     for frame, row in enumerate(values):
         choices = np.full((3, len(line)), -np.inf)
@@ -141,7 +141,7 @@ def merged(path: Tensor) -> list[int]:
 
 
 class GreedyDecoder:
-    """The likeliest token of each frame; one hypothesis, whose score is that of this path."""
+    """Greedy decoder: the most probable token of each frame; one hypothesis with the score of this path."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary

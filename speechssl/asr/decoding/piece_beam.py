@@ -1,7 +1,7 @@
-"""What may be said in pieces of words: any pieces, judged letter by letter as the grammars of letters judge.
+"""Grammar for models of pieces: any pieces, scored letter by letter by the grammars of letters.
 
-A piece is spelled in letters, its start of a word as the boundary before them. So models of letters, models of words
-and lexicons serve models that write pieces, however a word is put together of them; the decoder adds up the ways.
+A piece is spelled in letters; its word start becomes a boundary before them. So letter models, word models and lexicons
+work for pieces, too, however a word is split into them; the decoder adds up the ways.
 """
 
 import numpy as np
@@ -18,16 +18,16 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-_NONE = -1  # behind the letters of a shorter piece
+_NONE = -1  # padding after the letters of a shorter piece
 
 
 def letters_of(vocabulary: Vocabulary) -> tuple[str, ...]:
-    """Return the tokens that a model of letters would have: the blank, the word boundary, the pieces' letters."""
+    """Return the tokens of a corresponding letter vocabulary: the blank, the word boundary, the pieces' letters."""
     return (vocabulary.tokens[BLANK], WORD_BOUNDARY, *sorted({*"".join(vocabulary.tokens[1:])} - {WORD_START}))
 
 
 class PieceGrammar:
-    """Any pieces, with the opinion that a grammar has of their letters."""
+    """Any pieces, with the scores that a grammar gives to their letters."""
 
     boundary = None
 
@@ -35,8 +35,8 @@ class PieceGrammar:
         """Prepare.
 
         Args:
-            vocabulary: of pieces.
-            letters: over the tokens of `letters_of`.
+            vocabulary: vocabulary of pieces.
+            letters: grammar over the tokens of `letters_of`.
         """
         self.edges = len(vocabulary)
         self._letters = letters
@@ -50,7 +50,7 @@ class PieceGrammar:
         return self._letters.start()
 
     def is_between_words(self, states: Integers) -> Flags:
-        """Return (prefixes,) False: no piece is passed over."""
+        """Return (prefixes,) False: no piece is skipped."""
         return np.zeros(len(states), bool)
 
     def extend(self, states: Integers, is_allowed: Flags) -> Extensions:
@@ -60,13 +60,13 @@ class PieceGrammar:
         return Extensions(owner, token, token, earned, after)
 
     def finish(self, states: Integers) -> Floats:
-        """Return (prefixes,) what the end of the last word and of the text add to the score."""
+        """Return (prefixes,) scores for the end of the last word and of the text."""
         after, earned = self._follow(states, np.full((len(states), 1), self._letters.boundary))
         total: Floats = earned + self._letters.finish(after)
         return total if np.isfinite(total).any() else np.zeros(len(states))  # else: no word could end
 
     def _follow(self, states: Integers, spelled: Integers) -> tuple[Integers, Floats]:
-        """Return states after (prefixes, letters) each, and what these earn; boundaries part nothing but words."""
+        """Return states and scores after (prefixes, letters); boundaries count only between words."""
         states, earned = states.copy(), np.zeros(len(states))
         for column in spelled.T:
             is_idle = (column == self._letters.boundary) & self._letters.is_between_words(states)

@@ -1,10 +1,10 @@
-"""Prefix beam search over CTC log-probabilities, a frame at a time, with arrays instead of loops over prefixes.
+"""Prefix beam search over CTC log-probabilities, frame by frame, with arrays instead of loops over prefixes.
 
-What may follow a prefix, and what it earns, a `Grammar` says. Each prefix has two scores, of the paths that end in a
-blank and of those that do not (Graves 2012, section 7.5; Hannun et al., arXiv:1408.2873). Paths to one prefix are
-added up, or the best one counts. Flashlight's decoders search alike; each of the two scores takes a place in the beam
-there, and so it does here. Word boundaries before the first word and after a word boundary are passed over, and behind
-the last frame each hypothesis may end its last word free of charge: a hypothesis is a text.
+A `Grammar` gives the possible extensions of a prefix and their scores. Each prefix has two scores: of the paths that
+end in a blank and of those that do not (Graves 2012, section 7.5; Hannun et al., arXiv:1408.2873). The probabilities of
+paths to one prefix are added, or the best path counts. As in flashlight, each of the two scores takes a place in the
+beam. Word boundaries before the first word and after a word boundary are skipped, and after the last frame each
+hypothesis may end its last word at no cost.
 """
 
 from typing import NamedTuple, Protocol
@@ -18,7 +18,7 @@ from speechssl.text.vocabulary import BLANK
 
 __all__ = ["CLOSED", "Extensions", "Found", "Grammar", "SearchConfig", "closing_frame", "search"]
 
-CLOSED = -1e4  # log-probability, in the closing frame, of all but the word boundary
+CLOSED = -1e4  # log-probability of all tokens but the word boundary in the closing frame
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -26,14 +26,14 @@ Floats = NDArray[np.float64]
 
 @configuration
 class SearchConfig:
-    """How wide the search is."""
+    """Limits of the search."""
 
-    beam: int = 100  # scores kept after each frame, two a prefix at most (flashlight: beam_size)
+    beam: int = 100  # scores kept after each frame, at most two per prefix (flashlight: beam_size)
     threshold: float = 50.0  # scores this far below the best are dropped (flashlight: beam_threshold)
     tokens: int | None = (
-        None  # tokens tried in each frame, the likeliest; None tries all, of pieces 30 (flashlight: beam_size_token)
+        None  # most probable tokens tried in each frame; None: all, or 30 for pieces (flashlight: beam_size_token)
     )
-    add_paths: bool = True  # add the probabilities of paths; False counts the best path (flashlight: log_add)
+    add_paths: bool = True  # add the probabilities of paths; False: take the best path (flashlight: log_add)
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -45,23 +45,23 @@ class SearchConfig:
 
 
 class Extensions(NamedTuple):
-    """What may follow some prefixes."""
+    """Possible extensions of some prefixes."""
 
-    owner: Integers  # (extensions,): which prefix of those asked about
+    owner: Integers  # (extensions,): index of the extended prefix
     token: Integers  # (extensions,)
-    edge: Integers  # (extensions,): tells the extensions of one prefix apart
+    edge: Integers  # (extensions,): unique among the extensions of one prefix
     bonus: Floats  # (extensions,): added to the score
-    state: Integers  # (extensions, width): of the grammar, after it
+    state: Integers  # (extensions, width): state of the grammar after the extension
 
 
 class Grammar(Protocol):
-    """What may follow a prefix; it sees prefixes as the rows of integers that it made itself."""
+    """Interface of the grammars: allowed extensions of prefixes, represented by rows of integers (states)."""
 
     edges: int  # larger than any edge
 
     @property
     def boundary(self) -> int | None:
-        """The token between words; None where words have no token between them."""
+        """The token between words; None if there is no such token."""
         ...
 
     def start(self) -> Integers:
@@ -69,15 +69,15 @@ class Grammar(Protocol):
         ...
 
     def extend(self, states: Integers, is_allowed: NDArray[np.bool_]) -> Extensions:
-        """Return what may follow (prefixes, width) states, of the tokens that are allowed, (vocab,) bool."""
+        """Return the extensions of (prefixes, width) states by the allowed tokens, (vocab,) bool."""
         ...
 
     def is_between_words(self, states: Integers) -> NDArray[np.bool_]:
-        """Return (prefixes,) True where a boundary has ended a word, or could but need not begin the text."""
+        """Return (prefixes,) bool, True after a boundary that ended a word, or at the optional one before the text."""
         ...
 
     def finish(self, states: Integers) -> Floats:
-        """Return (prefixes,) what the end of the text adds to the score."""
+        """Return (prefixes,) scores for the end of the text."""
         ...
 
 
@@ -85,22 +85,22 @@ class Found(NamedTuple):
     """A prefix at the end of the search."""
 
     score: float
-    tokens: tuple[int, ...]  # without blanks
-    edges: tuple[int, ...]  # of the grammar, one a token
+    tokens: tuple[int, ...]  # tokens without blanks
+    edges: tuple[int, ...]  # edges of the grammar, one per token
 
 
 class _Prefixes:
-    """Every prefix that was ever in the beam, by number; the empty one is 0."""
+    """All prefixes that have been in the beam, by number; the empty one is 0."""
 
     def __init__(self, grammar: Grammar) -> None:
         self.edges = grammar.edges
-        self.numbers: dict[int, int] = {}  # by key: parent x edges + edge
+        self.numbers: dict[int, int] = {}  # number by key: parent x edges + edge
         self.keys = np.full(1, -1)
         self.tokens = np.full(1, BLANK if grammar.boundary is None else grammar.boundary)
         self.states = grammar.start()[None]
 
     def add(self, keys: Integers, tokens: Integers, states: Integers) -> Integers:
-        """Return the numbers of prefixes, new or known."""
+        """Return the numbers of prefixes, adding new ones."""
         numbers = np.empty(len(keys), np.int64)
         for place, key in enumerate(keys.tolist()):
             numbers[place] = self.numbers.setdefault(key, len(self.numbers) + 1)
@@ -124,27 +124,27 @@ class _Prefixes:
 
 
 class _Beam(NamedTuple):
-    """The prefixes that live."""
+    """The active prefixes."""
 
     numbers: Integers  # (prefixes,)
-    blank: Floats  # (prefixes,): log score of paths that end in a blank; -inf where none is kept
-    other: Floats  # (prefixes,): of the paths that end in the prefix's last token
+    blank: Floats  # (prefixes,): log score of the paths that end in a blank; -inf if pruned
+    other: Floats  # (prefixes,): log score of the paths that end in the prefix's last token
 
 
 def closing_frame(vocab: int, boundary: int) -> Floats:
-    """Return the (vocab,) log-probabilities of a frame that ends the last word."""
+    """Return the (vocab,) log-probabilities of the frame that ends the last word."""
     frame = np.full(vocab, CLOSED)
     frame[boundary] = 0.0
     return frame
 
 
 def search(log_probs: Floats, grammar: Grammar, config: SearchConfig) -> list[Found]:
-    """Return what the beam holds at the end, best first.
+    """Return the prefixes in the beam at the end, best first.
 
     Args:
-        log_probs: (frames, vocab), of one utterance.
-        grammar: what may be said.
-        config: how wide the search is.
+        log_probs: (frames, vocab) of one utterance.
+        grammar: the allowed texts and their scores.
+        config: limits of the search.
     """
     prefixes = _Prefixes(grammar)
     nothing, certain = np.full(1, -np.inf), np.zeros(1)
@@ -180,7 +180,7 @@ def _step(
     config: SearchConfig,
     is_allowed: NDArray[np.bool_],
 ) -> _Beam:
-    """Advance by a frame."""
+    """Advance the beam by a frame."""
     merge = np.logaddexp if config.add_paths else np.maximum
     states, last, keys = (table[beam.numbers] for table in (prefixes.states, prefixes.tokens, prefixes.keys))
     either = merge(beam.blank, beam.other)
@@ -192,7 +192,7 @@ def _step(
     new_keys = beam.numbers[more.owner] * prefixes.edges + more.edge
     sorting = np.argsort(keys, kind="stable")
     places = sorting[np.minimum(np.searchsorted(keys, new_keys, sorter=sorting), len(keys) - 1)]
-    is_known = keys[places] == new_keys  # leads to a prefix that lives
+    is_known = keys[places] == new_keys  # leads to an active prefix
     other[places[is_known]] = merge(other[places[is_known]], new[is_known])
     new[is_known] = -np.inf
     scores = np.concatenate([blank, other, new])

@@ -1,6 +1,7 @@
-"""Words as a tree of tokens, in arrays: what may follow where, for many places at once.
+"""Tries of spellings as arrays, searched for many nodes at once; scores of hot words.
 
-A node is numbered level by level and sorted by (parent, token), so that the sorted keys are the numbers; the root is 0.
+Nodes are numbered level by level and sorted by (parent, token), so that the position of a key is its node; the root is
+0.
 """
 
 from collections.abc import Sequence
@@ -19,17 +20,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trie:
-    """A tree of spellings."""
+    """A trie of spellings."""
 
     vocab: int  # number of tokens
     keys: Integers  # (nodes - 1,), ascending: parent x vocab + token
     first_child: Integers  # (nodes + 1,): the children of a node are first_child[node] to first_child[node + 1]
-    entries: Integers  # (entries,): entries by the node where they end
-    first_entry: Integers  # (nodes + 1,): those of a node are entries[first_entry[node]:first_entry[node + 1]]
+    entries: Integers  # (entries,): entries sorted by the node where they end
+    first_entry: Integers  # (nodes + 1,): entries of a node are entries[first_entry[node]:first_entry[node + 1]]
 
     @classmethod
     def build(cls, spellings: Sequence[Sequence[int]], vocab: int) -> Self:
-        """Arrange spellings, none of them empty; entries are numbered as they are listed."""
+        """Build a trie from non-empty spellings; entries are numbered in their order."""
         lengths = np.array([len(spelling) for spelling in spellings], np.int64)
         tokens = np.full((len(spellings), int(lengths.max(initial=0))), -1, np.int64)
         for row, spelling in zip(tokens, spellings, strict=True):
@@ -53,11 +54,11 @@ class Trie:
 
     @property
     def token(self) -> Integers:
-        """(nodes,) the token that leads to each node; -1 for the root."""
+        """(nodes,) token that leads to each node; -1 for the root."""
         return np.concatenate([[-1], self.keys % self.vocab])
 
     def child(self, nodes: Integers, tokens: Integers) -> Integers:
-        """Return (pairs,) the nodes reached by a token, -1 where there is none; from -1 there is none."""
+        """Return the (pairs,) nodes reached by a token, -1 if there is none; -1 has no children."""
         if not len(self.keys):
             return np.full(len(nodes), -1)
         wanted = nodes * self.vocab + tokens
@@ -65,16 +66,16 @@ class Trie:
         return np.where((self.keys[places] == wanted) & (nodes >= 0), places + 1, -1)
 
     def children(self, nodes: Integers) -> tuple[Integers, Integers]:
-        """Return every child of the given nodes: (pairs,) whose it is, and (pairs,) the child."""
+        """Return all children of the given nodes: (pairs,) index of the parent, and (pairs,) child."""
         return _spread(self.first_child, nodes)
 
     def ending(self, nodes: Integers) -> tuple[Integers, Integers]:
-        """Return every entry that ends at the given nodes: (pairs,) where, and (pairs,) the entry."""
+        """Return all entries that end at the given nodes: (pairs,) index of the node, and (pairs,) entry."""
         owner, places = _spread(self.first_entry, nodes)
         return owner, self.entries[places]
 
     def best_below(self, scores: Floats) -> Floats:
-        """Return (nodes,) the largest score of the entries that end at or below each node.
+        """Return the (nodes,) largest score of the entries that end at or below each node.
 
         Args:
             scores: (entries,).
@@ -82,7 +83,7 @@ class Trie:
         best = np.full(len(self.keys) + 1, -np.inf)
         owner, entry = self.ending(np.arange(len(best)))
         np.maximum.at(best, owner, scores[entry])
-        levels = [1]  # the first node of each
+        levels = [1]  # first node of each level
         while levels[-1] < len(best):
             levels.append(int(self.first_child[levels[-1]]))
         for first, behind in reversed([*pairwise(levels)]):
@@ -98,10 +99,10 @@ def _spread(first: Integers, nodes: Integers) -> tuple[Integers, Integers]:
 
 
 class HotWords:
-    """A state for each prefix: the node of the word it is in, 0 at its beginning, -1 when it is none of them.
+    """Hot-word state of each prefix: its node within a hot word, 0 at the beginning of a word, -1 in another word.
 
-    What a word has earned so far is taken back where it goes astray, so that a text earns the weight once for each hot
-    word in it and nothing else: the search is led, the ranking of whole texts is not.
+    The partial score of a hot word is taken back when the word deviates, so that a text gets the weight exactly once
+    for each hot word in it. Partial scores guide the search without changing the ranking of whole texts.
     """
 
     def __init__(self, spellings: Sequence[Sequence[int]], vocab: int, boundary: int, weight: float) -> None:
@@ -111,7 +112,7 @@ class HotWords:
             spellings: token ids of each word, without word boundary.
             vocab: number of tokens.
             boundary: token between words.
-            weight: earned by each, in natural logarithms.
+            weight: score of each hot word, in natural logarithms.
         """
         self._trie = Trie.build(spellings, vocab)
         self._boundary = boundary
@@ -120,12 +121,12 @@ class HotWords:
         depth = np.zeros(len(shortest))
         for node, parent in enumerate((self._trie.keys // vocab).tolist(), start=1):
             depth[node] = depth[parent] + 1
-        self._share = np.append(weight * depth / shortest, 0.0)  # [-1]: of what is no hot word
+        self._share = np.append(weight * depth / shortest, 0.0)  # [-1]: for other words
         self._whole = np.zeros(len(shortest) + 1)
         self._whole[owner] = weight
 
     def advance(self, nodes: Integers, tokens: Integers) -> tuple[Integers, Floats]:
-        """Return (pairs,) the states after a token, and what it earns."""
+        """Return the (pairs,) states after a token, and the scores added."""
         is_end = tokens == self._boundary
         children = self._trie.child(nodes, tokens)
         earned = np.where(is_end, self._whole[nodes], self._share[children]) - self._share[nodes]

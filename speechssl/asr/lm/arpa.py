@@ -1,7 +1,7 @@
-"""ARPA files of n-gram models, as irstlm, SRILM and kenlm read and write them, plain or gzipped.
+"""ARPA files of n-gram models, as used by irstlm, SRILM and kenlm, plain or gzipped.
 
-Beside the file that is built lies NAME.json with what the format has no room for (kenlm refuses comments): texts,
-settings, discounts, counts.
+NAME.json beside a file that we build has what the format cannot hold (kenlm refuses comments): texts, settings,
+discounts, counts.
 """
 
 import gzip
@@ -22,12 +22,12 @@ from speechssl.text.fields import BLANKS, fields_of
 
 __all__ = ["read_arpa", "write_arpa"]
 
-_BLOCK = 100_000  # n-grams turned into text at a time
+_BLOCK = 100_000  # n-grams formatted at a time
 _NEVER = -99.0  # log10 of a probability of 0, as ARPA files write it
 
 
 def write_arpa(path: Path, model: Estimated) -> None:
-    """Write a model; a name that ends in `.gz` is gzipped, with the same bytes for the same model."""
+    """Write a model, gzipped if the name ends in `.gz`; the same model gives the same bytes."""
     with atomic(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".gz":
             with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
@@ -40,7 +40,7 @@ def read_arpa(path: Path) -> NGramModel:
     """Read a model.
 
     Raises:
-        VocabularyError: it is no ARPA file, is cut short, or holds an n-gram whose first words it lacks.
+        VocabularyError: the file is not in ARPA format, is truncated, or holds an n-gram without its prefix.
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
@@ -72,7 +72,7 @@ def _blocks(model: Estimated, n: int) -> Iterator[list[str]]:
     words = np.array(model.words, object)
     order = model.orders[n - 1]
     kept = np.flatnonzero(order.is_kept)
-    with np.errstate(divide="ignore"):  # a context that leaves nothing to the order below
+    with np.errstate(divide="ignore"):  # a context without backoff mass
         probabilities = np.maximum(np.log10(order.probability), _NEVER)
         backoffs = np.maximum(np.log10(order.backoff), _NEVER)
     for begin in range(0, len(kept), _BLOCK):
@@ -94,7 +94,7 @@ def _columns(model: Estimated, n: int, rows: Integers) -> list[Integers]:
 
 
 def _read_sizes(path: Path, lines: Iterator[tuple[int, str]]) -> list[int]:
-    """Read how many n-grams each order has, up to the head of the first order."""
+    """Read the number of n-grams of each order, up to the header of the first order."""
     for _, line in lines:
         if line.strip(BLANKS) == "\\data\\":
             break
@@ -114,7 +114,7 @@ def _read_sizes(path: Path, lines: Iterator[tuple[int, str]]) -> list[int]:
 
 
 def _read_order(path: Path, lines: Iterator[tuple[int, str]], n: int, size: int, ids: dict[str, int]) -> Entries:
-    """Read the lines of one order, and the head of the next; order 1 fills `ids`."""
+    """Read the lines of one order, and the header of the next; order 1 fills `ids`."""
     words = array("q")
     probability, backoff = np.zeros(size), np.zeros(size)
     row = 0

@@ -1,4 +1,4 @@
-"""Build a model from texts: the ARPA file, and beside it what it was made from and how."""
+"""Build a language model from texts: the ARPA file, and a JSON file with its sources and settings."""
 
 import dataclasses
 import json
@@ -18,14 +18,14 @@ __all__ = ["Built", "build_model"]
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """What came of building a model."""
+    """Result of building a model."""
 
     sentences: int
-    tokens: int  # words, or letters, without the ends of sentences
-    words: int  # different ones, the three special ones included
-    ngrams: tuple[int, ...]  # of each order, pruned ones not counted
-    fallbacks: tuple[int, ...]  # orders whose discounts are fixed ones
-    peak_mib: int  # of memory of this process
+    tokens: int  # words, or letters, without sentence ends
+    words: int  # distinct words, the three special ones included
+    ngrams: tuple[int, ...]  # number of n-grams of each order, without pruned ones
+    fallbacks: tuple[int, ...]  # orders with fixed discounts
+    peak_mib: int  # peak memory of this process
 
 
 def build_model(
@@ -36,17 +36,17 @@ def build_model(
     letters: bool = False,
     change: Callable[[str], str] | None = None,
 ) -> Built:
-    """Read texts, estimate a model, write it, and say what it was made of in OUT.json.
+    """Read texts, estimate a model, write it, and record sources and settings in OUT.json.
 
     Args:
         texts: see `read_sentences`.
         out: ARPA file.
-        config: of the model.
+        config: configuration of the model.
         letters: build a model of letters and word boundaries instead of words.
-        change: what is done to each line of text.
+        change: normalisation of each line of text.
 
     Raises:
-        VocabularyError: the texts hold no words, or are no texts.
+        VocabularyError: the files hold no words, or are not text.
     """
     sentences = read_sentences(texts, change=change)
     model = estimate(map(as_letters, sentences) if letters else sentences, config)

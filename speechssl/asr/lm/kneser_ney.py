@@ -1,8 +1,8 @@
 """Interpolated modified Kneser-Ney smoothing: Chen and Goodman, "An empirical study of smoothing techniques for
 language modeling" (Harvard TR-10-98), section 3, equation 26 for the discounts.
 
-Each order has three discounts of its own, estimated from its counts of counts. Pruning is by raw counts, and the mass
-of what is pruned goes to the order below, as lmplz (Heafield et al., ACL 2013) does it.
+Each order has its own three discounts, estimated from its counts of counts. Pruning uses raw counts, and the mass of
+pruned n-grams goes to the lower order, as in lmplz (Heafield et al., ACL 2013).
 """
 
 from collections import Counter
@@ -39,30 +39,30 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text as numbers."""
+    """Text as word ids."""
 
     words: tuple[str, ...]  # by id: unknown, begin, end, then in code-point order
-    tokens: Integers  # (tokens,): every sentence with its begin and its end, one after the other
+    tokens: Integers  # (tokens,): all sentences, each with its begin and end
 
 
 @dataclass(frozen=True)
 class NGrams:
-    """All n-grams of one order, sorted. Rows of order 1 are the ids of words."""
+    """All n-grams of one order, sorted; rows of order 1 are word ids."""
 
     prefix: Integers  # (rows,): row, one order below, of the n-gram without its last word
     suffix: Integers  # (rows,): row, one order below, of the n-gram without its first word
     word: Integers  # (rows,): the last word
-    raw: Integers  # (rows,): how often it occurs
-    starts: NDArray[np.bool_]  # (rows,): True where it begins a sentence
+    raw: Integers  # (rows,): number of occurrences
+    starts: NDArray[np.bool_]  # (rows,): True if it begins a sentence
 
 
 def number_words(sentences: Iterable[Sequence[str]], *, vocabulary: int | None = None) -> Corpus:
-    """Give every word a number.
+    """Number the words.
 
     Args:
-        sentences: words of each.
-        vocabulary: how many of the most frequent words to keep, of equally frequent ones the first in code-point
-            order; the others become the unknown word. None keeps all.
+        sentences: words of each sentence.
+        vocabulary: number of most frequent words to keep, ties in code-point order; the others become the unknown
+            word. None keeps all.
 
     Raises:
         VocabularyError: there is no sentence.
@@ -90,7 +90,7 @@ def count_ngrams(corpus: Corpus, order: int) -> list[NGrams]:
     none = np.zeros(size, np.int64)
     words = np.arange(size)
     levels = [NGrams(none, none, words, np.bincount(tokens, minlength=size), words == BEGIN_ID)]
-    rows = tokens  # of the n-gram that begins at each token; -1 where the sentence is too short for it
+    rows = tokens  # row of the n-gram that begins at each token; -1 if the sentence is too short for it
     for n in range(2, order + 1):
         begins = np.flatnonzero((rows[: len(rows) - n + 1] >= 0) & (tokens[n - 2 : -1] != END_ID))
         keys = rows[begins] * size + tokens[begins + n - 1]
@@ -103,22 +103,22 @@ def count_ngrams(corpus: Corpus, order: int) -> list[NGrams]:
     return levels
 
 
-FALLBACK = (0.0, 0.5, 1.0, 1.5)  # what lmplz takes where counts of counts are missing (--discount_fallback)
-_LARGEST_ORDER = 6  # that flashlight's and kenlm's wheels load
+FALLBACK = (0.0, 0.5, 1.0, 1.5)  # discounts of lmplz if counts of counts are missing (--discount_fallback)
+_LARGEST_ORDER = 6  # limit of the wheels of flashlight and kenlm
 
 Floats = NDArray[np.float64]
 
 
 @configuration
 class NGramConfig:
-    """How an n-gram model is built."""
+    """Configuration of an n-gram model."""
 
     order: int = 3
-    prune: tuple[int, ...] = (0,)  # n-grams occurring so often or less are left out; the last holds for longer ones
-    vocabulary: int | None = None  # most frequent words kept; None keeps all
+    prune: tuple[int, ...] = (0,)  # largest pruned count by order; the last holds for longer n-grams
+    vocabulary: int | None = None  # number of most frequent words to keep; None keeps all
 
     def __post_init__(self) -> None:
-        """Check what the fields mean together."""
+        """Check the fields together."""
         if not 1 <= self.order <= _LARGEST_ORDER:
             raise ConfigError(f"order must lie between 1 and {_LARGEST_ORDER}, found {self.order}")
         thresholds = list(self.prune)
@@ -131,33 +131,33 @@ class NGramConfig:
             raise ConfigError(f"vocabulary must be at least 1, found {self.vocabulary}")
 
     def threshold(self, order: int) -> int:
-        """Return the largest count that is pruned among n-grams of this order."""
+        """Return the largest count that is pruned in this order."""
         return self.prune[min(order, len(self.prune)) - 1]
 
 
 @dataclass(frozen=True)
 class Discounts:
-    """What is taken from the counts of one order."""
+    """Discounts of one order."""
 
-    amounts: tuple[float, ...]  # from a count of 0, 1, 2, and 3 or more
-    counts_of_counts: tuple[int, ...]  # how many n-grams have a count of 1, 2, 3, 4
-    is_fallback: bool  # the counts of counts allow no estimate: the amounts are fixed ones
+    amounts: tuple[float, ...]  # discounts of a count of 0, 1, 2, and 3 or more
+    counts_of_counts: tuple[int, ...]  # number of n-grams with a count of 1, 2, 3, 4
+    is_fallback: bool  # the counts of counts allow no estimate: the amounts are fixed
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The probabilities of one order, beside its `NGrams`."""
+    """The probabilities of one order, for its `NGrams`."""
 
     ngrams: NGrams
-    is_kept: NDArray[np.bool_]  # (rows,): False where pruned
-    probability: Floats  # (rows,); 0 for the begin of a sentence, which is never predicted
-    backoff: Floats  # (rows,): weight of the order below after this context; 1 where nothing follows it
+    is_kept: NDArray[np.bool_]  # (rows,): False if pruned
+    probability: Floats  # (rows,); 0 for the sentence begin, which is never predicted
+    backoff: Floats  # (rows,): weight of the lower order after this context; 1 if nothing follows it
     discounts: Discounts
 
 
 @dataclass(frozen=True)
 class Estimated:
-    """An n-gram model as it was estimated, before it is a file."""
+    """An estimated n-gram model in memory."""
 
     words: tuple[str, ...]
     orders: tuple[Estimate, ...]
@@ -171,7 +171,7 @@ def estimate(sentences: Iterable[Sequence[str]], config: NGramConfig) -> Estimat
     """
     corpus = number_words(sentences, vocabulary=config.vocabulary)
     levels = count_ngrams(corpus, config.order)
-    lower = np.full(1, 1.0 / (len(corpus.words) - 1))  # order 0: any word but the begin of a sentence
+    lower = np.full(1, 1.0 / (len(corpus.words) - 1))  # order 0: any word but the sentence begin
     orders: list[Estimate] = []
     for n, ngrams in enumerate(levels, start=1):
         counts = _adjusted(ngrams, levels[n] if n < config.order else None)
@@ -195,7 +195,7 @@ def estimate(sentences: Iterable[Sequence[str]], config: NGramConfig) -> Estimat
 
 
 def _adjusted(ngrams: NGrams, longer: NGrams | None) -> Integers:
-    """Count, below the highest order, the different words to the left, but occurrences where a sentence begins."""
+    """Return counts: below the highest order the distinct left neighbours, or occurrences at a sentence begin."""
     if longer is None:
         return ngrams.raw.copy()
     return np.where(ngrams.starts, ngrams.raw, np.bincount(longer.suffix, minlength=len(ngrams.raw)))

@@ -1,8 +1,8 @@
-"""Lexicons: the words a decoder may write, each spelled in the tokens of a model's vocabulary.
+"""Lexicons: the words that a decoder may write, spelled in the tokens of a model's vocabulary.
 
-A file has a line a word, the word, a tab and its tokens with blanks between, the word boundary last, as flashlight and
-torchaudio read it; pieces say themselves where a word starts and have none. A word may have several spellings. For a
-model of phones a pronunciation lexicon will do, as `text.phones` reads it.
+A file has one line per word: the word, a tab, and its tokens separated by spaces, the word boundary last, as read by
+flashlight and torchaudio. Pieces mark word starts themselves and need no boundary. A word may have several spellings.
+For a model of phones a pronunciation lexicon works, too, as read by `text.phones`.
 """
 
 from collections import Counter
@@ -24,20 +24,20 @@ __all__ = ["Lexicon", "read_lexicon", "spell"]
 class Lexicon:
     """Words and their spellings."""
 
-    words: tuple[str, ...]  # ascending; repeated where a word has several spellings
+    words: tuple[str, ...]  # ascending; repeated for several spellings
     spellings: tuple[tuple[str, ...], ...]  # tokens of each, without the word boundary
-    notes: tuple[str, ...] = field(default=(), compare=False)  # what of the file was not taken
+    notes: tuple[str, ...] = field(default=(), compare=False)  # notes on lines of the file that were ignored
 
     @classmethod
     def from_sentences(
         cls, sentences: Iterable[Sequence[str]], vocabulary: Vocabulary, *, min_count: int = 1
     ) -> tuple[Self, list[str]]:
-        """Collect the words of texts that the vocabulary can spell: by letters, its lexicon's phones, or pieces.
+        """Collect the words of texts that the vocabulary can spell: in letters, phones of its lexicon, or pieces.
 
         Args:
-            sentences: words of each.
-            vocabulary: of the model.
-            min_count: words that are rarer are left out.
+            sentences: words of each sentence.
+            vocabulary: vocabulary of the model.
+            min_count: rarer words are left out.
 
         Returns:
             The lexicon, and the words that the vocabulary cannot spell, most frequent first.
@@ -66,7 +66,7 @@ class Lexicon:
 
 
 def spell(word: str, vocabulary: Vocabulary) -> tuple[str, ...] | None:
-    """Return a word in tokens of a vocabulary, the likeliest pieces of all; None if it cannot be spelled."""
+    """Return the tokens of a word, for pieces the most probable ones; None if it cannot be spelled."""
     if vocabulary.written_in == "phones":
         return vocabulary.lexicon.get(word)
     if vocabulary.written_in == "pieces":
@@ -77,10 +77,10 @@ def spell(word: str, vocabulary: Vocabulary) -> tuple[str, ...] | None:
 
 
 def read_lexicon(path: Path, vocabulary: Vocabulary) -> Lexicon:
-    """Read a lexicon for a model; the word boundary at the end of a spelling may be left out.
+    """Read a lexicon for a model; the word boundary at the end of a spelling is optional.
 
     Raises:
-        VocabularyError: a line that does not parse, or a token that the vocabulary lacks.
+        VocabularyError: a line does not parse, or the vocabulary lacks a token.
     """
     known = set(vocabulary.tokens[1:]) - {WORD_BOUNDARY}
     entries: set[tuple[str, tuple[str, ...]]] = set()
@@ -93,7 +93,7 @@ def read_lexicon(path: Path, vocabulary: Vocabulary) -> Lexicon:
         if tokens[-1] == WORD_BOUNDARY:
             tokens = tokens[:-1]
         if not tokens:
-            raise VocabularyError(f"{path}:{each.line}: expected a word and its tokens, found {word} without any")
+            raise VocabularyError(f"{path}:{each.line}: expected a word and its tokens, found {word} without tokens")
         if unknown := sorted(set(tokens) - known):
             raise VocabularyError(
                 f"{path}:{each.line}: {word} is spelled with {' '.join(map(repr, unknown))}, which the model's "

@@ -1,7 +1,7 @@
-"""An n-gram model as arrays: log10 probabilities of many words after many histories at once.
+"""An n-gram model as arrays, which scores many words after many histories at once (log10).
 
-A node is an n-gram, 0 the empty one, numbered order by order and sorted by (node of its first words, last word), so
-that the sorted keys are the numbers. A history is the node of its longest end that the model knows.
+A node is an n-gram; node 0 is the empty one. Nodes are numbered order by order and sorted by (node of the prefix, last
+word), so that the position of a key is its node. A history is the node of its longest suffix in the model.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ __all__ = ["Entries", "NGramModel", "Perplexity", "perplexity"]
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_UNKNOWN_LOG10 = -100.0  # of unknown words where a file has no probability for them, as kenlm sets it
+_UNKNOWN_LOG10 = -100.0  # log10 probability of unknown words if a file has none, as in kenlm
 
 
 class Entries(NamedTuple):
-    """The n-grams of one order as a file lists them."""
+    """The n-grams of one order as listed in a file."""
 
     words: Integers  # (rows, order) ids
     probability: Floats  # (rows,), log10
@@ -35,24 +35,24 @@ class Entries(NamedTuple):
 class NGramModel:
     """A backoff model."""
 
-    ids: dict[str, int]  # by word
-    keys: Integers  # (nodes - 1,), ascending: node of the first words x number of words + last word
+    ids: dict[str, int]  # ids by word
+    keys: Integers  # (nodes - 1,), ascending: node of the prefix x number of words + last word
     probability: Floats  # (nodes,), log10
     backoff: Floats  # (nodes,), log10
-    suffix: Integers  # (nodes,): longest end of the n-gram, itself excepted, that the model knows
-    num_contexts: int  # nodes below the highest order: those that can be a history
+    suffix: Integers  # (nodes,): longest proper suffix of the n-gram in the model
+    num_contexts: int  # number of nodes below the highest order, which can be histories
 
     @classmethod
     def from_entries(cls, words: Sequence[str], orders: Sequence[Entries], *, where: str) -> Self:
-        """Arrange n-grams.
+        """Build the arrays from n-grams.
 
         Args:
-            words: of the 1-grams, by id, each once; where they lack one of the three special words, it is added.
-            orders: n-grams of every order, those of order 1 by id, longer ones in any order.
-            where: names them in errors.
+            words: words of the 1-grams, by id, each once; missing special words are added.
+            orders: n-grams of every order, those of order 1 sorted by id, longer ones in any order.
+            where: origin of the n-grams, for errors.
 
         Raises:
-            VocabularyError: an n-gram occurs twice, or the first words of one are no n-gram of the order below.
+            VocabularyError: an n-gram occurs twice, or its prefix is not an n-gram of the lower order.
         """
         ids = {word: number for number, word in enumerate(words)}
         for special in (UNKNOWN, BEGIN, END):
@@ -73,7 +73,7 @@ class NGramModel:
         return model
 
     def numbers(self, words: Iterable[str]) -> list[int]:
-        """Return the ids of words, those of unknown ones that of `<unk>`."""
+        """Return the ids of words, with that of `<unk>` for unknown words."""
         unknown = self.ids[UNKNOWN]
         return [self.ids.get(word, unknown) for word in words]
 
@@ -90,7 +90,7 @@ class NGramModel:
             words: (pairs,) ids.
 
         Returns:
-            (pairs,) log10 probabilities, and the (pairs,) histories with those words.
+            (pairs,) log10 probabilities, and the (pairs,) histories after those words.
         """
         nodes = histories
         found = self._child(nodes, words)
@@ -114,7 +114,7 @@ class NGramModel:
         return np.where(nodes < self.num_contexts, nodes, self.suffix[nodes])
 
     def _child(self, nodes: Integers, words: Integers) -> Integers:
-        """Return the nodes of histories with a word more, 0 where the model has none."""
+        """Return the nodes of histories extended by a word, 0 if they are not in the model."""
         wanted = nodes * len(self.ids) + words
         places = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
         return np.where(self.keys[places] == wanted, places + 1, 0)
@@ -132,10 +132,10 @@ class NGramModel:
         if is_bad.any():
             names = list(self.ids)
             found = " ".join(names[word] for word in words[sorting[np.argmax(is_bad)]])
-            raise VocabularyError(f"{where}: {found!r} occurs twice, or its first words are no n-gram of the file")
+            raise VocabularyError(f"{where}: {found!r} occurs twice, or its first words are not an n-gram of the file")
         suffix, last = self.suffix[nodes[sorting]], words[sorting, -1]
         nodes = self._child(suffix, last)
-        while (is_open := nodes == 0).any():  # a pruned model may lack ends; every word is a node
+        while (is_open := nodes == 0).any():  # a pruned model may lack suffixes; every word is a node
             suffix = np.where(is_open, self.suffix[suffix], suffix)
             nodes = np.where(is_open, self._child(suffix, last), nodes)
         return dataclasses.replace(
@@ -150,13 +150,13 @@ class NGramModel:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """How well a model predicts a text; ends of sentences count as words, beginnings do not."""
+    """Perplexity of a text; sentence ends count as words, sentence begins do not."""
 
     sentences: int
-    words: int  # unknown ones included
+    words: int  # number of words, unknown ones included
     unknown: int
-    log10: float  # of all
-    log10_known: float  # of the known words and the ends
+    log10: float  # log10 probability of all words
+    log10_known: float  # log10 probability of known words and sentence ends
 
     @property
     def perplexity(self) -> float:
@@ -170,9 +170,9 @@ class Perplexity:
 
 
 def perplexity(model: NGramModel, sentences: Iterable[Sequence[str]]) -> Perplexity:
-    """Score a text.
+    """Measure the perplexity of a text.
 
-    All its sentences advance together, a word of each at a time.
+    All sentences advance together, one word at a time.
 
     Raises:
         VocabularyError: there is no sentence.
@@ -183,7 +183,7 @@ def perplexity(model: NGramModel, sentences: Iterable[Sequence[str]]) -> Perplex
     rows.sort(key=len, reverse=True)
     lengths = np.array([len(row) for row in rows])
     history = np.full(len(rows), model.begin)
-    totals = [0.0, 0.0]  # of known words, of unknown ones
+    totals = [0.0, 0.0]  # known words, unknown words
     unknown = 0
     for place in range(lengths[0]):
         count = int((lengths > place).sum())

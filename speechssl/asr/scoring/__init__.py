@@ -1,1 +1,1 @@
-"""How good transcripts are: word and character errors with intervals, pages to look at."""
+"""Scoring of transcripts: word and character error rates with intervals, summaries, HTML pages."""

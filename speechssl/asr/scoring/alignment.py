@@ -1,8 +1,7 @@
-"""Which token of a hypothesis stands for which of its reference: the least costly alignment, step by step.
+"""Alignment of hypothesis tokens with reference tokens at the least cost.
 
-`levenshtein` (by rapidfuzz, which jiwer counts with) makes as few errors as possible. `nist` weighs a substitution 4
-and an insertion or deletion 3, as sclite does, so that its counts are comparable: it may have more errors, of other
-kinds.
+`levenshtein` (by rapidfuzz, which jiwer uses, too) minimises the number of errors. `nist` weights a substitution 4 and
+an insertion or deletion 3, like sclite, for comparable counts: it may have more errors, of other kinds.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ _SUBSTITUTION, _GAP = 4, 3  # sclite's weights (SCTK, doc/sclite.htm)
 
 
 class Step(NamedTuple):
-    """A token of each side; None where the other side has one too many."""
+    """A pair of tokens; None for the missing side of an insertion or deletion."""
 
     kind: Kind
     reference: str | None
@@ -33,7 +32,7 @@ def align(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequence[str
     Args:
         references: tokens of each utterance.
         hypotheses: as many utterances.
-        method: of this module.
+        method: alignment method.
 
     Examples:
         >>> [step.kind for step in align([["a", "b"]], [["a", "c", "d"]], "levenshtein")[0]]
@@ -66,7 +65,7 @@ def _nist(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Step]:
         above = rows[-1]
         row = above + _GAP  # a deletion
         row[1:] = np.minimum(row[1:], above[:-1] + _SUBSTITUTION * (found != ids[token]))
-        rows.append(np.minimum.accumulate(row - ahead) + ahead)  # insertions, however many
+        rows.append(np.minimum.accumulate(row - ahead) + ahead)  # any number of insertions
     steps: list[Step] = []
     i, j = len(reference), len(hypothesis)
     while i or j:

@@ -1,7 +1,7 @@
-"""A scoring as one HTML page that opens offline: `error_page.html` beside it, with the figures and audio put in.
+"""HTML page of a scoring that works offline: the template `error_page.html`, filled with results and audio.
 
-The page's script is ours: it draws the intervals and plots, computes spectrograms from the audio that is embedded, and
-sorts and filters. Knows texts, figures and sounds; nothing of manifests or models.
+The script of the page is our own: it draws intervals and plots, computes spectrograms from the embedded audio, sorts
+and filters. This module handles texts, scores and audio, but no manifests or models.
 """
 
 import base64
@@ -23,7 +23,7 @@ __all__ = ["Confusion", "PathToken", "Recording", "Report", "System", "confusion
 
 
 class Confusion(NamedTuple):
-    """A token of the reference and what was written for it; None where one side has nothing."""
+    """A pair of reference and hypothesis token; None for the missing side."""
 
     kind: Kind
     reference: str | None
@@ -62,11 +62,11 @@ def confusions(alignments: Iterable[Sequence[Step]], *, most: int) -> list[Confu
 _PLACES = ("__DATA__", "__AUDIO__")
 _CODES = {"hit": "=", "substitution": "S", "deletion": "D", "insertion": "I"}
 _MOST_CONFUSIONS = 500  # pairs of words, and of characters
-_FEW_BLOCKS = 10  # below, the page says that an interval is too narrow to be trusted
+_FEW_BLOCKS = 10  # with fewer blocks the page says that an interval is too narrow to be trusted
 
 
 class PathToken(NamedTuple):
-    """A run of frames in which a model's best token is the same, and not the blank."""
+    """A run of frames with the same most probable token, not the blank."""
 
     token: str
     start: int  # first frame
@@ -76,7 +76,7 @@ class PathToken(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What an utterance sounds like, and what a model predicts where."""
+    """Audio of an utterance, and a model's predictions over time."""
 
     flac: bytes
     path: Sequence[PathToken] = ()
@@ -84,7 +84,7 @@ class Recording:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A recogniser's figures."""
+    """Scores of a recogniser."""
 
     name: str
     evaluation: Evaluation
@@ -92,25 +92,25 @@ class System:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the page tells."""
+    """Content of the page."""
 
-    name: str  # of the references, for the heading
+    name: str  # name of the references, for the heading
     references: Sequence[Reference]
-    systems: Sequence[System]  # one, or two scored alike on the same references
-    differences: tuple[Difference, Difference] | None = None  # of WER and of CER, of two systems
+    systems: Sequence[System]  # one, or two scored in the same way on the same references
+    differences: tuple[Difference, Difference] | None = None  # differences of WER and CER between two systems
     durations_s: Mapping[str, float]  # by utterance id
-    confidences: Mapping[str, float]  # by id, of the first system; some, all or none
-    recordings: Mapping[str, Recording]  # by id, of some
-    frames_per_second: float = 50.0  # of the paths
-    sources: Mapping[str, str] = field(default_factory=dict)  # where references and systems lie
-    notes: Sequence[str] = ()  # what else a reader has to know
+    confidences: Mapping[str, float]  # confidences of the first system by id; some, all or none
+    recordings: Mapping[str, Recording]  # recordings of some utterances by id
+    frames_per_second: float = 50.0  # frame rate of the paths
+    sources: Mapping[str, str] = field(default_factory=dict)  # paths of references and systems
+    notes: Sequence[str] = ()  # further notes for the reader
 
 
 def write_score_page(report: Report, out: Path) -> None:
     """Write the page."""
     template = Path(__file__).with_name("error_page.html").read_text(encoding="utf-8")
     data = json.dumps(_data(report), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    data = data.replace("<", "\\u003c")  # no text ends the <script> it stands in
+    data = data.replace("<", "\\u003c")  # so that no text can end its <script>
     places = {reference.id: index for index, reference in enumerate(report.references)}
     audio = "\n".join(
         f'<script type="text/plain" id="audio-{places[key]}">{base64.b64encode(recording.flac).decode()}</script>'
@@ -210,7 +210,7 @@ def _utterance(report: Report, index: int) -> dict[str, Any]:
 
 
 def _heard(compared: Compared) -> list[Any]:
-    """Return text, steps of words, steps of characters."""
+    """Return the text, the word alignment and the character alignment."""
     return [
         _text(compared.hypothesis, compared.hypothesis.split()),
         _brief(compared.words),
@@ -219,12 +219,12 @@ def _heard(compared: Compared) -> list[Any]:
 
 
 def _text(text: str, words: list[str]) -> str | list[str | list[str]]:
-    """Return a text that can be split at its spaces, else the text and its words."""
+    """Return the text if splitting it at spaces gives its words, else the text and its words."""
     return text if text.split(" ") == words or not text else [text, words]
 
 
 def _brief(steps: Sequence[Step]) -> str:
-    """Write an alignment in runs.
+    """Encode an alignment by run lengths.
 
     Examples:
         >>> from speechssl.asr.scoring.alignment import align

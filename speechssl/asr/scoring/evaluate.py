@@ -1,6 +1,6 @@
-"""Scores one can publish: totals and groups with confidence intervals, and two systems compared on the same speech.
+"""Evaluation of hypotheses: totals and groups with confidence intervals, and paired comparison of two systems.
 
-Knows texts, alignments and names of groups; nothing of manifests or audio.
+This module handles texts, alignments and groups, but no manifests or audio.
 """
 
 import re
@@ -38,13 +38,13 @@ _KINDS = ("substitution", "deletion", "insertion", "hit")
 
 @configuration
 class ScoreConfig:
-    """How texts are compared, and how certain figures are."""
+    """Settings of text comparison and of the confidence intervals."""
 
     normaliser: Normaliser = "none"
-    alignment: Method = "levenshtein"  # of words; nist weighs errors as sclite does
-    blocks: Literal["utterance", "speaker"] = "utterance"  # what is drawn: speaker, to speak about other speakers
-    samples: int = 10_000  # draws of the bootstrap
-    level: float = 0.95  # of confidence
+    alignment: Method = "levenshtein"  # alignment of words; nist weights errors like sclite
+    blocks: Literal["utterance", "speaker"] = "utterance"  # unit of the bootstrap; speaker generalises to new speakers
+    samples: int = 10_000  # bootstrap samples
+    level: float = 0.95  # confidence level
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What was said, and what is known of who said it."""
+    """A reference text, with properties of the utterance."""
 
     id: str
     text: str
@@ -67,7 +67,7 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One utterance after normalising, aligned."""
+    """One utterance, normalised and aligned."""
 
     id: str
     reference: str
@@ -77,12 +77,12 @@ class Compared:
 
     @property
     def word_errors(self) -> ErrorRate:
-        """Errors of its words."""
+        """Word errors."""
         return _error_rate(_count(self.words))
 
     @property
     def character_errors(self) -> ErrorRate:
-        """Errors of its characters, spaces counted."""
+        """Character errors, spaces counted."""
         return _error_rate(_count(self.characters))
 
 
@@ -96,24 +96,24 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Figures of some of the utterances."""
+    """Scores of a group of utterances."""
 
     name: str
     utterances: int
-    blocks: int  # utterances or speakers, whatever was drawn
+    blocks: int  # number of utterances or speakers, the unit of the bootstrap
     words: Rate
     characters: Rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """Ids that were not scored, as not every side had them."""
+    """Ids that were not scored, because not all files have them."""
 
     references: Sequence[str]  # without a hypothesis of every system
-    hypotheses: Sequence[Sequence[str]]  # of each system, without a reference or without one of another system
+    hypotheses: Sequence[Sequence[str]]  # by system, without a reference or without a hypothesis of the other system
 
     def described(self) -> list[str]:
-        """Return for each side how many they are, with the first three.
+        """Describe the number of ids on each side, with the first three.
 
         Examples:
             >>> LeftOut(references=["a", "b"], hypotheses=[[]]).described()
@@ -128,15 +128,15 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All figures of one system."""
+    """All scores of one system."""
 
     config: ScoreConfig
-    normaliser: str  # in words
+    normaliser: str  # description of the normaliser
     total: Group
-    groups: Mapping[str, Sequence[Group]]  # by grouping
+    groups: Mapping[str, Sequence[Group]]  # groups by grouping
     utterances: Sequence[Compared]
     drawn: NDArray[np.int64] = field(repr=False, compare=False)  # (samples, 4): errors, tokens of words and characters
-    left_out: LeftOut | None = None  # where only what all sides have was scored
+    left_out: LeftOut | None = None  # ids left out, if only common ids were scored
 
     @property
     def wer(self) -> float:
@@ -150,18 +150,18 @@ class Evaluation:
 
 
 class _Part(NamedTuple):
-    """Some of the utterances."""
+    """A subset of the utterances."""
 
     grouping: str
     name: str
-    rows: NDArray[np.int64]  # their places among all
-    blocks: Sequence[str]  # what each is drawn with
+    rows: NDArray[np.int64]  # their indices
+    blocks: Sequence[str]  # bootstrap block of each
 
 
 def in_common(
     references: Sequence[Reference], systems: Sequence[Mapping[str, str]]
 ) -> tuple[list[Reference], list[dict[str, str]], LeftOut]:
-    """Keep the utterances that the references and all systems have, and say what is left out on each side."""
+    """Keep the utterances that the references and all systems have; also return those left out on each side."""
     ids = {row.id for row in references}.intersection(*systems)
     left_out = LeftOut(
         references=[row.id for row in references if row.id not in ids],
@@ -189,21 +189,21 @@ def evaluate_systems(
     *,
     left_out: LeftOut | None = None,
 ) -> list[Evaluation]:
-    """Score systems on the same references. What is drawn for intervals is drawn once for all.
+    """Score systems on the same references, with the same bootstrap draws for all.
 
     Args:
-        references: each id once.
-        systems: hypotheses of each, text by id, the same ids.
-        config: how.
-        left_out: of `in_common`, to be told with the figures.
+        references: references with distinct ids.
+        systems: hypotheses of each system, text by id, with the same ids.
+        config: settings of the scoring.
+        left_out: second result of `in_common`, reported with the scores.
 
     Raises:
-        ManifestError: ids that only one side has or that occur twice, nothing to score, references without words after
-            normalising, no speaker where speakers are to be drawn.
+        ManifestError: ids are missing on one side or occur twice, there is nothing to score, references are empty
+            after normalisation, or speakers are missing for blocks of speakers.
     """
     if left_out is not None and not references:
         raise ManifestError(
-            f"score: no utterance is on all sides; left over: {'; '.join(left_out.described())}; give them the same ids"
+            f"score: no utterance is on all sides; left over: {'; '.join(left_out.described())}; use the same ids"
         )
     for hypotheses in systems:
         _check_ids(references, hypotheses)
@@ -212,7 +212,7 @@ def evaluate_systems(
     parts = _parts(references, _block_names(references, config))
     tables = [in_blocks(_rates(count[part.rows]), part.blocks) for count in counts for part in parts]
     groups: dict[int, Group] = {}
-    totals: dict[int, NDArray[np.int64]] = {}  # drawn sums of all utterances, by system
+    totals: dict[int, NDArray[np.int64]] = {}  # bootstrap sums over all utterances, by system
     for place, drawn in drawn_sums(tables, samples=config.samples, seed=config.seed):
         system, number = divmod(place, len(parts))
         part = parts[number]
@@ -240,10 +240,10 @@ def evaluate_systems(
 
 
 def judge(references: Sequence[Reference], first: Evaluation, second: Evaluation) -> tuple[Difference, Difference]:
-    """Compare two systems, scored alike on the same references: differences of WER and of CER, paired.
+    """Compare two systems scored in the same way on the same references: paired differences of WER and CER.
 
     Raises:
-        ValueError: they were not scored alike.
+        ValueError: they were not scored in the same way.
     """
     config = first.config
     if second.config != config:
@@ -295,7 +295,7 @@ def _compare(references: Sequence[Reference], hypotheses: Mapping[str, str], con
 
 
 def _by_number(name: str) -> list[str | int]:
-    """Order names by the numbers in them.
+    """Return a sort key that orders names by the numbers in them.
 
     Examples:
         >>> sorted(["from 10 to 20 s", "from 2 to 5 s", "below 1 s"], key=_by_number)

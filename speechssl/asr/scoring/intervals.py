@@ -1,7 +1,7 @@
-"""How far an error rate may be off, and whether two systems differ: resampling of utterances or of speakers.
+"""Confidence intervals of error rates and significance of differences: resampling of utterances or speakers.
 
-Utterances of one speaker share what is hard about him, so an interval over utterances alone is too narrow for other
-speakers; blocks of a speaker's utterances are drawn together then (Bisani and Ney 2004, "Bootstrap estimates for
+Errors on utterances of one speaker are correlated, so an interval over utterances is too narrow for other speakers; for
+these, all utterances of a speaker are drawn together as a block (Bisani and Ney 2004, "Bootstrap estimates for
 confidence intervals in ASR performance evaluation").
 """
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 __all__ = ["Difference", "Interval", "compare_systems", "drawn_sums", "in_blocks", "percentiles"]
 
-_AT_ONCE = 2**22  # drawn counts, or their sums, held in memory at a time
+_AT_ONCE = 2**22  # most drawn counts or sums in memory at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Between which rates the true one lies, with the confidence asked for."""
+    """Confidence interval of a rate."""
 
     low: float
     high: float
@@ -26,16 +26,16 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The second system's error rate minus the first's: below 0 the second is better."""
+    """Error rate of the second system minus that of the first; negative if the second is better."""
 
     difference: float
     interval: Interval
-    p_value: float  # two-sided, approximate randomisation: as large a difference if the systems were the same
-    better_share: float  # of the bootstrap's draws in which the second has the lower rate
+    p_value: float  # two-sided, by approximate randomisation: probability of such a difference between equal systems
+    better_share: float  # share of bootstrap samples in which the second has the lower rate
 
 
 def in_blocks(counts: NDArray[np.int64], blocks: Sequence[str]) -> NDArray[np.int64]:
-    """Add up (utterances, any) counts of the same block; (blocks, any), in the order of first appearance."""
+    """Sum (utterances, any) counts by block; returns (blocks, any), in the order of first appearance."""
     numbers: dict[str, int] = {}
     rows = [numbers.setdefault(name, len(numbers)) for name in blocks]
     sums = np.zeros((len(numbers), counts.shape[1]), np.int64)
@@ -46,21 +46,21 @@ def in_blocks(counts: NDArray[np.int64], blocks: Sequence[str]) -> NDArray[np.in
 def drawn_sums(
     tables: Sequence[NDArray[np.int64]], *, samples: int, seed: int
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Sum tables over blocks drawn with replacement, as many as each has. Tables of as many blocks share the draws.
+    """Sum tables over blocks drawn with replacement; tables with equal numbers of blocks share the draws.
 
     Args:
-        tables: (blocks, columns) counts, any number of blocks and the same columns in all.
-        samples: number of draws.
-        seed: of the draws.
+        tables: (blocks, columns) counts, with any number of blocks and the same columns in all.
+        samples: number of bootstrap samples.
+        seed: seed of the draws.
 
     Yields:
-        The number of a table and its sums, (samples, columns), each table once and in any order.
+        The index of a table and its (samples, columns) sums, each table once, in any order.
     """
     heights: dict[int, list[int]] = {}
     for number, table in enumerate(tables):
         heights.setdefault(len(table), []).append(number)
     for blocks, alike in heights.items():
-        most = max(1, _AT_ONCE // (samples * tables[alike[0]].shape[1]))  # tables whose sums are held at a time
+        most = max(1, _AT_ONCE // (samples * tables[alike[0]].shape[1]))  # tables whose sums fit into memory at a time
         for begin in range(0, len(alike), most):
             some = alike[begin : begin + most]
             drawn = _draw(np.concatenate([tables[number] for number in some], 1), blocks, samples, seed)
@@ -72,7 +72,7 @@ def percentiles(drawn: NDArray[np.int64], level: float) -> list[Interval]:
 
     Args:
         drawn: (samples, 2 x rates), a column of errors and one of reference tokens for each rate.
-        level: of confidence, as 0.95.
+        level: confidence level, such as 0.95.
     """
     rates = drawn[:, ::2] / np.maximum(drawn[:, 1::2], 1)
     return [_percentiles(rate, level) for rate in rates.T]
@@ -86,21 +86,21 @@ def compare_systems(
     seed: int,
     level: float,
 ) -> list[Difference]:
-    """Compare two systems on the same blocks, paired, in each of their rates.
+    """Compare two systems on the same blocks by paired differences of each rate.
 
     Args:
-        first: (blocks, 2 x rates), of the first system: a column of errors and one of reference tokens for each rate.
-        second: the same of the second, with the same tokens.
-        drawn: sums of the two tables, of `drawn_sums` with the same seed.
-        seed: of the draws.
-        level: of confidence.
+        first: (blocks, 2 x rates) of the first system: a column of errors and one of reference tokens for each rate.
+        second: the same for the second system, with the same tokens.
+        drawn: sums of the two tables from `drawn_sums` with the same seed.
+        seed: seed of the draws.
+        level: confidence level.
     """
     gaps, tokens = (second - first)[:, ::2], first[:, 1::2].sum(0)
     rates = (drawn[1] - drawn[0])[:, ::2] / np.maximum(drawn[0][:, 1::2], 1)
     samples, generator = len(rates), np.random.default_rng([seed, 1])
     observed, as_large = np.abs(gaps.sum(0)), np.zeros(len(tokens), np.int64)
     for count in _portions(samples, len(gaps)):
-        signs = generator.integers(0, 2, (count, len(gaps)), np.int8) * 2 - 1  # which system is which, by chance
+        signs = generator.integers(0, 2, (count, len(gaps)), np.int8) * 2 - 1  # random exchange of the two systems
         as_large += (np.abs(signs @ gaps) >= observed).sum(0)
     return [
         Difference(

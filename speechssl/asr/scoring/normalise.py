@@ -1,9 +1,9 @@
-"""What is done to both texts before they are compared. A report names it: figures of two normalisers do not compare.
+"""Normalisation of both texts before scoring; reports name it, because scores of two normalisers are not comparable.
 
-`none`: nothing. `nfc`: Unicode NFC, runs of blanks one space. `lower`: that, in lower case. `plain`: that, and
-punctuation and symbols become spaces, but for signs that stand inside words (`text.words` has the rule, docs/scripts.md
-what it makes of 52 languages); vowel points that languages leave out in writing (Arabic, Hebrew, not Yiddish) and
-Slavic stress marks are removed.
+`none`: no change. `nfc`: Unicode NFC, runs of white space become one space. `lower`: also lower case. `plain`: also
+punctuation and symbols become spaces, except signs inside words (rule in `text.words`, results for 52 languages in
+docs/scripts.md); vowel points that are usually not written (Arabic, Hebrew, not Yiddish) and Slavic stress marks are
+removed.
 """
 
 import re
@@ -20,7 +20,7 @@ NORMALISERS: tuple[str, ...] = get_args(Normaliser)
 
 _POINTS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640]")
 
-_POINTS_OF = {  # where some are letters of the spelling: what is left out in writing there
+_POINTS_OF = {  # points to remove in languages that spell with some of them
     "ks": re.compile("[\u0610-\u061a\u0640]"),  # Kashmiri writes all vowels
     "yi": re.compile(
         "[\u0591-\u05b3\u05b5\u05b6\u05b9-\u05bb\u05bd\u05c1\u05c4\u05c5\u05c7\u0640]"
@@ -34,13 +34,13 @@ def normalise(text: str, how: Normaliser, language: str | None = None) -> str:
     """Normalise one text.
 
     Args:
-        text: of a reference or a hypothesis.
-        how: of this module.
-        language: code, such as tr, tur or tr_TR; matters for capitals (Turkish), stress marks (Russian), vowel points
+        text: a reference or a hypothesis.
+        how: the normaliser.
+        language: code, such as tr, tur or tr_TR; affects capitals (Turkish), stress marks (Russian), vowel points
             that are spelt (Yiddish), and signs inside words (Finnish).
 
     Raises:
-        ConfigError: the language matters, and it is no code.
+        ConfigError: the normaliser depends on the language, and the code is invalid.
 
     Examples:
         >>> normalise("Don’t  press — the KEY!", "plain")
@@ -62,7 +62,7 @@ def normalise(text: str, how: Normaliser, language: str | None = None) -> str:
 
 
 def describe_normaliser(how: Normaliser) -> str:
-    """Say in a report's words what was done."""
+    """Return the description of a normaliser for reports."""
     return {
         "none": "texts as they are",
         "nfc": "Unicode NFC, runs of blanks one space",

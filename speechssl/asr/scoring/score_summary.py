@@ -1,4 +1,4 @@
-"""An evaluation as lines to read, as a JSON object, and as a table with one row an utterance."""
+"""An evaluation as lines of text, as a JSON object, and as a table with one row per utterance."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from speechssl.text.words import lacks_blanks
 
 __all__ = ["advice", "as_json", "difference_lines", "lines", "utterance_rows"]
 
-_FEW_BLOCKS = 10  # below, a percentile interval of drawn blocks is too narrow to be trusted
+_FEW_BLOCKS = 10  # with fewer blocks a percentile interval is too narrow to be trusted
 
 
 def lines(evaluation: Evaluation) -> list[str]:
-    """Describe totals and groups, a line each."""
+    """Describe totals and groups, one line each."""
     config, total = evaluation.config, evaluation.total
     found = []
     for name, rate in (("CER", total.characters), ("WER", total.words)):
@@ -24,7 +24,7 @@ def lines(evaluation: Evaluation) -> list[str]:
     drawn = f"{total.blocks} {config.blocks}s drawn {config.samples} times, seed {config.seed}"
     found.append(f"{total.utterances} utterances; intervals of {100 * config.level:g} %: {drawn}")
     if evaluation.left_out is not None:
-        found += [f"left out, as not all sides have them: {each}" for each in evaluation.left_out.described()]
+        found += [f"left out, because not all files have them: {each}" for each in evaluation.left_out.described()]
     found.append(f"texts: {evaluation.normaliser}; alignment of words: {config.alignment}")
     if total.blocks < _FEW_BLOCKS:
         found.append(f"only {total.blocks} {config.blocks}s: the intervals are too narrow to be trusted")
@@ -36,20 +36,20 @@ def lines(evaluation: Evaluation) -> list[str]:
 
 
 def advice(evaluation: Evaluation) -> list[str]:
-    """Say what its figures do not mean: WER where blanks do not part words, in a twentieth of the texts or more."""
+    """Warn that WER is not meaningful if words are not separated by spaces in a twentieth of the texts or more."""
     rows = evaluation.utterances
     unparted = lacks_blanks([row.reference for row in rows])
     if 20 * len(unparted) < len(rows):
         return []
     return [
         f"{len(unparted)} of {len(rows)} references ({', '.join(rows[place].id for place in unparted[:3])}) "
-        "are in a script without blanks between words: WER counts whole sentences there, or what lies between blanks; "
-        "CER is the measure"
+        "are in a script without spaces between words: WER counts whole sentences or parts between spaces there; "
+        "use CER"
     ]
 
 
 def difference_lines(differences: tuple[Difference, Difference]) -> list[str]:
-    """Describe how the second system differs from the first."""
+    """Describe the differences of the second system from the first."""
     return [
         f"{name} of the second minus the first: {100 * each.difference:+.2f} points "
         f"[{100 * each.interval.low:+.2f}, {100 * each.interval.high:+.2f}], p = {each.p_value:.4f}, "
@@ -59,7 +59,7 @@ def difference_lines(differences: tuple[Difference, Difference]) -> list[str]:
 
 
 def as_json(evaluation: Evaluation, differences: tuple[Difference, Difference] | None = None) -> dict[str, Any]:
-    """Return all figures; `cer` and `wer` are those of all utterances, as shares."""
+    """Return all scores; `cer` and `wer` are those of all utterances, as shares of 1."""
     total = evaluation.total
     found: dict[str, Any] = {
         "cer": total.characters.errors.rate,
@@ -83,7 +83,7 @@ def as_json(evaluation: Evaluation, differences: tuple[Difference, Difference] |
 
 
 def utterance_rows(utterances: Sequence[Compared]) -> list[list[str]]:
-    """Return a header and a row an utterance, those with most word errors first."""
+    """Return a header and one row per utterance, those with most word errors first."""
     header = ["id", "wer", "cer", "substitutions", "deletions", "insertions", "words", "reference", "hypothesis"]
     ranked = sorted(utterances, key=lambda row: (-row.word_errors.rate, -row.character_errors.rate, row.id))
     return [header, *([*_utterance_figures(row), row.reference, row.hypothesis] for row in ranked)]

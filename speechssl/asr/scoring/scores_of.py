@@ -1,4 +1,4 @@
-"""Texts against texts: one call for whoever has two lists or two mappings, and no files."""
+"""Score texts in memory: one function for two lists or two mappings of texts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,22 +18,22 @@ def score(
     speakers: Mapping[str, str] | None = None,
     languages: Mapping[str, str] | None = None,
 ) -> Evaluation:
-    """Score what a system wrote: word and character error rates, their counts, and intervals of confidence.
+    """Score hypotheses: word and character error rates, counts, and confidence intervals.
 
     Args:
-        references: what was said: texts by utterance id, or a list of texts.
-        hypotheses: what a system wrote, of the same kind: the same ids, or as many texts in the same order.
-        config: normaliser, alignment, draws of the intervals; None for the defaults, which change no text.
-        common: score the utterances that both sides have; `Evaluation.left_out` says what each had alone.
-        speakers: by utterance id, for `blocks="speaker"`.
-        languages: codes by utterance id, for normalisers with rules of languages.
+        references: reference texts by utterance id, or a list of texts.
+        hypotheses: texts of a system of the same type: with the same ids, or as many texts in the same order.
+        config: normaliser, alignment and bootstrap; None for the defaults, which change no text.
+        common: score only the utterances that both sides have; `Evaluation.left_out` has the others.
+        speakers: speakers by utterance id, for `blocks="speaker"`.
+        languages: language codes by utterance id, for normalisers that depend on the language.
 
     Returns:
         `wer` and `cer` are shares of 1; `total`, `utterances` hold the rest.
 
     Raises:
-        ManifestError: ids that one side alone has, an empty reference, nothing to score.
-        ValueError: a mapping beside a list, lists of different lengths, a text where a list is meant.
+        ManifestError: ids are missing on one side, a reference is empty, or there is nothing to score.
+        ValueError: a mapping is given with a list, lists differ in length, or a text is given instead of a list.
 
     Examples:
         >>> found = score(["one two", "three"], ["one too", "three"])

@@ -1,4 +1,4 @@
-"""How noisy a recording is, estimated from the recording alone: its quietest frames are taken for the noise."""
+"""Blind estimate of the signal-to-noise ratio of a recording: its quietest frames are taken as noise."""
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ _LIMITS_DB = (-10.0, 60.0)
 
 
 def estimate_snr_db(waveform: Tensor) -> float:
-    """Return the power of the louder half of the frames, less that of the quietest tenth, over the latter, in dB.
+    """Return (power of the louder half of the frames - noise) / noise in dB; noise is the quietest tenth of the frames.
 
-    A recording without a pause looks noisier than it is, and a gated one cleaner; good enough for bands of 10 dB.
+    Recordings without pauses look noisier than they are, gated ones cleaner; accurate enough for bands of 10 dB.
 
     Args:
         waveform: (time,), 16 kHz.

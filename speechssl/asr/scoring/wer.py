@@ -1,4 +1,4 @@
-"""Word and character error rates, by jiwer, of hypotheses joined to references by utterance id."""
+"""Word and character error rates by jiwer, with hypotheses matched to references by utterance id."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Scores:
 
 
 def score_texts(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> Scores:
-    """Score texts as they are: nothing is normalised here.
+    """Score texts without normalisation.
 
     Args:
         references: text by utterance id.

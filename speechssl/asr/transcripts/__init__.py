@@ -1,1 +1,1 @@
-"""What was said when: tokens and words with their times, and the formats that other tools read them from."""
+"""Transcripts: tokens and words with times, file formats, and the matching of hypotheses to references."""

@@ -1,8 +1,7 @@
-"""Two files that say something of the same utterances, brought together: by id, by the audio they name, or by time.
+"""Match the texts of two files by utterance id, by audio path, or by time.
 
-STM and CTM say when something was said in a recording: where one side of a comparison has segments and the other words
-with times, the words go to the segments that they lie in (a word's middle counts; one between segments goes to the
-nearest, as an insertion there).
+STM and CTM give times in a recording. If one side of a comparison has segments and the other words with times, each
+word goes to the segment that holds its middle; a word between segments goes to the nearest one, as an insertion there.
 """
 
 import re
@@ -34,15 +33,15 @@ __all__ = ["same_utterances", "with_texts"]
 def same_utterances(
     references: Texts, hypotheses: Texts, *, tell: Callable[[str], object] = lambda line: None
 ) -> dict[str, str]:
-    """Return the hypotheses by the ids of the references; what has no counterpart keeps its own.
+    """Return the hypotheses under the ids of the references; those without a counterpart keep their own ids.
 
     Args:
-        references: what was said.
-        hypotheses: what a system wrote.
-        tell: is given what was done that a reader of figures should know, a line each.
+        references: reference texts.
+        hypotheses: texts of a system.
+        tell: called with notes for the reader of the scores, one line each.
 
     Raises:
-        ManifestError: two hypotheses of one reference.
+        ManifestError: a reference has two hypotheses.
     """
     if references.spans and hypotheses.words is not None:
         return _cut(hypotheses.words, references, tell)
@@ -57,10 +56,10 @@ def same_utterances(
         found[key] = row.text
     if hypotheses.words is not None and found:
         unheard = [row.id for row in references.said if row.id not in found]
-        if len(unheard) < len(references.said):  # or nothing fits, which is said as such
+        if len(unheard) < len(references.said):  # if none has words, another error says so
             found |= dict.fromkeys(unheard, "")
             if unheard:
-                tell(f"{len(unheard)} utterances have no words in the CTM, and count as heard empty: {_few(unheard)}")
+                tell(f"{len(unheard)} utterances have no words in the CTM, and count as empty: {_few(unheard)}")
     return found
 
 
@@ -68,8 +67,8 @@ def with_texts(manifest: Manifest, path: Path) -> Manifest:
     """Return a manifest with the texts of another file.
 
     Args:
-        manifest: whose texts do not count; a text for each utterance is wanted.
-        path: anything that `read_texts` reads; for a single utterance also plain text, all of which it says.
+        manifest: the utterances; their own texts are ignored.
+        path: any file of `read_texts`, with a text for each utterance; for a single utterance also plain text.
 
     Raises:
         ManifestError: the file cannot be read, or an utterance has no text there.
@@ -77,7 +76,7 @@ def with_texts(manifest: Manifest, path: Path) -> Manifest:
     rows = manifest.utterances
     is_plain = not path.is_dir() and kind_of(path) is None and path.suffix.lower() not in (".tsv", ".csv", ".parquet")
     lines = lines_in(path) if is_plain and len(rows) == 1 else []
-    is_row = not path.suffix and any(first_field(line)[0] == rows[0].id for line in lines)  # of Kaldi's `text`
+    is_row = not path.suffix and any(first_field(line)[0] == rows[0].id for line in lines)  # a line of Kaldi's `text`
     if lines and not is_row and not _is_header(lines[0]):
         texts = {rows[0].id: " ".join(" ".join(lines).split())}
     else:
@@ -93,7 +92,7 @@ def with_texts(manifest: Manifest, path: Path) -> Manifest:
 
 
 def _is_header(line: str) -> bool:
-    """Say whether a line names the columns of a table of texts."""
+    """Return whether a line names the columns of a table of texts."""
     names = cells_of(line, sign_of(line, is_csv=False))
     usual = usual_columns(names)
     return "text" in usual and bool({"id", "path"} & {*usual}) and len(usual) == len(names)
@@ -105,21 +104,21 @@ def _few(names: Iterable[str]) -> str:
 
 
 def _names(rows: Sequence[Said]) -> dict[str, str]:
-    """Return id by every name that stands for one utterance alone; ids themselves come first."""
+    """Return the id for every name that is unique to one utterance; ids themselves have precedence."""
     counts = Counter(name for row in rows for name in {*_names_of(row)})
     names = {name: row.id for row in rows for name in _names_of(row) if counts[name] == 1}
     return names | {row.id: row.id for row in rows}
 
 
 def _names_of(row: Said) -> Iterable[str]:
-    """Yield what an utterance may be called elsewhere: its id, its path, and the ids that are made of paths."""
+    """Yield the names of an utterance in other files: its id, its path, and ids derived from paths."""
     yield row.id
     if row.path is not None:
         yield from (row.path, id_of(row.path), Path(row.path).stem)
 
 
 def _cut(words: Sequence[Word], references: Texts, tell: Callable[[str], object]) -> dict[str, str]:
-    """Give each word to the segment of its recording and channel that it lies in, or is nearest to."""
+    """Assign each word to the segment of its recording and channel that holds it or is nearest to it."""
     by_place: dict[tuple[str, str], list[tuple[Span, str | None]]] = {}
     known = {span.recording: 0 for span in references.spans.values()}
     for key, span in references.spans.items():
@@ -154,20 +153,20 @@ def _cut(words: Sequence[Word], references: Texts, tell: Callable[[str], object]
         )
     silent = [recording for recording, count in known.items() if not count]
     if silent:
-        tell(f"{len(silent)} recordings have no words in the CTM, and count as heard empty: {_few(silent)}")
+        tell(f"{len(silent)} recordings have no words in the CTM, and count as empty: {_few(silent)}")
     if left:
         tell(f"{left} words lie in segments that are not scored, and are left out")
     return {key: " ".join(found) for key, found in texts.items()}
 
 
 def _place(span: Span) -> tuple[str, str]:
-    """Return recording and channel, A being 1 as for NIST's tools."""
+    """Return recording and channel; channel A is 1, as in NIST's tools."""
     is_letter = re.fullmatch("[A-Z]", span.channel) is not None
     return span.recording, str(ord(span.channel) - ord("A") + 1) if is_letter else span.channel
 
 
 def _nearest(segments: Sequence[tuple[Span, str | None]], at_s: float) -> str | None:
-    """Return the id of the segment, of some in the order of their starts, that a time lies in or is nearest to."""
+    """Return the id of the segment that holds a time or is nearest to it; segments are sorted by start."""
     after = bisect_right([span.start_s for span, _ in segments], at_s)
     near = segments[max(0, after - 2) : after + 1]
     return min(near, key=lambda each: max(0.0, each[0].start_s - at_s, at_s - each[0].end_s))[1]

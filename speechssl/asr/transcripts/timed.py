@@ -1,4 +1,4 @@
-"""Frames of CTC tokens to words with times in seconds."""
+"""CTC tokens with frames -> words with times in seconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.text.vocabulary import BLANK, Vocabulary
 
-if TYPE_CHECKING:  # torch takes seconds to import: what is written of transcripts goes without
+if TYPE_CHECKING:  # torch takes seconds to import, and writing transcripts does not need it
     from torch import Tensor
 
 __all__ = ["Timed", "Token", "Transcript", "best_path", "tokens_of", "words_of"]
@@ -16,17 +16,17 @@ __all__ = ["Timed", "Token", "Transcript", "best_path", "tokens_of", "words_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """A CTC token and the frames that it holds, repeats merged and blanks left out."""
+    """A CTC token and its frames, with repeats merged and blanks left out."""
 
     id: int
     start: int  # first frame
-    end: int  # first frame behind it
-    probability: float  # the largest of its frames
+    end: int  # first frame after it
+    probability: float  # largest probability in its frames
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """A word, or a letter, phone or piece of it, and when it was said."""
+    """A word, or a letter, phone or piece, with its times."""
 
     text: str
     start_s: float
@@ -36,39 +36,39 @@ class Timed:
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
-    """What was said in one utterance."""
+    """Transcript of one utterance."""
 
     id: str
     text: str
     duration_s: float
     words: tuple[Timed, ...] = ()
     letters: tuple[Timed, ...] = ()
-    path: str | None = None  # of the audio
-    start_s: float = 0.0  # of the utterance in its file
-    alternatives: tuple[tuple[str, float], ...] = ()  # texts with scores, the best first, where more were asked for
+    path: str | None = None  # path of the audio
+    start_s: float = 0.0  # start of the utterance in its file
+    alternatives: tuple[tuple[str, float], ...] = ()  # n-best texts with scores, the best first, if requested
 
     @property
     def confidence(self) -> float | None:
-        """Mean of the words', or None without any."""
+        """Mean confidence of the words; None without words."""
         return sum(word.confidence for word in self.words) / len(self.words) if self.words else None
 
 
 def best_path(log_probs: "Tensor") -> list[Token]:
-    """Return the tokens of the most probable token of each frame: greedy decoding, with times.
+    """Return the tokens of greedy decoding, with their frames.
 
     Args:
-        log_probs: (frames, vocab), of one utterance without padding.
+        log_probs: (frames, vocab) of one utterance, without padding.
     """
     values, ids = log_probs.max(-1)
     return tokens_of(ids.tolist(), values.exp().tolist())
 
 
 def tokens_of(path: Sequence[int], probabilities: Sequence[float]) -> list[Token]:
-    """Merge the repeats of a path and leave its blanks out.
+    """Merge the repeats of a path and drop its blanks.
 
     Args:
         path: token of each frame.
-        probabilities: of that token in each frame.
+        probabilities: probability of that token in each frame.
     """
     tokens, position = [], 0
     for token, run in groupby(path):
@@ -83,13 +83,13 @@ def tokens_of(path: Sequence[int], probabilities: Sequence[float]) -> list[Token
 def words_of(
     tokens: Sequence[Token], vocabulary: Vocabulary, *, hop: int, window: int
 ) -> tuple[tuple[Timed, ...], tuple[Timed, ...]]:
-    """Put tokens together to words.
+    """Join tokens to words.
 
     Args:
-        tokens: in order.
-        vocabulary: of the model.
+        tokens: tokens in order.
+        vocabulary: vocabulary of the model.
         hop: samples from one frame to the next.
-        window: samples that a frame looks at; its middle half hop before and behind is taken for its time.
+        window: samples in the window of a frame; a frame's time is the hop around the middle of its window.
 
     Returns:
         Words and letters, in seconds from the beginning of the utterance.
@@ -104,7 +104,7 @@ def words_of(
 
 
 def _timed(tokens: Sequence[Token], vocabulary: Vocabulary, hop: int, window: int) -> Timed:
-    middle = (window - hop) / 2  # where the hop lies that stands for a frame
+    middle = (window - hop) / 2  # offset of the hop that represents a frame
     return Timed(
         text=vocabulary.write([vocabulary.tokens[token.id] for token in tokens]),
         start_s=(tokens[0].start * hop + middle) / SAMPLE_RATE,

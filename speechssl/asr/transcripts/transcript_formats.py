@@ -11,17 +11,16 @@ from speechssl.text.fields import escape_id
 
 __all__ = ["SUFFIXES", "check_ids", "write_transcripts"]
 
-_LINE_S, _LINE_LETTERS = 6.0, 80  # at most, of a subtitle
-_PAUSE_S = 1.0  # that ends a subtitle
-_CONTROLS = "\t\n\r"  # that cells of a table cannot hold
+_LINE_S, _LINE_LETTERS = 6.0, 80  # most seconds and letters of a subtitle
+_PAUSE_S = 1.0  # pause that ends a subtitle
+_CONTROLS = "\t\n\r"  # characters that cells of a table cannot hold
 
 
 def check_ids(out: Path, ids: Sequence[str]) -> None:
-    """Refuse, before there are texts, a file that could not be written with these ids.
+    """Check, before any text is computed, that a file can be written with these ids.
 
     Raises:
-        ConfigError: another suffix than `write_transcripts` has, an id that cannot be a file's name, or one with a tab
-            or line break in a table.
+        ConfigError: the suffix is unknown, an id cannot be a file name, or an id in a table holds a tab or line break.
     """
     suffix = out.suffix.lower()
     if suffix not in (*_OF_ALL, *_OF_ONE):
@@ -34,14 +33,14 @@ def check_ids(out: Path, ids: Sequence[str]) -> None:
 
 
 def write_transcripts(out: Path, transcripts: Sequence[Transcript]) -> list[Path]:
-    """Write transcripts in the format that the suffix names, atomically.
+    """Write transcripts atomically, in the format of the suffix.
 
-    `.tsv`, `.jsonl`, `.trn` and `.ctm` hold all utterances. `.srt` and `.TextGrid` hold one: with several, `out`
-    without its suffix becomes a folder with a file for each id. What TRN and CTM would cut an id at is escaped
-    (`fields.escape_id`); our readers undo that.
+    `.tsv`, `.jsonl`, `.trn` and `.ctm` hold all utterances. `.srt` and `.TextGrid` hold one: for several, `out`
+    without its suffix becomes a folder with a file for each id. Characters that would end an id in TRN and CTM are
+    escaped (`escape_id`), and unescaped by our readers.
 
     Raises:
-        ConfigError: what `check_ids` refuses, or a tab or line break in a text of a table.
+        ConfigError: as in `check_ids`, or a text in a table holds a tab or line break.
     """
     check_ids(out, [each.id for each in transcripts])
     suffix = out.suffix.lower()
@@ -96,7 +95,7 @@ def _trn(transcripts: Sequence[Transcript]) -> str:
 
 
 def _ctm(transcripts: Sequence[Transcript]) -> str:
-    """Write NIST's form: `utterance channel start duration word confidence`, in which `;;` begins a comment."""
+    """Return NIST's CTM: `utterance channel start duration word confidence`; `;;` begins a comment."""
     rows = []
     for each in transcripts:
         name = escape_id(each.id, ";" if each.id.startswith(";;") else "")
@@ -116,9 +115,9 @@ def _srt(transcript: Transcript) -> str:
 
 
 def _written(words: Sequence[Timed], text: str, place: int) -> tuple[str, int]:
-    """Return words as a text has them from a place on, with what the model writes between them, and the place behind.
+    """Return the part of a text, from a position on, that holds the words; and the position after it.
 
-    Words of phones, which the text writes otherwise, come with blanks between.
+    Words that the text does not contain, such as those of phones, are joined by spaces.
     """
     first, end = None, place
     for word in words:
@@ -144,7 +143,7 @@ def _subtitles(words: Sequence[Timed]) -> list[list[Timed]]:
 
 
 def _clock(seconds: float) -> str:
-    """Write SRT's time.
+    """Format a time for SRT.
 
     Examples:
         >>> _clock(3725.0426)
@@ -156,7 +155,7 @@ def _clock(seconds: float) -> str:
 
 
 def _textgrid(transcript: Transcript) -> str:
-    """Write Praat's long text form, with a tier of words and, where there are any, one of letters."""
+    """Return Praat's long text format, with a tier of words and, if there are any, one of letters."""
     tiers = [("words", transcript.words), *([("letters", transcript.letters)] if transcript.letters else [])]
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', ""]
     lines += ["xmin = 0", f"xmax = {transcript.duration_s:.6f}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
@@ -173,7 +172,7 @@ def _textgrid(transcript: Transcript) -> str:
 
 
 def _with_gaps(timed: Sequence[Timed], duration_s: float) -> list[tuple[float, float, str]]:
-    """Return intervals that cover everything, as Praat wants; what nobody says has no text."""
+    """Return intervals without gaps, as Praat requires; those between words have no text."""
     filled: list[tuple[float, float, str]] = []
     now_s = 0.0
     for each in timed:

@@ -1,6 +1,6 @@
-"""Texts by utterance, from any file that holds some: manifests, tables, Kaldi's, TRN, STM, CTM, JSON lines.
+"""Read texts by utterance from manifests, tables, Kaldi's `text`, TRN, STM, CTM and JSON lines.
 
-The counterpart of `formats`, and of what other toolkits write. `matching` brings two of them together.
+The counterpart of `transcript_formats` and of other toolkits' output; `matching` joins two such files.
 """
 
 import csv
@@ -35,11 +35,11 @@ __all__ = [
 
 Side = Literal["reference", "hypothesis"]
 
-_IGNORED = "IGNORE_TIME_SEGMENT_IN_SCORING"  # an STM segment of this text is not scored, nor what is heard in it
+_IGNORED = "IGNORE_TIME_SEGMENT_IN_SCORING"  # an STM segment with this text is not scored, nor are hypotheses in it
 
 
 class Span(NamedTuple):
-    """Where something was said."""
+    """Recording, channel and times of a segment."""
 
     recording: str
     channel: str
@@ -48,7 +48,7 @@ class Span(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word and where it was said."""
+    """A word and its span."""
 
     at: Span
     text: str
@@ -56,11 +56,11 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What a file says of one utterance."""
+    """Content of a file for one utterance."""
 
     id: str
     text: str
-    path: str | None = None  # of the audio, as it is written there
+    path: str | None = None  # path of the audio, as in the file
     speaker: str | None = None
     language: str | None = None
     split: str | None = None
@@ -69,14 +69,14 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """What a file says, by utterance or by time."""
+    """Content of a file, by utterance or by time."""
 
     said: Sequence[Said]
-    spans: Mapping[str, Span] = field(default_factory=dict)  # of an STM's segments, by id
-    ignored: Sequence[Span] = ()  # segments that are not to be scored
-    words: Sequence[Word] | None = None  # of a CTM; `said` then has one for each recording
-    manifest: Manifest | None = None  # where it is one
-    notes: Sequence[str] = ()  # how it was understood, where it could be meant otherwise
+    spans: Mapping[str, Span] = field(default_factory=dict)  # spans of an STM's segments, by id
+    ignored: Sequence[Span] = ()  # segments that are not scored
+    words: Sequence[Word] | None = None  # words of a CTM; `said` then has one entry per recording
+    manifest: Manifest | None = None  # the manifest, if the file is one
+    notes: Sequence[str] = ()  # how an ambiguous file was interpreted
 
     def by_id(self) -> dict[str, str]:
         """Return the texts by utterance id."""
@@ -84,20 +84,20 @@ class Texts:
 
 
 def read_texts(path: Path, side: Side = "hypothesis", *, root: Path | None = None) -> Texts:
-    """Read the texts of a file, in the form that its name and first line say.
+    """Read the texts of a file; its name and first line give the format.
 
-    `.jsonl` and `.json` are objects, one a line; of a hypothesis `pred_text` counts before `text`, and without an `id`
-    the file and its times make one, as in an import. `.trn` is sclite's (`text (id)`), `.stm` and `.ctm` NIST's, also
-    where these are words of a name. A table has a header that names an id or a path; lines without one are `id text`,
-    Kaldi's, or `id path text`. Of a folder of Kaldi's the file `text` is read.
+    `.jsonl` and `.json` hold one object per line; in a hypothesis `pred_text` has precedence over `text`, and a missing
+    `id` is made from the audio file and times, as in an import. `.trn` is sclite's format (`text (id)`), `.stm` and
+    `.ctm` are NIST's, also if these are words within a name. A table has a header that names an id or a path; lines
+    without a header are `id text` (Kaldi's) or `id path text`. In a Kaldi folder the file `text` is read.
 
     Args:
         path: the file.
-        side: of the comparison that it is for.
-        root: of the audio, where the file is a manifest.
+        side: reference or hypothesis.
+        root: root folder of the audio, if the file is a manifest.
 
     Raises:
-        ManifestError: it does not parse, or an id occurs twice.
+        ManifestError: the file does not parse, or an id occurs twice.
     """
     if path.is_dir():
         path /= "text"
@@ -138,7 +138,7 @@ def read_texts(path: Path, side: Side = "hypothesis", *, root: Path | None = Non
 
 
 def by_recording(words: Sequence[Word]) -> list[Said]:
-    """Put words together, in the order of time; a channel is part of the id where a recording has several."""
+    """Join words in the order of time; the channel is part of the id if a recording has several."""
     places: dict[tuple[str, str], list[Word]] = {}
     for word in words:
         places.setdefault(word.at[:2], []).append(word)
@@ -153,7 +153,7 @@ def by_recording(words: Sequence[Word]) -> list[Said]:
 
 
 def kind_of(path: Path) -> Literal["json", "trn", "stm", "ctm"] | None:
-    """Return the form that a file's name says; None for tables, lines and manifests."""
+    """Return the format by file name; None for tables, lines and manifests."""
     name = path.name.lower()
     if name.removesuffix(".gz").endswith((".json", ".jsonl")):
         return "json"
@@ -166,7 +166,7 @@ def kind_of(path: Path) -> Literal["json", "trn", "stm", "ctm"] | None:
 
 
 def lines_in(path: Path) -> list[str]:
-    """Return the lines of a text file, one at least.
+    """Return the lines of a text file, at least one.
 
     Raises:
         ManifestError: it cannot be read, or is not UTF-8.
@@ -247,10 +247,10 @@ def _read_ctm(path: Path) -> list[Word]:
 
 
 def read_json_lines(path: Path) -> dict[str, dict[str, Any]]:
-    """Read objects, one a line, by their `id`, or the one that NeMo's `audio_filepath`, `offset` and `duration` make.
+    """Read one object per line, by `id`, or by an id made from NeMo's `audio_filepath`, `offset` and `duration`.
 
     Raises:
-        ManifestError: it cannot be read, a line is no object with an id, or an id occurs twice.
+        ManifestError: the file cannot be read, a line is not an object with an id, or an id occurs twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -274,7 +274,7 @@ def read_json_lines(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _id_of_audio(row: Mapping[str, Any]) -> str:
-    """Return the id that an import of NeMo's manifest gives an utterance without one."""
+    """Return the id that an import of NeMo's manifest gives to an utterance without one."""
     path = next((names[0] for ours, names in usual_columns(list(row)).items() if ours == "path"), "audio_filepath")
     key = id_of(str(row[path]))
     if row.get("offset") is None:
@@ -300,12 +300,12 @@ def _of_object(key: str, row: Mapping[str, Any], side: Side) -> Said:
 
 
 def _read_table(path: Path) -> tuple[list[Said], bool]:
-    """Return what a table says, and whether a header or a sign between cells tells ids from texts."""
+    """Return the content of a table, and whether a header or a separator distinguishes ids from texts."""
     lines = lines_in(path)
     is_csv = path.suffix.lower() == ".csv"
     sign = sign_of(lines[0], is_csv=is_csv)
     if sign == "|" and not is_csv and not lines[0].partition("|")[0].lower().endswith(ALL_SUFFIXES):
-        sign = None  # as in a Kaldi line of letters, where bars part words
+        sign = None  # a Kaldi line of letters, with bars between words
     if sign in (",", ";"):
         reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=sign)
         rows = [(reader.line_num, cells) for cells in reader if cells]
@@ -349,7 +349,7 @@ def _of_row(
 def _without_header(
     path: Path, lines: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]], sign: str | None
 ) -> list[tuple[int, Said]]:
-    """Read `id text`, `path text` or `id path text`: the last, where every second cell names audio."""
+    """Read `id text`, `path text` or `id path text`; the last if every second cell names audio."""
     has_path = bool(rows) and all(len(cells) > 1 and cells[1].lower().endswith(ALL_SUFFIXES) for _, cells in rows)
     width = 3 if has_path else 2
     found = []
