@@ -39,7 +39,7 @@ _TRANSFORMER = {
     "activation_dropout": "ffn_inner_dropout_p",
     "layer_drop": "layer_drop_p",
 }
-_CONTRASTIVE = {"dim": "final_dim", "temperature": "logit_temp", "negatives": "num_negatives"}
+_CONTRASTIVE = {"dim": "final_dim", "temperature": "logit_temp", "negatives": "num_distractors"}
 _CODEBOOK = {"groups": "num_codebooks", "entries": "num_codebook_entries", "dim": "quantized_dim"}
 _ONLY = {  # settings with a single supported value
     "use_fbank": False,
@@ -96,7 +96,7 @@ _PRETRAINING: dict[str, Any] = _MASKS | {
     "num_codebooks": 2,
     "num_codebook_entries": 320,
     "codebook_sampling_temperature": [2.0, 0.5, 0.999995],
-    "num_negatives": 100,
+    "num_distractors": 100,  # fairseq2's own key
     "logit_temp": 0.1,
 }
 _TUNING: dict[str, Any] = _MASKS | {

@@ -74,7 +74,7 @@ def _pretraining_duo(case: Case) -> Duo:
             quantized_dim=quantizer.dim,
             num_codebooks=quantizer.groups,
             num_codebook_entries=quantizer.entries,
-            num_negatives=contrastive.negatives,
+            num_distractors=contrastive.negatives,
             logit_temp=contrastive.temperature,
         )
     )
@@ -164,7 +164,7 @@ def _their_output(
         batch, masked, dim = targets.shape
         return targets.flatten(0, 1)[drawn.negatives].view(batch, masked, -1, dim)
 
-    duo.theirs._sample_negatives = sample
+    duo.theirs._sample_distractors = sample
     layout = _layout(speech, is_padded=int(speech.num_samples.min()) < speech.waveforms.shape[1])
     with torch.compiler.set_stance("force_eager"):  # its quantizer compiles a sum
         return duo.theirs(speech.waveforms, layout, features_penalty_weight=penalty)
