@@ -74,7 +74,7 @@ def test_several_label_streams_come_back(tmp_path):
     model = model_of("hubert", clusters=(5, 7))
     path = written(tmp_path, model)
     assert (tmp_path / "dict.km0.txt").read_text() == "".join(f"{unit} 1\n" for unit in range(5))
-    with pytest.raises(CheckpointError, match="lacks the dictionaries that tell apart the units of its label streams"):
+    with pytest.raises(CheckpointError, match="lacks the dictionaries that separate the units of its label streams"):
         read_fairseq(path)
     dictionaries = [dictionary_of([*map(str, range(number))]) for number in (5, 7)]
     with fairseq_classes():
@@ -105,7 +105,7 @@ def test_training_settings_come_back(tmp_path):
 @METHODS
 def test_an_extractor_with_the_channels_of_the_layers_has_no_projection(tmp_path, method):
     model = model_of(method, SQUARE)
-    with pytest.raises(CheckpointError, match="projects 32 channels to as many, for which fairseq has no place"):
+    with pytest.raises(CheckpointError, match="projects 32 channels to as many, which fairseq cannot hold"):
         write_fairseq(model, tmp_path / "theirs.pt")
     assert not [*tmp_path.iterdir()]
     model.tensors["encoder.project.weight"] = torch.eye(32)
@@ -353,7 +353,7 @@ def test_a_fine_tuned_hubert_may_keep_embeddings_that_it_does_not_use(tmp_path):
     path = written(tmp_path, model_of("ctc", family="hubert"))
     name = "w2v_encoder.w2v_model.label_embs_concat"
     rewritten(path, model=state_of(path)["model"] | {name: torch.zeros(9, 8)})
-    assert read_fairseq(path).dropped[name] == "of pretraining; a fine-tuned model does not use it"
+    assert read_fairseq(path).dropped[name] == "belongs to pretraining; a fine-tuned model does not use it"
 
 
 @pytest.mark.parametrize("is_saved", [True, False], ids=["in the file", "beside it"])

@@ -55,7 +55,7 @@ def test_a_model_comes_back_as_it_went(tmp_path, config, method):
 @METHODS
 def test_an_extractor_with_the_channels_of_the_layers_has_no_projection(tmp_path, method):
     model = model_of(method, SQUARE)
-    with pytest.raises(CheckpointError, match="projects 32 channels to as many, for which fairseq2 has no place"):
+    with pytest.raises(CheckpointError, match="projects 32 channels to as many, which fairseq2 cannot hold"):
         write_fairseq2(model, tmp_path / "theirs")
     assert not [*tmp_path.iterdir()]
     model.tensors["encoder.project.weight"] = torch.eye(32)

@@ -97,7 +97,7 @@ def test_a_half_written_last_line_is_passed_over_and_said(make_run, torn, capsys
         file.write(torn.encode(errors="surrogateescape"))
     assert main(["runs", str(out)]) == 0
     printed = capsys.readouterr()
-    assert "log.jsonl: line 2 is half-written and passed over" in printed.err
+    assert "log.jsonl: line 2 is incomplete and skipped" in printed.err
     assert "2/100" in printed.out
 
 
@@ -220,7 +220,7 @@ def test_the_picture_has_a_row_for_each_shared_figure_that_changes(make_run, tmp
 
 
 def test_runs_without_a_shared_figure_are_not_drawn(make_run, tmp_path):
-    with pytest.raises(CheckpointError, match="share no figure yet"):
+    with pytest.raises(CheckpointError, match="share no metric yet"):
         plot_runs(read_runs([make_run("a", [report(1, 1.0)]), make_run("b", [])]), tmp_path / "x.png")
 
 
@@ -244,7 +244,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(make_run, tmp_path):
     assert "only" in data["figures"]["of one run, or progress"]
     assert data["settings"] == {"seed": ["1", "2"]}
     assert (data["columns"][-1], first["cells"][-1], second["cells"][-1]) == ("seed", ["1", 1.0], ["2", 2.0])
-    assert "line 2 is half-written" in data["notes"][0]
+    assert "line 2 is incomplete" in data["notes"][0]
     assert "<script>alert" not in text
     addresses = set(re.findall(r"(?:https?:)?//[\w.]+\S*", re.sub(r"(?m)// .*$", "", text)))
     assert {address.split('"')[0] for address in addresses} == {"http://www.w3.org/2000/svg"}, "a name, not fetched"

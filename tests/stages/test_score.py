@@ -218,7 +218,7 @@ def test_two_systems_are_compared_on_what_all_have(tmp_path, capsys):
     assert main(arguments) == 0
     printed = capsys.readouterr()
     assert "1 hypotheses: d" in printed.out
-    assert "1 utterances have no words in the CTM, and count as heard empty: a" in printed.err
+    assert "1 utterances have no words in the CTM, and count as empty: a" in printed.err
 
 
 def test_references_without_text_are_left_out_in_common(tmp_path, capsys):
