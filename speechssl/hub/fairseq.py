@@ -367,7 +367,7 @@ def _dictionary_writer(signs: Sequence[str]) -> Any:
 
 def _dropped_settings(described: Description) -> dict[str, str]:
     """Return our settings for which fairseq has a fixed value."""
-    objective: Any = described.objective  # of either method: both mask
+    objective: Any = described.objective  # wav2vec 2.0 or HuBERT: both mask
     mask = objective.mask if objective is not None else None
     masks = {"objective.mask": (mask, 2)} if mask is not None else {}
     if described.ctc is not None:

@@ -143,11 +143,11 @@ class Encoder:
 
         Args:
             audio: one utterance or several; as the class says.
-            sample_rate: of arrays and tensors, in Hz.
+            sample_rate: sample rate of arrays and tensors, in Hz.
             layers: the number of one, counted from 1; numbers of several; "all"; or "weighted", their weighted mean.
                 None for the last. Layers above the highest one requested are not computed.
             weights: one per layer, for "weighted", divided by their sum; None for equal ones.
-            channels: what is heard of several, see `list_given`.
+            channels: choice for multichannel audio, see `list_given`.
 
         Returns:
             (frames, dim) of one layer or the weighted mean, (layers, frames, dim) of several, with their times.
@@ -207,11 +207,11 @@ class Encoder:
 
         Args:
             audio: one utterance or several; as the class says.
-            sample_rate: of arrays and tensors, in Hz.
+            sample_rate: sample rate of arrays and tensors, in Hz.
             kmeans: file of `speechssl cluster` (kmeans.safetensors), or one in memory. None for a model pretrained by
                 masked prediction: the most probable unit by its head.
             layer: layer of the centroids, if the k-means does not record it.
-            channels: what is heard of several, see `list_given`.
+            channels: choice for multichannel audio, see `list_given`.
 
         Raises:
             LabelError: the k-means was fitted on other features, or there is none.

@@ -82,8 +82,8 @@ class Recogniser(Encoder):
 
         Args:
             audio: one utterance or several, of any length; as the class says.
-            sample_rate: of arrays and tensors, in Hz.
-            channels: what is heard of several, see `list_given`.
+            sample_rate: sample rate of arrays and tensors, in Hz.
+            channels: choice for multichannel audio, see `list_given`.
             decoding: options, see `Decoding`; none for greedy decoding.
 
         Returns:
@@ -132,8 +132,8 @@ class Recogniser(Encoder):
         Args:
             audio: one utterance or several; as the class says, without manifests.
             text: the text of the utterance, or a list of one per utterance.
-            sample_rate: of arrays and tensors, in Hz.
-            channels: what is heard of several, see `list_given`.
+            sample_rate: sample rate of arrays and tensors, in Hz.
+            channels: choice for multichannel audio, see `list_given`.
 
         Raises:
             ConfigError: the numbers of texts and utterances differ, or there is no sample rate.
@@ -169,8 +169,8 @@ class Recogniser(Encoder):
 
         Args:
             audio: one utterance or several; as the class says.
-            sample_rate: of arrays and tensors, in Hz.
-            channels: what is heard of several, see `list_given`.
+            sample_rate: sample rate of arrays and tensors, in Hz.
+            channels: choice for multichannel audio, see `list_given`.
 
         Raises:
             AudioError: audio cannot be read or used.

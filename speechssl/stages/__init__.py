@@ -1,1 +1,1 @@
-"""What a recipe runs: each stage puts the parts together, from a manifest to a model, units or texts."""
+"""The stages that a recipe runs: each combines the parts, from a manifest to a model, units or texts."""

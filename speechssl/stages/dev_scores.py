@@ -80,8 +80,8 @@ class DevSet:
 
     def _show(self, references: Mapping[str, str], heard: Mapping[str, Heard]) -> None:
         for key in [key for key in self.texts if key in heard][:_EXAMPLES]:
-            print(f"dev {key}  said: {references[key][:_WIDTH]}", file=sys.stderr)
-            print(f"    {' ' * len(key)} heard: {heard[key].text[:_WIDTH] or '(nothing)'}", file=sys.stderr)
+            print(f"dev {key}  reference:  {references[key][:_WIDTH]}", file=sys.stderr)
+            print(f"    {' ' * len(key)}  hypothesis: {heard[key].text[:_WIDTH] or '(nothing)'}", file=sys.stderr)
         if self.table is not None:
             rows = "".join(f"{key}\t{heard[key].text}\n" for key in sorted(heard))
             write_atomically(self.table, "id\ttext\n" + rows)

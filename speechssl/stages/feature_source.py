@@ -55,7 +55,7 @@ Pieces = Iterator[tuple[int, list[Tensor]]]
 
 @configuration
 class ExtractConfig:
-    """How features are computed; affects them by rounding, and long audio as measured in `recipes/README.md`.
+    """Settings of feature computation; they change features by rounding, and those of long audio (recipes/README.md).
 
     One utterance at a time gives the same bits however a run is interrupted or shared among processes. It is the
     default on the CPU, where batches saved at most a quarter of the time.

@@ -33,7 +33,7 @@ _BASE64 = 4 / 3
 
 @configuration
 class PageConfig:
-    """How much audio the page holds."""
+    """Limits on the audio in the page."""
 
     worst: int = 100  # utterances with audio: those with the highest WER of the first system
     audio_mb: float = 30.0  # size of the audio in the file, at most
@@ -72,8 +72,8 @@ def write_page(
         manifest: manifest of the audio; None if the references name no audio: the page has no sound then.
         references: the references that were scored.
         systems: one or two, each with the file of its texts.
-        differences: of `judge`, where there are two.
-        confidences: of the first system, by utterance id; of some, all or none.
+        differences: result of `judge` for two systems.
+        confidences: confidences of the first system by utterance id; some, all or none.
         model: folder of a fine-tuned model, whose best tokens are drawn over the spectrograms.
         config: how much audio.
 

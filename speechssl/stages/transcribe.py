@@ -30,7 +30,7 @@ def transcribe(
 
     Args:
         run: folder of the run, or of a converted model.
-        manifest: what to transcribe.
+        manifest: utterances to transcribe.
         config: batches and windows; None for the defaults.
         decoder: the decoder; None for greedy decoding.
         skip_bad: leave out files that cannot be used instead of raising.

@@ -136,7 +136,9 @@ def test_the_published_families_need_no_file_beside(tmp_path, config):
 def test_other_shapes_need_one(tmp_path, method):
     write_torchaudio(model_of(method), tmp_path / "theirs.pt")
     (tmp_path / "theirs.json").unlink()
-    with pytest.raises(CheckpointError, match=r"strides, heads and letters do not follow from its shapes; write theirs\.json beside"):
+    with pytest.raises(
+        CheckpointError, match=r"strides, heads and letters do not follow from its shapes; write theirs\.json beside"
+    ):
         read_torchaudio(tmp_path / "theirs.pt")
 
 

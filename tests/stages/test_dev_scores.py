@@ -95,8 +95,8 @@ def test_some_texts_are_printed_and_all_lie_in_a_table_that_score_reads(score, t
     texts = {"y": "b", "x": "a b", "v": "c", "w": "b"}
     figures = score(texts, {"v": [4], "w": [3], "x": [2, 1, 4], "y": []})
     said = capfd.readouterr().err
-    assert "dev y  said: b\n      heard: (nothing)\n" in said
-    assert "dev x  said: a b\n      heard: a c\n" in said
+    assert "dev y  reference:  b\n       hypothesis: (nothing)\n" in said
+    assert "dev x  reference:  a b\n       hypothesis: a c\n" in said
     assert "dev w" not in said  # three, those that stand first in the manifest
     assert score_texts(texts, read_hypotheses(tmp_path / "dev.tsv")).cer == figures["dev_cer"]
 

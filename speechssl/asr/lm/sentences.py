@@ -12,19 +12,19 @@ from speechssl.text.vocabulary import WORD_BOUNDARY
 
 __all__ = ["BEGIN", "END", "UNKNOWN", "as_letters", "read_sentences"]
 
-UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"  # as ARPA files and kenlm spell them
+UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"  # spelling of ARPA files and kenlm
 
 
 def read_sentences(paths: Sequence[Path], *, change: Callable[[str], str] | None = None) -> Iterator[list[str]]:
-    """Yield the words of every line that has any, after Unicode NFC.
+    """Yield the words of every non-empty line, after Unicode NFC.
 
     Args:
-        paths: `.tsv` and `.parquet` are manifests, or `.tsv` tables with an `id` or `path`, of which the column `text`
-            is read; any other is a text file with a sentence a line, in UTF-8, gzipped where the name ends in `.gz`.
-        change: what is done to each line before it is split at blanks.
+        paths: `.tsv` and `.parquet` are manifests, or `.tsv` tables with an `id` or `path`, whose column `text` is
+            read; any other file is UTF-8 text with one sentence per line, gzipped if the name ends in `.gz`.
+        change: normalisation of each line before it is split at spaces.
 
     Raises:
-        VocabularyError: a file that is no text, or a line with one of the words that mean something in a model.
+        VocabularyError: a file is not text, or a line holds a word reserved in language models.
     """
     for path in paths:
         for number, line in enumerate(_lines(path), start=1):
@@ -40,7 +40,7 @@ def read_sentences(paths: Sequence[Path], *, change: Callable[[str], str] | None
 
 
 def as_letters(words: Sequence[str]) -> list[str]:
-    """Return a sentence as a model of letters sees it: a word boundary behind every word, the last one too.
+    """Return a sentence for a letter model: letters with a word boundary after every word, also the last.
 
     Examples:
         >>> as_letters(["ab", "c"])
@@ -50,7 +50,7 @@ def as_letters(words: Sequence[str]) -> list[str]:
 
 
 def _is_table(path: Path) -> bool:
-    """Say whether a file is a table of texts, and no manifest: its first line names a text and what it belongs to."""
+    """Return whether a file is a table of texts, but no manifest: its header names `text`, and `id` or `path`."""
     if path.suffix.lower() != ".tsv" or not path.is_file():
         return False
     with path.open(encoding="utf-8-sig", errors="replace") as file:
