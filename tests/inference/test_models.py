@@ -295,7 +295,7 @@ def test_what_is_loaded_is_what_it_is(models):
 def test_loading_says_what_is_wrong(models, tmp_path):
     with pytest.raises(CheckpointError, match="no such file or folder"):
         speechssl.load(tmp_path / "nothing")
-    with pytest.raises(CheckpointError, match="is no model that this toolkit reads"):
+    with pytest.raises(CheckpointError, match="not a model that can be read"):
         speechssl.load(tmp_path)
     with pytest.raises(ConfigError, match="where='': expected the name of a folder"):
         speechssl.load("")

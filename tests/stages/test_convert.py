@@ -98,9 +98,9 @@ def test_an_existing_target_is_left_alone(finetuned, tmp_path):
     ("content", "message"),
     [
         (None, "no such file or folder"),
-        (b"", "is no model that"),
-        (b"hello", "is no model that"),
-        ("dir", "is no model"),
+        (b"", "not a model that can be read"),
+        (b"hello", "not a model that can be read"),
+        ("dir", "not a model"),
     ],
 )
 def test_what_is_no_model_is_named(tmp_path, content, message):

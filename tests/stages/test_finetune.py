@@ -281,14 +281,14 @@ def test_bad_audio_in_the_development_set_is_left_out_and_counted_when_asked_for
 
 
 def test_a_checkpoint_of_another_kind_is_refused(finetune_config, tmp_path):
-    with pytest.raises(CheckpointError, match="is no model that this toolkit reads; expected the folder of a run"):
+    with pytest.raises(CheckpointError, match="not a model that can be read; expected the folder of a run"):
         finetune(finetune_config(tmp_path / "run", checkpoint=tmp_path))
 
 
 def test_a_folder_without_a_fine_tuned_model_cannot_transcribe(pretrained, tmp_path, corpus):
     with pytest.raises(CheckpointError, match="is of kind hubert, expected a fine-tuned one"):
         transcribe(pretrained, read_manifest(corpus))
-    with pytest.raises(CheckpointError, match="is no model that this toolkit reads"):
+    with pytest.raises(CheckpointError, match="not a model that can be read"):
         transcribe(tmp_path, read_manifest(corpus))
 
 

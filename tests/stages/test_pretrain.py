@@ -147,7 +147,7 @@ def test_a_run_is_not_continued_with_labels_of_another_rate(pretrain_config, uni
     halved = {key: row[::2][: source.count(8_000 + 1_000 * int(key[1:]))] for key, row in found.units.items()}
     write_labels(labels, FrameLabels(source=source, units=halved))
     with pytest.raises(
-        LabelError, match=r"one every 160 samples\).* one every 320 samples\).* name labels of the k-means"
+        LabelError, match=r"one every 160 samples\).* one every 320 samples\).* name labels of the same k-means"
     ):
         pretrain(config)
 

@@ -185,8 +185,8 @@ def test_texts_without_blanks_between_words_are_said_to_be_scored_by_cer(
     write_manifest(corpus, [dataclasses.replace(row, text="ผมไปตลาดครับ") for row in rows])
     assert main(["score", str(corpus), str(write_hypotheses(corpus, "one.tsv")), *options]) == 0
     told = capsys.readouterr()
-    assert told.err.count("8 of 8 references (u0000, u0001, u0002) are in a script without blanks between words") == 1
-    assert "without blanks" not in told.out
+    assert told.err.count("8 of 8 references (u0000, u0001, u0002) are in a script without spaces between words") == 1
+    assert "without spaces" not in told.out
     assert json.loads(out.read_text())["notes"] == [told.err.strip()]
     assert page.read_text(encoding="utf-8").count("CER is the measure") == 1
 
@@ -206,8 +206,8 @@ def test_texts_on_both_sides_need_no_manifest_and_common_counts_what_is_left_out
     assert main(["score", str(said), str(heard), "--common", "--samples", "10", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "substitutions 1  deletions 0  insertions 0  of 3" in printed
-    assert "left out, as not all sides have them: 1 references: c\n" in printed
-    assert "left out, as not all sides have them: 1 hypotheses: d\n" in printed
+    assert "left out, because not all files have them: 1 references: c\n" in printed
+    assert "left out, because not all files have them: 1 hypotheses: d\n" in printed
     assert json.loads(out.read_text())["left_out"] == {"references": ["c"], "hypotheses": [["d"]]}
 
 
