@@ -181,14 +181,14 @@ def test_texts_without_blanks_between_words_are_said_to_be_scored_by_cer(
     options = ["--samples", "10", "--out", str(out), "--html", str(page), "--audio-mb", "0"]
     assert main(["score", str(corpus), str(write_hypotheses(corpus, "one.tsv")), *options]) == 0
     assert json.loads(out.read_text())["notes"] == []
-    assert "CER is the measure" not in capsys.readouterr().err + page.read_text(encoding="utf-8")
+    assert "parts between spaces there; use CER" not in capsys.readouterr().err + page.read_text(encoding="utf-8")
     write_manifest(corpus, [dataclasses.replace(row, text="ผมไปตลาดครับ") for row in rows])
     assert main(["score", str(corpus), str(write_hypotheses(corpus, "one.tsv")), *options]) == 0
     told = capsys.readouterr()
     assert told.err.count("8 of 8 references (u0000, u0001, u0002) are in a script without spaces between words") == 1
     assert "without spaces" not in told.out
     assert json.loads(out.read_text())["notes"] == [told.err.strip()]
-    assert page.read_text(encoding="utf-8").count("CER is the measure") == 1
+    assert page.read_text(encoding="utf-8").count("parts between spaces there; use CER") == 1
 
 
 def written(folder: Path) -> tuple[Path, Path]:
