@@ -61,6 +61,7 @@ class Description:
     encoder: EncoderConfig
     objective: ObjectiveConfig | None = None  # objective of a pretrained model with its head
     clusters: tuple[int, ...] = ()  # number of units of each label stream, for masked prediction
+    classes: tuple[str, ...] = ()  # utterance classes of its head, by class number
     labels: tuple[LabelSource, ...] = ()  # source of the labels of each stream, if known
     ctc: CTCConfig | None = None  # CTC configuration of a fine-tuned model
     vocabulary: tuple[str, ...] = ()  # tokens of its CTC head, by id

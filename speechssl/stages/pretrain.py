@@ -94,7 +94,7 @@ def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepar
     dataset = _dataset(manifest, data, encoder, labels, tokens, augment=config.augment, seed=config.seed)
     sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, hop=encoder.hop, speeds=dataset.speeds)
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
-    dev_set = _dev_set(config, data, manifest, encoder, streams)
+    dev_set = _dev_set(config, data, manifest, encoder, streams, classes)
     if look:
         batch, window = config.batch, encoder.window
         reads = [
@@ -203,7 +203,8 @@ def _dev_set(
     tell_left_out(short, f"in dev but shorter than batch.min_s={config.batch.min_s}")
     dev_set = dataclasses.replace(manifest, utterances=tuple(r for r in manifest.utterances if r.id not in {*short}))
     dev = like_training(config.dev, data.audio, where=str(config.out), section="dev")
-    return _dataset(dev_set, dev, encoder, [*streams.values()], section="dev")
+    tokens = _class_tokens(dev_set, config.classes, classes, section="dev")
+    return _dataset(dev_set, dev, encoder, [*streams.values()], tokens, section="dev")
 
 
 def _dataset(
