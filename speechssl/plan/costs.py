@@ -202,6 +202,7 @@ _BASE_LR = (  # (seconds per update, best of three learning rates) [batch]; grow
 )
 
 
+_SMALL_LR: Span = (32, 2e-3)  # recipes/registry_pool
 _LARGE_LR: Span = (9600, 3e-4)  # that of wav2vec 2.0 LARGE, for methods without a published one [wav2vec2]
 
 
@@ -209,11 +210,12 @@ def peak_lr(size: ModelSize, method: str, batch_s: float) -> float:
     """Return the peak learning rate for the given seconds of audio per update.
 
     BASE: the best of the batch-size study, interpolated on logarithmic axes. LARGE: the published one, scaled down with
-    the square root of the batch, as the study found for BASE. Small: that of our recipes for every batch.
+    the square root of the batch, as the study found for BASE. Small: that of our recipes, or the task's, for every
+    batch.
     """
     match size.name:
         case "small":
-            return 2e-3
+            return (size.planned(method).lr or _SMALL_LR)[1]
         case "base":
             seconds, rates = zip(*_BASE_LR, strict=True)
             return interpolate(seconds, rates, batch_s)

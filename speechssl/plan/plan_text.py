@@ -22,6 +22,7 @@ from speechssl.train.optim import OptimConfig
 __all__ = ["describe_plan", "planned_recipe", "write_recipe"]
 
 _WIDTH = 110
+_LABEL = 12  # width of the column of names
 _SOURCES = (
     "batch, learning rate, WER: Vaessen and van Leeuwen, arXiv:2402.13723 and its repository's tables: wav2vec 2.0 "
     "BASE, 960 h of LibriSpeech, test-clean / test-other, no language model",
@@ -55,9 +56,9 @@ def describe_plan(plan: Plan) -> list[str]:
     ]
     lines, before = [], ""
     for name, text in rows:
-        wrapped = textwrap.wrap(text, _WIDTH - 10)
+        wrapped = textwrap.wrap(text, _WIDTH - _LABEL)
         label = "" if name == before and name != "warning" else name
-        lines += [f"{label:<10}{wrapped[0]}", *(" " * 10 + line for line in wrapped[1:])]
+        lines += [f"{label:<{_LABEL}}{wrapped[0]}", *(" " * _LABEL + line for line in wrapped[1:])]
         before = name
     return lines
 
@@ -130,6 +131,8 @@ def _batch(plan: Plan) -> str:
 
 def _about_lr(plan: Plan) -> str:
     match plan.size.name:
+        case "small" if own := plan.size.planned(plan.request.method).lr:
+            return f", that of the task, tried at {own[0]:g} s an update"
         case "small":
             return ", that of recipes/registry_pool, tried at 32 s an update"
         case "base":

@@ -119,9 +119,9 @@ def expected_throughput(request: PlanRequest, size: ModelSize) -> Throughput:
         return Throughput(audio_s=request.rate, source="as given")
     if request.device == "cpu":
         cores = len(os.sched_getaffinity(0))
-        source = f"{cores} cores here, a core as in recipes/benchmarks/README.md" + (
-            ", where LARGE was not measured: by operations, at BASE's rate" if size.name == "large" else ""
-        )
+        source = f"{cores} cores here, a core as in recipes/benchmarks/README.md"
+        if size.planned(request.method).cpu_audio_s is None:
+            source += f", where {size.name} {request.method} was not measured: by operations, at BASE's rate"
         return Throughput(audio_s=cores * size.cpu_audio_s(request.method), source=source)
     device = find_device(request.device)
     flops = size.flops(request.method)

@@ -90,9 +90,7 @@ class Task:
     is_pretraining: ClassVar[bool] = True  # whether it is a choice of the key `objective`
     pipeline: ClassVar[str] = "feature-extraction"  # pipeline tag for model hubs
     head_names: ClassVar[Sequence[Row]] = ()  # names of the head's parameters; conversions leave out those not listed
-    prefixes: ClassVar[
-        Mapping[Toolkit, str]
-    ] = {}  # prefix of the encoder's parameters in a toolkit's model of the task
+    prefixes: ClassVar[Mapping[Toolkit, str]] = {}  # prefixes of the encoder's parameters in a toolkit's model of it
     planning: ClassVar[Planning] = Planning()
 
     def build(self, config: Any, encoder: SpeechEncoder, sizes: DataSizes) -> TaskModel:

@@ -154,10 +154,12 @@ def test_it_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     recipe = tmp_path / "plan.yaml"
     arguments = ["--hours", "10", "--days", "1", "--method", "apc", "--size", "small", "--out", str(recipe)]
     assert main(["plan", *arguments]) == 0
-    assert "M parameters, apc" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "M parameters, apc" in said
+    assert "lr          0.0005 at its peak, that of the task" in said
     planned = load(recipe, PretrainConfig)
     assert planned.objective == find_task("apc").config_type(ahead=3)
-    assert planned.optim.max_grad_norm == 1.0
+    assert (planned.optim.max_grad_norm, planned.optim.lr) == (1.0, 5e-4)
     assert main(["plan", "--hours", "1000", "--days", "100", "--method", "apc", "--size", "base"]) == 0
 
 

@@ -128,7 +128,9 @@ class APCTask(Task):
     method = "apc"
     title = "APC (prediction of the spectrum of frames ahead)"
     config_type = APCConfig
-    planning = Planning(sizes={"small": Planned(config=APCConfig(ahead=3), max_grad_norm=1.0)})
+    planning = Planning(
+        sizes={"small": Planned(config=APCConfig(ahead=3), max_grad_norm=1.0, cpu_audio_s=84.0, lr=(32, 5e-4))}
+    )
 
     def build(self, config: APCConfig, encoder: SpeechEncoder, sizes: DataSizes) -> PretrainModel:
         """Put the prediction on a trunk.
