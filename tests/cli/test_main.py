@@ -131,5 +131,9 @@ def test_an_interruption_while_manifests_are_read_is_one_line_and_status_130(tmp
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"out: {tmp_path / 'out'}\nobjective: {{kind: contrastive}}\ndata: {{manifests: [a.tsv]}}\n")
     monkeypatch.setattr("speechssl.stages.reading_data.read_each", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    assert main(["pretrain", str(recipe)]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores the signal
+    try:
+        assert main(["pretrain", str(recipe)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "speechssl: interrupted\n"

@@ -238,7 +238,7 @@ def test_a_page_without_audio_says_that_it_has_no_sound(tmp_path, capsys):
     (tmp_path / "h.tsv").write_text("a\tone\n")
     arguments = ["score", str(tmp_path / "r.tsv"), str(tmp_path / "h.tsv"), "--samples", "10"]
     assert main([*arguments, "--html", str(page)]) == 0
-    assert "nowhere/a.wav is not there" in capsys.readouterr().err
+    assert "nowhere/a.wav is missing, or no regular file" in capsys.readouterr().err
     assert main([*arguments, "--by", "snr"]) == 2
 
 
