@@ -29,6 +29,7 @@ _NAMES = {  # module of each public name, relative to this package; `__init__.py
     "KMeans": "units.kmeans",
     "LogProbs": "inference.results",
     "MaskedPredictionConfig": "tasks.masked_prediction",
+    "LossSum": "tasks.model",
     "Manifest": "data.utterances",
     "OptimConfig": "train.optim",
     "PretrainConfig": "stages.pretrain",

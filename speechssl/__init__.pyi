@@ -38,4 +38,5 @@ from speechssl.units.kmeans import KMeans as KMeans
 
 __version__: str
 from speechssl.model.context import StepContext as StepContext
+from speechssl.tasks.model import LossSum as LossSum
 from speechssl.train.run import Run as Run

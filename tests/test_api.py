@@ -18,7 +18,17 @@ from speechssl.train.runlog import LogConfig
 
 NAMES = (
     *("AudioConfig", "BatchConfig", "CTCConfig", "ClusterConfig", "ContrastiveConfig", "DataConfig"),
-    *("Decoding", "Encoder", "EncoderConfig", "Features", "FinetuneConfig", "KMeans", "LogProbs", "Manifest"),
+    *(
+        "Decoding",
+        "Encoder",
+        "EncoderConfig",
+        "Features",
+        "FinetuneConfig",
+        "KMeans",
+        "LogProbs",
+        "LossSum",
+        "Manifest",
+    ),
     *("MaskedPredictionConfig", "OptimConfig", "PretrainConfig", "Pretrained", "Recogniser", "Run", "ScoreConfig"),
     *("SpeechEncoder", "SpeechSSLError", "StepContext", "Timed", "TrainConfig", "Transcript", "Units", "Utterance"),
     *("__version__", "cluster", "finetune", "fit", "load", "pretrain", "read_manifest", "score"),
@@ -140,3 +150,5 @@ def test_a_module_of_ones_own_is_trained_and_goes_on(tmp_path):
     last = speechssl.fit(speechssl.Run(in_two, out=tmp_path / "two", optim=optim, config=config), Noise())
     assert last.name == "step_00000060"
     assert in_two.mean.item() == pytest.approx(3, abs=0.3)
+    with pytest.raises(TypeError, match=r"expected a Run, found Mean: call fit\(Run\(model, out="):
+        speechssl.fit(Mean(), Noise())

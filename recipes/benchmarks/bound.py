@@ -2,7 +2,7 @@
 
     bound.py --size base --task wav2vec2 hubert       counts, rates, bound, and where our step's time goes
 
-What is counted, `speechssl/tasks/products.py` says. Norms, activations, dropout, random numbers and the optimiser
+What is counted, `speechssl/tasks/flops.py` says. Norms, activations, dropout, random numbers and the optimiser
 are left out, so that the bound cannot be met. The positional convolution could do with fewer by Fourier transform.
 """
 

@@ -4,7 +4,7 @@ Ours goes through the very update that a run makes: optimiser, masks, figures an
 compiled, padded and packed; transformers beside it on the same batches, with masks and negatives of its own that are
 drawn outside of the timed steps, as processes beside its training would. A batch is as many seconds
 as fill the card by the estimate of `speechssl plan`, less if that was too many. Hours are hours of audio, without
-padding. FLOPs are those of `speechssl/tasks/products.py`, for the lengths as they are.
+padding. FLOPs are those of `speechssl/tasks/flops.py`, for the lengths as they are.
 """
 
 import dataclasses

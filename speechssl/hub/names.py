@@ -64,7 +64,11 @@ class NameTable:
 
 def as_known(model: SavedModel) -> tuple[SavedModel, dict[str, str]]:
     """Return a model without the head of an installed task, which no other toolkit has; and what that drops."""
-    objective = model.description.objective
+    objective, family = model.description.objective, model.description.family
+    if objective is None and family is not None and family not in {task.method for task in TASKS.values()}:
+        described = dataclasses.replace(model.description, family=None)
+        reason = f"no other toolkit knows the method {family}; its files say wav2vec2"
+        return dataclasses.replace(model, description=described), {"family": reason}
     if objective is None or objective.kind in TASKS:
         return model, {}
     trunk = model.without_head()

@@ -278,6 +278,7 @@ def build_model(description: Description) -> nn.Module:
     sizes = DataSizes(
         clusters=description.clusters, vocabulary=len(description.vocabulary), classes=len(description.classes)
     )
+    description.task.check(sizes)
     return description.task.build(description.objective or description.ctc, encoder, sizes)
 
 

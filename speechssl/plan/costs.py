@@ -25,7 +25,7 @@ from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.frames import frame_count
 from speechssl.tasks.flops import trunk_products
 from speechssl.tasks.registry import find_method, task_of
-from speechssl.tasks.task import DataSizes, Planned, SizeName, TaskConfig
+from speechssl.tasks.task import Planned, SizeName, TaskConfig
 
 __all__ = [
     "CONTEXT_GB",
@@ -169,8 +169,9 @@ SIZES: dict[SizeName, ModelSize] = {
 
 @cache
 def _count_parameters(encoder: EncoderConfig, objective: TaskConfig, clusters: tuple[int, ...]) -> int:
+    task = task_of(objective)
     with torch.device("meta"):
-        model = task_of(objective).build(objective, SpeechEncoder(encoder), DataSizes(clusters=clusters))
+        model = task.build(objective, SpeechEncoder(encoder), task.planned_sizes(clusters))
     return sum(parameter.numel() for parameter in model.parameters())
 
 

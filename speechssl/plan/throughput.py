@@ -59,12 +59,13 @@ def measure_throughput(
         at_least_s: least seconds to measure for.
     """
     task = task_of(objective)
-    model = task.build(objective, SpeechEncoder(encoder), DataSizes(clusters=clusters)).to(device)
+    sizes = task.planned_sizes(clusters)
+    model = task.build(objective, SpeechEncoder(encoder), sizes).to(device)
     optim = OptimConfig(lr=1e-6)  # small enough that noise does no harm
     ranks = Ranks(rank=0, world_size=1, device=device)
     config = TrainConfig(bfloat16=bfloat16)
     learner = Learner(model, build_optimizer(model, optim), seed=0, optim=optim, config=config, ranks=ranks)
-    batch = _noise(max(1, round(seconds / crop_s)), crop_s, encoder, clusters)
+    batch = _noise(max(1, round(seconds / crop_s)), crop_s, encoder, sizes)
     state = TrainState()
 
     def update() -> None:
@@ -81,14 +82,15 @@ def measure_throughput(
     return done * batch.duration_s / (time.perf_counter() - started)
 
 
-def _noise(utterances: int, crop_s: float, encoder: EncoderConfig, clusters: tuple[int, ...]) -> Batch:
+def _noise(utterances: int, crop_s: float, encoder: EncoderConfig, sizes: DataSizes) -> Batch:
     generator = torch.Generator().manual_seed(0)
     time_ = int(crop_s * SAMPLE_RATE)
     shape = (utterances, frame_count(time_, encoder.conv))
-    labels = [torch.randint(units, shape, generator=generator) for units in clusters]
+    labels = [torch.randint(units, shape, generator=generator) for units in sizes.clusters]
     return Batch(
         ids=tuple(f"noise-{index}" for index in range(utterances)),
         waveforms=_NOISE * torch.randn((utterances, time_), generator=generator),
         num_samples=torch.full((utterances,), time_),
         labels=torch.stack(labels) if labels else None,
+        targets=torch.zeros((utterances, 1), dtype=torch.long) if sizes.classes else None,
     )

@@ -171,7 +171,9 @@ def _describe(folder: Path, values: dict[str, Any]) -> tuple[str, dict[str, Any]
     try:
         method = "ctc" if "ctc" in values else find_task(values["objective"]["kind"]).method
         int(values["train"]["steps"])
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder}: its config.json is of no training run; name folders of stage pretrain or finetune"
         ) from error

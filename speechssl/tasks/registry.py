@@ -8,15 +8,17 @@ The entry point's name is the task's `kind`, its value an instance of `Task`.
 
 import sys
 from collections.abc import Mapping
+from dataclasses import is_dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 from speechssl.config import OneOf
 from speechssl.errors import ConfigError
 from speechssl.tasks.hubert import HubertTask
 from speechssl.tasks.pretraining import Objective
 from speechssl.tasks.recognition import RecognitionTask
-from speechssl.tasks.task import DataSizes, Task, TaskConfig
+from speechssl.tasks.task import DataSizes, Need, Task, TaskConfig
 from speechssl.tasks.wav2vec2 import Wav2Vec2Task
 
 __all__ = [
@@ -82,8 +84,14 @@ def all_tasks() -> dict[str, Task]:
                 raise ConfigError(f"the task {entry.name} = {entry.value}: the kind is taken; give it another name")
             found[entry.name] = _loaded(entry)
         except ConfigError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            _report(f"left out: {error}")
     return found
+
+
+@cache
+def _report(message: str) -> None:
+    """Print a message on standard error, once in a process."""
+    print(message, file=sys.stderr)
 
 
 def build_objective(config: TaskConfig, *, dim: int, conv_dim: int, clusters: tuple[int, ...]) -> Objective:
@@ -111,9 +119,30 @@ def _loaded(entry: EntryPoint) -> Task:
         task: Any = entry.load()
     except Exception as error:  # third-party code may raise anything
         raise ConfigError(f"{where} cannot be imported ({error}); fix or remove the package") from error
-    if not isinstance(task, Task) or task.kind != entry.name:
-        raise ConfigError(f"{where}: expected an instance of Task of kind {entry.name}, found {task!r}")
+    if not isinstance(task, Task):
+        raise ConfigError(
+            f"{where}: expected an instance of Task, found {type(task).__name__}; fix or remove the package"
+        )
+    if fault := _fault(task, entry.name):
+        raise ConfigError(f"{where}: {fault}; fix or remove the package")
     return task
+
+
+def _fault(task: Task, kind: str) -> str:
+    """Return what is wrong with the description of a task; nothing if it is complete."""
+    missing = [name for name in ("kind", "method", "title", "config_type") if not hasattr(task, name)]
+    if missing:
+        return f"expected the attributes kind, method, title and config_type, found no {', '.join(missing)}"
+    if task.kind != kind:
+        return f"expected kind={kind}, as its entry point is called, found {task.kind}"
+    if unknown := sorted({*task.needs} - {*get_args(Need)}):
+        return f"expected needs among {', '.join(get_args(Need))}, found {', '.join(unknown)}"
+    if task.method in {own.method for own in TASKS.values()}:
+        return f"the method {task.method} is taken, expected another name"
+    found = get_type_hints(task.config_type).get("kind") if is_dataclass(task.config_type) else None
+    if get_args(found) != (kind,):
+        return f'expected the configuration to have `kind: Literal["{kind}"] = "{kind}"`, found {found}'
+    return ""
 
 
 def _objectives() -> Mapping[str, type]:

@@ -113,6 +113,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def planned_sizes(self, clusters: tuple[int, ...]) -> DataSizes:
+        """Return the sizes of a model that is planned without data: with the fewest classes there can be."""
+        return DataSizes(clusters=clusters, classes=2 if "classes" in self.needs else 0)
+
     def check(self, sizes: DataSizes) -> None:
         """Check that the training data has what the task needs, and nothing that it would ignore.
 

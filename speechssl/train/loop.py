@@ -129,11 +129,13 @@ def fit(run: Run, batches_from: BatchesFrom) -> Path:
             a checkpoint.
         StoppedError: a signal asked to stop; the current step was finished and saved.
     """
+    if not isinstance(run, Run):
+        raise TypeError(f"expected a Run, found {type(run).__name__}: call fit(Run(model, out=...), batches_from)")
     state, config, log = run.state, run.config, run.log
     batches = batches_from(state.epoch, state.position)
     with StopRequest() as stop, log, explained_failures(run.ranks, state):
         if state.step:
-            log.say(where_it_stands(state, config.steps))
+            log.say(where_it_stands(state, config.steps, is_out_of_patience=run.is_out_of_patience))
         if state.is_unscored and run.evaluates is not None:
             run.evaluate(run.evaluates)
             run.save()
@@ -153,9 +155,9 @@ def fit(run: Run, batches_from: BatchesFrom) -> Path:
     return run.out / f"step_{state.step:08d}"
 
 
-def where_it_stands(state: TrainState, steps: int) -> str:
+def where_it_stands(state: TrainState, steps: int, *, is_out_of_patience: bool) -> str:
     """Return a message that says from where a run goes on, or why it does not."""
-    if state.step < steps and not state.is_finished:
+    if state.step < steps and not is_out_of_patience:
         return f"goes on from step {state.step} of {steps}"
     if state.step < steps:
         return f"ended at step {state.step} of {steps}, as train.patience said"

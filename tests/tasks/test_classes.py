@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechssl.__main__ import main
 from speechssl.config import from_dict, to_dict
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.utterances import Utterance
@@ -66,6 +67,12 @@ def test_classes_are_learned_and_scored_on_held_out_utterances(recipe) -> None:
     assert model.description.classes == ("hi", "la")
     scores = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
     assert [row["dev_accuracy"] for row in scores if "dev_accuracy" in row] == [1.0]
+
+
+def test_a_task_of_classes_is_planned(recipe, tmp_path, capsys) -> None:
+    arguments = ["--hours", "1", "--days", "1", "--method", "classifier", "--size", "small"]
+    assert main(["plan", *arguments]) == 0
+    assert "M parameters, classifier" in capsys.readouterr().out
 
 
 def test_what_is_missing_or_too_much_is_named(recipe) -> None:

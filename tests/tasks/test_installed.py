@@ -191,13 +191,79 @@ def test_labels_are_refused_by_a_task_that_needs_none(tiny_encoder: EncoderConfi
         task.build(task.config_type(), SpeechEncoder(tiny_encoder), DataSizes(clusters=(5,)))
 
 
+BROKEN = """
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+from speechssl.config import configuration
+from speechssl.tasks.task import Task
+
+@configuration
+class WithoutKind:
+    size: int = 1
+
+@configuration
+class Config:
+    kind: Literal["{kind}"] = "{kind}"
+
+class Broken(Task):
+    kind = "{kind}"
+    {rest}
+
+TASK = Broken()
+"""
+COMPLETE = 'method = "mine"; title = "mine"; config_type = Config'
+
+
+@pytest.mark.parametrize(
+    ("name", "rest", "said"),
+    [
+        ("untyped", 'method = "m"; title = "t"', "found no config_type"),
+        ("untitled", 'method = "m"; config_type = Config', "found no title"),
+        (
+            "kindless",
+            'method = "m"; title = "t"; config_type = WithoutKind',
+            "expected the configuration to have",
+        ),
+        ("taken", 'method = "hubert"; title = "t"; config_type = Config', "the method hubert is taken"),
+        (
+            "needy",
+            f'{COMPLETE}; needs = frozenset({{"clases"}})',
+            "expected needs among labels",
+        ),
+        ("whole", COMPLETE, ""),
+    ],
+)
+def test_an_incomplete_task_is_named_and_breaks_nothing_else(
+    tmp_path, monkeypatch, capsys, recipe, name, rest, said
+) -> None:
+    site = tmp_path / "site"
+    install(site, {name: f"broken_{name}:TASK"})
+    (site / f"broken_{name}.py").write_text(BROKEN.format(kind=name, rest=rest))
+    monkeypatch.syspath_prepend(str(site))
+    values = {"out": "run", "data": {"manifests": ["a.tsv"]}, "objective": {"kind": "contrastive"}}
+    assert from_dict(values, PretrainConfig, where="recipe").objective.kind == "contrastive"
+    assert (name in all_tasks()) == (not said)
+    err = capsys.readouterr().err
+    assert err.count("left out: ") == (1 if said else 0)  # not once a recipe
+    assert said in err
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_recogniser_on_its_trunk_is_converted(recipe, tmp_path: Path) -> None:
+    trunk = SavedModel.read(pretrain(recipe("run", train=TrainConfig(steps=1)))).without_head()
+    assert trunk.description.family == "apc"
+    trunk.write(tmp_path / "trunk")
+    converted = convert(tmp_path / "trunk", tmp_path / "theirs", "transformers")
+    assert "no other toolkit knows the method apc" in converted.dropped["family"]
+
+
 def test_a_package_whose_task_cannot_be_imported_is_named_and_left_out(tmp_path: Path, monkeypatch, capsys) -> None:
     install(tmp_path / "site", {"broken": "no_such_module:TASK", "wrong": "pathlib:Path", "ctc": "mine:TASK"})
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     assert "broken" not in all_tasks() and "wrong" not in all_tasks()
     said = capsys.readouterr().err
     assert "left out: the task broken of speechssl-apc cannot be imported (No module named 'no_such_module')" in said
-    assert "left out: the task wrong of speechssl-apc: expected an instance of Task of kind wrong, found" in said
+    assert "left out: the task wrong of speechssl-apc: expected an instance of Task, found type" in said
     assert "left out: the task ctc = mine:TASK: the kind is taken; give it another name" in said
     with pytest.raises(ConfigError, match="cannot be imported"):
         find_task("broken")
