@@ -227,7 +227,7 @@ COMPLETE = 'method = "mine"; title = "mine"; config_type = Config'
         ("taken", 'method = "hubert"; title = "t"; config_type = Config', "the method hubert is taken"),
         (
             "needy",
-            f'{COMPLETE}; needs = frozenset({{"clases"}})',
+            f'{COMPLETE}; needs = frozenset({{"colours"}})',
             "expected needs among labels",
         ),
         ("whole", COMPLETE, ""),
