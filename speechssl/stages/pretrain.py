@@ -87,10 +87,11 @@ def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepar
     manifest = _labelled(config.data, streams)
     start = None if config.checkpoint is None else read_saved(config.checkpoint)
     data = like_training(config.data, start.description.audio, where=start.name) if start else config.data
-    classes = sorted({*_classes(manifest, config.classes).values()})
+    class_of = _classes(manifest, config.classes)
+    classes = sorted({*class_of.values()})
     description = _describe(config, data, start, labels, classes)
     encoder = description.encoder
-    tokens = _class_tokens(manifest, config.classes, classes)
+    tokens = _class_tokens(class_of, config.classes, classes)
     dataset = _dataset(manifest, data, encoder, labels, tokens, augment=config.augment, seed=config.seed)
     sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, hop=encoder.hop, speeds=dataset.speeds)
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
@@ -203,7 +204,7 @@ def _dev_set(
     tell_left_out(short, f"in dev but shorter than batch.min_s={config.batch.min_s}")
     dev_set = dataclasses.replace(manifest, utterances=tuple(r for r in manifest.utterances if r.id not in {*short}))
     dev = like_training(config.dev, data.audio, where=str(config.out), section="dev")
-    tokens = _class_tokens(dev_set, config.classes, classes, section="dev")
+    tokens = _class_tokens(_classes(dev_set, config.classes, section="dev"), config.classes, classes, section="dev")
     return _dataset(dev_set, dev, encoder, [*streams.values()], tokens, section="dev")
 
 
@@ -249,22 +250,22 @@ def _classes(manifest: Manifest, column: ClassColumn | None, *, section: str = "
 
 
 def _class_tokens(
-    manifest: Manifest, column: ClassColumn | None, classes: Sequence[str], *, section: str = "data"
+    class_of: Mapping[str, str], column: ClassColumn | None, classes: Sequence[str], *, section: str = "data"
 ) -> dict[str, list[int]] | None:
     """Return the number of each utterance's class, as a text of one token; None without a column.
 
     Raises:
-        ManifestError: an utterance has no class, or one that is not among `classes`.
+        ManifestError: an utterance has a class that is not among `classes`.
     """
-    found, numbers = _classes(manifest, column, section=section), {name: i for i, name in enumerate(classes)}
-    for key, name in found.items():
+    numbers = {name: number for number, name in enumerate(classes)}
+    for key, name in class_of.items():
         if name in numbers:
             continue
         raise ManifestError(
             f"{section}: {column} {name!r} of {key} is of no utterance that is trained on ({', '.join(classes)}); take "
             f"it out of {section}.manifests"
         )
-    return {key: [numbers[name]] for key, name in found.items()} if column else None
+    return {key: [numbers[name]] for key, name in class_of.items()} if column else None
 
 
 def _labelled(data: DataConfig, streams: Mapping[str, FrameLabels], *, section: str = "data") -> Manifest:

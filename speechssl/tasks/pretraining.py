@@ -117,5 +117,15 @@ class PretrainingTask(Task):
         objective = self.objective(
             config, dim=shape.transformer.dim, conv_dim=shape.conv[-1][0], clusters=sizes.clusters
         )
-        assert isinstance(objective, Objective)
         return PretrainModel(encoder, objective)
+
+    def objective(self, config: Any, *, dim: int, conv_dim: int, clusters: tuple[int, ...]) -> Objective:
+        """Build the head of a pretraining task; `PretrainModel` puts it on an encoder.
+
+        Args:
+            config: configuration of the task.
+            dim: dimension of the encoder's output.
+            conv_dim: dimension of the extractor's output.
+            clusters: number of units of each label stream.
+        """
+        raise NotImplementedError

@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from speechssl.config import OneOf
 from speechssl.errors import ConfigError
 from speechssl.tasks.hubert import HubertTask
-from speechssl.tasks.pretraining import Objective
+from speechssl.tasks.pretraining import Objective, PretrainingTask
 from speechssl.tasks.recognition import RecognitionTask
 from speechssl.tasks.task import DataSizes, Need, Task, TaskConfig
 from speechssl.tasks.wav2vec2 import Wav2Vec2Task
@@ -68,11 +68,11 @@ def find_method(method: str) -> Task:
     Raises:
         ConfigError: no installed task has this method.
     """
-    tasks = [task for task in all_tasks().values() if task.is_pretraining]
-    for task in tasks:
-        if task.method == method:
-            return task
-    raise ConfigError(f"method {method!r} is not known, expected one of {', '.join(task.method for task in tasks)}")
+    for find in (lambda: TASKS, all_tasks):  # installed packages are searched only for what is not the toolkit's own
+        methods = {task.method: task for task in find().values() if task.is_pretraining}
+        if method in methods:
+            return methods[method]
+    raise ConfigError(f"method {method!r} is not known, expected one of {', '.join(methods)}")
 
 
 def all_tasks() -> dict[str, Task]:
@@ -107,10 +107,9 @@ def build_objective(config: TaskConfig, *, dim: int, conv_dim: int, clusters: tu
         LabelError: labels are missing, or given to a task that takes none.
     """
     task = task_of(config)
+    assert isinstance(task, PretrainingTask)
     task.check(DataSizes(clusters=clusters))
-    objective = task.objective(config, dim=dim, conv_dim=conv_dim, clusters=clusters)
-    assert isinstance(objective, Objective)
-    return objective
+    return task.objective(config, dim=dim, conv_dim=conv_dim, clusters=clusters)
 
 
 def _loaded(entry: EntryPoint) -> Task:

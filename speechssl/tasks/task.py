@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
-from torch import nn
-
 from speechssl.errors import LabelError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.tasks.flops import Product
@@ -99,17 +97,6 @@ class Task:
         Raises:
             ConfigError: the configuration does not fit the encoder.
             LabelError: as `check`.
-        """
-        raise NotImplementedError
-
-    def objective(self, config: Any, *, dim: int, conv_dim: int, clusters: tuple[int, ...]) -> nn.Module:
-        """Build the head of a pretraining task; `PretrainModel` puts it on an encoder.
-
-        Args:
-            config: configuration of the task.
-            dim: dimension of the encoder's output.
-            conv_dim: dimension of the extractor's output.
-            clusters: number of units of each label stream.
         """
         raise NotImplementedError
 
