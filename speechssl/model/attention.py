@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from speechssl.model import fast
 from speechssl.model.fast.attention import attend_packed_rows, attend_rows
+from speechssl.model.linear import Linear
 from speechssl.model.packing import Packing
 
 __all__ = ["SelfAttention", "attend", "attend_packed"]
@@ -23,8 +24,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
-        self.project_in = nn.Linear(dim, 3 * dim)
-        self.project_out = nn.Linear(dim, dim)
+        self.project_in = Linear(dim, 3 * dim)
+        self.project_out = Linear(dim, dim)
 
     def forward(self, x: Tensor, is_attended: Tensor | Packing | None) -> Tensor:
         """Map frames to the same shape.

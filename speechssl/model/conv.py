@@ -104,7 +104,9 @@ class ConvFeatureExtractor(nn.Module):
         """Map the first layer's (batch, steps, channels), before GELU, to (batch, frames, channels)."""
         x = functional.gelu(x)
         for conv, norm in list(self._layers())[1:]:
-            x = functional.gelu(norm(convolve(x, conv)))  # (batch, steps, channels)
+            is_last = isinstance(norm, nn.Identity)  # then GELU follows at once
+            x = convolve(x, conv, gelu=is_last)  # (batch, steps, channels)
+            x = x if is_last else functional.gelu(norm(x))
         return x
 
     def _layers(self) -> Iterator[tuple[nn.Conv1d, nn.Module]]:
@@ -114,12 +116,17 @@ class ConvFeatureExtractor(nn.Module):
             yield conv, norm
 
 
-def convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:
+def convolve(x: Tensor, conv: nn.Conv1d, *, gelu: bool = False) -> Tensor:
     """Convolve (batch, steps, in_channels), steps a multiple of the stride: (batch, steps / stride, out_channels).
 
-    Outputs whose kernel would reach past the end are missing or undefined.
+    Outputs whose kernel would reach past the end are missing or undefined. With `gelu`, GELU is applied to the others.
     """
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    if fast.applies(x) and x.shape[1] >= kernel and convolution.suits_onednn(x):
+        return convolution.convolve_for_inference(x, conv.weight, conv.bias, stride, gelu=gelu)
     if fast.applies(x):
-        return convolution.convolve(x, conv.weight, conv.bias, conv.stride[0])
-    x = conv(x.transpose(1, 2)).transpose(1, 2)
-    return x.contiguous()  # torch 2.15 cannot export an elementwise operation on a transposed axis of free length
+        x = convolution.convolve(x, conv.weight, conv.bias, stride)
+    else:
+        x = conv(x.transpose(1, 2)).transpose(1, 2)
+        x = x.contiguous()  # torch 2.15 cannot export an elementwise operation on a transposed axis of free length
+    return functional.gelu(x) if gelu else x

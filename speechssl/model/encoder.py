@@ -19,6 +19,7 @@ from speechssl.model.conv import ConvFeatureExtractor
 from speechssl.model.dropout import Dropout
 from speechssl.model.frames import BASE_STACK, frame_count, hop_size, receptive_field, within
 from speechssl.model.host import send
+from speechssl.model.linear import Linear
 from speechssl.model.local_frames import local_extractor
 from speechssl.model.norm import LayerNorm
 from speechssl.model.transformer import Layer, Transformer, TransformerConfig, without_learning
@@ -145,7 +146,7 @@ class SpeechEncoder(nn.Module):
             config.conv, config.conv_norm, config.conv_bias, padding_in_norm=config.padding_in_norm
         )
         self.norm = LayerNorm(channels)
-        self.project = nn.Linear(channels, dim)
+        self.project = Linear(channels, dim)
         self.dropout = Dropout(config.feature_dropout)
         self.mask_vector = nn.Parameter(torch.empty(dim).uniform_())
         self.transformer = Transformer(config.transformer)

@@ -19,6 +19,7 @@ from speechssl.errors import ConfigError
 from speechssl.model.attention import SelfAttention
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.linear import Linear
 
 __all__ = ["AdaptedLinear", "LoraConfig", "Projection", "add_adapters", "merged_tensors"]
 
@@ -48,7 +49,7 @@ class LoraConfig:
         return self.alpha / self.rank
 
 
-class AdaptedLinear(nn.Linear):
+class AdaptedLinear(Linear):
     """A frozen linear layer with a trainable adapter for some blocks of its rows.
 
     `weight` and `bias` keep their names and are frozen. `up` starts at zero, so that the output is unchanged at first.

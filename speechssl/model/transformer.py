@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from speechssl.config import configuration
@@ -18,6 +17,7 @@ from speechssl.model.attention import SelfAttention
 from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.dropout import Dropout
 from speechssl.model.host import send
+from speechssl.model.linear import Linear
 from speechssl.model.norm import LayerNorm
 from speechssl.model.packing import Packing, UnpackedLayers
 from speechssl.model.positions import PositionalConv
@@ -140,8 +140,8 @@ class Layer(nn.Module):
         self.pre_norm = config.norm == "pre"
         self.attention = SelfAttention(config.dim, config.num_heads, config.attention_dropout)
         self.attention_norm = LayerNorm(config.dim)
-        self.expand = nn.Linear(config.dim, config.ffn_dim)
-        self.contract = nn.Linear(config.ffn_dim, config.dim)
+        self.expand = Linear(config.dim, config.ffn_dim)
+        self.contract = Linear(config.ffn_dim, config.dim)
         self.ffn_norm = LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
         self.activation_dropout = Dropout(config.activation_dropout)
@@ -156,4 +156,4 @@ class Layer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Apply the two-layer feed-forward network to (..., dim)."""
-        return self.contract(self.activation_dropout(functional.gelu(self.expand(x))))
+        return self.contract(self.activation_dropout(self.expand.activated(x)))

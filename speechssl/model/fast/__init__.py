@@ -1,24 +1,48 @@
 """Kernels for CPUs, one per module, and the switch that decides whether they may run.
 
 Each caller also has a plain implementation in torch operations with the same results (`tests/model/fast`). CUDA and
-graphs (`torch.compile`, `torch.export`) always use the plain one.
+graphs (`torch.compile`, `torch.export`) always use the plain one. `SPEECHSSL_KERNELS` in the environment selects:
+
+    auto    the kernels, where they are faster on this processor (the default)
+    ours    the kernels, wherever they can run
+    plain   torch operations only
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-__all__ = ["applies", "plain_only"]
+from speechssl.errors import ConfigError
+
+__all__ = ["applies", "chosen", "plain_only"]
 
 _IS_PLAIN_ONLY = ContextVar("_IS_PLAIN_ONLY", default=False)
+_VARIABLE = "SPEECHSSL_KERNELS"
+_CHOICES = ("auto", "ours", "plain")
+
+
+def chosen() -> Literal["auto", "ours", "plain"]:
+    """Return the choice of the environment, `auto` if it makes none.
+
+    Raises:
+        ConfigError: the value is unknown.
+    """
+    value = os.environ.get(_VARIABLE) or "auto"
+    if value not in _CHOICES:
+        raise ConfigError(f"{_VARIABLE}={value} in the environment: expected one of {', '.join(_CHOICES)}, or unset it")
+    return cast(Literal["auto", "ours", "plain"], value)
 
 
 def applies(x: Tensor) -> bool:
     """Return whether a kernel of this folder may run on `x`: on a CPU, outside of graphs and of `plain_only`."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not _IS_PLAIN_ONLY.get()
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or _IS_PLAIN_ONLY.get():
+        return False
+    return chosen() != "plain"
 
 
 @contextmanager

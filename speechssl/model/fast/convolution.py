@@ -1,10 +1,50 @@
-"""CPU kernel of `speechssl.model.conv`: strided convolution along time as matrix products without unfolding."""
+"""CPU kernels of `speechssl.model.conv`: strided convolution along time, of frames that lie one after the other.
+
+Inference calls oneDNN's convolution, which reads (batch, steps, channels) as it is. Training uses matrix products
+without unfolding: oneDNN's gradients of a strided convolution take twice their time.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["ShiftedProducts", "convolve"]
+from speechssl.model.fast import products
+
+__all__ = ["ShiftedProducts", "convolve", "convolve_for_inference", "suits_onednn"]
+
+
+def suits_onednn(x: Tensor) -> bool:
+    """Return whether `convolve_for_inference` can run on `x`: without gradients, in a type that oneDNN has here."""
+    if torch.is_grad_enabled() or not products.has_onednn():
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def convolve_for_inference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, *, gelu: bool = False
+) -> Tensor:
+    """Convolve each row of the batch without gradients, and apply GELU to the result if asked.
+
+    Args:
+        x: (batch, steps, in_channels).
+        weight: (out_channels, in_channels, kernel), as in `nn.Conv1d`, or prepacked by `prepack`.
+        bias: (out_channels,) or None.
+        stride: steps from one output to the next.
+        gelu: whether GELU follows.
+
+    Returns:
+        (batch, (steps - kernel) / stride + 1, out_channels).
+    """
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    if weight.ndim == 3:
+        weight = weight[:, :, None].contiguous(memory_format=torch.channels_last)
+    activation: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
+    image = x.transpose(1, 2)[:, :, None]  # (batch, channels, 1, steps), channels last in memory
+    out = torch.ops.mkldnn._convolution_pointwise(image, weight, bias, [0, 0], [1, stride], [1, 1], 1, *activation)
+    return out[:, :, 0].transpose(1, 2)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -42,9 +82,9 @@ class ShiftedProducts(torch.autograd.Function):
         ctx.save_for_backward(rows, taps)
         inner = rows.shape[1]
         first = taps[:inner]
-        out = rows[:, : len(first)] @ first
+        out = _multiply(rows[:, : len(first)], first)
         for shift, part in enumerate(taps[inner:].split(inner), 1):
-            out[:-shift].addmm_(rows[shift:, : len(part)], part)
+            _add_product(out[:-shift], rows[shift:, : len(part)], part)
         return out
 
     @staticmethod
@@ -59,9 +99,22 @@ class ShiftedProducts(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, taps_gradient
         if len(taps) < inner:  # the stride is longer than the kernel
-            rows_gradient = functional.pad(gradient @ taps.T, (0, inner - len(taps)))
+            rows_gradient = functional.pad(_multiply(gradient, taps.T), (0, inner - len(taps)))
         else:
-            rows_gradient = gradient @ taps[:inner].T
+            rows_gradient = _multiply(gradient, taps[:inner].T)
         for shift, part in enumerate(taps[inner:].split(inner), 1):
-            rows_gradient[shift:, : len(part)].addmm_(gradient[:-shift], part.T)
+            _add_product(rows_gradient[shift:, : len(part)], gradient[:-shift], part.T)
         return rows_gradient, taps_gradient
+
+
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply (steps, inner) and (inner, out)."""
+    return products.product(left, right.T) if products.is_faster(left) else left @ right
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add the product of (steps, inner) and (inner, out) to (steps, out) in place."""
+    if products.is_faster(left):
+        total.add_(products.product(left, right.T))
+    else:
+        total.addmm_(left, right)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from speechssl.model import fast
 from speechssl.model.conv import ConvFeatureExtractor, convolve
-from speechssl.model.fast import convolution
+from speechssl.model.fast import convolution, products
 from speechssl.model.fast.convolution import ShiftedProducts
 from speechssl.model.frames import frame_count, within
 from tests.model.tiny import TINY_STACK, distance, noise, randomise
@@ -93,3 +93,27 @@ def test_the_extractor_equals_its_plain_form(
     for ours, plain in zip(*found, strict=True):
         assert ours.dtype == plain.dtype
         assert distance(ours, plain) < (1e-4 if dtype == torch.float32 else 0.03)
+
+
+@pytest.mark.parametrize("gelu", [True, False])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(("kernel", "stride"), KERNELS)
+def test_without_gradients_a_batch_is_convolved_as_by_conv1d(
+    kernel: int, stride: int, has_bias: bool, gelu: bool
+) -> None:
+    conv = nn.Conv1d(3, 4, kernel, stride, bias=has_bias)
+    randomise(conv)
+    x = noise(3, 12 * stride + 1, 3)
+    with torch.no_grad():
+        found = convolution.convolve_for_inference(x, conv.weight, conv.bias, stride, gelu=gelu)
+        expected = conv(x.mT).mT
+    torch.testing.assert_close(found, functional.gelu(expected) if gelu else expected, rtol=1e-5, atol=1e-5)
+
+
+def test_with_gradients_products_are_taken_and_without_onednn_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not convolution.suits_onednn(noise(3))
+    with torch.no_grad():
+        assert convolution.suits_onednn(noise(3))
+        assert not convolution.suits_onednn(noise(3).double())
+        monkeypatch.setattr(products, "has_onednn", lambda: False)
+        assert not convolution.suits_onednn(noise(3))

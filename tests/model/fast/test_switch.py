@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speechssl.model import attention, dropout, fast, positions
+from speechssl.errors import ConfigError
+from speechssl.model import attention, dropout, fast, linear, positions
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.fast import convolution
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, randomise
@@ -16,6 +17,7 @@ from tests.tasks.stubbed_device import move_parameters, on_device, stubbed_devic
 
 CALLERS = [  # modules that call a kernel, and its name there
     (convolution, "convolve"),
+    (linear, "linear"),
     (attention, "attend_rows"),
     (attention, "attend_packed_rows"),
     (positions, "correlate"),
@@ -32,9 +34,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     names: set[str] = set()
 
     def noting(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
             names.add(name)
-            return kernel(*args)
+            return kernel(*args, **options)
 
         return call
 
@@ -59,7 +61,8 @@ def operators(graph: torch.fx.Graph) -> set[str]:
     return {str(node.target) for module in modules for node in module.graph.nodes if node.op.startswith("call")}
 
 
-def test_a_step_on_a_cpu_takes_every_kernel(called: set[str]) -> None:
+def test_a_step_on_a_cpu_takes_every_kernel(called: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECHSSL_KERNELS", "ours")
     model = encoder()
     learn(model, noise(2, 820))
     model.transformer.packed = True
@@ -76,6 +79,36 @@ def test_the_switch_says_yes_on_a_cpu_alone() -> None:
         device = torch.device("cuda", 0)
 
     assert not fast.applies(OnCUDA())
+
+
+def test_the_environment_turns_kernels_off(called: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECHSSL_KERNELS", "plain")
+    learn(encoder(), noise(2, 820))
+    assert called == set()
+    monkeypatch.setenv("SPEECHSSL_KERNELS", "fastest")
+    with pytest.raises(ConfigError, match="expected one of auto, ours, plain"):
+        fast.applies(noise(3))
+
+
+def test_inference_takes_one_convolution_for_product_and_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
+    activated = []
+    kernel = convolution.convolve_for_inference
+
+    def noting(*args: Any, gelu: bool = False) -> Tensor:
+        activated.append(gelu)
+        return kernel(*args, gelu=gelu)
+
+    monkeypatch.setattr(convolution, "convolve_for_inference", noting)
+    model = encoder().eval()
+    with torch.no_grad():
+        model(noise(2, 820), LENGTHS)
+        assert activated
+        assert all(activated)
+        activated.clear()
+        with fast.plain_only():
+            model(noise(2, 820), LENGTHS)
+    learn(model, noise(2, 820))
+    assert not activated
 
 
 def test_the_switch_turns_kernels_off_for_a_block_and_no_longer(called: set[str]) -> None:
