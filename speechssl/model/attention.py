@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.model import fast
+from speechssl.model.earlier_frames import EarlierFrames
 from speechssl.model.fast.attention import attend_packed_rows, attend_rows
 from speechssl.model.linear import Linear
 from speechssl.model.packing import Packing
@@ -27,19 +28,21 @@ class SelfAttention(nn.Module):
         self.project_in = Linear(dim, 3 * dim)
         self.project_out = Linear(dim, dim)
 
-    def forward(self, x: Tensor, is_attended: Tensor | Packing | None) -> Tensor:
+    def forward(self, x: Tensor, is_attended: Tensor | Packing | EarlierFrames | None) -> Tensor:
         """Map frames to the same shape.
 
         Args:
             x: (batch, frames, dim); or (valid, dim), packed.
             is_attended: (batch, frames) bool, True for the first frames of each row; None for all frames; a `Packing`
-                if `x` is packed.
+                if `x` is packed; or the frames before `x`, in inference only.
         """
         dim = x.shape[-1]
         merged = self.project_in(x).view(*x.shape[:-1], 3, self.num_heads, dim // self.num_heads)
         dropout = self.dropout if self.training else 0.0
         if isinstance(is_attended, Packing):
             attended = attend_packed(merged, is_attended, dropout)
+        elif isinstance(is_attended, EarlierFrames):
+            attended = is_attended.attend(merged)
         elif self.training and _suits_rows(merged):
             attended = attend_rows(merged, is_attended, dropout)
         else:

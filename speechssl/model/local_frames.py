@@ -14,7 +14,7 @@ from speechssl.model.conv import ConvFeatureExtractor, convolve
 from speechssl.model.frames import frame_count, hop_size, receptive_field
 from speechssl.model.norm import TimeNorm
 
-__all__ = ["local_extractor"]
+__all__ = ["extract_part", "local_extractor"]
 
 _AT_ONCE = 2**15  # steps of the first convolution held at a time while its statistics are computed
 
@@ -33,7 +33,7 @@ def local_extractor(conv: ConvFeatureExtractor, waveform: Tensor) -> Callable[[i
     norm, hop, window = _whole_norm(conv, waveform, device), hop_size(conv.stack), receptive_field(conv.stack)
 
     def extract(start: int, stop: int) -> Tensor:
-        return _convolve(conv, waveform[start * hop : (stop - 1) * hop + window].to(device), norm)
+        return extract_part(conv, waveform[start * hop : (stop - 1) * hop + window].to(device), norm)
 
     return extract
 
@@ -56,8 +56,17 @@ def _whole_norm(conv: ConvFeatureExtractor, waveform: Tensor, device: torch.devi
     return (norm.bias - mean * scale).float(), scale.float()
 
 
-def _convolve(conv: ConvFeatureExtractor, waveform: Tensor, norm: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Extract (frames, channels) from a part of a waveform, with shift and scale of the whole waveform's group norm."""
+def extract_part(conv: ConvFeatureExtractor, waveform: Tensor, norm: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Extract the frames of a part of a waveform.
+
+    Args:
+        conv: the extractor, in evaluation mode.
+        waveform: (time,) float32 at 16 kHz, at least one frame, on the extractor's device.
+        norm: shift and scale, (channels,) each, that the group norm amounts to; None with layer norm.
+
+    Returns:
+        (frames, channels).
+    """
     x = _convolve_first(conv, functional.pad(waveform, (0, -len(waveform) % hop_size(conv.stack))))  # whole hops
     x = conv.norms[0](x) if norm is None else torch.addcmul(norm[0], x, norm[1])
     return conv.later_layers(x[None])[0, : frame_count(len(waveform), conv.stack)]

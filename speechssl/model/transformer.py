@@ -16,6 +16,7 @@ from speechssl.errors import ConfigError
 from speechssl.model.attention import SelfAttention
 from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.dropout import Dropout
+from speechssl.model.earlier_frames import EarlierFrames
 from speechssl.model.host import send
 from speechssl.model.linear import Linear
 from speechssl.model.norm import LayerNorm
@@ -146,7 +147,7 @@ class Layer(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.activation_dropout = Dropout(config.activation_dropout)
 
-    def forward(self, x: Tensor, is_attended: Tensor | Packing | None) -> Tensor:
+    def forward(self, x: Tensor, is_attended: Tensor | Packing | EarlierFrames | None) -> Tensor:
         """Map (batch, frames, dim), or (valid, dim), to the same shape; `is_attended` as in `SelfAttention`."""
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), is_attended))

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from speechssl.asr.transcripts.timed import Timed, Transcript, best_path, words_of
 from speechssl.audio.piped import Samples, samples_of
-from speechssl.audio.reading import SAMPLE_RATE, normalize_waveform
+from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.config import configuration
-from speechssl.data.batching import Example, collate
 from speechssl.errors import AudioError, ConfigError
 from speechssl.hub.model_formats import read_saved
 from speechssl.model.frames import frame_count
+from speechssl.model.incremental import IncrementalEncoder
 from speechssl.parallel import pick_device
 from speechssl.tasks.ctc import CTCModel
 from speechssl.text.vocabulary import BLANK, Vocabulary
@@ -25,11 +25,15 @@ __all__ = ["StreamConfig", "stream", "transcribe_stream"]
 
 @configuration
 class StreamConfig:
-    """How much audio is needed before a word is written. The delay is at most `chunk_s + ahead_s` plus the word."""
+    """How much audio is needed before a word is written.
+
+    A word is written when the next begins, or its boundary is found, at most `chunk_s + ahead_s` later. A frame passes
+    the convolutions once and the Transformer `(chunk_s + ahead_s) / chunk_s` times.
+    """
 
     chunk_s: float = 1.0  # new audio for each run of the model
     ahead_s: float = 1.0  # look-ahead: a frame is settled when this much audio follows it
-    context_s: float = 20.0  # audio that the model sees at a time
+    context_s: float = 20.0  # audio that attention and statistics reach back to, that of a run included
 
     def __post_init__(self) -> None:
         if not (self.chunk_s > 0 and self.ahead_s >= 0 and self.chunk_s + self.ahead_s < self.context_s):
@@ -98,26 +102,20 @@ def _heard(
     model: CTCModel, kept: "_Kept", source: Samples, config: StreamConfig, *, normalize: bool
 ) -> Iterator[Timed]:
     encoder = model.encoder.config
-    heard = torch.zeros(0)
-    dropped = 0  # number of samples before `heard`
+    context = round(config.context_s * encoder.frames_per_second)
+    encoded = IncrementalEncoder(model.encoder, normalize=normalize, context=context)
     for chunk in _chunks(source, round(config.chunk_s * SAMPLE_RATE)):
-        heard = torch.cat([heard, chunk])
-        excess = len(heard) - round(config.context_s * SAMPLE_RATE)
-        if excess > 0:
-            excess = -(-excess // encoder.hop) * encoder.hop  # whole frames
-            heard, dropped = heard[excess:], dropped + excess
-        sure = dropped + len(heard) - round(config.ahead_s * SAMPLE_RATE)
-        until = max(0, (sure - encoder.window) // encoder.hop + 1)
-        if until > kept.frames:
-            log_probs = _log_probs(model, heard, normalize)
-            yield from kept.add(log_probs[kept.frames - dropped // encoder.hop : until - dropped // encoder.hop])
-    if len(heard) >= encoder.window:
-        yield from kept.add(_log_probs(model, heard, normalize)[kept.frames - dropped // encoder.hop :])
+        encoded.frames.add(chunk)
+        sure = frame_count(encoded.frames.num_samples - round(config.ahead_s * SAMPLE_RATE), encoder.conv)
+        if sure > kept.frames:
+            yield from kept.add(_log_probs(model, encoded.settle(sure)))
+    if encoded.frames.available > kept.frames:
+        yield from kept.add(_log_probs(model, encoded.settle(encoded.frames.available)))
     yield from kept.finish()
 
 
 class _Kept:
-    """Settled frames of words that have not ended."""
+    """Settled frames of words that have not ended, without the blanks before them."""
 
     def __init__(self, vocabulary: Vocabulary, hop: int, window: int) -> None:
         self.frames = 0  # number of settled frames
@@ -133,6 +131,8 @@ class _Kept:
         if last := self._ended():
             yield from self._words(self._open[:last], self.frames - len(self._open))
             self._open = self._open[last:]
+        if silent := int((self._open.argmax(-1) == BLANK).long().cumprod(0).sum()):  # blanks before the next word
+            self._open, self._last = self._open[silent:], BLANK
 
     def finish(self) -> Iterator[Timed]:
         """Yield the word that ends with the source."""
@@ -175,11 +175,6 @@ def _chunks(source: Samples, size: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _log_probs(model: CTCModel, waveform: Tensor, normalize: bool) -> Tensor:
-    device = next(model.parameters()).device
-    if normalize:
-        waveform = waveform.clone()
-        normalize_waveform(waveform)
-    logits, _ = model.logits(collate([Example(id="", waveform=waveform)]).to(device))
-    count = frame_count(len(waveform), model.encoder.config.conv)
-    return logits[0, :count].float().log_softmax(-1).cpu()
+def _log_probs(model: CTCModel, hidden: Tensor) -> Tensor:
+    """Map (frames, dim) to (frames, vocab), on the CPU."""
+    return model.head(model.dropout(hidden)).float().log_softmax(-1).cpu()
