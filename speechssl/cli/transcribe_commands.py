@@ -21,7 +21,11 @@ __all__ = ["align_command", "transcribe_command"]
 def transcribe_command(
     model: Annotated[Path, typer.Argument(help="Folder of a fine-tuning run, or of a converted model.")],
     sources: Annotated[
-        list[Path], typer.Argument(help="A manifest, or audio files of any length; - reads samples from stdin.")
+        list[Path],
+        typer.Argument(
+            help="A manifest, or audio files of any length; - reads samples from stdin and prints a word 1 to 2 s "
+            "after the next begins."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(SUFFIXES)}.")],
     root: Root = None,

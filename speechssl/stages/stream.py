@@ -22,6 +22,8 @@ from speechssl.text.vocabulary import BLANK, Vocabulary
 
 __all__ = ["StreamConfig", "stream", "transcribe_stream"]
 
+_LONGEST_S = 60.0  # after which a word without end, as models write in noise, is cut
+
 
 @configuration
 class StreamConfig:
@@ -146,6 +148,8 @@ class _Kept:
                 return frame + 1
             if self._vocabulary.begins_word(ids[frame]) and ids[frame] != ids[max(0, frame - 1)]:
                 return frame
+        if len(ids) * self._hop > _LONGEST_S * SAMPLE_RATE:
+            return max((frame + 1 for frame, each in enumerate(ids) if each == BLANK), default=len(ids))
         return 0
 
     def _words(self, log_probs: Tensor, first: int) -> Iterator[Timed]:

@@ -147,3 +147,16 @@ def test_silence_between_words_is_not_kept():
     words += kept.finish()
     assert [(word.text, round(word.start_s * 50)) for word in words] == [("a", 1), ("a", 10_004)]
     assert max(sizes) < 8_000
+
+
+def test_noise_without_a_boundary_is_not_kept():
+    kept = _Kept(Vocabulary(("<blank>", "|", "a", "b")), 320, 400)
+    ids = torch.tensor([2, 2, 3, 0, 0] * 4000)
+    words, sizes = [], []
+    for part in torch.nn.functional.one_hot(ids, 4).float().clamp(min=1e-6).log().split(777):
+        words += kept.add(part)
+        sizes.append(len(pickle.dumps((kept._open, kept._last))))
+    words += kept.finish()
+    assert "".join(word.text for word in words) == "ab" * 4000
+    assert kept.tokens == [2, 3] * 4000
+    assert max(sizes) < 80_000  # of 320,000
