@@ -14,7 +14,7 @@ import speechssl
 SOURCES = Path(speechssl.__file__).parent
 LAYERS = (  # a module may import from the layers before its own, and from its own part
     {"atomic", "errors", "fingerprint", "memory", "provenance"},
-    {"config", "extras"},
+    {"config", "extras", "processor"},
     {"audio", "parallel", "text", "model"},
     {"data"},
     {"corpus", "tasks", "units"},
@@ -122,9 +122,10 @@ def test_two_parts_know_nothing_of_each_other(one, other):
         ("memory", set()),
         ("provenance", set()),
         ("extras", {"errors"}),
+        ("processor", {"errors"}),
         ("audio", {"audio", "config", "errors", "extras"}),
         ("text", {"text", "config", "errors"}),
-        ("model", {"model", "config", "errors"}),
+        ("model", {"model", "config", "errors", "processor"}),
         ("data", {"data", "audio", "text", "config", "errors", "extras", "atomic", "fingerprint"}),
         ("tasks", {"tasks", "model", "data", "text", "config", "errors"}),
         ("corpus", {"corpus", "data", "audio", "text", "config", "errors", "atomic", "fingerprint"}),

@@ -92,7 +92,7 @@ def transcribing(part: Part, kind: str, ours: Path, manifest: Manifest) -> None:
     """Time model and files to texts."""
     work = heard("texts", kind)
     with part.surviving(work, OURS):
-        config = PosteriorConfig(bfloat16=kind == "bfloat16", batch_s=120.0 if part.is_rehearsal else 400.0)
+        config = PosteriorConfig(precision=kind, batch_s=120.0 if part.is_rehearsal else 400.0)
         seconds = best_of_two(part, lambda: transcribe(ours, manifest, config))
         part.add(work, OURS, seconds=seconds, times_real_time=manifest.duration_s / seconds)
 
@@ -129,7 +129,7 @@ def extracting(part: Part, size: Size, kind: str, ours: Path, manifest: Manifest
     work = heard("features", kind)
     layer = min(LAYER, size.encoder.transformer.num_layers)
     with part.surviving(work, OURS):
-        data, config = DataConfig(manifests=()), ExtractConfig(bfloat16=kind == "bfloat16")
+        data, config = DataConfig(manifests=()), ExtractConfig(precision=kind)
         source = trunk(SavedModel.read(ours), (layer,), data, config)
 
         def run() -> int:

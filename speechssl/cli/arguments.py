@@ -1,21 +1,38 @@
 """Parts shared by the commands: common options, lists of NAME=VALUE, progress bars."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from speechssl.train.runlog import progress_bar
 
-__all__ = ["Channels", "MinSampleRate", "Root", "name_numbers", "name_values", "with_bar"]
+__all__ = [
+    "Bfloat16",
+    "Channels",
+    "MinSampleRate",
+    "Precision",
+    "Root",
+    "choose_precision",
+    "name_numbers",
+    "name_values",
+    "with_bar",
+]
+
+Bfloat16 = Annotated[bool, typer.Option("--bfloat16", hidden=True, help="Earlier name of --precision bfloat16.")]
 
 Channels = Annotated[
     str | None, typer.Option(help="For multichannel audio: mean or first. Default: as in the model's training.")
 ]
 MinSampleRate = Annotated[
     int | None, typer.Option(help="Hz; audio with a lower rate is refused. Default: as in the model's training.")
+]
+Precision = Annotated[
+    Literal["float32", "bfloat16", "int8", "auto"],
+    typer.Option(help="Numbers of matrix products; int8 is for CPUs, auto the fastest on this processor."),
 ]
 Root = Annotated[Path | None, typer.Option(help="Root folder of the audio. Default: that of the manifest.")]
 
@@ -35,6 +52,29 @@ def with_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
                 bar.update(task, completed=done, note=f"{done / (time.monotonic() - begin):.0f}/s")
 
     return wrap
+
+
+def choose_precision(asked: Precision, bfloat16: bool) -> Literal["float32", "bfloat16", "int8"]:
+    """Return the precision to compute in on this process's device, and say which one it is unless it is float32.
+
+    Args:
+        asked: value of `--precision`.
+        bfloat16: whether `--bfloat16` was given.
+
+    Raises:
+        typer.BadParameter: the options contradict each other.
+        ConfigError: the device does not have the precision.
+    """
+    if bfloat16 and asked not in ("float32", "bfloat16"):
+        raise typer.BadParameter(f"--bfloat16 and --precision {asked} exclude each other; give --precision alone")
+    from speechssl.model import precision
+    from speechssl.parallel import pick_device
+
+    wanted, device = "bfloat16" if bfloat16 else asked, pick_device()
+    chosen = precision.choose_precision(wanted, device)
+    if wanted != "float32":
+        print(precision.reason_for(chosen, wanted, device), file=sys.stderr)
+    return chosen
 
 
 def name_values(text: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from speechssl.cli.arguments import Root
+from speechssl.cli.arguments import Bfloat16, Precision, Root, choose_precision
 
 __all__ = ["extract_command"]
 
@@ -40,7 +40,8 @@ def extract_command(
     batch_s: Annotated[
         float | None, typer.Option(help="Seconds of audio in a batch; 0: one utterance, the default on CPU.")
     ] = None,
-    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits: for GPUs.")] = False,
+    precision: Precision = "float32",
+    bfloat16: Bfloat16 = False,
 ) -> None:
     """Write the features of a model's layers, MFCC or log-mel: npy, HDF5, Zarr, safetensors, Parquet, Lhotse."""
     from speechssl.features.feature_folder import FeatureFolder
@@ -61,7 +62,12 @@ def extract_command(
         dtype=dtype,
         pool="segments" if segments is not None else pool,
         segments=segments,
-        extract=ExtractConfig(window_s=window_s, overlap_s=min(4.0, window_s / 4), batch_s=batch_s, bfloat16=bfloat16),
+        extract=ExtractConfig(
+            window_s=window_s,
+            overlap_s=min(4.0, window_s / 4),
+            batch_s=batch_s,
+            precision=choose_precision(precision, bfloat16),
+        ),
         processes=processes,
     )
     description = FeatureFolder(extract_features(config)).description

@@ -10,7 +10,7 @@ import typer
 from speechssl.asr.transcripts.matching import with_texts
 from speechssl.asr.transcripts.timed import Timed, Transcript
 from speechssl.asr.transcripts.transcript_formats import SUFFIXES, check_ids, write_transcripts
-from speechssl.cli.arguments import Channels, MinSampleRate, Root
+from speechssl.cli.arguments import Bfloat16, Channels, MinSampleRate, Precision, Root, choose_precision
 from speechssl.config import from_dict
 from speechssl.corpus.named import files_as_manifest, read_named
 from speechssl.data.utterances import Manifest
@@ -41,7 +41,8 @@ def transcribe_command(
     tuned: Annotated[Path | None, typer.Option(help="Folder of lm tune: use its decoder and weights.")] = None,
     window_s: Annotated[float, typer.Option(help="Seconds; longer audio is encoded in windows of this length.")] = 60.0,
     batch_s: Annotated[float, typer.Option(help="Seconds of audio in a batch.")] = 120.0,
-    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits: for GPUs.")] = False,
+    precision: Precision = "float32",
+    bfloat16: Bfloat16 = False,
     min_sample_rate: MinSampleRate = None,
     channels: Channels = None,
 ) -> None:
@@ -55,11 +56,14 @@ def transcribe_command(
 
     if sources == [Path("-")]:
         check_ids(out, ())
-        found, skipped = [transcribe_stream(model, sys.stdin.buffer, tell=_print_word)], list[str]()
+        chosen = choose_precision(precision, bfloat16)
+        found = [transcribe_stream(model, sys.stdin.buffer, tell=_print_word, precision=chosen)]
+        skipped = list[str]()
     else:
         overlap_s = min(8.0, window_s / 4)
         values: dict[str, object] = {"batch_s": batch_s, "window_s": window_s, "overlap_s": overlap_s}
-        values |= {"bfloat16": bfloat16, "min_sample_rate": min_sample_rate, "channels": channels}
+        values |= {"precision": choose_precision(precision, bfloat16)}
+        values |= {"min_sample_rate": min_sample_rate, "channels": channels}
         config = from_dict(values, PosteriorConfig, where="transcribe")
         weights = Weights(lm_weight=lm_weight, word_score=word_score)
         asked = decoder_for(lm, lexicon, weights, beam=beam, nbest=nbest, hot=hot_word or (), native=flashlight)
@@ -79,6 +83,7 @@ def align_command(
         Path | None, typer.Option(help="Transcript: a text file for one recording, or a table by utterance.")
     ] = None,
     skip: Annotated[bool, typer.Option(help="Report and skip what cannot be aligned instead of stopping.")] = False,
+    precision: Precision = "float32",
     min_sample_rate: MinSampleRate = None,
     channels: Channels = None,
 ) -> None:
@@ -86,7 +91,9 @@ def align_command(
     from speechssl.stages.align import align
     from speechssl.stages.posteriors import PosteriorConfig
 
-    config = from_dict({"min_sample_rate": min_sample_rate, "channels": channels}, PosteriorConfig, where="align")
+    values: dict[str, object] = {"min_sample_rate": min_sample_rate, "channels": channels}
+    values |= {"precision": choose_precision(precision, bfloat16=False)}
+    config = from_dict(values, PosteriorConfig, where="align")
     listed = read_named(manifest, root=root)
     if text is not None:
         listed = with_texts(listed, text)

@@ -22,6 +22,7 @@ from speechssl.errors import ConfigError, LabelError
 from speechssl.hub.saved import Description, SavedModel
 from speechssl.inference.results import Features, FrameTimes, Heard, Units, as_given, listed, waveform_of
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.precision import Precision
 from speechssl.stages.feature_source import (
     ExtractConfig,
     FeatureSource,
@@ -49,16 +50,16 @@ class Encoder:
     utterance gives one result, several give a list in their order.
     """
 
-    def __init__(self, saved: SavedModel, encoder: SpeechEncoder, *, audio: AudioConfig, bfloat16: bool) -> None:
+    def __init__(self, saved: SavedModel, encoder: SpeechEncoder, *, audio: AudioConfig, precision: Precision) -> None:
         """Wrap a trunk that is in evaluation mode and on its device; usually called by `load`.
 
         Args:
             saved: the saved model of the trunk.
             encoder: the trunk.
             audio: how its audio is read.
-            bfloat16: whether matrix products are computed in 16 bits.
+            precision: result of `choose_precision`; the trunk is prepared for it by `pack`.
         """
-        self._saved, self.module, self._audio, self._bfloat16 = saved, encoder, audio, bfloat16
+        self._saved, self.module, self._audio, self.precision = saved, encoder, audio, precision
 
     if not TYPE_CHECKING:
 
@@ -289,7 +290,7 @@ class Encoder:
     def _source(
         self, layers: tuple[int, ...], channels: Channels | None, *, settings: dict[str, str | int] | None = None
     ) -> FeatureSource:
-        config, audio = ExtractConfig(bfloat16=self._bfloat16), self._audio_of(channels)
+        config, audio = ExtractConfig(precision=self.precision), self._audio_of(channels)
         return layers_of(self.module, layers, audio, config, name=self.name, settings=settings or {})
 
     def _labelled(self, kmeans: KMeans, layer: int | None, channels: Channels | None, *, where: str) -> FeatureSource:
@@ -344,9 +345,9 @@ class Encoder:
 class Pretrained(Encoder):
     """An encoder with its pretraining objective."""
 
-    def __init__(self, saved: SavedModel, model: PretrainModel, *, audio: AudioConfig, bfloat16: bool) -> None:
+    def __init__(self, saved: SavedModel, model: PretrainModel, *, audio: AudioConfig, precision: Precision) -> None:
         """Wrap a model that is in evaluation mode and on its device; usually called by `load`."""
-        super().__init__(saved, model.encoder, audio=audio, bfloat16=bfloat16)
+        super().__init__(saved, model.encoder, audio=audio, precision=precision)
         self.objective = model.objective
 
     def _predicted_units(self, audio: Heard, sample_rate: int | None, channels: Channels | None) -> Units | list[Units]:

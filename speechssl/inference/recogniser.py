@@ -15,6 +15,7 @@ from speechssl.errors import ConfigError
 from speechssl.hub.saved import SavedModel
 from speechssl.inference.pretrained import Encoder
 from speechssl.inference.results import FrameTimes, Heard, LogProbs, as_given, listed
+from speechssl.model.precision import Precision
 from speechssl.stages.align import align_by
 from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
 from speechssl.stages.transcribe import transcribe_by
@@ -44,10 +45,10 @@ class Recogniser(Encoder):
     """An encoder with a CTC head: it transcribes and aligns."""
 
     def __init__(
-        self, saved: SavedModel, model: CTCModel, vocabulary: Vocabulary, *, audio: AudioConfig, bfloat16: bool
+        self, saved: SavedModel, model: CTCModel, vocabulary: Vocabulary, *, audio: AudioConfig, precision: Precision
     ) -> None:
         """Wrap a model that is in evaluation mode and on its device; usually called by `load`."""
-        super().__init__(saved, model.encoder, audio=audio, bfloat16=bfloat16)
+        super().__init__(saved, model.encoder, audio=audio, precision=precision)
         self.ctc, self.vocabulary = model, vocabulary
 
     @overload
@@ -98,7 +99,7 @@ class Recogniser(Encoder):
             self.vocabulary,
             listed(audio, sample_rate, channels),
             self._audio_of(channels),
-            PosteriorConfig(bfloat16=self._bfloat16),
+            PosteriorConfig(precision=self.precision),
             decoder=_decoder(**decoding),
             settings="",
         )
@@ -148,7 +149,7 @@ class Recogniser(Encoder):
             )
         rows = tuple(dataclasses.replace(row, text=each) for row, each in zip(manifest.utterances, texts, strict=True))
         manifest = dataclasses.replace(manifest, utterances=rows)
-        config = PosteriorConfig(bfloat16=self._bfloat16)
+        config = PosteriorConfig(precision=self.precision)
         found, _ = align_by(self.ctc, self.vocabulary, manifest, self._audio_of(channels), config, settings="")
         return as_given(audio, found)
 
@@ -178,7 +179,7 @@ class Recogniser(Encoder):
         """
         manifest = listed(audio, sample_rate, channels)
         posteriors = log_posteriors(
-            self.ctc, manifest, self._audio_of(channels), PosteriorConfig(bfloat16=self._bfloat16), settings=""
+            self.ctc, manifest, self._audio_of(channels), PosteriorConfig(precision=self.precision), settings=""
         )
         config = self.description.encoder
         found = {

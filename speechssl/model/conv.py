@@ -7,7 +7,7 @@ over valid frames only, unless `padding_in_norm` is set.
 
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from speechssl.model import fast
 from speechssl.model.fast import convolution
+from speechssl.model.fast.packed import PackedConv
 from speechssl.model.frames import Stack, frame_count, hop_size, receptive_field, within
 from speechssl.model.host import send
 from speechssl.model.in_pieces import in_pieces
@@ -89,20 +90,19 @@ class ConvFeatureExtractor(nn.Module):
         conv, norm = next(self._layers())
         x = convolve(waveforms[..., None], conv)  # (batch, steps, channels)
         is_counted = within(frame_count(counted, self.stack[:1]), x.shape[1])  # (batch, steps)
-        return self.later_layers(norm(x, is_counted) if isinstance(norm, TimeNorm) else norm(x))
+        return self.later_layers(functional.gelu(norm(x, is_counted) if isinstance(norm, TimeNorm) else norm(x)))
 
     def _first_layer(self, waveforms: Tensor, counted: Tensor) -> Callable[[slice, slice], Tensor]:
-        """Return a function from rows and steps of the batch to the normalised first layer: (rows, steps, channels)."""
+        """Return a function from rows and steps of the batch to the first layer's output: (rows, steps, channels)."""
         conv, norm = next(self._layers())
         samples = waveforms.unflatten(1, (-1, conv.stride[0]))  # (batch, steps, stride)
         if isinstance(norm, TimeNorm):
             is_counted = within(frame_count(counted, self.stack[:1]), samples.shape[1])  # (batch, steps)
-            return norm.folded_into(conv, waveforms, is_counted)
-        return lambda rows, steps: norm(convolve(samples[rows, steps].flatten(1)[..., None], conv))
+            return norm.folded_into(conv, waveforms, is_counted, gelu=True)
+        return lambda rows, steps: functional.gelu(norm(convolve(samples[rows, steps].flatten(1)[..., None], conv)))
 
     def later_layers(self, x: Tensor) -> Tensor:
-        """Map the first layer's (batch, steps, channels), before GELU, to (batch, frames, channels)."""
-        x = functional.gelu(x)
+        """Map the first layer's output (batch, steps, channels) to (batch, frames, channels)."""
         for conv, norm in list(self._layers())[1:]:
             is_last = isinstance(norm, nn.Identity)  # then GELU follows at once
             x = convolve(x, conv, gelu=is_last)  # (batch, steps, channels)
@@ -110,22 +110,29 @@ class ConvFeatureExtractor(nn.Module):
         return x
 
     def _layers(self) -> Iterator[tuple[nn.Conv1d, nn.Module]]:
-        """Yield each convolution with the norm that follows it, or `nn.Identity`."""
+        """Yield each convolution, which may be a `PackedConv`, with the norm that follows it, or `nn.Identity`."""
         for conv, norm in zip_longest(self.convs, self.norms, fillvalue=nn.Identity()):
-            assert isinstance(conv, nn.Conv1d)
-            yield conv, norm
+            yield cast(nn.Conv1d, conv), norm
 
 
-def convolve(x: Tensor, conv: nn.Conv1d, *, gelu: bool = False) -> Tensor:
+def convolve(x: Tensor, conv: nn.Conv1d | PackedConv, *, gelu: bool = False) -> Tensor:
     """Convolve (batch, steps, in_channels), steps a multiple of the stride: (batch, steps / stride, out_channels).
 
     Outputs whose kernel would reach past the end are missing or undefined. With `gelu`, GELU is applied to the others.
     """
+    if isinstance(conv, PackedConv):
+        return conv(x, gelu=gelu)
     kernel, stride = conv.kernel_size[0], conv.stride[0]
-    if fast.applies(x) and x.shape[1] >= kernel and convolution.suits_onednn(x):
+    in_16_bits = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    x = x if in_16_bits else x.to(conv.weight.dtype)  # a packed layer before this one returns 16 bits
+    if fast.applies(x) and x.shape[1] >= kernel and convolution.suits_onednn(x, conv):
         return convolution.convolve_for_inference(x, conv.weight, conv.bias, stride, gelu=gelu)
     if fast.applies(x):
         x = convolution.convolve(x, conv.weight, conv.bias, stride)
+    elif in_16_bits and convolution.is_narrow(conv):
+        with torch.autocast("cpu", enabled=False):
+            x = conv(x.float().transpose(1, 2)).transpose(1, 2).contiguous()
+        x = x.to(torch.get_autocast_dtype("cpu"))
     else:
         x = conv(x.transpose(1, 2)).transpose(1, 2)
         x = x.contiguous()  # torch 2.15 cannot export an elementwise operation on a transposed axis of free length

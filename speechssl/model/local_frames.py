@@ -69,7 +69,7 @@ def extract_part(conv: ConvFeatureExtractor, waveform: Tensor, norm: tuple[Tenso
     """
     x = _convolve_first(conv, functional.pad(waveform, (0, -len(waveform) % hop_size(conv.stack))))  # whole hops
     x = conv.norms[0](x) if norm is None else torch.addcmul(norm[0], x, norm[1])
-    return conv.later_layers(x[None])[0, : frame_count(len(waveform), conv.stack)]
+    return conv.later_layers(functional.gelu(x[None]))[0, : frame_count(len(waveform), conv.stack)]
 
 
 def _convolve_first(conv: ConvFeatureExtractor, waveform: Tensor) -> Tensor:

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from speechssl.model import fast
+from speechssl.model.fast.convolution import convolve_for_inference
+from speechssl.model.fast.products import has_onednn
+
 __all__ = ["ChannelNorm", "LayerNorm", "TimeNorm"]
 
 
@@ -36,7 +40,8 @@ class ChannelNorm(LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise the last axis."""
         device = input.device.type
-        if device == "cpu" or not torch.is_autocast_enabled(device):
+        is_rounded = not torch.is_grad_enabled() and input.dtype == torch.bfloat16  # then torch's sums are exact enough
+        if (device == "cpu" or not torch.is_autocast_enabled(device)) and not is_rounded:
             return super().forward(input).to(input.dtype)
         return self.in_one_type(input)
 
@@ -71,7 +76,9 @@ class TimeNorm(nn.Module):
         scale = torch.rsqrt(variance + self.eps) * self.weight
         return torch.addcmul(self.bias - mean * scale, x, scale)
 
-    def folded_into(self, conv: nn.Conv1d, waveforms: Tensor, is_counted: Tensor) -> Callable[[slice, slice], Tensor]:
+    def folded_into(
+        self, conv: nn.Conv1d, waveforms: Tensor, is_counted: Tensor, *, gelu: bool = False
+    ) -> Callable[[slice, slice], Tensor]:
         """Fold the norm into the convolution, so that both are one matrix product.
 
         Mean and variance of a channel follow from those of the windows that its kernel sees: with mean m and
@@ -82,6 +89,7 @@ class TimeNorm(nn.Module):
             conv: convolution with one input channel.
             waveforms: (batch, time), time a multiple of the stride.
             is_counted: (batch, time / stride) bool, steps included in the statistics.
+            gelu: whether GELU is applied to the result.
 
         Returns:
             A function from a slice of rows and a slice of steps to the normalised (rows, steps, channels).
@@ -93,6 +101,11 @@ class TimeNorm(nn.Module):
         windows = functional.pad(windows, (0, 1), value=1.0)  # (batch, steps, kernel + 1), last column for the bias
         with torch.autocast(waveforms.device.type, enabled=False):
             kernels = self._fold(windows, is_counted, conv.weight[:, 0].T, conv.bias)
+        if fast.applies(waveforms) and not torch.is_grad_enabled() and has_onednn():
+            padded = functional.pad(waveforms, (0, surplus))
+            return lambda rows, steps: _convolve_rows(padded[rows], kernels[rows], steps, stride, gelu=gelu)
+        if gelu:
+            return lambda rows, steps: functional.gelu(_multiply(windows[rows, steps], kernels[rows]))
         return lambda rows, steps: _multiply(windows[rows, steps], kernels[rows])
 
     def _fold(self, windows: Tensor, is_counted: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
@@ -121,6 +134,31 @@ class TimeNorm(nn.Module):
         mean = mean @ precise  # (batch, 1, channels), without the bias
         shift = self.bias - mean * scale if bias is None else self.bias + (bias - (mean + bias)) * scale
         return torch.cat([precise * scale, shift], 1).to(kernel.dtype)
+
+
+def _convolve_rows(waveforms: Tensor, kernels: Tensor, steps: slice, stride: int, *, gelu: bool) -> Tensor:
+    """Convolve each row with its own kernel and bias, without gradients.
+
+    Args:
+        waveforms: (rows, time), padded so that each step has all its samples.
+        kernels: (rows, taps + 1, channels), the biases last.
+        steps: the steps to compute.
+        stride: samples from one step to the next.
+        gelu: whether GELU follows.
+
+    Returns:
+        (rows, steps, channels); under autocast only the result is rounded.
+    """
+    taps = kernels.shape[1] - 1
+    start, stop, _ = steps.indices((waveforms.shape[1] - taps) // stride + 1)
+    samples = waveforms[:, start * stride : (stop - 1) * stride + taps, None]  # (rows, time, 1)
+    with torch.autocast("cpu", enabled=False):
+        parts = [
+            convolve_for_inference(row[None], kernel[:-1].T[:, None], kernel[-1].contiguous(), stride, gelu=gelu)
+            for row, kernel in zip(samples, kernels, strict=True)
+        ]
+    out = torch.cat(parts)
+    return out.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else out
 
 
 def _multiply(windows: Tensor, kernels: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from speechssl.model import fast
+from speechssl.model.fast.convolution import is_narrow
 from speechssl.model.fast.positions import correlate, is_faster
 
 __all__ = ["PositionalConv"]
@@ -43,10 +44,6 @@ class PositionalConv(nn.Module):
         return x.contiguous()  # for export with torch 2.15, as in conv.py
 
     def _is_wrong_in_16_bits(self, x: Tensor) -> bool:
-        """Return whether torch's convolution would be wrong for `x`: narrow groups in 16 bits on a CPU.
-
-        With fewer than 16 channels per group and a kernel of 8 or more, oneDNN's 16-bit convolution on processors with
-        AMX returns unrelated numbers (torch 2.9.1 to 2.15.0), in training and inference. We use float32 there.
-        """
-        is_narrow = self.conv.in_channels // self.conv.groups < 16
-        return x.device.type == "cpu" and is_narrow and (torch.is_autocast_enabled("cpu") or x.dtype.itemsize < 4)
+        """Return whether torch's convolution may be wrong for `x`, see `is_narrow`; we use float32 there."""
+        in_16_bits = torch.is_autocast_enabled("cpu") or x.dtype.itemsize < 4
+        return x.device.type == "cpu" and in_16_bits and is_narrow(self.conv)

@@ -4,6 +4,7 @@ Features are never written to disk here: the frames of an utterance come in piec
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechssl import fingerprint
 from speechssl.audio.reading import SAMPLE_RATE, AudioConfig
-from speechssl.config import configuration
+from speechssl.config import configuration, was
 from speechssl.data.batching import seeded_generator
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ConfigError, LabelError
 from speechssl.hub.saved import SavedModel
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.precision import autocast, choose_precision, pack, reason_for
 from speechssl.model.windows import encode_windows
 from speechssl.parallel import pick_device
+from speechssl.stages.asked_precision import AskedPrecision
 from speechssl.stages.reading_data import DataConfig, like_training, read_waveforms
 from speechssl.train.runlog import progress_bar
 from speechssl.units.kmeans import KMeans, Provenance
@@ -64,7 +67,7 @@ class ExtractConfig:
     window_s: float = 60.0  # longer utterances are encoded in windows of this length
     overlap_s: float = 4.0  # overlap of neighbouring windows, whose middles are kept; BASE's positions reach 1.3 s
     batch_s: float | None = None  # seconds in a batch, padding counted; 0: one at a time; None: 0 on CPU, else 200
-    bfloat16: bool = False  # compute matrix products in bfloat16, where the device supports it
+    precision: AskedPrecision = was("bfloat16", "float32")  # of matrix products; auto: the fastest on this processor
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap_s < self.window_s:
@@ -187,6 +190,9 @@ def trunk(
             torch.manual_seed(untrained_seed)
             encoder = SpeechEncoder(saved.description.encoder).eval()
         name, settings = "random weights", {"seed": untrained_seed}
+    if config.precision == "auto":
+        device = pick_device()
+        print(reason_for(choose_precision("auto", device), "auto", device), file=sys.stderr)
     return layers_of(encoder.to(pick_device()), layers, audio, config, name=name, settings=settings)
 
 
@@ -209,30 +215,29 @@ def layers_of(
         name: readable name of the model.
         settings: settings that distinguish its features from others.
     """
-    settings = settings | ({"bfloat16": True} if config.bfloat16 else {})
     device = encoder.mask_vector.device
+    precision = choose_precision(config.precision, device)
+    settings = settings | ({precision: True} if precision != "float32" else {})
+    encoder = pack(encoder, precision)
     batch_s = config.batch_s if config.batch_s is not None else (0.0 if device.type == "cpu" else 200.0)
     hop, window = encoder.config.hop, encoder.config.window
     longest = max(window, int(config.window_s * SAMPLE_RATE))
     size = (longest - window) // hop + 1
     overlap = min(size - 1, int(config.overlap_s * SAMPLE_RATE) // hop)
 
-    def in_16_bits() -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16)
-
     @torch.no_grad()
     def compute(waveforms: Sequence[Tensor]) -> Pieces:
         if len(waveforms) == 1 and len(waveforms[0]) > longest:
             pieces = encode_windows(encoder, waveforms[0], layers, size=size, overlap=overlap)
             while True:
-                with in_16_bits():  # left before each yield, so the caller never runs under autocast
+                with autocast(precision, device):  # left before each yield, so the caller never runs under autocast
                     piece = next(pieces, None)
                 if piece is None:
                     return
                 yield 0, [features.float() for features in piece]
         counts = torch.tensor([len(waveform) for waveform in waveforms])
         padded = pad_sequence(list(waveforms), batch_first=True).to(device)
-        with in_16_bits():
+        with autocast(precision, device):
             outputs = encoder(padded, counts, num_layers=max(layers)).layers
         for index, num_samples in enumerate(counts.tolist()):
             yield index, [outputs[layer - 1][index, : (num_samples - window) // hop + 1].float() for layer in layers]

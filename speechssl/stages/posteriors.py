@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from speechssl.audio.reading import SAMPLE_RATE, AudioConfig
-from speechssl.config import configuration
+from speechssl.config import configuration, was
 from speechssl.data.batching import Batch
 from speechssl.data.dataset import SpeechDataset, load_in_order
 from speechssl.data.utterances import Manifest
 from speechssl.errors import ConfigError
+from speechssl.model.precision import autocast, choose_precision, pack
 from speechssl.model.windows import encode_windows
+from speechssl.stages.asked_precision import AskedPrecision
 from speechssl.tasks.ctc import CTCModel
 
 __all__ = ["PosteriorConfig", "log_posteriors", "read_ahead"]
@@ -30,7 +32,7 @@ class PosteriorConfig:
     batch_s: float = 120.0  # seconds of audio in a batch, padding counted
     window_s: float = 60.0  # longer audio is encoded in windows of this length
     overlap_s: float = 8.0  # least overlap of neighbouring windows; each frame comes from the nearer middle
-    bfloat16: bool = False  # compute matrix products in bfloat16, where the device supports it
+    precision: AskedPrecision = was("bfloat16", "float32")  # of matrix products; auto: the fastest on this processor
     min_sample_rate: int | None = None  # Hz; lower rates are an error; None: as in training
     channels: Literal["mean", "first", "refuse"] | None = None  # of multichannel audio; None: as in training
 
@@ -65,14 +67,17 @@ def log_posteriors(
         model: CTC model in evaluation mode.
         manifest: the utterances.
         audio: how the model's audio is read; its longest duration does not matter here.
-        config: batches, windows and precision.
+        config: batches, windows and precision; a model that `pack` prepared stays as it is.
         skipped: extended by the reason for each utterance left out; None raises instead.
         settings: prefix of the settings that errors name: `--` for options of a command.
 
     Raises:
         AudioError: audio cannot be used, and `skipped` is None.
+        ConfigError: the device does not have the precision.
     """
     device = next(model.parameters()).device
+    precision = choose_precision(config.precision, device)
+    model = pack(model, precision)
     encoder = model.encoder.config
     is_long = {row.id: row.num_samples_16k > config.window_s * SAMPLE_RATE for row in manifest.utterances}
     for long in (True, False):
@@ -91,11 +96,11 @@ def log_posteriors(
             if skipped is not None:
                 skipped.extend(batch.skipped)
             if batch.ids and long:
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+                with autocast(precision, device):
                     log_probs = _in_windows(model, batch.waveforms[0], config)
                 yield batch.ids[0], log_probs
             elif batch.ids:
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+                with autocast(precision, device):
                     logits, counts = model.logits(batch.to(device))
                 log_probs = logits.float().log_softmax(-1).cpu()
                 for key, row, count in zip(batch.ids, log_probs, counts.tolist(), strict=True):

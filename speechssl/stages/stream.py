@@ -16,6 +16,7 @@ from speechssl.errors import AudioError, ConfigError
 from speechssl.hub.model_formats import read_saved
 from speechssl.model.frames import frame_count
 from speechssl.model.incremental import IncrementalEncoder
+from speechssl.model.precision import Precision, pack
 from speechssl.parallel import pick_device
 from speechssl.tasks.ctc import CTCModel
 from speechssl.text.vocabulary import BLANK, Vocabulary
@@ -46,7 +47,12 @@ class StreamConfig:
 
 
 def transcribe_stream(
-    run: Path, source: BinaryIO, config: StreamConfig | None = None, *, tell: Callable[[Timed], None]
+    run: Path,
+    source: BinaryIO,
+    config: StreamConfig | None = None,
+    *,
+    tell: Callable[[Timed], None],
+    precision: Precision = "float32",
 ) -> Transcript:
     """Transcribe samples with a fine-tuned model, or with the best step of a run.
 
@@ -55,6 +61,7 @@ def transcribe_stream(
         source: 16-bit little-endian mono samples at 16 kHz, raw or as wav, read until it ends.
         config: chunks and context; None for the defaults.
         tell: called with each word as soon as it is settled.
+        precision: numbers of matrix products; other devices than CPUs compute in float32.
 
     Returns:
         All words, with the id `stream`; the duration is the end of the last word.
@@ -66,7 +73,7 @@ def transcribe_stream(
     samples = samples_of(source)
     saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
-    model.to(pick_device())
+    model = pack(model.to(pick_device()), precision)
     words = []
     normalize = bool(saved.description.audio.normalize)
     kept = _Kept(vocabulary, model.encoder.config.hop, model.encoder.config.window)

@@ -28,6 +28,7 @@ from speechssl.stages.transcribe import transcribe
 from speechssl.units.kmeans import KMeans
 from tests.conftest import voice
 from tests.hub.models import model_of
+from tests.model.precisions import skip_without
 
 
 @pytest.fixture(scope="module")
@@ -303,13 +304,24 @@ def test_loading_says_what_is_wrong(models, tmp_path):
         speechssl.load(models / "ctc", min_sample_rate=-3)
     with pytest.raises(ConfigError, match="device=nonsense: cannot be used"):
         speechssl.load(models / "ctc", device="nonsense")
-    with pytest.raises(ConfigError, match="dtype=float16: expected float32 or bfloat16"):
+    with pytest.raises(ConfigError, match="dtype=float16: expected float32, bfloat16, int8 or auto"):
         speechssl.load(models / "ctc", dtype=torch.float16)
 
 
-def test_16_bits_change_features_by_rounding(models):
+@pytest.mark.parametrize("asked", [{"dtype": torch.bfloat16}, {"precision": "bfloat16"}, {"precision": "int8"}])
+@pytest.mark.parametrize("name", ["encoder", "ctc", "hubert"])
+def test_fewer_bits_change_features_by_rounding(models, name, asked):
+    skip_without(str(*asked.values()).removeprefix("torch."))
     samples = voice(8_000)
-    exact = speechssl.load(models / "encoder").features(samples, 16_000).values
-    rounded = speechssl.load(models / "encoder", dtype=torch.bfloat16).features(samples, 16_000).values
+    exact = speechssl.load(models / name).features(samples, 16_000).values
+    rounded = speechssl.load(models / name, **asked).features(samples, 16_000).values
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).norm() < 0.2 * exact.norm()
+
+
+def test_precision_is_given_once(models):
+    with pytest.raises(ConfigError, match="precision=int8 and dtype=bfloat16 are the same setting"):
+        speechssl.load(models / "ctc", precision="int8", dtype="bfloat16")
+    with pytest.raises(ConfigError, match="precision=int4: expected float32, bfloat16, int8 or auto"):
+        speechssl.load(models / "ctc", precision="int4")
+    assert speechssl.load(models / "ctc", precision="auto").precision in ("float32", "bfloat16", "int8")

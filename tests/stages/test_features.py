@@ -90,7 +90,7 @@ def test_only_longer_utterances_go_through_windows_and_keep_their_number_of_fram
 @pytest.mark.parametrize("window_s", [0.7, 60.0])
 def test_16_bits_change_features_by_rounding_and_are_named(pretrained, corpus_data, alone, window_s):
     data, manifest = corpus_data
-    config = ExtractConfig(bfloat16=True, batch_s=100.0, window_s=window_s, overlap_s=0.3)
+    config = ExtractConfig(precision="bfloat16", batch_s=100.0, window_s=window_s, overlap_s=0.3)
     source = trunk(SavedModel.read(pretrained), (2,), data, config)
     assert source.about(2)["bfloat16"] is True
     found, _ = features_of(source, data, manifest)

@@ -27,6 +27,7 @@ from speechssl.stages.align import align
 from speechssl.stages.posteriors import PosteriorConfig, log_posteriors, read_ahead
 from speechssl.stages.stream import StreamConfig, stream
 from speechssl.stages.transcribe import transcribe
+from tests.model.precisions import skip_without
 
 
 @pytest.fixture
@@ -58,12 +59,14 @@ def test_what_fits_into_a_window_is_encoded_as_a_whole(finetuned, long):
     assert torch.equal(whole["long"], fitting["long"])
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("window_s", [60.0, 3.0])
-def test_16_bits_change_what_is_emitted_by_rounding(finetuned, long, window_s):
+def test_fewer_bits_change_what_is_emitted_by_rounding(finetuned, long, window_s, precision):
+    skip_without(precision)
     manifest = files_as_manifest([long])
     exact, rounded = (
-        posteriors(finetuned, manifest, window_s=window_s, overlap_s=1.5, bfloat16=bfloat16)["long"]
-        for bfloat16 in (False, True)
+        posteriors(finetuned, manifest, window_s=window_s, overlap_s=1.5, precision=each)["long"]
+        for each in ("float32", precision)
     )
     assert rounded.dtype == torch.float32
     assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.02

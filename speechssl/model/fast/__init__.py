@@ -8,41 +8,25 @@ graphs (`torch.compile`, `torch.export`) always use the plain one. `SPEECHSSL_KE
     plain   torch operations only
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from speechssl.errors import ConfigError
+from speechssl.processor import chosen_kernels
 
-__all__ = ["applies", "chosen", "plain_only"]
+__all__ = ["applies", "plain_only"]
 
 _IS_PLAIN_ONLY = ContextVar("_IS_PLAIN_ONLY", default=False)
-_VARIABLE = "SPEECHSSL_KERNELS"
-_CHOICES = ("auto", "ours", "plain")
-
-
-def chosen() -> Literal["auto", "ours", "plain"]:
-    """Return the choice of the environment, `auto` if it makes none.
-
-    Raises:
-        ConfigError: the value is unknown.
-    """
-    value = os.environ.get(_VARIABLE) or "auto"
-    if value not in _CHOICES:
-        raise ConfigError(f"{_VARIABLE}={value} in the environment: expected one of {', '.join(_CHOICES)}, or unset it")
-    return cast(Literal["auto", "ours", "plain"], value)
 
 
 def applies(x: Tensor) -> bool:
     """Return whether a kernel of this folder may run on `x`: on a CPU, outside of graphs and of `plain_only`."""
     if x.device.type != "cpu" or torch.compiler.is_compiling() or _IS_PLAIN_ONLY.get():
         return False
-    return chosen() != "plain"
+    return chosen_kernels() != "plain"
 
 
 @contextmanager

@@ -5,20 +5,33 @@ without unfolding: oneDNN's gradients of a strided convolution take twice their 
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.model.fast import products
 
-__all__ = ["ShiftedProducts", "convolve", "convolve_for_inference", "suits_onednn"]
+__all__ = ["ShiftedProducts", "convolve", "convolve_for_inference", "is_narrow", "suits_onednn"]
+
+_NARROW = 32  # input channels of a group
 
 
-def suits_onednn(x: Tensor) -> bool:
+def is_narrow(conv: nn.Conv1d) -> bool:
+    """Return whether torch's convolution may be wrong in 16 bits on a CPU.
+
+    With 4 to 31 input channels per group and a kernel of 4 or more, oneDNN's 16-bit convolution on processors with AMX
+    returns unrelated numbers for many sizes and strides (torch 2.9.1 to 2.15.0), in training and inference.
+    """
+    return conv.in_channels // conv.groups < _NARROW
+
+
+def suits_onednn(x: Tensor, conv: nn.Conv1d) -> bool:
     """Return whether `convolve_for_inference` can run on `x`: without gradients, in a type that oneDNN has here."""
     if torch.is_grad_enabled() or not products.has_onednn():
         return False
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and not is_narrow(conv)
+    return dtype == torch.float32
 
 
 def convolve_for_inference(

@@ -6,16 +6,14 @@ oneDNN, which torch contains for convolutions, uses them everywhere. Intel's pro
 """
 
 import functools
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from speechssl.model import fast
+from speechssl.processor import chosen_kernels, is_intel
 
 __all__ = ["Product", "has_onednn", "is_faster", "linear", "product"]
 
@@ -35,13 +33,13 @@ def is_faster(x: Tensor) -> bool:
     """Return whether `linear` should run for the input `x`: in float32, where it is faster on this processor."""
     if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not x.numel() or not has_onednn():
         return False
-    return fast.chosen() == "ours" or _onednn_wins()
+    return chosen_kernels() == "ours" or _onednn_wins()
 
 
 @functools.cache
 def _onednn_wins() -> bool:
     """Time both libraries on one thread, in turn, least of a few repeats; cached, as it is a fact of the machine."""
-    if _is_intel():
+    if is_intel():
         return False
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a machine with other work makes the waits of threads for each other random
@@ -54,13 +52,6 @@ def _onednn_wins() -> bool:
         torch.set_num_threads(num_threads)
     theirs, ours = (min(column) for column in zip(*durations, strict=True))
     return theirs > _MARGIN * ours
-
-
-def _is_intel() -> bool:
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return "GenuineIntel" in platform.processor()
 
 
 def _seconds(way: Callable[[], Tensor]) -> float:

@@ -111,9 +111,25 @@ def test_without_gradients_a_batch_is_convolved_as_by_conv1d(
 
 
 def test_with_gradients_products_are_taken_and_without_onednn_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not convolution.suits_onednn(noise(3))
+    conv = nn.Conv1d(32, 4, 3)
+    assert not convolution.suits_onednn(noise(3), conv)
     with torch.no_grad():
-        assert convolution.suits_onednn(noise(3))
-        assert not convolution.suits_onednn(noise(3).double())
+        assert convolution.suits_onednn(noise(3), conv)
+        assert not convolution.suits_onednn(noise(3).double(), conv)
         monkeypatch.setattr(products, "has_onednn", lambda: False)
-        assert not convolution.suits_onednn(noise(3))
+        assert not convolution.suits_onednn(noise(3), conv)
+
+
+@pytest.mark.parametrize("switch", [contextlib.nullcontext, fast.plain_only])
+@pytest.mark.parametrize("in_channels", [4, 8, 12, 16, 24, 31, 32])
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 4), (8, 3), (16, 1), (8, 8)])
+def test_narrow_convolutions_are_right_in_16_bits(switch, in_channels: int, kernel: int, stride: int) -> None:
+    conv = nn.Conv1d(in_channels, 16, kernel, stride)
+    x = noise(1, 50 * stride, in_channels)
+    with torch.no_grad(), switch():
+        expected = convolve(x, conv)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = convolve(x, conv)
+    valid = (50 * stride - kernel) // stride + 1
+    assert found.dtype == torch.bfloat16
+    assert distance(found[:, :valid], expected[:, :valid]) < 0.01

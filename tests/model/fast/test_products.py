@@ -70,7 +70,7 @@ def test_other_types_and_empty_batches_stay_with_torch() -> None:
 def test_the_measurement_decides_and_intel_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPEECHSSL_KERNELS", "auto")
     for is_intel, theirs, expected in ((False, 1.5, True), (False, 1.1, False), (True, 1.5, False)):
-        monkeypatch.setattr(products, "_is_intel", lambda is_intel=is_intel: is_intel)
+        monkeypatch.setattr(products, "is_intel", lambda is_intel=is_intel: is_intel)
         seconds = iter([theirs, 1.0] * 10)
         monkeypatch.setattr(products, "_seconds", lambda _, seconds=seconds: next(seconds))
         products._onednn_wins.cache_clear()
