@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,11 +31,19 @@ def average_command(
 
 
 def convert_command(
-    source: Annotated[Path, typer.Argument(help="Model of any of these formats except onnx; the format is detected.")],
+    source: Annotated[Path, typer.Argument(help="Model of any format that can be read; the format is detected.")],
     target: Annotated[Path, typer.Argument(help="File or folder to write.")],
     to: Annotated[
-        str, typer.Option(help="Format to write: speechssl, transformers, fairseq2, torchaudio, fairseq, onnx.")
+        str,
+        typer.Option(
+            help="Format to write: speechssl, transformers, fairseq2, torchaudio, fairseq, onnx, "
+            "or a folder for sherpa-onnx or onnx-asr."
+        ),
     ],
+    precision: Annotated[
+        Literal["float32", "int8"],
+        typer.Option(help="Precision of the products. int8 is for onnx, sherpa-onnx and onnx-asr."),
+    ] = "float32",
     probe: Annotated[Path | None, typer.Option(help="Recording to compare on. Default: a synthetic one.")] = None,
     licence: Licence = None,
     score: Scores = None,
@@ -49,7 +57,7 @@ def convert_command(
         raise typer.BadParameter(f"--license and --score are for the card of a folder; {to} has none: leave them out")
     scores = [read_score(path) for path in score or ()]
 
-    converted = convert(source, target, to, probe=probe)
+    converted = convert(source, target, to, probe=probe, precision=precision)
     for name, reason in converted.added.items():
         print(f"added    {name}: {reason}")
     for name, reason in converted.dropped.items():

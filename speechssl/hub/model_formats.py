@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from speechssl.errors import CheckpointError
+from speechssl.hub.bundles import as_sherpa_hears, run_onnx_asr, run_sherpa, write_onnx_asr, write_sherpa
 from speechssl.hub.download import HUB, fetch
 from speechssl.hub.fairseq import is_fairseq, read_fairseq, write_fairseq
 from speechssl.hub.fairseq2 import is_fairseq2, read_fairseq2, run_fairseq2, write_fairseq2
@@ -31,7 +33,10 @@ class Format:
     run: Callable[[Path, Tensor], Tensor] | None  # by the toolkit's own code; None if it cannot be installed
     package: str = ""  # package that `run` and `decode` need
     decode: Callable[[Path, Sequence[int]], str] | None = None  # token ids to text, by the toolkit's own tokenizer
-    keeps: tuple[str, ...] = ()  # what the format preserves: phones, pieces, writing (how tokens are joined)
+    keeps: tuple[str, ...] = ()  # what the format preserves: phones, pieces, boundary, tidy, silent (of `writing`)
+    write_int8: Callable[[SavedModel, Path], dict[str, str]] | None = None  # None if it holds float32 only
+    heard: Callable[[SavedModel, Tensor], Tensor] | None = None  # probe on which the result equals the model
+    log_probs: bool = False  # whether `run` returns log-probabilities instead of logits
 
 
 def read_model(source: Path | str) -> tuple[Conversion, str]:
@@ -88,7 +93,7 @@ FORMATS = {  # in the order of detection
         run=run_transformers,
         package="transformers",
         decode=decode_transformers,
-        keeps=("phones", "writing"),
+        keeps=("phones", "boundary", "tidy"),
     ),
     "fairseq2": Format(
         is_one=is_fairseq2, read=read_fairseq2, write=write_fairseq2, run=run_fairseq2, package="fairseq2"
@@ -97,5 +102,33 @@ FORMATS = {  # in the order of detection
         is_one=is_torchaudio, read=read_torchaudio, write=write_torchaudio, run=run_torchaudio, package="torchaudio"
     ),
     "fairseq": Format(is_one=is_fairseq, read=read_fairseq, write=write_fairseq, run=None, keeps=("phones", "pieces")),
-    "onnx": Format(is_one=None, read=None, write=write_onnx, run=run_onnx, package="onnxruntime"),
+    "onnx": Format(
+        is_one=None,
+        read=None,
+        write=write_onnx,
+        write_int8=partial(write_onnx, precision="int8"),
+        run=run_onnx,
+        package="onnxruntime",
+    ),
+    "sherpa-onnx": Format(
+        is_one=None,
+        read=None,
+        write=write_sherpa,
+        write_int8=partial(write_sherpa, precision="int8"),
+        run=run_sherpa,
+        package="onnxruntime",
+        keeps=("phones", "pieces", "boundary", "silent"),
+        heard=as_sherpa_hears,
+        log_probs=True,
+    ),
+    "onnx-asr": Format(
+        is_one=None,
+        read=None,
+        write=write_onnx_asr,
+        write_int8=partial(write_onnx_asr, precision="int8"),
+        run=run_onnx_asr,
+        package="onnxruntime",
+        keeps=("phones", "pieces", "boundary", "silent"),
+        log_probs=True,
+    ),
 }

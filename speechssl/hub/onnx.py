@@ -5,18 +5,18 @@
 
 Batch and time are dynamic axes; time must hold two frames (`window` + `hop` samples), so pad a shorter batch with zeros
 and set num_samples to the real lengths. Frames past num_frames are undefined. The metadata of the file hold method,
-vocabulary, normalize, sample_rate, hop, window, fingerprint and origin, each as JSON. Export is one-way: a graph does
-not record its architecture, so ONNX files cannot be read back; keep the model folder.
+vocabulary, normalize, sample_rate, hop, window, precision, fingerprint and origin, each as JSON. Export is one-way: a
+graph does not record its architecture, so ONNX files cannot be read back; keep the model folder.
 """
 
 import importlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,24 @@ from torch.nn.utils.parametrize import remove_parametrizations
 from speechssl.atomic import atomic
 from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.errors import CheckpointError
+from speechssl.hub import onnx_int8
 from speechssl.hub.saved import SavedModel
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.frames import frame_count
 
-__all__ = ["export_program", "is_onnx", "metadata", "run_onnx", "write_onnx"]
+__all__ = [
+    "Inference",
+    "Precision",
+    "export_program",
+    "is_onnx",
+    "metadata",
+    "open_onnx",
+    "run_onnx",
+    "write_graph",
+    "write_onnx",
+]
+
+Precision = Literal["float32", "int8"]
 
 OPSET = 18  # the oldest opset of torch's exporter
 LARGEST = 1536 * 2**20  # bytes of parameters; an ONNX file is limited to 2 GiB, and torch splits it from here on
@@ -44,13 +57,20 @@ class Inference(nn.Module):
         self.encoder = encoder
         self.head = nn.Identity() if head is None else head
 
+    @classmethod
+    def of(cls, model: SavedModel) -> Self:
+        """Build the modules of a model; raise CheckpointError if its parameters do not fit the description."""
+        recogniser = model.recogniser()[0] if model.description.ctc is not None else None
+        encoder = model.encoder() if recogniser is None else recogniser.encoder
+        remove_parametrizations(encoder.transformer.positions.conv, "weight")  # else recomputed at each call
+        return cls(encoder, None if recogniser is None else recogniser.head).eval()
+
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Return (batch, frames, dim or vocab) and the (batch,) int64 number of valid frames."""
         output = self.head(self.encoder(waveforms, num_samples).last)
         return output, frame_count(num_samples, self.encoder.config.conv)
 
 
-@torch.no_grad()
 def export_program(model: SavedModel) -> ExportedProgram:
     """Trace a model into a program for `torch.export.save`; its `.module()` is callable.
 
@@ -63,25 +83,63 @@ def export_program(model: SavedModel) -> ExportedProgram:
     Raises:
         CheckpointError: the parameters do not fit the description.
     """
-    recogniser = model.recogniser()[0] if model.description.ctc is not None else None
-    encoder = model.encoder() if recogniser is None else recogniser.encoder
-    remove_parametrizations(encoder.transformer.positions.conv, "weight")  # else recomputed at each call
+    inference = Inference.of(model)
+    return _traced(inference, inference.encoder)
+
+
+@torch.no_grad()
+def _traced(network: nn.Module, encoder: SpeechEncoder, *, takes_lengths: bool = True) -> ExportedProgram:
+    """Trace a network around an encoder, from (batch, time) and, unless it takes none, (batch,) lengths."""
     shortest = encoder.config.window + encoder.config.hop
     batch, time = Dim("batch", min=1), Dim("time", min=shortest)
     example = torch.zeros(2, 2 * shortest), torch.tensor([2 * shortest, shortest])
-    inference = Inference(encoder, None if recogniser is None else recogniser.head).eval()
     shapes = ({0: batch, 1: time}, {0: batch})
-    return torch.export.export(inference, example, dynamic_shapes=shapes, strict=False)
+    number = 2 if takes_lengths else 1
+    return torch.export.export(network, example[:number], dynamic_shapes=shapes[:number], strict=False)
 
 
-def write_onnx(model: SavedModel, target: Path) -> dict[str, str]:
+def write_onnx(model: SavedModel, target: Path, precision: Precision = "float32") -> dict[str, str]:
     """Write one self-contained file.
+
+    Args:
+        model: a model of any method; of a pretrained one only the trunk is written.
+        target: file to write; must not exist.
+        precision: int8 for integer products, see `onnx_int8`.
 
     Returns:
         Reasons by our name, for what was dropped: the mask vector, and the objective of a pretrained model.
 
     Raises:
         CheckpointError: the target exists, the model is too large for one file, or onnx is not installed.
+    """
+    inference = Inference.of(model)
+    outputs = ["frames" if model.description.ctc is None else "logits", "num_frames"]
+    write_graph(model, inference, inference.encoder, target, ["waveforms", "num_samples"], outputs, precision)
+    return _dropped(model)
+
+
+def write_graph(
+    model: SavedModel,
+    network: nn.Module,
+    encoder: SpeechEncoder,
+    target: Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    precision: Precision,
+) -> None:
+    """Write a network around the encoder of a model as one self-contained file.
+
+    Args:
+        model: model described by the metadata of the file.
+        network: maps waveforms (batch, time) and, if there are two inputs, num_samples (batch,) to the outputs.
+        encoder: part of `network`; for int8 its convolutions are replaced.
+        target: file to write; must not exist.
+        inputs: names of the inputs.
+        outputs: names of the outputs, (batch, frames, dim) first.
+        precision: of the products.
+
+    Raises:
+        CheckpointError: as `write_onnx`.
     """
     if target.exists():
         raise CheckpointError(f"{target}: exists already; name another file, or remove it")
@@ -93,20 +151,23 @@ def write_onnx(model: SavedModel, target: Path) -> dict[str, str]:
         )
     for package in ("onnx", "onnxscript"):
         _package(package)
+    if precision == "int8":
+        onnx_int8.convolutions_as_products(encoder.conv)
     with _without_hints():
         program = torch.onnx.export(
-            export_program(model),
-            input_names=["waveforms", "num_samples"],
-            output_names=["frames" if model.description.ctc is None else "logits", "num_frames"],
-            dynamic_shapes=({0: "batch", 1: "time"}, {}),  # names only; the axis of num_samples follows
-            opset_version=OPSET,
+            _traced(network, encoder, takes_lengths=len(inputs) == 2),
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=({0: "batch", 1: "time"}, {})[: len(inputs)],  # names; the axis of num_samples follows
+            opset_version=onnx_int8.OPSET if precision == "int8" else OPSET,
             verbose=False,
         )
     assert program is not None
-    _describe(program.model, metadata(model))
+    if precision == "int8":
+        onnx_int8.quantize(program.model)
+    _describe(program.model, {**metadata(model), "precision": precision})
     with atomic(target) as temporary:
         program.save(temporary, external_data=False)
-    return _dropped(model)
 
 
 def metadata(model: SavedModel) -> dict[str, Any]:
@@ -142,19 +203,27 @@ def run_onnx(path: Path, waveform: Tensor) -> Tensor:
     Raises:
         CheckpointError: onnxruntime is not installed, or cannot read the file.
     """
+    inputs = {"waveforms": waveform[None].float(), "num_samples": torch.tensor([len(waveform)])}
+    output, num_frames = open_onnx(path).run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return torch.from_numpy(output)[0, : int(num_frames[0])]
+
+
+def open_onnx(path: Path) -> Any:
+    """Open a file in onnxruntime on the CPU; return its InferenceSession.
+
+    Raises:
+        CheckpointError: onnxruntime is not installed, or cannot read the file.
+    """
     onnxruntime = _package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base class
         raise CheckpointError(
             f"{path}: cannot be read by onnxruntime ({str(error).splitlines()[0]}); write it again"
         ) from error
-    inputs = {"waveforms": waveform[None].float(), "num_samples": torch.tensor([len(waveform)])}
-    output, num_frames = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
-    return torch.from_numpy(output)[0, : int(num_frames[0])]
 
 
 def _package(name: str) -> Any:

@@ -16,6 +16,7 @@ from speechssl.audio.reading import read_audio
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.hub.model_formats import FORMATS, read_model
 from speechssl.hub.names import Conversion, as_known
+from speechssl.hub.onnx import Precision
 from speechssl.hub.saved import Description, SavedModel
 from speechssl.text.policy import TextConfig
 from speechssl.text.vocabulary import BLANK, Vocabulary
@@ -23,7 +24,7 @@ from speechssl.text.writing import WritingConfig
 
 __all__ = ["Converted", "convert"]
 
-TOLERANCE = 1e-4  # allowed difference of outputs, relative to the largest output
+TOLERANCES = {"float32": 1e-4, "int8": 0.25}  # allowed difference of outputs, relative to the largest output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,9 @@ class Converted:
     differences: dict[str, float]  # largest relative difference on the probe, by the toolkit that ran the result
 
 
-def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -> Converted:
+def convert(
+    source: Path, target: Path, to: str, *, probe: Path | None = None, precision: Precision = "float32"
+) -> Converted:
     """Convert a model, compare the outputs of source and result on a probe, and only then move it to its place.
 
     For a CTC model the texts decoded by the tokenizers of source and result are compared, too.
@@ -47,13 +50,18 @@ def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -
         target: file or folder to write; must not exist.
         to: format, a key of `FORMATS`.
         probe: recording to compare on; None for two seconds of synthetic sound.
+        precision: of the products; int8 only for formats that have it.
 
     Raises:
         CheckpointError: source or target cannot be used, or the outputs differ.
-        ConfigError: the format is not known.
+        ConfigError: the format is not known, or not in this precision.
     """
     if to not in FORMATS:
         raise ConfigError(f"{to}: not a format that can be written; expected one of {', '.join(FORMATS)}")
+    write = FORMATS[to].write if precision == "float32" else FORMATS[to].write_int8
+    if write is None:
+        in_int8 = ", ".join(name for name, format_ in FORMATS.items() if format_.write_int8)
+        raise ConfigError(f"{to}: cannot be written in {precision}; choose one of {in_int8}, or float32")
     if target.exists():
         raise CheckpointError(f"{target}: exists already; name another target, or remove it")
     read, source_format = read_model(source)
@@ -64,8 +72,8 @@ def convert(source: Path, target: Path, to: str, *, probe: Path | None = None) -
     try:
         unchecked.mkdir(parents=True)
         model, foreign = (read.model, {}) if to == "speechssl" else as_known(read.model)
-        dropped = FORMATS[to].write(model, unchecked / target.name)
-        differences = _compare(model, unchecked / target.name, to, waveform, dropped)
+        dropped = write(model, unchecked / target.name)
+        differences = _compare(model, unchecked / target.name, to, waveform, dropped, TOLERANCES[precision])
         _move(unchecked, target)
     finally:
         shutil.rmtree(unchecked, ignore_errors=True)
@@ -88,7 +96,8 @@ def _lost_texts(described: Description, to: str) -> dict[str, str]:
         lost["text"] = (
             f"the policy of texts ({described.text.describe()}): prepare texts in the same way where the model is used"
         )
-    writing = described.writing if "writing" not in keeps else WritingConfig(silent=described.writing.silent)
+    kept = {name: getattr(WritingConfig(), name) for name in ("boundary", "tidy", "silent") if name in keeps}
+    writing = replace(described.writing, **kept)
     if writing != WritingConfig():
         lost["writing"] = f"texts are decoded differently there; here with {writing.describe()}"
     if described.written_in == "pieces" and "pieces" not in keeps:
@@ -134,14 +143,16 @@ def _probe(model: SavedModel, path: Path | None) -> Tensor:
 
 
 def _compare(
-    model: SavedModel, written: Path, to: str, waveform: Tensor, dropped: Mapping[str, str]
+    model: SavedModel, written: Path, to: str, waveform: Tensor, dropped: Mapping[str, str], tolerance: float
 ) -> dict[str, float]:
     """Read back the result, run it with the toolkit itself where that is installed, and compare with the model.
 
     Raises:
         CheckpointError: a parameter that was not dropped has changed, or an output or a text differs.
     """
-    format_, expected, found = FORMATS[to], outputs(model, waveform), {}
+    format_, found = FORMATS[to], {}
+    waveform = waveform if format_.heard is None else format_.heard(model, waveform)
+    expected = outputs(model, waveform)
     lost = model.description.ctc is None or {"writing", "written_in"} & _lost_texts(model.description, to).keys()
     if format_.read is not None:
         again = format_.read(written).model
@@ -162,7 +173,9 @@ def _compare(
         found[to] = format_.run(written, waveform)
         if format_.decode is not None and not lost:
             _expect_texts(model.vocabulary(), expected, partial(format_.decode, written), who=to)
-    return {who: _difference(output, expected, who) for who, output in found.items()}
+    if format_.log_probs:
+        expected = expected.log_softmax(-1)
+    return {who: _difference(output, expected, who, tolerance) for who, output in found.items()}
 
 
 def _compare_source(read: Conversion, source: Path, format_: str, waveform: Tensor) -> dict[str, str]:
@@ -204,14 +217,14 @@ def _expect_texts(vocabulary: Vocabulary, logits: Tensor, decode: Callable[[list
             )
 
 
-def _difference(found: Tensor, expected: Tensor, who: str) -> float:
-    """Return the largest difference relative to the largest expected output; raise if it exceeds `TOLERANCE`."""
+def _difference(found: Tensor, expected: Tensor, who: str, tolerance: float) -> float:
+    """Return the largest difference relative to the largest expected output; raise if it exceeds the tolerance."""
     same_shape = found.shape == expected.shape
     difference = ((found - expected).abs().max() / expected.abs().max()).item() if same_shape else float("inf")
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         raise CheckpointError(
             f"the result, run by {who} differs by {difference:.1e} of the largest output, expected at most "
-            f"{TOLERANCE:.0e} (shapes {tuple(found.shape)} and {tuple(expected.shape)}); nothing was written: "
+            f"{tolerance:.0e} (shapes {tuple(found.shape)} and {tuple(expected.shape)}); nothing was written: "
             "please report this"
         )
     return difference

@@ -121,6 +121,7 @@ def test_the_file_says_what_a_deployment_must_know(written: Written) -> None:
         "sample_rate": 16_000,
         "hop": described.encoder.hop,
         "window": described.encoder.window,
+        "precision": "float32",
         "fingerprint": written.model.fingerprint(),
         "origin": "speechssl",
     }

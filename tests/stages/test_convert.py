@@ -10,7 +10,7 @@ import torch
 
 from speechssl.__main__ import main
 from speechssl.data.manifest import read_manifest
-from speechssl.errors import CheckpointError
+from speechssl.errors import CheckpointError, ConfigError
 from speechssl.hub.model_formats import FORMATS, read_model
 from speechssl.hub.names import Conversion
 from speechssl.hub.saved import SavedModel
@@ -55,8 +55,23 @@ def test_a_pretrained_run_is_converted_or_clearly_refused(pretrained, tmp_path, 
         with pytest.raises(CheckpointError, match="fairseq2"):
             convert(pretrained, target_of(tmp_path, to), to)
         assert not [*tmp_path.iterdir()]
+    elif to in ("sherpa-onnx", "onnx-asr"):
+        with pytest.raises(CheckpointError, match="has no CTC head, which the toolkit needs; fine-tune it first"):
+            convert(pretrained, target_of(tmp_path, to), to)
+        assert not [*tmp_path.iterdir()]
     else:
         assert max(convert(pretrained, target_of(tmp_path, to), to).differences.values()) < 1e-4
+
+
+@pytest.mark.parametrize("to", ["onnx", "onnx-asr"])
+def test_int8_is_written_where_the_format_has_it(finetuned, tmp_path, to):
+    done = convert(finetuned, target_of(tmp_path, to), to, precision="int8")
+    assert 1e-4 < max(done.differences.values()) < 0.25
+
+
+def test_int8_is_refused_where_the_format_lacks_it(finetuned, tmp_path):
+    with pytest.raises(ConfigError, match="torchaudio: cannot be written in int8; choose one of onnx, sherpa-onnx"):
+        convert(finetuned, tmp_path / "model.pt", "torchaudio", precision="int8")
 
 
 def test_a_writer_that_loses_something_is_caught_and_nothing_is_left(finetuned, tmp_path, monkeypatch):
