@@ -17,7 +17,7 @@ from tests.model.tiny import distance, noise
 @pytest.mark.parametrize(
     ("dim", "kernel", "groups", "dtype"),
     [
-        (32, 6, 2, torch.bfloat16),
+        (64, 6, 2, torch.bfloat16),
         (8, 6, 2, torch.float32),
         (32, 16, 4, torch.float32),  # oneDNN's own convolution is wrong there where the processor has AMX
         (192, 32, 16, torch.float32),  # the positions of `EncoderConfig.small`

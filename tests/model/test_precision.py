@@ -15,8 +15,10 @@ from tests.model.precisions import skip_without
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, TINY_TRANSFORMER, distance, noise, tiny_encoder
 
 CPU = torch.device("cpu")
-WIDE = dataclasses.replace(  # positions of 16 channels a group, which bfloat16 suits
-    BASE_LIKE, transformer=dataclasses.replace(TINY_TRANSFORMER, position_groups=2)
+WIDE = dataclasses.replace(  # convolutions of 32 channels a group, which bfloat16 suits
+    BASE_LIKE,
+    conv=((32, 10, 5), (32, 3, 2), (16, 2, 2)),
+    transformer=dataclasses.replace(TINY_TRANSFORMER, position_groups=1),
 )
 LENGTHS = torch.tensor([820, 430])
 
