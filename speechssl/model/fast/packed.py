@@ -13,6 +13,7 @@ __all__ = ["Bfloat16Linear", "Int8Linear", "PackedConv", "PackedPositions"]
 _EXAMPLE_ROWS = 512  # rows for which the layout of weights is chosen
 _MIDDLE = 128  # unsigned zero point of the inputs, as oneDNN multiplies unsigned inputs and signed weights
 _LARGEST = 127  # of a signed 8-bit number, symmetric
+_TINY = 1e-30  # below every number that matters, and its inverse is finite
 _ROWS_AT_ONCE = 512  # frames that are quantised together, so that they stay in the cache
 
 
@@ -42,11 +43,12 @@ class Int8Linear(nn.Module):
         """Quantise and lay out the weights of `linear`."""
         super().__init__()
         weight = linear.weight.detach()
-        self.scales = weight.abs().amax(1).clamp_(min=torch.finfo(torch.float32).tiny) / _LARGEST  # (out,)
+        self.scales = weight.abs().amax(1).clamp_(min=_TINY) / _LARGEST  # (out,)
         quantised = (weight / self.scales[:, None]).round_().to(torch.int8)
         self.packed = torch.ops.onednn.qlinear_prepack(quantised, None)
         self.zeros = torch.zeros(len(weight), dtype=torch.int64)
         self.bias = linear.bias.detach().clone()
+        self.half_up = torch.tensor(_MIDDLE + 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
@@ -61,9 +63,9 @@ class Int8Linear(nn.Module):
 
     def _multiply(self, rows: Tensor) -> Tensor:
         """Map (rows, in) to (rows, out)."""
-        largest = rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
+        largest = torch.maximum(rows.amax(1, keepdim=True), rows.amin(1, keepdim=True).neg_()).clamp_(min=_TINY)
         scale = 1 / _LARGEST
-        quantised = torch.quantize_per_tensor(rows / largest, scale, _MIDDLE, torch.quint8).int_repr()
+        quantised = torch.addcmul(self.half_up, rows, _LARGEST / largest).to(torch.uint8)  # which rounds down
         of_inputs, of_weights = (quantised, scale, _MIDDLE), (self.packed, self.scales, self.zeros)
         of_outputs = (1.0, 0, torch.float32)  # not quantised
         nothing: list[float] = []
