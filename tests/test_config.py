@@ -335,6 +335,16 @@ def test_keys_that_had_other_names_are_read_and_their_present_names_told(recipe,
     assert capsys.readouterr().err == ""  # who reads a run of an earlier version need not be told
 
 
+@pytest.mark.parametrize(("value", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_the_flag_of_16_bits_is_read_as_a_precision(recipe, capsys, value: bool, precision: str) -> None:
+    values = {"out": "run", "data": {"manifests": ["a.tsv"]}, "layer": 1, "extract": {"bfloat16": value}}
+    assert load(recipe(as_yaml(values)), ClusterConfig).extract.precision == precision
+    assert "extract.bfloat16 is called extract.precision now" in capsys.readouterr().err
+    values["extract"] = {"precision": "int4"}
+    with pytest.raises(ConfigError, match=r"extract\.precision"):
+        load(recipe(as_yaml(values)), ClusterConfig)
+
+
 def test_a_key_under_both_its_names_is_refused(recipe) -> None:
     values = {"out": "run", "data": {"manifests": ["a.tsv"]}, "dev": {"manifests": ["b.tsv"]}, **OLD_NAMES}
     with pytest.raises(ConfigError, match="valid and dev are one key, dev its present name; remove valid"):

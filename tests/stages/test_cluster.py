@@ -11,6 +11,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
+import speechssl
 from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.labels import read_labels
 from speechssl.data.manifest import read_manifest
@@ -19,10 +20,12 @@ from speechssl.features.feature_folder import FeatureFolder
 from speechssl.stages import cluster as label_parts
 from speechssl.stages import cluster as stage
 from speechssl.stages.cluster import cluster
+from speechssl.stages.feature_source import ExtractConfig
 from speechssl.stages.reading_data import DataConfig
 from speechssl.units.feature_shards import ShardPoints
 from speechssl.units.kmeans import KMeans
 from speechssl.units.mfcc import mfcc
+from tests.model.precisions import skip_without
 
 
 def test_every_utterance_gets_a_unit_for_each_mfcc_frame(units, corpus):
@@ -59,6 +62,21 @@ def test_units_of_centred_mfcc_say_so_and_differ(units, cluster_config, tmp_path
         kmeans.cluster_centers_.mean(0).abs().max()
         < KMeans.load(units.parent / "kmeans.safetensors").cluster_centers_.mean(0).abs().max()
     )
+
+
+def test_units_of_fewer_bits_say_so_and_label_features_of_those_bits_only(cluster_config, pretrained, corpus, tmp_path):
+    skip_without("bfloat16")
+    rounded = ExtractConfig(precision="bfloat16")
+    config = cluster_config(
+        tmp_path / "run", features="layer", checkpoint=pretrained, layer=2, clusters=4, extract=rounded
+    )
+    cluster(config)
+    kmeans = KMeans.load(tmp_path / "run/kmeans.safetensors")
+    assert kmeans.provenance_.settings["bfloat16"] is True
+    waveform = torch.randn(16_000, generator=torch.Generator().manual_seed(0))
+    assert len(speechssl.load(pretrained, precision="bfloat16").units(waveform, 16_000, kmeans=kmeans).ids)
+    with pytest.raises(LabelError, match="bfloat16"):
+        speechssl.load(pretrained).units(waveform, 16_000, kmeans=kmeans)
 
 
 def test_a_layer_is_not_centred(cluster_config, pretrained, tmp_path):

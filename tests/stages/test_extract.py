@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from speechssl.__main__ import main
 from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.config import to_dict
 from speechssl.data.labels import read_labels
@@ -31,6 +32,7 @@ from speechssl.stages.feature_source import ExtractConfig
 from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.stored import stored_features
 from speechssl.units.mfcc import mfcc
+from tests.model.precisions import skip_without
 
 PACKAGES = {"hdf5": "h5py", "parquet": "pyarrow"}
 NAMES = [*FORMATS]
@@ -380,6 +382,7 @@ from pathlib import Path
 import torch
 from speechssl.config import load
 from speechssl.stages import extract as stage
+from tests.model.precisions import skip_without
 
 torch.set_num_threads(1)
 pieces_of = stage.pieces_of
@@ -615,3 +618,22 @@ def test_a_damaged_file_is_named(make, form, tmp_path, damage):
         broken.write_bytes(broken.read_bytes()[:-700])
     with pytest.raises(LabelError, match=str(folder.path)):
         list(folder.read())
+
+
+@pytest.mark.parametrize(("asked", "chosen"), [(["--precision", "bfloat16"], "bfloat16"), (["--bfloat16"], "bfloat16")])
+def test_features_are_computed_in_the_precision_that_is_asked_for(asked, chosen, corpus, pretrained, tmp_path, capsys):
+    skip_without(chosen)
+    found = {}
+    for name, options in (("exact", []), ("rounded", asked)):
+        folder = tmp_path / name
+        assert main(["extract", str(pretrained), str(corpus), "-o", str(folder), *options]) == 0
+        found[name] = dict(FeatureFolder(folder).read(layer=1))
+    assert f"precision: {chosen}" in capsys.readouterr().err
+    differences = [abs(found["exact"][key] - frames).max() for key, frames in found["rounded"].items()]
+    assert 0 < max(differences) < 1
+
+
+def test_two_precisions_are_refused(corpus, pretrained, tmp_path, capsys):
+    asked = ["--bfloat16", "--precision", "int8", "-o", str(tmp_path / "out")]
+    assert main(["extract", str(pretrained), str(corpus), *asked]) == 2
+    assert "--bfloat16 and --precision int8 exclude each other" in capsys.readouterr().err
