@@ -50,6 +50,7 @@ setup(
         "ray": ["ray>=2.9"],  # manifest build, check and segment on a cluster
         "wandb": ["wandb>=0.22"],  # train.log.wandb=PROJECT
         "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],  # to write ONNX and to run it
+        "ctranslate2": ["ctranslate2>=4.8", "transformers>=4.57"],  # convert --to ctranslate2
         "interop": ["transformers>=4.57"],  # runs converted models for comparison; 4.57 and 5 are alike here
         "fairseq2": [  # its loader and converter; the only torch it has packages for is 2.9.1
             'fairseq2==0.8.1; python_version < "3.13"',  # needs Debian's libsndfile1

@@ -37,12 +37,12 @@ def convert_command(
         str,
         typer.Option(
             help="Format to write: speechssl, transformers, fairseq2, torchaudio, fairseq, onnx, "
-            "or a folder for sherpa-onnx or onnx-asr."
+            "or a folder for sherpa-onnx, onnx-asr or ctranslate2."
         ),
     ],
     precision: Annotated[
         Literal["float32", "int8"],
-        typer.Option(help="Precision of the products. int8 is for onnx, sherpa-onnx and onnx-asr."),
+        typer.Option(help="Precision of the products. int8 is for onnx, sherpa-onnx, onnx-asr and ctranslate2."),
     ] = "float32",
     probe: Annotated[Path | None, typer.Option(help="Recording to compare on. Default: a synthetic one.")] = None,
     licence: Licence = None,

@@ -25,7 +25,7 @@ from speechssl.model.norm import TimeNorm
 from speechssl.text.pieces import WORD_START
 from speechssl.text.vocabulary import BLANK, WORD_BOUNDARY
 
-__all__ = ["LEVEL", "as_sherpa_hears", "run_onnx_asr", "run_sherpa", "write_onnx_asr", "write_sherpa"]
+__all__ = ["LEVEL", "as_bundled", "as_sherpa_hears", "run_onnx_asr", "run_sherpa", "write_onnx_asr", "write_sherpa"]
 
 FRAME = 320  # samples of a frame of sherpa-onnx's times
 LEVEL = 0.1  # standard deviation at which a model without normalisation is exact in sherpa-onnx; speech is near it
@@ -67,13 +67,9 @@ class Bundled(nn.Module):
             variance = centred.masked_fill(~is_real, 0).square().sum(1, keepdim=True) / counts
             waveforms = centred * torch.rsqrt(variance + EPSILON)
         logits, num_frames = self.inference(functional.pad(waveforms, (0, self.padding)), num_samples)
-        log_probs = logits.log_softmax(-1)
+        log_probs = _log_probs(logits, self.silent)
         nothing = torch.full_like(log_probs[:1, :1], -torch.inf)
         nothing = torch.cat([torch.zeros_like(nothing[..., :1]), nothing[..., 1:]], -1)  # certainly blank
-        if self.silent:
-            blank = log_probs[..., [BLANK, *self.silent]].amax(-1, keepdim=True)
-            is_silent = torch.isin(torch.arange(log_probs.shape[-1]), torch.tensor(self.silent))
-            log_probs = torch.cat([blank, log_probs[..., 1:].masked_fill(is_silent[1:], -torch.inf)], -1)
         log_probs = torch.where(within(num_frames, log_probs.shape[1])[..., None], log_probs, nothing)
         repeated = torch.arange(log_probs.shape[1] * self.repeats) // self.repeats  # can be exported, unlike a reshape
         return log_probs[:, repeated]
@@ -119,6 +115,11 @@ def write_sherpa(model: SavedModel, target: Path, precision: Precision = "float3
     write_graph(model, network, inference.encoder, target / _FILES[precision], ["waveforms"], ["log_probs"], precision)
     _write_symbols(target / "tokens.txt", symbols)
     return lost
+
+
+def as_bundled(model: SavedModel, logits: Tensor) -> Tensor:
+    """Return the (frames, vocab) log-probabilities that a bundle gives instead of a model's logits."""
+    return _log_probs(logits, _silent(model.description))
 
 
 def as_sherpa_hears(model: SavedModel, waveform: Tensor) -> Tensor:
@@ -185,6 +186,16 @@ def _real(log_probs: Tensor, facts: dict[str, str], num_samples: int) -> Tensor:
     """Return the frames of `num_samples` samples, without those that are blank by construction."""
     hop, window = json.loads(facts["hop"]), json.loads(facts["window"])
     return log_probs[: max((num_samples - window) // hop + 1, 0)]
+
+
+def _log_probs(logits: Tensor, silent: list[int]) -> Tensor:
+    """Map (..., vocab) logits to log-probabilities, those of silent tokens given to the blank if they are higher."""
+    log_probs = logits.log_softmax(-1)
+    if not silent:
+        return log_probs
+    blank = log_probs[..., [BLANK, *silent]].amax(-1, keepdim=True)
+    is_silent = torch.isin(torch.arange(log_probs.shape[-1]), torch.tensor(silent))
+    return torch.cat([blank, log_probs[..., 1:].masked_fill(is_silent[1:], -torch.inf)], -1)
 
 
 def _symbols(described: Description) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from speechssl.errors import CheckpointError
-from speechssl.hub.bundles import as_sherpa_hears, run_onnx_asr, run_sherpa, write_onnx_asr, write_sherpa
+from speechssl.hub.bundles import as_bundled, as_sherpa_hears, run_onnx_asr, run_sherpa, write_onnx_asr, write_sherpa
+from speechssl.hub.ctranslate2 import run_ctranslate2, write_ctranslate2
 from speechssl.hub.download import HUB, fetch
 from speechssl.hub.fairseq import is_fairseq, read_fairseq, write_fairseq
 from speechssl.hub.fairseq2 import is_fairseq2, read_fairseq2, run_fairseq2, write_fairseq2
@@ -36,7 +37,7 @@ class Format:
     keeps: tuple[str, ...] = ()  # what the format preserves: phones, pieces, boundary, tidy, silent (of `writing`)
     write_int8: Callable[[SavedModel, Path], dict[str, str]] | None = None  # None if it holds float32 only
     heard: Callable[[SavedModel, Tensor], Tensor] | None = None  # probe on which the result equals the model
-    log_probs: bool = False  # whether `run` returns log-probabilities instead of logits
+    wanted: Callable[[SavedModel, Tensor], Tensor] | None = None  # what `run` returns for our logits, if not these
 
 
 def read_model(source: Path | str) -> tuple[Conversion, str]:
@@ -119,7 +120,7 @@ FORMATS = {  # in the order of detection
         package="onnxruntime",
         keeps=("phones", "pieces", "boundary", "silent"),
         heard=as_sherpa_hears,
-        log_probs=True,
+        wanted=as_bundled,
     ),
     "onnx-asr": Format(
         is_one=None,
@@ -129,6 +130,15 @@ FORMATS = {  # in the order of detection
         run=run_onnx_asr,
         package="onnxruntime",
         keeps=("phones", "pieces", "boundary", "silent"),
-        log_probs=True,
+        wanted=as_bundled,
+    ),
+    "ctranslate2": Format(
+        is_one=None,
+        read=None,
+        write=write_ctranslate2,
+        write_int8=partial(write_ctranslate2, precision="int8"),
+        run=run_ctranslate2,
+        package="ctranslate2",
+        keeps=("phones", "boundary", "tidy"),
     ),
 }

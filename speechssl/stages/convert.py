@@ -24,7 +24,7 @@ from speechssl.text.writing import WritingConfig
 
 __all__ = ["Converted", "convert"]
 
-TOLERANCES = {"float32": 1e-4, "int8": 0.25}  # allowed difference of outputs, relative to the largest output
+TOLERANCES = {"float32": 1e-4, "int8": 0.1}  # allowed difference of outputs, as `_difference` measures it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Converted:
     source_format: str
     dropped: dict[str, str]  # reason by name, for what the source or the target cannot hold
     added: dict[str, str]  # reason by our name, for what the source lacks
-    differences: dict[str, float]  # largest relative difference on the probe, by the toolkit that ran the result
+    differences: dict[str, float]  # relative difference on the probe, by the toolkit that ran the result
 
 
 def convert(
@@ -73,7 +73,7 @@ def convert(
         unchecked.mkdir(parents=True)
         model, foreign = (read.model, {}) if to == "speechssl" else as_known(read.model)
         dropped = write(model, unchecked / target.name)
-        differences = _compare(model, unchecked / target.name, to, waveform, dropped, TOLERANCES[precision])
+        differences = _compare(model, unchecked / target.name, to, waveform, dropped, precision)
         _move(unchecked, target)
     finally:
         shutil.rmtree(unchecked, ignore_errors=True)
@@ -143,7 +143,7 @@ def _probe(model: SavedModel, path: Path | None) -> Tensor:
 
 
 def _compare(
-    model: SavedModel, written: Path, to: str, waveform: Tensor, dropped: Mapping[str, str], tolerance: float
+    model: SavedModel, written: Path, to: str, waveform: Tensor, dropped: Mapping[str, str], precision: Precision
 ) -> dict[str, float]:
     """Read back the result, run it with the toolkit itself where that is installed, and compare with the model.
 
@@ -173,9 +173,9 @@ def _compare(
         found[to] = format_.run(written, waveform)
         if format_.decode is not None and not lost:
             _expect_texts(model.vocabulary(), expected, partial(format_.decode, written), who=to)
-    if format_.log_probs:
-        expected = expected.log_softmax(-1)
-    return {who: _difference(output, expected, who, tolerance) for who, output in found.items()}
+    if format_.wanted is not None:
+        expected = format_.wanted(model, expected)
+    return {who: _difference(output, expected, who, precision) for who, output in found.items()}
 
 
 def _compare_source(read: Conversion, source: Path, format_: str, waveform: Tensor) -> dict[str, str]:
@@ -217,15 +217,24 @@ def _expect_texts(vocabulary: Vocabulary, logits: Tensor, decode: Callable[[list
             )
 
 
-def _difference(found: Tensor, expected: Tensor, who: str, tolerance: float) -> float:
-    """Return the largest difference relative to the largest expected output; raise if it exceeds the tolerance."""
-    same_shape = found.shape == expected.shape
-    difference = ((found - expected).abs().max() / expected.abs().max()).item() if same_shape else float("inf")
-    if not difference <= tolerance:
+def _difference(found: Tensor, expected: Tensor, who: str, precision: Precision) -> float:
+    """Return the relative difference of two outputs (frames, vocab or dim); raise if it exceeds the tolerance.
+
+    In float32 it is the largest difference, relative to the largest expected output. In int8, where single values
+    scatter, it is the norm of the differences, relative to that of the expected output: 0.02 to 0.07 where all products
+    are right, 0.14 and more where one of the first two thirds of them is lost or has a sign or a scale wrong.
+    """
+    difference = float("inf")
+    if found.shape == expected.shape:
+        error = (found - expected).where(found != expected, 0)  # both are -inf for tokens that are not written
+        finite = expected[expected.isfinite()]
+        relative = error.abs().max() / finite.abs().max() if precision == "float32" else error.norm() / finite.norm()
+        difference = relative.item()
+    if not difference <= TOLERANCES[precision]:
         raise CheckpointError(
-            f"the result, run by {who} differs by {difference:.1e} of the largest output, expected at most "
-            f"{tolerance:.0e} (shapes {tuple(found.shape)} and {tuple(expected.shape)}); nothing was written: "
-            "please report this"
+            f"the result, run by {who} differs by {difference:.1e} of the output, expected at most "
+            f"{TOLERANCES[precision]:.0e} (shapes {tuple(found.shape)} and {tuple(expected.shape)}); nothing was "
+            "written: please report this"
         )
     return difference
 
