@@ -107,8 +107,9 @@ def _replace(ir: Any, graph: Any, product: Any, constants: dict[str, Any]) -> No
     quantized = tape.op("QuantizeLinear", [frames, scale, middles], {"axis": -1, "block_size": len(weights)})
     summed = tape.op("MatMulInteger", [quantized, integers, constants["middle"]])
     summed_in_float = tape.op("Cast", [summed], {"to": ir.DataType.FLOAT})
-    # one scale after the other: onnxruntime (1.31.1) fuses a product of both into MatMulIntegerToFloat, which takes one
-    # scale for all rows, and says nothing
+    # one scale after the other: onnxruntime (1.31.1) fuses a product of both, and the bias after it, into
+    # MatMulIntegerToFloat, which multiplies the bias by the scale of the frame, see
+    # findings/onnxruntime_int8_bias_scaled_by_row.sh
     output = tape.op("Mul", [tape.op("Mul", [summed_in_float, weight_scale]), scale])
     graph.insert_before(product, tape.nodes)
     ir.convenience.replace_all_uses_with(product.outputs[0], output)
