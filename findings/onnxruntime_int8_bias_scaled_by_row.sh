@@ -2,7 +2,8 @@
 # onnxruntime multiplies the bias of an int8 product by the scale of each row, if rows have scales of their own: it fuses
 #   Cast(MatMulInteger(x, w)) * (row scale * column scale) + bias     (valid ONNX, the checker passes it)
 # into its operator MatMulIntegerToFloat at the default level of optimisation, and says nothing. Without bias the fused
-# operator is right, and with it so is the sum whose scales are multiplied one after the other, which is not fused. A scale per row is how the frames of an utterance are quantized without regard to its batch.
+# operator is right. With the two scales multiplied one after the other nothing is fused, and the sum is right as well.
+# A scale per row is how the frames of an utterance are quantized without regard to its batch.
 #
 # One guesses: a fusion that accepts scales per row computes with them what the graph says, with a bias as without, or is
 # not applied. Here a frame loses all of its bias when quiet, as its scale is far below 1.
