@@ -37,7 +37,7 @@ def convert_command(
         str,
         typer.Option(
             help="Format to write: speechssl, transformers, fairseq2, torchaudio, fairseq, onnx, "
-            "or a folder for sherpa-onnx, onnx-asr or ctranslate2."
+            "sherpa-onnx, onnx-asr, ctranslate2."
         ),
     ],
     precision: Annotated[
