@@ -2,6 +2,7 @@
 
     kmeans.py features OUT --manifest POOL.tsv ... [--model FOLDER]   MFCC, or all layers of a model, side by side
     kmeans.py speed FEATURES --clusters 100 500 2000                  against the peers, in turn, in this process
+    kmeans.py grid [--features FOLDER ...] --dims 39 256 --clusters 100 500   against faiss, on clumps or on FOLDER's
     kmeans.py disk FEATURES --gib 20                                  from files, against memory
     kmeans.py label --manifest POOL.tsv ... [--model FOLDER]          forward pass with labels, against without
     kmeans.py short --manifest POOL.tsv ... [--out FILE]              few MFCC, against the peers that are installed
@@ -13,6 +14,7 @@ import argparse
 import importlib.util
 import itertools
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -219,6 +221,56 @@ def short(options: argparse.Namespace) -> None:
         options.out.write_text(json.dumps({"ratios": ratios}) + "\n", encoding="utf-8")
 
 
+def grid(options: argparse.Namespace) -> None:
+    """Print how soon ours reaches faiss's inertia, over shapes: on clumps of points, or on features of files."""
+    with_faiss(np.random.default_rng(0).standard_normal((4000, 8), dtype=np.float32), 10, 0)  # its threads start
+    print(f"{torch.get_num_threads()} threads, medians of {options.repeats} seeds")
+    print(
+        "| points | data | clusters | faiss s | ours until its inertia s | share | whole fit s | inertia over faiss's |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for name, clusters, features in grid_data(options):
+        own, theirs, shares, ends = [], [], [], []
+        for seed in range(options.repeats):
+            other, fit = with_faiss(features, clusters, seed), ours(features, clusters, seed)
+            target = mean_inertia(features, other.centroids)
+            at = first_to_reach(fit, features, target)
+            own.append((at[0] if at else math.inf, fit.wall))
+            theirs.append(other.wall)
+            shares.append(own[-1][0] / other.wall)
+            ends.append(mean_inertia(features, fit.centroids) / target)
+        until, whole = (statistics.median(each) for each in zip(*own, strict=True))
+        print(
+            f"| {len(features):,} x {features.shape[1]} | {name} | {clusters} | {statistics.median(theirs):.2f} | "
+            f"{until:.3f} | {statistics.median(shares):.2f} | {whole:.2f} | {statistics.median(ends):.4f} |",
+            flush=True,
+        )
+
+
+def grid_data(options: argparse.Namespace) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Yield name, number of clusters and (points, dim) float32 features of each row of the grid."""
+    for folder in options.features:
+        features = in_memory(folder, None)
+        rows = np.random.default_rng(0).permutation(len(features))[: options.points]
+        for clusters in options.clusters:
+            yield folder.name, clusters, features[rows]
+    for dim in [] if options.features else options.dims:
+        for clusters, per_cluster in itertools.product(options.clusters, (1 / 3, 3)):
+            clumps = round(per_cluster * clusters)
+            yield f"{clumps} clumps", clusters, draw_clumps(options.points, dim, clumps, options.noise)
+
+
+def draw_clumps(num_points: int, dim: int, clumps: int, noise: float) -> np.ndarray:
+    """Draw (points, dim) float32 around standard normal centres, with the given standard deviation."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(clumps, dim, generator=generator)
+    members = torch.randint(clumps, (num_points,), generator=generator)
+    points = torch.randn(num_points, dim, generator=generator).mul_(noise)
+    for part, labels in zip(points.split(2**16), members.split(2**16), strict=True):
+        part += centres[labels]
+    return points.numpy()
+
+
 def print_rows(features: np.ndarray, clusters: int, runs: dict[str, list[Fit]]) -> None:
     """Print medians over the repeats; how soon ours reaches an inertia is measured repeat against repeat."""
     for name, fits in runs.items():
@@ -350,8 +402,8 @@ def read_waveforms(options: argparse.Namespace, shortest: int) -> Iterator[Tenso
             yield waveform
 
 
-def in_memory(folder: Path, num_points: int) -> np.ndarray:
-    """Read the first features of a folder."""
+def in_memory(folder: Path, num_points: int | None) -> np.ndarray:
+    """Read the first features of a folder; all for None."""
     return torch.cat([block.clone() for block in ShardPoints(folder).blocks()])[:num_points].float().numpy()
 
 
@@ -363,6 +415,7 @@ def main() -> None:
     for name, run in (
         ("features", make_features),
         ("speed", speed),
+        ("grid", grid),
         ("disk", disk),
         ("label", label),
         ("short", short),
@@ -371,9 +424,13 @@ def main() -> None:
         stage.set_defaults(run=run)
         if run is short:
             stage.add_argument("--out", type=Path)
+        elif run is grid:
+            stage.add_argument("--features", type=Path, nargs="+", default=[])
+            stage.add_argument("--dims", type=int, nargs="+", default=[39, 128, 256, 768, 1024])
+            stage.add_argument("--noise", type=float, default=1.0)
         elif run is not label:
             stage.add_argument("out" if run is make_features else "features", type=Path)
-        stage.add_argument("--points", type=int, default=50_000 if run is short else 1_000_000)
+        stage.add_argument("--points", type=int, default=50_000 if run in (short, grid) else 1_000_000)
         stage.add_argument("--manifest", type=Path, nargs="+", default=[])
         stage.add_argument("--model", type=Path)
         stage.add_argument("--clusters", type=int, nargs="+", default=[100])

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from speechssl.units.assignment import Nearest, Precision
 from speechssl.units.lloyd import Algorithm, FitFile, LloydConfig, Problem, Step, first_size, run_lloyd
 from speechssl.units.points import Batches, Points, as_points, check_finite
 from speechssl.units.projection import lifted, principal_directions
-from speechssl.units.seeding import Seeding, Standard, choose_seeds, draw_sample, measure_standard
+from speechssl.units.seeding import Seeding, Standard, choose_seeding, choose_seeds, draw_sample, measure_standard
 
 __all__ = ["VERSION", "KMeans", "Provenance"]
 
@@ -56,7 +56,7 @@ class KMeans:
     """
 
     n_clusters: int = 8
-    init: Seeding = "k-means++"
+    init: Seeding | Literal["auto"] = "auto"  # method of the seeds; "auto" chooses by the number of clusters
     algorithm: Algorithm = "nested"
     max_iter: int = 100
     tol: float = 1e-4  # stop when an iteration over all points gains less than this share of the inertia
@@ -74,6 +74,7 @@ class KMeans:
     inertia_: float = field(init=False, repr=False)  # sum of squared distances to the nearest centroid
     num_points_: int = field(init=False, repr=False)
     n_iter_: int = field(init=False, repr=False)
+    seeding_: Seeding = field(init=False, repr=False)  # method of the seeds, as chosen by `init="auto"`
     provenance_: Provenance = field(init=False, repr=False)
 
     def fit(
@@ -101,6 +102,7 @@ class KMeans:
             LabelError: fewer distinct points than clusters, or features that are not finite.
         """
         points = as_points(features)
+        self.seeding_ = choose_seeding(self.n_clusters) if self.init == "auto" else self.init
         ranks = ranks or Ranks(rank=0, world_size=1, device=torch.device("cpu"))
         problem, standard = self._problem(points, ranks)
         file = FitFile.of(unfinished, self.get_params(), problem.num_points, problem.sample) if unfinished else None
@@ -200,7 +202,7 @@ class KMeans:
 
     def save(self, path: Path | str) -> None:
         """Write centroids, parameters and provenance to a safetensors file, atomically."""
-        found = {name: getattr(self, f"{name}_") for name in ("inertia", "num_points", "n_iter")}
+        found = {name: getattr(self, f"{name}_") for name in ("inertia", "num_points", "n_iter", "seeding")}
         about = {"version": VERSION, "parameters": self.get_params(), "found": found}
         about["provenance"] = dataclasses.asdict(self.provenance_)
         tensors = {name: getattr(self, f"{name}_").cpu().contiguous() for name in _TENSORS}
@@ -225,8 +227,9 @@ class KMeans:
                 kmeans = cls(**about["parameters"])
                 for name in _TENSORS:
                     setattr(kmeans, f"{name}_", file.get_tensor(name))
-                for name in ("inertia", "num_points", "n_iter"):
-                    setattr(kmeans, f"{name}_", about["found"][name])
+                found = {"seeding": kmeans.init} | about["found"]  # earlier versions did not choose the method
+                for name in ("inertia", "num_points", "n_iter", "seeding"):
+                    setattr(kmeans, f"{name}_", found[name])
                 kmeans.provenance_ = Provenance(**about["provenance"])
                 return kmeans
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -295,9 +298,9 @@ class KMeans:
         """
         size = first_size(problem, self.n_clusters, self._lloyd())
         generator = seeded_generator(self.seed, "kmeans seeding")
-        chosen = choose_seeds(problem.sample[:size], self.n_clusters, self.init, generator)
+        chosen = choose_seeds(problem.sample[:size], self.n_clusters, self.seeding_, generator)
         if len(wide[chosen.to(wide.device)].unique(dim=0)) < self.n_clusters:
-            chosen = choose_seeds(wide[:size], self.n_clusters, self.init, generator)
+            chosen = choose_seeds(wide[:size], self.n_clusters, self.seeding_, generator)
         seeds = problem.sample[chosen.to(problem.sample.device)]
         return Step(iteration=0, size=size, centroids=seeds, inertia=0.0, gain=0.0)
 
@@ -312,7 +315,7 @@ class KMeans:
         once.fit(features)
         self._set(once.cluster_centers_, Standard.none(once.cluster_centers_.shape[1]), inertia=0.0, num_points=0)
         self.counts_ = torch.zeros(self.n_clusters, dtype=torch.float64)
-        self.n_iter_, self.provenance_ = 0, Provenance()
+        self.n_iter_, self.seeding_, self.provenance_ = 0, once.seeding_, Provenance()
 
     def _set(self, centroids: Tensor, standard: Standard, *, inertia: float, num_points: int) -> None:
         self.cluster_centers_, self.mean_, self.scale_ = centroids.cpu(), standard.mean.cpu(), standard.scale.cpu()

@@ -17,7 +17,7 @@ __all__ = ["lifted", "principal_directions"]
 _VARIANCE = 0.9  # share of the variance that the directions keep
 _LARGEST_SHARE = 0.25  # maximum number of directions as a share of the dimensions; with more, a projection does not pay
 _MULTIPLE = 16  # the number of directions is rounded up to a multiple, for fast matrix products
-_POINTS = 16_384  # number of points for the covariance
+_POINTS = 4096  # number of points for the covariance
 
 
 def principal_directions(sample: Tensor, ranks: Ranks) -> Tensor | None:

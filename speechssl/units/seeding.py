@@ -1,4 +1,4 @@
-"""Initial centroids by k-means++ or k-means||, the random sample of points, and its standardisation."""
+"""Initial centroids by k-means++, at once or in batches, or k-means||, the random sample of points, its standardisation."""
 
 import math
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from speechssl.units.points import Points, check_finite
 __all__ = [
     "Seeding",
     "Standard",
+    "batched_plus_plus",
+    "choose_seeding",
     "choose_seeds",
     "draw_sample",
     "kmeans_parallel",
@@ -23,11 +25,28 @@ __all__ = [
     "measure_standard",
 ]
 
-Seeding = Literal["k-means++", "k-means||"]
+Seeding = Literal["k-means++", "k-means||", "batched"]
 
+_FEW = 32  # number of clusters below which k-means++ costs too little to be done in batches
+_SEEDED = 8  # minimum number of points per cluster for k-means++ in batches; Lloyd iterations take more
+_DIMS = 8  # number of dimensions for which it takes one more point per cluster, as iterations over wide points are slow
+_MOST = 16_384  # maximum number of points that it takes for their width
+_LEAST = 4096  # minimum number of points that it takes
+_WIDTH = 64  # number of dimensions in which it measures distances
+_TURN = 4096  # number of points by which it finds the directions of most variance
+_BATCH = 8  # maximum number of seeds per batch
+_SHARE = 8  # seeds before a batch, and seeds after it, for each seed of it, so that the last ones find what is left
 _ROUNDS = 5  # rounds of k-means||; its authors find no gain in more
 _COPIED = 2**24  # maximum number of elements, 64 MiB, for which k-means++ keeps a transposed copy
 _OVERSAMPLING = 2.0  # candidates per round of k-means||, as a multiple of the clusters
+
+
+def choose_seeding(clusters: int) -> Seeding:
+    """Choose the method that costs least for a number of clusters, at the same inertia after Lloyd iterations.
+
+    k-means++ in batches bounds the points and dimensions that it looks at by itself.
+    """
+    return "k-means++" if clusters < _FEW else "batched"
 
 
 def choose_seeds(points: Tensor, clusters: int, seeding: Seeding, generator: torch.Generator) -> Tensor:
@@ -50,6 +69,8 @@ def choose_seeds(points: Tensor, clusters: int, seeding: Seeding, generator: tor
             return kmeans_plus_plus(points, clusters, generator)
         case "k-means||":
             return kmeans_parallel(points, clusters, generator)
+        case "batched":
+            return batched_plus_plus(points, clusters, generator)
 
 
 def kmeans_plus_plus(
@@ -93,6 +114,65 @@ def kmeans_plus_plus(
     if len(points[chosen].unique(dim=0)) == clusters:
         return chosen.cpu()
     return _among_distinct(points, clusters, generator, weights)
+
+
+def batched_plus_plus(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
+    """Choose rows by k-means++ in batches: several seeds at once, among few points, in few dimensions.
+
+    The candidates of a batch are drawn by the distances to the seeds before it, as in a round of k-means||; the best of
+    a few is taken with regard to the seeds of its own batch too. So distances come from products of large matrices.
+
+    Args:
+        points: (points, dim) float32, in random order.
+        clusters: number of rows to choose.
+        generator: random generator on the CPU.
+
+    Returns:
+        (clusters,) int64 rows on the CPU, in the order of choice.
+
+    Raises:
+        LabelError: fewer distinct points than clusters.
+    """
+    candidates = 2 + int(math.log(clusters))
+    draws = torch.rand(clusters, candidates, generator=generator, dtype=torch.float64).to(points.device)
+    affordable = min(_MOST, points.shape[1] // _DIMS * clusters)
+    narrow = _narrowed(points[: max(_SEEDED * clusters, _LEAST, affordable)], generator)
+    norms, columns = narrow.square().sum(1), narrow.T.contiguous()
+    chosen = (draws[0, :1] * len(narrow)).long()
+    closest = (narrow - narrow.index_select(0, chosen)).square_().sum(1)
+    products = torch.empty(_BATCH * candidates, len(narrow), device=points.device)
+    while len(chosen) < clusters:
+        size = min(_BATCH, max(1, min(len(chosen), clusters - len(chosen)) // _SHARE))
+        batch = draws[len(chosen) : len(chosen) + size]
+        total = closest.cumsum(0, dtype=torch.float64)
+        picks = torch.searchsorted(total, batch * total[-1], right=True).clamp_(max=len(narrow) - 1)
+        rows = picks.flatten()
+        gains = products[: len(rows)]  # by how much a candidate is nearer to a point than the seeds are
+        torch.addmm(closest - norms, narrow.index_select(0, rows), columns, alpha=2, out=gains)
+        gains -= norms.index_select(0, rows)[:, None]
+        before = closest.clone()
+        for gain, pick in zip(gains.view(*batch.shape, -1), picks, strict=True):
+            best = gain.sub_(before - closest).relu_().sum(1).argmax(0, keepdim=True)
+            nearer, seed = gain.index_select(0, best), pick.index_select(0, best)
+            closest = closest.sub_(nearer[0]).clamp_(min=0).index_fill_(0, seed, 0.0)
+            chosen = torch.cat([chosen, seed])
+    if len(points[chosen].unique(dim=0)) == clusters:
+        return chosen.cpu()
+    return kmeans_plus_plus(points, clusters, generator)
+
+
+def _narrowed(points: Tensor, generator: torch.Generator) -> Tensor:
+    """Return (points, width) float32 of (points, dim), relative to their mean, along random directions of most variance.
+
+    The directions are random ones, turned by one step of subspace iteration (Halko et al. 2011, section 4.5). Points
+    that vary alike along all dimensions keep their distances up to a factor, those that vary along few keep them.
+    """
+    points = points - points.mean(0)
+    if points.shape[1] <= _WIDTH:
+        return points
+    directions = torch.randn(points.shape[1], _WIDTH, generator=generator).to(points.device)
+    some = points[:_TURN]
+    return points @ torch.linalg.qr(some.T @ (some @ directions))[0]
 
 
 def kmeans_parallel(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:

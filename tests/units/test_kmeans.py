@@ -36,7 +36,7 @@ def fitted() -> KMeans:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("init", ["k-means++", "k-means||"])
+@pytest.mark.parametrize("init", ["k-means++", "k-means||", "batched"])
 @pytest.mark.parametrize("seed", range(3))
 def test_well_separated_blobs_are_recovered(seed, init, algorithm):
     points = blobs(8, spread=0.05, seed=seed)
@@ -178,7 +178,7 @@ def test_constant_dimension_survives_standardisation():
     assert torch.isfinite(KMeans(n_clusters=3, standardise=True).fit(points).cluster_centers_).all()
 
 
-@pytest.mark.parametrize("init", ["k-means++", "k-means||"])
+@pytest.mark.parametrize("init", ["k-means++", "k-means||", "batched"])
 @pytest.mark.parametrize(
     ("points", "message"),
     [

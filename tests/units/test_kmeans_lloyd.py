@@ -135,7 +135,7 @@ def test_full_iterations_are_lloyds(seed):
         assert after.inertia * 80 == pytest.approx(oracle_inertia(points.tolist(), before.centroids.tolist()), rel=1e-4)
 
 
-@pytest.mark.parametrize("init", ["k-means++", "k-means||"])
+@pytest.mark.parametrize("init", ["k-means++", "k-means||", "batched"])
 def test_seeds_are_different_points_that_spread(init):
     points = drawn(0, 20, 1, 3).mul(100).add(drawn(1, 20, 50, 3)).flatten(0, 1)  # 20 groups, far apart
     chosen = choose_seeds(points, 20, init, torch.Generator().manual_seed(0))
@@ -162,7 +162,7 @@ def test_seeds_are_drawn_by_weight_too():
     assert sorted(chosen.tolist()) == [3, 8, 11]
 
 
-@pytest.mark.parametrize("init", ["k-means++", "k-means||"])
+@pytest.mark.parametrize("init", ["k-means++", "k-means||", "batched"])
 def test_equal_points_are_taken_once(init):
     values = drawn(0, 6, 4)
     points = values.repeat(50, 1)
