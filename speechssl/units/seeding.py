@@ -1,4 +1,4 @@
-"""Initial centroids by k-means++, at once or in batches, or k-means||, the random sample of points, its standardisation."""
+"""Initial centroids by k-means++ or k-means||, the random sample of points, and its standardisation."""
 
 import math
 from dataclasses import dataclass
@@ -162,7 +162,7 @@ def batched_plus_plus(points: Tensor, clusters: int, generator: torch.Generator)
 
 
 def _narrowed(points: Tensor, generator: torch.Generator) -> Tensor:
-    """Return (points, width) float32 of (points, dim), relative to their mean, along random directions of most variance.
+    """Return (points, width) float32 of (points, dim), from their mean, along random directions of much variance.
 
     The directions are random ones, turned by one step of subspace iteration (Halko et al. 2011, section 4.5). Points
     that vary alike along all dimensions keep their distances up to a factor, those that vary along few keep them.
