@@ -28,11 +28,11 @@ __all__ = [
 Seeding = Literal["k-means++", "k-means||", "batched"]
 
 _FEW = 32  # number of clusters below which k-means++ costs too little to be done in batches
-_SEEDED = 8  # minimum number of points per cluster for k-means++ in batches; Lloyd iterations take more
-_DIMS = 8  # number of dimensions for which it takes one more point per cluster, as iterations over wide points are slow
-_MOST = 16_384  # maximum number of points that it takes for their width
+_SEEDED = 32  # number of points per cluster for k-means++ in batches
+_FEWER = 8  # minimum number of points per cluster, where _SEEDED would make more than _MOST points
+_MOST = 16_384  # number of points from which on there are fewer per cluster
 _LEAST = 4096  # minimum number of points that it takes
-_WIDTH = 64  # number of dimensions in which it measures distances
+_WIDTH = 128  # number of dimensions in which it measures distances
 _TURN = 4096  # number of points by which it finds the directions of most variance
 _BATCH = 8  # maximum number of seeds per batch
 _SHARE = 8  # seeds before a batch, and seeds after it, for each seed of it, so that the last ones find what is left
@@ -135,8 +135,8 @@ def batched_plus_plus(points: Tensor, clusters: int, generator: torch.Generator)
     """
     candidates = 2 + int(math.log(clusters))
     draws = torch.rand(clusters, candidates, generator=generator, dtype=torch.float64).to(points.device)
-    affordable = min(_MOST, points.shape[1] // _DIMS * clusters)
-    narrow = _narrowed(points[: max(_SEEDED * clusters, _LEAST, affordable)], generator)
+    num_points = max(_FEWER * clusters, _LEAST, min(_MOST, _SEEDED * clusters))
+    narrow = _narrowed(points[:num_points], generator)
     norms, columns = narrow.square().sum(1), narrow.T.contiguous()
     chosen = (draws[0, :1] * len(narrow)).long()
     closest = (narrow - narrow.index_select(0, chosen)).square_().sum(1)
