@@ -57,6 +57,7 @@ def sorted_sums(points: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor, 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 _CPU_TILE = 2**20  # number of distances held at once, 4 MiB, which fits into the cache
+_ROUGH_DIMS = 96  # number of dimensions from which on the conversion to bfloat16 takes less time than it saves
 _TILE = 2**27  # the same on other devices, 512 MiB
 _FAR = (
     4.0  # distance of the centroids' mean from zero, in their standard deviations; two bits of float32 are lost there
@@ -71,12 +72,18 @@ class Nearest:
         precision: number type of the factors of the matrix product, which accumulates in float32. `tf32` is float32 on
             devices without it.
         allow_fused: use the kernel of `speechssl.units.fused` if available; otherwise distances are written to memory.
+        rough: let a CPU round the factors of float32 products to bfloat16, if it has instructions for that.
     """
 
-    def __init__(self, centroids: Tensor, precision: Precision = "float32", *, allow_fused: bool = True) -> None:
+    def __init__(
+        self, centroids: Tensor, precision: Precision = "float32", *, allow_fused: bool = True, rough: bool = False
+    ) -> None:
         self.precision: Precision = precision
         self.allow_fused = allow_fused
         self.device = centroids.device
+        self.rough = (
+            rough and precision == "float32" and self.device.type == "cpu" and centroids.shape[1] >= _ROUGH_DIMS
+        )
         mean = centroids.mean(0)
         distance = float(mean.square().sum())
         spread = float(_squared_lengths(centroids).mean()) - distance
@@ -86,6 +93,7 @@ class Nearest:
         self.norms = self.shifted.float().square().sum(1)  # no square root, whose rounding would break ties
         elements = _CPU_TILE if self.device.type == "cpu" else _TILE
         self.tile = max(256, elements // len(centroids))
+        self.doubled = -2 * self.shifted if self.rough else self.shifted
         self._products = torch.empty(0, device=self.device)
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,6 +142,10 @@ class Nearest:
         if factor.dtype == torch.bfloat16:
             products = torch.mm(factor, self.shifted.T, out_dtype=torch.float32)
             return torch.add(self.norms, products, alpha=-2, out=out)
+        if self.rough:
+            with _bfloat16_products():
+                products = torch.mm(factor, self.doubled.T, out=out)  # addmm would not be rounded
+            return products.add_(self.norms)
         with _tf32(self.precision == "tf32" and self.device.type == "cuda"):
             return torch.addmm(self.norms, factor, self.shifted.T, alpha=-2, out=out)
 
@@ -230,3 +242,15 @@ def _tf32(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextmanager
+def _bfloat16_products() -> Iterator[None]:
+    """Let the CPU round the factors of float32 products to bfloat16 while the block runs, if that is faster on it."""
+    settings = torch.backends.mkldnn.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before

@@ -6,7 +6,8 @@ only the last ones use all points. Nested samples are from Newling and Fleuret (
 one for all clusters together.
 
 Until the last iteration, centroids overshoot the means of their points: they move 1.5 times as far. The sum of squares
-is a parabola with its minimum at the mean, so that any step shorter than twice the distance lowers the inertia.
+is a parabola with its minimum at the mean, so that any step shorter than twice the distance lowers the inertia. They
+also repeat a share of their last movement (Polyak 1964), the more the slower the gain of an iteration falls.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from speechssl.units.points import Points, TensorPoints, block_rows, check_finit
 
 __all__ = ["Algorithm", "FitFile", "LloydConfig", "Problem", "Shortcut", "Step", "first_size", "run_lloyd"]
 
+_ROUGH = 20  # number of iterations from which on products are exact, as rounding may keep the gain from falling
 _SLACK = 1e-5  # tolerance relative to the squared lengths; larger than float32's rounding errors
 
 
@@ -105,6 +107,10 @@ class LloydConfig:
     grow: float = 0.5  # grow the sample when an iteration gains less than this times the error of the sample
     growth: int = 3  # factor by which the sample grows
     stride: float = 1.5  # step of an iteration relative to the distance to the means; 1 if lloyd
+    momentum: float = 0.4  # maximum share of the last movement that a centroid repeats; 0 if lloyd
+    rough: float = (
+        1e-3  # products may be rounded while iterations gain more than this share of the inertia; not if lloyd
+    )
     precision: Precision = "float32"
 
 
@@ -117,6 +123,7 @@ class Step:
     centroids: Tensor  # (clusters, dim) float32, after the iteration
     inertia: float  # mean squared distance before the iteration
     gain: float  # lower bound of the decrease of the mean squared distance
+    movement: Tensor | None = None  # (clusters, dim) float32, by how much the iteration moved the centroids; None for 0
     is_last: bool = False
 
 
@@ -147,25 +154,31 @@ class Problem:
             self, points=TensorPoints(sample), num_points=len(sample), sample=sample, directions=None
         )
 
-    def add_up(self, size: int, centroids: Tensor, precision: Precision) -> ClusterSums:
+    def add_up(self, size: int, centroids: Tensor, precision: Precision, *, rough: bool = False) -> ClusterSums:
         """Assign `size` points to the nearest centroids and sum them by cluster over all ranks.
+
+        Args:
+            size: number of points.
+            centroids: (clusters, dim) float32.
+            precision: number type of the factors of the products.
+            rough: whether a CPU may round the factors to bfloat16, where that is faster.
 
         Raises:
             LabelError: some of this rank's points are not finite.
         """
-        own = sum_clusters(self.blocks(size), self._nearest(centroids, precision))
+        own = sum_clusters(self.blocks(size), self._nearest(centroids, precision, rough))
         if size > len(self.sample) and not bool(own.inertia.isfinite()):  # on a GPU, blocks are not checked before
             for block in self.points.blocks():
                 check_finite(block)
         total = self.ranks.sum
         return ClusterSums(sums=total(own.sums), counts=total(own.counts), inertia=total(own.inertia))
 
-    def _nearest(self, centroids: Tensor, precision: Precision) -> Nearest:
+    def _nearest(self, centroids: Tensor, precision: Precision, rough: bool) -> Nearest:
         """Choose the method: the shortcut is faster on a CPU, with at least as many centroids as dimensions."""
         pays = centroids.device.type == "cpu" and precision == "float32" and len(centroids) >= centroids.shape[1]
         if self.directions is not None and pays:
             return Shortcut(centroids, self.directions)
-        return Nearest(centroids, precision)
+        return Nearest(centroids, precision, rough=rough)
 
     def _checked(self, block: Tensor) -> Tensor:
         check_finite(block)
@@ -199,24 +212,38 @@ def first_size(problem: Problem, clusters: int, config: LloydConfig) -> int:
 
 
 def _iterate(problem: Problem, step: Step, config: LloydConfig) -> Step:
-    sums = problem.add_up(step.size, step.centroids, config.precision)
+    is_nested = config.algorithm == "nested"
+    rough = is_nested and step.iteration < _ROUGH and step.gain >= max(config.rough, 10 * config.tol) * step.inertia
+    sums = problem.add_up(step.size, step.centroids, config.precision, rough=rough)
     moved = sums.means(otherwise=step.centroids)
     gain = float((sums.counts * (moved - step.centroids).double().square().sum(1)).sum()) / step.size
     inertia = float(sums.inertia) / step.size
     empty = (sums.counts == 0).nonzero()[:, 0]
     if len(empty):
         moved = refill(problem.sample[: step.size], moved, empty)
-    size, is_last = step.size, False
+    size, is_last, movement = step.size, False, None
     if not len(empty):
         if size < problem.num_points:
             noise = inertia * len(moved) / size
             if gain < config.grow * noise:
                 size = _grown(problem, size, config.growth)
         else:
-            is_last = gain <= config.tol * inertia
-    if config.algorithm == "nested" and not len(empty) and not is_last:
+            is_last = gain <= config.tol * inertia and not rough
+    if is_nested and not len(empty) and not is_last:
         moved = torch.lerp(step.centroids, moved, config.stride)
-    return Step(iteration=step.iteration + 1, size=size, centroids=moved, inertia=inertia, gain=gain, is_last=is_last)
+        if step.movement is not None:
+            share = min(config.momentum, 2 * config.momentum * gain / max(step.gain, 1e-30))
+            moved = moved.add_(step.movement, alpha=share)
+        movement = moved - step.centroids
+    return Step(
+        iteration=step.iteration + 1,
+        size=size,
+        centroids=moved,
+        inertia=inertia,
+        gain=gain,
+        movement=movement,
+        is_last=is_last,
+    )
 
 
 def _grown(problem: Problem, size: int, growth: int) -> int:
@@ -246,6 +273,7 @@ def refill(sample: Tensor, centroids: Tensor, empty: Tensor) -> Tensor:
     return centroids
 
 
+_TENSORS = ("centroids", "movement")
 _HASHED = 1000  # number of rows of the sample that are hashed, to identify the points
 
 
@@ -265,9 +293,16 @@ class FitFile:
 
     def save(self, step: Step) -> None:
         """Write a step, atomically."""
-        about = {name: value for name, value in vars(step).items() if name != "centroids"} | {"identity": self.identity}
+        about = {name: value for name, value in vars(step).items() if name not in _TENSORS} | {
+            "identity": self.identity
+        }
+        tensors = {name: getattr(step, name) for name in _TENSORS if getattr(step, name) is not None}
         with atomic(self.path) as temporary:
-            save_file({"centroids": step.centroids.cpu().contiguous()}, temporary, {"speechssl": json.dumps(about)})
+            save_file(
+                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+                temporary,
+                {"speechssl": json.dumps(about)},
+            )
 
     def load(self, sample: Tensor) -> Step | None:
         """Return the step on the device of `sample`, or None if there is no file.
@@ -281,7 +316,8 @@ class FitFile:
             with safe_open(self.path, framework="pt") as file:
                 about = json.loads(file.metadata()["speechssl"])
                 identity = about.pop("identity")
-                step = Step(centroids=file.get_tensor("centroids").to(sample.device), **about)
+                tensors = {name: file.get_tensor(name).to(sample.device) for name in file.keys()}  # noqa: SIM118
+                step = Step(**tensors, **about)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise LabelError(f"{self.path}: cannot read the unfinished k-means ({error}); remove the file") from error
         differ = [name for name in self.identity if identity.get(name) != self.identity[name]]

@@ -32,7 +32,11 @@ def principal_directions(sample: Tensor, ranks: Ranks) -> Tensor | None:
     """
     some = sample[:_POINTS]
     centred = some - some.mean(0)
-    variances, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
+    covariance = centred.T @ centred
+    most = int(_LARGEST_SHARE * sample.shape[1]) // _MULTIPLE * _MULTIPLE
+    if most**0.5 * float(covariance.norm()) < _VARIANCE * float(covariance.trace()):
+        return None  # by the inequality of Cauchy and Schwarz, `most` directions hold too little; eigh takes longer
+    variances, directions = torch.linalg.eigh(covariance)  # ascending
     kept = variances.clamp(min=0).flip(0).cumsum(0) / variances.clamp(min=0).sum()
     needed = int((kept < _VARIANCE).sum()) + 1
     count = -(-needed // _MULTIPLE) * _MULTIPLE

@@ -28,8 +28,9 @@ __all__ = [
 Seeding = Literal["k-means++", "k-means||", "batched"]
 
 _FEW = 32  # number of clusters below which k-means++ costs too little to be done in batches
-_SEEDED = 32  # number of points per cluster for k-means++ in batches
-_FEWER = 8  # minimum number of points per cluster, where _SEEDED would make more than _MOST points
+_SEEDED = 8  # minimum number of points per cluster for k-means++ in batches; Lloyd iterations take more
+_DIMS = 8  # number of dimensions for which it takes one more point per cluster, as iterations over wide points are slow
+_ENOUGH = 32  # maximum number of points per cluster
 _MOST = 16_384  # number of points from which on there are fewer per cluster
 _LEAST = 4096  # minimum number of points that it takes
 _WIDTH = 128  # number of dimensions in which it measures distances
@@ -135,7 +136,8 @@ def batched_plus_plus(points: Tensor, clusters: int, generator: torch.Generator)
     """
     candidates = 2 + int(math.log(clusters))
     draws = torch.rand(clusters, candidates, generator=generator, dtype=torch.float64).to(points.device)
-    num_points = max(_FEWER * clusters, _LEAST, min(_MOST, _SEEDED * clusters))
+    affordable = min(_MOST, min(_ENOUGH, points.shape[1] // _DIMS) * clusters)
+    num_points = max(_SEEDED * clusters, _LEAST, affordable)
     narrow = _narrowed(points[:num_points], generator)
     norms, columns = narrow.square().sum(1), narrow.T.contiguous()
     chosen = (draws[0, :1] * len(narrow)).long()
@@ -167,12 +169,13 @@ def _narrowed(points: Tensor, generator: torch.Generator) -> Tensor:
     The directions are random ones, turned by one step of subspace iteration (Halko et al. 2011, section 4.5). Points
     that vary alike along all dimensions keep their distances up to a factor, those that vary along few keep them.
     """
-    points = points - points.mean(0)
+    mean = points.mean(0)
     if points.shape[1] <= _WIDTH:
-        return points
+        return points - mean
     directions = torch.randn(points.shape[1], _WIDTH, generator=generator).to(points.device)
-    some = points[:_TURN]
-    return points @ torch.linalg.qr(some.T @ (some @ directions))[0]
+    some = points[:_TURN] - mean
+    directions = torch.linalg.qr(some.T @ (some @ directions))[0]
+    return torch.addmm(mean @ directions, points, directions, beta=-1)
 
 
 def kmeans_parallel(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:

@@ -7,14 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from speechssl.errors import LabelError
 from speechssl.parallel import Ranks
 from speechssl.units import seeding
-from speechssl.units.assignment import Nearest, cluster_sums, sum_clusters
+from speechssl.units.assignment import ClusterSums, Nearest, cluster_sums, sum_clusters
 from speechssl.units.kmeans import KMeans
-from speechssl.units.lloyd import Problem, Shortcut, refill
+from speechssl.units.lloyd import LloydConfig, Problem, Shortcut, Step, refill, run_lloyd
 from speechssl.units.points import TensorPoints
 from speechssl.units.seeding import choose_seeds, kmeans_plus_plus
 from tests.oracles.kmeans import oracle_inertia, oracle_lloyd, oracle_nearest
@@ -117,6 +119,70 @@ def test_a_fit_takes_the_shortcut_and_ends_where_it_would_without(monkeypatch):
     plain = KMeans(n_clusters=150).fit(points)
     torch.testing.assert_close(short.cluster_centers_, plain.cluster_centers_, rtol=1e-4, atol=1e-3)
     assert short.inertia_ == pytest.approx(plain.inertia_, rel=1e-4)
+
+
+def alone(points: Tensor) -> Problem:
+    ranks = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
+    return Problem(
+        points=TensorPoints(points), num_points=len(points), sample=points, scaled=lambda block: block, ranks=ranks
+    )
+
+
+def test_momentum_reaches_sooner_what_iterations_without_it_end_at():
+    without, sooner = 0, 0
+    for seed in range(4):
+        points, traces = drawn(seed, 3000, 8), {}
+        start = Step(iteration=0, size=3000, centroids=points[:30], inertia=0.0, gain=0.0)
+        for momentum in (0.0, LloydConfig().momentum):
+            inertias: list[float] = []
+            config = LloydConfig(momentum=momentum)
+            run_lloyd(alone(points), start, config, lambda step, kept=inertias: kept.append(step.inertia))
+            traces[momentum] = inertias
+        slow, fast = traces.values()
+        without += len(slow)
+        sooner += sum(inertia > slow[-1] for inertia in fast)
+    assert sooner < 0.8 * without
+
+
+def test_rough_products_err_by_no_more_than_rounded_factors_and_only_for_wide_points():
+    points, centroids = drawn(0, 300, 128), drawn(1, 40, 128)
+    exact = Nearest(centroids).partial(points).clone()
+    error = (Nearest(centroids, rough=True).partial(points) - exact).abs()
+    assert (error <= 2 * 2**-7 * (points.abs() @ centroids.abs().T)).all()
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
+    narrow = points[:, :39].contiguous(), centroids[:, :39].contiguous()
+    assert torch.equal(Nearest(narrow[1], rough=True).partial(narrow[0]), Nearest(narrow[1]).partial(narrow[0]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_rough"),
+    [({}, True), ({"algorithm": "lloyd"}, False), ({"tol": 0.5}, False)],
+    ids=["nested", "lloyd", "ends early"],
+)
+def test_the_first_iterations_may_round_products_and_the_last_never_does(monkeypatch, changes, is_rough):
+    asked: list[bool] = []
+    add_up = Problem.add_up
+    monkeypatch.setattr(
+        Problem, "add_up", lambda *given, rough=False: (asked.append(rough), add_up(*given, rough=rough))[1]
+    )
+    KMeans(n_clusters=10, **changes).fit(drawn(0, 3000, 100))
+    assert asked[-2:] == [False, False]  # the last iteration, and the inertia
+    assert asked[1] == is_rough
+    assert is_rough or not any(asked[1:])
+
+
+def test_products_are_exact_in_the_end_though_no_iteration_gains_little(monkeypatch):
+    asked: list[bool] = []
+    add_up = Problem.add_up
+
+    def of_other_points(_: Problem, *given: object, rough: bool) -> ClusterSums:
+        asked.append(rough)
+        return add_up(alone(drawn(len(asked), 50, 2)), *given)
+
+    monkeypatch.setattr(Problem, "add_up", of_other_points)
+    start = Step(iteration=0, size=50, centroids=drawn(0, 3, 2), inertia=0.0, gain=0.0)
+    run_lloyd(alone(drawn(0, 50, 2)), start, LloydConfig(max_iter=30), lambda _: None)
+    assert asked == [True] * 20 + [False] * 10
 
 
 def resident_kib(name: str) -> int:
@@ -253,6 +319,18 @@ def test_an_interrupted_fit_ends_as_if_it_had_not_been(tmp_path, algorithm, dim,
     assert resumed[0].iteration == after + 1
     assert (kmeans.fingerprint, kmeans.n_iter_) == (whole, len(steps))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unfinished_fit_of_a_version_without_momentum_goes_on(tmp_path):
+    path = tmp_path / "fit.safetensors"
+    with pytest.raises(InterruptionError):
+        KMeans(n_clusters=4).fit(drawn(0, 300, 3), unfinished=path, report=raise_interrupted)
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    save_file({"centroids": load_file(path)["centroids"]}, path, about)
+    resumed: list[Step] = []
+    KMeans(n_clusters=4).fit(drawn(0, 300, 3), unfinished=path, report=resumed.append)
+    assert resumed[0].iteration == 2
 
 
 @pytest.mark.parametrize(
