@@ -247,7 +247,7 @@ def _tf32(wanted: bool) -> Iterator[None]:
 @contextmanager
 def _bfloat16_products() -> Iterator[None]:
     """Let the CPU round the factors of float32 products to bfloat16 while the block runs, if that is faster on it."""
-    settings = torch.backends.mkldnn.matmul
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # missing in the stubs
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
     try:
