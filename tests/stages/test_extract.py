@@ -627,7 +627,7 @@ def test_features_are_computed_in_the_precision_that_is_asked_for(asked, chosen,
     for name, options in (("exact", []), ("rounded", asked)):
         folder = tmp_path / name
         assert main(["extract", str(pretrained), str(corpus), "-o", str(folder), *options]) == 0
-        found[name] = dict(FeatureFolder(folder).read(layer=1))
+        found[name] = dict(FeatureFolder(folder).read(layer=2))
     assert f"precision: {chosen}" in capsys.readouterr().err
     differences = [abs(found["exact"][key] - frames).max() for key, frames in found["rounded"].items()]
     assert 0 < max(differences) < 1
