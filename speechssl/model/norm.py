@@ -101,7 +101,8 @@ class TimeNorm(nn.Module):
         windows = functional.pad(windows, (0, 1), value=1.0)  # (batch, steps, kernel + 1), last column for the bias
         with torch.autocast(waveforms.device.type, enabled=False):
             kernels = self._fold(windows, is_counted, conv.weight[:, 0].T, conv.bias)
-        if fast.applies(waveforms) and not torch.is_grad_enabled() and has_onednn():
+        is_float32 = waveforms.dtype == conv.weight.dtype == torch.float32
+        if fast.applies(waveforms) and is_float32 and not torch.is_grad_enabled() and has_onednn():
             padded = functional.pad(waveforms, (0, surplus))
             return lambda rows, steps: _convolve_rows(padded[rows], kernels[rows], steps, stride, gelu=gelu)
         if gelu:

@@ -222,7 +222,7 @@ def _difference(found: Tensor, expected: Tensor, who: str, precision: Precision)
 
     In float32 it is the largest difference, relative to the largest expected output. In int8, where single values
     scatter, it is the norm of the differences, relative to that of the expected output: 0.02 to 0.07 where all products
-    are right, 0.14 and more where one of the first two thirds of them is lost or has a sign or a scale wrong.
+    are right, 0.14 and more in most where one of the first two thirds of them is lost or has its sign wrong.
     """
     difference = float("inf")
     if found.shape == expected.shape:

@@ -169,3 +169,15 @@ def test_extractor_makes_as_many_frames_as_are_counted(time: int, learns: bool) 
     with torch.set_grad_enabled(learns):
         found = extractor(noise(2, time), torch.tensor([time, time]))
     assert found.shape[:2] == (2, int(frame_count(torch.tensor(time), TINY_STACK)))
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_float64_stays_float64_without_gradients(norm: str) -> None:
+    extractor = ConvFeatureExtractor(TINY_STACK, norm, True)
+    randomise(extractor)
+    waveforms, lengths = noise(2, 163), torch.tensor([163, 77])
+    with torch.no_grad():
+        single = extractor(waveforms, lengths)
+        double = extractor.double()(waveforms.double(), lengths)
+    assert double.dtype == torch.float64
+    assert distance(single[0], double[0]) < 1e-5
