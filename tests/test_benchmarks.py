@@ -120,11 +120,63 @@ def test_only_a_ratio_that_fell_in_both_runs_counts(script):
 def test_the_table_of_ratios_says_what_is_met_and_what_fell(script):
     short = script("short")
     key = "base hubert equal: torchaudio"
-    found = {key: 2.5, "small ctc equal: plain modules": 1.5, "small extract equal: plain modules": 1.0}
-    lines = short.ratio_table(found, {key: 3.5}).splitlines()[2:]
-    assert lines[0] == f"| {key} | 2.50 | 2 | met | 3.50 | fallen |"
-    assert lines[1].endswith("| 1.50 | 2.5 | not met |  |  |")
-    assert lines[2].endswith("| 1.00 |  |  |  |  |")
+    found = {key: 2.5, "small ctc equal: plain modules": 1.4, "of no target": 1.0}
+    lines = short.ratio_table(found, short.Committed("arm", {**found, key: 3.5}, {})).splitlines()[2:]
+    assert lines[0] == f"| {key} | 2.50 | 1.3 | met | 3.50 | fallen |"
+    assert lines[1].endswith("| 1.40 | 1.5 | not met | 1.40 |  |")
+    assert lines[2].endswith("| 1.00 |  |  | 1.00 |  |")
+
+
+def test_the_table_names_the_family_and_the_rows_that_were_never_measured_on_it(script, tmp_path):
+    short = script("short")
+    path = tmp_path / "measured.json"
+    families = {"intel-amx": {"ratios": {"a": 2.0}}, "amd-avx512": {"ratios": {"a": 3.0, "b": 1.5, "c": 1.0}}}
+    path.write_text(json.dumps({"families": families}), encoding="utf-8")
+    lines = short.ratio_table({"a": 1.9, "b": 1.2, "new": 1.0}, short.read_committed(path, "intel-amx")).splitlines()
+    assert "| committed, intel-amx |" in lines[0]
+    assert lines[2:5] == [
+        "| a | 1.90 |  |  | 2.00 |  |",
+        "| b | 1.20 |  |  | never (1.50 on amd-avx512) |  |",
+        "| new | 1.00 |  |  | never |  |",
+    ]
+    assert lines[-1].startswith("Never measured on intel-amx, nor now: ") and lines[-1].endswith(", c.")
+
+
+def test_ratios_of_another_family_are_not_compared_with(script, tmp_path):
+    short = script("short")
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps({"families": {"amd-avx512": {"ratios": {"a": 3.0}}}}), encoding="utf-8")
+    assert short.read_committed(path, "arm").ratios == {}
+    assert short.read_committed(tmp_path / "none.json", "arm").ratios == {}
+    assert short.fallen({"a": 1.0}, short.read_committed(path, "amd-avx512").ratios) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "family"),
+    [
+        ("GenuineIntel", "avx2 fma avx512f avx512_bf16 avx512_vnni amx_tile amx_bf16 amx_int8", "intel-amx"),
+        ("GenuineIntel", "avx2 fma avx512f avx512_bf16", "intel-avx512-bf16"),
+        ("GenuineIntel", "avx2 fma avx512f avx512_vnni", "intel-avx512"),
+        ("AuthenticAMD", "avx2 fma avx512f avx512_bf16 avx512_vnni", "amd-avx512-bf16"),
+        ("AuthenticAMD", "avx2 fma", "amd-avx2"),
+        ("HygonGenuine", "avx2 fma", "x86-avx2"),
+    ],
+)
+def test_a_family_is_a_vendor_and_its_instructions(script, vendor, flags, family):
+    cpuinfo = f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: X: 2.0 GHz\nflags\t\t: fpu {flags}\n\n"
+    family_of = script("measuring").family_of
+    assert family_of(cpuinfo + cpuinfo, {"HOME": "/root"}) == family
+    restricted = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "SPEECHSSL_KERNELS": ""}
+    assert family_of(cpuinfo, restricted) == f"{family}, ATEN_CPU_CAPABILITY=avx2, ONEDNN_MAX_CPU_ISA=AVX2"
+
+
+def test_families_of_arm_and_of_machines_without_cpuinfo_have_names_too(script, monkeypatch):
+    family_of = script("measuring").family_of
+    assert family_of("Features\t: fp asimd i8mm bf16\n", {}) == "arm-i8mm"
+    assert family_of("Features\t: fp asimd\n", {}) == "arm"
+    monkeypatch.setattr(script("measuring").platform, "machine", lambda: "arm64")
+    assert family_of("", {}) == "arm64"
+    assert family_of("vendor_id : GenuineIntel\nflags : sse2\n", {}) == "arm64"
 
 
 def test_the_short_form_of_every_file_is_run_and_real_speech_only_where_it_is_given(script, monkeypatch):
@@ -138,25 +190,51 @@ def test_the_short_form_of_every_file_is_run_and_real_speech_only_where_it_is_gi
     monkeypatch.setattr(short.subprocess, "run", run)
     assert short.run_short().ratios == {"pretraining.py": 2.0}
     assert "--manifest" not in commands[0]
-    files = ("pretraining.py", "kmeans.py", "data.py", "asr.py")
+    files = ("pretraining.py", "kmeans.py", "data.py", "asr.py", "precisions.py")
     assert short.run_short([Path("pool.tsv")]).ratios == dict.fromkeys(files, 2.0)
     assert all("pool.tsv" in command for command in commands[1:])
     assert short.run_short([Path("pool.tsv")], only=["asr"]).ratios == {"asr.py": 2.0}
     assert {*short.NAMES} == {Path(file).stem for file in files}
+    commands.clear()
+    short.run_short([Path("pool.tsv")], only=["precisions"], model=Path("run"))
+    assert ["--model" in command for command in commands] == [False, True]
 
 
 def test_committed_ratios_are_the_lower_of_two_runs_and_the_others_stay(script, tmp_path):
     path = tmp_path / "measured.json"
-    path.write_text(json.dumps({"ratios": {"a": 2.0, "b": 3.0}}), encoding="utf-8")
-    script("short").commit_ratios([{"a": 1.5, "c": 1.0}, {"a": 1.6, "c": 0.9}], path, {"commit": "abc"})
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    assert kept["ratios"] == {"a": 1.5, "b": 3.0, "c": 0.9}
-    assert kept["later"] == [{"commit": "abc", "runs": 2, "ratios": ["a", "c"]}]
+    before = {"arm": {"ratios": {"a": 2.0, "b": 3.0}, "measurements": []}}
+    path.write_text(json.dumps({"families": before}), encoding="utf-8")
+    facts = {"commit": "abc", "family": "arm"}
+    script("short").commit_ratios([{"a": 1.5, "c": 1.0}, {"a": 1.6, "c": 0.9}], path, facts)
+    script("short").commit_ratios([{"a": 1.0}], path, {**facts, "family": "amd-avx2"})
+    kept = json.loads(path.read_text(encoding="utf-8"))["families"]
+    assert kept["arm"]["ratios"] == {"a": 1.5, "b": 3.0, "c": 0.9}
+    assert kept["arm"]["measurements"] == [{**facts, "runs": 2, "ratios": ["a", "c"]}]
+    assert kept["amd-avx2"]["ratios"] == {"a": 1.0}
+
+
+def test_reports_of_single_scripts_are_committed_under_their_family(script, tmp_path):
+    measuring, short = script("measuring"), script("short")
+    rows = [make_row(script, "speechssl", [1.0]), make_row(script, "peer", [2.5])]
+    measuring.write_report(tmp_path / "report.json", measuring.about(0), rows)
+    (tmp_path / "measured.json").write_text('{"families": {}}', encoding="utf-8")
+    short.commit_reports([tmp_path / "report.json"], tmp_path / "measured.json")
+    ((family, told),) = json.loads((tmp_path / "measured.json").read_text(encoding="utf-8"))["families"].items()
+    assert family == measuring.about(0)["family"]
+    assert told["ratios"] == {"base hubert equal: peer": 2.5}
+    assert told["measurements"][0].keys() == {*short.FACTS, "runs", "ratios"}
+
+
+def test_every_committed_ratio_has_a_processor_a_commit_and_a_date(script):
+    for told in json.loads(script("short").MEASURED.read_text(encoding="utf-8"))["families"].values():
+        assert told["ratios"].keys() == {key for each in told["measurements"] for key in each["ratios"]}
+        assert all(each["machine"] and each["commit"] and each["date"] for each in told["measurements"])
 
 
 def test_tables_say_what_is_not_installed(script):
     left_out = {"decode lexicon and 4-gram beam 50: torchaudio": "flashlight-text, kenlm"}
-    line = script("short").ratio_table({}, {}, left_out).splitlines()[2]
+    short = script("short")
+    line = short.ratio_table({}, short.Committed("arm", {}, {}), left_out).splitlines()[2]
     assert line == (
         "| decode lexicon and 4-gram beam 50: torchaudio | not installed: flashlight-text, kenlm | 1.0 | |  | |"
     )
@@ -284,7 +362,10 @@ def test_a_process_that_cannot_be_measured_says_why(script):
 @pytest.mark.slow
 def test_no_ratio_fell_below_the_committed_one_in_two_runs(script):
     short = script("short")
-    committed = json.loads(short.MEASURED.read_text(encoding="utf-8"))["ratios"]
+    family = str(script("measuring").about(0)["family"])
+    committed = short.read_committed(short.MEASURED, family).ratios
+    if not committed:
+        pytest.skip(f"nothing was ever measured on {family}; short.py --write commits what is found here")
     speech = Path(os.environ.get("BENCH_MANIFEST", FOLDER.parents[1] / "runs/demo/festvox-ru/pool.tsv"))
     manifests = [speech] if speech.exists() else []  # the file that `make bench` takes
     first = short.run_short(manifests).ratios

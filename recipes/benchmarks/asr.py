@@ -8,7 +8,6 @@ Prints tables and writes one JSON file. See README.md beside it.
 """
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from allocator import set_allocator
-from batches import draw_utterances
+from batches import draw_speech
 from contenders import batches_of, contenders, turn
 from decoders import Heard, build_language, decoders, error_rate, left_out, simulate
 from decoders import turn as decoding_turn
@@ -29,7 +28,7 @@ from sizes import SIZES, Size
 from speechssl.asr.decoding.grammar import Weights
 from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.manifest import read_manifest
-from speechssl.data.utterances import Manifest, Utterance
+from speechssl.data.utterances import Manifest
 from speechssl.hub.saved import SavedModel
 from speechssl.stages.convert import convert
 from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
@@ -72,7 +71,8 @@ def measure_transcribing(size: Size, settings: Settings) -> tuple[list[Row], dic
 
     The peer has the batch size with which it is fastest of those with our texts, and beside it the fastest of all.
     """
-    manifest = _manifest(settings)
+    rows = draw_speech(settings.manifests, settings.seconds, seed=settings.seed)
+    manifest = Manifest(root=Path("/"), utterances=tuple(rows))
     audio_s = sum(row.duration_s for row in manifest.utterances)
     texts: dict[str, dict[str, str]] = {}
 
@@ -208,18 +208,8 @@ def main() -> None:
 def _to_decode(options: argparse.Namespace, settings: Settings) -> tuple[Heard, Sequence[Path]]:
     if options.model is not None:
         return hear(options.model, read_manifest(options.test)), options.texts
-    enough = dataclasses.replace(settings, seconds=max(settings.seconds, DECODE_S))
-    return simulate(_manifest(enough).utterances, seed=settings.seed), options.texts or settings.manifests
-
-
-def _manifest(settings: Settings) -> Manifest:
-    """Draw whole utterances until there is so much audio."""
-    rows: list[Utterance] = []
-    for row in draw_utterances(settings.manifests, is_whole=True, seed=settings.seed):
-        if sum(each.duration_s for each in rows) >= settings.seconds:
-            break
-        rows.append(row)
-    return Manifest(root=Path("/"), utterances=tuple(rows))
+    rows = draw_speech(settings.manifests, max(settings.seconds, DECODE_S), seed=settings.seed)
+    return simulate(rows, seed=settings.seed), options.texts or settings.manifests
 
 
 def _ours(folder: Path, manifest: Manifest) -> dict[str, str]:

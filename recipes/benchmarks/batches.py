@@ -49,6 +49,16 @@ def draw_utterances(manifests: Sequence[Path], *, is_whole: bool, seed: int) -> 
     return chosen
 
 
+def draw_speech(manifests: Sequence[Path], seconds: float, *, seed: int) -> list[Utterance]:
+    """Draw whole utterances, their paths absolute, until there is so much audio."""
+    rows: list[Utterance] = []
+    for row in draw_utterances(manifests, is_whole=True, seed=seed):
+        if sum(each.duration_s for each in rows) >= seconds:
+            break
+        rows.append(row)
+    return rows
+
+
 def sampled_batches(utterances: Sequence[Utterance], seconds: float, *, seed: int) -> Batches:
     """Put together batches as `BatchSampler` does: similar lengths, so many seconds with the padding."""
     config = BatchConfig(seconds=seconds, max_crop_s=LONGEST_S, min_s=SHORTEST_S)

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from allocator import set_allocator
-from batches import draw_utterances
+from batches import draw_speech
 from measuring import Outcome, Row, about, interleave, table, write_report
 from sizes import SIZES, Size
 
@@ -159,16 +159,6 @@ def _compare(folder: Path, rows: Sequence[Utterance], form: str, layer: int) -> 
             raise ValueError(f"{key}: features differ by {worst} from {PEER}'s, expected less than {TOLERANCE}")
 
 
-def _draw(manifests: Sequence[Path], seconds: float, *, seed: int) -> list[Utterance]:
-    """Draw whole utterances until there is so much audio."""
-    rows: list[Utterance] = []
-    for row in draw_utterances(manifests, is_whole=True, seed=seed):
-        if sum(each.duration_s for each in rows) >= seconds:
-            break
-        rows.append(row)
-    return rows
-
-
 def main() -> None:
     """Read the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -185,7 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = SIZES[options.size]()
-    rows = _draw(options.manifest, options.seconds or (120.0 if options.short else 480.0), seed=options.seed)
+    rows = draw_speech(options.manifest, options.seconds or (120.0 if options.short else 480.0), seed=options.seed)
     with TemporaryDirectory() as folder:
         measured = measure(
             size,

@@ -5,6 +5,7 @@ Knows nothing about speech: a contender is a name and a function that does one t
 
 import dataclasses
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -18,9 +19,36 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Outcome", "Row", "Timing", "about", "interleave", "ratios", "table", "write_report"]
+__all__ = [
+    "Outcome",
+    "Row",
+    "Timing",
+    "about",
+    "family_of",
+    "interleave",
+    "memory_kib",
+    "ratios",
+    "table",
+    "write_report",
+]
 
 OURS = "speechssl"
+RESTRICTIONS = (  # variables that keep libraries from instructions that the processor has, or us from our kernels
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "SPEECHSSL_KERNELS",
+)
+VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
+INSTRUCTIONS = {  # flags of /proc/cpuinfo by the instructions that products are made of, the widest first
+    "amx": {"amx_bf16", "amx_int8"},
+    "avx512-bf16": {"avx512f", "avx512_bf16"},
+    "avx512": {"avx512f"},
+    "avx2": {"avx2"},
+    "arm-i8mm": {"asimd", "i8mm", "bf16"},
+    "arm": {"asimd"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +215,24 @@ def table(rows: Sequence[Row], left_out: Mapping[str, str] | None = None) -> str
     return "\n".join(lines)
 
 
+def family_of(cpuinfo: str, environ: Mapping[str, str]) -> str:
+    """Name the processors that ratios may be compared among: a vendor's, with the same instructions for products.
+
+    Args:
+        cpuinfo: text of /proc/cpuinfo; empty where there is none.
+        environ: of the process; variables that forbid instructions are a part of the name.
+
+    Returns:
+        Such as `intel-amx`, `amd-avx512-bf16`, `arm`, or `intel-amx, ONEDNN_MAX_CPU_ISA=AVX2`.
+    """
+    fields = dict(map(str.strip, line.split(":", 1)) for line in cpuinfo.splitlines() if ":" in line)
+    flags = {*fields.get("flags", fields.get("Features", "")).split()}
+    widest = next((name for name, needed in INSTRUCTIONS.items() if needed <= flags), platform.machine() or "unknown")
+    vendor = VENDORS.get(fields.get("vendor_id", ""), "x86")
+    name = f"{vendor}-{widest}" if "avx2" in flags else widest
+    return ", ".join([name, *(f"{each}={environ[each]}" for each in RESTRICTIONS if environ.get(each))])
+
+
 def about(
     seed: int, packages: Sequence[str] = ("torch", "transformers", "fairseq2", "torchaudio")
 ) -> dict[str, object]:
@@ -197,6 +243,7 @@ def about(
         "seed": seed,
         "commit": _commit(),
         "machine": _machine(),
+        "family": family_of(_cpuinfo(), os.environ),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
     }
@@ -215,6 +262,12 @@ def write_report(path: Path, facts: Mapping[str, object], rows: Sequence[Row], *
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def memory_kib(name: str) -> int:
+    """Return what of this process is in memory (VmRSS), or was at most (VmHWM; ru_maxrss counts the parent's too)."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
+    return int(fields[name].split()[0])
+
+
 def _commit() -> str:
     """Return the commit of this checkout, with `+` where the package's sources differ from it."""
 
@@ -229,11 +282,14 @@ def _commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
 def _machine() -> str:
     """Name the processor and the number of cores."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    models = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
     return f"{len(models)} x {models[0]}" if models else platform.processor() or platform.machine()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from contenders import TASKS, batches_of, contenders
-from measuring import OURS
+from measuring import OURS, memory_kib
 from sizes import SIZES
 
 from speechssl.memory import keep_freed_memory
@@ -82,18 +82,12 @@ def main() -> None:
     )
     if options.contender == OURS:
         keep_freed_memory()  # as our command line does, which costs memory
-    before = _memory_kib("VmRSS")
+    before = memory_kib("VmRSS")
     torch.manual_seed(options.seed)
     contender = contenders(size, options.task)[options.contender]()
     for step in range(max(STEPS, len(batches))):
         contender(batches[step % len(batches)])
-    print((_memory_kib("VmHWM") - before) / 1024)
-
-
-def _memory_kib(name: str) -> int:
-    """Return what of this process is in memory (VmRSS), or was at most (VmHWM; ru_maxrss counts the parent's too)."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
-    return int(fields[name].split()[0])
+    print((memory_kib("VmHWM") - before) / 1024)
 
 
 if __name__ == "__main__":
