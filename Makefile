@@ -6,6 +6,7 @@ METHOD ?= hubert
 CORPUS ?= festvox-ru
 SEED ?= 0
 BENCH_MANIFEST ?= runs/demo/festvox-ru/pool.tsv
+BENCH_MODEL ?= runs/demo/festvox-ru-hubert-seed0/pretrained
 CELLS ?=
 MUTANTS ?= 400
 MINUTES ?= 600
@@ -28,7 +29,7 @@ mutants: environment
 	.ci/mutants --mutants $(MUTANTS) --seed $(SEED) --minutes $(MINUTES) $(MUTATED)
 
 bench: environment
-	.venv/bin/python recipes/benchmarks/short.py --manifest $(BENCH_MANIFEST)
+	.venv/bin/python recipes/benchmarks/short.py --manifest $(BENCH_MANIFEST) --model $(BENCH_MODEL)
 	.venv/bin/python recipes/benchmarks/planning.py --rows 1000000 --repeats 1
 
 gpu: environment

@@ -4,11 +4,12 @@ precisions.py --manifest festvox-ru/pool.tsv                     BASE, random we
 precisions.py --manifest festvox-ru/test.tsv --model RUN         a recogniser of one's own, and equal labels
 precisions.py --short --manifest POOL.tsv                        20 s, few repeats: what short.py runs
 
-All read their model in each turn, the audio too. See README.md beside it.
+Models are read before the turns, audio in each. See README.md beside it.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,17 +28,17 @@ from sizes import SIZES
 from torch import Tensor
 
 from speechssl.asr.decoding.decoders import Greedy, build_decoder
-from speechssl.audio.reading import read_audio
+from speechssl.audio.reading import AudioConfig, read_audio
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.hub.model_formats import read_saved
 from speechssl.hub.onnx import open_onnx
 from speechssl.memory import keep_freed_memory
-from speechssl.model.precision import AnyPrecision, choose_precision, reason_for
+from speechssl.model.precision import AnyPrecision, choose_precision, pack, reason_for
 from speechssl.stages.convert import convert
 from speechssl.stages.feature_source import ExtractConfig, trunk
 from speechssl.stages.posteriors import PosteriorConfig
 from speechssl.stages.reading_data import DataConfig
-from speechssl.stages.transcribe import transcribe
+from speechssl.stages.transcribe import transcribe, transcribe_by
 from speechssl.units.kmeans import KMeans
 
 __all__ = ["Models", "equal_labels", "measure", "peaks", "prepare"]
@@ -49,6 +50,8 @@ BATCH_SIZES = (1, 4, 8)  # of the pipeline, of which the fastest is measured
 LAYER = 9  # of BASE; of others three quarters of the way
 CLUSTERS = 100
 PACKAGES = ("torch", "transformers", "onnxruntime")
+
+Runner = Callable[[Sequence[Utterance]], int]  # returns how many utterances or frames it computed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,31 +103,33 @@ def measure(
         repeats: turns of each that are timed, after one that is not.
 
     Returns:
-        The rows, and which batch size of the pipeline was the fastest.
+        The rows, which batch size of the pipeline was the fastest, and how long each took to read its model.
     """
     audio_s = sum(row.duration_s for row in rows)
+    facts: dict[str, object] = {}
+    read_s = facts["seconds_to_read_the_model"] = dict[str, float]()
 
-    def turn(run: Callable[[], int], *, keeps: bool) -> Callable[[], Outcome]:
+    def turn(name: str, build: Callable[[], Runner], *, keeps: bool) -> Callable[[], Outcome]:
+        set_allocator(keeps=keeps)
+        begin = time.perf_counter()
+        run = build()
+        read_s[name] = round(time.perf_counter() - begin, 2)
+
         def one() -> Outcome:
             set_allocator(keeps=keeps)
-            return Outcome(loss=0.0, predicted=run(), audio_s=audio_s)
+            return Outcome(loss=0.0, predicted=run(rows), audio_s=audio_s)
 
         return one
 
-    works = {"transcribe": _transcribe, "extract": _extract}
-    turns = {each: turn(partial(works[task], models, rows, each), keeps=True) for each in precisions}
-    facts: dict[str, object] = {}
+    turns = {each: turn(each, partial(BUILDERS[task], models, each), keeps=True) for each in precisions}
     if task == "transcribe":
-        pipelines = {str(n): turn(partial(_pipeline, models, rows, n), keeps=False) for n in BATCH_SIZES}
+        pipelines = {str(n): turn(PEER, partial(_pipeline, models, n), keeps=False) for n in BATCH_SIZES}
         tried = interleave(pipelines, 1, warm_up=0)
         best = min(pipelines, key=lambda count: tried[count][0].wall_s)
         facts["fastest_batch_of_the_pipeline"] = int(best)
-        peers = {PEER: pipelines[best], ONNX: turn(partial(_onnx, models, rows), keeps=False)}
+        peers = {PEER: pipelines[best], ONNX: turn(ONNX, partial(_onnx, models), keeps=False)}
     else:
-        peers = {
-            PEER: turn(partial(_hidden, models, rows, cut=False), keeps=False),
-            CUT: turn(partial(_hidden, models, rows, cut=True), keeps=False),
-        }
+        peers = {name: turn(name, partial(_hidden, models, cut=name == CUT), keeps=False) for name in (PEER, CUT)}
     timings = interleave({**turns, **peers}, repeats)
     measured = []
     threads = "" if torch.get_num_threads() == 2 else f", threads {torch.get_num_threads()}"
@@ -151,73 +156,107 @@ def equal_labels(
     models: Models, rows: Sequence[Utterance], precisions: Sequence[AnyPrecision], *, seed: int
 ) -> dict[str, float]:
     """Return the share of frames that k-means of float32 features labels as in float32, by precision."""
-    features = {each: torch.cat([*_features(models, rows, each)]) for each in ("float32", *precisions)}
-    kmeans = KMeans(n_clusters=CLUSTERS, random_state=seed).fit(features["float32"])
+    features = {each: torch.cat([*_features(models, each)(rows)]) for each in ("float32", *precisions)}
+    kmeans = KMeans(n_clusters=CLUSTERS, seed=seed).fit(features["float32"])
     labels = {each: kmeans.predict(found) for each, found in features.items()}
     return {each: round((labels[each] == labels["float32"]).float().mean().item(), 4) for each in precisions}
 
 
-def _transcribe(models: Models, rows: Sequence[Utterance], precision: AnyPrecision) -> int:
-    manifest = Manifest(root=Path("/"), utterances=tuple(rows))
-    return len(transcribe(models.ours, manifest, PosteriorConfig(precision=precision))[0])
+def _transcribe(models: Models, precision: AnyPrecision) -> Runner:
+    saved = read_saved(models.ours)
+    model, vocabulary = saved.recogniser(shares=True)
+    model = pack(model, choose_precision(precision, torch.device("cpu")))
+    audio, config = saved.description.audio, PosteriorConfig(precision=precision)
+
+    def run(rows: Sequence[Utterance]) -> int:
+        manifest = Manifest(root=Path("/"), utterances=tuple(rows))
+        return len(transcribe_by(model, vocabulary, manifest, audio, config)[0])
+
+    return run
 
 
-def _extract(models: Models, rows: Sequence[Utterance], precision: AnyPrecision) -> int:
-    return sum(len(features) for features in _features(models, rows, precision))
+def _extract(models: Models, precision: AnyPrecision) -> Runner:
+    features = _features(models, precision)
+    return lambda rows: sum(len(found) for found in features(rows))
 
 
-def _features(models: Models, rows: Sequence[Utterance], precision: AnyPrecision) -> Iterator[Tensor]:
-    """Yield the (frames, dim) features of each utterance, as `extract` and `cluster` compute them."""
+def _features(models: Models, precision: AnyPrecision) -> Callable[[Sequence[Utterance]], Iterator[Tensor]]:
+    """Return what yields the (frames, dim) features of each utterance, as `extract` and `cluster` compute them."""
     config = ExtractConfig(precision=precision)
     source = trunk(read_saved(models.ours), (models.layer,), DataConfig(manifests=()), config)
-    for row in rows:
-        for _, layers in source.compute([read_audio(Path(row.path), source.audio)]):
-            yield layers[0]
+
+    def run(rows: Sequence[Utterance]) -> Iterator[Tensor]:
+        for row in rows:
+            for _, layers in source.compute([read_audio(Path(row.path), source.audio)]):
+                yield layers[0]
+
+    return run
 
 
-def _pipeline(models: Models, rows: Sequence[Utterance], batch_size: int) -> int:
+def _pipeline(models: Models, batch_size: int) -> Runner:
     """Transcribe with transformers' pipeline, in the order of the files."""
     from transformers import pipeline
 
     recognise = pipeline("automatic-speech-recognition", model=str(models.transformers), device="cpu")
-    audio = ({"raw": read_audio(Path(row.path)).numpy(), "sampling_rate": 16_000} for row in rows)
-    return sum(1 for _ in recognise(audio, batch_size=batch_size))
+
+    def run(rows: Sequence[Utterance]) -> int:
+        read = (read_audio(Path(row.path), AudioConfig()).numpy() for row in rows)
+        audio = ({"raw": waveform, "sampling_rate": 16_000} for waveform in read)
+        return sum(1 for _ in recognise(audio, batch_size=batch_size))
+
+    return run
 
 
-def _onnx(models: Models, rows: Sequence[Utterance]) -> int:
+def _onnx(models: Models) -> Runner:
     """Transcribe one utterance at a time with onnxruntime, decoding as ours does."""
     saved = read_saved(models.ours)
     session, decode = open_onnx(models.onnx), build_decoder(Greedy(), saved.vocabulary()).decode
-    texts = []
-    for row in rows:
-        waveform = read_audio(Path(row.path), saved.description.audio)
-        inputs = {"waveforms": waveform[None].numpy(), "num_samples": torch.tensor([len(waveform)]).numpy()}
-        logits, counts = session.run(None, inputs)
-        texts += decode(torch.from_numpy(logits), torch.from_numpy(counts))
-    return len(texts)
+
+    def run(rows: Sequence[Utterance]) -> int:
+        texts = []
+        for row in rows:
+            waveform = read_audio(Path(row.path), saved.description.audio)
+            inputs = {"waveforms": waveform[None].numpy(), "num_samples": torch.tensor([len(waveform)]).numpy()}
+            logits, counts = session.run(None, inputs)
+            texts += decode(torch.from_numpy(logits), torch.from_numpy(counts))
+        return len(texts)
+
+    return run
 
 
-def _hidden(models: Models, rows: Sequence[Utterance], *, cut: bool) -> int:
+def _hidden(models: Models, *, cut: bool) -> Runner:
     """Take `hidden_states[layer]` of transformers' model, one utterance at a time; `cut` reads no later layers."""
     from transformers import AutoFeatureExtractor, AutoModel
     from transformers.utils.logging import set_verbosity_error
 
     set_verbosity_error()  # the head is not read, on purpose
-    prepare_ = AutoFeatureExtractor.from_pretrained(models.transformers)
+    extractor = AutoFeatureExtractor.from_pretrained(models.transformers)
     layers = {"num_hidden_layers": models.layer} if cut else {}
-    model, frames = AutoModel.from_pretrained(models.transformers, **layers).eval(), 0
-    with torch.no_grad():
+    model = AutoModel.from_pretrained(models.transformers, **layers).eval()
+
+    @torch.no_grad()
+    def run(rows: Sequence[Utterance]) -> int:
+        frames = 0
         for row in rows:
-            inputs = prepare_(read_audio(Path(row.path)).numpy(), sampling_rate=16_000, return_tensors="pt")
+            waveform = read_audio(Path(row.path), AudioConfig()).numpy()
+            inputs = extractor(waveform, sampling_rate=16_000, return_tensors="pt")
             frames += model(**inputs, output_hidden_states=True).hidden_states[models.layer].shape[1]
-    return frames
+        return frames
+
+    return run
+
+
+BUILDERS: dict[str, Callable[[Models, AnyPrecision], Runner]] = {"transcribe": _transcribe, "extract": _extract}
 
 
 def _peak_mib(models: Models, rows: Sequence[Utterance], task: str, precision: AnyPrecision, threads: int) -> float:
     torch.set_num_threads(threads)
     keep_freed_memory()  # as our command line does
     before = memory_kib("VmRSS")
-    {"transcribe": _transcribe, "extract": _extract}[task](models, rows, precision)
+    if task == "transcribe":  # as the command does, which holds the model that it prepares from
+        transcribe(models.ours, Manifest(root=Path("/"), utterances=tuple(rows)), PosteriorConfig(precision=precision))
+    else:
+        _extract(models, precision)(rows)
     return (memory_kib("VmHWM") - before) / 1024
 
 
