@@ -7,7 +7,6 @@ float32, as do the first convolution and the normalisation that is folded into i
 
 import copy
 import functools
-import time
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar, cast
 
@@ -21,6 +20,7 @@ from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.fast.convolution import is_narrow
 from speechssl.model.fast.packed import Bfloat16Linear, Int8Linear, PackedConv, PackedPositions
 from speechssl.model.fast.products import has_onednn
+from speechssl.model.fast.timing import least_seconds
 from speechssl.model.linear import Linear
 from speechssl.model.lora import AdaptedLinear
 from speechssl.model.transformer import Layer
@@ -32,7 +32,6 @@ Precision = Literal["float32", "bfloat16", "int8"]
 AnyPrecision = Literal["float32", "bfloat16", "int8", "auto"]
 
 _ROWS, _DIM = 256, 768  # of the products that are timed
-_REPEATS = 5
 _MARGIN = 1.25  # times as fast, for fewer bits to be worth their errors
 
 
@@ -136,7 +135,7 @@ def _lacking(precision: Precision) -> str:
 def _speeds() -> dict[Precision, float]:
     """Return the speed of a product in each precision relative to float32, 0 where there is none.
 
-    One thread, the least time of a few repeats in turn; cached, as it is a fact of the machine.
+    Cached, as it is a fact of the machine.
     """
     plain = Linear(_DIM, _DIM)
     x = torch.randn(_ROWS, _DIM, generator=torch.Generator().manual_seed(0))
@@ -145,18 +144,8 @@ def _speeds() -> dict[Precision, float]:
         layers["bfloat16"] = Bfloat16Linear(plain)
     if not _lacking("int8"):
         layers["int8"] = Int8Linear(plain)
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad(), fast.plain_only():
-            seconds = [{name: _seconds(layer, x) for name, layer in layers.items()} for _ in range(_REPEATS + 1)][1:]
-    finally:
-        torch.set_num_threads(num_threads)
-    least = {name: min(turn[name] for turn in seconds) for name in layers}
-    return {name: least["float32"] / least[name] if name in least else 0.0 for name in ("float32", "bfloat16", "int8")}
-
-
-def _seconds(layer: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    start = time.process_time()
-    layer(x)
-    return time.process_time() - start
+    with fast.plain_only():
+        seconds = least_seconds({name: functools.partial(layer, x) for name, layer in layers.items()})
+    return {
+        name: seconds["float32"] / seconds[name] if name in seconds else 0.0 for name in ("float32", "bfloat16", "int8")
+    }

@@ -6,20 +6,18 @@ oneDNN, which torch contains for convolutions, uses them everywhere. Intel's pro
 """
 
 import functools
-import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from speechssl.model.fast.timing import least_seconds
 from speechssl.processor import chosen_kernels, is_intel
 
 __all__ = ["Product", "has_onednn", "is_faster", "linear", "product"]
 
 _MARGIN = 1.15  # times as fast: far from what noise does to the ratio
 _ROWS, _DIM = 256, 768  # a quarter of a gigaflop: a few milliseconds
-_REPEATS = 5
 
 
 def has_onednn() -> bool:
@@ -38,26 +36,12 @@ def is_faster(x: Tensor) -> bool:
 
 @functools.cache
 def _onednn_wins() -> bool:
-    """Time both libraries on one thread, in turn, least of a few repeats; cached, as it is a fact of the machine."""
+    """Time both libraries, except on Intel's processors; cached, as it is a fact of the machine."""
     if is_intel():
         return False
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a machine with other work makes the waits of threads for each other random
-    try:
-        with torch.no_grad():
-            x, weight = torch.ones(_ROWS, _DIM), torch.ones(_DIM, _DIM)
-            ways: list[Callable[[], Tensor]] = [lambda: functional.linear(x, weight), lambda: product(x, weight)]
-            durations = [[_seconds(way) for way in ways] for _ in range(_REPEATS + 1)][1:]
-    finally:
-        torch.set_num_threads(num_threads)
-    theirs, ours = (min(column) for column in zip(*durations, strict=True))
-    return theirs > _MARGIN * ours
-
-
-def _seconds(way: Callable[[], Tensor]) -> float:
-    start = time.process_time()
-    way()
-    return time.process_time() - start
+    x, weight = torch.ones(_ROWS, _DIM), torch.ones(_DIM, _DIM)
+    seconds = least_seconds({"MKL": lambda: functional.linear(x, weight), "oneDNN": lambda: product(x, weight)})
+    return seconds["MKL"] > _MARGIN * seconds["oneDNN"]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from speechssl.model.fast import convolution, products
+from speechssl.model.fast.timing import least_seconds
 from speechssl.model.linear import Linear
 from tests.model.tiny import distance, noise, randomise
 
@@ -71,9 +72,16 @@ def test_the_measurement_decides_and_intel_is_not_measured(monkeypatch: pytest.M
     monkeypatch.setenv("SPEECHSSL_KERNELS", "auto")
     for is_intel, theirs, expected in ((False, 1.5, True), (False, 1.1, False), (True, 1.5, False)):
         monkeypatch.setattr(products, "is_intel", lambda is_intel=is_intel: is_intel)
-        seconds = iter([theirs, 1.0] * 10)
-        monkeypatch.setattr(products, "_seconds", lambda _, seconds=seconds: next(seconds))
+        seconds = {"MKL": theirs, "oneDNN": 1.0}
+        monkeypatch.setattr(products, "least_seconds", lambda _, seconds=seconds: seconds)
         products._onednn_wins.cache_clear()
         assert products.is_faster(noise(3)) == expected
     products._onednn_wins.cache_clear()
-    assert torch.get_num_threads() == 1  # as the fixture of all tests sets it
+
+
+def test_the_least_time_of_each_way_is_told_and_threads_are_as_before() -> None:
+    torch.set_num_threads(2)
+    x = noise(64, 64)
+    found = least_seconds({"once": lambda: x @ x, "often": lambda: sum((x @ x for _ in range(200)), x)})
+    assert 0 <= found["once"] < found["often"]
+    assert torch.get_num_threads() == 2
