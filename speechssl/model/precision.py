@@ -87,7 +87,7 @@ def pack(model: Model, precision: Precision) -> Model:
 
     Returns:
         The model itself where nothing is to be prepared, or where it is; else one of the same outputs, but for
-        rounding, that cannot be trained, saved or moved, and shares the other parameters.
+        rounding, that cannot be trained, saved or moved. It shares no memory, so that a mapped file can be released.
 
     Raises:
         ConfigError: the model has adapters that are not merged.
@@ -101,6 +101,9 @@ def pack(model: Model, precision: Precision) -> Model:
     packed = copy.deepcopy(model, shared)  # the modules alone are copied
     for encoder in [module for module in packed.modules() if isinstance(module, SpeechEncoder)]:
         _pack(encoder, precision)
+    for module in packed.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
     return packed
 
 

@@ -12,6 +12,7 @@ from speechssl.data.utterances import Manifest
 from speechssl.errors import ManifestError, VocabularyError
 from speechssl.extras import import_torchaudio
 from speechssl.hub.model_formats import read_saved
+from speechssl.model.precision import choose_precision, pack
 from speechssl.parallel import pick_device
 from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
 from speechssl.tasks.ctc import CTCModel
@@ -46,8 +47,10 @@ def align(
     """
     saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
-    model.to(pick_device())
-    return align_by(model, vocabulary, manifest, saved.description.audio, config, skip=skip, settings=settings)
+    device, audio = pick_device(), saved.description.audio
+    model = pack(model.to(device), choose_precision(config.precision if config else "float32", device))
+    del saved  # and the mapped file, where the weights were rounded
+    return align_by(model, vocabulary, manifest, audio, config, skip=skip, settings=settings)
 
 
 def align_by(

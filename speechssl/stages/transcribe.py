@@ -9,6 +9,7 @@ from speechssl.asr.transcripts.timed import Transcript, words_of
 from speechssl.audio.reading import AudioConfig
 from speechssl.data.utterances import Manifest
 from speechssl.hub.model_formats import read_saved
+from speechssl.model.precision import choose_precision, pack
 from speechssl.parallel import pick_device
 from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
 from speechssl.tasks.ctc import CTCModel
@@ -41,8 +42,9 @@ def transcribe(
     """
     saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
-    model.to(pick_device())
-    audio = saved.description.audio
+    device, audio = pick_device(), saved.description.audio
+    model = pack(model.to(device), choose_precision(config.precision if config else "float32", device))
+    del saved  # and the mapped file, where the weights were rounded
     return transcribe_by(
         model, vocabulary, manifest, audio, config, decoder=decoder, skip_bad=skip_bad, settings=settings
     )
