@@ -40,6 +40,11 @@ from speechssl.text.vocabulary import Vocabulary
 
 __all__ = ["Point", "Tuned", "cached_posteriors", "draw_surface", "tune"]
 
+_EARLIER = {  # settings as the files of earlier versions name them
+    ("precision", "float32"): ("bfloat16", False),
+    ("precision", "bfloat16"): ("bfloat16", True),
+}
+
 
 class _Point(Protocol):
     @property
@@ -166,7 +171,7 @@ def cached_posteriors(
     rows = [(row.id, row.path, row.start, row.num_samples) for row in manifest.utterances]
     about: list[object] = [saved.fingerprint(), rows]
     if hearing is not None and hearing != PosteriorConfig():
-        about.append(to_dict(hearing))
+        about.append(dict(_EARLIER.get(each, each) for each in to_dict(hearing).items()))
     origin = fingerprint.of_bytes(json.dumps(about).encode())
     if path.exists():
         with safe_open(path, framework="pt") as file:
