@@ -184,7 +184,7 @@ def trunk(
     audio = like_training(data, saved.description.audio, where=saved.name).audio
     settings: dict[str, str | int]
     if untrained_seed is None:
-        encoder, name, settings = saved.encoder(shares=True), saved.name, {"checkpoint": saved.fingerprint()}
+        encoder, name, settings = saved.encoder(), saved.name, {"checkpoint": saved.fingerprint()}
     else:
         with torch.random.fork_rng():
             torch.manual_seed(untrained_seed)
