@@ -41,7 +41,7 @@ def convolve_for_inference(
 
     Args:
         x: (batch, steps, in_channels).
-        weight: (out_channels, in_channels, kernel), as in `nn.Conv1d`, or prepacked by `prepack`.
+        weight: (out_channels, in_channels, kernel), as in `nn.Conv1d`, or laid out by `PackedConv`.
         bias: (out_channels,) or None.
         stride: steps from one output to the next.
         gelu: whether GELU follows.

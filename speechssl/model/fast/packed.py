@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from speechssl.model.fast.convolution import convolve_for_inference
+
 __all__ = ["Bfloat16Linear", "Int8Linear", "PackedConv", "PackedPositions"]
 
 _EXAMPLE_ROWS = 512  # rows for which the layout of weights is chosen
@@ -89,12 +91,7 @@ class PackedConv(nn.Module):
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """Map (batch, steps, in_channels) to (batch, steps', out_channels) in bfloat16, and apply GELU if asked."""
-        activation: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
-        image = x.bfloat16().transpose(1, 2)[:, :, None]  # channels last in memory
-        out = torch.ops.mkldnn._convolution_pointwise(
-            image, self.packed, self.bias, [0, 0], [1, self.stride[0]], [1, 1], 1, *activation
-        )
-        return out[:, :, 0].transpose(1, 2)
+        return convolve_for_inference(x.bfloat16(), self.packed, self.bias, self.stride[0], gelu=gelu)
 
 
 class PackedPositions(nn.Module):
