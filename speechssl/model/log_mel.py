@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["HOP", "WINDOW", "LogMel"]
+from speechssl.errors import ConfigError
+from speechssl.model.frames import frame_count, within
+
+__all__ = ["HOP", "WINDOW", "LogMel", "stacked_log_mel", "without_mean"]
 
 HOP = 160  # samples at 16 kHz, 10 ms
 WINDOW = 400  # samples, 25 ms
@@ -48,6 +51,59 @@ class LogMel(nn.Module):
             frames = torch.addcmul(frames, before, self.window.new_tensor(-_PRE_EMPHASIS)) * self.window
             spectrum = torch.view_as_real(torch.fft.rfft(frames, _FFT))
             return (spectrum.square().sum(-1) @ self.filters).clamp(min=_FLOOR).log()
+
+
+def without_mean(energies: Tensor, num_samples: Tensor) -> Tensor:
+    """Subtract each utterance's mean over its own frames from every bin, which takes off loudness and channel.
+
+    Args:
+        energies: (batch, frames, bins) output of `LogMel`.
+        num_samples: (batch,) int64, real samples of each row, on the device of the energies.
+
+    Returns:
+        (batch, frames, bins); the frames in the padding are zero.
+    """
+    counts = _count(num_samples)
+    is_valid = within(counts, energies.shape[1])[..., None]
+    mean = (energies * is_valid).sum(1, keepdim=True) / counts.clamp(min=1)[:, None, None]
+    return (energies - mean) * is_valid
+
+
+def stacked_log_mel(energies: Tensor, num_samples: Tensor, *, hop: int, window: int, frames: int) -> Tensor:
+    """Concatenate the log-mel frames around each frame of an encoder.
+
+    Those of one hop are taken, centred in the encoder frame's receptive field as well as a grid of 10 ms allows. At the
+    ends of an utterance its own first or last log-mel frame stands for what would lie outside.
+
+    Args:
+        energies: (batch, log-mel frames, bins) output of `LogMel`.
+        num_samples: (batch,) int64, real samples of each row, on the device of the energies.
+        hop: samples from one frame of the encoder to the next.
+        window: receptive field of a frame of the encoder, in samples.
+        frames: number of frames of the encoder in the padded batch.
+
+    Returns:
+        (batch, frames, bins * hop // 160).
+
+    Raises:
+        ConfigError: the hop is not a multiple of 10 ms.
+    """
+    if hop % HOP:
+        raise ConfigError(
+            f"expected frames of the encoder at a multiple of {HOP} samples, as log-mel frames are, found {hop}; "
+            "change the strides in encoder.conv"
+        )
+    number = hop // HOP
+    first = (window - WINDOW - (number - 2) * HOP) // (2 * HOP)  # the later one of two that are as near
+    steps = torch.arange(frames * number, device=energies.device) + first
+    last = (_count(num_samples) - 1).clamp(min=0)
+    places = steps.clamp(min=0).minimum(last[:, None])  # (batch, frames * number)
+    taken = energies.gather(1, places[..., None].expand(-1, -1, energies.shape[2]))
+    return taken.reshape(len(energies), frames, -1)
+
+
+def _count(num_samples: Tensor) -> Tensor:
+    return frame_count(num_samples, ((1, WINDOW, HOP),))
 
 
 def _filters(bins: int) -> Tensor:

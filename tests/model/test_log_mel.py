@@ -2,7 +2,9 @@ import pytest
 import torch
 import torchaudio
 
-from speechssl.model.log_mel import HOP, WINDOW, LogMel
+from speechssl.errors import ConfigError
+from speechssl.model.frames import BASE_STACK, frame_count, hop_size, receptive_field
+from speechssl.model.log_mel import HOP, WINDOW, LogMel, stacked_log_mel, without_mean
 
 
 @pytest.mark.parametrize("bins", [40, 80])
@@ -28,3 +30,43 @@ def test_audio_shorter_than_a_window_has_no_frame(samples):
 
 def test_silence_is_finite():
     assert LogMel()(torch.zeros(1, 400)).isfinite().all()
+
+
+SMALL_STACK = ((32, 20, 10), (64, 4, 2), (128, 4, 2), (192, 4, 2), (256, 4, 2), (256, 4, 4))
+
+
+def utterances():
+    """Return two utterances of 0.9 and 0.5 seconds, their lengths, and the padded batch."""
+    generator = torch.Generator().manual_seed(3)
+    parts = [torch.randn(size, generator=generator) * 0.1 for size in (14_400, 8_123)]
+    return parts, torch.tensor([len(part) for part in parts]), torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+
+
+def test_the_mean_is_that_of_an_utterance_alone():
+    parts, num_samples, batch = utterances()
+    together = without_mean(LogMel()(batch), num_samples)
+    for part, row in zip(parts, together, strict=True):
+        alone = LogMel()(part[None])[0]
+        torch.testing.assert_close(row[: len(alone)], alone - alone.mean(0))
+        assert not row[len(alone) :].any()
+
+
+@pytest.mark.parametrize("stack", [BASE_STACK, SMALL_STACK])
+def test_stacked_frames_lie_around_each_frame_of_the_encoder(stack):
+    parts, num_samples, batch = utterances()
+    hop, window = hop_size(stack), receptive_field(stack)
+    energies = LogMel(4)(batch)
+    found = stacked_log_mel(energies, num_samples, hop=hop, window=window, frames=frame_count(batch.shape[1], stack))
+    for row, part in enumerate(parts):
+        own = LogMel(4)(part[None])[0]
+        for frame in range(frame_count(len(part), stack)):
+            middle = frame * hop + window / 2
+            starts = [index * HOP for index in range(-9, 200)]
+            nearest = min(starts, key=lambda start: (abs(start + (WINDOW + hop - HOP) / 2 - middle), -start))
+            indices = [min(max(nearest // HOP + step, 0), len(own) - 1) for step in range(hop // HOP)]
+            torch.testing.assert_close(found[row, frame], own[indices].flatten())
+
+
+def test_frames_off_the_grid_are_refused():
+    with pytest.raises(ConfigError, match="multiple of 160 samples"):
+        stacked_log_mel(torch.zeros(1, 5, 4), torch.tensor([1040]), hop=200, window=400, frames=3)
