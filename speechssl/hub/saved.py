@@ -177,14 +177,17 @@ class SavedModel:
             save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, temporary)
         describe_model(folder, self.description)
 
-    def encoder(self) -> SpeechEncoder:
+    def encoder(self, *, shares: bool = False) -> SpeechEncoder:
         """Build the trunk, in evaluation mode.
+
+        Args:
+            shares: as in `recogniser`.
 
         Raises:
             CheckpointError: the parameters do not fit the description.
         """
         encoder = without_values(lambda: SpeechEncoder(self.description.encoder))
-        return self._filled(encoder, prefix="encoder.")
+        return self._filled(encoder, prefix="encoder.", shares=shares)
 
     def pretraining(self) -> PretrainModel:
         """Build trunk and objective, in evaluation mode.
@@ -233,8 +236,9 @@ class SavedModel:
 
     def _filled(self, model: Model, *, prefix: str = "", shares: bool = False) -> Model:
         """Fill a model built without values: copy the parameters, so that it can be trained, or share their memory."""
-        if shares and _are_alike(model.state_dict(), self.tensors):
-            model.load_state_dict(self.tensors, assign=True)
+        named = {name.removeprefix(prefix): each for name, each in self.tensors.items() if name.startswith(prefix)}
+        if shares and _are_alike(model.state_dict(), named):
+            model.load_state_dict(named, assign=True)
             return model.eval()
         fill(model, self.tensors, prefix=prefix, where=self.name)
         return model.eval()

@@ -9,7 +9,7 @@ from speechssl.model.frames import Stack, hop_size, receptive_field
 
 __all__ = ["in_pieces"]
 
-PIECE = 2**23  # elements of the first layer's output that are computed at a time
+PIECE = 2**22  # elements of the first layer's output that are computed at a time; more of them leave the cache
 
 
 def in_pieces(

@@ -78,12 +78,13 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16" and device.type != "cpu")
 
 
-def pack(model: Model, precision: Precision) -> Model:
+def pack(model: Model, precision: Precision, *, in_place: bool = False) -> Model:
     """Prepare an encoder, or a model that contains one, for inference on its device.
 
     Args:
-        model: the model, in evaluation mode; it is not changed.
+        model: the model, in evaluation mode; it is not changed unless `in_place`.
         precision: result of `choose_precision`.
+        in_place: replace the model's own modules, so that each gives its memory back before the next is prepared.
 
     Returns:
         The model itself where nothing is to be prepared, or where it is; else one of the same outputs, but for
@@ -98,7 +99,8 @@ def pack(model: Model, precision: Precision) -> Model:
     if AdaptedLinear in kinds:
         raise ConfigError(f"precision={precision}: the model has adapters; merge them first, or choose float32")
     shared = {id(parameter): parameter for parameter in model.parameters()}
-    packed = copy.deepcopy(model, shared)  # the modules alone are copied
+    packed = model if in_place else copy.deepcopy(model, shared)  # the modules alone are copied
+    del shared
     for encoder in [module for module in packed.modules() if isinstance(module, SpeechEncoder)]:
         _pack(encoder, precision)
     for module in packed.modules():
@@ -111,16 +113,16 @@ def _pack(encoder: SpeechEncoder, precision: Precision) -> None:
     """Replace the modules of an encoder; with int8 layers the extractor is in bfloat16 where that is fast."""
     rounds_convs = precision == "bfloat16" or _speeds()["bfloat16"] > _MARGIN
     if rounds_convs:
-        first, *others = cast(Iterable[nn.Conv1d], encoder.conv.convs)
-        encoder.conv.convs = nn.ModuleList([first, *(conv if is_narrow(conv) else PackedConv(conv) for conv in others)])
+        for index, conv in list(enumerate(cast(Iterable[nn.Conv1d], encoder.conv.convs)))[1:]:
+            if not is_narrow(conv):
+                encoder.conv.convs[index] = PackedConv(conv)
     positions = encoder.transformer.positions.conv
     dtype = torch.float32 if is_narrow(positions) or not rounds_convs else torch.bfloat16
     encoder.transformer.positions = PackedPositions(positions, dtype)  # type: ignore[assignment]
     of_layers: type[Bfloat16Linear | Int8Linear] = Bfloat16Linear if precision == "bfloat16" else Int8Linear
     for module in [each for each in encoder.modules() if isinstance(each, SelfAttention | Layer)]:
-        for name, linear in list(module.named_children()):
-            if isinstance(linear, Linear):
-                setattr(module, name, of_layers(linear))
+        for name in [name for name, each in module.named_children() if isinstance(each, Linear)]:
+            setattr(module, name, of_layers(getattr(module, name)))
 
 
 def _lacking(precision: Precision) -> str:

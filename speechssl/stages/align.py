@@ -48,8 +48,8 @@ def align(
     saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
     device, audio = pick_device(), saved.description.audio
-    model = pack(model.to(device), choose_precision(config.precision if config else "float32", device))
-    del saved  # and the mapped file, where the weights were rounded
+    del saved  # whose tensors packing is to release one by one
+    model = pack(model.to(device), choose_precision(config.precision if config else "float32", device), in_place=True)
     return align_by(model, vocabulary, manifest, audio, config, skip=skip, settings=settings)
 
 

@@ -178,22 +178,27 @@ def trunk(
 ) -> FeatureSource:
     """Return layers of a saved model, or of its architecture with random weights drawn from a seed.
 
+    The saved model gives its tensors away: they are released one by one while they are prepared.
+
     Raises:
         ConfigError: the recipe normalises audio differently from the model's training.
     """
     audio = like_training(data, saved.description.audio, where=saved.name).audio
     settings: dict[str, str | int]
+    device = pick_device()
     if untrained_seed is None:
-        encoder, name, settings = saved.encoder(), saved.name, {"checkpoint": saved.fingerprint()}
+        name, settings = saved.name, {"checkpoint": saved.fingerprint()}
+        encoder = saved.encoder(shares=device.type == "cpu")
+        saved.tensors.clear()
     else:
         with torch.random.fork_rng():
             torch.manual_seed(untrained_seed)
             encoder = SpeechEncoder(saved.description.encoder).eval()
         name, settings = "random weights", {"seed": untrained_seed}
     if config.precision == "auto":
-        device = pick_device()
         print(reason_for(choose_precision("auto", device), "auto", device), file=sys.stderr)
-    return layers_of(encoder.to(pick_device()), layers, audio, config, name=name, settings=settings)
+    encoder = pack(encoder.to(device), choose_precision(config.precision, device), in_place=True)
+    return layers_of(encoder, layers, audio, config, name=name, settings=settings)
 
 
 def layers_of(

@@ -73,9 +73,10 @@ def transcribe_stream(
     samples = samples_of(source)
     saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
-    model = pack(model.to(pick_device()), precision)
-    words = []
     normalize = bool(saved.description.audio.normalize)
+    del saved  # whose tensors packing is to release one by one
+    model = pack(model.to(pick_device()), precision, in_place=True)
+    words = []
     kept = _Kept(vocabulary, model.encoder.config.hop, model.encoder.config.window)
     for word in _heard(model, kept, samples, config or StreamConfig(), normalize=normalize):
         tell(word)

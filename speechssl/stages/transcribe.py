@@ -43,8 +43,8 @@ def transcribe(
     saved = read_saved(run)
     model, vocabulary = saved.recogniser(shares=True)
     device, audio = pick_device(), saved.description.audio
-    model = pack(model.to(device), choose_precision(config.precision if config else "float32", device))
-    del saved  # and the mapped file, where the weights were rounded
+    del saved  # whose tensors packing is to release one by one
+    model = pack(model.to(device), choose_precision(config.precision if config else "float32", device), in_place=True)
     return transcribe_by(
         model, vocabulary, manifest, audio, config, decoder=decoder, skip_bad=skip_bad, settings=settings
     )

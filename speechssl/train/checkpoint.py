@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import speechssl
@@ -297,11 +297,19 @@ def this_machine(state: TrainState, ranks: Ranks) -> dict[str, Any]:
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a safetensors file.
 
+    Each maps the file by itself, so that its memory is released with it and not with the last of all tensors.
+
     Raises:
         CheckpointError: the file is missing or broken.
     """
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+        tensors = {}
+        for name in names:
+            with safe_open(path, framework="pt") as file:
+                tensors[name] = file.get_tensor(name)
+        return tensors
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error}); copy it again, or remove this checkpoint and use the one before"
