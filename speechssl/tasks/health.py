@@ -8,7 +8,17 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["FLAT_FEATURES", "LOST_GROUND", "NO_GRADIENT", "NO_LEARNING", "SAME_FEATURES", "TOO_EASY", "Band", "Health"]
+__all__ = [
+    "FLAT_FEATURES",
+    "LOST_GROUND",
+    "NO_GRADIENT",
+    "NO_LEARNING",
+    "SAME_FEATURES",
+    "TOO_EASY",
+    "Band",
+    "Health",
+    "Signs",
+]
 
 Signs = Callable[[Mapping[str, float]], dict[str, float]]
 

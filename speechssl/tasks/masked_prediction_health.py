@@ -12,30 +12,46 @@ from speechssl.tasks.health import (
     TOO_EASY,
     Band,
     Health,
+    Signs,
 )
 
-__all__ = ["masked_prediction_health"]
+__all__ = ["ONE_ANSWER", "guessing_loss", "masked_prediction_health", "prediction_signs"]
 
 
 def masked_prediction_health(clusters: Sequence[int]) -> Health:
     """Describe a healthy run with `clusters` units in each label stream; the worst stream counts."""
+    signs = prediction_signs(clusters, targets="labels")
+    return Health(bands=_BANDS, signs=signs, loss="masked_loss", guessing_loss=guessing_loss(clusters))
+
+
+def guessing_loss(sizes: Sequence[int]) -> float:
+    """Return the sum of the losses of guessing among as many targets in each stream, in nats."""
+    return sum(math.log(size) for size in sizes)
+
+
+def prediction_signs(sizes: Sequence[int], *, targets: str) -> Signs:
+    """Return the function that derives the signs of a run whose heads predict targets of a frame.
+
+    Args:
+        sizes: number of targets of each stream, which has its own head.
+        targets: name of the tallies of the targets, such as labels.
+    """
 
     def signs(values: Mapping[str, float]) -> dict[str, float]:
-        losses, labels, predicted = [], [], []
-        for stream, units in enumerate(clusters):
-            suffix = f"_{stream}" if len(clusters) > 1 else ""
-            spread = values.get(f"labels{suffix}_perplexity", float(units))
-            labels.append(spread / units)
-            if spread > 1.05 and f"masked_loss{suffix}" in values:  # with one label, the loss of guessing is 0
+        losses, shares, predicted = [], [], []
+        for stream, size in enumerate(sizes):
+            suffix = f"_{stream}" if len(sizes) > 1 else ""
+            spread = values.get(f"{targets}{suffix}_perplexity", float(size))
+            shares.append(spread / size)
+            if spread > 1.05 and f"masked_loss{suffix}" in values:  # with one target, the loss of guessing is 0
                 losses.append(values[f"masked_loss{suffix}"] / math.log(spread))
             if f"predicted{suffix}_perplexity" in values:
                 predicted.append(values[f"predicted{suffix}_perplexity"] / spread)
-        found = {"labels_share": min(labels)}
+        found = {f"{targets}_share": min(shares)}
         found |= {"loss_over_guessing": max(losses)} if losses else {}
         return found | ({"predicted_share": min(predicted)} if predicted else {})
 
-    guessing_loss = sum(math.log(units) for units in clusters)
-    return Health(bands=_BANDS, signs=signs, loss="masked_loss", guessing_loss=guessing_loss)
+    return signs
 
 
 _ONE_LABEL = Band(
@@ -49,10 +65,10 @@ _ONE_LABEL = Band(
     change="look at the labels with `speechssl plot`, make them again with `speechssl cluster` on the audio of "
     "data.manifests, leave silent audio out",
 )
-_ONE_ANSWER = Band(
+ONE_ANSWER = Band(
     name="one_answer",
     sign="predicted_share",
-    shown="perplexity of the predictions, as a share of that of the labels",
+    shown="perplexity of the predictions, as a share of that of the targets",
     low=0.1,
     is_early=False,
     seen="demo 0.02 at first, 0.2 to 0.6 after the warm-up",
@@ -65,7 +81,7 @@ _BANDS = (
     TOO_EASY,
     _ONE_LABEL,
     NO_LEARNING,
-    _ONE_ANSWER,
+    ONE_ANSWER,
     LOST_GROUND,
     SAME_FEATURES,
     FLAT_FEATURES,

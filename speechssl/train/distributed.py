@@ -96,8 +96,8 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def outline(model: nn.Module) -> nn.Module:
-    """Copy a model without the values of its parameters, for `whole_model`; call it before `distribute`."""
-    tensors = [*model.parameters(), *model.buffers()]
+    """Copy a model without the values that its checkpoints hold, for `whole_model`; call it before `distribute`."""
+    tensors = model.state_dict(keep_vars=True).values()  # buffers that are not saved keep their values
     return copy.deepcopy(model, {id(tensor): _without_values(tensor) for tensor in tensors})
 
 
