@@ -31,6 +31,7 @@ from speechssl.stages.sweep import SweepConfig
 from speechssl.tasks.contrastive_health import contrastive_health
 from speechssl.tasks.ctc_health import ctc_health
 from speechssl.tasks.masked_prediction_health import masked_prediction_health
+from speechssl.tasks.random_projection_health import random_projection_health
 
 __all__ = ["CONFIGURATIONS", "command_names", "keys", "modules", "pages"]
 
@@ -303,6 +304,7 @@ def _alarms() -> str:
     tasks = {
         "contrastive": contrastive_health(100),
         "masked_prediction": masked_prediction_health((100,)),
+        "random_projection": random_projection_health(1, 256),
         "ctc": ctc_health(0),
     }
     bands = {band.name: band for health in tasks.values() for band in health.bands}

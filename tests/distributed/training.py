@@ -31,9 +31,11 @@ from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
-from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
-from speechssl.tasks.registry import build_objective
+from speechssl.tasks.random_projection import RandomProjectionConfig
+from speechssl.tasks.random_quantizer import CodebookConfig
+from speechssl.tasks.registry import task_of
+from speechssl.tasks.task import DataSizes
 from speechssl.train.checkpoint import TrainState, load_training, save_checkpoint
 from speechssl.train.distributed import ParallelConfig, distribute, outline, whole_model
 from speechssl.train.learner import Learner, TrainConfig
@@ -45,6 +47,9 @@ MASK = MaskConfig(start_prob=0.1, span=3)
 OBJECTIVES = {
     "hubert": MaskedPredictionConfig(mask=MASK, dim=8, unmasked_weight=0.5),
     "wav2vec2": ContrastiveConfig(mask=MASK, dim=8, negatives=5, quantizer=QuantizerConfig(entries=4, dim=8)),
+    "best_rq": RandomProjectionConfig(
+        mask=MASK, codebook=CodebookConfig(entries=6, dim=3, bins=8, projection="pca", pca_steps=2, update="ema")
+    ),
     "ctc": CTCConfig(mask=MASK, dropout=0.1, freeze_steps=1, channel_mask=MaskConfig(start_prob=0.05, span=4)),
     "ctc_thawed": CTCConfig(mask=MASK, freeze_steps=0),
     "ctc_adapters": CTCConfig(mask=MASK, freeze_steps=0, lora=LoraConfig(rank=2, dropout=0.1)),
@@ -73,6 +78,7 @@ class Case:
 _VARIANTS = {
     "hubert": Case(),
     "wav2vec2": Case(objective="wav2vec2"),
+    "best_rq": Case(objective="best_rq"),
     "ctc": Case(objective="ctc"),
     "no_layer_drop": Case(layer_drop=0.0),
     "static": Case(objective="wav2vec2", layer_drop=0.0, batches=2),
@@ -116,7 +122,7 @@ def build(case: Case) -> nn.Module:
             return CTCModel(encoder, config, VOCABULARY)
         case config:
             clusters = (CLUSTERS, CLUSTERS + 2) if isinstance(config, MaskedPredictionConfig) else ()
-            return PretrainModel(encoder, build_objective(config, dim=32, conv_dim=16, clusters=clusters))
+            return task_of(config).build(config, encoder, DataSizes(clusters=clusters))
 
 
 def noise_batch(number: int) -> Batch:

@@ -1,4 +1,4 @@
-"""A corpus, units, and runs of both methods, made once."""
+"""A corpus, units, and runs of the methods, made once."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,9 +17,19 @@ from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.quantizer import QuantizerConfig
+from speechssl.tasks.random_projection import RandomProjectionConfig
+from speechssl.tasks.random_quantizer import CodebookConfig
 from speechssl.train.learner import TrainConfig
 
 MASK = MaskConfig(start_prob=0.1, span=3)
+OBJECTIVES = {
+    "masked_prediction": MaskedPredictionConfig(mask=MASK, dim=8),
+    "contrastive": ContrastiveConfig(mask=MASK, dim=8, negatives=5, quantizer=QuantizerConfig(entries=4, dim=8)),
+    "random_projection": RandomProjectionConfig(
+        mask=MASK,
+        codebook=CodebookConfig(number=2, entries=6, dim=3, bins=8, projection="pca", pca_steps=4, update="ema"),
+    ),
+}
 
 
 @pytest.fixture(scope="session")
@@ -47,16 +57,15 @@ def units(tmp_path_factory: pytest.TempPathFactory, cluster_config: Callable[...
 
 @pytest.fixture(scope="session")
 def pretrain_config(corpus: Path, units: Path, tiny_encoder: EncoderConfig) -> Callable[..., PretrainConfig]:
-    """Give a function that makes a configuration of a run of three steps with either method."""
+    """Give a function that makes a configuration of a run of three steps with any method."""
 
     def make(out: Path, kind: str = "masked_prediction", **changes: object) -> PretrainConfig:
-        contrastive = ContrastiveConfig(mask=MASK, dim=8, negatives=5, quantizer=QuantizerConfig(entries=4, dim=8))
         config = PretrainConfig(
             out=out,
             data=DataConfig(manifests=(corpus,)),
-            labels=() if kind == "contrastive" else (units,),
+            labels=(units,) if kind == "masked_prediction" else (),
             encoder=tiny_encoder,
-            objective=contrastive if kind == "contrastive" else MaskedPredictionConfig(mask=MASK, dim=8),
+            objective=OBJECTIVES[kind],
             batch=BatchConfig(seconds=3.0, max_crop_s=0.6, min_s=0.1),
             train=TrainConfig(steps=3, log_every=1),
         )

@@ -24,6 +24,7 @@ from speechssl.train.learner import TrainConfig
 
 TIMES = {"audio_s_per_s", "wall_s", "data_wait_s", "memory_gib"}  # what may differ between two equal runs
 RUNS = [(task, workers) for task in ("masked_prediction", "contrastive", "ctc") for workers in (0, 2)]
+RUNS += [("random_projection", 0)]
 
 
 def reports(run: Path) -> list[dict[str, float]]:
@@ -48,7 +49,7 @@ def signalled(monkeypatch):
 
 @pytest.fixture
 def run_task(pretrain_config, finetune_config):
-    """Give a function that trains one of the three tasks, two batches a step."""
+    """Give a function that trains one of the tasks, two batches a step."""
 
     def run(task: str, out: Path, workers: int = 0, **train: int) -> Path:
         config = TrainConfig(**{"steps": 7, "accumulate": 2, "log_every": 3, "workers": workers, **train})

@@ -13,9 +13,11 @@ from speechssl.parallel import Ranks
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
-from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
-from speechssl.tasks.registry import build_objective
+from speechssl.tasks.random_projection import RandomProjectionConfig
+from speechssl.tasks.random_quantizer import CodebookConfig
+from speechssl.tasks.registry import task_of
+from speechssl.tasks.task import DataSizes
 from speechssl.train.distributed import ParallelConfig, distribute
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
 
@@ -24,11 +26,13 @@ CONTRASTIVE = ContrastiveConfig(
     dim=8, negatives=6, feature_dropout=0.0, quantizer=QuantizerConfig(groups=2, entries=5, dim=12), mask=MASK
 )
 HUBERT = MaskedPredictionConfig(dim=8, mask=MASK, unmasked_weight=0.5)
+RANDOM = RandomProjectionConfig(codebook=CodebookConfig(entries=5, dim=4, bins=6), mask=MASK, unmasked_weight=0.5)
 CTC = CTCConfig(freeze_conv=False, freeze_steps=0, mask=MASK, channel_mask=MASK)
+Config = ContrastiveConfig | MaskedPredictionConfig | RandomProjectionConfig | CTCConfig
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 
-def build(config: ContrastiveConfig | MaskedPredictionConfig | CTCConfig, norm: str) -> nn.Module:
+def build(config: Config, norm: str) -> nn.Module:
     torch.manual_seed(0)
     encoder = BASE_LIKE if norm == "post" else LARGE_LIKE
     transformer = dataclasses.replace(encoder.transformer, num_layers=4, layer_drop=0.3)
@@ -36,8 +40,8 @@ def build(config: ContrastiveConfig | MaskedPredictionConfig | CTCConfig, norm: 
     if isinstance(config, CTCConfig):
         return CTCModel(trunk, config, vocabulary_size=4).train().double()
     clusters = (5,) if isinstance(config, MaskedPredictionConfig) else ()
-    model = PretrainModel(trunk, build_objective(config, dim=32, conv_dim=16, clusters=clusters)).train()
-    return model if isinstance(config, ContrastiveConfig) else model.double()  # whose quantizer is float32
+    model = task_of(config).build(config, trunk, DataSizes(clusters=clusters)).train()
+    return model.double() if isinstance(config, MaskedPredictionConfig) else model  # quantizers are float32
 
 
 def step(model: nn.Module, lengths: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor | None]]:
@@ -56,10 +60,10 @@ def step(model: nn.Module, lengths: tuple[int, ...]) -> tuple[Tensor, dict[str, 
 
 @pytest.mark.parametrize("lengths", [(820, 430, 40), (820, 820, 820), (600, 35, 820)])  # 35 samples: one frame
 @pytest.mark.parametrize("norm", ["post", "pre"])
-@pytest.mark.parametrize("config", [CONTRASTIVE, HUBERT, CTC], ids=["wav2vec2", "hubert", "ctc"])
+@pytest.mark.parametrize("config", [CONTRASTIVE, HUBERT, RANDOM, CTC], ids=["wav2vec2", "hubert", "best-rq", "ctc"])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_loss_and_gradients_are_those_of_padded_layers(
-    config: ContrastiveConfig | MaskedPredictionConfig | CTCConfig, norm: str, lengths: tuple[int, ...], recompute: bool
+    config: Config, norm: str, lengths: tuple[int, ...], recompute: bool
 ) -> None:
     padded = step(build(config, norm), lengths)
     model = build(config, norm)

@@ -15,7 +15,10 @@ from speechssl.tasks.contrastive import ContrastiveConfig, ContrastiveObjective
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
-from speechssl.tasks.registry import build_objective
+from speechssl.tasks.random_projection import RandomProjectionConfig
+from speechssl.tasks.random_quantizer import CodebookConfig
+from speechssl.tasks.registry import build_objective, task_of
+from speechssl.tasks.task import DataSizes
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, TINY_STACK, noise, randomise, tiny_encoder
 from tests.tasks.labelled import labelled
 
@@ -25,19 +28,21 @@ CONTRASTIVE = ContrastiveConfig(
 )
 MASKED_PREDICTION = MaskedPredictionConfig(dim=8, mask=MASK)
 LINEAR = dataclasses.replace(MASKED_PREDICTION, logits="linear")
+RANDOM = RandomProjectionConfig(codebook=CodebookConfig(number=2, entries=5, dim=4, bins=6), mask=MASK)
+Config = ContrastiveConfig | MaskedPredictionConfig | RandomProjectionConfig
 OBJECTIVES = pytest.mark.parametrize(
-    "config", [CONTRASTIVE, MASKED_PREDICTION, LINEAR], ids=["contrastive", "cosine", "linear"]
+    "config", [CONTRASTIVE, MASKED_PREDICTION, LINEAR, RANDOM], ids=["contrastive", "cosine", "linear", "random"]
 )
 LENGTHS = (820, 430, 610)
 FRAMES = int(frame_count(torch.tensor(820), TINY_STACK))
 
 
-def _model(config: ContrastiveConfig | MaskedPredictionConfig, encoder: EncoderConfig = BASE_LIKE) -> PretrainModel:
-    clusters = () if isinstance(config, ContrastiveConfig) else (5,)
+def _model(config: Config, encoder: EncoderConfig = BASE_LIKE) -> PretrainModel:
+    clusters = (5,) if isinstance(config, MaskedPredictionConfig) else ()
     torch.manual_seed(0)
-    objective = build_objective(config, dim=32, conv_dim=16, clusters=clusters)
-    randomise(objective)
-    return PretrainModel(tiny_encoder(encoder), objective).train()
+    model = task_of(config).build(config, tiny_encoder(encoder), DataSizes(clusters=clusters))
+    randomise(model.objective)
+    return model.train()
 
 
 def _batch() -> Batch:
@@ -75,9 +80,7 @@ def test_batch_without_labels_is_refused() -> None:
 
 @pytest.mark.parametrize("encoder", [BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
 @OBJECTIVES
-def test_every_parameter_receives_a_finite_gradient(
-    config: ContrastiveConfig | MaskedPredictionConfig, encoder: EncoderConfig
-) -> None:
+def test_every_parameter_receives_a_finite_gradient(config: Config, encoder: EncoderConfig) -> None:
     model = _model(config, encoder)
     model(_batch(), StepContext(step=0, generator=_generator())).value.backward()
     for name, parameter in model.named_parameters():
@@ -87,7 +90,7 @@ def test_every_parameter_receives_a_finite_gradient(
 
 
 @OBJECTIVES
-def test_loss_follows_the_generator_and_nothing_else(config: ContrastiveConfig | MaskedPredictionConfig) -> None:
+def test_loss_follows_the_generator_and_nothing_else(config: Config) -> None:
     model, losses = _model(config), []
     for global_seed, seed in ((0, 1), (1, 1), (1, 2)):
         torch.manual_seed(global_seed)
@@ -97,7 +100,7 @@ def test_loss_follows_the_generator_and_nothing_else(config: ContrastiveConfig |
 
 @OBJECTIVES
 def test_masks_are_drawn_within_each_utterance_and_their_share_reported(
-    config: ContrastiveConfig | MaskedPredictionConfig,
+    config: Config,
 ) -> None:
     model, seen = _model(config), []
     with model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2])):
@@ -111,7 +114,7 @@ def test_masks_are_drawn_within_each_utterance_and_their_share_reported(
 
 
 @OBJECTIVES
-def test_padding_does_not_change_the_loss(config: ContrastiveConfig | MaskedPredictionConfig) -> None:
+def test_padding_does_not_change_the_loss(config: Config) -> None:
     model, batch = _model(config).eval(), _batch()
     is_masked = torch.zeros(3, FRAMES, dtype=torch.bool)
     is_masked[:, 2:9] = True
@@ -123,6 +126,9 @@ def test_padding_does_not_change_the_loss(config: ContrastiveConfig | MaskedPred
         encoded = model.encoder(waveforms, batch.num_samples, mask)
         if isinstance(config, ContrastiveConfig):
             losses.append(model.objective(encoded, mask, labelled(), StepContext(step=0, generator=_generator())))
+        elif isinstance(config, RandomProjectionConfig):
+            padded = dataclasses.replace(batch, waveforms=waveforms)
+            losses.append(model.objective(encoded, mask, padded, INFERENCE))
         else:
             losses.append(model.objective(encoded, mask, labelled(labels), INFERENCE))
     assert int(losses[0].count) == int(losses[1].count) == 21

@@ -16,9 +16,11 @@ from speechssl.parallel import Ranks
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
-from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
-from speechssl.tasks.registry import build_objective
+from speechssl.tasks.random_projection import RandomProjectionConfig
+from speechssl.tasks.random_quantizer import CodebookConfig
+from speechssl.tasks.registry import task_of
+from speechssl.tasks.task import DataSizes
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.gradients import gradient_norms
 from speechssl.train.learner import Learner, TrainConfig
@@ -31,6 +33,7 @@ CONTRASTIVE = ContrastiveConfig(dim=8, negatives=6, quantizer=QuantizerConfig(gr
 CROSS = dataclasses.replace(CONTRASTIVE, cross_negatives=3)
 COSINE = MaskedPredictionConfig(dim=8, mask=MASK)
 LINEAR = dataclasses.replace(COSINE, logits="linear", unmasked_weight=0.5)
+RANDOM = RandomProjectionConfig(codebook=CodebookConfig(entries=5, dim=4, bins=6, update="ema"), mask=MASK)
 CTC = CTCConfig(dropout=0.1, freeze_conv=False, freeze_steps=0, mask=MASK, channel_mask=MASK)
 REGULARISED = dataclasses.replace(
     BASE_LIKE,
@@ -40,7 +43,7 @@ REGULARISED = dataclasses.replace(
         BASE_LIKE.transformer, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, layer_drop=0.05
     ),
 )
-Config = ContrastiveConfig | MaskedPredictionConfig | CTCConfig
+Config = ContrastiveConfig | MaskedPredictionConfig | RandomProjectionConfig | CTCConfig
 
 
 def _model(config: Config, encoder: EncoderConfig) -> nn.Module:
@@ -48,7 +51,7 @@ def _model(config: Config, encoder: EncoderConfig) -> nn.Module:
     if isinstance(config, CTCConfig):
         return CTCModel(tiny_encoder(encoder), config, vocabulary_size=4).train()
     clusters = (5, 3) if isinstance(config, MaskedPredictionConfig) else ()
-    return PretrainModel(tiny_encoder(encoder), build_objective(config, dim=32, conv_dim=16, clusters=clusters)).train()
+    return task_of(config).build(config, tiny_encoder(encoder), DataSizes(clusters=clusters)).train()
 
 
 def _batch(lengths: tuple[int, ...]) -> Batch:
@@ -68,7 +71,9 @@ def _batch(lengths: tuple[int, ...]) -> Batch:
 @pytest.mark.parametrize("lengths", [(820, 430, 610), (820, 820, 820)], ids=["padded", "unpadded"])
 @pytest.mark.parametrize("encoder", [REGULARISED, LARGE_LIKE], ids=["base", "large"])
 @pytest.mark.parametrize(
-    "config", [CONTRASTIVE, CROSS, COSINE, LINEAR, CTC], ids=["own", "cross", "cosine", "linear", "ctc"]
+    "config",
+    [CONTRASTIVE, CROSS, COSINE, LINEAR, RANDOM, CTC],
+    ids=["own", "cross", "cosine", "linear", "random", "ctc"],
 )
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 def test_a_step_never_waits_for_the_device(
@@ -99,7 +104,7 @@ class NoOptimizer:
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0])
-@pytest.mark.parametrize("config", [CONTRASTIVE, COSINE, CTC], ids=["own", "cosine", "ctc"])
+@pytest.mark.parametrize("config", [CONTRASTIVE, COSINE, RANDOM, CTC], ids=["own", "cosine", "random", "ctc"])
 def test_an_update_waits_once_when_all_is_queued(config: Config, max_grad_norm: float | None) -> None:
     model, batch = _model(config, REGULARISED), _batch((820, 430, 610))
     move_parameters(model)
