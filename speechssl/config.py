@@ -25,6 +25,7 @@ __all__ = [
     "OneOf",
     "Row",
     "Shown",
+    "added",
     "as_yaml",
     "configuration",
     "describe",
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "rows_of",
     "to_dict",
+    "to_stored",
     "was",
 ]
 
@@ -70,6 +72,11 @@ class OneOf:
         """Build pydantic's schema of a tagged union."""
         union = reduce(operator.or_, self.kinds().values())
         return handler.generate_schema(Annotated[union, Discriminator("kind")])
+
+
+def added(default: Any) -> Any:
+    """Make a field that earlier versions lack; its default is not stored, so that they still read the files."""
+    return dataclasses.field(default=default, metadata={"added": True})
 
 
 def was(old: str, default: Any) -> Any:
@@ -149,6 +156,11 @@ def to_dict(config: object) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))  # type: ignore[call-overload]
 
 
+def to_stored(config: object) -> dict[str, Any]:
+    """Return what is written to a file: `to_dict` without the fields of `added` that have their default."""
+    return json.loads(json.dumps(_stored(config), default=str))
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values as a flat dictionary with dotted keys.
 
@@ -184,6 +196,24 @@ def rows_of(config: Any, defaults: Any = None) -> Iterator[Row]:
             yield from ((f"{field.name}.{key}", each, is_default) for key, each, is_default in inner)
         else:
             yield field.name, value, value == default
+
+
+def _stored(value: Any) -> Any:
+    """Replace dataclasses at any depth by dictionaries of the fields that are stored."""
+    match value:
+        case Mapping():
+            return {key: _stored(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_stored(each) for each in value]
+        case _ if dataclasses.is_dataclass(value):
+            fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+            return {
+                field.name: _stored(each)
+                for field, each in fields
+                if not ("added" in field.metadata and each == _default(field))
+            }
+        case _:
+            return value
 
 
 def _override(values: dict[str, Any], override: str) -> None:

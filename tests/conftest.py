@@ -1,5 +1,6 @@
 """Small corpora and small models that several folders of tests share."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -86,6 +87,12 @@ def tiny_encoder() -> EncoderConfig:
             dim=32, num_layers=2, num_heads=2, ffn_dim=64, position_kernel=8, position_groups=4, layer_drop=0.2
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def log_mel_encoder(tiny_encoder: EncoderConfig) -> EncoderConfig:
+    """The tiny trunk with log-mel input, 20 ms a frame."""
+    return dataclasses.replace(tiny_encoder, input="log_mel", log_mel_bins=40, conv=((16, 3, 2), (16, 3, 1)))
 
 
 @pytest.fixture(scope="session")

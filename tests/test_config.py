@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.config import as_yaml, describe, from_dict, load, to_dict
+from speechssl.config import as_yaml, describe, from_dict, load, to_dict, to_stored
 from speechssl.data.batching import BatchConfig
 from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig
@@ -271,6 +271,17 @@ ROUND_TRIPS = [
 @pytest.mark.parametrize("config", ROUND_TRIPS, ids=lambda config: type(config).__name__)
 def test_a_configuration_survives_being_written_and_read(config):
     assert from_dict(to_dict(config), type(config), where="test") == config
+    assert from_dict(to_stored(config), type(config), where="test") == config
+
+
+def test_what_earlier_versions_lack_is_stored_only_if_it_is_not_the_default():
+    later = {"input", "log_mel_bins"}
+    config = PretrainConfig(out=Path("run"), data=DATA, encoder=EncoderConfig.small())
+    assert later <= to_dict(config)["encoder"].keys()
+    assert not later & to_stored(config)["encoder"].keys()
+    assert {**to_stored(config), "encoder": to_dict(config)["encoder"]} == to_dict(config)
+    config = dataclasses.replace(config, encoder=EncoderConfig(input="log_mel", conv=((8, 3, 2),)))
+    assert later & to_stored(config)["encoder"].keys() == {"input"}
 
 
 @pytest.mark.parametrize("config", ROUND_TRIPS, ids=lambda config: type(config).__name__)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from speechssl.errors import CheckpointError
+from speechssl.hub.names import expect_shared
 from speechssl.hub.onnx import Precision
 from speechssl.hub.saved import SavedModel
 from speechssl.hub.transformers import write_transformers
@@ -51,6 +52,7 @@ def write_ctranslate2(model: SavedModel, target: Path, precision: Precision = "f
     described = model.description
     if described.ctc is None:
         raise CheckpointError("the model has no CTC head, which the toolkit needs; fine-tune it first")
+    expect_shared(described.encoder, "CTranslate2")
     _expect_large(described.encoder, model.name)
     converters = _package("ctranslate2.converters")
     _package("transformers")

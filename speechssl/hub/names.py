@@ -29,6 +29,7 @@ __all__ = [
     "NameTable",
     "as_known",
     "check_projection",
+    "expect_shared",
     "identity_projection",
     "lost_settings",
     "name_table",
@@ -77,6 +78,23 @@ def as_known(model: SavedModel) -> tuple[SavedModel, dict[str, str]]:
     return dataclasses.replace(trunk, description=dataclasses.replace(trunk.description, family=None)), dropped
 
 
+def expect_shared(encoder: EncoderConfig, who: str) -> None:
+    """Check that an encoder has only layers that other toolkits have, too.
+
+    Args:
+        encoder: configuration of the encoder.
+        who: toolkit or format that is to run it, for the error.
+
+    Raises:
+        CheckpointError: it has log-mel input.
+    """
+    if encoder.input != "waveform":
+        raise CheckpointError(
+            f"encoder.input is {encoder.input}, but {who} takes waveforms only; keep the model in speechssl, or train "
+            "one with encoder.input=waveform"
+        )
+
+
 def name_table(description: Description, toolkit: Toolkit, *, trunk: str = "", head: str = "") -> NameTable:
     """Find the counterpart of each parameter of a model.
 
@@ -85,7 +103,11 @@ def name_table(description: Description, toolkit: Toolkit, *, trunk: str = "", h
         toolkit: column of the table.
         trunk: prefix of the parameters of their trunk.
         head: prefix of the parameters of their head.
+
+    Raises:
+        CheckpointError: the encoder has layers that the toolkit lacks.
     """
+    expect_shared(description.encoder, toolkit)
     model = without_values(lambda: build_model(description))
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     rows = [(row._replace(ours=f"encoder.{row.ours}"), trunk) for row in _trunk_rows(description.encoder)]

@@ -27,6 +27,7 @@ from speechssl.atomic import atomic
 from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.errors import CheckpointError
 from speechssl.hub import onnx_int8
+from speechssl.hub.names import expect_shared
 from speechssl.hub.saved import SavedModel
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.frames import frame_count
@@ -59,7 +60,12 @@ class Inference(nn.Module):
 
     @classmethod
     def of(cls, model: SavedModel) -> Self:
-        """Build the modules of a model; raise CheckpointError if its parameters do not fit the description."""
+        """Build the modules of a model.
+
+        Raises:
+            CheckpointError: its parameters do not fit the description, or its encoder cannot be exported.
+        """
+        expect_shared(model.description.encoder, "an exported graph")
         recogniser = model.recogniser()[0] if model.description.ctc is not None else None
         encoder = model.encoder() if recogniser is None else recogniser.encoder
         remove_parametrizations(encoder.transformer.positions.conv, "weight")  # else recomputed at each call
@@ -68,7 +74,7 @@ class Inference(nn.Module):
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Return (batch, frames, dim or vocab) and the (batch,) int64 number of valid frames."""
         output = self.head(self.encoder(waveforms, num_samples).last)
-        return output, frame_count(num_samples, self.encoder.config.conv)
+        return output, frame_count(num_samples, self.encoder.config.stack)
 
 
 def export_program(model: SavedModel) -> ExportedProgram:

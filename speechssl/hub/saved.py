@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from speechssl import fingerprint
 from speechssl.atomic import atomic, write_atomically
 from speechssl.audio.reading import AudioConfig
-from speechssl.config import configuration, from_dict, to_dict
+from speechssl.config import configuration, from_dict, to_stored
 from speechssl.data.labels import LabelSource
 from speechssl.errors import CheckpointError, LabelError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
@@ -303,7 +303,7 @@ def describe_model(folder: Path, description: Description) -> None:
                 "the data of this run have changed: name another out, or remove the folder"
             )
     if known is None or known.labels != description.labels:
-        write_atomically(path, json.dumps(to_dict(description), indent=1, ensure_ascii=False) + "\n")
+        write_atomically(path, json.dumps(to_stored(description), indent=1, ensure_ascii=False) + "\n")
 
 
 def vocabulary_of_run(out: Path) -> Vocabulary | None:

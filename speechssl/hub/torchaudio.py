@@ -20,7 +20,7 @@ from speechssl.config import from_dict
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.extras import import_torchaudio
 from speechssl.hub.fairseq_dictionaries import written_by_signs
-from speechssl.hub.names import Conversion, NameTable, lost_settings, name_table, rename_from, rename_to
+from speechssl.hub.names import Conversion, NameTable, expect_shared, lost_settings, name_table, rename_from, rename_to
 from speechssl.hub.pickled import load_pickled, pickled_bytes, tensors_only, write_files
 from speechssl.hub.saved import Description, SavedModel
 from speechssl.model.frames import BASE_STACK
@@ -121,9 +121,10 @@ def write_torchaudio(model: SavedModel, target: Path) -> dict[str, str]:
         Reasons by our name, for what was dropped.
 
     Raises:
-        CheckpointError: a file exists already.
+        CheckpointError: a file exists already, or the encoder has layers that torchaudio lacks.
     """
     described = model.description
+    expect_shared(described.encoder, "torchaudio")
     settings = _settings(described)
     again = from_dict(_values(settings, target), Description, where=str(target))
     table = _table(again)

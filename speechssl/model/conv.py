@@ -1,8 +1,8 @@
 """Convolutional feature extractor: waveform to one frame every 20 ms (in general, every product of the strides).
 
-Section 2 of wav2vec 2.0 (arXiv:2006.11477); HuBERT (arXiv:2106.07447) uses the same stack. It does not handle masking
-or objectives. Padding never leaks: a valid frame depends on real samples only, and the group norm takes its statistics
-over valid frames only, unless `padding_in_norm` is set.
+Section 2 of wav2vec 2.0 (arXiv:2006.11477); HuBERT (arXiv:2106.07447) uses the same stack. Log-mel energies may take
+the place of the first convolution. It does not handle masking or objectives. Padding never leaks: a valid frame depends
+on real samples only, and the group norm takes its statistics over valid frames only, unless `padding_in_norm` is set.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +19,7 @@ from speechssl.model.fast.packed import PackedConv
 from speechssl.model.frames import Stack, frame_count, hop_size, receptive_field, within
 from speechssl.model.host import send
 from speechssl.model.in_pieces import in_pieces
+from speechssl.model.log_mel import LogMel
 from speechssl.model.norm import ChannelNorm, TimeNorm
 
 __all__ = ["ConvFeatureExtractor", "convolve"]
@@ -28,11 +29,18 @@ class ConvFeatureExtractor(nn.Module):
     """A stack of convolutions, each followed by GELU.
 
     With `norm="group"` (BASE) only layer 0 is normalised, each channel over time; with `norm="layer"` (LARGE) every
-    layer is normalised over its channels.
+    layer is normalised over its channels. With `log_mel` layer 0 computes log-mel energies, and no GELU follows: either
+    norm takes away the loudness, that over time the frequency response of the recording, too.
     """
 
     def __init__(
-        self, stack: Stack, norm: Literal["group", "layer"], bias: bool, *, padding_in_norm: bool = False
+        self,
+        stack: Stack,
+        norm: Literal["group", "layer"],
+        bias: bool,
+        *,
+        padding_in_norm: bool = False,
+        log_mel: bool = False,
     ) -> None:
         """Build the stack.
 
@@ -42,6 +50,7 @@ class ConvFeatureExtractor(nn.Module):
             bias: whether the convolutions have a bias.
             padding_in_norm: include the zeros of the padding in the statistics of the group norm, as the reference
                 implementations do; an utterance's frames then depend on the padded length of its batch.
+            log_mel: whether layer 0 of the stack is `LogMel`, with as many bins as the stack gives it channels.
         """
         super().__init__()
         self.stack = tuple(stack)
@@ -51,9 +60,12 @@ class ConvFeatureExtractor(nn.Module):
         self.norms = nn.ModuleList()
         in_channels = 1
         for index, (channels, kernel, stride) in enumerate(self.stack):
-            conv = nn.Conv1d(in_channels, channels, kernel, stride, bias=bias)
-            nn.init.kaiming_normal_(conv.weight)
-            self.convs.append(conv)
+            if log_mel and index == 0:
+                self.convs.append(LogMel(channels))
+            else:
+                conv = nn.Conv1d(in_channels, channels, kernel, stride, bias=bias)
+                nn.init.kaiming_normal_(conv.weight)
+                self.convs.append(conv)
             if norm == "layer":
                 self.norms.append(ChannelNorm(channels))
             elif index == 0:
@@ -87,22 +99,45 @@ class ConvFeatureExtractor(nn.Module):
 
     def _layer_by_layer(self, waveforms: Tensor, counted: Tensor) -> Tensor:
         """Extract the frames of (batch, time) without branches on lengths, for exported graphs."""
-        conv, norm = next(self._layers())
-        x = convolve(waveforms[..., None], conv)  # (batch, steps, channels)
-        is_counted = within(frame_count(counted, self.stack[:1]), x.shape[1])  # (batch, steps)
-        return self.later_layers(functional.gelu(norm(x, is_counted) if isinstance(norm, TimeNorm) else norm(x)))
+        return self.after_first_norm(self._first_norm(self.first_steps(waveforms), counted))
 
     def _first_layer(self, waveforms: Tensor, counted: Tensor) -> Callable[[slice, slice], Tensor]:
         """Return a function from rows and steps of the batch to the first layer's output: (rows, steps, channels)."""
         conv, norm = next(self._layers())
+        if isinstance(conv, LogMel):
+            with torch.autocast(waveforms.device.type, enabled=False):
+                energies = self._first_norm(self.first_steps(waveforms), counted)
+            return lambda rows, steps: energies[rows, steps]
         samples = waveforms.unflatten(1, (-1, conv.stride[0]))  # (batch, steps, stride)
         if isinstance(norm, TimeNorm):
             is_counted = within(frame_count(counted, self.stack[:1]), samples.shape[1])  # (batch, steps)
             return norm.folded_into(conv, waveforms, is_counted, gelu=True)
         return lambda rows, steps: functional.gelu(norm(convolve(samples[rows, steps].flatten(1)[..., None], conv)))
 
+    def _first_norm(self, x: Tensor, counted: Tensor) -> Tensor:
+        """Normalise the first layer's output (batch, steps, channels); `counted` samples of a row are in statistics."""
+        norm = self.norms[0]
+        if isinstance(norm, TimeNorm):
+            return norm(x, within(frame_count(counted, self.stack[:1]), x.shape[1]))
+        return cast(Tensor, norm(x))
+
+    def first_steps(self, waveforms: Tensor) -> Tensor:
+        """Map (batch, time), whole hops, to the first layer's output before its norm: (batch, steps, channels).
+
+        Steps whose window reaches past the end are missing or undefined.
+        """
+        first = self.convs[0]
+        if not isinstance(first, LogMel):
+            return convolve(waveforms[..., None], cast(nn.Conv1d, first))
+        x = first(waveforms)
+        return functional.pad(x, (0, 0, 0, waveforms.shape[1] // self.stack[0][2] - x.shape[1]))
+
+    def after_first_norm(self, x: Tensor) -> Tensor:
+        """Map the first layer's normalised output (batch, steps, channels) to (batch, frames, channels)."""
+        return self.later_layers(x if isinstance(self.convs[0], LogMel) else functional.gelu(x))
+
     def later_layers(self, x: Tensor) -> Tensor:
-        """Map the first layer's output (batch, steps, channels) to (batch, frames, channels)."""
+        """Map the first layer's output (batch, steps, channels), GELU applied, to (batch, frames, channels)."""
         for conv, norm in list(self._layers())[1:]:
             is_last = isinstance(norm, nn.Identity)  # then GELU follows at once
             x = convolve(x, conv, gelu=is_last)  # (batch, steps, channels)

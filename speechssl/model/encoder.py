@@ -12,15 +12,16 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from speechssl.config import configuration
+from speechssl.config import added, configuration
 from speechssl.errors import ConfigError
 from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.conv import ConvFeatureExtractor
 from speechssl.model.dropout import Dropout
-from speechssl.model.frames import BASE_STACK, frame_count, hop_size, receptive_field, within
+from speechssl.model.frames import BASE_STACK, Stack, frame_count, hop_size, receptive_field, within
 from speechssl.model.host import send
 from speechssl.model.linear import Linear
 from speechssl.model.local_frames import local_extractor
+from speechssl.model.log_mel import HOP, MOST_BINS, WINDOW
 from speechssl.model.norm import LayerNorm
 from speechssl.model.transformer import Layer, Transformer, TransformerConfig, without_learning
 
@@ -31,8 +32,13 @@ ADAPTERS = ("up", "down")  # last component of the names of the trainable parame
 
 @configuration
 class EncoderConfig:
-    """Architecture of the encoder; the defaults are BASE."""
+    """Architecture of the encoder; the defaults are BASE.
 
+    Log-mel input costs a tenth of the convolutions that it replaces, as in Fast-HuBERT (arXiv:2309.13860).
+    """
+
+    input: Literal["waveform", "log_mel"] = added("waveform")  # of the convolutions; log-mel: 25 ms every 10 ms
+    log_mel_bins: int = added(80)  # filters of log-mel input
     conv: tuple[tuple[int, int, int], ...] = BASE_STACK  # (channels, kernel, stride)
     conv_norm: Literal["group", "layer"] = "group"  # fairseq: extractor_mode default or layer_norm
     conv_bias: bool = False
@@ -44,16 +50,28 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if not self.conv or any(min(layer) < 1 for layer in self.conv):
             raise ConfigError(f"encoder.conv must list (channels, kernel, stride) from 1 up, found {self.conv}")
+        if not 1 <= self.log_mel_bins <= MOST_BINS:
+            raise ConfigError(f"encoder.log_mel_bins must lie between 1 and {MOST_BINS}, found {self.log_mel_bins}")
+        if self.input == "log_mel" and self.frames_per_second < 1:
+            raise ConfigError(
+                f"encoder.conv makes a frame every {self.hop / 16_000:g} s from log-mel frames, which are 10 ms apart; "
+                "for one every 20 ms set encoder.conv=[[512,3,2],[512,3,1]]"
+            )
+
+    @property
+    def stack(self) -> Stack:
+        """Layers from samples to frames: `conv`, after the windows of the log-mel energies if these are the input."""
+        return self.conv if self.input == "waveform" else ((self.log_mel_bins, WINDOW, HOP), *self.conv)
 
     @property
     def hop(self) -> int:
         """Samples from one frame to the next."""
-        return hop_size(self.conv)
+        return hop_size(self.stack)
 
     @property
     def window(self) -> int:
         """Receptive field of one frame of the extractor, in samples; a shorter waveform has no frame."""
-        return receptive_field(self.conv)
+        return receptive_field(self.stack)
 
     @property
     def frames_per_second(self) -> float:
@@ -143,7 +161,11 @@ class SpeechEncoder(nn.Module):
         self.config = config
         channels, dim = config.conv[-1][0], config.transformer.dim
         self.conv = ConvFeatureExtractor(
-            config.conv, config.conv_norm, config.conv_bias, padding_in_norm=config.padding_in_norm
+            config.stack,
+            config.conv_norm,
+            config.conv_bias,
+            padding_in_norm=config.padding_in_norm,
+            log_mel=config.input == "log_mel",
         )
         self.norm = LayerNorm(channels)
         self.project = Linear(channels, dim)
@@ -177,7 +199,7 @@ class SpeechEncoder(nn.Module):
         """
         with without_learning(context.num_frozen > 0):
             conv = self.extract(waveforms, num_samples)  # (batch, frames, channels)
-            is_valid = within(frame_count(num_samples, self.config.conv), conv.shape[1])  # (batch, frames)
+            is_valid = within(frame_count(num_samples, self.config.stack), conv.shape[1])  # (batch, frames)
             features = self.norm(conv)
             x = self.dropout(self.project(features))  # (batch, frames, dim)
             if is_masked is not None:
@@ -206,7 +228,7 @@ class SpeechEncoder(nn.Module):
 
     def count_frames(self, num_samples: Tensor) -> Tensor:
         """Return the (batch,) int64 numbers of frames of waveforms of (batch,) int64 samples."""
-        return frame_count(num_samples, self.config.conv)
+        return frame_count(num_samples, self.config.stack)
 
     def local_frames(self, waveform: Tensor) -> Callable[[int, int], Tensor]:
         """Prepare the extraction of ranges of frames of one (time,) waveform; see `local_extractor`."""

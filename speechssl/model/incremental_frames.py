@@ -11,6 +11,7 @@ from torch import Tensor
 from speechssl.model.conv import ConvFeatureExtractor
 from speechssl.model.frames import frame_count, hop_size, receptive_field
 from speechssl.model.local_frames import extract_part
+from speechssl.model.log_mel import LogMel
 from speechssl.model.norm import TimeNorm
 
 __all__ = ["IncrementalFrames"]
@@ -34,8 +35,10 @@ class IncrementalFrames:
         self.extracted = 0  # frames
         self._audio = torch.zeros(0)  # from the first sample that a later frame or step depends on
         self._steps = 0  # steps of the first convolution that are in the statistics
-        _, kernel, stride = conv.stack[0]
-        self._of_samples, self._of_steps = _Moments(1, horizon), _Moments(kernel, horizon / stride)
+        channels, kernel, stride = conv.stack[0]
+        # moments of what the first layer's output is linear in: the windows of samples, or the log-mel energies
+        dim = channels if isinstance(conv.convs[0], LogMel) else kernel
+        self._of_samples, self._of_steps = _Moments(1, horizon), _Moments(dim, horizon / stride)
 
     @property
     def available(self) -> int:
@@ -50,7 +53,11 @@ class IncrementalFrames:
         _, kernel, stride = self.conv.stack[0]
         steps = frame_count(self.num_samples, self.conv.stack[:1])
         if steps > self._steps:
-            self._of_steps.add(self._from(self._steps * stride).unfold(0, kernel, stride))
+            new, first = self._from(self._steps * stride), self.conv.convs[0]
+            if isinstance(first, LogMel):
+                self._of_steps.add(first(new[None].to(first.window.device))[0].cpu())
+            else:
+                self._of_steps.add(new.unfold(0, kernel, stride))
             self._steps = steps
 
     def extract(self) -> Tensor:
@@ -78,11 +85,17 @@ class IncrementalFrames:
     def _norm(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Return shift and scale, (channels,) each, that the group norm amounts to; None with layer norm.
 
-        The group norm of a normalised waveform is that of the waveform itself, but for its epsilon.
+        The group norm of a normalised waveform is that of the waveform itself, but for its epsilon. That of log-mel
+        energies is the same, but for the energy that stands for digital silence.
         """
         norm, conv = self.conv.norms[0], self.conv.convs[0]
         if not isinstance(norm, TimeNorm):
             return None
+        if isinstance(conv, LogMel):
+            variance = self._of_steps.covariance.diagonal().clamp(min=0)
+            scale = (variance + norm.eps).rsqrt() * norm.weight.double().cpu()
+            shift = norm.bias.double().cpu() - self._of_steps.mean * scale
+            return shift.float().to(device), scale.float().to(device)
         assert isinstance(conv, torch.nn.Conv1d)
         kernel = conv.weight[:, 0].double().cpu()  # (channels, taps)
         variance = ((kernel @ self._of_steps.covariance) * kernel).sum(1)

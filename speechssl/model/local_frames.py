@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from speechssl.model.conv import ConvFeatureExtractor, convolve
+from speechssl.model.conv import ConvFeatureExtractor
 from speechssl.model.frames import frame_count, hop_size, receptive_field
 from speechssl.model.norm import TimeNorm
 
@@ -49,7 +49,7 @@ def _whole_norm(conv: ConvFeatureExtractor, waveform: Tensor, device: torch.devi
     for start in range(0, steps, _AT_ONCE):
         stop = min(start + _AT_ONCE, steps)
         part = waveform[start * stride : (stop - 1) * stride + kernel].to(device)
-        x = _convolve_first(conv, functional.pad(part, (0, -len(part) % stride)))[: stop - start].double()
+        x = conv.first_steps(functional.pad(part, (0, -len(part) % stride))[None])[0, : stop - start].double()
         moments += torch.stack([x.sum(0), x.square().sum(0)])
     mean, square = moments / steps
     scale = (square - mean.square()).clamp(min=0).add(norm.eps).rsqrt() * norm.weight
@@ -67,13 +67,6 @@ def extract_part(conv: ConvFeatureExtractor, waveform: Tensor, norm: tuple[Tenso
     Returns:
         (frames, channels).
     """
-    x = _convolve_first(conv, functional.pad(waveform, (0, -len(waveform) % hop_size(conv.stack))))  # whole hops
+    x = conv.first_steps(functional.pad(waveform, (0, -len(waveform) % hop_size(conv.stack)))[None])  # whole hops
     x = conv.norms[0](x) if norm is None else torch.addcmul(norm[0], x, norm[1])
-    return conv.later_layers(functional.gelu(x[None]))[0, : frame_count(len(waveform), conv.stack)]
-
-
-def _convolve_first(conv: ConvFeatureExtractor, waveform: Tensor) -> Tensor:
-    """Map (time,) through the first convolution, as `ConvFeatureExtractor` does: (steps, channels)."""
-    layer = conv.convs[0]
-    assert isinstance(layer, torch.nn.Conv1d)
-    return convolve(waveform[None, :, None], layer)[0]
+    return conv.after_first_norm(x)[0, : frame_count(len(waveform), conv.stack)]

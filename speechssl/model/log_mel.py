@@ -12,13 +12,16 @@ from torch.nn import functional
 from speechssl.errors import ConfigError
 from speechssl.model.frames import frame_count, within
 
-__all__ = ["HOP", "WINDOW", "LogMel", "stacked_log_mel", "without_mean"]
+__all__ = ["FREQUENCIES", "HOP", "MOST_BINS", "WINDOW", "LogMel", "stacked_log_mel", "without_mean"]
 
 HOP = 160  # samples at 16 kHz, 10 ms
 WINDOW = 400  # samples, 25 ms
+MOST_BINS = 100  # with more, filters lie between two frequencies of the spectrum and are empty
 _FFT = 512
+FREQUENCIES = _FFT // 2 + 1  # of the spectrum
 _LOWEST_HZ, _HIGHEST_HZ = 20.0, 8000.0
 _PRE_EMPHASIS = 0.97
+_AT_ONCE = 1024  # frames that are computed together, so that they stay in the cache
 _FLOOR = torch.finfo(torch.float32).eps  # of an energy, for silence
 
 
@@ -46,11 +49,16 @@ class LogMel(nn.Module):
             return waveforms.new_zeros(len(waveforms), 0, self.bins, dtype=torch.float32)
         with torch.autocast(waveforms.device.type, enabled=False):
             frames = waveforms.float().unfold(1, WINDOW, HOP)  # (batch, frames, 400)
-            frames = frames - frames.mean(-1, keepdim=True)
-            before = functional.pad(frames, (1, 0), mode="replicate")[..., :-1]
-            frames = torch.addcmul(frames, before, self.window.new_tensor(-_PRE_EMPHASIS)) * self.window
-            spectrum = torch.view_as_real(torch.fft.rfft(frames, _FFT))
-            return (spectrum.square().sum(-1) @ self.filters).clamp(min=_FLOOR).log()
+            parts = frames.split(max(1, _AT_ONCE // len(frames)), 1)
+            return torch.cat([self._energies(part) for part in parts], 1)
+
+    def _energies(self, frames: Tensor) -> Tensor:
+        """Map (batch, frames, 400) windows of samples to (batch, frames, bins)."""
+        frames = frames - frames.mean(-1, keepdim=True)
+        before = functional.pad(frames, (1, 0), mode="replicate")[..., :-1]
+        frames = torch.addcmul(frames, before, self.window.new_tensor(-_PRE_EMPHASIS)) * self.window
+        spectrum = torch.view_as_real(torch.fft.rfft(frames, _FFT))
+        return (spectrum.square().sum(-1) @ self.filters).clamp(min=_FLOOR).log()
 
 
 def without_mean(energies: Tensor, num_samples: Tensor) -> Tensor:
@@ -108,7 +116,7 @@ def _count(num_samples: Tensor) -> Tensor:
 
 def _filters(bins: int) -> Tensor:
     """Return the (257, bins) float64 weights of the powers at 0, 31.25, ..., 8000 Hz in each filter."""
-    frequencies = torch.arange(_FFT // 2 + 1, dtype=torch.float64) * 16_000 / _FFT
+    frequencies = torch.arange(FREQUENCIES, dtype=torch.float64) * 16_000 / _FFT
     lowest, highest = _mel(_LOWEST_HZ), _mel(_HIGHEST_HZ)
     centres = torch.linspace(lowest, highest, bins + 2, dtype=torch.float64)
     position = 1127 * (1 + frequencies / 700).log()

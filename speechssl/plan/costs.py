@@ -127,7 +127,7 @@ def pretraining_flops(
         utterances: number of equally long utterances in the batch; with `mask.same_count` the one with the fewest
             masked frames counts.
     """
-    frames = frame_count(samples, encoder.conv)
+    frames = frame_count(samples, encoder.stack)
     head = task_of(objective).products(objective, encoder, clusters, frames=frames, utterances=utterances)
     return sum(product.flops for product in [*trunk_products(encoder, 1, samples), *head])
 

@@ -85,7 +85,7 @@ def measure_throughput(
 def _noise(utterances: int, crop_s: float, encoder: EncoderConfig, sizes: DataSizes) -> Batch:
     generator = torch.Generator().manual_seed(0)
     time_ = int(crop_s * SAMPLE_RATE)
-    shape = (utterances, frame_count(time_, encoder.conv))
+    shape = (utterances, frame_count(time_, encoder.stack))
     labels = [torch.randint(units, shape, generator=generator) for units in sizes.clusters]
     return Batch(
         ids=tuple(f"noise-{index}" for index in range(utterances)),

@@ -25,6 +25,7 @@ def describe(source: Path) -> list[tuple[str, str]]:
         ("holds", described.method),
         ("pretrained by", described.pretrained_by or _unpretrained(source)),
         ("parameters", f"{parameters:,}"),
+        ("input", "waveform" if encoder.input == "waveform" else f"{encoder.log_mel_bins} log-mel energies"),
         ("extractor", f"{len(encoder.conv)} convolutions, {encoder.conv_norm} norm, {encoder.conv[-1][0]} channels"),
         ("frames", f"{encoder.frames_per_second:g} a second, each of {encoder.window / 16:g} ms"),
         ("transformer", f"{transformer.num_layers} layers of {transformer.dim}, {transformer.norm}-norm"),

@@ -134,10 +134,10 @@ class CTCModel(TaskModel):
 
         Masks are drawn in training mode if the context has a generator.
         """
-        counts = frame_count(batch.num_samples, self.encoder.config.conv)
+        counts = frame_count(batch.num_samples, self.encoder.config.stack)
         is_masked = is_channel_masked = None
         if self.training and context.generator is not None:
-            size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
+            size = frame_count(batch.waveforms.shape[1], self.encoder.config.stack)
             dim = self.encoder.config.transformer.dim
             is_masked = draw_spans(counts, size, self.config.mask, context.generator)
             is_channel_masked = draw_spans(

@@ -4,7 +4,7 @@ Tasks list the products of their heads (`Task.products`).
 
 The count has each forward product and its two gradients, without the gradient of the waveform, those of a frozen
 extractor, and layers skipped by layer drop. Convolutions count as matrix products. Norms, activations, dropout, random
-numbers and the optimiser are left out.
+numbers, the Fourier transform of log-mel input and the optimiser are left out.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.frames import frame_count
+from speechssl.model.log_mel import FREQUENCIES
 from speechssl.model.masking import MaskConfig, draw_spans
 
 __all__ = [
@@ -83,21 +84,22 @@ def trunk_products(
         trains_conv: whether to include those of the extractor.
     """
     products = _extractor(encoder, utterances, samples, is_training and trains_conv)
-    return products + _transformer(encoder, utterances, frame_count(samples, encoder.conv), is_training=is_training)
+    return products + _transformer(encoder, utterances, frame_count(samples, encoder.stack), is_training=is_training)
 
 
 def _extractor(encoder: EncoderConfig, utterances: int, samples: int, is_training: bool) -> list[Product]:
     products, in_channels = [], 1
-    for index, (channels, kernel, _) in enumerate(encoder.conv):
-        rows = utterances * frame_count(samples, encoder.conv[: index + 1])
+    for index, (channels, kernel, _) in enumerate(encoder.stack):
+        rows = utterances * frame_count(samples, encoder.stack[: index + 1])
+        is_log_mel = encoder.input == "log_mel" and index == 0
         products.append(
             Product(
-                f"extractor {index}",
+                "log-mel" if is_log_mel else f"extractor {index}",
                 rows,
-                in_channels * kernel,
+                FREQUENCIES if is_log_mel else in_channels * kernel,
                 channels,
                 has_left_gradient=is_training and index > 0,
-                has_right_gradient=is_training,
+                has_right_gradient=is_training and not is_log_mel,
             )
         )
         in_channels = channels

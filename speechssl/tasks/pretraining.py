@@ -84,8 +84,8 @@ class PretrainModel(TaskModel):
             batch: the batch, its lengths on the host.
             context: step and random generator.
         """
-        counts = frame_count(batch.num_samples, self.encoder.config.conv)
-        size = frame_count(batch.waveforms.shape[1], self.encoder.config.conv)
+        counts = frame_count(batch.num_samples, self.encoder.config.stack)
+        size = frame_count(batch.waveforms.shape[1], self.encoder.config.stack)
         is_masked = self.objective.draw_masks(counts, size, context.masks())
         encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked, context=context)
         loss: LossSum = self.objective(encoded, is_masked, batch, context)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.atomic import write_atomically
-from speechssl.config import flatten, from_dict, to_dict
+from speechssl.config import flatten, from_dict, to_dict, to_stored
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.parallel import Ranks
 from speechssl.text.policy import with_known_language
@@ -76,7 +76,7 @@ def claim_run_folder(out: Path, config: object, *, may_replace: bool = True) -> 
     path = out / CONFIG
     mine = to_dict(config)
     if not path.exists():
-        write_atomically(path, json.dumps(mine, indent=1) + "\n")
+        write_atomically(path, json.dumps(to_stored(config), indent=1) + "\n")
         return
     written = read_config(out)
     before = _with_later_keys(written, type(config))
@@ -88,7 +88,7 @@ def claim_run_folder(out: Path, config: object, *, may_replace: bool = True) -> 
         for left in (DESCRIPTION, KMEANS):  # may describe data that have changed since
             (out / left).unlink(missing_ok=True)
         if different:
-            write_atomically(path, json.dumps(mine, indent=1) + "\n")
+            write_atomically(path, json.dumps(to_stored(config), indent=1) + "\n")
             print(f"{out}: the run there computed nothing, so this one takes its place ({changes})", file=sys.stderr)
         return
     if different:

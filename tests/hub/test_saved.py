@@ -65,6 +65,12 @@ def test_a_model_survives_being_written_and_read(tmp_path, make):
     assert again.name == "model"
 
 
+def test_the_file_of_a_model_of_waveforms_lacks_the_keys_of_log_mel_input(tmp_path):
+    fine_tuned().write(tmp_path / "model")
+    written = json.loads((tmp_path / "model/model.json").read_text(encoding="utf-8"))
+    assert not {"input", "log_mel_bins"} & written["encoder"].keys()
+
+
 def test_a_language_that_was_once_taken_unread_is_said_and_left_out_of_a_saved_model(tmp_path, capsys):
     fine_tuned().write(tmp_path / "model")
     path = tmp_path / "model/model.json"

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechssl.model.conv import ConvFeatureExtractor
 from speechssl.model.frames import frame_count, within
-from tests.model.tiny import TINY_STACK, distance, noise, randomise
-from tests.oracles.trunk import oracle_extract
+from tests.model.tiny import LOG_MEL_BOTH, TINY_STACK, distance, noise, randomise
+from tests.oracles.trunk import oracle_extract, oracle_log_mel_extract
 
 
 class Written(TorchDispatchMode):
@@ -73,6 +73,72 @@ def test_extractor_equals_a_stack_of_conv1d(stack: tuple, norm: str, bias: bool,
         strict=True,
     ):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def log_mel_extractor(norm: str, *, padding_in_norm: bool = False) -> ConvFeatureExtractor:
+    config = LOG_MEL_BOTH[norm]
+    extractor = ConvFeatureExtractor(
+        config.stack, config.conv_norm, config.conv_bias, padding_in_norm=padding_in_norm, log_mel=True
+    )
+    randomise(extractor)
+    return extractor
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_log_mel_input_equals_filter_banks_and_conv1d_whatever_the_batch_and_its_padding(
+    norm: str, learns: bool
+) -> None:
+    extractor = log_mel_extractor(norm)
+    lengths = torch.tensor([9_000, 1_360, 1_359, 4_321])
+    waveforms = 0.1 * noise(4, 9_000)
+    padded = waveforms.masked_fill(~within(lengths, 9_000), torch.nan)
+    with torch.set_grad_enabled(learns):
+        found = extractor(padded, lengths)
+    for row, count in enumerate(frame_count(lengths, extractor.stack).tolist()):
+        alone = waveforms[row, : lengths[row]]
+        if count:
+            torch.testing.assert_close(found[row, :count], extractor(alone[None], lengths[[row]])[0])
+            expected = oracle_log_mel_extract(extractor, alone)
+            torch.testing.assert_close(found[row, :count], expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_log_mel_input_has_the_gradients_of_conv1d(norm: str) -> None:
+    extractor, waveform = log_mel_extractor(norm), 0.1 * noise(5_000)
+    found, expected = extractor(waveform[None], torch.tensor([5_000]))[0], oracle_log_mel_extract(extractor, waveform)
+    cotangent, parameters = noise(*expected.shape, seed=1), list(extractor.parameters())
+    for one, other in zip(
+        torch.autograd.grad(found, parameters, cotangent),
+        torch.autograd.grad(expected, parameters, cotangent),
+        strict=True,
+    ):
+        assert distance(one, other) < 1e-2
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_loudness_does_not_reach_what_follows_log_mel_input(norm: str) -> None:
+    extractor, waveform, length = log_mel_extractor(norm), 0.1 * noise(1, 5_000), torch.tensor([5_000])
+    torch.testing.assert_close(extractor(5 * waveform, length), extractor(waveform, length), rtol=1e-3, atol=1e-3)
+
+
+def test_padding_in_norm_counts_the_silence_of_log_mel_input() -> None:
+    waveforms, lengths = 0.1 * noise(2, 9_000), torch.tensor([9_000, 4_000])
+    found = log_mel_extractor("group", padding_in_norm=True)(waveforms, lengths)
+    zero_filled = waveforms * within(lengths, 9_000)
+    expected = log_mel_extractor("group")(zero_filled, torch.tensor([9_000, 9_000]))
+    count = int(frame_count(lengths[1], log_mel_extractor("group").stack))
+    torch.testing.assert_close(found[1, :count], expected[1, :count])
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_log_mel_input_under_autocast_stays_close(norm: str) -> None:
+    extractor, waveforms, lengths = log_mel_extractor(norm), 0.1 * noise(2, 9_000), torch.tensor([9_000, 9_000])
+    expected = extractor(waveforms, lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = extractor(waveforms, lengths)
+    assert found.dtype == torch.bfloat16
+    assert distance(found, expected) < 0.02
 
 
 @pytest.mark.parametrize("piece", [1, 200, 700, 10**6])  # a frame, some, a row and a half, the whole batch

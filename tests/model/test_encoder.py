@@ -9,7 +9,7 @@ from torch import Tensor
 from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.frames import frame_count
-from tests.model.tiny import BASE_LIKE, LARGE_LIKE, TINY_STACK, noise, tiny_encoder
+from tests.model.tiny import BASE_LIKE, LARGE_LIKE, LOG_MEL_LIKE, TINY_STACK, noise, tiny_encoder
 
 FORMS = [
     pytest.param(BASE_LIKE, id="base"),
@@ -226,6 +226,35 @@ def test_configuration_knows_window_hop_and_frame_rate(
 ) -> None:
     assert (config.hop, config.frames_per_second) == (hop, rate)
     assert window is None or config.window == window
+
+
+@pytest.mark.parametrize(
+    ("conv", "window", "hop"), [(((512, 3, 2), (512, 3, 1)), 1_360, 320), (((256, 3, 2), (256, 3, 2)), 1_360, 640)]
+)
+def test_log_mel_input_has_the_windows_and_hops_of_all_its_layers(conv: tuple, window: int, hop: int) -> None:
+    config = dataclasses.replace(BASE_LIKE, input="log_mel", conv=conv)
+    assert (config.window, config.hop) == (window, hop)
+    encoder = tiny_encoder(config)
+    lengths = torch.tensor([window - 1, window, window + hop - 1, window + hop])
+    assert encoder.count_frames(lengths).tolist() == [0, 1, 1, 2]
+    assert encoder(0.1 * noise(4, int(lengths.max())), lengths).is_valid.sum(1).tolist() == [0, 1, 1, 2]
+
+
+def test_log_mel_input_has_no_parameters_of_its_own() -> None:
+    names = {name for name in tiny_encoder(LOG_MEL_LIKE).state_dict() if name.startswith("conv.convs.")}
+    assert names == {"conv.convs.1.weight", "conv.convs.2.weight"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"input": "log_mel"}, r"a frame every 3\.2 s .* set encoder\.conv=\[\[512,3,2\],\[512,3,1\]\]"),
+        ({"log_mel_bins": 101}, "encoder.log_mel_bins must lie between 1 and 100, found 101"),
+    ],
+)
+def test_log_mel_input_that_cannot_be_meant_is_refused(keys: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EncoderConfig(**keys)
 
 
 @pytest.mark.parametrize("conv", [(), ((8, 10, 0),), ((0, 10, 5),)])

@@ -7,7 +7,7 @@ import torch
 
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.incremental import IncrementalEncoder
-from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
+from tests.model.tiny import BASE_LIKE, LARGE_LIKE, LOG_MEL_BOTH, noise, tiny_encoder
 
 HOP, WINDOW = BASE_LIKE.hop, BASE_LIKE.window
 BOTH = pytest.mark.parametrize("config", [BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
@@ -46,13 +46,13 @@ def slowly(encoder: SpeechEncoder, waveform: torch.Tensor, ends: list[tuple[int,
     return torch.cat(found)
 
 
-@BOTH
+@pytest.mark.parametrize("config", [BASE_LIKE, LARGE_LIKE, *LOG_MEL_BOTH.values()])
 @pytest.mark.parametrize("normalize", [False, True])
 @torch.no_grad()
 def test_a_stream_that_is_settled_at_once_is_encoded_as_the_whole(config, normalize):
-    encoder, waveform = tiny_encoder(config), noise(samples_of(60) + 7)
+    encoder, waveform = tiny_encoder(config), noise(59 * config.hop + config.window + 7)
     stream = IncrementalEncoder(encoder, normalize=normalize, context=60)
-    for part in waveform.split(100):
+    for part in waveform.split(5 * config.hop):
         stream.frames.add(part)
     if normalize:
         waveform = (waveform - waveform.mean()) / (waveform.var(correction=0) + 1e-5).sqrt()

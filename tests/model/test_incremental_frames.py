@@ -9,7 +9,7 @@ from speechssl.audio.reading import normalize_waveform
 from speechssl.model.conv import ConvFeatureExtractor
 from speechssl.model.frames import frame_count
 from speechssl.model.incremental_frames import IncrementalFrames
-from tests.model.tiny import TINY_STACK, noise, randomise
+from tests.model.tiny import LOG_MEL_BOTH, TINY_STACK, noise, randomise
 
 GAPS = ((8, 6, 3), (8, 2, 4))  # the second convolution skips steps of the first
 LEVELS = torch.linspace(0.01, 1, 1500)  # parts differ in level
@@ -56,6 +56,26 @@ def test_frames_without_statistics_are_those_of_the_whole():
         frames.add(part)
         found.append(frames.extract())
     torch.testing.assert_close(torch.cat(found), at_once(conv, waveform, normalize=False), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("size", [333, 9_000])
+@torch.no_grad()
+def test_log_mel_frames_are_those_of_the_audio_until_they_were_extracted(norm, normalize, size):
+    config = LOG_MEL_BOTH[norm]
+    conv = ConvFeatureExtractor(config.stack, norm, config.conv_bias, log_mel=True)
+    randomise(conv)
+    waveform = noise(9_000) * torch.linspace(0.01, 1, 9_000) + 0.3
+    frames, count = IncrementalFrames(conv, normalize=normalize, horizon=9_000), 0
+    for part in waveform.split(size):
+        frames.add(part)
+        before, count = frames.extracted, frame_count(frames.num_samples, conv.stack)
+        assert frames.available == count
+        if count > before:
+            expected = at_once(conv, waveform[: frames.num_samples], normalize=normalize)[before:]
+            torch.testing.assert_close(frames.extract(), expected, rtol=1e-3, atol=1e-3)
+    assert frames.extracted == count > 0
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])

@@ -12,7 +12,7 @@ from speechssl.model.fast.packed import Bfloat16Linear, Int8Linear, PackedConv, 
 from speechssl.model.lora import LoraConfig, add_adapters
 from speechssl.model.precision import choose_precision, pack, reason_for
 from tests.model.precisions import skip_without
-from tests.model.tiny import BASE_LIKE, LARGE_LIKE, TINY_TRANSFORMER, distance, noise, tiny_encoder
+from tests.model.tiny import BASE_LIKE, LARGE_LIKE, LOG_MEL_LIKE, TINY_TRANSFORMER, distance, noise, tiny_encoder
 
 CPU = torch.device("cpu")
 WIDE = dataclasses.replace(  # convolutions of 32 channels a group, which bfloat16 suits
@@ -37,6 +37,16 @@ def test_a_packed_encoder_gives_the_same_but_for_rounding(config, kind: str) -> 
         assert 0 < distance(one * theirs.is_valid[..., None], other * theirs.is_valid[..., None]) < 0.1
     assert all(torch.equal(tensor, before[name]) for name, tensor in exact.state_dict().items())
     assert pack(packed, kind) is packed
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_a_packed_encoder_of_log_mel_energies_gives_the_same_but_for_rounding(kind: str) -> None:
+    skip_without(kind)
+    exact = tiny_encoder(dataclasses.replace(LOG_MEL_LIKE, log_mel_bins=80, conv=((32, 3, 2), (32, 3, 2))))
+    with torch.no_grad():
+        waveforms, lengths = 0.1 * noise(2, 8_200), torch.tensor([8_200, 4_300])
+        ours, theirs = pack(exact, kind)(waveforms, lengths), exact(waveforms, lengths)
+    assert 0 < distance(ours.last[theirs.is_valid], theirs.last[theirs.is_valid]) < 0.1
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])

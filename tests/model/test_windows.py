@@ -15,11 +15,14 @@ from tests.model.tiny import noise
 SECOND = 16_000
 
 
-@pytest.fixture(params=["group", "layer"])
+@pytest.fixture(params=["group", "layer", "group of log-mel", "layer of log-mel"])
 def encoder(request, tiny_encoder) -> SpeechEncoder:
     """Return a tiny trunk with either norm, whose frames are far from those of another level of the audio."""
     torch.manual_seed(0)
-    config = dataclasses.replace(tiny_encoder, conv_norm=request.param, conv_bias=request.param == "layer")
+    norm, _, is_log_mel = request.param.partition(" of ")
+    config = dataclasses.replace(tiny_encoder, conv_norm=norm, conv_bias=norm == "layer")
+    if is_log_mel:
+        config = dataclasses.replace(config, input="log_mel", conv=((16, 3, 2), (16, 3, 1)))
     return SpeechEncoder(config).eval()
 
 
@@ -86,7 +89,7 @@ def test_one_window_is_the_whole(encoder):
 @pytest.mark.parametrize("num_samples", [16_000 * 2, 16_000 * 2 + 319, 16_000 * 3 + 1])
 def test_frames_are_as_many_as_of_the_whole(encoder, num_samples):
     found = encode(encoder, noise(num_samples))
-    assert len(found[0]) == len(found[1]) == frame_count(num_samples, encoder.config.conv)
+    assert len(found[0]) == len(found[1]) == frame_count(num_samples, encoder.config.stack)
 
 
 def test_more_overlap_comes_closer_to_the_whole(encoder):

@@ -24,6 +24,8 @@ BASE_LIKE = EncoderConfig(conv=TINY_STACK, conv_grad_scale=1.0, feature_dropout=
 LARGE_LIKE = dataclasses.replace(
     BASE_LIKE, conv_norm="layer", conv_bias=True, transformer=dataclasses.replace(TINY_TRANSFORMER, norm="pre")
 )
+LOG_MEL_LIKE = dataclasses.replace(BASE_LIKE, input="log_mel", log_mel_bins=20, conv=((12, 3, 2), (16, 3, 1)))
+LOG_MEL_BOTH = {"group": LOG_MEL_LIKE, "layer": dataclasses.replace(LOG_MEL_LIKE, conv_norm="layer", conv_bias=True)}
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:

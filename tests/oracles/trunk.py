@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,6 +24,23 @@ def oracle_extract(extractor: ConvFeatureExtractor, waveform: Tensor) -> Tensor:
             x = functional.group_norm(x, x.shape[1], norm.weight, norm.bias)
         x = functional.gelu(x)
     return x[0].T
+
+
+def oracle_log_mel_extract(extractor: ConvFeatureExtractor, waveform: Tensor) -> Tensor:
+    """Run torchaudio's filter banks and `nn.Conv1d` over one utterance: (time,) to (frames, channels)."""
+    x = torchaudio.compliance.kaldi.fbank(waveform[None], num_mel_bins=extractor.stack[0][0])  # (steps, bins)
+    weight, bias = extractor.norms[0].weight, extractor.norms[0].bias
+    if extractor.norm == "layer":
+        x = functional.layer_norm(x, (x.shape[1],), weight, bias)
+    else:
+        x = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt() * weight + bias
+    for index, conv in list(enumerate(extractor.convs))[1:]:
+        x = conv(x.T).T
+        if extractor.norm == "layer":
+            norm = extractor.norms[index]
+            x = functional.layer_norm(x, (x.shape[1],), norm.weight, norm.bias)
+        x = functional.gelu(x)
+    return x
 
 
 def oracle_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:

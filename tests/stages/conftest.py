@@ -81,6 +81,17 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, pretrain_config: Callab
 
 
 @pytest.fixture(scope="session")
+def pretrained_on_log_mel(
+    tmp_path_factory: pytest.TempPathFactory,
+    pretrain_config: Callable[..., PretrainConfig],
+    log_mel_encoder: EncoderConfig,
+) -> Path:
+    """Give the folder of a run with masked prediction whose encoder has log-mel input."""
+    folder = tmp_path_factory.mktemp("log_mel") / "run"
+    return pretrain(pretrain_config(folder, encoder=log_mel_encoder)).parent
+
+
+@pytest.fixture(scope="session")
 def finetune_config(corpus: Path, pretrained: Path) -> Callable[..., FinetuneConfig]:
     """Give a function that makes a configuration of a CTC run of three steps."""
 
@@ -101,3 +112,14 @@ def finetune_config(corpus: Path, pretrained: Path) -> Callable[..., FinetuneCon
 def finetuned(tmp_path_factory: pytest.TempPathFactory, finetune_config: Callable[..., FinetuneConfig]) -> Path:
     """Give the folder of a CTC run."""
     return finetune(finetune_config(tmp_path_factory.mktemp("finetuned") / "run")).parent
+
+
+@pytest.fixture(scope="session")
+def finetuned_on_log_mel(
+    tmp_path_factory: pytest.TempPathFactory,
+    finetune_config: Callable[..., FinetuneConfig],
+    pretrained_on_log_mel: Path,
+) -> Path:
+    """Give the folder of a CTC run whose encoder has log-mel input."""
+    folder = tmp_path_factory.mktemp("finetuned_on_log_mel") / "run"
+    return finetune(finetune_config(folder, checkpoint=pretrained_on_log_mel)).parent

@@ -46,6 +46,22 @@ def test_a_fine_tuned_run_is_converted_and_checked(finetuned, tmp_path, to):
     assert not [*tmp_path.glob(".*")]
 
 
+@pytest.mark.parametrize("to", [name for name in FORMATS if name != "speechssl"])
+def test_log_mel_input_is_refused_by_every_other_toolkit_before_anything_is_written(finetuned_on_log_mel, tmp_path, to):
+    with pytest.raises(
+        CheckpointError, match=r"encoder\.input is log_mel, but .* takes waveforms only; keep the model"
+    ):
+        convert(finetuned_on_log_mel, target_of(tmp_path, to), to)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_log_mel_input_is_copied_to_a_model_folder(finetuned_on_log_mel, corpus, tmp_path):
+    convert(finetuned_on_log_mel, tmp_path / "copy", "speechssl")
+    manifest = read_manifest(corpus)
+    (found, _), (expected, _) = (transcribe(run, manifest) for run in (tmp_path / "copy", finetuned_on_log_mel))
+    assert [each.text for each in found] == [each.text for each in expected]
+
+
 @pytest.mark.parametrize("to", [name for name in READABLE if name != "speechssl"])
 def test_a_converted_model_comes_back_and_transcribes_alike(finetuned, corpus, tmp_path, to):
     convert(finetuned, target_of(tmp_path / "theirs", to), to)

@@ -8,7 +8,7 @@ import torch
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig, draw_spans
 from speechssl.plan.costs import pretraining_flops
-from speechssl.tasks.flops import masked_share
+from speechssl.tasks.flops import masked_share, trunk_products
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 
 
@@ -21,6 +21,19 @@ def test_the_least_masked_utterance_says_how_much_is_masked_where_all_are_masked
     assert found == pytest.approx(sum(drawn) / 300 / 300, abs=0.012)
     assert found < masked_share(free, frames=300, utterances=utterances)
     assert masked_share(config, frames=300) == masked_share(free)  # alone, it is the least masked
+
+
+def test_log_mel_input_counts_its_filters_and_the_two_convolutions() -> None:
+    encoder = dataclasses.replace(EncoderConfig.small(), input="log_mel", conv=((256, 3, 2), (128, 3, 2)))
+    found = {each.part: each for each in trunk_products(encoder, 2, 64_000)}
+    steps = 2 * torch.tensor([398, 198, 98])  # (64,000 - 400) / 160 + 1, and so on
+    expected = {  # additions and multiplications, with the gradients that there are
+        "log-mel": 2 * int(steps[0]) * 257 * 80,
+        "extractor 1": 3 * 2 * int(steps[1]) * 80 * 3 * 256,
+        "extractor 2": 3 * 2 * int(steps[2]) * 256 * 3 * 128,
+        "projection": 3 * 2 * int(steps[2]) * 128 * 192,
+    }
+    assert {part: found[part].flops for part in expected} == expected
 
 
 def test_fewer_masked_frames_cost_fewer_operations() -> None:
