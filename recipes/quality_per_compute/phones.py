@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from speechssl.audio.reading import AudioConfig, read_audio
+from speechssl.data.batching import Example, collate
 from speechssl.data.manifest import read_manifest
 from speechssl.hub.saved import SavedModel
+from speechssl.model.context import INFERENCE
 from speechssl.model.encoder import SpeechEncoder
 from speechssl.tasks.contrastive import ContrastiveObjective
 from speechssl.units.phone_alignments import Interval, read_phones
@@ -35,31 +37,43 @@ class Frames:
     layers: list[Tensor]  # each (frames, dim) float32; the extractor's output after its norm, then the layers
     phones: Tensor  # (frames,) int64
     loudness: Tensor  # (frames,) float32, mean square of what the extractor sees
+    codes: Tensor | None  # (frames, groups) int64, of a model with a quantizer
 
 
 @torch.no_grad()
 def frames_of(
-    encoder: SpeechEncoder, manifest: Path, phones: dict[str, list[Interval]], names: list[str], audio: AudioConfig
+    encoder: SpeechEncoder,
+    manifest: Path,
+    phones: dict[str, list[Interval]],
+    names: list[str],
+    audio: AudioConfig,
+    objective: ContrastiveObjective | None = None,
 ) -> Frames:
-    """Run a trunk over the utterances of a manifest, each alone."""
+    """Run a trunk, and a quantizer if there is one, over the utterances of a manifest, each alone."""
     hop, window = encoder.config.hop, encoder.config.window
     read = read_manifest(manifest)
     layers: list[list[Tensor]] = []
-    labels, loudness = [], []
+    labels, loudness, codes = [], [], []
     for row in read.utterances:
         waveform = read_audio(read.audio_path(row), audio)
-        encoded = encoder(waveform[None], torch.tensor([len(waveform)]))
+        batch = collate([Example(id=row.id, waveform=waveform)])
+        encoded = encoder(batch.waveforms, batch.num_samples)
         outputs = [encoded.features[0], *(layer[0] for layer in encoded.layers)]
         segment, is_inside = map(
             torch.from_numpy, segments_of_frames(phones[row.id], len(outputs[0]), hop=hop, window=window)
         )
         layers.append([output[is_inside].float() for output in outputs])
         labels.append(torch.tensor([names.index(each.phone) for each in phones[row.id]])[segment[is_inside]])
+        if objective is not None:
+            targets = objective.with_targets(encoded, encoder, batch, INFERENCE).features[0]
+            quantized = objective.quantizer(targets[is_inside], temperature=1.0, generator=torch.Generator())
+            codes.append(quantized.codes)
         loudness.append(waveform.unfold(0, window, hop).square().mean(1)[is_inside])
     return Frames(
         layers=[torch.cat(parts) for parts in zip(*layers, strict=True)],
         phones=torch.cat(labels),
         loudness=torch.cat(loudness),
+        codes=torch.cat(codes) if codes else None,
     )
 
 
@@ -86,15 +100,14 @@ def information(first: Tensor, second: Tensor) -> float:
     return mutual_information((joint / joint.sum()).numpy())
 
 
-@torch.no_grad()
-def codes_tell(objective: ContrastiveObjective, frames: Frames) -> str:
-    """Say what a quantizer's codes hold."""
-    quantizer = objective.quantizer.eval()
-    quantized = quantizer(frames.layers[0], temperature=1.0, generator=torch.Generator())
-    codes = torch.unique(quantized.codes, dim=0, return_inverse=True)[1]
+def codes_tell(frames: Frames) -> str:
+    """Say what a quantizer's codes hold; nothing without codes."""
+    if frames.codes is None:
+        return ""
+    codes = torch.unique(frames.codes, dim=0, return_inverse=True)[1]
     loudness = frames.loudness.argsort().argsort() * LOUDNESS_CLASSES // len(codes)
     return (
-        f"codes: entropy {information(codes, codes):.2f}, of loudness {information(codes, loudness):.2f}, "
+        f"; codes: entropy {information(codes, codes):.2f}, of loudness {information(codes, loudness):.2f}, "
         f"of phones {information(codes, frames.phones):.2f} nats"
     )
 
@@ -102,19 +115,20 @@ def codes_tell(objective: ContrastiveObjective, frames: Frames) -> str:
 def look(model: Path, corpus: Path, *, random: bool) -> str:
     """Return a line on one model."""
     saved = SavedModel.read(model)
-    objective = None
+    objective: ContrastiveObjective | None = None
     if random:
         torch.manual_seed(0)
         encoder = SpeechEncoder(saved.description.encoder).eval()
     elif saved.description.method == "wav2vec2":
         pretrained = saved.pretraining()
+        assert isinstance(pretrained.objective, ContrastiveObjective)
         encoder, objective = pretrained.encoder, pretrained.objective
     else:
         encoder = saved.encoder()
     phones = read_phones(corpus / "phones.tsv")
     names = sorted({interval.phone for intervals in phones.values() for interval in intervals})
     train, dev = (
-        frames_of(encoder, corpus / f"{split}.tsv", phones, names, saved.description.audio)
+        frames_of(encoder, corpus / f"{split}.tsv", phones, names, saved.description.audio, objective)
         for split in ("train", "dev")
     )
     accuracies = [
@@ -122,8 +136,7 @@ def look(model: Path, corpus: Path, *, random: bool) -> str:
         for ours, theirs in zip(train.layers, dev.layers, strict=True)
     ]
     figures = " ".join(f"{each:.1f}" for each in accuracies)
-    line = f"{'random, as ' if random else ''}{model}: phones by layer {figures} %"
-    return f"{line}; {codes_tell(objective, dev)}" if isinstance(objective, ContrastiveObjective) else line
+    return f"{'random, as ' if random else ''}{model}: phones by layer {figures} %{codes_tell(dev)}"
 
 
 def main() -> None:

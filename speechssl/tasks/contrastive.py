@@ -1,9 +1,10 @@
 """The objective of wav2vec 2.0: identify the true quantized frame among negatives.
 
 Section 3.2 of wav2vec 2.0 (arXiv:2006.11477): contrastive loss (equation 3) + 0.1 x diversity loss (equation 4); the
-released code adds 10 x the extractor's mean squared output.
+released code adds 10 x the extractor's mean squared output. What is quantized: `contrastive_targets`.
 """
 
+import dataclasses
 from typing import Literal
 
 import torch
@@ -12,13 +13,21 @@ from torch.nn import functional
 
 from speechssl.config import configuration, was
 from speechssl.data.batching import Batch
-from speechssl.errors import TrainingError
+from speechssl.errors import ConfigError, TrainingError
 from speechssl.model.context import StepContext
 from speechssl.model.dropout import Dropout
-from speechssl.model.encoder import Encoded
+from speechssl.model.encoder import Encoded, EncoderConfig, SpeechEncoder
 from speechssl.model.host import frames_where, generator_on, send
+from speechssl.model.log_mel import HOP, LogMel
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive_health import contrastive_health
+from speechssl.tasks.contrastive_targets import (
+    CopyConfig,
+    LogMelTargetConfig,
+    changed_copy,
+    frame_loudness,
+    log_mel_targets,
+)
 from speechssl.tasks.health import Health
 from speechssl.tasks.metrics import perplexity, row_spread
 from speechssl.tasks.model import LossSum
@@ -40,31 +49,83 @@ class ContrastiveConfig:
     temperature: float = 0.1  # divides the cosine similarities (fairseq: logit_temp)
     negatives: int = was("distractors", 100)  # negatives from the same utterance (fairseq: num_negatives)
     cross_negatives: int = was("cross_distractors", 0)  # from the whole batch (fairseq: cross_sample_negatives)
+    loudness_neighbours: int | None = (
+        None  # own negatives are drawn from so many frames of like loudness; None: from all
+    )
     diversity_weight: float = 0.1
     feature_penalty: float = 10.0  # weight of the extractor's squared output; LARGE: 0 (can collapse with layer norm)
     feature_dropout: float = 0.1  # dropout of the quantizer's input (fairseq: dropout_features)
+    targets: Literal["extractor", "log_mel"] = "extractor"  # what is quantized
+    log_mel: LogMelTargetConfig = LogMelTargetConfig()  # for targets=log_mel
+    copy: CopyConfig = CopyConfig()  # the targets are frames of a copy with another gain and channel
     quantizer: QuantizerConfig = QuantizerConfig()
     mask: MaskConfig = MaskConfig()
+
+    def __post_init__(self) -> None:
+        if self.loudness_neighbours is not None and self.loudness_neighbours < 1:
+            raise ConfigError(
+                f"loudness_neighbours must be 1 or more, or null for all frames, found {self.loudness_neighbours}"
+            )
 
 
 class ContrastiveObjective(Objective):
     """Contrastive loss over masked frames, codebook diversity and feature penalty."""
 
-    def __init__(self, config: ContrastiveConfig, dim: int, conv_dim: int) -> None:
+    def __init__(
+        self, config: ContrastiveConfig, dim: int, conv_dim: int, encoder: EncoderConfig | None = None
+    ) -> None:
+        """Build quantizer and projections.
+
+        Args:
+            config: configuration of the task.
+            dim: dimension of the encoder's output.
+            conv_dim: dimension of the extractor's output.
+            encoder: configuration of the encoder, needed for targets=log_mel and loudness_neighbours.
+
+        Raises:
+            ConfigError: targets=log_mel, and the encoder's frames are not at multiples of 10 ms.
+        """
         super().__init__()
-        self.config = config
+        self.config, self.shape = config, encoder
         self.dropout = Dropout(config.feature_dropout)
-        self.quantizer = Quantizer(config.quantizer, conv_dim)
+        self.log_mel = LogMel(config.log_mel.bins) if config.targets == "log_mel" else None
+        self.quantizer = Quantizer(config.quantizer, conv_dim if self.log_mel is None else self._stacked_dim())
         self.project_quantized = nn.Linear(config.quantizer.dim, config.dim)
         self.project_context = nn.Linear(dim, config.dim)
+
+    def with_targets(self, encoded: Encoded, encoder: SpeechEncoder, batch: Batch, context: StepContext) -> Encoded:
+        """Replace the features of `encoded` by what is to be quantized, if that is not the extractor's output.
+
+        In training, `config.copy` changes gain and channel of the audio that is quantized, and the encoder's extractor
+        runs once more.
+        """
+        is_copy = self.training and self.config.copy.is_on
+        if not is_copy and self.log_mel is None:
+            return encoded
+        waveforms, device = batch.waveforms, batch.waveforms.device
+        if is_copy:
+            waveforms = changed_copy(waveforms, self.config.copy, generator_on(device, context.masks()))
+        if self.log_mel is None:
+            features = encoder.norm(encoder.extract(waveforms, batch.num_samples))
+        else:
+            features = log_mel_targets(
+                waveforms,
+                send(batch.num_samples, device),
+                self.log_mel,
+                self.config.log_mel,
+                hop=encoder.config.hop,
+                window=encoder.config.window,
+                frames=encoded.last.shape[1],
+            )
+        return dataclasses.replace(encoded, features=features)
 
     def forward(self, encoded: Encoded, is_masked: Tensor, batch: Batch, context: StepContext) -> LossSum:
         """Score one batch.
 
         Args:
-            encoded: output of `SpeechEncoder` on the masked batch, lengths on the host.
+            encoded: output of `with_targets`: the targets are its features.
             is_masked: (batch, frames) bool, on the host, True where the encoder saw the mask vector.
-            batch: not used; the targets are frames of `encoded`.
+            batch: its waveforms give the loudness of frames, if `loudness_neighbours` asks for it.
             context: its step determines the temperature of the quantizer; its generator seeds another one on the device
                 of `encoded`, which draws noise and negatives.
 
@@ -90,7 +151,12 @@ class ContrastiveObjective(Objective):
         predicted = self.project_context(frames_where(encoded.last, is_masked))  # (masked, dim)
         utterance = is_masked.nonzero()[:, 0]  # (masked,), on the host
         negatives = draw_negatives(
-            utterance, self.config.negatives, self.config.cross_negatives, generator
+            utterance,
+            self.config.negatives,
+            self.config.cross_negatives,
+            generator,
+            loudness=self._loudness(batch, is_masked),
+            neighbours=self.config.loudness_neighbours,
         )  # (masked, negatives)
         logits = self.score(predicted, targets, quantized.codes, utterance, negatives)
         loss = functional.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="sum")
@@ -113,12 +179,38 @@ class ContrastiveObjective(Objective):
         }
         for name, usage in (("soft_perplexity", quantized.soft_usage), ("code_perplexity", quantized.counts)):
             parts |= {f"{name}_{group}": value for group, value in enumerate(perplexity(usage))}
+        if self.config.loudness_neighbours is not None:  # many negatives equal the target
+            parts["guessing_loss"] = torch.isfinite(logits).sum(1).log().mean()
         total = torch.full((), count, device=device)
         return LossSum(value=value, count=total, parts=parts, tallies={"codes": quantized.counts})
 
     def health(self) -> Health:
         """Describe a healthy run."""
-        return contrastive_health(self.config.negatives + self.config.cross_negatives)
+        negatives = self.config.negatives + self.config.cross_negatives
+        return contrastive_health(None if self.config.loudness_neighbours is not None else negatives)
+
+    def _encoder_config(self) -> EncoderConfig:
+        if self.shape is None:
+            raise ValueError(
+                "targets=log_mel and loudness_neighbours need the encoder: build the model by `Task.build`"
+            )
+        return self.shape
+
+    def _stacked_dim(self) -> int:
+        hop = self._encoder_config().hop
+        if hop % HOP:
+            raise ConfigError(
+                f"objective.targets=log_mel needs frames of the encoder at a multiple of {HOP} samples, found {hop}; "
+                "change the strides in encoder.conv, or take objective.targets=extractor"
+            )
+        return self.config.log_mel.bins * hop // HOP
+
+    def _loudness(self, batch: Batch, is_masked: Tensor) -> Tensor | None:
+        """Return the (masked,) loudness of the masked frames; None if negatives are not drawn by it."""
+        if self.config.loudness_neighbours is None:
+            return None
+        shape = self._encoder_config()
+        return frames_where(frame_loudness(batch.waveforms, hop=shape.hop, window=shape.window), is_masked)
 
     def score(self, context: Tensor, targets: Tensor, codes: Tensor, utterance: Tensor, negatives: Tensor) -> Tensor:
         """Compute the similarity of each masked frame to its target and its negatives.
@@ -187,24 +279,48 @@ def own_similarities(
     return (own @ other.mT).flatten(0, 1).index_select(0, places).gather(1, local)
 
 
-def draw_negatives(utterance: Tensor, own: int, cross: int, generator: torch.Generator) -> Tensor:
+def draw_negatives(
+    utterance: Tensor,
+    own: int,
+    cross: int,
+    generator: torch.Generator,
+    *,
+    loudness: Tensor | None = None,
+    neighbours: int | None = None,
+) -> Tensor:
     """Draw negatives uniformly, with replacement, never the frame itself.
+
+    With `neighbours`, the own negatives of a frame come from that many other masked frames of its utterance, those next
+    to it in the order of loudness: half of them softer and half louder, or more of one kind where the other is short.
 
     Args:
         utterance: (masked,) int64, row of the batch of each masked frame, ascending; on the host.
         own: number of negatives from the same utterance.
         cross: number of negatives from the whole batch.
         generator: random generator, on the device of the result.
+        loudness: (masked,) float, on the device of the generator; only for `neighbours`. Equal ones keep their order.
+        neighbours: from how many frames the own negatives are drawn; None: from all.
 
     Returns:
         (masked, own + cross) int64, positions among the masked frames; -1 where there is no other frame.
     """
+    device = generator.device
     total = len(utterance)
     sizes = torch.bincount(utterance)
-    starts = send((sizes.cumsum(0) - sizes)[utterance], generator.device)[:, None]  # (masked, 1)
-    position = torch.arange(total, device=generator.device)[:, None]
-    own_drawn = _draw_other(position - starts, send(sizes[utterance], generator.device)[:, None], own, generator)
-    own_drawn = torch.where(own_drawn < 0, own_drawn, own_drawn + starts)
+    starts = send((sizes.cumsum(0) - sizes)[utterance], device)[:, None]  # (masked, 1)
+    own_sizes = send(sizes[utterance], device)[:, None]
+    position = torch.arange(total, device=device)[:, None]
+    if neighbours is None or loudness is None:
+        own_drawn = _draw_other(position - starts, own_sizes, own, generator)
+        own_drawn = torch.where(own_drawn < 0, own_drawn, own_drawn + starts)
+    else:
+        by_loudness = loudness.argsort(stable=True)
+        order = by_loudness[send(utterance, device)[by_loudness].argsort(stable=True)]  # positions, by utterance first
+        rank = torch.empty_like(order).scatter_(0, order, position[:, 0])[:, None] - starts  # (masked, 1)
+        among = own_sizes.clamp(max=neighbours + 1)
+        first = (rank - neighbours // 2).clamp(min=0).minimum(own_sizes - among)
+        own_drawn = _draw_other(rank - first, among, own, generator)
+        own_drawn = torch.where(own_drawn < 0, own_drawn, order[(own_drawn + first + starts).clamp(min=0)])
     cross_drawn = _draw_other(position, torch.full_like(position, total), cross, generator)
     return torch.cat([own_drawn, cross_drawn], 1)
 

@@ -17,20 +17,21 @@ from speechssl.tasks.health import (
 __all__ = ["contrastive_health"]
 
 
-def contrastive_health(negatives: int) -> Health:
-    """Describe a healthy run with the given number of negatives."""
-    guessing_loss = math.log(1 + negatives)
+def contrastive_health(negatives: int | None) -> Health:
+    """Describe a healthy run with the given number of negatives; None: the reports' `guessing_loss` counts them."""
+    known_loss = None if negatives is None else math.log(1 + negatives)
 
     def signs(values: Mapping[str, float]) -> dict[str, float]:
         found = {}
         each = [value for name, value in values.items() if name.startswith("code_perplexity_")]
         if each:
             found["codebook_perplexity"] = min(each)
+        guessing_loss = values.get("guessing_loss", known_loss)
         if "contrastive_loss" in values and guessing_loss:
             found["loss_over_guessing"] = values["contrastive_loss"] / guessing_loss
         return found
 
-    return Health(bands=_BANDS, signs=signs, loss="contrastive_loss", guessing_loss=guessing_loss)
+    return Health(bands=_BANDS, signs=signs, loss="contrastive_loss", guessing_loss=known_loss)
 
 
 _CODEBOOK_COLLAPSE = Band(

@@ -37,11 +37,22 @@ class Objective(nn.Module):
         """
         return draw_spans(counts, size, self.config.mask, generator)
 
+    def with_targets(self, encoded: Encoded, encoder: SpeechEncoder, batch: Batch, context: StepContext) -> Encoded:
+        """Put features of another source in place of those of the extractor, if they are the targets.
+
+        Args:
+            encoded: output of `encoder` on the masked batch.
+            encoder: the encoder.
+            batch: the encoded batch.
+            context: step and random generator.
+        """
+        return encoded
+
     def forward(self, encoded: Encoded, is_masked: Tensor, batch: Batch, context: StepContext) -> LossSum:
         """Compute the loss of one batch.
 
         Args:
-            encoded: output of `SpeechEncoder` on the masked batch, lengths on the host.
+            encoded: output of `with_targets`, lengths on the host.
             is_masked: (batch, frames) bool, on the host, from `draw_masks`.
             batch: the encoded batch, with its labels.
             context: step and random generator.
@@ -88,6 +99,7 @@ class PretrainModel(TaskModel):
         size = frame_count(batch.waveforms.shape[1], self.encoder.config.stack)
         is_masked = self.objective.draw_masks(counts, size, context.masks())
         encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked, context=context)
+        encoded = self.objective.with_targets(encoded, self.encoder, batch, context)
         loss: LossSum = self.objective(encoded, is_masked, batch, context)
         share = int(is_masked.sum()) / max(int(counts.sum()), 1)
         loss.parts["masked_share"] = torch.full((), share, device=encoded.last.device)

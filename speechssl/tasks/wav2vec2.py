@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from speechssl.model.encoder import EncoderConfig
+from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive import ContrastiveConfig, ContrastiveObjective
 from speechssl.tasks.flops import Product, masked_share
-from speechssl.tasks.pretraining import PretrainingTask
+from speechssl.tasks.pretraining import PretrainingTask, PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
-from speechssl.tasks.task import Planned, Planning, Row
+from speechssl.tasks.task import DataSizes, Planned, Planning, Row
 
 __all__ = ["Wav2Vec2Task", "contrastive_products"]
 
@@ -58,6 +58,18 @@ class Wav2Vec2Task(PretrainingTask):
         Row("objective.project_context", "final_proj", "project_hid", None, "final_proj"),
     )
     planning = _PLANNING
+
+    def build(self, config: ContrastiveConfig, encoder: SpeechEncoder, sizes: DataSizes) -> PretrainModel:
+        """Put the objective on an encoder, whose frames determine the shape of log-mel targets.
+
+        Raises:
+            ConfigError: log-mel targets do not fit the encoder's frames.
+            LabelError: labels are given.
+        """
+        self.check(sizes)
+        shape = encoder.config
+        conv_dim = encoder.norm.weight.shape[0]
+        return PretrainModel(encoder, ContrastiveObjective(config, encoder.dim, conv_dim, shape))
 
     def objective(
         self, config: ContrastiveConfig, *, dim: int, conv_dim: int, clusters: tuple[int, ...]
