@@ -20,6 +20,7 @@ from speechssl.model.masking import MaskConfig
 from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.contrastive_targets import CopyConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.random_projection import RandomProjectionConfig
@@ -35,6 +36,15 @@ OBJECTIVES = {
     "contrastive": ContrastiveConfig(mask=MASK, dim=8, negatives=5, quantizer=QuantizerConfig(entries=4, dim=8)),
     "random_projection": RandomProjectionConfig(
         mask=MASK, codebook=CodebookConfig(entries=6, dim=3, bins=8, projection="pca", pca_steps=4, update="ema")
+    ),
+    "log_mel": ContrastiveConfig(
+        mask=MASK,
+        dim=8,
+        negatives=5,
+        quantizer=QuantizerConfig(entries=4, dim=8),
+        targets="log_mel",
+        copy=CopyConfig(gain_db=6.0, tilt=0.5),
+        loudness_neighbours=3,
     ),
 }
 STEPS = 6

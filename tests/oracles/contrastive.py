@@ -30,6 +30,27 @@ def oracle_contrastive_logits(
     return rows
 
 
+def oracle_like_loudness(loudness: Sequence[float], frame: int, neighbours: int) -> set[int]:
+    """Return the frames of one utterance that a frame's negatives come from: next softer ones, then next louder ones.
+
+    Args:
+        loudness: loudness of each masked frame of the utterance.
+        frame: the frame.
+        neighbours: number of frames wanted.
+    """
+    order = sorted(range(len(loudness)), key=lambda each: (loudness[each], each))
+    place = order.index(frame)
+    softer, louder = order[:place], order[place + 1 :]
+    chosen: list[int] = []
+    while len(chosen) < neighbours and (softer or louder):
+        wants_softer = sum(order.index(each) < place for each in chosen) < neighbours // 2
+        if softer and (wants_softer or not louder or len(chosen) + len(louder) < neighbours):
+            chosen.append(softer.pop())
+        else:
+            chosen.append(louder.pop(0))
+    return set(chosen)
+
+
 def oracle_cross_entropy(logits: Sequence[float], target: int) -> float:
     """Return the negative log-probability of the target."""
     return math.log(math.fsum(math.exp(logit - logits[target]) for logit in logits))

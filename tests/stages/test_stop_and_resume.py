@@ -18,13 +18,14 @@ from speechssl.stages.finetune import finetune
 from speechssl.stages.pretrain import pretrain
 from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.sweep import SweepConfig, sweep
+from speechssl.tasks.contrastive_targets import CopyConfig
 from speechssl.train import run as running
 from speechssl.train.checkpoint import last_checkpoint, load_tensors, read_state
 from speechssl.train.learner import TrainConfig
 
 TIMES = {"audio_s_per_s", "wall_s", "data_wait_s", "memory_gib"}  # what may differ between two equal runs
 RUNS = [(task, workers) for task in ("masked_prediction", "contrastive", "ctc") for workers in (0, 2)]
-RUNS += [("random_projection", 0)]
+RUNS += [("random_projection", 0), ("targets", 0)]  # targets: a changed copy's log-mel frames
 
 
 def reports(run: Path) -> list[dict[str, float]]:
@@ -55,7 +56,12 @@ def run_task(pretrain_config, finetune_config):
         config = TrainConfig(**{"steps": 7, "accumulate": 2, "log_every": 3, "workers": workers, **train})
         if task == "ctc":
             return finetune(finetune_config(out, train=config))
-        return pretrain(pretrain_config(out, task, train=config))
+        made = pretrain_config(out, "contrastive" if task == "targets" else task, train=config)
+        if task == "targets":
+            copy = CopyConfig(gain_db=6.0, tilt=0.5)
+            changed = dataclasses.replace(made.objective, targets="log_mel", copy=copy, loudness_neighbours=3)
+            made = dataclasses.replace(made, objective=changed)
+        return pretrain(made)
 
     return run
 

@@ -122,6 +122,8 @@ def move_parameters(model: nn.Module) -> None:
         for name, parameter in [*module.named_parameters(recurse=False)]:
             moved = nn.Parameter(OnDevice(parameter.detach()), requires_grad=parameter.requires_grad)
             module.register_parameter(name, moved)
+        for name, buffer in [*module.named_buffers(recurse=False)]:
+            setattr(module, name, OnDevice(buffer))
 
 
 def _place() -> str:

@@ -1,6 +1,7 @@
 """wav2vec 2.0's objective: speechssl.tasks.contrastive."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from speechssl.errors import TrainingError
+from speechssl.errors import ConfigError, TrainingError
 from speechssl.model.context import StepContext
 from speechssl.model.encoder import Encoded
 from speechssl.tasks.contrastive import (
@@ -20,8 +21,8 @@ from speechssl.tasks.contrastive import (
 )
 from speechssl.tasks.model import LossSum
 from speechssl.tasks.quantizer import QuantizerConfig
-from tests.model.tiny import noise, randomise
-from tests.oracles.contrastive import oracle_contrastive_logits, oracle_cross_entropy
+from tests.model.tiny import BASE_LIKE, noise, randomise
+from tests.oracles.contrastive import oracle_contrastive_logits, oracle_cross_entropy, oracle_like_loudness
 from tests.tasks.labelled import labelled
 
 TINY = ContrastiveConfig(
@@ -76,6 +77,31 @@ def test_cross_negatives_are_other_masked_frames_of_the_batch(sizes: list[int], 
         else:
             assert position not in row
             assert all(0 <= other < sum(sizes) for other in row)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=SIZES, neighbours=st.integers(1, 6), seed=st.integers(0, 1000))
+def test_negatives_of_like_loudness_are_the_nearest_in_its_order(sizes: list[int], neighbours: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    utterance = _utterances(sizes)
+    loudness = torch.randint(4, (sum(sizes),), generator=generator).float()  # with equal ones
+    drawn = draw_negatives(utterance, 300, 2, generator, loudness=loudness, neighbours=neighbours)
+    start = 0
+    for size in sizes:
+        own = loudness[start : start + size].tolist()
+        for frame in range(size):
+            expected = {start + other for other in oracle_like_loudness(own, frame, neighbours)} or {-1}
+            assert {*drawn[start + frame, :300].tolist()} == expected
+        start += size
+    assert drawn.shape == (sum(sizes), 302)
+
+
+def test_as_many_neighbours_as_there_are_frames_are_all_of_them() -> None:
+    draws = [
+        draw_negatives(_utterances([5, 4]), 400, 0, torch.Generator().manual_seed(0), **like)
+        for like in ({}, {"loudness": noise(9), "neighbours": 99})
+    ]
+    assert [{*row} for row in draws[0].tolist()] == [{*row} for row in draws[1].tolist()]
 
 
 @pytest.mark.parametrize(("own", "cross", "others"), [(3000, 0, range(3, 8)), (0, 3000, range(8))])
@@ -256,6 +282,39 @@ def test_accuracy_counts_the_frames_whose_target_wins_and_never_a_tie_of_all(
     is_masked = torch.zeros(2, 6, dtype=torch.bool)
     is_masked[0, :2] = True
     assert float(_forward(objective, _encoded(), is_masked).parts["accuracy"]) == accuracy
+
+
+def test_negatives_follow_the_loudness_of_what_a_frame_sees_and_guessing_is_measured() -> None:
+    shape = dataclasses.replace(BASE_LIKE, conv=((16, 4, 2),))
+    objective = ContrastiveObjective(dataclasses.replace(TINY, loudness_neighbours=1), 32, 16, shape).eval()
+    levels = torch.tensor([[5.0, 1, 9, 2, 6, 9], [9, 8, 1, 7, 9, 9]])  # of the two samples of each hop
+    waveforms = torch.nn.functional.pad(levels.repeat_interleave(2, dim=1), (0, 2))
+    batch = dataclasses.replace(labelled(), waveforms=waveforms)
+    seen: list[Tensor] = []
+
+    def score(_: Tensor, __: Tensor, codes: Tensor, utterance: Tensor, negatives: Tensor) -> Tensor:
+        seen.append(negatives)
+        return torch.tensor([[1.0, 0.0, -torch.inf]]).repeat(len(utterance), 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objective, "score", score)
+        loss = objective(_encoded(), IS_MASKED, batch, StepContext(generator=torch.Generator()))
+    # mean squares of the four samples from each masked frame on: 13, 41, 20, 58.5; 32.5, 25, 65: the louder neighbour,
+    # and for the loudest of an utterance the softer one
+    assert [row[0] for row in seen[0].tolist()] == [2, 3, 1, 1, 6, 4, 4]
+    assert float(loss.parts["guessing_loss"]) == pytest.approx(math.log(2))
+    assert "guessing_loss" not in _forward(_objective(), _encoded(), IS_MASKED).parts
+
+
+@pytest.mark.parametrize("options", [{"targets": "log_mel"}, {"loudness_neighbours": 2}])
+def test_options_that_need_the_frames_of_the_encoder_say_so(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"need the encoder: build the model by `Task\.build`"):
+        _forward(_objective(dataclasses.replace(TINY, **options)), _encoded(), IS_MASKED)
+
+
+def test_no_neighbours_are_refused() -> None:
+    with pytest.raises(ConfigError, match="loudness_neighbours must be 1 or more, or null for all frames, found 0"):
+        dataclasses.replace(TINY, loudness_neighbours=0)
 
 
 def test_collapsed_codebooks_leave_no_negative() -> None:

@@ -14,6 +14,7 @@ from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
 from speechssl.parallel import Ranks
 from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.contrastive_targets import CopyConfig
 from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.quantizer import QuantizerConfig
@@ -31,6 +32,8 @@ from tests.tasks.stubbed_device import DEVICE, move_parameters, on_device, stubb
 MASK = MaskConfig(start_prob=0.1, span=3)
 CONTRASTIVE = ContrastiveConfig(dim=8, negatives=6, quantizer=QuantizerConfig(groups=2, entries=5, dim=12), mask=MASK)
 CROSS = dataclasses.replace(CONTRASTIVE, cross_negatives=3)
+CHANGED = dataclasses.replace(CONTRASTIVE, loudness_neighbours=3, copy=CopyConfig(gain_db=6.0, tilt=0.5))
+LOG_MEL = dataclasses.replace(CHANGED, targets="log_mel")
 COSINE = MaskedPredictionConfig(dim=8, mask=MASK)
 LINEAR = dataclasses.replace(COSINE, logits="linear", unmasked_weight=0.5)
 RANDOM = RandomProjectionConfig(codebook=CodebookConfig(entries=5, dim=4, bins=6, update="ema"), mask=MASK)
@@ -50,6 +53,8 @@ def _model(config: Config, encoder: EncoderConfig) -> nn.Module:
     torch.manual_seed(0)
     if isinstance(config, CTCConfig):
         return CTCModel(tiny_encoder(encoder), config, vocabulary_size=4).train()
+    if isinstance(config, ContrastiveConfig) and config.targets == "log_mel":
+        encoder = dataclasses.replace(encoder, conv=((8, 10, 5), (12, 8, 8), (16, 4, 4)))  # a frame every 10 ms
     clusters = (5, 3) if isinstance(config, MaskedPredictionConfig) else ()
     return task_of(config).build(config, tiny_encoder(encoder), DataSizes(clusters=clusters)).train()
 
@@ -72,8 +77,8 @@ def _batch(lengths: tuple[int, ...]) -> Batch:
 @pytest.mark.parametrize("encoder", [REGULARISED, LARGE_LIKE], ids=["base", "large"])
 @pytest.mark.parametrize(
     "config",
-    [CONTRASTIVE, CROSS, COSINE, LINEAR, RANDOM, CTC],
-    ids=["own", "cross", "cosine", "linear", "random", "ctc"],
+    [CONTRASTIVE, CROSS, CHANGED, LOG_MEL, COSINE, LINEAR, RANDOM, CTC],
+    ids=["own", "cross", "changed", "log_mel", "cosine", "linear", "random", "ctc"],
 )
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 def test_a_step_never_waits_for_the_device(
