@@ -318,6 +318,7 @@ def _build(description: Description, start: SavedModel | None, *, fresh_head: bo
     if start is None:
         return model
     fill(model.encoder, start.tensors, prefix="encoder.", where=start.name)
+    model.objective.attach(model.encoder)
     if not fresh_head:
         _check_head(description, start)
         try:

@@ -19,6 +19,7 @@ from speechssl.model.masking import MaskConfig, draw_spans
 __all__ = [
     "Product",
     "masked_share",
+    "transformer_products",
     "trunk_products",
 ]
 
@@ -84,7 +85,9 @@ def trunk_products(
         trains_conv: whether to include those of the extractor.
     """
     products = _extractor(encoder, utterances, samples, is_training and trains_conv)
-    return products + _transformer(encoder, utterances, frame_count(samples, encoder.stack), is_training=is_training)
+    return products + transformer_products(
+        encoder, utterances, frame_count(samples, encoder.stack), is_training=is_training
+    )
 
 
 def _extractor(encoder: EncoderConfig, utterances: int, samples: int, is_training: bool) -> list[Product]:
@@ -106,7 +109,7 @@ def _extractor(encoder: EncoderConfig, utterances: int, samples: int, is_trainin
     return products
 
 
-def _transformer(encoder: EncoderConfig, utterances: int, frames: int, *, is_training: bool) -> list[Product]:
+def transformer_products(encoder: EncoderConfig, utterances: int, frames: int, *, is_training: bool) -> list[Product]:
     """List the products of projection, positions and layers; "attention, products" are scores and weighted values."""
     transformer = encoder.transformer
     rows, dim, heads = utterances * frames, transformer.dim, transformer.num_heads

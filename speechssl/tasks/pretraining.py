@@ -24,6 +24,12 @@ class Objective(nn.Module):
 
     config: Any
 
+    def attach(self, encoder: SpeechEncoder) -> None:
+        """Copy what the objective needs of the encoder it was put on, such as a teacher.
+
+        It is called when the model is built, and again after the encoder alone was filled with other weights.
+        """
+
     def draw_masks(self, counts: Tensor, size: int, generator: torch.Generator) -> Tensor:
         """Draw the frames to mask: spans as configured in `config.mask`.
 
@@ -85,6 +91,7 @@ class PretrainModel(TaskModel):
         super().__init__()
         self.encoder = encoder
         self.objective = objective
+        objective.attach(encoder)
 
     def forward(self, batch: Batch, context: StepContext) -> LossSum:
         """Mask and encode one batch, and compute its loss.

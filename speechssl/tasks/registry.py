@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from speechssl.config import OneOf
 from speechssl.errors import ConfigError
 from speechssl.tasks.best_rq import BestRQTask
+from speechssl.tasks.data2vec import Data2VecTask
 from speechssl.tasks.hubert import HubertTask
 from speechssl.tasks.pretraining import Objective, PretrainingTask
 from speechssl.tasks.recognition import RecognitionTask
@@ -33,7 +34,8 @@ __all__ = [
     "task_of",
 ]
 
-TASKS: dict[str, Task] = {task.kind: task for task in (Wav2Vec2Task(), HubertTask(), BestRQTask(), RecognitionTask())}
+_OURS: tuple[Task, ...] = (Wav2Vec2Task(), HubertTask(), BestRQTask(), Data2VecTask(), RecognitionTask())
+TASKS: dict[str, Task] = {task.kind: task for task in _OURS}
 DEFAULT_OBJECTIVE: TaskConfig = HubertTask.config_type()
 GROUP = "speechssl.tasks"
 
