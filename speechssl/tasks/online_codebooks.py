@@ -15,7 +15,7 @@ from speechssl.errors import ConfigError
 __all__ = ["CodebookConfig", "OnlineCodebooks"]
 
 DEAD = 0.01  # an entry with less than this share of the average usage is replaced
-SPLIT = 0.01  # relative distance between the two entries that a split makes
+SPLIT = 0.01  # share of its distance that an unused entry keeps from the entry it is moved to
 
 
 @configuration
@@ -115,10 +115,11 @@ class OnlineCodebooks(nn.Module):
 
 
 def _split(entries: Tensor, usage: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace each unused entry by a neighbour of a much used one, as the LBG algorithm splits a cluster.
+    """Move each unused entry to a much used one, whose frames they then share, as the LBG algorithm splits a cluster.
 
-    The n-th unused entry is put beside the n-th most used one, and both share its usage. Without random numbers or a
-    look at the frames, so the result is the same on all ranks.
+    The n-th unused entry goes nearly all the way to the n-th most used one, and takes half of its usage. Since a used
+    entry is the mean of its frames, some of them lie on the side that the other comes from. There are no random numbers
+    and no look at the frames, so the result is the same on all ranks.
 
     Args:
         entries: (layers, entries, dim).
@@ -133,7 +134,7 @@ def _split(entries: Tensor, usage: Tensor) -> tuple[Tensor, Tensor]:
     source = order.gather(1, turn)  # (layers, entries), the entry to split for each unused one
     shared = torch.zeros_like(usage).scatter_add_(1, source, is_dead.to(usage.dtype))
     halved = torch.where(shared > 0, usage / 2, usage)
-    beside = entries.gather(1, source[..., None].expand_as(entries)) * (1 + SPLIT)
+    beside = entries.gather(1, source[..., None].expand_as(entries)).lerp(entries, SPLIT)
     return (
         torch.where(is_dead[..., None], beside, entries),
         torch.where(is_dead, halved.gather(1, source), halved),
