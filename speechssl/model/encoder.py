@@ -181,6 +181,8 @@ class SpeechEncoder(nn.Module):
         is_channel_masked: Tensor | None = None,
         num_layers: int | None = None,
         context: StepContext = INFERENCE,
+        *,
+        only_visible: bool = False,
     ) -> Encoded:
         """Encode a padded batch.
 
@@ -188,14 +190,17 @@ class SpeechEncoder(nn.Module):
             waveforms: (batch, time) float, 16 kHz; padding may hold anything.
             num_samples: (batch,) int64, real samples in each row. Keep it, and the masks, on the host: reading values
                 there needs no synchronisation with the device.
-            is_masked: (batch, frames) bool, frames to replace by the mask vector.
+            is_masked: (batch, frames) bool, frames to replace by the mask vector; or (masks * batch, frames), several
+                masks of the whole batch, one after the other.
             is_channel_masked: (batch, dim) bool, channels to set to zero in all frames of a row.
             num_layers: number of Transformer layers to run; None for all.
             context: which layers are dropped and which are frozen in this training step.
+            only_visible: run the layers on unmasked frames alone; the others are then zero in `layers`.
 
         Returns:
-            The outputs of all stages. The values of valid frames do not depend on the padding, except on its length
-            with `padding_in_norm`.
+            The outputs of all stages; with several masks `layers` and `is_valid` have a row for each row of
+            `is_masked`. The values of valid frames do not depend on the padding, except on its length with
+            `padding_in_norm`.
         """
         with without_learning(context.num_frozen > 0):
             conv = self.extract(waveforms, num_samples)  # (batch, frames, channels)
@@ -203,10 +208,16 @@ class SpeechEncoder(nn.Module):
             features = self.norm(conv)
             x = self.dropout(self.project(features))  # (batch, frames, dim)
             if is_masked is not None:
+                masks = len(is_masked) // len(x)
+                if masks > 1:
+                    x, is_valid = x.repeat(masks, 1, 1), is_valid.repeat(masks, 1)
                 x = torch.where(send(is_masked, x.device)[..., None], self.mask_vector.to(x.dtype), x)
             if is_channel_masked is not None:
                 x = x.masked_fill(send(is_channel_masked, x.device)[:, None], 0)
-        layers = self.transformer(x, is_valid, num_layers, context)  # num_layers x (batch, frames, dim)
+        is_visible = is_valid & ~is_masked if only_visible and is_masked is not None else None
+        # a batch without a visible frame is encoded whole
+        is_visible = None if is_visible is None or not bool(is_visible.any()) else is_visible
+        layers = self.transformer(x, is_valid, num_layers, context, is_visible)  # num_layers x (batch, frames, dim)
         return Encoded(conv=conv, features=features, layers=layers, is_valid=is_valid)
 
     @property

@@ -26,8 +26,8 @@ class Packing:
         """Find the positions of the valid frames.
 
         Args:
-            is_valid: (batch, frames) bool, True for the first frames of each row, at least one in all; should be on the
-                host, to avoid a synchronisation.
+            is_valid: (batch, frames) bool, True for the first frames of each row, or for any visible ones, at least one
+                in all; should be on the host, to avoid a synchronisation.
             device: device of the tensors that will be packed.
         """
         is_valid = is_valid.cpu()

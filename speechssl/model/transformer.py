@@ -78,6 +78,7 @@ class Transformer(nn.Module):
         is_valid: Tensor,
         num_layers: int | None = None,
         context: StepContext = INFERENCE,
+        is_visible: Tensor | None = None,
     ) -> Sequence[Tensor]:
         """Encode.
 
@@ -87,19 +88,23 @@ class Transformer(nn.Module):
             num_layers: number of layers to run; None for all.
             context: its `layer_seed` determines which layers are dropped; its `num_frozen` is the number of layers,
                 from the first, that get no gradient from this batch; if it is above 0, the positions get none either.
+            is_visible: (batch, frames) bool, on the host, valid frames that the layers run on, one or more; the others
+                are seen by the positions alone. None for all valid frames.
 
         Returns:
             num_layers x (batch, frames, dim). A layer dropped in training repeats its input. In pre-norm form the
-            output of the last layer has passed the final norm, the others have not. Zero in the padding if `packed`.
+            output of the last layer has passed the final norm, the others have not. Zero in the padding if `packed`,
+            and in all frames that are not visible.
         """
         is_exporting = torch.compiler.is_exporting()  # exported graphs cannot branch on values
         has_padding = is_exporting or not bool(is_valid.all())
         is_packed = self.packed and has_padding and not is_exporting and bool(is_valid.any())
-        packing = Packing(is_valid, x.device) if is_packed else None
+        packing = Packing(is_valid, x.device) if is_packed and is_visible is None else None
         is_valid = send(is_valid, x.device) if packing is None else packing.is_valid
         if has_padding:
             x = x.masked_fill(~is_valid[..., None], 0)  # the positional convolution must not see the padding
-        is_attended = packing if is_packed else is_valid if has_padding else None
+        packing = packing if is_visible is None else Packing(is_visible, x.device)
+        is_attended = packing or (is_valid if has_padding else None)
         with without_learning(context.num_frozen > 0):
             x = x + self.positions(x)
             if self.config.norm == "post":

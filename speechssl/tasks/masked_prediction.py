@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config import configuration
+from speechssl.config import added, configuration
 from speechssl.data.batching import Batch
 from speechssl.errors import ConfigError, LabelError
 from speechssl.model.context import StepContext
@@ -22,6 +22,7 @@ from speechssl.tasks.masked_prediction_health import masked_prediction_health
 from speechssl.tasks.metrics import tally
 from speechssl.tasks.model import LossSum
 from speechssl.tasks.pretraining import Objective
+from speechssl.tasks.visible import VisibleConfig, tiled
 
 __all__ = ["MaskedPredictionConfig", "MaskedPredictionObjective"]
 
@@ -38,6 +39,7 @@ class MaskedPredictionConfig:
     unmasked_weight: float = 0.0
     feature_penalty: float = 10.0  # weight of the extractor's squared output (fairseq: loss_weights)
     mask: MaskConfig = MaskConfig(start_prob=0.08)
+    visible: VisibleConfig | None = added(None)  # encode unmasked frames only, and fill in the others by a decoder
 
     def __post_init__(self) -> None:
         if min(self.masked_weight, self.unmasked_weight) < 0 or max(self.masked_weight, self.unmasked_weight) == 0:
@@ -59,7 +61,7 @@ class MaskedPredictionObjective(Objective):
             clusters: number of units of each stream.
         """
         super().__init__()
-        self.config = config
+        self.config, self.visible = config, config.visible
         self.clusters = clusters
         if config.logits == "cosine":
             self.project = nn.Linear(dim, config.dim * len(clusters))
@@ -85,7 +87,7 @@ class MaskedPredictionObjective(Objective):
 
     def predicted_units(self, x: Tensor) -> tuple[Tensor, int]:
         """Return the most likely unit of the first stream for each of (frames, dim), and the number of its units."""
-        return self.logits(x)[0].argmax(-1), self.clusters[0]
+        return self.logits(self.filled_in(x))[0].argmax(-1), self.clusters[0]
 
     def forward(self, encoded: Encoded, is_masked: Tensor, batch: Batch, context: StepContext) -> LossSum:
         """Score one batch.
@@ -118,7 +120,7 @@ class MaskedPredictionObjective(Objective):
             with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
                 logits = self.logits(frames_where(encoded.last, is_chosen))
             for stream, stream_logits in enumerate(logits):
-                target = frames_where(labels[stream], is_chosen)
+                target = frames_where(tiled(labels[stream], len(is_chosen)), is_chosen)
                 loss = functional.cross_entropy(stream_logits.float(), target, reduction="sum")
                 if weight > 0:
                     losses.append(weight * loss)
@@ -134,7 +136,7 @@ class MaskedPredictionObjective(Objective):
                 count += int(is_chosen.sum())
         value = torch.stack(losses).sum()
         if self.config.feature_penalty > 0:
-            penalty = frames_where(encoded.conv, encoded.is_valid).float().square().mean()
+            penalty = frames_where(encoded.conv, encoded.is_valid[: len(encoded.conv)]).float().square().mean()
             value = value + self.config.feature_penalty * penalty * count
             parts["feature_penalty"] = penalty.detach()
         total = torch.full((), count, device=value.device)

@@ -1,5 +1,6 @@
 """The pretraining model, which combines encoder and objective: draw masks, encode, compute the loss."""
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -15,14 +16,26 @@ from speechssl.tasks.health import Health
 from speechssl.tasks.metrics import feature_metrics
 from speechssl.tasks.model import LossSum, TaskModel
 from speechssl.tasks.task import DataSizes, Task
+from speechssl.tasks.visible import VisibleConfig, VisibleDecoder
 
 __all__ = ["Objective", "PretrainModel", "PretrainingTask"]
 
 
 class Objective(nn.Module):
-    """Masks, head and loss of a pretraining task."""
+    """Masks, head and loss of a pretraining task.
+
+    One that sets `visible` is given a decoder, and may get several masks of a batch: `is_masked`, `encoded.layers` and
+    `encoded.is_valid` then have a row for each row of the batch under each mask, mask after mask (`tiled`).
+    """
 
     config: Any
+    visible: VisibleConfig | None
+    decoder: VisibleDecoder | None
+
+    def __init__(self) -> None:
+        """Begin without a decoder: the encoder sees the mask vector."""
+        super().__init__()
+        self.visible = self.decoder = None
 
     def attach(self, encoder: SpeechEncoder) -> None:
         """Copy what the objective needs of the encoder it was put on, such as a teacher.
@@ -72,6 +85,13 @@ class Objective(nn.Module):
         """Describe a healthy run; None if nothing is known."""
         return None
 
+    def filled_in(self, x: Tensor) -> Tensor:
+        """Map (frames, dim) of unmasked audio through the decoder, if there is one, to the input of the heads."""
+        if self.decoder is None:
+            return x
+        is_valid = torch.ones(1, len(x), dtype=torch.bool)
+        return self.decoder(x[None], is_valid, is_valid)[0]
+
     def predicted_units(self, x: Tensor) -> tuple[Tensor, int] | None:
         """Return the most likely unit of each frame, and the number of units; None for a task without units.
 
@@ -88,9 +108,16 @@ class PretrainModel(TaskModel):
     """Encoder and objective as one module, for the training loop and DDP."""
 
     def __init__(self, encoder: SpeechEncoder, objective: Objective) -> None:
+        """Put the objective on the encoder.
+
+        Raises:
+            ConfigError: the objective does not fit the encoder.
+        """
         super().__init__()
         self.encoder = encoder
         self.objective = objective
+        if objective.visible is not None:
+            objective.decoder = VisibleDecoder(objective.visible, encoder.config)
         objective.attach(encoder)
 
     def forward(self, batch: Batch, context: StepContext) -> LossSum:
@@ -102,15 +129,22 @@ class PretrainModel(TaskModel):
             batch: the batch, its lengths on the host.
             context: step and random generator.
         """
-        counts = frame_count(batch.num_samples, self.encoder.config.stack)
+        decoder = self.objective.decoder
+        counts = self.encoder.count_frames(batch.num_samples).repeat(1 if decoder is None else decoder.masks)
         size = frame_count(batch.waveforms.shape[1], self.encoder.config.stack)
         is_masked = self.objective.draw_masks(counts, size, context.masks())
-        encoded = self.encoder(batch.waveforms, batch.num_samples, is_masked, context=context)
+        encoded = self.encoder(
+            batch.waveforms, batch.num_samples, is_masked, context=context, only_visible=decoder is not None
+        )
+        last, is_seen = encoded.last, encoded.is_valid
+        if decoder is not None:
+            is_seen = is_seen & ~is_masked
+            encoded = dataclasses.replace(encoded, layers=[decoder(last, is_seen, encoded.is_valid)])
         encoded = self.objective.with_targets(encoded, self.encoder, batch, context)
         loss: LossSum = self.objective(encoded, is_masked, batch, context)
         share = int(is_masked.sum()) / max(int(counts.sum()), 1)
-        loss.parts["masked_share"] = torch.full((), share, device=encoded.last.device)
-        loss.parts.update(feature_metrics(encoded.last, send(encoded.is_valid, encoded.last.device)))
+        loss.parts["masked_share"] = torch.full((), share, device=last.device)
+        loss.parts.update(feature_metrics(last, send(is_seen, last.device)))
         return loss
 
     def after_step(self, step: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config import configuration
+from speechssl.config import added, configuration
 from speechssl.data.batching import Batch
 from speechssl.errors import ConfigError
 from speechssl.model.context import StepContext
@@ -23,6 +23,7 @@ from speechssl.tasks.model import LossSum
 from speechssl.tasks.pretraining import Objective
 from speechssl.tasks.random_projection_health import random_projection_health
 from speechssl.tasks.random_quantizer import CodebookConfig, RandomQuantizer
+from speechssl.tasks.visible import VisibleConfig, tiled
 
 __all__ = ["RandomProjectionConfig", "RandomProjectionObjective"]
 
@@ -37,6 +38,7 @@ class RandomProjectionConfig:
     feature_penalty: float = 0.0  # weight of the extractor's squared output; HuBERT BASE: 10
     codebook: CodebookConfig = CodebookConfig()
     mask: MaskConfig = MaskConfig(start_prob=0.08)
+    visible: VisibleConfig | None = added(None)  # encode unmasked frames only, and fill in the others by a decoder
 
     def __post_init__(self) -> None:
         if min(self.masked_weight, self.unmasked_weight) < 0 or max(self.masked_weight, self.unmasked_weight) == 0:
@@ -56,7 +58,7 @@ class RandomProjectionObjective(Objective):
             ConfigError: as `RandomQuantizer`.
         """
         super().__init__()
-        self.config = config
+        self.config, self.visible = config, config.visible
         self.quantizer = RandomQuantizer(config.codebook, encoder)
         self.heads = nn.Linear(encoder.transformer.dim, config.codebook.number * config.codebook.entries)
 
@@ -70,7 +72,7 @@ class RandomProjectionObjective(Objective):
 
     def predicted_units(self, x: Tensor) -> tuple[Tensor, int]:
         """Return the most likely code of the first codebook for each of (frames, dim), and the number of its codes."""
-        return self.logits(x)[:, 0].argmax(-1), self.config.codebook.entries
+        return self.logits(self.filled_in(x))[:, 0].argmax(-1), self.config.codebook.entries
 
     def forward(self, encoded: Encoded, is_masked: Tensor, batch: Batch, context: StepContext) -> LossSum:
         """Score one batch.
@@ -87,8 +89,9 @@ class RandomProjectionObjective(Objective):
         frames = self.quantizer.frames(batch.waveforms, batch.num_samples, encoded.last.shape[1])
         codes = self.quantizer.codes(frames)  # (batch, frames, codebooks)
         if self.training and not batch.is_stand_in:
-            seen = frames_where(frames, encoded.is_valid)
-            self.quantizer.observe(seen, frames_where(codes, encoded.is_valid), context.step)
+            is_valid = encoded.is_valid[: len(frames)]
+            self.quantizer.observe(frames_where(frames, is_valid), frames_where(codes, is_valid), context.step)
+        codes = tiled(codes, len(is_masked))
         number, entries = self.config.codebook.number, self.config.codebook.entries
         losses, parts, tallies = [], {}, {}
         count = 0
@@ -119,7 +122,7 @@ class RandomProjectionObjective(Objective):
                     parts[f"most_frequent{suffix}"] = tallies[f"codes{suffix}"].max() / divisor
         value = torch.stack(losses).sum()
         if self.config.feature_penalty > 0:
-            penalty = frames_where(encoded.conv, encoded.is_valid).float().square().mean()
+            penalty = frames_where(encoded.conv, encoded.is_valid[: len(encoded.conv)]).float().square().mean()
             value = value + self.config.feature_penalty * penalty * count
             parts["feature_penalty"] = penalty.detach()
         total = torch.full((), count, device=value.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config import configuration
+from speechssl.config import added, configuration
 from speechssl.data.batching import Batch
 from speechssl.errors import ConfigError, TrainingError
 from speechssl.model.context import StepContext
@@ -25,6 +25,7 @@ from speechssl.tasks.model import LossSum
 from speechssl.tasks.online_codebooks import CodebookConfig, OnlineCodebooks
 from speechssl.tasks.pretraining import Objective
 from speechssl.tasks.teacher_health import teacher_health
+from speechssl.tasks.visible import VisibleConfig
 
 __all__ = ["TeacherConfig", "TeacherObjective"]
 
@@ -44,6 +45,7 @@ class TeacherConfig:
     unmasked_weight: float = 0.0
     feature_penalty: float = 0.0  # weight of the extractor's squared output
     mask: MaskConfig = MaskConfig()
+    visible: VisibleConfig | None = added(None)  # encode unmasked frames only, and fill in the others by a decoder
 
     def __post_init__(self) -> None:
         if min(self.masked_weight, self.unmasked_weight) < 0 or max(self.masked_weight, self.unmasked_weight) == 0:
@@ -152,7 +154,7 @@ class TeacherObjective(Objective):
             dim: dimension of the encoder's output.
         """
         super().__init__()
-        self.config = config
+        self.config, self.visible = config, config.visible
         self.head = _Clusters(config, dim) if config.form == "codebooks" else _Regression(config, dim)
         self.teacher = None
 
@@ -185,7 +187,7 @@ class TeacherObjective(Objective):
         """Return the most likely code of the lowest of the layers for (frames, dim), and the number of its codes."""
         if not isinstance(self.head, _Clusters):
             return None
-        return self.head.logits(x)[:, 0].argmax(-1), self.head.size
+        return self.head.logits(self.filled_in(x))[:, 0].argmax(-1), self.head.size
 
     def forward(self, encoded: Encoded, is_masked: Tensor, batch: Batch, context: StepContext) -> LossSum:
         """Score one batch.
@@ -210,6 +212,7 @@ class TeacherObjective(Objective):
             tallies["codes"] = self.head.codebooks.count(answers.T)
             if self.training and not batch.is_stand_in:
                 self.head.codebooks.gather(targets, answers.T, context.step)
+        answers = answers.repeat(len(is_masked) // len(encoded.features), *(1 for _ in answers.shape[1:]))
         losses, count = [], 0
         chosen = {
             "masked": (is_masked & encoded.is_valid, self.config.masked_weight),
@@ -225,7 +228,7 @@ class TeacherObjective(Objective):
                 count += len(x)
         value = torch.stack(losses).sum()
         if self.config.feature_penalty > 0:
-            penalty = frames_where(encoded.conv, encoded.is_valid).float().square().mean()
+            penalty = frames_where(encoded.conv, encoded.is_valid[: len(encoded.conv)]).float().square().mean()
             value = value + self.config.feature_penalty * penalty * count
             parts["feature_penalty"] = penalty.detach()
         return LossSum(value=value, count=torch.full((), count, device=value.device), parts=parts, tallies=tallies)
@@ -239,10 +242,11 @@ class TeacherObjective(Objective):
         """
         if self.teacher is None:
             raise TrainingError("the objective has no teacher, expected `attach(encoder)` before the first batch")
-        is_valid = send(encoded.is_valid, encoded.features.device)
-        layers = self.teacher(encoded.features, encoded.is_valid)
+        own = encoded.is_valid[: len(encoded.features)]  # the same under all masks
+        is_valid = send(own, encoded.features.device)
+        layers = self.teacher(encoded.features, own)
         normalized = (normalize_over_time(layer, is_valid) for layer in layers[-self.config.layers :])
-        targets = torch.stack([frames_where(layer, encoded.is_valid) for layer in normalized])
+        targets = torch.stack([frames_where(layer, own) for layer in normalized])
         spread = feature_metrics(layers[-1], is_valid)
         rank = feature_metrics(targets.mean(0, keepdim=True), is_valid.new_ones(1, targets.shape[1]))
         return targets, {
