@@ -76,12 +76,14 @@ def attend_packed(merged: Tensor, packing: Packing, dropout: float) -> Tensor:
         dropout: probability that an attention weight is dropped.
 
     Returns:
-        (valid, heads, dim).
+        (valid, heads, dim). In inference on CPUs each utterance attends by itself.
     """
     if merged.device.type == "cuda" and (kernel := _fused_kernel(merged, packing)):
         return fused_attention(merged, packing, dropout, kernel)
     if _suits_rows(merged):
         return attend_packed_rows(merged, packing.lengths, dropout)
+    if merged.device.type == "cpu" and not (merged.requires_grad or torch.compiler.is_compiling()):
+        return torch.cat([attend(each[None], None, dropout)[0] for each in merged.split(packing.lengths)])
     return packing.pack(attend(packing.unpack(merged), packing.is_valid, dropout))
 
 

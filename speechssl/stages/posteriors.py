@@ -78,6 +78,7 @@ def log_posteriors(
     device = next(model.parameters()).device
     precision = choose_precision(config.precision, device)
     model = pack(model, precision)
+    model.encoder.prepare(recompute=False, packed=True, compiled=False)  # padding costs the layers nothing
     encoder = model.encoder.config
     is_long = {row.id: row.num_samples_16k > config.window_s * SAMPLE_RATE for row in manifest.utterances}
     for long in (True, False):

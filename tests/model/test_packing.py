@@ -76,6 +76,7 @@ def test_all_forms_of_packed_attention_equal_attention_of_each_utterance_alone(c
             found[kernel] = fused_attention(merged, packing, 0.0, kernel)
         by_gradient = {name: torch.autograd.grad(one, merged, cotangent)[0] for name, one in found.items()}
     assert calls == ["flash", "efficient"]
+    torch.testing.assert_close(attend_packed(merged.detach(), packing, 0.0), expected)  # in inference
     for name, one in found.items():
         torch.testing.assert_close(one, expected, msg=lambda text, name=name: f"{name}: {text}")
         torch.testing.assert_close(by_gradient[name], expected_gradient)
