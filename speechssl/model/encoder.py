@@ -34,7 +34,7 @@ ADAPTERS = ("up", "down")  # last component of the names of the trainable parame
 class EncoderConfig:
     """Architecture of the encoder; the defaults are BASE.
 
-    Log-mel input costs a tenth of the convolutions that it replaces, as in Fast-HuBERT (arXiv:2309.13860).
+    Log-mel input, as in Fast-HuBERT (arXiv:2309.13860), needs two convolutions: a thirtieth of the work of BASE's.
     """
 
     input: Literal["waveform", "log_mel"] = added("waveform")  # of the convolutions; log-mel: 25 ms every 10 ms

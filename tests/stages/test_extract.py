@@ -326,6 +326,20 @@ def test_features_that_are_not_finite_are_named(make, tmp_path, monkeypatch):
         extract_features(make(tmp_path / "out", model="mfcc", layers=()))
 
 
+def test_features_and_units_of_a_model_with_log_mel_input_are_those_it_gives(
+    make, cluster_config, corpus, pretrained_on_log_mel, tmp_path
+):
+    folder = extract_features(make(tmp_path / "out", model=str(pretrained_on_log_mel)))
+    expected = by_hand(corpus, pretrained_on_log_mel)
+    for key, array in FeatureFolder(folder).read(layer=2):
+        np.testing.assert_allclose(array, expected[key][1], rtol=1e-4, atol=1e-5)
+    of_model = cluster_config(
+        tmp_path / "layer", features="layer", checkpoint=pretrained_on_log_mel, layer=2, clusters=4
+    )
+    stored = cluster_config(tmp_path / "stored", features=folder, layer=2, clusters=4)
+    assert cluster(of_model).read_bytes() == cluster(stored).read_bytes()
+
+
 def test_long_audio_goes_through_in_windows(make, corpus, pretrained, tmp_path):
     windows = ExtractConfig(window_s=0.4, overlap_s=0.1)
     folder = FeatureFolder(extract_features(make(tmp_path / "out", layers=(2,), extract=windows)))
