@@ -90,13 +90,12 @@ def write_sherpa(model: SavedModel, target: Path, precision: Precision = "float3
     """
     described, lost = model.description, {}
     symbols = _symbols(described)
-    config = described.encoder
+    config, inference = described.encoder, Inference.of(model)
     if config.hop % FRAME:
         raise CheckpointError(
             f"{model.name}: its frames are {config.hop} samples apart, sherpa-onnx takes frames of {FRAME} "
             "or a multiple; convert to onnx instead"
         )
-    inference = Inference.of(model)
     if not described.audio.normalize:
         if config.conv_norm != "group" or config.conv_bias:
             raise CheckpointError(

@@ -86,12 +86,17 @@ def expect_shared(encoder: EncoderConfig, who: str) -> None:
         who: toolkit or format that is to run it, for the error.
 
     Raises:
-        CheckpointError: it has log-mel input.
+        CheckpointError: it has log-mel input, or layers at a lower frame rate.
     """
     if encoder.input != "waveform":
         raise CheckpointError(
             f"encoder.input is {encoder.input}, but {who} takes waveforms only; keep the model in speechssl, or train "
             "one with encoder.input=waveform"
+        )
+    if encoder.transformer.hourglass is not None:
+        raise CheckpointError(
+            f"encoder.transformer.hourglass is set, but {who} runs all layers at one frame rate; keep the model in "
+            "speechssl, or train one without it"
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from speechssl.model.earlier_frames import EarlierFrames
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.hourglass import FrameGroups
 from speechssl.model.incremental_frames import IncrementalFrames
 
 __all__ = ["IncrementalEncoder"]
@@ -38,23 +39,38 @@ class IncrementalEncoder:
     def settle(self, until: int) -> Tensor:
         """Encode the frames that are not settled, and settle those before frame `until`.
 
+        Args:
+            until: a multiple of `TransformerConfig.group`, or the number of available frames at the end of the stream.
+
         Returns:
             (frames, dim), output of the last layer for the frames that are settled now, at least one.
+
+        Raises:
+            ValueError: frames of a group would be settled without the others.
         """
         encoder, transformer = self._encoder, self._encoder.transformer
+        group, lower, groups = transformer.config.group, transformer.config.lower, None
+        if until % group and until < self.frames.available:
+            raise ValueError(f"until is {until}, expected a multiple of {group}, the frames of a group")
         if self.frames.available > self.frames.extracted:
             new = encoder.project(encoder.norm(self.frames.extract()))
             self._features = torch.cat([self._features, new])
         x = (self._features + transformer.positions(self._features[None])[0])[None, self._before :]
         if transformer.config.norm == "post":
             x = transformer.norm(x)
-        for layer, earlier in zip(transformer.layers, self._earlier, strict=True):
+        for index, (layer, earlier) in enumerate(zip(transformer.layers, self._earlier, strict=True)):
+            if lower and index == lower[0]:
+                groups = FrameGroups(x, torch.ones(x.shape[:2], dtype=torch.bool), group, None)
+                x = groups.averaged()
             x = layer(x, earlier)
+            if groups is not None and index == lower[-1]:
+                x = groups.restored(x)
         if transformer.config.norm == "pre":
             x = transformer.norm(x)
-        number = until - self.settled
-        for earlier in self._earlier:
-            earlier.keep(number, max(0, self._context - x.shape[1]))
+        number, room = until - self.settled, max(0, self._context - x.shape[1])
+        for index, earlier in enumerate(self._earlier):
+            size = group if index in lower else 1
+            earlier.keep(-(-number // size), room // size)
         begin = max(0, self._before + number - transformer.config.position_kernel // 2)
         self._before += number - begin
         self._features, self.settled = self._features[begin:], until

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from speechssl.config import configuration
+from speechssl.config import added, configuration
 from speechssl.errors import ConfigError
 from speechssl.model.attention import SelfAttention
 from speechssl.model.context import INFERENCE, StepContext
 from speechssl.model.dropout import Dropout
 from speechssl.model.earlier_frames import EarlierFrames
 from speechssl.model.host import send
+from speechssl.model.hourglass import FrameGroups, HourglassConfig, RestoredLayers
 from speechssl.model.linear import Linear
 from speechssl.model.norm import LayerNorm
 from speechssl.model.packing import Packing, UnpackedLayers
@@ -41,6 +42,7 @@ class TransformerConfig:
     attention_dropout: float = 0.1
     activation_dropout: float = 0.0
     layer_drop: float = 0.05  # probability that a layer is skipped in a training step
+    hourglass: HourglassConfig | None = added(None)  # middle layers at a lower frame rate; None: all at the full one
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads or self.dim % self.position_groups:
@@ -48,6 +50,23 @@ class TransformerConfig:
                 f"transformer.dim is {self.dim}, expected a multiple of num_heads ({self.num_heads}) "
                 f"and of position_groups ({self.position_groups})"
             )
+        if self.hourglass is not None and not self.lower:
+            raise ConfigError(
+                f"transformer.hourglass keeps {self.hourglass.before} + {self.hourglass.after} layers at the full "
+                f"rate, expected fewer than num_layers ({self.num_layers})"
+            )
+
+    @property
+    def group(self) -> int:
+        """Frames that are one frame at the lower rate; 1 without `hourglass`."""
+        return 1 if self.hourglass is None else self.hourglass.factor
+
+    @property
+    def lower(self) -> range:
+        """Layers at a lower frame rate, counted from 0; none without `hourglass`."""
+        if self.hourglass is None:
+            return range(0)
+        return range(self.hourglass.before, self.num_layers - self.hourglass.after)
 
 
 class Transformer(nn.Module):
@@ -94,8 +113,10 @@ class Transformer(nn.Module):
         Returns:
             num_layers x (batch, frames, dim). A layer dropped in training repeats its input. In pre-norm form the
             output of the last layer has passed the final norm, the others have not. Zero in the padding if `packed`,
-            and in all frames that are not visible.
+            and in all frames that are not visible. Layers at a lower frame rate give each frame the output of its
+            group, added to the frame before them.
         """
+        is_present = is_valid
         is_exporting = torch.compiler.is_exporting()  # exported graphs cannot branch on values
         has_padding = is_exporting or not bool(is_valid.all())
         is_packed = self.packed and has_padding and not is_exporting and bool(is_valid.any())
@@ -111,18 +132,26 @@ class Transformer(nn.Module):
                 x = self.norm(x)
             x = self.dropout(x)
             x = x if packing is None else packing.pack(x)  # (valid, dim)
-        outputs = []
+        outputs: list[Tensor] = []
+        lower, groups = self.config.lower, None
         kept = self.draw_kept_layers(context.layer_seed)
         for index, (layer, is_kept) in enumerate(zip(self.layers[:num_layers], kept, strict=False)):
+            if lower and index == lower[0]:
+                groups = FrameGroups(x, is_present, self.config.group, packing)
+                x = groups.averaged()
+            attended = is_attended if groups is None or index not in lower else groups.is_attended
             with without_learning(index < context.num_frozen):
                 if is_kept and self.recompute and torch.is_grad_enabled():
-                    x = checkpoint(layer, x, is_attended, use_reentrant=False)
+                    x = checkpoint(layer, x, attended, use_reentrant=False)
                 elif is_kept:
-                    x = layer(x, is_attended)
+                    x = layer(x, attended)
+            if groups is not None and index == lower[-1]:
+                x = groups.restored(x)
             outputs.append(x)
         if self.config.norm == "pre" and len(outputs) == len(self.layers):
             outputs[-1] = self.norm(x)
-        return outputs if packing is None else UnpackedLayers(outputs, packing)
+        layers = outputs if groups is None else RestoredLayers(outputs, lower[:-1], groups.restored)
+        return layers if packing is None else UnpackedLayers(layers, packing)
 
     def draw_kept_layers(self, seed: int | None) -> list[bool]:
         """Draw which layers run, first to last; all run outside training. See `StepContext.layer_seed`."""

@@ -70,6 +70,7 @@ def encode_windows(
     extract = encoder.local_frames(waveform)
     num_frames = int(encoder.count_frames(torch.tensor(len(waveform))))
     for window in place_windows(num_frames, size, overlap):
-        outputs = encoder.contextual_layers(extract(window.start, window.stop)[None], max(layers))
-        kept = slice(window.keep_from - window.start, window.keep_to - window.start)
+        start = window.start - window.start % encoder.config.transformer.group  # for the groups of the whole
+        outputs = encoder.contextual_layers(extract(start, window.stop)[None], max(layers))
+        kept = slice(window.keep_from - start, window.keep_to - start)
         yield [outputs[layer - 1][0, kept] for layer in layers]

@@ -31,6 +31,8 @@ def describe(source: Path) -> list[tuple[str, str]]:
         ("transformer", f"{transformer.num_layers} layers of {transformer.dim}, {transformer.norm}-norm"),
         ("waveforms", "normalised" if described.audio.normalize else "as they are"),
     ]
+    if lower := transformer.lower:
+        rows.append(("hourglass", f"layers {lower[0] + 1} to {lower[-1] + 1} on means of {transformer.group} frames"))
     if described.audio.min_sample_rate != SAMPLE_RATE:
         rows.append(("recorded at", f"{described.audio.min_sample_rate} Hz at least"))
     if described.clusters:

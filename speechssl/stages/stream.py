@@ -117,6 +117,7 @@ def _heard(
     for chunk in _chunks(source, round(config.chunk_s * SAMPLE_RATE)):
         encoded.frames.add(chunk)
         sure = frame_count(encoded.frames.num_samples - round(config.ahead_s * SAMPLE_RATE), encoder.stack)
+        sure -= sure % encoder.transformer.group
         if sure > kept.frames:
             yield from kept.add(_log_probs(model, encoded.settle(sure)))
     if encoded.frames.available > kept.frames:

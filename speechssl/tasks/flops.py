@@ -114,7 +114,7 @@ def transformer_products(encoder: EncoderConfig, utterances: int, frames: int, *
     transformer = encoder.transformer
     rows, dim, heads = utterances * frames, transformer.dim, transformer.num_heads
     groups, kernel = transformer.position_groups, transformer.position_kernel
-    kept = transformer.num_layers * (1 - transformer.layer_drop if is_training else 1)
+    kept = 1 - transformer.layer_drop if is_training else 1.0
 
     def needed(part: str, rows: int, inner: int, columns: int, batch: int = 1, times: float = 1.0) -> Product:
         return Product(
@@ -128,13 +128,22 @@ def transformer_products(encoder: EncoderConfig, utterances: int, frames: int, *
             has_right_gradient=is_training,
         )
 
-    return [
+    def layers(number: int, frames: int) -> list[Product]:
+        rows, times = utterances * frames, number * kept
+        return [
+            needed("attention, maps", rows, dim, 3 * dim, times=times),
+            needed("attention, products", frames, dim // heads, frames, batch=utterances * heads, times=times),
+            needed("attention, products", frames, frames, dim // heads, batch=utterances * heads, times=times),
+            needed("attention, maps", rows, dim, dim, times=times),
+            needed("feed-forward", rows, dim, transformer.ffn_dim, times=times),
+            needed("feed-forward", rows, transformer.ffn_dim, dim, times=times),
+        ]
+
+    products = [
         needed("projection", rows, encoder.conv[-1][0], dim),
         needed("positions", rows, dim // groups * kernel, dim // groups, batch=groups),
-        needed("attention, maps", rows, dim, 3 * dim, times=kept),
-        needed("attention, products", frames, dim // heads, frames, batch=utterances * heads, times=kept),
-        needed("attention, products", frames, frames, dim // heads, batch=utterances * heads, times=kept),
-        needed("attention, maps", rows, dim, dim, times=kept),
-        needed("feed-forward", rows, dim, transformer.ffn_dim, times=kept),
-        needed("feed-forward", rows, transformer.ffn_dim, dim, times=kept),
+        *layers(transformer.num_layers - len(transformer.lower), frames),
     ]
+    if transformer.lower:
+        products += layers(len(transformer.lower), -(-frames // transformer.group))
+    return products

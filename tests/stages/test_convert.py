@@ -18,6 +18,7 @@ from speechssl.hub import onnx_int8
 from speechssl.hub.model_formats import FORMATS, read_model
 from speechssl.hub.names import Conversion
 from speechssl.hub.saved import SavedModel
+from speechssl.model.hourglass import HourglassConfig
 from speechssl.stages import convert as module
 from speechssl.stages.convert import convert
 from speechssl.stages.transcribe import transcribe
@@ -26,6 +27,7 @@ from speechssl.text.writing import WritingConfig
 from tests.hub.models import model_of
 from tests.hub.test_bundles import LARGE_320
 from tests.hub.test_ctranslate2 import LARGE as CTRANSLATED
+from tests.model.tiny import BASE_LIKE
 
 TARGETS = {"fairseq": "model.pt", "torchaudio": "model.pt", "onnx": "model.onnx"}
 LARGE_ONLY = "ctranslate2"  # takes models of one architecture, which the runs here have not
@@ -53,6 +55,15 @@ def test_log_mel_input_is_refused_by_every_other_toolkit_before_anything_is_writ
     ):
         convert(finetuned_on_log_mel, target_of(tmp_path, to), to)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("to", [name for name in FORMATS if name != "speechssl"])
+def test_layers_at_a_lower_frame_rate_are_refused_by_every_other_toolkit(tmp_path, to):
+    transformer = dataclasses.replace(BASE_LIKE.transformer, hourglass=HourglassConfig(before=0))
+    model_of("ctc", dataclasses.replace(BASE_LIKE, transformer=transformer)).write(tmp_path / "ours")
+    with pytest.raises(CheckpointError, match=r"encoder\.transformer\.hourglass is set, but .* one frame rate"):
+        convert(tmp_path / "ours", target_of(tmp_path / "theirs", to), to)
+    assert not [*(tmp_path / "theirs").glob("*")]
 
 
 def test_log_mel_input_is_copied_to_a_model_folder(finetuned_on_log_mel, corpus, tmp_path):

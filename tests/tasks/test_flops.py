@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from speechssl.model.encoder import EncoderConfig
+from speechssl.model.hourglass import HourglassConfig
 from speechssl.model.masking import MaskConfig, draw_spans
+from speechssl.model.transformer import TransformerConfig
 from speechssl.plan.costs import pretraining_flops
 from speechssl.tasks.flops import masked_share, trunk_products
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
@@ -34,6 +36,24 @@ def test_log_mel_input_counts_its_filters_and_the_two_convolutions() -> None:
         "projection": 3 * 2 * int(steps[2]) * 128 * 192,
     }
     assert {part: found[part].flops for part in expected} == expected
+
+
+def test_layers_at_a_lower_frame_rate_cost_less() -> None:
+    encoder = EncoderConfig.small()
+    hourglass = dataclasses.replace(encoder.transformer, hourglass=HourglassConfig(factor=2))  # two layers of four
+
+    def flops(transformer: TransformerConfig, part: str) -> float:
+        products = trunk_products(dataclasses.replace(encoder, transformer=transformer), 1, 64_000)  # 99 frames
+        return sum(product.flops for product in products if product.part == part)
+
+    for part, lower in {
+        "feed-forward": 50 / 99,
+        "attention, maps": 50 / 99,
+        "attention, products": (50 / 99) ** 2,
+    }.items():
+        assert flops(hourglass, part) == pytest.approx((1 + lower) / 2 * flops(encoder.transformer, part))
+    for part in ("projection", "positions", "extractor 0"):
+        assert flops(hourglass, part) == flops(encoder.transformer, part)
 
 
 def test_fewer_masked_frames_cost_fewer_operations() -> None:
