@@ -116,7 +116,7 @@ class Transformer(nn.Module):
             and in all frames that are not visible. Layers at a lower frame rate give each frame the output of its
             group, added to the frame before them.
         """
-        is_present = is_valid
+        is_present = is_valid if is_visible is None else is_visible
         is_exporting = torch.compiler.is_exporting()  # exported graphs cannot branch on values
         has_padding = is_exporting or not bool(is_valid.all())
         is_packed = self.packed and has_padding and not is_exporting and bool(is_valid.any())

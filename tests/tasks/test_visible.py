@@ -10,6 +10,7 @@ from speechssl.data.batching import Batch
 from speechssl.errors import ConfigError
 from speechssl.model.context import StepContext
 from speechssl.model.frames import frame_count
+from speechssl.model.hourglass import HourglassConfig
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.pretraining import PretrainModel
@@ -71,6 +72,25 @@ def test_layers_see_the_unmasked_frames_and_nothing_else(shape) -> None:
             found.last[row][found.is_valid[row] & ~is_masked[row]], visible[0], rtol=1e-4, atol=1e-5
         )
         assert not found.last[row][is_masked[row]].any()
+
+
+def test_frames_that_are_not_seen_are_not_averaged_in_an_hourglass() -> None:
+    shape = dataclasses.replace(
+        BASE_LIKE,
+        transformer=dataclasses.replace(
+            BASE_LIKE.transformer, num_layers=1, hourglass=HourglassConfig(factor=2, before=0, after=0)
+        ),
+    )
+    encoder, is_masked = tiny_encoder(shape), torch.zeros(3, SIZE, dtype=torch.bool)
+    is_masked[:, 1::2] = True  # one frame of each group is seen, so that its average is the frame itself
+    found = encoder(noise(3, 820), LENGTHS, is_masked, only_visible=True)
+    plain = tiny_encoder(dataclasses.replace(shape, transformer=dataclasses.replace(shape.transformer, hourglass=None)))
+    expected = plain(noise(3, 820), LENGTHS, is_masked, only_visible=True)
+    x = torch.where(is_masked[..., None], plain.mask_vector, plain.project(found.features))
+    x = x.masked_fill(~found.is_valid[..., None], 0)
+    entering = plain.transformer.norm(x + plain.transformer.positions(x))
+    is_seen = found.is_valid & ~is_masked
+    torch.testing.assert_close(found.last[is_seen], (entering + expected.last)[is_seen], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("only_visible", [False, True])
