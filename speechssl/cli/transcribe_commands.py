@@ -14,6 +14,7 @@ from speechssl.cli.arguments import Bfloat16, Channels, MinSampleRate, Precision
 from speechssl.config import from_dict
 from speechssl.corpus.named import files_as_manifest, read_named
 from speechssl.data.utterances import Manifest
+from speechssl.errors import ConfigError
 
 __all__ = ["align_command", "transcribe_command"]
 
@@ -56,6 +57,13 @@ def transcribe_command(
 
     if sources == [Path("-")]:
         check_ids(out, ())
+        searching = {"--lm": lm, "--lexicon": lexicon, "--beam": beam, "--hot-word": hot_word, "--tuned": tuned}
+        searching |= {"--flashlight": flashlight, "--nbest": nbest > 1}
+        if given := [name for name, value in searching.items() if value]:
+            raise ConfigError(
+                f"{', '.join(given)}: samples from stdin are decoded greedily, as words are printed at once; leave it "
+                "out, or name a file in place of -"
+            )
         chosen = choose_precision(precision, bfloat16)
         found = [transcribe_stream(model, sys.stdin.buffer, tell=_print_word, precision=chosen)]
         skipped = list[str]()

@@ -208,6 +208,12 @@ def test_the_command_reads_samples_from_standard_input(finetuned, long, tmp_path
     assert len(capsys.readouterr().out.splitlines()) == len(found["text"].split()) + 1
 
 
+@pytest.mark.parametrize("given", [["--beam", "8"], ["--hot-word", "two"], ["--nbest", "3"], ["--flashlight"]])
+def test_a_search_of_samples_from_standard_input_is_refused(finetuned, tmp_path, capsys, given):
+    assert main(["transcribe", str(finetuned), "-", "-o", str(tmp_path / "s.jsonl"), *given]) == 2
+    assert f"{given[0]}: samples from stdin are decoded greedily" in capsys.readouterr().err
+
+
 def test_what_a_file_cannot_hold_is_refused_before_anything_is_heard(finetuned, corpus, tmp_path, monkeypatch, capsys):
     heard = []
     monkeypatch.setattr("speechssl.stages.transcribe.log_posteriors", lambda *given, **named: heard.append(given) or ())
