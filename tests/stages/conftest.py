@@ -25,7 +25,8 @@ MASK = MaskConfig(start_prob=0.1, span=3)
 OBJECTIVES = {
     "masked_prediction": MaskedPredictionConfig(mask=MASK, dim=8),
     "contrastive": ContrastiveConfig(mask=MASK, dim=8, negatives=5, quantizer=QuantizerConfig(entries=4, dim=8)),
-    "random_projection": RandomProjectionConfig(
+    "random_projection": RandomProjectionConfig(mask=MASK, codebook=CodebookConfig(entries=6, dim=3, bins=8)),
+    "refined_projection": RandomProjectionConfig(  # whose targets follow the audio
         mask=MASK,
         codebook=CodebookConfig(number=2, entries=6, dim=3, bins=8, projection="pca", pca_steps=4, update="ema"),
     ),

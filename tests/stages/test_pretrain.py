@@ -238,7 +238,7 @@ def held_out_scores(run: Path) -> list[dict[str, float]]:
 def test_held_out_utterances_are_scored_as_often_as_asked_for(pretrain_config, halves, units, tmp_path, kind):
     data, valid = halves
     train = TrainConfig(steps=4, eval_every=2, save_every=100)
-    labels = {} if kind == "contrastive" else {"labels": (divided(units, tmp_path),)}
+    labels = {"labels": (divided(units, tmp_path),)} if kind == "masked_prediction" else {}
     checkpoint = pretrain(pretrain_config(tmp_path / "run", kind, data=data, dev=valid, train=train, **labels))
     scores = held_out_scores(tmp_path / "run")
     assert len(scores) == 2

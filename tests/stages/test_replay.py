@@ -43,7 +43,7 @@ def skipping(poisoned, pretrain_config, finetune_config, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("task", ["masked_prediction", "contrastive", "random_projection", "ctc"])
+@pytest.mark.parametrize("task", ["masked_prediction", "contrastive", "refined_projection", "ctc"])
 def test_the_utterance_and_the_module_that_broke_a_step_are_named(skipping, capfd, task):
     run = skipping(task)
     assert "u0003" in capfd.readouterr().err

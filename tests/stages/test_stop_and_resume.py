@@ -25,7 +25,7 @@ from speechssl.train.learner import TrainConfig
 
 TIMES = {"audio_s_per_s", "wall_s", "data_wait_s", "memory_gib"}  # what may differ between two equal runs
 RUNS = [(task, workers) for task in ("masked_prediction", "contrastive", "ctc") for workers in (0, 2)]
-RUNS += [("random_projection", 0), ("targets", 0)]  # targets: a changed copy's log-mel frames
+RUNS += [("refined_projection", 0), ("targets", 0)]  # targets: a changed copy's log-mel frames
 
 
 def reports(run: Path) -> list[dict[str, float]]:
