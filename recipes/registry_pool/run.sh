@@ -2,7 +2,7 @@
 # Ten languages without text, about nine hours, pretrain one encoder; ten labelled minutes of each of three corpora
 # fine-tune it: Russian (festvox-ru), English (asterisk-en) and Dutch (fillets-nl), against random weights.
 #
-# Two hours of CPU for each method (METHOD=hubert or wav2vec2), resumable. Measured: recipes/README.md.
+# Two hours of CPU for each method (METHOD=hubert, wav2vec2 or best_rq), resumable. Measured: recipes/README.md.
 # Needs: 2 cores, 4 GB of memory, 3 GB of disk, Debian's packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
