@@ -132,7 +132,7 @@ def test_codes_that_are_nearly_all_one_raise_an_alarm() -> None:
         "masked_loss_1": 1.5,
     }
     assert monitor.check(1, 9, metrics) == []
-    found = monitor.check(2, 9, metrics | {"codes_1_perplexity": 0.1})
+    found = monitor.check(2, 9, metrics | {"codes_1_perplexity": 1.2})
     assert "one_code" in [alarm.name for alarm in found]
 
 
