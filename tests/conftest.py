@@ -14,6 +14,7 @@ from speechssl.data.labels import FrameLabels, LabelSource
 from speechssl.data.manifest import write_manifest
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.model.encoder import EncoderConfig
+from speechssl.model.hourglass import HourglassConfig
 from speechssl.model.transformer import TransformerConfig
 
 TEXTS = ("one two", "two", "one", "six two one", "ten", "six", "ten two", "one ten")
@@ -93,6 +94,13 @@ def tiny_encoder() -> EncoderConfig:
 def log_mel_encoder(tiny_encoder: EncoderConfig) -> EncoderConfig:
     """The tiny trunk with log-mel input, 20 ms a frame."""
     return dataclasses.replace(tiny_encoder, input="log_mel", log_mel_bins=40, conv=((16, 3, 2), (16, 3, 1)))
+
+
+@pytest.fixture(scope="session")
+def hourglass_encoder(tiny_encoder: EncoderConfig) -> EncoderConfig:
+    """The tiny trunk whose first layer runs on means of two frames."""
+    transformer = dataclasses.replace(tiny_encoder.transformer, hourglass=HourglassConfig(before=0))
+    return dataclasses.replace(tiny_encoder, transformer=transformer)
 
 
 @pytest.fixture(scope="session")
