@@ -265,10 +265,9 @@ def _with_warnings(plan: Plan, affordable: int, wanted: float) -> Plan:
             f"{plan.hours_seen:,.0f} h seen: published tables begin at {LEAST_SEEN:,} h, with a WER of 30 / 58 after "
             "fine-tuning on 100 h; take --size small, more days or more devices"
         )
-    needs_seen = find_method(plan.request.method).planning.needs_seen
-    if needs_seen and plan.hours_seen < LEAST_SEEN:
-        small = ", and no curve of a smaller model is published" if is_small else ""
-        found.append(f"{plan.hours_seen:,.0f} h seen: {needs_seen.format(small=small)}")
+    planning = find_method(plan.request.method).planning
+    if too_few := planning.too_few_hours(plan.hours_seen, is_small=is_small):
+        found.append(too_few)
     if plan.epochs > _MOST_EPOCHS:
         found.append(
             f"{plan.epochs:,.0f} epochs of {plan.request.hours:g} h: no published run saw its audio more than "

@@ -35,7 +35,7 @@ from speechssl.train.optim import OptimConfig
 from speechssl.train.run_folder import hold_run_folder
 from speechssl.train.runlog import require_reports
 
-__all__ = ["PretrainConfig", "prepare_pretraining", "pretrain"]
+__all__ = ["PretrainConfig", "prepare_pretraining", "pretrain", "too_few_hours"]
 
 ClassColumn = Literal["language", "speaker"]
 
@@ -74,10 +74,21 @@ def pretrain(config: PretrainConfig) -> Path:
     require_reports(config.train.log)
     ranks = start_ranks()
     with hold_run_folder(config.out, config, ranks):
-        prepared = prepare_pretraining(config, look=ranks.is_first and not is_finished(config.out))
+        is_looking = ranks.is_first and not is_finished(config.out)
+        prepared = prepare_pretraining(config, look=is_looking)
+        if is_looking and config.checkpoint is None:
+            tell_notes(too_few_hours(config, ranks.world_size))
         if ranks.is_first:
             describe_model(config.out, prepared.description)
         return train(prepared, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
+
+
+def too_few_hours(config: PretrainConfig, world_size: int) -> list[str]:
+    """Return a note if a run from random weights is planned to see fewer hours than its method needs."""
+    seconds = config.batch.seconds * config.train.accumulate * world_size * config.train.steps
+    is_small = (config.encoder or EncoderConfig()).transformer.dim < EncoderConfig.base().transformer.dim
+    note = task_of(config.objective).planning.too_few_hours(seconds / 3600, is_small=is_small)
+    return [f"{note}; planned are {config.train.steps} steps of {seconds / config.train.steps:g} s"] if note else []
 
 
 def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepared:

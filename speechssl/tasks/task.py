@@ -74,7 +74,15 @@ class Planning:
     recipe_note: str = ""  # a line above the recipe; `{steps}` as above
     lr_note: str = "as the batch-size study found for wav2vec 2.0; nobody published it for this task"  # for size base
     errors_note: str = ""  # text after published error rates
-    needs_seen: str = ""  # warning if the run sees fewer hours than any published run
+    needs_seen: str = ""  # warning if the run sees fewer hours; `{small}` is filled with `small_seen` for small models
+    needs_seen_h: float = 4170.0  # the hours: those of the shortest published run
+    small_seen: str = ""  # what is known of models smaller than BASE
+
+    def too_few_hours(self, hours_seen: float, *, is_small: bool) -> str:
+        """Return the warning for a run that sees few hours of audio; nothing if they are enough."""
+        if not self.needs_seen or hours_seen >= self.needs_seen_h:
+            return ""
+        return f"{hours_seen:,.0f} h seen: {self.needs_seen.format(small=self.small_seen if is_small else '')}"
 
 
 class Task:

@@ -38,7 +38,10 @@ _PLANNING = Planning(
     },
     lr_note="as the batch-size study found for such a batch",
     needs_seen="wav2vec 2.0 needs more before ten labelled minutes are of use; BASE has a WER of 103 % after 2,100 h "
-    "seen and 99 % after 4,200 h{small}; take --method hubert, or go on from a public model (recipes/adapt)",
+    "seen and 99 % after 4,200 h{small}; take HuBERT or BEST-RQ (methods hubert and best-rq), or go on from a public "
+    "model (recipes/adapt)",
+    small_seen=", no curve of a smaller model is published, and ours reads no better than random weights after 60 to "
+    "190 h seen, where HuBERT does (recipes/README.md)",
 )
 
 

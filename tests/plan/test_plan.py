@@ -16,6 +16,7 @@ from speechssl.model.encoder import SpeechEncoder
 from speechssl.model.frames import frame_count
 from speechssl.plan import planner as planning
 from speechssl.plan.costs import (
+    LEAST_SEEN,
     SIZES,
     error_band,
     interpolate,
@@ -29,6 +30,7 @@ from speechssl.plan.planner import MOST_STEPS, PlanRequest, Throughput, make_pla
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.registry import build_objective
+from speechssl.tasks.wav2vec2 import Wav2Vec2Task
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -134,6 +136,16 @@ def test_the_text_says_what_ten_labelled_minutes_give_before_the_table_of_labels
     assert "on ten labelled minutes, test-clean: 89 %" in " ".join(text.split())
 
 
+@pytest.mark.parametrize(("hours_seen", "is_warned"), [(4169.0, True), (4170.0, False)])
+def test_wav2vec2_is_warned_below_the_hours_of_the_shortest_published_run(hours_seen, is_warned):
+    plans = Wav2Vec2Task.planning
+    assert plans.needs_seen_h == LEAST_SEEN
+    warning = plans.too_few_hours(hours_seen, is_small=True)
+    assert warning.startswith("4,169 h seen: wav2vec 2.0 needs more") == is_warned
+    assert ("no better than random weights after 60 to 190 h" in warning) == is_warned
+    assert "smaller" not in plans.too_few_hours(hours_seen, is_small=False)
+
+
 @pytest.mark.parametrize("hours_seen", [1000.0, 5000.0])
 def test_hubert_is_not_warned_of_wav2vec2_s_curve(hours_seen):
     found = plan_for(rate=hours_seen / 240, method="hubert").warnings
@@ -166,7 +178,7 @@ def test_small_models_keep_the_batch_of_our_recipes_until_the_updates_are_too_ma
     [
         ({"batch_s": 87.5, "size": "base"}, "hardly anything at 87.5 s"),
         ({"rate": 5.0, "size": "base"}, r"1,200 h seen: published tables begin at 4,170 h"),
-        ({"rate": 5.0, "size": "base"}, r"wav2vec 2\.0 needs more .*103 % after 2,100 h .*--method hubert"),
+        ({"rate": 5.0, "size": "base"}, r"wav2vec 2\.0 needs more .*103 % after 2,100 h .*methods hubert and best-rq"),
         ({"rate": 5.0, "size": "small"}, "no curve of a smaller model is published"),
         ({"rate": 1000.0, "hours": 100.0}, "2,400 epochs of 100 h"),
         ({"rate": 1000.0, "size": "large", "hours": 100.0}, "LARGE is published on 960 h"),

@@ -19,7 +19,7 @@ from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelErro
 from speechssl.hub.saved import SavedModel
 from speechssl.model.context import StepContext
 from speechssl.stages.cluster import cluster
-from speechssl.stages.pretrain import PretrainConfig, pretrain, score_dev_set
+from speechssl.stages.pretrain import PretrainConfig, pretrain, score_dev_set, too_few_hours
 from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.train.checkpoint import load_tensors, read_state
@@ -446,3 +446,24 @@ def test_settings_in_which_a_kept_head_is_used_otherwise_are_told(untouched, pre
     config = untouched(tmp_path / "run", checkpoint=pretrained)
     pretrain(dataclasses.replace(config, objective=dataclasses.replace(config.objective, temperature=0.2)))
     assert "its head is kept, with other settings: objective.temperature was 0.1, is 0.2" in capfd.readouterr().err
+
+
+def test_a_wav2vec2_run_with_few_hours_planned_names_other_methods_when_it_begins(pretrain_config, tmp_path, capfd):
+    config = pretrain_config(tmp_path / "run", "contrastive")
+    pretrain(config)
+    planned = config.train.steps * config.batch.seconds * config.train.accumulate / 3600
+    said = capfd.readouterr().err
+    assert f"preflight: {planned:,.0f} h seen: wav2vec 2.0 needs more before ten labelled minutes are of use" in said
+    assert "take HuBERT or BEST-RQ" in said
+    assert f"planned are {config.train.steps} steps of {config.batch.seconds * config.train.accumulate:g} s" in said
+    pretrain(config)  # which is finished
+    pretrain(dataclasses.replace(config, out=tmp_path / "more", checkpoint=tmp_path / "run", encoder=None))
+    pretrain(pretrain_config(tmp_path / "hubert"))
+    assert "h seen" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("world_size", "is_enough"), [(1, False), (2, True)])
+def test_the_hours_planned_are_those_of_all_ranks_and_micro_batches(pretrain_config, tmp_path, world_size, is_enough):
+    config = pretrain_config(tmp_path, "contrastive", batch=BatchConfig(seconds=90.0))
+    config = dataclasses.replace(config, train=TrainConfig(steps=30_000, accumulate=3))  # 2,250 h on one rank
+    assert (too_few_hours(config, world_size) == []) == is_enough
