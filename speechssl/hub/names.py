@@ -64,17 +64,25 @@ class NameTable:
 
 
 def as_known(model: SavedModel) -> tuple[SavedModel, dict[str, str]]:
-    """Return a model without the head of an installed task, which no other toolkit has; and what that drops."""
+    """Return a model without a head that no other toolkit has, that of an installed task or of one of our extensions.
+
+    Returns:
+        The model, and reasons by name for what that drops.
+    """
     objective, family = model.description.objective, model.description.family
     if objective is None and family is not None and family not in {task.method for task in TASKS.values()}:
         described = dataclasses.replace(model.description, family=None)
         reason = f"no other toolkit knows the method {family}; its files say wav2vec2"
         return dataclasses.replace(model, description=described), {"family": reason}
-    if objective is None or objective.kind in TASKS:
+    task = None if objective is None else TASKS.get(objective.kind)
+    if objective is None or (task is not None and task.is_elsewhere(objective)):
         return model, {}
     trunk = model.without_head()
-    reason = f"no other toolkit knows objective.kind={objective.kind}; the trunk alone is written"
+    which = "" if task is None or not task.head_names else " with these settings"
+    reason = f"no other toolkit knows objective.kind={objective.kind}{which}; the trunk alone is written"
     dropped = dict.fromkeys(sorted({*model.tensors} - {*trunk.tensors}), reason)
+    if which:
+        return trunk, dropped
     return dataclasses.replace(trunk, description=dataclasses.replace(trunk.description, family=None)), dropped
 
 

@@ -88,7 +88,7 @@ def too_few_hours(config: PretrainConfig, world_size: int) -> list[str]:
     seconds = config.batch.seconds * config.train.accumulate * world_size * config.train.steps
     is_small = (config.encoder or EncoderConfig()).transformer.dim < EncoderConfig.base().transformer.dim
     note = task_of(config.objective).planning.too_few_hours(seconds / 3600, is_small=is_small)
-    return [f"{note}; planned are {config.train.steps} steps of {seconds / config.train.steps:g} s"] if note else []
+    return [f"{config.train.steps} steps of {seconds / config.train.steps:g} s are planned, {note}"] if note else []
 
 
 def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepared:

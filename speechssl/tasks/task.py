@@ -137,6 +137,10 @@ class Task:
         """Return the dotted keys of the configuration that determine the parameters of the head."""
         return ()
 
+    def is_elsewhere(self, config: Any) -> bool:
+        """Return whether another toolkit has the head, as configured; conversions write the trunk alone if none has."""
+        return bool(self.head_names)
+
     def products(
         self, config: Any, encoder: EncoderConfig, clusters: Sequence[int], *, frames: int, utterances: int = 1
     ) -> list[Product]:

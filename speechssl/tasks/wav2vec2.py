@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.log_mel import HOP
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive import ContrastiveConfig, ContrastiveObjective
-from speechssl.tasks.flops import Product, masked_share
+from speechssl.tasks.flops import Product, masked_share, trunk_products
 from speechssl.tasks.pretraining import PretrainingTask, PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.task import DataSizes, Planned, Planning, Row
@@ -82,7 +83,12 @@ class Wav2Vec2Task(PretrainingTask):
 
     def head_keys(self, config: ContrastiveConfig) -> Sequence[str]:
         """Return the keys of the sizes of projections and codebooks."""
-        return ["dim", "quantizer.groups", "quantizer.entries", "quantizer.dim"]
+        source = ["targets", "log_mel.bins"] if config.targets == "log_mel" else ["targets"]
+        return ["dim", *source, "quantizer.groups", "quantizer.entries", "quantizer.dim"]
+
+    def is_elsewhere(self, config: ContrastiveConfig) -> bool:
+        """Return whether the quantizer takes the extractor's output, as everywhere else."""
+        return config.targets == "extractor"
 
     def products(
         self,
@@ -95,7 +101,12 @@ class Wav2Vec2Task(PretrainingTask):
     ) -> list[Product]:
         """List the products of the heads over the masked frames of one utterance."""
         masked = round(masked_share(config.mask, frames=frames, utterances=utterances) * frames)
-        return contrastive_products(config, encoder, 1, masked)
+        heads = contrastive_products(config, encoder, 1, masked)
+        if not config.copy.is_on or config.targets == "log_mel":
+            return heads
+        samples = (frames - 1) * encoder.hop + encoder.window
+        trunk = trunk_products(encoder, 1, samples, trains_conv=encoder.conv_grad_scale > 0)
+        return heads + [product for product in trunk if product.part.startswith("extractor")]  # of the copy
 
 
 def contrastive_products(
@@ -105,8 +116,16 @@ def contrastive_products(
     quantizer = config.quantizer
     dim, conv_dim = encoder.transformer.dim, encoder.conv[-1][0]
     own = max(masked // utterances, 1)
+    is_log_mel = config.targets == "log_mel"
+    quantized_dim = config.log_mel.bins * encoder.hop // HOP if is_log_mel else conv_dim
     return [
-        Product("heads", masked, conv_dim, quantizer.groups * quantizer.entries),
+        Product(
+            "heads",
+            masked,
+            quantized_dim,
+            quantizer.groups * quantizer.entries,
+            has_left_gradient=not is_log_mel,
+        ),
         # the forward pass looks up a row of the codebook; the backward pass needs the gradient of every entry
         Product(
             "heads",

@@ -21,6 +21,7 @@ from speechssl.hub.saved import SavedModel
 from speechssl.model.hourglass import HourglassConfig
 from speechssl.stages import convert as module
 from speechssl.stages.convert import convert
+from speechssl.stages.pretrain import pretrain
 from speechssl.stages.transcribe import transcribe
 from speechssl.text.policy import TextConfig
 from speechssl.text.writing import WritingConfig
@@ -96,6 +97,24 @@ def test_a_pretrained_run_is_converted_or_clearly_refused(pretrained, tmp_path, 
         assert not [*tmp_path.iterdir()]
     else:
         assert max(convert(pretrained, target_of(tmp_path, to), to).differences.values()) < 1e-4
+
+
+@pytest.mark.parametrize("to", [name for name in READABLE if name not in ("speechssl", LARGE_ONLY)])
+def test_a_quantizer_of_log_mel_frames_stays_behind_and_the_trunk_is_converted_or_clearly_refused(
+    pretrain_config, tmp_path, to
+):
+    config = pretrain_config(tmp_path / "run", "contrastive")
+    objective = dataclasses.replace(config.objective, targets="log_mel", loudness_neighbours=3)
+    pretrain(dataclasses.replace(config, objective=objective))
+    try:
+        done = convert(tmp_path / "run", target_of(tmp_path, to), to)
+    except CheckpointError as error:
+        assert "is a bare encoder" in str(error)
+        return
+    assert "objective.kind=contrastive with these settings" in done.dropped["objective.quantizer.codebook"]
+    again = read_model(target_of(tmp_path, to))[0].model.description
+    assert again.objective is None
+    assert again.pretrained_by in ("wav2vec2", None)  # None: the file does not say it
 
 
 @pytest.mark.parametrize("to", ["onnx", "onnx-asr"])

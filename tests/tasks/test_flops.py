@@ -10,6 +10,8 @@ from speechssl.model.hourglass import HourglassConfig
 from speechssl.model.masking import MaskConfig, draw_spans
 from speechssl.model.transformer import TransformerConfig
 from speechssl.plan.costs import pretraining_flops
+from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.contrastive_targets import CopyConfig
 from speechssl.tasks.flops import masked_share, trunk_products
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 
@@ -62,3 +64,25 @@ def test_fewer_masked_frames_cost_fewer_operations() -> None:
         return pretraining_flops(EncoderConfig.small(), objective, clusters=(100,), samples=80_000, utterances=16)
 
     assert flops(same_count=True) < flops()
+
+
+def test_log_mel_targets_cost_the_quantizer_other_products_and_a_copy_of_the_extractor_one_more_pass() -> None:
+    encoder = EncoderConfig.small()  # frames of 40 ms, 256 channels
+    plain = ContrastiveConfig()
+    log_mel = dataclasses.replace(plain, targets="log_mel", copy=CopyConfig(tilt=0.1))
+    copy = dataclasses.replace(plain, copy=CopyConfig(tilt=0.1))
+
+    def flops(config: ContrastiveConfig) -> float:
+        return pretraining_flops(encoder, config, clusters=(), samples=80_000)
+
+    masked = round(masked_share(plain.mask) * encoder_frames(encoder))
+    scored = 2 * masked * 640 * 2  # of an input of 256 channels with its gradient, or of 4 x 40 bins without
+    assert flops(log_mel) - flops(plain) == pytest.approx(scored * (2 * 160 - 3 * 256) / 2)
+    extractor = sum(
+        product.flops for product in trunk_products(encoder, 1, 80_000) if product.part.startswith("extractor")
+    )
+    assert flops(copy) - flops(plain) == pytest.approx(extractor, rel=1e-2)  # of whole frames
+
+
+def encoder_frames(encoder: EncoderConfig) -> int:
+    return (80_000 - encoder.window) // encoder.hop + 1
