@@ -39,9 +39,9 @@ _CODEBOOK_COLLAPSE = Band(
     sign="codebook_perplexity",
     shown="perplexity of the least used codebook",
     low=2.0,
-    seen="demo and pool 4.4 to 15 of 16 entries; BASE 9 to 13 of 320 early on (fairseq issues 2981 and 3391). "
-    "Collapsed: 1.0 of 320 (transformers' recipe on the small model, by step 150; transformers issue 14387), 1.0 "
-    "of 16 (small model with a layer-norm extractor and a feature penalty of 1, by step 300)",
+    seen="demo and pool 4.4 to 15 of 16 entries, 8.7 to 14 with log-mel targets; BASE 9 to 13 of 320 early on (fairseq "
+    "issues 2981 and 3391). Collapsed: 1.0 of 320 (transformers' recipe on the small model, by step 150; transformers "
+    "issue 14387), 1.0 of 16 (small model with a layer-norm extractor and a feature penalty of 1, by step 300)",
     likely="the quantizer maps every frame to the same entries: a learning rate too high, too little weight on "
     "diversity, codebooks too large for the audio, a feature penalty on an extractor that normalises every layer, or "
     "audio without speech",
@@ -54,10 +54,12 @@ _EQUAL_NEGATIVES = Band(
     sign="negative_spread",
     shown="standard deviation of the cosines of a frame with its negatives",
     low=1e-4,
-    seen="demo 0.007 at its lowest, in the warm-up. All negatives equal: 0; codebooks collapsed to one entry: 0",
-    likely="all negatives of a frame are equal: objective.negatives is 1, utterances have two masked frames, or "
-    "the codebooks have collapsed",
-    change="raise objective.negatives, objective.mask.start_prob and batch.min_s, and see the other alarms",
+    seen="demo 0.007 at its lowest, in the warm-up; 0.04 with eight loudness_neighbours. All negatives equal: 0; "
+    "codebooks collapsed to one entry: 0",
+    likely="all negatives of a frame are equal: objective.negatives or objective.loudness_neighbours is 1, utterances "
+    "have two masked frames, or the codebooks have collapsed",
+    change="raise objective.negatives, objective.loudness_neighbours, objective.mask.start_prob and batch.min_s, and "
+    "see the other alarms",
 )
 _BANDS = (
     _CODEBOOK_COLLAPSE,

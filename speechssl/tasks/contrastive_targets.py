@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 from speechssl.model.frames import frame_count, within
@@ -58,11 +57,12 @@ def changed_copy(waveforms: Tensor, config: CopyConfig, generator: torch.Generat
         generator: random generator on the device of `waveforms`.
     """
     batch, time = waveforms.shape
-    knots = int(time / (config.gain_every_s * SAMPLE_RATE)) + 2
+    between = config.gain_every_s * 16_000  # samples from one gain to the next
+    knots = int(time / between) + 2
     draws = torch.rand((batch, knots + 1), device=waveforms.device, generator=generator) * 2 - 1
     before = functional.pad(waveforms, (1, 0))[:, :-1]
     tilted = waveforms + config.tilt * draws[:, :1] * before
-    position = torch.arange(time, device=waveforms.device) / (config.gain_every_s * SAMPLE_RATE)
+    position = torch.arange(time, device=waveforms.device) / between
     left = position.long()  # (time,), the knot before each sample
     gains = config.gain_db * draws[:, 1:]  # (batch, knots)
     gain_db = torch.lerp(gains.index_select(1, left), gains.index_select(1, left + 1), (position - left)[None])

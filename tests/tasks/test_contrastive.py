@@ -264,6 +264,25 @@ def test_single_masked_frame_of_an_utterance_adds_nothing_to_the_contrastive_los
     assert (encoded.last.grad[1] == 0).all()
 
 
+def test_micro_batches_add_up_to_one_batch_except_for_the_diversity_of_codes_which_each_has_of_its_own() -> None:
+    objective, encoded = _objective(dataclasses.replace(TINY, diversity_weight=0.0)), _encoded()
+    is_masked = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 1, 0]]).bool()  # one negative for each: nothing to draw
+    whole = _forward(objective, encoded, is_masked)
+    parts = []
+    for row in (slice(0, 1), slice(1, 2)):
+        own = Encoded(
+            conv=encoded.conv[row],
+            features=encoded.features[row],
+            layers=[encoded.last[row]],
+            is_valid=encoded.is_valid[row],
+        )
+        parts.append(_forward(objective, own, is_masked[row], seed=1))
+    assert whole.value.item() == pytest.approx(sum(part.value.item() for part in parts), rel=1e-5)
+    assert int(whole.count) == sum(int(part.count) for part in parts) == 4
+    usage = [float(part.parts["soft_perplexity"]) for part in parts]
+    assert float(whole.parts["soft_perplexity"]) > sum(usage) / 2  # of the usage of both together
+
+
 @pytest.mark.parametrize(
     ("logits", "accuracy"),
     [

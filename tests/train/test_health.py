@@ -249,6 +249,18 @@ def test_of_several_streams_the_one_that_is_worst_off_counts() -> None:
         assert name in [alarm.name for alarm in monitor.check(2, 10, good | bad)]
 
 
+@pytest.mark.parametrize(("loss", "alarms"), [(3.0, {"no_learning"}), (2.5, set()), (0.2, {"too_easy"})])
+def test_where_many_negatives_equal_the_target_the_loss_of_guessing_is_the_measured_one(loss, alarms):
+    monitor = Monitor(HealthConfig(grace_steps=100), contrastive_health(None))
+    found = [
+        alarm.name
+        for step in range(150, 400, 50)
+        for alarm in monitor.check(step, 400, {"contrastive_loss": loss, "guessing_loss": 3.0})
+    ]
+    assert {*found} == alarms
+    assert contrastive_health(None).guessing_loss is None
+
+
 def test_units_that_are_not_used_alike_are_not_guessed_at_the_loss_of_all_units() -> None:
     """With 50 of 100 units in use, a loss of 3.9 nats is that of guessing by frequency."""
     values = {"masked_loss": 3.9, "labels_perplexity": 50.0}
