@@ -372,8 +372,13 @@ def _dropped_settings(described: Description) -> dict[str, str]:
     masks = {"objective.mask": (mask, 2)} if mask is not None else {}
     if described.ctc is not None:
         masks = {"ctc.mask": (described.ctc.mask, 2), "ctc.channel_mask": (described.ctc.channel_mask, 0)}
-    return {
+    dropped = {
         f"{name}.min_spans": f"fairseq draws {fixed} at least"
         for name, (config, fixed) in masks.items()
         if config.min_spans != fixed
     }
+    if isinstance(objective, ContrastiveConfig) and objective.loudness_neighbours is not None:
+        dropped["objective.loudness_neighbours"] = "fairseq draws negatives from the whole utterance"
+    if isinstance(objective, ContrastiveConfig) and objective.copy.is_on:
+        dropped["objective.copy"] = "fairseq quantizes the audio as it is"
+    return dropped

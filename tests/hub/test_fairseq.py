@@ -20,9 +20,10 @@ from speechssl.errors import CheckpointError
 from speechssl.hub.fairseq import is_fairseq, read_fairseq, write_fairseq
 from speechssl.hub.saved import SavedModel
 from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.contrastive_targets import CopyConfig
 from speechssl.tasks.ctc import CTCConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
-from tests.hub.models import FORMS, SQUARE, WAVEFORM, Malicious, broken_copies, model_of, our_output
+from tests.hub.models import CONTRASTIVE, FORMS, SQUARE, WAVEFORM, Malicious, broken_copies, model_of, our_output
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE
 from tests.optional import needs_fairseq2
 
@@ -406,6 +407,9 @@ def test_settings_that_fairseq_lacks_are_reported(tmp_path):
         model_of("hubert", objective=MaskedPredictionConfig(dim=8, mask=mask)), tmp_path / "theirs.pt"
     )
     assert dropped == {"objective.mask.min_spans": "fairseq draws 2 at least"}
+    changed = dataclasses.replace(CONTRASTIVE, loudness_neighbours=3, copy=CopyConfig(tilt=0.1))
+    dropped = write_fairseq(model_of("wav2vec2", objective=changed), tmp_path / "changed.pt")
+    assert {*dropped} == {"objective.loudness_neighbours", "objective.copy"}
 
 
 @pytest.mark.parametrize(
