@@ -106,7 +106,9 @@ class Wav2Vec2Task(PretrainingTask):
             return heads
         samples = (frames - 1) * encoder.hop + encoder.window
         trunk = trunk_products(encoder, 1, samples, trains_conv=encoder.conv_grad_scale > 0)
-        return heads + [product for product in trunk if product.part.startswith("extractor")]  # of the copy
+        return heads + [
+            product for product in trunk if product.part.startswith(("log-mel", "extractor"))
+        ]  # of the copy
 
 
 def contrastive_products(

@@ -16,7 +16,7 @@ from speechssl.data.manifest import read_manifest
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.hub import onnx_int8
 from speechssl.hub.model_formats import FORMATS, read_model
-from speechssl.hub.names import Conversion
+from speechssl.hub.names import Conversion, as_known
 from speechssl.hub.saved import SavedModel
 from speechssl.model.hourglass import HourglassConfig
 from speechssl.stages import convert as module
@@ -97,6 +97,14 @@ def test_a_pretrained_run_is_converted_or_clearly_refused(pretrained, tmp_path, 
         assert not [*tmp_path.iterdir()]
     else:
         assert max(convert(pretrained, target_of(tmp_path, to), to).differences.values()) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["best-rq", "data2vec"])
+def test_a_trunk_of_a_method_that_no_toolkit_has_is_written_as_wav2vec2(tmp_path, method):
+    model, dropped = as_known(model_of("encoder", family=method))
+    assert dropped == {"family": f"no other toolkit knows the method {method}; its files say wav2vec2"}
+    FORMATS["transformers"].write(model, tmp_path / "model")
+    assert json.loads((tmp_path / "model/config.json").read_text())["model_type"] == "wav2vec2"
 
 
 @pytest.mark.parametrize("to", [name for name in READABLE if name not in ("speechssl", LARGE_ONLY)])
