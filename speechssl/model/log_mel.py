@@ -21,7 +21,7 @@ _FFT = 512
 FREQUENCIES = _FFT // 2 + 1  # of the spectrum
 _LOWEST_HZ, _HIGHEST_HZ = 20.0, 8000.0
 _PRE_EMPHASIS = 0.97
-_AT_ONCE = 1024  # frames that are computed together, so that they stay in the cache
+_AT_ONCE = 1024  # frames that a CPU computes together, so that they stay in the cache
 _FLOOR = torch.finfo(torch.float32).eps  # of an energy, for silence
 
 
@@ -49,6 +49,8 @@ class LogMel(nn.Module):
             return waveforms.new_zeros(len(waveforms), 0, self.bins, dtype=torch.float32)
         with torch.autocast(waveforms.device.type, enabled=False):
             frames = waveforms.float().unfold(1, WINDOW, HOP)  # (batch, frames, 400)
+            if frames.device.type != "cpu":
+                return self._energies(frames)
             parts = frames.split(max(1, _AT_ONCE // len(frames)), 1)
             return torch.cat([self._energies(part) for part in parts], 1)
 
@@ -56,7 +58,7 @@ class LogMel(nn.Module):
         """Map (batch, frames, 400) windows of samples to (batch, frames, bins)."""
         frames = frames - frames.mean(-1, keepdim=True)
         before = functional.pad(frames, (1, 0), mode="replicate")[..., :-1]
-        frames = torch.addcmul(frames, before, self.window.new_tensor(-_PRE_EMPHASIS)) * self.window
+        frames = frames.sub(before, alpha=_PRE_EMPHASIS) * self.window
         spectrum = torch.view_as_real(torch.fft.rfft(frames, _FFT))
         return (spectrum.square().sum(-1) @ self.filters).clamp(min=_FLOOR).log()
 
@@ -72,9 +74,9 @@ def without_mean(energies: Tensor, num_samples: Tensor) -> Tensor:
         (batch, frames, bins); the frames in the padding are zero.
     """
     counts = _count(num_samples)
-    is_valid = within(counts, energies.shape[1])[..., None]
-    mean = (energies * is_valid).sum(1, keepdim=True) / counts.clamp(min=1)[:, None, None]
-    return (energies - mean) * is_valid
+    is_padding = ~within(counts, energies.shape[1])[..., None]  # which may hold NaN
+    mean = energies.masked_fill(is_padding, 0).sum(1, keepdim=True) / counts.clamp(min=1)[:, None, None]
+    return (energies - mean).masked_fill(is_padding, 0)
 
 
 def stacked_log_mel(energies: Tensor, num_samples: Tensor, *, hop: int, window: int, frames: int) -> Tensor:
