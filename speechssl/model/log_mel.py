@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.errors import ConfigError
 from speechssl.model.frames import frame_count, within
 
-__all__ = ["FREQUENCIES", "HOP", "MOST_BINS", "WINDOW", "LogMel", "stacked_log_mel", "without_mean"]
+__all__ = ["FREQUENCIES", "HOP", "MOST_BINS", "WINDOW", "LogMel", "stacked", "stacked_log_mel", "without_mean"]
 
 HOP = 160  # samples at 16 kHz, 10 ms
 WINDOW = 400  # samples, 25 ms
@@ -79,11 +78,21 @@ def without_mean(energies: Tensor, num_samples: Tensor) -> Tensor:
     return (energies - mean).masked_fill(is_padding, 0)
 
 
+def stacked(hop: int) -> int:
+    """Return how many log-mel frames are stacked for a frame of an encoder: as many as fit into its hop, at least one.
+
+    Examples:
+        >>> stacked(640), stacked(320), stacked(80)
+        (4, 2, 1)
+    """
+    return max(1, round(hop / HOP))
+
+
 def stacked_log_mel(energies: Tensor, num_samples: Tensor, *, hop: int, window: int, frames: int) -> Tensor:
     """Concatenate the log-mel frames around each frame of an encoder.
 
-    Those of one hop are taken, centred in the encoder frame's receptive field as well as a grid of 10 ms allows. At the
-    ends of an utterance its own first or last log-mel frame stands for what would lie outside.
+    They are centred in its receptive field as well as a grid of 10 ms allows. At the ends of an utterance its own first
+    or last log-mel frame stands for what would lie outside.
 
     Args:
         energies: (batch, log-mel frames, bins) output of `LogMel`.
@@ -93,21 +102,15 @@ def stacked_log_mel(energies: Tensor, num_samples: Tensor, *, hop: int, window: 
         frames: number of frames of the encoder in the padded batch.
 
     Returns:
-        (batch, frames, bins * hop // 160).
-
-    Raises:
-        ConfigError: the hop is not a multiple of 10 ms.
+        (batch, frames, bins * stacked(hop)).
     """
-    if hop % HOP:
-        raise ConfigError(
-            f"expected frames of the encoder at a multiple of {HOP} samples, as log-mel frames are, found {hop}; "
-            "change the strides in encoder.conv"
-        )
-    number = hop // HOP
-    first = (window - WINDOW - (number - 2) * HOP) // (2 * HOP)  # the later one of two that are as near
-    steps = torch.arange(frames * number, device=energies.device) + first
+    number, device = stacked(hop), energies.device
+    around = HOP * (2 * torch.arange(number, device=device) - number + 1)
+    # twice the distance, in samples, from the centre of the first log-mel frame to that of each one stacked
+    doubled = 2 * hop * torch.arange(frames, device=device)[:, None] + around + window - WINDOW  # (frames, number)
+    nearest = ((doubled + HOP) // (2 * HOP)).clamp(min=0).flatten()  # the later one of two that are as near
     last = (_count(num_samples) - 1).clamp(min=0)
-    places = steps.clamp(min=0).minimum(last[:, None])  # (batch, frames * number)
+    places = nearest.minimum(last[:, None])  # (batch, frames * number)
     taken = energies.gather(1, places[..., None].expand(-1, -1, energies.shape[2]))
     return taken.reshape(len(energies), frames, -1)
 

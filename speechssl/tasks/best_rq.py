@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
+from speechssl.model.log_mel import stacked
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.flops import Product, masked_share
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.random_projection import RandomProjectionConfig, RandomProjectionObjective
-from speechssl.tasks.random_quantizer import CodebookConfig, mel_frames
+from speechssl.tasks.random_quantizer import CodebookConfig
 from speechssl.tasks.task import DataSizes, Planned, Planning, Task
 
 __all__ = ["BestRQTask"]
@@ -65,7 +66,7 @@ class BestRQTask(Task):
         book = config.codebook
         masked = round(masked_share(config.mask, frames=frames, utterances=utterances) * frames)
         rows = masked if config.unmasked_weight == 0 else frames
-        in_dim = mel_frames(encoder.hop) * book.bins
+        in_dim = stacked(encoder.hop) * book.bins
 
         def target(inner: int, columns: int) -> Product:
             return Product(

@@ -18,7 +18,7 @@ from speechssl.model.context import StepContext
 from speechssl.model.dropout import Dropout
 from speechssl.model.encoder import Encoded, EncoderConfig, SpeechEncoder
 from speechssl.model.host import frames_where, generator_on, send
-from speechssl.model.log_mel import HOP, LogMel
+from speechssl.model.log_mel import LogMel, stacked
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive_health import contrastive_health
 from speechssl.tasks.contrastive_targets import (
@@ -195,13 +195,7 @@ class ContrastiveObjective(Objective):
         return self.shape
 
     def _stacked_dim(self) -> int:
-        hop = self._encoder_config().hop
-        if hop % HOP:
-            raise ConfigError(
-                f"objective.targets=log_mel needs frames of the encoder at a multiple of {HOP} samples, found {hop}; "
-                "change the strides in encoder.conv, or take objective.targets=extractor"
-            )
-        return self.config.log_mel.bins * hop // HOP
+        return self.config.log_mel.bins * stacked(self._encoder_config().hop)
 
     def _loudness(self, batch: Batch, is_masked: Tensor) -> Tensor | None:
         """Return the (masked,) loudness of the masked frames; None if negatives are not drawn by it."""

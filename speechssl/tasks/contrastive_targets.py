@@ -79,7 +79,7 @@ def log_mel_targets(
     window: int,
     frames: int,
 ) -> Tensor:
-    """Return the log-mel frames around each frame of the encoder, (batch, frames, bins * hop // 160) float32.
+    """Return the log-mel frames around each frame of the encoder, (batch, frames, bins * stacked) float32.
 
     Their mean square over the frames of an utterance is one: one number scales all bins, since a scale of each would
     raise those that a recording does not fill.
@@ -92,9 +92,6 @@ def log_mel_targets(
         hop: samples from one frame of the encoder to the next.
         window: receptive field of a frame of the encoder, in samples.
         frames: number of frames of the encoder in the padded batch.
-
-    Raises:
-        ConfigError: the hop is not a multiple of 10 ms.
     """
     waveforms = waveforms.masked_fill(~within(num_samples, waveforms.shape[1]), 0)  # 0 * NaN is NaN
     energies = without_mean(log_mel(waveforms), num_samples)  # zero in the padding

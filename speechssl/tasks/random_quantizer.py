@@ -18,11 +18,12 @@ from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.frames import frame_count, within
 from speechssl.model.host import send
-from speechssl.model.log_mel import HOP, WINDOW, LogMel
+from speechssl.model.log_mel import HOP, WINDOW, LogMel, stacked, stacked_log_mel, without_mean
 
-__all__ = ["CodebookConfig", "RandomQuantizer", "mel_frames", "stacked_frames"]
+__all__ = ["CodebookConfig", "RandomQuantizer"]
 
 _LEAST_VARIANCE = 1e-4  # of a whitened component, relative to the first one: less is rounding error
+_TINY = 1e-5  # below every variance of log-mel energies that matters
 _DEAD_SHARE = 0.02  # an entry is dead if it is used less often than this share of the mean
 _STEP_OF_DEAD = 0.1  # distance from a frequent entry at which a dead one is placed
 
@@ -75,7 +76,7 @@ class RandomQuantizer(nn.Module):
         super().__init__()
         self.config, self.hop, self.window = config, encoder.hop, encoder.window
         self.log_mel = LogMel(config.bins)
-        in_dim = mel_frames(encoder.hop) * config.bins
+        in_dim = stacked(encoder.hop) * config.bins
         if config.projection == "pca" and config.dim > in_dim:
             raise ConfigError(
                 f"objective.codebook.dim is {config.dim}, but a frame has only {in_dim} log-mel values; lower it, or "
@@ -126,14 +127,17 @@ class RandomQuantizer(nn.Module):
         """
         device = waveforms.device
         if self.window < WINDOW:  # a frame of a short utterance has too little audio: silence follows
-            is_audio = send(within(num_samples, waveforms.shape[1]), device)
-            waveforms = functional.pad(waveforms * is_audio, (0, max(WINDOW - waveforms.shape[1], 0)))
+            is_padding = send(~within(num_samples, waveforms.shape[1]), device)
+            missing = max(WINDOW - waveforms.shape[1], 0)
+            waveforms = functional.pad(waveforms.masked_fill(is_padding, 0), (0, missing))
+        num_samples = send(num_samples, device).clamp(min=WINDOW)
         mel = self.log_mel(waveforms)  # (batch, mel frames, bins)
-        counts = frame_count(num_samples, [(1, WINDOW, HOP)]).clamp(min=1)  # (batch,)
-        mel = _normalized(mel, send(within(counts, mel.shape[1]), device)[..., None], self.config.normalize)
-        places = stacked_frames(size, hop=self.hop, window=self.window).clamp(max=counts[:, None, None] - 1)
-        places = places + torch.arange(len(mel))[:, None, None] * mel.shape[1]  # (batch, size, stacked)
-        return mel.flatten(0, 1).index_select(0, send(places.flatten(), device)).view(*places.shape[:2], -1)
+        if self.config.normalize != "none":
+            mel = without_mean(mel, num_samples)
+        if self.config.normalize == "mean_and_variance":
+            counts = frame_count(num_samples, [(1, WINDOW, HOP)])[:, None, None]
+            mel = mel * (mel.square().sum(1, keepdim=True) / counts + _TINY).rsqrt()
+        return stacked_log_mel(mel, num_samples, hop=self.hop, window=self.window, frames=size)
 
     @torch.no_grad()
     def codes(self, frames: Tensor) -> Tensor:
@@ -244,54 +248,3 @@ class _Sums:
             total = total.clone()
             distributed.all_reduce(total)
         return total
-
-
-def mel_frames(hop: int) -> int:
-    """Return how many log-mel frames are stacked for one encoder frame: as many as fit into the hop, at least one.
-
-    Examples:
-        >>> mel_frames(640), mel_frames(320), mel_frames(80)
-        (4, 2, 1)
-    """
-    return max(1, round(hop / HOP))
-
-
-def stacked_frames(size: int, *, hop: int, window: int) -> Tensor:
-    """Return the log-mel frames around the centre of each encoder frame.
-
-    Args:
-        size: number of encoder frames.
-        hop: samples from one encoder frame to the next.
-        window: samples in the window of one encoder frame.
-
-    Returns:
-        (size, stacked) int64, not negative; may exceed the frames that an utterance has.
-
-    Examples:
-        >>> stacked_frames(3, hop=320, window=400).tolist()
-        [[0, 1], [2, 3], [4, 5]]
-        >>> stacked_frames(2, hop=640, window=950).tolist()
-        [[0, 1, 2, 3], [4, 5, 6, 7]]
-    """
-    number = mel_frames(hop)
-    # twice the distance, in samples, from the centre of log-mel frame 0 to that of the stack's frame; then the nearest
-    doubled = 2 * hop * torch.arange(size)[:, None] + HOP * (2 * torch.arange(number) - number + 1) + window - WINDOW
-    return ((doubled + HOP) // (2 * HOP)).clamp(min=0)
-
-
-def _normalized(mel: Tensor, is_valid: Tensor, how: Literal["mean", "mean_and_variance", "none"]) -> Tensor:
-    """Normalize each bin over the valid frames of an utterance.
-
-    Args:
-        mel: (batch, frames, bins) float32.
-        is_valid: (batch, frames, 1) bool.
-        how: see `CodebookConfig.normalize`.
-    """
-    if how == "none":
-        return mel
-    number = is_valid.sum(1, keepdim=True)
-    mel = mel - mel.where(is_valid, 0.0).sum(1, keepdim=True) / number
-    if how == "mean":
-        return mel
-    variance = mel.where(is_valid, 0.0).square().sum(1, keepdim=True) / number
-    return mel * (variance + 1e-5).rsqrt()

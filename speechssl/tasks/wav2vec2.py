@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
-from speechssl.model.log_mel import HOP
+from speechssl.model.log_mel import stacked
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.contrastive import ContrastiveConfig, ContrastiveObjective
 from speechssl.tasks.flops import Product, masked_share, trunk_products
@@ -119,7 +119,7 @@ def contrastive_products(
     dim, conv_dim = encoder.transformer.dim, encoder.conv[-1][0]
     own = max(masked // utterances, 1)
     is_log_mel = config.targets == "log_mel"
-    quantized_dim = config.log_mel.bins * encoder.hop // HOP if is_log_mel else conv_dim
+    quantized_dim = config.log_mel.bins * stacked(encoder.hop) if is_log_mel else conv_dim
     return [
         Product(
             "heads",

@@ -219,10 +219,3 @@ def test_log_mel_targets_save_no_filters_and_quantize_stacked_frames() -> None:
     model = _model(LOG_MEL)
     assert not [name for name in model.state_dict() if "log_mel" in name]
     assert model.objective.quantizer.score.in_features == 7 * 2
-
-
-def test_frames_that_are_not_at_multiples_of_10_ms_are_refused_when_the_model_is_built() -> None:
-    with pytest.raises(
-        ConfigError, match=r"log_mel needs frames of the encoder at a multiple of 160 samples, found 20"
-    ):
-        task_of(LOG_MEL).build(LOG_MEL, tiny_encoder(), DataSizes())
