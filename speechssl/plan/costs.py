@@ -23,9 +23,10 @@ from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.model.frames import frame_count
-from speechssl.tasks.flops import trunk_products
+from speechssl.tasks.flops import masked_share, trunk_products
 from speechssl.tasks.registry import find_method, task_of
 from speechssl.tasks.task import Planned, SizeName, TaskConfig
+from speechssl.tasks.visible import VisibleConfig, decoder_products
 
 __all__ = [
     "CONTEXT_GB",
@@ -129,7 +130,12 @@ def pretraining_flops(
     """
     frames = frame_count(samples, encoder.stack)
     head = task_of(objective).products(objective, encoder, clusters, frames=frames, utterances=utterances)
-    return sum(product.flops for product in [*trunk_products(encoder, 1, samples), *head])
+    visible: VisibleConfig | None = getattr(objective, "visible", None)
+    if visible is None:
+        return sum(product.flops for product in [*trunk_products(encoder, 1, samples), *head])
+    share = 1 - masked_share(objective.mask, frames=frames, utterances=utterances)  # type: ignore[attr-defined]
+    trunk = trunk_products(encoder, 1, samples, masks=visible.masks, visible=share)
+    return sum(product.flops for product in [*trunk, *head, *decoder_products(visible, encoder, frames)])
 
 
 _BASE_RATE = 88e9  # operations per second on one core: wav2vec 2.0 BASE, 20 s in 4.74 s on two cores [ours]

@@ -10,6 +10,7 @@ from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.random_projection import RandomProjectionConfig, RandomProjectionObjective
 from speechssl.tasks.random_quantizer import CodebookConfig
 from speechssl.tasks.task import DataSizes, Planned, Planning, Task
+from speechssl.tasks.visible import number_of_masks
 
 __all__ = ["BestRQTask"]
 
@@ -65,7 +66,7 @@ class BestRQTask(Task):
         """List the products of the heads over the predicted frames of one utterance, and those of the targets."""
         book = config.codebook
         masked = round(masked_share(config.mask, frames=frames, utterances=utterances) * frames)
-        rows = masked if config.unmasked_weight == 0 else frames
+        rows = number_of_masks(config.visible) * (masked if config.unmasked_weight == 0 else frames)
         in_dim = stacked(encoder.hop) * book.bins
 
         def target(inner: int, columns: int) -> Product:

@@ -10,6 +10,7 @@ from speechssl.tasks.online_codebooks import CodebookConfig
 from speechssl.tasks.pretraining import PretrainingTask
 from speechssl.tasks.task import Planned, Planning
 from speechssl.tasks.teacher import TeacherConfig, TeacherObjective
+from speechssl.tasks.visible import number_of_masks
 
 __all__ = ["Data2VecTask"]
 
@@ -63,7 +64,7 @@ class Data2VecTask(PretrainingTask):
     ) -> list[Product]:
         """List the products of teacher, codebooks and heads for one utterance."""
         masked = round(masked_share(config.mask, frames=frames, utterances=utterances) * frames)
-        rows = masked if config.unmasked_weight == 0 else frames
+        rows = number_of_masks(config.visible) * (masked if config.unmasked_weight == 0 else frames)
         dim, entries, layers = encoder.transformer.dim, config.codebooks.entries, config.layers
         products = transformer_products(encoder, 1, frames, is_training=False)
         if config.form == "regression":

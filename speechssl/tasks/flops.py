@@ -73,7 +73,14 @@ def masked_share(config: MaskConfig, *, frames: int = 0, utterances: int = 1) ->
 
 
 def trunk_products(
-    encoder: EncoderConfig, utterances: int, samples: int, *, is_training: bool = True, trains_conv: bool = True
+    encoder: EncoderConfig,
+    utterances: int,
+    samples: int,
+    *,
+    is_training: bool = True,
+    trains_conv: bool = True,
+    masks: int = 1,
+    visible: float = 1.0,
 ) -> list[Product]:
     """List the products of extractor, projection, positions and layers.
 
@@ -83,10 +90,13 @@ def trunk_products(
         samples: number of samples of each utterance.
         is_training: whether to include gradients.
         trains_conv: whether to include those of the extractor.
+        masks: number of masks of each utterance, which share the extractor.
+        visible: share of the frames that the layers run on.
     """
     products = _extractor(encoder, utterances, samples, is_training and trains_conv)
+    frames = frame_count(samples, encoder.stack)
     return products + transformer_products(
-        encoder, utterances, frame_count(samples, encoder.stack), is_training=is_training
+        encoder, utterances * masks, frames, is_training=is_training, visible=visible
     )
 
 
@@ -109,12 +119,14 @@ def _extractor(encoder: EncoderConfig, utterances: int, samples: int, is_trainin
     return products
 
 
-def transformer_products(encoder: EncoderConfig, utterances: int, frames: int, *, is_training: bool) -> list[Product]:
+def transformer_products(
+    encoder: EncoderConfig, utterances: int, frames: int, *, is_training: bool, visible: float = 1.0
+) -> list[Product]:
     """List the products of projection, positions and layers; "attention, products" are scores and weighted values."""
     transformer = encoder.transformer
     rows, dim, heads = utterances * frames, transformer.dim, transformer.num_heads
     groups, kernel = transformer.position_groups, transformer.position_kernel
-    kept = 1 - transformer.layer_drop if is_training else 1.0
+    kept, seen = 1 - transformer.layer_drop if is_training else 1.0, round(visible * frames)
 
     def needed(part: str, rows: int, inner: int, columns: int, batch: int = 1, times: float = 1.0) -> Product:
         return Product(
@@ -142,8 +154,8 @@ def transformer_products(encoder: EncoderConfig, utterances: int, frames: int, *
     products = [
         needed("projection", rows, encoder.conv[-1][0], dim),
         needed("positions", rows, dim // groups * kernel, dim // groups, batch=groups),
-        *layers(transformer.num_layers - len(transformer.lower), frames),
+        *layers(transformer.num_layers - len(transformer.lower), seen),
     ]
     if transformer.lower:
-        products += layers(len(transformer.lower), -(-frames // transformer.group))
+        products += layers(len(transformer.lower), -(-seen // transformer.group))
     return products

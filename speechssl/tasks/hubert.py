@@ -9,6 +9,7 @@ from speechssl.tasks.flops import Product, masked_share
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig, MaskedPredictionObjective
 from speechssl.tasks.pretraining import PretrainingTask
 from speechssl.tasks.task import Need, Planned, Planning, Row, Toolkit
+from speechssl.tasks.visible import number_of_masks
 
 __all__ = ["HubertTask", "masked_prediction_products"]
 
@@ -77,7 +78,8 @@ class HubertTask(PretrainingTask):
     ) -> list[Product]:
         """List the products of the heads over the predicted frames of one utterance."""
         masked = round(masked_share(config.mask, frames=frames, utterances=utterances) * frames)
-        return masked_prediction_products(config, encoder, clusters, frames=frames, masked=masked)
+        masks = number_of_masks(config.visible)
+        return masked_prediction_products(config, encoder, clusters, frames=masks * frames, masked=masks * masked)
 
 
 def masked_prediction_products(

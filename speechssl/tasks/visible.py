@@ -4,6 +4,7 @@ The asymmetry of masked autoencoders (MAE, arXiv:2111.06377) as in data2vec 2.0 
 masks of an utterance share one pass of the extractor. The decoder serves pretraining alone.
 """
 
+import dataclasses
 from typing import Literal
 
 import torch
@@ -16,8 +17,9 @@ from speechssl.model.host import send
 from speechssl.model.norm import LayerNorm
 from speechssl.model.positions import PositionalConv
 from speechssl.model.transformer import Layer
+from speechssl.tasks.flops import Product, transformer_products
 
-__all__ = ["VisibleConfig", "VisibleDecoder", "tiled"]
+__all__ = ["VisibleConfig", "VisibleDecoder", "decoder_products", "number_of_masks", "tiled"]
 
 
 @configuration
@@ -85,6 +87,29 @@ class VisibleDecoder(nn.Module):
         for layer in self.layers:
             x = layer(x, is_attended)
         return x
+
+
+def decoder_products(config: VisibleConfig, encoder: EncoderConfig, frames: int) -> list[Product]:
+    """List the products of the decoder for one utterance of so many frames under all its masks, for the planner."""
+    is_conv = config.decoder == "conv"
+    shape = dataclasses.replace(
+        encoder.transformer,
+        num_layers=0 if is_conv else config.layers,
+        position_kernel=config.kernel,
+        position_groups=config.groups,
+        hourglass=None,
+    )
+    products = transformer_products(
+        dataclasses.replace(encoder, transformer=shape), config.masks, frames, is_training=True
+    )
+    of_convs = [each for each in products if each.part == "positions"] * (config.layers if is_conv else 1)
+    others = [each for each in products if each.part not in ("positions", "projection")]
+    return [dataclasses.replace(each, part="decoder") for each in (*of_convs, *others)]
+
+
+def number_of_masks(config: VisibleConfig | None) -> int:
+    """Return how many masks an utterance has in a step: one if the encoder sees the mask vector."""
+    return 1 if config is None else config.masks
 
 
 def tiled(x: Tensor, rows: int) -> Tensor:

@@ -14,6 +14,7 @@ from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.contrastive_targets import CopyConfig
 from speechssl.tasks.flops import masked_share, trunk_products
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.visible import VisibleConfig
 
 
 @pytest.mark.parametrize("utterances", [2, 8])
@@ -56,6 +57,29 @@ def test_layers_at_a_lower_frame_rate_cost_less() -> None:
         assert flops(hourglass, part) == pytest.approx((1 + lower) / 2 * flops(encoder.transformer, part))
     for part in ("projection", "positions", "extractor 0"):
         assert flops(hourglass, part) == flops(encoder.transformer, part)
+
+
+@pytest.mark.parametrize("decoder", ["conv", "transformer"])
+def test_layers_of_visible_frames_cost_their_share_and_the_extractor_serves_all_masks(decoder) -> None:
+    encoder, mask = EncoderConfig.small(), MaskConfig(start_prob=0.16, span=5)
+
+    def flops(visible: VisibleConfig | None) -> float:
+        return pretraining_flops(
+            encoder, MaskedPredictionConfig(mask=mask, visible=visible), clusters=(100,), samples=80_000
+        )
+
+    visible = VisibleConfig(masks=3, layers=2, kernel=8, decoder=decoder)
+    frames, seen = encoder_frames(encoder), round((1 - masked_share(mask)) * encoder_frames(encoder))
+    whole = trunk_products(encoder, 1, 80_000)
+    extractor = sum(each.flops for each in whole if each.part.startswith("extractor"))
+    before = sum(each.flops for each in whole if each.part in ("projection", "positions"))
+    per_layer = sum(each.flops for each in whole if each.part in ("attention, maps", "feed-forward")) / 4 / frames
+    scores = sum(each.flops for each in whole if each.part == "attention, products") / 4 / frames**2
+    heads = flops(None) - extractor - before - 4 * (per_layer * frames + scores * frames**2)
+    conv = 3 * 2 * frames * 8 * 192 * 192 / 16  # one of the decoder, with its gradients
+    one_mask = before + 4 * (per_layer * seen + scores * seen**2) + heads
+    one_mask += 2 * conv if decoder == "conv" else conv + 2 * (per_layer * frames + scores * frames**2)
+    assert flops(visible) == pytest.approx(extractor + 3 * one_mask, rel=1e-6)
 
 
 def test_fewer_masked_frames_cost_fewer_operations() -> None:
