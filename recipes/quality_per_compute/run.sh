@@ -20,6 +20,8 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736
 minutes=${CPU_MINUTES:-120} seed=${SEED:-0} curve=${CURVE:-0} finetune=${FINETUNE:-}
 updates=${UPDATES:-} ways=${WAYS:-frozen trained}
 all="transformers-small wav2vec2 hubert hubert2 hubert-logmel hubert-linear hubert2-linear transformers-small-ours"
+all="$all hubert-mel best-rq-mel"
+mel="encoder.input=log_mel encoder.conv=[[256,3,2],[256,3,2]]"  # of the arms -mel: log-mel energies in place of samples
 arms=${ARMS:-$all transformers-base}
 recipe=recipes/quality_per_compute
 pool=recipes/registry_pool
@@ -121,6 +123,10 @@ run_arm() {
             [ "$1" = hubert-linear ] || set -- "$@" objective.logits=cosine
             shift
             pretrain hubert "$arm" pretrain "$minutes" "$mfcc/cost.jsonl" "$@" ;;
+        hubert-mel)
+            units "$mfcc"
+            pretrain hubert "$arm" pretrain "$minutes" "$mfcc/cost.jsonl" "$(labels "$mfcc")" $mel ;;
+        best-rq-mel) pretrain best_rq "$arm" pretrain "$minutes" "" $mel ;;
         hubert-logmel)
             units "$logmel" features=log_mel
             pretrain hubert "$arm" pretrain "$minutes" "$logmel/cost.jsonl" \
