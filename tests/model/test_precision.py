@@ -1,6 +1,7 @@
 """Inference in fewer bits: speechssl.model.precision."""
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -105,6 +106,20 @@ def test_packed_positions_equal_their_module(kernel: int) -> None:
     with torch.no_grad():
         found, expected = PackedPositions(positions.conv, torch.float32)(x), positions(x)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_packing_in_place_lets_go_of_each_module_and_gives_the_same(kind: str) -> None:
+    skip_without(kind)
+    model, waveforms, counts = tiny_encoder(), noise(2, 820), torch.tensor([820, 430])
+    with torch.no_grad():
+        expected = pack(model, kind)(waveforms, counts).last
+    before = {name: weakref.ref(module) for name, module in model.named_modules() if name.endswith("expand")}
+    assert isinstance(model.transformer.layers[0].expand, nn.Linear)  # a copy was packed
+    assert pack(model, kind, in_place=True) is model
+    assert [name for name, module in before.items() if module() is not None] == []
+    with torch.no_grad():
+        assert torch.equal(model(waveforms, counts).last, expected)
 
 
 def test_nothing_is_prepared_in_float32_and_adapters_are_refused() -> None:

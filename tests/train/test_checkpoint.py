@@ -201,6 +201,11 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     assert model[0].weight.unique().tolist() == [7]
 
 
+def test_each_tensor_of_a_file_can_be_released_by_itself(tmp_path):
+    tensors = load_tensors(Run(tmp_path).save() / "model.safetensors")
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) == len(tensors) > 1
+
+
 def test_a_part_of_a_model_is_loaded_by_its_prefix(tmp_path):
     run = Run(tmp_path)
     part = nn.Linear(3, 4)
