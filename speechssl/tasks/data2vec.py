@@ -6,7 +6,7 @@ from speechssl.model.encoder import EncoderConfig
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.ema import EmaConfig
 from speechssl.tasks.flops import Product, masked_share, transformer_products
-from speechssl.tasks.online_codebooks import CodebookConfig
+from speechssl.tasks.online_codebooks import OnlineCodebookConfig
 from speechssl.tasks.pretraining import PretrainingTask
 from speechssl.tasks.task import Planned, Planning
 from speechssl.tasks.teacher import TeacherConfig, TeacherObjective
@@ -21,7 +21,7 @@ _PLANNING = Planning(
                 form="codebooks",
                 layers=3,
                 ema=EmaConfig(start=0.99, end=0.999, steps=1000),
-                codebooks=CodebookConfig(entries=128),
+                codebooks=OnlineCodebookConfig(entries=128),
                 unmasked_weight=1.0,
                 mask=MaskConfig(start_prob=0.08, span=5),
             ),

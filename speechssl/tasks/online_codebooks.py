@@ -12,14 +12,14 @@ from torch import Tensor, distributed, nn
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 
-__all__ = ["CodebookConfig", "OnlineCodebooks"]
+__all__ = ["OnlineCodebookConfig", "OnlineCodebooks"]
 
 DEAD = 0.01  # an entry with less than this share of the average usage is replaced
 SPLIT = 0.01  # share of its distance that an unused entry keeps from the entry it is moved to
 
 
 @configuration
-class CodebookConfig:
+class OnlineCodebookConfig:
     """Size and speed of the codebooks; the defaults are DinoSR's."""
 
     entries: int = 256
@@ -48,7 +48,7 @@ class OnlineCodebooks(nn.Module):
     entries: Tensor  # (layers, entries, dim)
     usage: Tensor  # (layers, entries), moving average of the frames per update
 
-    def __init__(self, config: CodebookConfig, layers: int, dim: int) -> None:
+    def __init__(self, config: OnlineCodebookConfig, layers: int, dim: int) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("entries", torch.randn(layers, config.entries, dim))

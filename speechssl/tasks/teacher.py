@@ -22,7 +22,7 @@ from speechssl.tasks.ema import EmaConfig, Teacher, normalize_over_time
 from speechssl.tasks.health import Health
 from speechssl.tasks.metrics import feature_metrics, perplexity
 from speechssl.tasks.model import LossSum
-from speechssl.tasks.online_codebooks import CodebookConfig, OnlineCodebooks
+from speechssl.tasks.online_codebooks import OnlineCodebookConfig, OnlineCodebooks
 from speechssl.tasks.pretraining import Objective
 from speechssl.tasks.teacher_health import teacher_health
 from speechssl.tasks.visible import VisibleConfig
@@ -40,7 +40,7 @@ class TeacherConfig:
     ema: EmaConfig = EmaConfig()
     beta: float = 0.0  # error at which smooth L1 turns linear, with regression (fairseq: loss_beta); 0: squared error
     norm_average: bool = False  # layer norm of the average, with regression (fairseq: layer_norm_targets)
-    codebooks: CodebookConfig = CodebookConfig()  # with form codebooks
+    codebooks: OnlineCodebookConfig = OnlineCodebookConfig()  # with form codebooks
     masked_weight: float = 1.0
     unmasked_weight: float = 0.0
     feature_penalty: float = 0.0  # weight of the extractor's squared output

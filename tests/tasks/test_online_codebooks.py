@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 
 from speechssl.errors import ConfigError
-from speechssl.tasks.online_codebooks import CodebookConfig, OnlineCodebooks
+from speechssl.tasks.online_codebooks import OnlineCodebookConfig, OnlineCodebooks
 from tests.model.tiny import noise
 from tests.oracles.teacher import oracle_moved, oracle_nearest
 
-CONFIG = CodebookConfig(entries=4, decay=0.8)
+CONFIG = OnlineCodebookConfig(entries=4, decay=0.8)
 
 
-def codebooks(layers: int = 2, config: CodebookConfig = CONFIG) -> OnlineCodebooks:
+def codebooks(layers: int = 2, config: OnlineCodebookConfig = CONFIG) -> OnlineCodebooks:
     torch.manual_seed(0)
     return OnlineCodebooks(config, layers, 3)
 
@@ -20,7 +20,7 @@ def codebooks(layers: int = 2, config: CodebookConfig = CONFIG) -> OnlineCodeboo
 def test_impossible_settings_are_refused() -> None:
     for changes in ({"entries": 1}, {"decay": 1.0}, {"decay": -0.1}):
         with pytest.raises(ConfigError, match=r"objective\.codebooks must have entries of 2 or more and a decay"):
-            CodebookConfig(**changes)  # type: ignore[arg-type]
+            OnlineCodebookConfig(**changes)  # type: ignore[arg-type]
 
 
 def test_each_frame_gets_the_nearest_entry_of_its_layer() -> None:
@@ -71,7 +71,7 @@ def test_unused_entries_come_back_beside_the_most_used() -> None:
     """Three clusters far from every entry: the nearest takes all frames, then it is split, again and again."""
     centres = 20 + 10 * torch.eye(3)
     frames = (centres.repeat_interleave(20, 0) + 0.1 * noise(60, 3))[None]
-    made = codebooks(layers=1, config=CodebookConfig(entries=3, decay=0.5))
+    made = codebooks(layers=1, config=OnlineCodebookConfig(entries=3, decay=0.5))
     first = learn(made, frames, 1)
     assert (first > 0).sum() == 1
     assert learn(made, frames, 60)[0].tolist() == [20.0, 20.0, 20.0]
