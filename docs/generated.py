@@ -32,6 +32,7 @@ from speechssl.tasks.contrastive_health import contrastive_health
 from speechssl.tasks.ctc_health import ctc_health
 from speechssl.tasks.masked_prediction_health import masked_prediction_health
 from speechssl.tasks.random_projection_health import random_projection_health
+from speechssl.tasks.teacher_health import teacher_health
 
 __all__ = ["CONFIGURATIONS", "command_names", "keys", "modules", "pages"]
 
@@ -305,6 +306,7 @@ def _alarms() -> str:
         "contrastive": contrastive_health(100),
         "masked_prediction": masked_prediction_health((100,)),
         "random_projection": random_projection_health(1, 256),
+        "teacher": teacher_health(None),
         "ctc": ctc_health(0),
     }
     bands = {band.name: band for health in tasks.values() for band in health.bands}

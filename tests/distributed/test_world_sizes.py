@@ -22,9 +22,11 @@ from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.contrastive_targets import CopyConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.online_codebooks import OnlineCodebookConfig
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.random_projection import RandomProjectionConfig
 from speechssl.tasks.random_quantizer import CodebookConfig
+from speechssl.tasks.teacher import TeacherConfig
 from speechssl.train.checkpoint import read_state
 from speechssl.train.learner import TrainConfig
 from speechssl.train.skipped_steps import read_skipped_step
@@ -46,6 +48,7 @@ OBJECTIVES = {
         copy=CopyConfig(gain_db=6.0, tilt=0.5),
         loudness_neighbours=3,
     ),
+    "teacher": TeacherConfig(form="codebooks", layers=2, mask=MASK, codebooks=OnlineCodebookConfig(entries=4)),
 }
 STEPS = 6
 WORKER = """

@@ -31,11 +31,13 @@ from speechssl.stages.pretrain import PretrainConfig, pretrain
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.online_codebooks import OnlineCodebookConfig
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.random_projection import RandomProjectionConfig
 from speechssl.tasks.random_quantizer import CodebookConfig
 from speechssl.tasks.registry import task_of
 from speechssl.tasks.task import DataSizes
+from speechssl.tasks.teacher import TeacherConfig
 from speechssl.train.checkpoint import TrainState, load_training, save_checkpoint
 from speechssl.train.distributed import ParallelConfig, distribute, outline, whole_model
 from speechssl.train.learner import Learner, TrainConfig
@@ -50,6 +52,8 @@ OBJECTIVES = {
     "best_rq": RandomProjectionConfig(
         mask=MASK, codebook=CodebookConfig(entries=6, dim=3, bins=8, projection="pca", pca_steps=2, update="ema")
     ),
+    "data2vec": TeacherConfig(mask=MASK, layers=2),
+    "dinosr": TeacherConfig(mask=MASK, layers=2, form="codebooks", codebooks=OnlineCodebookConfig(entries=4)),
     "ctc": CTCConfig(mask=MASK, dropout=0.1, freeze_steps=1, channel_mask=MaskConfig(start_prob=0.05, span=4)),
     "ctc_thawed": CTCConfig(mask=MASK, freeze_steps=0),
     "ctc_adapters": CTCConfig(mask=MASK, freeze_steps=0, lora=LoraConfig(rank=2, dropout=0.1)),
@@ -79,6 +83,8 @@ _VARIANTS = {
     "hubert": Case(),
     "wav2vec2": Case(objective="wav2vec2"),
     "best_rq": Case(objective="best_rq"),
+    "data2vec": Case(objective="data2vec"),
+    "dinosr": Case(objective="dinosr"),
     "ctc": Case(objective="ctc"),
     "no_layer_drop": Case(layer_drop=0.0),
     "static": Case(objective="wav2vec2", layer_drop=0.0, batches=2),

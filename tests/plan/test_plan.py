@@ -286,7 +286,7 @@ def test_the_table_of_what_large_models_keep_is_what_autograd_keeps(name, bfloat
     assert kept_mb(size, "wav2vec2", bfloat16=bfloat16, crops=1) == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize("method", ["wav2vec2", "hubert"])
+@pytest.mark.parametrize("method", ["wav2vec2", "hubert", "data2vec"])
 @pytest.mark.parametrize("size", ["small", "base", "large"])
 def test_the_recipe_written_is_the_plan(tmp_path, size, method):
     plan = plan_for(rate=1000.0, size=size, method=method)
@@ -301,11 +301,12 @@ def test_the_recipe_written_is_the_plan(tmp_path, size, method):
     assert config.data.audio.normalize is (True if size == "large" else None)
 
 
-@pytest.mark.parametrize("method", ["wav2vec2", "hubert"])
+@pytest.mark.parametrize("method", ["wav2vec2", "hubert", "data2vec"])
 def test_small_is_planned_as_our_recipes_train_it(method):
     plan = plan_for(rate=50.0, size="small", device="cpu", memory_gb=8.0, method=method, days=1.0)
     config = planned_recipe(plan, out=Path("x"), manifests=[Path("a")])
-    recipe = load(RECIPES / "registry_pool" / f"{method}.yaml", PretrainConfig)
+    name = "teacher" if method == "data2vec" else method
+    recipe = load(RECIPES / "registry_pool" / f"{name}.yaml", PretrainConfig)
     assert (config.encoder, config.objective, config.batch, config.optim) == (
         recipe.encoder,
         recipe.objective,
@@ -342,7 +343,7 @@ def test_measuring_an_accelerator_where_there_is_none_says_so(monkeypatch):
         measured_plan(PlanRequest(hours=10.0, days=1.0, device="h100"))
 
 
-@pytest.mark.parametrize("method", ["wav2vec2", "hubert"])
+@pytest.mark.parametrize("method", ["wav2vec2", "hubert", "data2vec"])
 def test_updates_of_the_small_model_are_really_taken_and_timed(method, monkeypatch):
     monkeypatch.setattr("speechssl.plan.throughput._UPDATES", 1)
     size = SIZES["small"]

@@ -16,9 +16,11 @@ from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.online_codebooks import OnlineCodebookConfig
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.random_projection import RandomProjectionConfig
 from speechssl.tasks.random_quantizer import CodebookConfig
+from speechssl.tasks.teacher import TeacherConfig
 from speechssl.train.learner import TrainConfig
 
 MASK = MaskConfig(start_prob=0.1, span=3)
@@ -30,6 +32,7 @@ OBJECTIVES = {
         mask=MASK,
         codebook=CodebookConfig(number=2, entries=6, dim=3, bins=8, projection="pca", pca_steps=4, update="ema"),
     ),
+    "teacher": TeacherConfig(form="codebooks", layers=2, mask=MASK, codebooks=OnlineCodebookConfig(entries=4)),
 }
 
 

@@ -44,7 +44,7 @@ def test_a_run_leaves_a_checkpoint_and_its_vocabulary(finetuned):
 
 
 @pytest.mark.parametrize("encoder", ["tiny_encoder", "log_mel_encoder", "hourglass_encoder"])
-@pytest.mark.parametrize("kind", ["masked_prediction", "contrastive", "random_projection"])
+@pytest.mark.parametrize("kind", ["masked_prediction", "contrastive", "random_projection", "teacher"])
 def test_the_whole_way_from_audio_to_text_gives_a_text_for_every_utterance(
     cluster_config, pretrain_config, finetune_config, corpus, tmp_path, kind, encoder, request
 ):

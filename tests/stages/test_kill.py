@@ -66,7 +66,7 @@ def run(recipe: Path, kills: int, *overrides: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["masked_prediction", "contrastive", "random_projection"])
+@pytest.mark.parametrize("kind", ["masked_prediction", "contrastive", "random_projection", "teacher"])
 def test_a_run_killed_at_random_moments_ends_with_the_same_weights(kind, tmp_path, corpus, units):
     overrides = [f"labels=[{units}]"] if kind == "masked_prediction" else []
     run(recipe_of(tmp_path / "whole", corpus, kind), 0, *overrides)

@@ -26,7 +26,7 @@ from speechssl.train.checkpoint import load_tensors, read_state
 from speechssl.train.learner import TrainConfig
 from speechssl.train.optim import OptimConfig
 
-METHODS = ["masked_prediction", "contrastive", "random_projection"]
+METHODS = ["masked_prediction", "contrastive", "random_projection", "teacher"]
 
 
 def losses(run: Path) -> list[float]:

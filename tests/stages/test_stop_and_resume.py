@@ -24,7 +24,7 @@ from speechssl.train.checkpoint import last_checkpoint, load_tensors, read_state
 from speechssl.train.learner import TrainConfig
 
 TIMES = {"audio_s_per_s", "wall_s", "data_wait_s", "memory_gib"}  # what may differ between two equal runs
-RUNS = [(task, workers) for task in ("masked_prediction", "contrastive", "ctc") for workers in (0, 2)]
+RUNS = [(task, workers) for task in ("masked_prediction", "contrastive", "teacher", "ctc") for workers in (0, 2)]
 RUNS += [("refined_projection", 0), ("targets", 0)]  # targets: a changed copy's log-mel frames
 
 

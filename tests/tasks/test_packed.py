@@ -13,11 +13,13 @@ from speechssl.parallel import Ranks
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.online_codebooks import OnlineCodebookConfig
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.random_projection import RandomProjectionConfig
 from speechssl.tasks.random_quantizer import CodebookConfig
 from speechssl.tasks.registry import task_of
 from speechssl.tasks.task import DataSizes
+from speechssl.tasks.teacher import TeacherConfig
 from speechssl.train.distributed import ParallelConfig, distribute
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, tiny_encoder
 
@@ -27,8 +29,9 @@ CONTRASTIVE = ContrastiveConfig(
 )
 HUBERT = MaskedPredictionConfig(dim=8, mask=MASK, unmasked_weight=0.5)
 RANDOM = RandomProjectionConfig(codebook=CodebookConfig(entries=5, dim=4, bins=6), mask=MASK, unmasked_weight=0.5)
+TEACHER = TeacherConfig(form="codebooks", layers=2, mask=MASK, codebooks=OnlineCodebookConfig(entries=5))
 CTC = CTCConfig(freeze_conv=False, freeze_steps=0, mask=MASK, channel_mask=MASK)
-Config = ContrastiveConfig | MaskedPredictionConfig | RandomProjectionConfig | CTCConfig
+Config = ContrastiveConfig | MaskedPredictionConfig | RandomProjectionConfig | TeacherConfig | CTCConfig
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 
@@ -41,7 +44,7 @@ def build(config: Config, norm: str) -> nn.Module:
         return CTCModel(trunk, config, vocabulary_size=4).train().double()
     clusters = (5,) if isinstance(config, MaskedPredictionConfig) else ()
     model = task_of(config).build(config, trunk, DataSizes(clusters=clusters)).train()
-    return model.double() if isinstance(config, MaskedPredictionConfig) else model  # quantizers are float32
+    return model.double() if isinstance(config, MaskedPredictionConfig) else model  # quantizers, targets are float32
 
 
 def step(model: nn.Module, lengths: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor | None]]:
@@ -60,7 +63,11 @@ def step(model: nn.Module, lengths: tuple[int, ...]) -> tuple[Tensor, dict[str, 
 
 @pytest.mark.parametrize("lengths", [(820, 430, 40), (820, 820, 820), (600, 35, 820)])  # 35 samples: one frame
 @pytest.mark.parametrize("norm", ["post", "pre"])
-@pytest.mark.parametrize("config", [CONTRASTIVE, HUBERT, RANDOM, CTC], ids=["wav2vec2", "hubert", "best-rq", "ctc"])
+@pytest.mark.parametrize(
+    "config",
+    [CONTRASTIVE, HUBERT, RANDOM, TEACHER, CTC],
+    ids=["wav2vec2", "hubert", "best-rq", "teacher", "ctc"],
+)
 @pytest.mark.parametrize("recompute", [False, True])
 def test_loss_and_gradients_are_those_of_padded_layers(
     config: Config, norm: str, lengths: tuple[int, ...], recompute: bool

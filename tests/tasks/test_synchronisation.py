@@ -17,11 +17,13 @@ from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.contrastive_targets import CopyConfig
 from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.online_codebooks import OnlineCodebookConfig
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.random_projection import RandomProjectionConfig
 from speechssl.tasks.random_quantizer import CodebookConfig
 from speechssl.tasks.registry import task_of
 from speechssl.tasks.task import DataSizes
+from speechssl.tasks.teacher import TeacherConfig
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.gradients import gradient_norms
 from speechssl.train.learner import Learner, TrainConfig
@@ -37,6 +39,8 @@ LOG_MEL = dataclasses.replace(CHANGED, targets="log_mel")
 COSINE = MaskedPredictionConfig(dim=8, mask=MASK)
 LINEAR = dataclasses.replace(COSINE, logits="linear", unmasked_weight=0.5)
 RANDOM = RandomProjectionConfig(codebook=CodebookConfig(entries=5, dim=4, bins=6, update="ema"), mask=MASK)
+REGRESSION = TeacherConfig(layers=2, mask=MASK, feature_penalty=1.0)
+CODEBOOKS = TeacherConfig(form="codebooks", layers=2, mask=MASK, codebooks=OnlineCodebookConfig(entries=5))
 CTC = CTCConfig(dropout=0.1, freeze_conv=False, freeze_steps=0, mask=MASK, channel_mask=MASK)
 REGULARISED = dataclasses.replace(
     BASE_LIKE,
@@ -46,7 +50,7 @@ REGULARISED = dataclasses.replace(
         BASE_LIKE.transformer, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, layer_drop=0.05
     ),
 )
-Config = ContrastiveConfig | MaskedPredictionConfig | RandomProjectionConfig | CTCConfig
+Config = ContrastiveConfig | MaskedPredictionConfig | RandomProjectionConfig | TeacherConfig | CTCConfig
 
 
 def _model(config: Config, encoder: EncoderConfig) -> nn.Module:
@@ -77,8 +81,8 @@ def _batch(lengths: tuple[int, ...]) -> Batch:
 @pytest.mark.parametrize("encoder", [REGULARISED, LARGE_LIKE], ids=["base", "large"])
 @pytest.mark.parametrize(
     "config",
-    [CONTRASTIVE, CROSS, CHANGED, LOG_MEL, COSINE, LINEAR, RANDOM, CTC],
-    ids=["own", "cross", "changed", "log_mel", "cosine", "linear", "random", "ctc"],
+    [CONTRASTIVE, CROSS, CHANGED, LOG_MEL, COSINE, LINEAR, RANDOM, REGRESSION, CODEBOOKS, CTC],
+    ids=["own", "cross", "changed", "log_mel", "cosine", "linear", "random", "regression", "codebooks", "ctc"],
 )
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 def test_a_step_never_waits_for_the_device(
@@ -109,7 +113,11 @@ class NoOptimizer:
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0])
-@pytest.mark.parametrize("config", [CONTRASTIVE, COSINE, RANDOM, CTC], ids=["own", "cosine", "random", "ctc"])
+@pytest.mark.parametrize(
+    "config",
+    [CONTRASTIVE, COSINE, RANDOM, CODEBOOKS, CTC],
+    ids=["own", "cosine", "random", "codebooks", "ctc"],
+)
 def test_an_update_waits_once_when_all_is_queued(config: Config, max_grad_norm: float | None) -> None:
     model, batch = _model(config, REGULARISED), _batch((820, 430, 610))
     move_parameters(model)

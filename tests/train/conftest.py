@@ -11,6 +11,7 @@ from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.registry import build_objective
+from speechssl.tasks.teacher import TeacherConfig
 
 
 @pytest.fixture
@@ -25,6 +26,9 @@ def models(tiny_encoder: EncoderConfig) -> dict[str, PretrainModel | CTCModel]:
         ),
         "masked_prediction": PretrainModel(
             SpeechEncoder(encoder), build_objective(units, dim=32, conv_dim=16, clusters=(5, 3))
+        ),
+        "teacher": PretrainModel(
+            SpeechEncoder(encoder), build_objective(TeacherConfig(layers=3), dim=32, conv_dim=16, clusters=())
         ),
         "ctc": CTCModel(SpeechEncoder(encoder), CTCConfig(freeze_steps=17), 6),
     }

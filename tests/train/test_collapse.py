@@ -29,10 +29,13 @@ from speechssl.parallel import Ranks
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.tasks import contrastive
 from speechssl.tasks.contrastive import ContrastiveConfig
+from speechssl.tasks.ema import EmaConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.online_codebooks import OnlineCodebookConfig
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.quantizer import QuantizerConfig
 from speechssl.tasks.registry import build_objective
+from speechssl.tasks.teacher import TeacherConfig
 from speechssl.train.checkpoint import TrainState
 from speechssl.train.gradients import gradient_norms
 from speechssl.train.learner import Learner, TrainConfig
@@ -108,7 +111,7 @@ def tiny_batches(*, labels: Callable[[Tensor], Tensor] | None, sound: Callable[[
         )
 
 
-def tiny_model(config: ContrastiveConfig | MaskedPredictionConfig, seed: int) -> PretrainModel:
+def tiny_model(config: ContrastiveConfig | MaskedPredictionConfig | TeacherConfig, seed: int) -> PretrainModel:
     transformer = dataclasses.replace(
         EncoderConfig.small().transformer, dim=48, num_layers=2, ffn_dim=96, position_kernel=8, position_groups=4
     )
@@ -127,11 +130,13 @@ CONTRASTIVE = ContrastiveConfig(
     quantizer=QuantizerConfig(groups=2, entries=8, dim=24, decay=0.99),
     mask=MASK,
 )
+TEACHER = TeacherConfig(layers=2, ema=EmaConfig(start=0.9, end=0.99, steps=100), mask=MASK)
+CODEBOOKS = dataclasses.replace(TEACHER, form="codebooks", codebooks=OnlineCodebookConfig(entries=12))
 UNITS = MaskedPredictionConfig(dim=24, unmasked_weight=1.0, feature_penalty=0.0, mask=MASK)
 
 
 def run_tiny(
-    config: ContrastiveConfig | MaskedPredictionConfig,
+    config: ContrastiveConfig | MaskedPredictionConfig | TeacherConfig,
     *,
     lr: float = 2e-3,
     seed: int = 0,
@@ -171,13 +176,18 @@ UNTEACHABLE = {"no_learning", "same_features"}
 SEEDS = [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
 
 
+METHODS = pytest.mark.parametrize(
+    "config", [CONTRASTIVE, UNITS, TEACHER, CODEBOOKS], ids=["contrastive", "masked_prediction", "teacher", "codebooks"]
+)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("config", [CONTRASTIVE, UNITS], ids=["contrastive", "masked_prediction"])
+@METHODS
 def test_a_healthy_run_raises_no_alarm(config, seed: int) -> None:
     assert run_tiny(config, seed=seed, steps=80) == []
 
 
-@pytest.mark.parametrize("config", [CONTRASTIVE, UNITS], ids=["contrastive", "masked_prediction"])
+@METHODS
 def test_too_high_a_learning_rate_is_caught_within_25_steps(config) -> None:
     assert first(run_tiny(config, lr=0.3, steps=25), TOO_HOT) <= 25
 
@@ -191,7 +201,7 @@ def test_negatives_that_are_all_equal_are_caught_within_10_steps(monkeypatch) ->
     assert first(run_tiny(CONTRASTIVE, steps=10), {"equal_negatives"}) == 10
 
 
-@pytest.mark.parametrize("config", [CONTRASTIVE, UNITS], ids=["contrastive", "masked_prediction"])
+@METHODS
 def test_near_silence_is_caught_ten_steps_after_the_grace(config) -> None:
     """Files of zeros are refused; near-silence with the noise of a converter is read, and nothing can be learnt."""
     assert first(run_tiny(config, sound=dither(), steps=TINY_GRACE + 10), UNTEACHABLE) <= TINY_GRACE + 10

@@ -8,7 +8,7 @@ import torch
 from speechssl.train.gradients import gradient_norms
 
 
-@pytest.mark.parametrize("kind", ["contrastive", "masked_prediction", "ctc"])
+@pytest.mark.parametrize("kind", ["contrastive", "masked_prediction", "teacher", "ctc"])
 def test_the_norms_of_the_parts_make_up_the_whole(models, kind: str) -> None:
     model = models[kind]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

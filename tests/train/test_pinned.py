@@ -25,6 +25,7 @@ from speechssl.model.encoder import EncoderConfig
 PINNED = {
     "contrastive": [3.942342, 3.478677, 3.009335, 2.599007, 2.575228],
     "masked_prediction": [2.935283, 2.705167, 2.349211, 2.017372, 1.783216],
+    "teacher": [1.081718, 1.045311, 0.9843932, 1.007418, 0.9882913],
     "ctc": [73.0901, 59.94937, 55.64786, 50.57079, 65.84529],
 }
 TOLERANCE = 1e-5  # relative; torch 2.9, 2.11 and 2.15, SSE, AVX2 and AVX-512, one and two threads differ by 5e-7
@@ -38,6 +39,14 @@ OBJECTIVES = {
         "quantizer": {"entries": 4, "dim": 8},
     },
     "masked_prediction": {"mask": MASK, "dim": 8, "unmasked_weight": 0.5},
+    "teacher": {
+        "mask": MASK,
+        "form": "codebooks",
+        "layers": 2,
+        "ema": {"start": 0.5, "end": 0.9, "steps": 5},
+        "codebooks": {"entries": 5},
+        "unmasked_weight": 0.5,
+    },
 }
 OPTIM = {"lr": 3e-3, "eps": 1e-3, "warmup": 0.4, "max_grad_norm": 2.0}  # a small eps would magnify rounding
 TRAIN = {"steps": 5, "accumulate": 2, "log_every": 1}
