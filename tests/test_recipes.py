@@ -26,6 +26,7 @@ STAGE_OF = {
     "iteration": PretrainConfig,
     "pretrain.": PretrainConfig,
     "small.": HubertConfig,
+    "teacher.": PretrainConfig,
     "base.": HubertConfig,
 }
 

@@ -109,10 +109,10 @@ class ModelSize:
         """Return audio-seconds per second on one core: measured here [ours], or estimated from operations."""
         return self.planned(method).cpu_audio_s or _BASE_RATE / self.flops(method)
 
-    def parameters(self, method: str) -> int:
-        """Count the parameters, heads included."""
+    def parameters(self, method: str, *, learns: bool = True) -> int:
+        """Count the parameters that learn, heads included; or those that do not, such as a teacher's."""
         planned = self.planned(method)
-        return _count_parameters(self.encoder, planned.config, planned.clusters)
+        return _count_parameters(self.encoder, planned.config, planned.clusters, learns)
 
 
 def pretraining_flops(
@@ -174,11 +174,11 @@ SIZES: dict[SizeName, ModelSize] = {
 
 
 @cache
-def _count_parameters(encoder: EncoderConfig, objective: TaskConfig, clusters: tuple[int, ...]) -> int:
+def _count_parameters(encoder: EncoderConfig, objective: TaskConfig, clusters: tuple[int, ...], learns: bool) -> int:
     task = task_of(objective)
     with torch.device("meta"):
         model = task.build(objective, SpeechEncoder(encoder), task.planned_sizes(clusters))
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad == learns)
 
 
 def memory_gb(size: ModelSize, method: str, seconds: float, *, bfloat16: bool, on_cpu: bool) -> float:
@@ -192,6 +192,7 @@ def memory_gb(size: ModelSize, method: str, seconds: float, *, bfloat16: bool, o
         on_cpu: whether the device is the CPU, where attention keeps its weights for the backward pass.
     """
     fixed = size.parameters(method) * (16 + 2 * bfloat16)  # autocast keeps a copy of the weights
+    fixed += size.parameters(method, learns=False) * (4 + 2 * bfloat16)
     kept = size.kept_mb["bfloat16" if bfloat16 else "float32"] * 1e6 * seconds
     return (fixed + size.temporaries * kept) / 1e9 + (IMPORTS_GB if on_cpu else CONTEXT_GB)
 

@@ -26,6 +26,7 @@ _PLANNING = Planning(
                 mask=MaskConfig(start_prob=0.08, span=5),
             ),
             max_grad_norm=1.0,
+            cpu_audio_s=69.0,  # HuBERT's, by the ratio of their steps
         ),
         "base": Planned(config=TeacherConfig()),
         "large": Planned(config=TeacherConfig()),

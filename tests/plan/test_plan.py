@@ -223,6 +223,10 @@ def test_memory_is_weights_gradients_moments_and_what_is_kept():
     assert parameters == 95_044_608
     on_cpu = memory_gb(base, "wav2vec2", 20.0, bfloat16=False, on_cpu=True)
     assert on_cpu == pytest.approx((16 * parameters + 1.25 * 92.2e6 * 20) / 1e9 + 0.5)
+    frozen = base.parameters("data2vec", learns=False)  # projection and Transformer
+    assert 0.9 * parameters < frozen < parameters
+    with_teacher = memory_gb(base, "data2vec", 20.0, bfloat16=False, on_cpu=True)
+    assert with_teacher - on_cpu == pytest.approx((16 * (base.parameters("data2vec") - parameters) + 4 * frozen) / 1e9)
     on_gpu = memory_gb(base, "wav2vec2", 20.0, bfloat16=True, on_cpu=False)
     assert on_gpu == pytest.approx((18 * parameters + 1.25 * 29.7e6 * 20) / 1e9 + 2.0)
 

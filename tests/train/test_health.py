@@ -17,13 +17,16 @@ from speechssl.tasks.ctc_health import ctc_health
 from speechssl.tasks.health import Health
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.masked_prediction_health import masked_prediction_health
+from speechssl.tasks.teacher import TeacherConfig
+from speechssl.tasks.teacher_health import teacher_health
 from speechssl.train.monitor import Alarm, HealthConfig, Monitor
 
 CONTRASTIVE = contrastive_health(100)
 UNITS = masked_prediction_health((100,))
 TWO_STREAMS = masked_prediction_health((100, 500))
+REGRESSION, CODEBOOKS = teacher_health(None), teacher_health(128)
 CTC = ctc_health(0)
-BANDS = [*{band.name: band for health in (CONTRASTIVE, UNITS, CTC) for band in health.bands}.values()]
+BANDS = [*{band.name: band for health in (CONTRASTIVE, UNITS, CODEBOOKS, CTC) for band in health.bands}.values()]
 
 # Reports of real runs of the small model, every so many of their steps: (step, figures).
 DEMO_CONTRASTIVE = [  # recipes/demo/wav2vec2.yaml on festvox-ru, seed 0
@@ -56,6 +59,21 @@ DEMO_UNITS = [
     (step, {"masked_loss": loss, "labels_perplexity": 80.0, "predicted_perplexity": predicted, "feature_cosine": 0.4})
     for step, loss, predicted in [(100, 4.42, 20.0), (200, 4.14, 40.0), (400, 3.82, 50.0), (1200, 3.30, 60.0)]
 ]
+DEMO_TEACHER = [  # recipes/registry_pool/teacher.yaml on festvox-ru, seed 0
+    (step, {"masked_loss_over_guessing": loss, "codes_perplexity": used, "target_rank": rank, "teacher_cosine": cosine})
+    for step, loss, used, rank, cosine in [
+        (20, 1.40, 16.0, 51.8, 0.19), (60, 1.03, 99.1, 21.3, 0.32), (100, 1.03, 95.4, 13.8, 0.11),
+        (160, 0.99, 101.0, 16.0, 0.05),
+    ]
+]  # fmt: skip
+ALIKE = [  # a teacher that gives every frame the same
+    (step, {"masked_loss_over_guessing": 0.9, "codes_perplexity": 1.0, "target_rank": 1.0, "teacher_cosine": 1.0})
+    for step in (10, 20, 30)
+]
+MEAN_ONLY = [
+    (step, {"masked_loss_over_guessing": 1.0, "masked_target_var": 0.5, "masked_prediction_var": 0.001})
+    for step in (400, 500)
+]
 PLATEAU = [(step, {"blank_share": 1.0, "ctc_loss": 3.1}) for step in range(50, 601, 50)]
 LEARNT = [
     (step, {"blank_share": blank, "ctc_loss": loss})
@@ -73,11 +91,20 @@ def alarms_of(
 
 @pytest.mark.parametrize(
     ("reports", "health"),
-    [(DEMO_CONTRASTIVE, CONTRASTIVE), (DEMO_UNITS, UNITS), (LEARNT, CTC)],
-    ids=["contrastive", "masked_prediction", "ctc"],
+    [(DEMO_CONTRASTIVE, CONTRASTIVE), (DEMO_UNITS, UNITS), (DEMO_TEACHER, CODEBOOKS), (LEARNT, CTC)],
+    ids=["contrastive", "masked_prediction", "teacher", "ctc"],
 )
 def test_a_healthy_run_raises_no_alarm(reports, health) -> None:
     assert alarms_of(reports, health) == []
+
+
+def test_a_teacher_that_encodes_all_frames_alike_is_caught_at_the_second_report() -> None:
+    assert alarms_of(ALIKE, CODEBOOKS) == [(20, "equal_targets"), (20, "flat_targets"), (20, "few_codes")]
+    assert alarms_of(ALIKE, REGRESSION) == [(20, "equal_targets"), (20, "flat_targets")]
+
+
+def test_a_student_that_predicts_the_mean_of_the_targets_is_caught_after_the_grace() -> None:
+    assert alarms_of(MEAN_ONLY, REGRESSION, steps=1000) == [(500, "no_learning"), (500, "flat_predictions")]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +145,14 @@ OUTSIDE = {  # a figure just outside each band, and one just inside
     "same_features": (UNITS, {"feature_cosine": 0.985}, {"feature_cosine": 0.975}),
     "flat_features": (UNITS, {"feature_rank": 1.2}, {"feature_rank": 1.4}),
     "no_gradient": (CTC, {"grad_norm": 1e-7}, {"grad_norm": 1e-5}),
+    "equal_targets": (CODEBOOKS, {"teacher_cosine": 0.985}, {"teacher_cosine": 0.975}),
+    "flat_targets": (CODEBOOKS, {"target_rank": 1.9}, {"target_rank": 2.1}),
+    "few_codes": (CODEBOOKS, {"codes_perplexity": 6.0}, {"codes_perplexity": 7.0}),
+    "flat_predictions": (
+        REGRESSION,
+        {"masked_prediction_var": 0.019, "masked_target_var": 1.0},
+        {"masked_prediction_var": 0.021, "masked_target_var": 1.0},
+    ),
     "all_blank": (CTC, {"blank_share": 0.985}, {"blank_share": 0.975}),
     "empty_transcripts": (CTC, {"empty_share": 0.51}, {"empty_share": 0.49}),
     "nothing_read": (CTC, {"dev_per": 0.79, "dev_others": 0.8}, {"dev_cer": 0.76, "dev_others": 0.8}),
@@ -282,6 +317,7 @@ def test_the_settings_that_an_alarm_names_exist(band, tmp_path) -> None:
     configs = [
         PretrainConfig(out=tmp_path, data={"manifests": ()}, objective=ContrastiveConfig()),
         PretrainConfig(out=tmp_path, data={"manifests": ()}, objective=MaskedPredictionConfig()),
+        PretrainConfig(out=tmp_path, data={"manifests": ()}, objective=TeacherConfig()),
         FinetuneConfig(out=tmp_path, checkpoint=tmp_path, data={"manifests": ()}),
     ]
     known = {line.split()[0] for config in configs for line in describe(config)} | {"data.manifests"}
@@ -301,9 +337,10 @@ def test_impossible_settings_are_refused(bad) -> None:
 
 def test_what_is_healthy_is_asked_of_the_model(models) -> None:
     found = [model.health() for model in models.values()]
-    assert [health.guessing_loss for health in found] == [math.log(10), math.log(15), None]
-    assert [health.frozen_steps for health in found] == [0, 0, 17]
-    assert [health.loss for health in found] == ["contrastive_loss", "masked_loss", "ctc_loss"]
+    assert [health.guessing_loss for health in found] == [math.log(10), math.log(15), 1.0, None]
+    assert [health.frozen_steps for health in found] == [0, 0, 0, 17]
+    losses = ["contrastive_loss", "masked_loss", "masked_loss_over_guessing", "ctc_loss"]
+    assert [health.loss for health in found] == losses
 
 
 def test_a_model_of_another_kind_is_not_judged() -> None:
