@@ -64,7 +64,9 @@ def plan_command(
     ] = "cpu",
     memory: Annotated[float | None, typer.Option(help="Memory of one device in GB. Default: all of it.")] = None,
     devices: Annotated[int, typer.Option(help="Number of devices.")] = 1,
-    method: Annotated[str, typer.Option(help="wav2vec2, hubert, or the name of an installed task.")] = "wav2vec2",
+    method: Annotated[
+        str, typer.Option(help="wav2vec2, hubert, data2vec, or the name of an installed task.")
+    ] = "wav2vec2",
     size: Annotated[
         Literal["small", "base", "large"] | None,
         typer.Option(help="Model size. Default: the largest that the time allows."),
