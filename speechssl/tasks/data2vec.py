@@ -27,6 +27,7 @@ _PLANNING = Planning(
             ),
             max_grad_norm=1.0,
             cpu_audio_s=69.0,  # HuBERT's, by the ratio of their steps
+            lr=(32, 5e-4),
         ),
         "base": Planned(config=TeacherConfig()),
         "large": Planned(config=TeacherConfig()),

@@ -146,7 +146,7 @@ OUTSIDE = {  # a figure just outside each band, and one just inside
     "flat_features": (UNITS, {"feature_rank": 1.2}, {"feature_rank": 1.4}),
     "no_gradient": (CTC, {"grad_norm": 1e-7}, {"grad_norm": 1e-5}),
     "equal_targets": (CODEBOOKS, {"teacher_cosine": 0.985}, {"teacher_cosine": 0.975}),
-    "flat_targets": (CODEBOOKS, {"target_rank": 1.9}, {"target_rank": 2.1}),
+    "flat_targets": (CODEBOOKS, {"target_rank": 2.4}, {"target_rank": 2.6}),
     "few_codes": (CODEBOOKS, {"codes_perplexity": 6.0}, {"codes_perplexity": 7.0}),
     "flat_predictions": (
         REGRESSION,
