@@ -65,7 +65,7 @@ def plan_command(
     memory: Annotated[float | None, typer.Option(help="Memory of one device in GB. Default: all of it.")] = None,
     devices: Annotated[int, typer.Option(help="Number of devices.")] = 1,
     method: Annotated[
-        str, typer.Option(help="wav2vec2, hubert, data2vec, or the name of an installed task.")
+        str, typer.Option(help="wav2vec2, hubert, best-rq, data2vec, or the name of an installed task.")
     ] = "wav2vec2",
     size: Annotated[
         Literal["small", "base", "large"] | None,

@@ -42,7 +42,7 @@ class Run:
     Attributes:
         name: name that distinguishes it in the comparison.
         folder: its run folder.
-        method: method of the task: wav2vec2, hubert, data2vec, ctc, or that of an installed package.
+        method: method of the task: wav2vec2, hubert, best-rq, data2vec, ctc, or that of an installed package.
         config: values by dotted key; keys added later have their defaults.
         steps_planned: steps of the whole run.
         figures: metrics: name to value by step, steps ascending; NaN if not finite.
