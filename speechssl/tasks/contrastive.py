@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config import configuration, was
+from speechssl.config import added, configuration, was
 from speechssl.data.batching import Batch
 from speechssl.errors import ConfigError, TrainingError
 from speechssl.model.context import StepContext
@@ -49,13 +49,15 @@ class ContrastiveConfig:
     temperature: float = 0.1  # divides the cosine similarities (fairseq: logit_temp)
     negatives: int = was("distractors", 100)  # negatives from the same utterance (fairseq: num_negatives)
     cross_negatives: int = was("cross_distractors", 0)  # from the whole batch (fairseq: cross_sample_negatives)
-    loudness_neighbours: int | None = None  # own negatives are from this many frames of like loudness; None: from all
+    loudness_neighbours: int | None = added(
+        None
+    )  # own negatives are from this many frames of like loudness; None: from all
     diversity_weight: float = 0.1
     feature_penalty: float = 10.0  # weight of the extractor's squared output; LARGE: 0 (can collapse with layer norm)
     feature_dropout: float = 0.1  # dropout of the quantizer's input (fairseq: dropout_features)
-    targets: Literal["extractor", "log_mel"] = "extractor"  # what is quantized
-    log_mel: LogMelTargetConfig = LogMelTargetConfig()  # for targets=log_mel
-    copy: CopyConfig = CopyConfig()  # the targets are frames of a copy with another gain and channel
+    targets: Literal["extractor", "log_mel"] = added("extractor")  # what is quantized
+    log_mel: LogMelTargetConfig = added(LogMelTargetConfig())  # for targets=log_mel
+    copy: CopyConfig = added(CopyConfig())  # the targets are frames of a copy with another gain and channel
     quantizer: QuantizerConfig = QuantizerConfig()
     mask: MaskConfig = MaskConfig()
 
