@@ -309,12 +309,14 @@ def _alarms() -> str:
         "teacher": teacher_health(None),
         "ctc": ctc_health(0),
     }
-    bands = {band.name: band for health in tasks.values() for band in health.bands}
-    for band in bands.values():
-        kinds = [kind for kind, health in tasks.items() if band in health.bands]
-        lines += [f"## {band.name}", "", f"Of {', '.join(kinds)}. {_sentence(band.shown)}", ""]
-        lines += [f"- **Seen**: {_sentence(band.seen)}", f"- **Likely**: {_sentence(band.likely)}"]
-        lines += [f"- **Change**: {_sentence(band.change)}", ""]
+    bands = dict.fromkeys(band for health in tasks.values() for band in health.bands)
+    for name in dict.fromkeys(band.name for band in bands):
+        lines += [f"## {name}", ""]
+        for band in (each for each in bands if each.name == name):  # tasks may say other causes and changes
+            kinds = [kind for kind, health in tasks.items() if band in health.bands]
+            lines += [f"Of {', '.join(kinds)}. {_sentence(band.shown)}", ""]
+            lines += [f"- **Seen**: {_sentence(band.seen)}", f"- **Likely**: {_sentence(band.likely)}"]
+            lines += [f"- **Change**: {_sentence(band.change)}", ""]
     return "\n".join(lines)
 
 

@@ -49,9 +49,7 @@ class ContrastiveConfig:
     temperature: float = 0.1  # divides the cosine similarities (fairseq: logit_temp)
     negatives: int = was("distractors", 100)  # negatives from the same utterance (fairseq: num_negatives)
     cross_negatives: int = was("cross_distractors", 0)  # from the whole batch (fairseq: cross_sample_negatives)
-    loudness_neighbours: int | None = added(
-        None
-    )  # own negatives are from this many frames of like loudness; None: from all
+    loudness_neighbours: int | None = added(None)  # number of frames of like loudness that own negatives come from
     diversity_weight: float = 0.1
     feature_penalty: float = 10.0  # weight of the extractor's squared output; LARGE: 0 (can collapse with layer norm)
     feature_dropout: float = 0.1  # dropout of the quantizer's input (fairseq: dropout_features)

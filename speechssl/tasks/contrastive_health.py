@@ -1,5 +1,6 @@
 """Health bands of wav2vec 2.0's contrastive task."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -63,11 +64,26 @@ _EQUAL_NEGATIVES = Band(
 )
 _BANDS = (
     _CODEBOOK_COLLAPSE,
-    TOO_EASY,
+    dataclasses.replace(
+        TOO_EASY,
+        likely="the task is trivial: negatives equal each other or the target, masks are so short that neighbouring "
+        "frames suffice, or there is very little training audio",
+        change=f"look at codes_used, raise objective.negatives, {TOO_EASY.change}",
+    ),
     _EQUAL_NEGATIVES,
-    NO_LEARNING,
+    dataclasses.replace(
+        NO_LEARNING,
+        likely=f"{NO_LEARNING.likely}, codebooks too large for so small a model",
+        change=f"{NO_LEARNING.change}, lower objective.quantizer.entries",
+    ),
     LOST_GROUND,
-    SAME_FEATURES,
-    FLAT_FEATURES,
-    NO_GRADIENT,
+    dataclasses.replace(SAME_FEATURES, change=f"raise objective.diversity_weight, {SAME_FEATURES.change}"),
+    dataclasses.replace(
+        FLAT_FEATURES, change=f"{FLAT_FEATURES.change}, look at codes_used, raise objective.diversity_weight"
+    ),
+    dataclasses.replace(
+        NO_GRADIENT,
+        likely="nothing is left to learn from: every negative equals the target, or the loss is 0 for another reason",
+        change=f"{NO_GRADIENT.change} and a higher objective.diversity_weight",
+    ),
 )

@@ -78,10 +78,9 @@ TOO_EASY = Band(
     low=0.1,
     seen="demo and pool end at 0.5 (contrastive) and at 0.5 to 0.8 (masked prediction). Collapsed: 0.0 "
     "(transformers' recipe by step 200; fairseq issue 3687: accuracy 1 after some hundred updates)",
-    likely="the task is trivial: negatives equal each other or the target, nearly all labels are the same, masks are "
-    "so short that neighbouring frames suffice, or there is very little training audio",
-    change="look at codes_used and labels_used, raise objective.negatives and objective.mask.span, make the "
-    "labels again with `speechssl cluster`, add audio",
+    likely="the task is trivial: nearly all targets are the same, masks are so short that neighbouring frames suffice, "
+    "or there is very little training audio",
+    change="raise objective.mask.span, add audio",
 )
 NO_LEARNING = Band(
     name="no_learning",
@@ -92,9 +91,9 @@ NO_LEARNING = Band(
     seen="demo and pool reach 0.97 within 300 steps. Stuck: 1.00 for 900 steps (contrastive, codebooks of 64 "
     "entries and spans of 5 frames on the small model)",
     likely="the model does not use the context: a learning rate too low, or so high that it broke the model, masks too "
-    "long or codebooks too large for so small a model, batches under 150 s, near-silent or very noisy audio",
-    change="listen to some of data.manifests, try another optim.lr, shorten objective.mask.span, lower "
-    "objective.quantizer.entries, raise batch.seconds or train.accumulate",
+    "long for so small a model, batches under 150 s, near-silent or very noisy audio",
+    change="listen to some of data.manifests, try another optim.lr, shorten objective.mask.span, raise batch.seconds "
+    "or train.accumulate",
 )
 LOST_GROUND = Band(
     name="lost_ground",
@@ -114,8 +113,8 @@ SAME_FEATURES = Band(
     high=0.98,
     seen="demo 0.04 to 0.47. Collapsed: 1.0 (no diversity loss, by step 220)",
     likely="all frames are encoded alike: a learning rate too high, or a task that does not distinguish frames",
-    change="lower optim.lr or lengthen optim.warmup, set optim.max_grad_norm, raise objective.diversity_weight, "
-    "and go on from a checkpoint before this step",
+    change="lower optim.lr or lengthen optim.warmup, set optim.max_grad_norm, and go on from a checkpoint before this "
+    "step",
 )
 FLAT_FEATURES = Band(
     name="flat_features",
@@ -123,9 +122,9 @@ FLAT_FEATURES = Band(
     shown="effective number of dimensions of the last layer",
     low=1.3,
     seen="demo 2.5 (contrastive) and 4 (masked prediction) and more. Collapsed: 1.0 (lr 0.1, by step 40)",
-    likely="frames differ along one direction only: a learning rate too high, or a task that needs no more (few "
-    "codes, few labels)",
-    change="lower optim.lr, look at codes_used and labels_used, raise objective.diversity_weight",
+    likely="frames differ along one direction only: a learning rate too high, or a task that needs no more, since its "
+    "targets hardly differ",
+    change="lower optim.lr or lengthen optim.warmup",
 )
 NO_GRADIENT = Band(
     name="no_gradient",
@@ -133,7 +132,6 @@ NO_GRADIENT = Band(
     shown="norm of the gradients",
     low=1e-6,
     seen="0.3 to 17 in pretraining, 39 and more in CTC. Collapsed: 2e-14 (transformers' recipe)",
-    likely="nothing is left to learn from: every negative equals the target, or the loss is 0 for another reason",
-    change="go on from a checkpoint before the loss fell, with a lower optim.lr and a higher "
-    "objective.diversity_weight",
+    likely="nothing is left to learn from: the loss is 0, or the same whatever the model does",
+    change="go on from a checkpoint before the loss fell, with a lower optim.lr",
 )

@@ -1,5 +1,6 @@
 """Health bands of HuBERT's masked prediction."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -78,12 +79,14 @@ ONE_ANSWER = Band(
     "on from a checkpoint before this step",
 )
 _BANDS = (
-    TOO_EASY,
+    dataclasses.replace(
+        TOO_EASY, change=f"look at labels_used, make the labels again with `speechssl cluster`, {TOO_EASY.change}"
+    ),
     _ONE_LABEL,
     NO_LEARNING,
     ONE_ANSWER,
     LOST_GROUND,
     SAME_FEATURES,
-    FLAT_FEATURES,
+    dataclasses.replace(FLAT_FEATURES, change=f"{FLAT_FEATURES.change}, look at labels_used"),
     NO_GRADIENT,
 )

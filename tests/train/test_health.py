@@ -4,6 +4,8 @@ import copy
 import json
 import math
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +16,11 @@ from speechssl.stages.pretrain import PretrainConfig
 from speechssl.tasks.contrastive import ContrastiveConfig
 from speechssl.tasks.contrastive_health import contrastive_health
 from speechssl.tasks.ctc_health import ctc_health
-from speechssl.tasks.health import Health
+from speechssl.tasks.health import Band, Health
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.masked_prediction_health import masked_prediction_health
+from speechssl.tasks.random_projection import RandomProjectionConfig
+from speechssl.tasks.random_projection_health import random_projection_health
 from speechssl.tasks.teacher import TeacherConfig
 from speechssl.tasks.teacher_health import teacher_health
 from speechssl.train.monitor import Alarm, HealthConfig, Monitor
@@ -26,7 +30,9 @@ UNITS = masked_prediction_health((100,))
 TWO_STREAMS = masked_prediction_health((100, 500))
 REGRESSION, CODEBOOKS = teacher_health(None), teacher_health(128)
 CTC = ctc_health(0)
-BANDS = [*{band.name: band for health in (CONTRASTIVE, UNITS, CODEBOOKS, CTC) for band in health.bands}.values()]
+RANDOM = random_projection_health(1, 256)
+HEALTHS = (CONTRASTIVE, UNITS, RANDOM, CODEBOOKS, CTC)
+BANDS = [*{band.name: band for health in HEALTHS for band in health.bands}.values()]
 
 # Reports of real runs of the small model, every so many of their steps: (step, figures).
 DEMO_CONTRASTIVE = [  # recipes/demo/wav2vec2.yaml on festvox-ru, seed 0
@@ -145,6 +151,7 @@ OUTSIDE = {  # a figure just outside each band, and one just inside
     "same_features": (UNITS, {"feature_cosine": 0.985}, {"feature_cosine": 0.975}),
     "flat_features": (UNITS, {"feature_rank": 1.2}, {"feature_rank": 1.4}),
     "no_gradient": (CTC, {"grad_norm": 1e-7}, {"grad_norm": 1e-5}),
+    "one_code": (RANDOM, {"codes_perplexity": 2.9}, {"codes_perplexity": 3.1}),
     "equal_targets": (CODEBOOKS, {"teacher_cosine": 0.985}, {"teacher_cosine": 0.975}),
     "flat_targets": (CODEBOOKS, {"target_rank": 2.4}, {"target_rank": 2.6}),
     "few_codes": (CODEBOOKS, {"codes_perplexity": 6.0}, {"codes_perplexity": 7.0}),
@@ -312,19 +319,29 @@ def test_an_alarm_says_what_was_seen_what_was_expected_and_what_to_change() -> N
     assert "To change: lower optim.lr" in alarm.message
 
 
-@pytest.mark.parametrize("band", BANDS, ids=lambda band: band.name)
-def test_the_settings_that_an_alarm_names_exist(band, tmp_path) -> None:
-    configs = [
-        PretrainConfig(out=tmp_path, data={"manifests": ()}, objective=ContrastiveConfig()),
-        PretrainConfig(out=tmp_path, data={"manifests": ()}, objective=MaskedPredictionConfig()),
-        PretrainConfig(out=tmp_path, data={"manifests": ()}, objective=TeacherConfig()),
-        FinetuneConfig(out=tmp_path, checkpoint=tmp_path, data={"manifests": ()}),
+def judged() -> Iterator[tuple[PretrainConfig | FinetuneConfig, Band]]:
+    """Yield every band of every task, with the configuration of a run of the task."""
+    data, out = {"manifests": ()}, Path("run")
+    objectives = [
+        (ContrastiveConfig(), CONTRASTIVE),
+        (MaskedPredictionConfig(), UNITS),
+        (RandomProjectionConfig(), RANDOM),
+        (TeacherConfig(), CODEBOOKS),
     ]
-    known = {line.split()[0] for config in configs for line in describe(config)} | {"data.manifests"}
+    runs = [(PretrainConfig(out=out, data=data, objective=each), health) for each, health in objectives]
+    runs.append((FinetuneConfig(out=out, checkpoint=out, data=data), CTC))
+    for config, health in runs:
+        for band in health.bands:
+            yield config, band
+
+
+@pytest.mark.parametrize(("config", "band"), [*judged()], ids=lambda value: getattr(value, "name", ""))
+def test_the_settings_that_an_alarm_names_exist_in_the_task(config, band) -> None:
+    known = {line.split()[0] for line in describe(config)} | {"data.manifests"}
     named = re.findall(
         r"\b(?:optim|objective|train|batch|data|ctc)\.[a-z_0-9.]*[a-z_0-9]", f"{band.change} {band.likely}"
     )
-    assert named or band.name == "no_gradient"
+    assert named
     assert {*named} <= known
     assert band.seen and band.shown
 
