@@ -157,7 +157,7 @@ def run_tiny(
     )
 
 
-def equal_negatives(utterance: Tensor, own: int, cross: int, generator: torch.Generator) -> Tensor:
+def equal_negatives(utterance: Tensor, own: int, cross: int, generator: torch.Generator, **like: object) -> Tensor:
     """Return every frame the first masked frame of its utterance as each negative, that one the next."""
     start = torch.searchsorted(utterance, utterance)
     place = torch.arange(len(utterance))
