@@ -130,6 +130,7 @@ MEASURED = {  # fine-tuning whose figures recipes/README.md holds: dropouts as w
     "demo/pretrained": (0.1, None),
     "demo/scratch": (0.0, None),
     "registry_pool/pretrained": (0.1, None),
+    "registry_pool/augmented": (0.1, None),
     "registry_pool/scratch": (0.0, None),
     "quality_per_compute/trained": (0.0, 0.0),
 }

@@ -7,7 +7,8 @@
 #
 # The number of updates comes from short runs at the start; UPDATES=6612 gives all arms of this call that many instead: on
 # a machine that is now busy, now idle, short runs tell little, and arms whose updates cost the same are then compared
-# fairly. WAYS="frozen" leaves out the other fine-tuning. CURVE=1 fine-tunes a quarter and half of the way, too.
+# fairly. WAYS="frozen" leaves out the other fine-tuning; WAYS="augmented" is the first with seven speeds and more updates.
+# CURVE=1 fine-tunes a quarter and half of the way, too.
 # FINETUNE="train.steps=..." changes the fine-tuning of all arms that this call runs. Resumable.
 # Needs: a core, 4 GB of memory (transformers-*: up to 12 GB), 3 GB of disk.
 set -euo pipefail
@@ -20,8 +21,7 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736
 minutes=${CPU_MINUTES:-120} seed=${SEED:-0} curve=${CURVE:-0} finetune=${FINETUNE:-}
 updates=${UPDATES:-} ways=${WAYS:-frozen trained}
 all="transformers-small wav2vec2 hubert hubert2 hubert-logmel hubert-linear hubert2-linear transformers-small-ours"
-all="$all hubert-mel best-rq-mel"
-mel="encoder.input=log_mel encoder.conv=[[256,3,2],[256,3,2]]"  # of the arms -mel: log-mel energies in place of samples
+all="$all hubert-log-mel best-rq"
 arms=${ARMS:-$all transformers-base}
 recipe=recipes/quality_per_compute
 pool=recipes/registry_pool
@@ -109,6 +109,7 @@ evaluate() {  # folder of the arm, name of its last pretraining run
             model=$arm/converted/$folder
         fi
         case $ways in *frozen*) fine_tune "$model" "$arm/asr-$part-frozen" $pool/pretrained.yaml ;; esac
+        case $ways in *augmented*) fine_tune "$model" "$arm/asr-$part-augmented" $pool/augmented.yaml ;; esac
         case $ways in *trained*) fine_tune "$model" "$arm/asr-$part-trained" $recipe/trained.yaml ;; esac
     done
 }
@@ -123,10 +124,10 @@ run_arm() {
             [ "$1" = hubert-linear ] || set -- "$@" objective.logits=cosine
             shift
             pretrain hubert "$arm" pretrain "$minutes" "$mfcc/cost.jsonl" "$@" ;;
-        hubert-mel)
+        hubert-log-mel)
             units "$mfcc"
-            pretrain hubert "$arm" pretrain "$minutes" "$mfcc/cost.jsonl" "$(labels "$mfcc")" $mel ;;
-        best-rq-mel) pretrain best_rq "$arm" pretrain "$minutes" "" $mel ;;
+            pretrain hubert_log_mel "$arm" pretrain "$minutes" "$mfcc/cost.jsonl" "$(labels "$mfcc")" ;;
+        best-rq) pretrain best_rq "$arm" pretrain "$minutes" "" ;;
         hubert-logmel)
             units "$logmel" features=log_mel
             pretrain hubert "$arm" pretrain "$minutes" "$logmel/cost.jsonl" \
