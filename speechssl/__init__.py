@@ -40,6 +40,7 @@ _NAMES = {  # module of each public name, relative to this package; `__init__.py
     "SpeechEncoder": "model.encoder",
     "SpeechSSLError": "errors",
     "StepContext": "model.context",
+    "RandomProjectionConfig": "tasks.random_projection",
     "TeacherConfig": "tasks.teacher",
     "Timed": "asr.transcripts.timed",
     "TrainConfig": "train.learner",

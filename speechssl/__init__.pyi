@@ -31,6 +31,7 @@ from speechssl.stages.reading_data import DataConfig as DataConfig
 from speechssl.tasks.contrastive import ContrastiveConfig as ContrastiveConfig
 from speechssl.tasks.ctc import CTCConfig as CTCConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig as MaskedPredictionConfig
+from speechssl.tasks.random_projection import RandomProjectionConfig as RandomProjectionConfig
 from speechssl.tasks.teacher import TeacherConfig as TeacherConfig
 from speechssl.train.learner import TrainConfig as TrainConfig
 from speechssl.train.loop import fit as fit

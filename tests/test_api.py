@@ -37,6 +37,7 @@ NAMES = (
         "Recogniser",
         "Run",
         "ScoreConfig",
+        "RandomProjectionConfig",
         "TeacherConfig",
     ),
     *("SpeechEncoder", "SpeechSSLError", "StepContext", "Timed", "TrainConfig", "Transcript", "Units", "Utterance"),
