@@ -21,7 +21,7 @@ from speechssl.model.frames import BASE_STACK, Stack, frame_count, hop_size, rec
 from speechssl.model.host import send
 from speechssl.model.linear import Linear
 from speechssl.model.local_frames import local_extractor
-from speechssl.model.log_mel import HOP, MOST_BINS, WINDOW
+from speechssl.model.log_mel import HOP, WINDOW, check_bins
 from speechssl.model.norm import LayerNorm
 from speechssl.model.transformer import Layer, Transformer, TransformerConfig, without_learning
 
@@ -50,8 +50,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if not self.conv or any(min(layer) < 1 for layer in self.conv):
             raise ConfigError(f"encoder.conv must list (channels, kernel, stride) from 1 up, found {self.conv}")
-        if not 1 <= self.log_mel_bins <= MOST_BINS:
-            raise ConfigError(f"encoder.log_mel_bins must lie between 1 and {MOST_BINS}, found {self.log_mel_bins}")
+        check_bins("encoder.log_mel_bins", self.log_mel_bins)
         if self.input == "log_mel" and self.frames_per_second < 1:
             raise ConfigError(
                 f"encoder.conv makes a frame every {self.hop / 16_000:g} s from log-mel frames, which are 10 ms apart; "

@@ -19,6 +19,9 @@ from speechssl.model.packing import Packing
 __all__ = ["FrameGroups", "HourglassConfig", "RestoredLayers"]
 
 
+_MOST_FRAMES = 100  # of a group, two seconds of BASE; a shorter utterance is padded to a whole group
+
+
 @configuration
 class HourglassConfig:
     """The layers that run at a lower frame rate."""
@@ -28,9 +31,9 @@ class HourglassConfig:
     after: int = 1  # layers at the full rate, after them
 
     def __post_init__(self) -> None:
-        if self.factor < 2 or min(self.before, self.after) < 0:
+        if not 2 <= self.factor <= _MOST_FRAMES or min(self.before, self.after) < 0:
             raise ConfigError(
-                "transformer.hourglass: expected factor from 2 up, before and after from 0 up, found "
+                f"encoder.transformer.hourglass: expected factor from 2 to {_MOST_FRAMES}, before and after from 0 up, found "
                 f"{self.factor}, {self.before} and {self.after}"
             )
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from speechssl.errors import ConfigError
 from speechssl.model.frames import frame_count, within
 
-__all__ = ["FREQUENCIES", "HOP", "MOST_BINS", "WINDOW", "LogMel", "stacked", "stacked_log_mel", "without_mean"]
+__all__ = ["FREQUENCIES", "HOP", "WINDOW", "LogMel", "check_bins", "stacked", "stacked_log_mel", "without_mean"]
 
 HOP = 160  # samples at 16 kHz, 10 ms
 WINDOW = 400  # samples, 25 ms
-MOST_BINS = 100  # with more, filters lie between two frequencies of the spectrum and are empty
+_MOST_BINS = 100  # with more, filters lie between two frequencies of the spectrum and are empty
 _FFT = 512
 FREQUENCIES = _FFT // 2 + 1  # of the spectrum
 _LOWEST_HZ, _HIGHEST_HZ = 20.0, 8000.0
@@ -60,6 +61,16 @@ class LogMel(nn.Module):
         frames = frames.sub(before, alpha=_PRE_EMPHASIS) * self.window
         spectrum = torch.view_as_real(torch.fft.rfft(frames, _FFT))
         return (spectrum.square().sum(-1) @ self.filters).clamp(min=_FLOOR).log()
+
+
+def check_bins(key: str, bins: int) -> None:
+    """Check the number of filters that a key of a recipe asks for.
+
+    Raises:
+        ConfigError: there are none, or some would be empty.
+    """
+    if not 1 <= bins <= _MOST_BINS:
+        raise ConfigError(f"{key} must lie between 1 and {_MOST_BINS}, found {bins}")
 
 
 def without_mean(energies: Tensor, num_samples: Tensor) -> Tensor:

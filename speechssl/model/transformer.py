@@ -52,7 +52,7 @@ class TransformerConfig:
             )
         if self.hourglass is not None and not self.lower:
             raise ConfigError(
-                f"transformer.hourglass keeps {self.hourglass.before} + {self.hourglass.after} layers at the full "
+                f"encoder.transformer.hourglass keeps {self.hourglass.before} + {self.hourglass.after} layers at the full "
                 f"rate, expected fewer than num_layers ({self.num_layers})"
             )
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 from speechssl.model.frames import frame_count, within
-from speechssl.model.log_mel import HOP, WINDOW, LogMel, stacked_log_mel, without_mean
+from speechssl.model.log_mel import HOP, WINDOW, LogMel, check_bins, stacked_log_mel, without_mean
 
 __all__ = ["CopyConfig", "LogMelTargetConfig", "changed_copy", "frame_loudness", "log_mel_targets"]
 
@@ -25,6 +25,9 @@ class LogMelTargetConfig:
 
     bins: int = 40
     level: bool = True  # keep the mean over the bins of each frame, its loudness; False: it is subtracted, too
+
+    def __post_init__(self) -> None:
+        check_bins("objective.log_mel.bins", self.bins)
 
 
 @configuration

@@ -18,7 +18,7 @@ from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.frames import frame_count, within
 from speechssl.model.host import send
-from speechssl.model.log_mel import HOP, WINDOW, LogMel, stacked, stacked_log_mel, without_mean
+from speechssl.model.log_mel import HOP, WINDOW, LogMel, check_bins, stacked, stacked_log_mel, without_mean
 
 __all__ = ["CodebookConfig", "RandomQuantizer"]
 
@@ -47,13 +47,16 @@ class CodebookConfig:
     seed: int = 0  # seed of projections and codebooks, which depend on nothing else
 
     def __post_init__(self) -> None:
-        if min(self.number, self.dim, self.bins, self.pca_steps) < 1 or self.entries < 2:
+        check_bins("objective.codebook.bins", self.bins)
+        if min(self.number, self.dim, self.pca_steps) < 1 or self.entries < 2:
             raise ConfigError(
-                "objective.codebook.number, dim, bins and pca_steps must be 1 or more and entries 2 or more, found "
-                f"{self.number}, {self.dim}, {self.bins}, {self.pca_steps} and {self.entries}"
+                "objective.codebook.number, dim and pca_steps must be 1 or more and entries 2 or more, found "
+                f"{self.number}, {self.dim}, {self.pca_steps} and {self.entries}"
             )
         if not 0 <= self.decay < 1:
             raise ConfigError(f"objective.codebook.decay must be at least 0 and below 1, found {self.decay}")
+        if not -(2**63) <= self.seed < 2**64:
+            raise ConfigError(f"objective.codebook.seed must have 64 bits at most, found {self.seed}")
 
 
 class RandomQuantizer(nn.Module):

@@ -206,7 +206,8 @@ def test_in_fewer_bits_it_is_the_same_but_for_rounding(kind) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"factor": 1}, "expected factor from 2 up"),
+        ({"factor": 1}, r"encoder\.transformer\.hourglass: expected factor from 2 to 100"),
+        ({"factor": 101}, "found 101, 1 and 1"),
         ({"before": -1}, "before and after from 0 up"),
         ({"before": 3, "after": 1}, r"keeps 3 \+ 1 layers at the full rate, expected fewer than num_layers \(4\)"),
     ],

@@ -103,6 +103,12 @@ def test_impossible_changes_are_refused(fault: dict[str, float]) -> None:
         CopyConfig(**fault)
 
 
+@pytest.mark.parametrize("bins", [0, 101])
+def test_targets_without_filters_or_with_empty_ones_are_refused(bins: int) -> None:
+    with pytest.raises(ConfigError, match=rf"objective\.log_mel\.bins must lie between 1 and 100, found {bins}"):
+        LogMelTargetConfig(bins=bins)
+
+
 @pytest.mark.parametrize("level", [True, False])
 def test_log_mel_targets_are_those_of_each_utterance_alone_step_by_step(level: bool) -> None:
     log_mel, batch = LogMel(7), _batch(padding=math.nan)

@@ -214,8 +214,11 @@ def test_sums_are_those_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"entries": 1}, "entries 2 or more, found 2, 3, 5, 64 and 1"),
+        ({"entries": 1}, "entries 2 or more, found 2, 3, 64 and 1"),
         ({"number": 0}, "must be 1 or more"),
+        ({"bins": 0}, r"objective\.codebook\.bins must lie between 1 and 100, found 0"),
+        ({"bins": 101}, r"objective\.codebook\.bins must lie between 1 and 100, found 101"),
+        ({"seed": 2**64}, r"objective\.codebook\.seed must have 64 bits at most, found 18446744073709551616"),
         ({"pca_steps": 0}, "must be 1 or more"),
         ({"decay": 1.0}, r"decay must be at least 0 and below 1, found 1\.0"),
     ],
