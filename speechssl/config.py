@@ -334,6 +334,11 @@ def _explain(item: Any, config_type: type, where: str, overrides: Sequence[str])
     match item["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             known = sorted(set(_known_keys(config_type)))
+            if owners := ", ".join(_owners(config_type, key)):
+                section = key.partition(".")[0]
+                return f"{where}: {key} is a key of {section}.kind={owners} only; remove it, or change {section}.kind"
+            if ":" in key:
+                return f"{where}: unknown key {key}; YAML wants a space after a colon, as in {{key: value}}"
             close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             return f"{where}: unknown key {key}" + (f"; did you mean {close[0]}?" if close else "")
         case "missing" | "missing_argument":
@@ -366,6 +371,15 @@ def _known_keys(config_type: type, prefix: str = "") -> Iterator[str]:
         yield prefix + field.name
         for inner in nested:
             yield from _known_keys(inner, f"{prefix}{field.name}.")
+
+
+def _owners(config_type: type, key: str) -> Iterator[str]:
+    """Yield the kinds of a section that have a key, if it has several kinds."""
+    name, _, rest = key.partition(".")
+    for sections in (_dataclasses_in(field.type) for field in _settable(config_type) if field.name == name):
+        for kind, section in ((_kind(each), each) for each in sections):
+            if kind is not None and rest in set(_known_keys(section)):
+                yield kind
 
 
 def _hints(config_type: type) -> Iterator[tuple[str, str]]:

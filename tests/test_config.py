@@ -204,7 +204,9 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(recipe):
 
 
 def test_a_key_of_the_other_objective_is_refused(recipe):
-    with pytest.raises(ConfigError, match=r"unknown key objective\.unmasked_weight"):
+    with pytest.raises(
+        ConfigError, match=r"objective\.unmasked_weight is a key of objective\.kind=\w+, .* only; remove it"
+    ):
         load(recipe(PRETRAIN + "objective: {kind: contrastive, unmasked_weight: 1}"), PretrainConfig)
 
 
@@ -312,6 +314,7 @@ def test_the_rule_for_short_utterances_is_stop_or_skip_and_nothing_else(recipe):
         ("trian.steps=1", r"^command line: unknown key trian; did you mean train\?$"),
         ("train.steps=many", r"^command line: train\.steps: .*found 'many'$"),
         ("encoder={dimm: 3}", r"^command line: unknown key encoder\.dimm"),
+        ("encoder={dim:3}", r"unknown key encoder\.dim:3; YAML wants a space after a colon"),
         ("optim.warmup=2", r"recipe\.yaml with optim\.warmup=2: optim\.warmup and optim\.hold are shares"),
     ],
 )

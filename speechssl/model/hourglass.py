@@ -33,8 +33,8 @@ class HourglassConfig:
     def __post_init__(self) -> None:
         if not 2 <= self.factor <= _MOST_FRAMES or min(self.before, self.after) < 0:
             raise ConfigError(
-                f"encoder.transformer.hourglass: expected factor from 2 to {_MOST_FRAMES}, before and after from 0 up, found "
-                f"{self.factor}, {self.before} and {self.after}"
+                f"encoder.transformer.hourglass: expected factor from 2 to {_MOST_FRAMES}, before and after from 0 up, "
+                f"found {self.factor}, {self.before} and {self.after}"
             )
 
 

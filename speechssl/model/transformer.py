@@ -52,8 +52,8 @@ class TransformerConfig:
             )
         if self.hourglass is not None and not self.lower:
             raise ConfigError(
-                f"encoder.transformer.hourglass keeps {self.hourglass.before} + {self.hourglass.after} layers at the full "
-                f"rate, expected fewer than num_layers ({self.num_layers})"
+                f"encoder.transformer.hourglass keeps {self.hourglass.before} + {self.hourglass.after} layers at the "
+                f"full rate, expected fewer than num_layers ({self.num_layers})"
             )
 
     @property

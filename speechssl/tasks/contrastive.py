@@ -62,7 +62,8 @@ class ContrastiveConfig:
     def __post_init__(self) -> None:
         if self.loudness_neighbours is not None and self.loudness_neighbours < 1:
             raise ConfigError(
-                f"loudness_neighbours must be 1 or more, or null for all frames, found {self.loudness_neighbours}"
+                "objective.loudness_neighbours must be 1 or more, or null for all frames, found "
+                f"{self.loudness_neighbours}"
             )
 
 

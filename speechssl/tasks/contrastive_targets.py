@@ -41,7 +41,7 @@ class CopyConfig:
     def __post_init__(self) -> None:
         if self.gain_db < 0 or self.gain_every_s <= 0 or not 0 <= self.tilt < 1:
             raise ConfigError(
-                "expected copy.gain_db of 0 or more, copy.gain_every_s above 0 and copy.tilt from 0 to below 1, found "
+                "objective.copy: expected gain_db of 0 or more, gain_every_s above 0 and tilt from 0 to below 1, found "
                 f"{self.gain_db}, {self.gain_every_s} and {self.tilt}"
             )
 

@@ -332,7 +332,9 @@ def test_options_that_need_the_frames_of_the_encoder_say_so(options: dict[str, o
 
 
 def test_no_neighbours_are_refused() -> None:
-    with pytest.raises(ConfigError, match="loudness_neighbours must be 1 or more, or null for all frames, found 0"):
+    with pytest.raises(
+        ConfigError, match=r"objective\.loudness_neighbours must be 1 or more, or null for all frames, found 0"
+    ):
         dataclasses.replace(TINY, loudness_neighbours=0)
 
 

@@ -99,7 +99,9 @@ def test_a_copy_without_changes_is_the_waveform_at_any_length(time: int) -> None
 
 @pytest.mark.parametrize("fault", [{"gain_db": -1.0}, {"gain_every_s": 0.0}, {"tilt": 1.0}, {"tilt": -0.1}])
 def test_impossible_changes_are_refused(fault: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"expected copy\.gain_db of 0 or more, .* and copy\.tilt from 0 to below 1"):
+    with pytest.raises(
+        ConfigError, match=r"objective\.copy: expected gain_db of 0 or more, .* and tilt from 0 to below 1"
+    ):
         CopyConfig(**fault)
 
 
