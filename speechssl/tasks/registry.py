@@ -151,4 +151,5 @@ def _objectives() -> Mapping[str, type]:
     return {task.kind: task.config_type for task in all_tasks().values() if task.is_pretraining}
 
 
-ObjectiveConfig = Annotated[TaskConfig, OneOf(_objectives, hint="install the package that adds it")]
+_KINDS = ", ".join(f"{task.kind} is {task.method}" for task in _OURS if task.is_pretraining)
+ObjectiveConfig = Annotated[TaskConfig, OneOf(_objectives, hint=f"{_KINDS}; install the package that adds another")]

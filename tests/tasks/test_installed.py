@@ -183,7 +183,7 @@ def test_its_trunk_is_heard_and_converted_without_the_head(recipe, tmp_path: Pat
 def test_a_model_of_a_package_that_is_gone_says_what_to_install(recipe, tmp_path: Path, installed, monkeypatch) -> None:
     run = pretrain(recipe("run", train=TrainConfig(steps=1)))
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match=r"objective: Input tag 'apc' .*; install the package that adds it"):
+    with pytest.raises(ConfigError, match=r"objective: Input tag 'apc' .*; install the package that adds another"):
         SavedModel.read(run)
 
 
