@@ -29,6 +29,7 @@ from speechssl.stages.reading_data import DataConfig, like_training, read_data, 
 from speechssl.stages.training import Prepared, train
 from speechssl.tasks.pretraining import PretrainModel
 from speechssl.tasks.registry import DEFAULT_OBJECTIVE, ObjectiveConfig, task_of
+from speechssl.tasks.visible import DECODER_KEYS
 from speechssl.train.checkpoint import fill, is_finished
 from speechssl.train.learner import TrainConfig
 from speechssl.train.optim import OptimConfig
@@ -344,14 +345,26 @@ def _build(description: Description, start: SavedModel | None, *, fresh_head: bo
 def _other_head(ours: ObjectiveConfig | None, start: SavedModel) -> str:
     """Return an error text that names the settings under which the head cannot be kept; empty if there are none."""
     theirs = start.description.objective
-    if theirs is None or ours is None or theirs.kind != ours.kind:
+    if theirs is None or ours is None:
         return ""
+    if theirs.kind != ours.kind:
+        return (
+            f"{start.name}: its head was made with objective.kind={theirs.kind}, this recipe says {ours.kind}; set "
+            "fresh_head=true to replace it by a new one"
+        )
     made, wanted = (flatten(to_dict(each)) for each in (theirs, ours))
-    different = [key for key in task_of(theirs).head_keys(theirs) if made.get(key) != wanted.get(key)]
+    decoders = [getattr(each, "visible", None) for each in (theirs, ours)]
+    if decoders[0] is None and decoders[1] is not None:
+        return (
+            f"{start.name}: it was trained without objective.visible, and has no decoder; remove objective.visible to "
+            "continue with its head, or set fresh_head=true to replace it by a new one"
+        )
+    keys = [*task_of(theirs).head_keys(theirs), *(f"visible.{key}" for key in DECODER_KEYS)]
+    different = [key for key in keys if made.get(key) != wanted.get(key)]
     if not different:
         return ""
     named = " and ".join(f"objective.{key}={made[key]}" for key in different)
-    found = " and ".join(f"{wanted[key]}" for key in different)
+    found = " and ".join(f"{wanted.get(key)}" for key in different)
     again = " ".join(f"objective.{key}={made[key]}" for key in different)
     return (
         f"{start.name}: its head was made with {named}, this recipe says {found}; set {again} to continue with it, or "

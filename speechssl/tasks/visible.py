@@ -19,7 +19,7 @@ from speechssl.model.positions import PositionalConv
 from speechssl.model.transformer import Layer
 from speechssl.tasks.flops import Product, transformer_products
 
-__all__ = ["VisibleConfig", "VisibleDecoder", "decoder_products", "number_of_masks", "tiled"]
+__all__ = ["DECODER_KEYS", "VisibleConfig", "VisibleDecoder", "decoder_products", "number_of_masks", "tiled"]
 
 
 @configuration
@@ -38,6 +38,9 @@ class VisibleConfig:
                 "objective.visible: expected masks, layers, kernel and groups from 1 up, found "
                 f"{self.masks}, {self.layers}, {self.kernel} and {self.groups}"
             )
+
+
+DECODER_KEYS = ("decoder", "layers", "kernel", "groups")  # of `VisibleConfig`, on which the decoder's weights depend
 
 
 class VisibleDecoder(nn.Module):

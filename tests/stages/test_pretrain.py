@@ -22,6 +22,7 @@ from speechssl.stages.cluster import cluster
 from speechssl.stages.pretrain import PretrainConfig, pretrain, score_dev_set, too_few_hours
 from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
+from speechssl.tasks.visible import VisibleConfig
 from speechssl.train.checkpoint import load_tensors, read_state
 from speechssl.train.learner import TrainConfig
 from speechssl.train.optim import OptimConfig
@@ -399,7 +400,9 @@ def test_a_fresh_head_is_drawn_anew_and_the_trunk_kept(pretrain_config, untouche
 
 
 def test_a_head_of_the_other_method_cannot_be_kept(untouched, pretrained, tmp_path):
-    with pytest.raises(CheckpointError, match="its head cannot be kept: set fresh_head=true"):
+    with pytest.raises(
+        CheckpointError, match=r"made with objective\.kind=\w+, this recipe says \w+; set fresh_head=true"
+    ):
         pretrain(untouched(tmp_path / "run", "contrastive", checkpoint=pretrained))
     pretrain(untouched(tmp_path / "again", "contrastive", checkpoint=pretrained, fresh_head=True))
 
@@ -444,6 +447,24 @@ def test_a_key_that_keeps_a_head_from_being_kept_is_named(pretrain_config, untou
     wider = dataclasses.replace(pretrain_config(tmp_path).objective, dim=16)
     with pytest.raises(CheckpointError, match=r"made with objective\.dim=8, this recipe says 16; set objective\.dim=8"):
         pretrain(untouched(tmp_path / "third", checkpoint=pretrained, objective=wider))
+
+
+def test_a_head_with_another_decoder_or_without_one_is_named(pretrain_config, untouched, tmp_path):
+    plain = pretrain_config(tmp_path).objective
+    seen, deeper = (dataclasses.replace(plain, visible=VisibleConfig(layers=layers, groups=2)) for layers in (1, 2))
+    for name, objective in {"plain": plain, "seen": seen}.items():
+        pretrain(pretrain_config(tmp_path / name, objective=objective))
+    for start, objective, message in (
+        ("plain", seen, r"trained without objective\.visible, and has no decoder; remove objective\.visible"),
+        ("seen", plain, r"made with objective\.visible\.decoder=conv and .* set objective\.visible\.decoder=conv "),
+        (
+            "seen",
+            deeper,
+            r"made with objective\.visible\.layers=1, this recipe says 2; set objective\.visible\.layers=1",
+        ),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            pretrain(untouched(tmp_path / "run", checkpoint=tmp_path / start, objective=objective))
 
 
 def test_settings_in_which_a_kept_head_is_used_otherwise_are_told(untouched, pretrained, tmp_path, capfd):
