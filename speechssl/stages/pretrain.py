@@ -36,7 +36,9 @@ from speechssl.train.optim import OptimConfig
 from speechssl.train.run_folder import hold_run_folder
 from speechssl.train.runlog import require_reports
 
-__all__ = ["PretrainConfig", "prepare_pretraining", "pretrain", "too_few_hours"]
+__all__ = ["PretrainConfig", "prepare_pretraining", "pretrain", "too_few_hours", "too_many_frames"]
+
+_MANY_FRAMES = 200  # a second: every 5 ms; published encoders make 25 to 100
 
 ClassColumn = Literal["language", "speaker"]
 
@@ -78,7 +80,7 @@ def pretrain(config: PretrainConfig) -> Path:
         is_looking = ranks.is_first and not is_finished(config.out)
         prepared = prepare_pretraining(config, look=is_looking)
         if is_looking and config.checkpoint is None:
-            tell_notes(too_few_hours(config, ranks.world_size))
+            tell_notes([*too_few_hours(config, ranks.world_size), *too_many_frames(prepared.description.encoder)])
         if ranks.is_first:
             describe_model(config.out, prepared.description)
         return train(prepared, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
@@ -90,6 +92,17 @@ def too_few_hours(config: PretrainConfig, world_size: int) -> list[str]:
     is_small = (config.encoder or EncoderConfig()).transformer.dim < EncoderConfig.base().transformer.dim
     note = task_of(config.objective).planning.too_few_hours(seconds / 3600, is_small=is_small)
     return [f"{config.train.steps} steps of {seconds / config.train.steps:g} s are planned, {note}"] if note else []
+
+
+def too_many_frames(encoder: EncoderConfig) -> list[str]:
+    """Return a note if the frame rate is far above those of speech encoders, as that of a stack for the other input."""
+    if encoder.frames_per_second <= _MANY_FRAMES:
+        return []
+    other = "raise its strides" if encoder.input == "log_mel" else "raise its strides, or set encoder.input=log_mel"
+    return [
+        f"encoder.conv makes {encoder.frames_per_second:g} frames a second, expected 25 to 100: the memory of the "
+        f"layers grows with their square; {other}"
+    ]
 
 
 def prepare_pretraining(config: PretrainConfig, *, look: bool = False) -> Prepared:

@@ -18,8 +18,9 @@ from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelError, ManifestError
 from speechssl.hub.saved import SavedModel
 from speechssl.model.context import StepContext
+from speechssl.model.encoder import EncoderConfig
 from speechssl.stages.cluster import cluster
-from speechssl.stages.pretrain import PretrainConfig, pretrain, score_dev_set, too_few_hours
+from speechssl.stages.pretrain import PretrainConfig, pretrain, score_dev_set, too_few_hours, too_many_frames
 from speechssl.stages.reading_data import DataConfig
 from speechssl.tasks.masked_prediction import MaskedPredictionConfig
 from speechssl.tasks.visible import VisibleConfig
@@ -465,6 +466,15 @@ def test_a_head_with_another_decoder_or_without_one_is_named(pretrain_config, un
     ):
         with pytest.raises(CheckpointError, match=message):
             pretrain(untouched(tmp_path / "run", checkpoint=tmp_path / start, objective=objective))
+
+
+def test_convolutions_for_log_mel_input_on_waveforms_are_noted():
+    of_log_mel = EncoderConfig(input="log_mel", conv=((8, 3, 2), (8, 3, 2)))
+    assert not too_many_frames(EncoderConfig.base())
+    assert not too_many_frames(of_log_mel)
+    (note,) = too_many_frames(dataclasses.replace(of_log_mel, input="waveform"))
+    assert "makes 4000 frames a second, expected 25 to 100" in note
+    assert "set encoder.input=log_mel" in note
 
 
 def test_settings_in_which_a_kept_head_is_used_otherwise_are_told(untouched, pretrained, tmp_path, capfd):
