@@ -6,7 +6,6 @@ only frames that the layers run on are averaged, so padding never leaks.
 """
 
 from collections.abc import Callable, Sequence
-from typing import overload
 
 from torch import Tensor
 from torch.nn import functional
@@ -14,7 +13,7 @@ from torch.nn import functional
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
 from speechssl.model.host import send
-from speechssl.model.packing import Packing
+from speechssl.model.packing import LazyLayers, Packing
 
 __all__ = ["FrameGroups", "HourglassConfig", "RestoredLayers"]
 
@@ -87,7 +86,7 @@ class FrameGroups:
         return self.x + (repeated if self.packing is None else self.packing.pack(repeated))
 
 
-class RestoredLayers(Sequence[Tensor]):
+class RestoredLayers(LazyLayers):
     """Outputs of all layers at the full frame rate; those at the lower one are restored on access."""
 
     def __init__(self, outputs: Sequence[Tensor], lower: range, restore: Callable[[Tensor], Tensor]) -> None:
@@ -97,14 +96,7 @@ class RestoredLayers(Sequence[Tensor]):
         """Return the number of layers."""
         return len(self.outputs)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
-        """Return the output of a layer, or those of several."""
-        if isinstance(index, slice):
-            return [self[each] for each in range(len(self))[index]]
-        index = range(len(self))[index]
+    def at(self, index: int) -> Tensor:
+        """Return the output of a layer."""
         output = self.outputs[index]
         return self.restore(output) if index in self.lower else output

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from speechssl.model.host import send
 
-__all__ = ["Packing", "UnpackedLayers"]
+__all__ = ["LazyLayers", "Packing", "UnpackedLayers"]
 
 
 class Packing:
@@ -51,8 +51,29 @@ class Packing:
         return padded.unflatten(0, (self.batch, self.frames))
 
 
-class UnpackedLayers(Sequence[Tensor]):
-    """Outputs of packed layers, each unpacked on first access, since a training step needs only one of them."""
+class LazyLayers(Sequence[Tensor]):
+    """Outputs of layers, each computed on access, since a training step needs only one of them."""
+
+    def at(self, index: int) -> Tensor:
+        """Return the output of the layer `index`, from 0 up."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        """Return the output of a layer, or those of several."""
+        numbers = range(len(self))[index]
+        return self.at(numbers) if isinstance(numbers, int) else [self.at(each) for each in numbers]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Iterate over the outputs, first layer to last."""
+        return (self.at(index) for index in range(len(self)))
+
+
+class UnpackedLayers(LazyLayers):
+    """Outputs of packed layers, (batch, frames, dim), zero in the padding; each is unpacked once."""
 
     def __init__(self, packed: Sequence[Tensor], packing: Packing) -> None:
         self.packed = packed
@@ -63,22 +84,11 @@ class UnpackedLayers(Sequence[Tensor]):
         """Return the number of layers."""
         return len(self.packed)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
-        """Return the output of a layer, (batch, frames, dim), zero in the padding; or those of several."""
-        if isinstance(index, slice):
-            return [self[each] for each in range(len(self))[index]]
-        index = range(len(self))[index]
+    def at(self, index: int) -> Tensor:
+        """Return the unpacked output of a layer."""
         if index not in self.unpacked:
             self.unpacked[index] = self.packing.unpack(self.packed[index])
         return self.unpacked[index]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Iterate over the outputs, first layer to last."""
-        return (self[index] for index in range(len(self)))
 
 
 def _has_flash(device: torch.device) -> bool:

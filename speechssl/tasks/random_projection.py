@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from speechssl.config import added, configuration
 from speechssl.data.batching import Batch
-from speechssl.errors import ConfigError
 from speechssl.model.context import StepContext
 from speechssl.model.encoder import Encoded, EncoderConfig, SpeechEncoder
 from speechssl.model.host import frames_where
 from speechssl.model.masking import MaskConfig
+from speechssl.tasks.frame_weights import check_frame_weights, feature_penalty, weighted_frames
 from speechssl.tasks.health import Health
 from speechssl.tasks.metrics import tally
 from speechssl.tasks.model import LossSum
@@ -41,11 +41,7 @@ class RandomProjectionConfig:
     visible: VisibleConfig | None = added(None)  # encode unmasked frames only, and fill in the others by a decoder
 
     def __post_init__(self) -> None:
-        if min(self.masked_weight, self.unmasked_weight) < 0 or max(self.masked_weight, self.unmasked_weight) == 0:
-            raise ConfigError(
-                "objective.masked_weight and objective.unmasked_weight must not be negative, and one of them above 0; "
-                f"found {self.masked_weight} and {self.unmasked_weight}"
-            )
+        check_frame_weights(self.masked_weight, self.unmasked_weight)
 
 
 class RandomProjectionObjective(Objective):
@@ -95,10 +91,10 @@ class RandomProjectionObjective(Objective):
         number, entries = self.config.codebook.number, self.config.codebook.entries
         losses, parts, tallies = [], {}, {}
         count = 0
-        chosen = {
-            "masked": (is_masked & encoded.is_valid, self.config.masked_weight),
-            "unmasked": (~is_masked & encoded.is_valid, self.config.unmasked_weight),
-        }
+        config = self.config
+        chosen = weighted_frames(
+            is_masked, encoded.is_valid, masked=config.masked_weight, unmasked=config.unmasked_weight
+        )
         for name, (is_chosen, weight) in chosen.items():
             with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
                 logits = self.logits(frames_where(encoded.last, is_chosen))  # (chosen, codebooks, entries)
@@ -122,7 +118,7 @@ class RandomProjectionObjective(Objective):
                     parts[f"most_frequent{suffix}"] = tallies[f"codes{suffix}"].max() / divisor
         value = torch.stack(losses).sum()
         if self.config.feature_penalty > 0:
-            penalty = frames_where(encoded.conv, encoded.is_valid[: len(encoded.conv)]).float().square().mean()
+            penalty = feature_penalty(encoded)
             value = value + self.config.feature_penalty * penalty * count
             parts["feature_penalty"] = penalty.detach()
         total = torch.full((), count, device=value.device)

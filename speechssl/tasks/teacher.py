@@ -19,6 +19,7 @@ from speechssl.model.encoder import Encoded, SpeechEncoder
 from speechssl.model.host import frames_where, send
 from speechssl.model.masking import MaskConfig
 from speechssl.tasks.ema import EmaConfig, Teacher, normalize_over_time
+from speechssl.tasks.frame_weights import check_frame_weights, feature_penalty, weighted_frames
 from speechssl.tasks.health import Health
 from speechssl.tasks.metrics import feature_metrics, perplexity
 from speechssl.tasks.model import LossSum
@@ -48,11 +49,7 @@ class TeacherConfig:
     visible: VisibleConfig | None = added(None)  # encode unmasked frames only, and fill in the others by a decoder
 
     def __post_init__(self) -> None:
-        if min(self.masked_weight, self.unmasked_weight) < 0 or max(self.masked_weight, self.unmasked_weight) == 0:
-            raise ConfigError(
-                "objective.masked_weight and objective.unmasked_weight must not be negative, and one of them above 0; "
-                f"found {self.masked_weight} and {self.unmasked_weight}"
-            )
+        check_frame_weights(self.masked_weight, self.unmasked_weight)
         if self.layers < 1 or self.beta < 0:
             raise ConfigError(
                 f"objective.layers must be 1 or more and objective.beta not negative, found {self.layers} and "
@@ -214,10 +211,10 @@ class TeacherObjective(Objective):
                 self.head.codebooks.gather(targets, answers.T, context.step)
         answers = answers.repeat(len(is_masked) // len(encoded.features), *(1 for _ in answers.shape[1:]))
         losses, count = [], 0
-        chosen = {
-            "masked": (is_masked & encoded.is_valid, self.config.masked_weight),
-            "unmasked": (~is_masked & encoded.is_valid, self.config.unmasked_weight),
-        }
+        config = self.config
+        chosen = weighted_frames(
+            is_masked, encoded.is_valid, masked=config.masked_weight, unmasked=config.unmasked_weight
+        )
         for name, (is_chosen, weight) in chosen.items():
             with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
                 x = frames_where(encoded.last, is_chosen)
@@ -228,7 +225,7 @@ class TeacherObjective(Objective):
                 count += len(x)
         value = torch.stack(losses).sum()
         if self.config.feature_penalty > 0:
-            penalty = frames_where(encoded.conv, encoded.is_valid[: len(encoded.conv)]).float().square().mean()
+            penalty = feature_penalty(encoded)
             value = value + self.config.feature_penalty * penalty * count
             parts["feature_penalty"] = penalty.detach()
         return LossSum(value=value, count=torch.full((), count, device=value.device), parts=parts, tallies=tallies)
