@@ -125,8 +125,9 @@ def configure(tmp_path_factory, make_corpus, random_labels, tiny_encoder):
 @pytest.fixture(scope="module")
 def runs(configure) -> dict[str, Path]:
     """Return the folders of runs on one rank and on two."""
-    two = [configure("two", kind, 2) for kind in ("random_projection", "masked_prediction", "contrastive")]
-    two.append(configure("again", "random_projection", 2))
+    resumed = "random_projection"  # the first, which the last run takes over
+    two = [configure("two", kind, 2) for kind in sorted(OBJECTIVES, key=lambda kind: kind != resumed)]
+    two.append(configure("again", resumed, 2))
     (worker := two[0].out.with_name("worker.py")).write_text(WORKER)
     poisoned = configure("poisoned", "contrastive", 2)
     done = torchrun(worker, *(config.out.with_suffix(".yaml") for config in [poisoned, *two]))
