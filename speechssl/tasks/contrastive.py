@@ -28,6 +28,7 @@ from speechssl.tasks.contrastive_targets import (
     frame_loudness,
     log_mel_targets,
 )
+from speechssl.tasks.frame_weights import feature_penalty
 from speechssl.tasks.health import Health
 from speechssl.tasks.metrics import perplexity, row_spread
 from speechssl.tasks.model import LossSum
@@ -80,9 +81,6 @@ class ContrastiveObjective(Objective):
             dim: dimension of the encoder's output.
             conv_dim: dimension of the extractor's output.
             encoder: configuration of the encoder, needed for targets=log_mel and loudness_neighbours.
-
-        Raises:
-            ConfigError: targets=log_mel, and the encoder's frames are not at multiples of 10 ms.
         """
         super().__init__()
         self.config, self.shape = config, encoder
@@ -162,7 +160,7 @@ class ContrastiveObjective(Objective):
         count = len(utterance)
         entries = self.config.quantizer.groups * self.config.quantizer.entries
         diversity = (entries - quantized.soft_perplexity) / entries
-        penalty = frames_where(encoded.conv, encoded.is_valid).float().square().mean()
+        penalty = feature_penalty(encoded)
         value = loss + count * (self.config.diversity_weight * diversity + self.config.feature_penalty * penalty)
         is_contest = torch.isfinite(logits[:, 1:]).any(1)  # False where every negative equals the target
         is_right = is_contest & (logits.argmax(-1) == 0) & (logits[:, 1:] < logits[:, :1]).any(1)  # no tie of all

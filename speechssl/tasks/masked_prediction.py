@@ -107,6 +107,7 @@ class MaskedPredictionObjective(Objective):
             raise LabelError("the batch carries no labels; name the label file in the key labels")
         if len(labels) != len(self.clusters):
             raise LabelError(f"found {len(labels)} label streams, expected {len(self.clusters)}")
+        targets = [tiled(each, len(is_masked)) for each in labels]  # streams x (masks * batch, frames)
         losses, parts, tallies = [], {}, {}
         count = 0
         config = self.config
@@ -117,7 +118,7 @@ class MaskedPredictionObjective(Objective):
             with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
                 logits = self.logits(frames_where(encoded.last, is_chosen))
             for stream, stream_logits in enumerate(logits):
-                target = frames_where(tiled(labels[stream], len(is_chosen)), is_chosen)
+                target = frames_where(targets[stream], is_chosen)
                 loss = functional.cross_entropy(stream_logits.float(), target, reduction="sum")
                 if weight > 0:
                     losses.append(weight * loss)
