@@ -19,7 +19,7 @@ LAYERS = (  # a module may import from the layers before its own, and from its o
     {"data"},
     {"corpus", "tasks", "units"},
     {"asr", "features", "train"},
-    {"hub"},
+    {"downstream", "hub"},
     {"stages"},
     {"inference", "plan", "report"},
     {"cli"},
@@ -34,6 +34,8 @@ SEPARATE = [
     ("asr", "tasks"),
     ("corpus", "units"),
     ("plan", "report"),
+    ("downstream", "hub"),
+    ("downstream", "train"),
 ]
 SHARED_NAMES = {
     "__init__",
@@ -131,6 +133,7 @@ def test_two_parts_know_nothing_of_each_other(one, other):
         ("corpus", {"corpus", "data", "audio", "text", "config", "errors", "atomic", "fingerprint"}),
         ("asr", {"asr", "corpus", "data", "audio", "text", "config", "errors", "atomic"}),
         ("features", {"features", "corpus", "units", "data", "audio", "config", "errors", "atomic"}),
+        ("downstream", {"downstream", "asr", "units", "tasks", "model", "data", "audio", "config", "errors", "atomic"}),
     ],
 )
 def test_what_a_low_part_may_know_is_listed_here(module, allowed):

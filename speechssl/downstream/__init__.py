@@ -1,0 +1,1 @@
+"""What frozen features are worth: scores of downstream tasks with intervals, and measures that need no labels."""
