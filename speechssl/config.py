@@ -346,6 +346,12 @@ def _explain(item: Any, config_type: type, where: str, overrides: Sequence[str])
         case "union_tag_not_found" | "union_tag_invalid":
             hints = [hint for known, hint in _hints(config_type) if known == key]
             return "; ".join([f"{where}: {key}: {item['msg']}", *hints])
+        case "dataclass_type":
+            below = {name.removeprefix(f"{key}.") for name in _known_keys(config_type) if name.startswith(f"{key}.")}
+            keys = ", ".join(sorted(name for name in below if "." not in name))
+            return (
+                f"{where}: {key} has the keys {keys}, found {item['input']!r}; give these, or {{}} for their defaults"
+            )
         case _:
             return f"{where}: {key}: {item['msg']}, found {item['input']!r}"
 

@@ -83,7 +83,8 @@ def test_every_wrong_key_is_reported_at_once(recipe):
     [
         ("seed: many", r"recipe\.yaml: seed: .*integer.*found 'many'"),
         ("train: {steps: 1.5}", r"train\.steps: .*integer.*found 1\.5"),
-        ("train: 5", r"train: .*found 5"),
+        ("train: 5", r"train has the keys accumulate, .*found 5; give these, or \{\} for their defaults"),
+        ("encoder: {transformer: x}", r"encoder\.transformer has the keys activation_dropout, .*found 'x'"),
         ("optim: {schedule: cosine}", r"optim\.schedule: .*'polynomial' or 'tri_stage', found 'cosine'"),
         ("optim: {lr: .nan}", r"optim\.lr: .*finite"),
         ("encoder: {conv: [[8, 10]]}", r"encoder\.conv\.1\.3 is required"),

@@ -4,13 +4,12 @@ DinoSR (arXiv:2305.10005, section 3.2): one codebook for each of several layers.
 all ranks, so that the codebooks stay equal.
 """
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from speechssl.config import configuration
 from speechssl.errors import ConfigError
+from speechssl.tasks.update_sums import UpdateSums
 
 __all__ = ["OnlineCodebookConfig", "OnlineCodebooks"]
 
@@ -33,15 +32,6 @@ class OnlineCodebookConfig:
             )
 
 
-@dataclass
-class _Seen:
-    """Sums over the frames of one update on this rank."""
-
-    step: int
-    sums: Tensor  # (layers, entries, dim), of the frames assigned to each entry
-    counts: Tensor  # (layers, entries), of these frames
-
-
 class OnlineCodebooks(nn.Module):
     """One codebook per layer; `entries` and `usage` are part of the checkpoint."""
 
@@ -53,7 +43,7 @@ class OnlineCodebooks(nn.Module):
         self.config = config
         self.register_buffer("entries", torch.randn(layers, config.entries, dim))
         self.register_buffer("usage", torch.ones(layers, config.entries))
-        self.seen: _Seen | None = None  # of the update under way; none between updates, so not in the checkpoint
+        self.seen = UpdateSums()  # (layers, entries, dim + 1), of the frames assigned to each entry, and their number
 
     @torch.no_grad()
     def assign(self, frames: Tensor) -> Tensor:
@@ -86,24 +76,20 @@ class OnlineCodebooks(nn.Module):
         is_assigned = frames.new_zeros(*codes.shape, self.config.entries).scatter_(-1, codes[..., None], 1.0)
         with torch.autocast(frames.device.type, enabled=False):
             sums = is_assigned.mT @ frames  # unlike `index_add_`, deterministic on every device
-        if self.seen is None or self.seen.step != step:
-            self.seen = _Seen(step=step, sums=torch.zeros_like(self.entries), counts=torch.zeros_like(self.usage))
-        self.seen.sums += sums
-        self.seen.counts += self.count(codes)
+        self.seen.add(torch.cat([sums, self.count(codes)[..., None]], -1), step)
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the entries towards the gathered frames of all ranks; nothing gathered on any rank: keep them.
+    def update(self, step: int) -> None:
+        """Move the entries towards the frames of all ranks gathered in a step; without any, keep them.
 
         Equation 4 of the paper: sums and counts are moving averages, an entry is their quotient. Entries that hardly
         any frame is nearest to are replaced; see `_split`.
+
+        Args:
+            step: number of the step, as for `gather`.
         """
-        sums, counts = torch.zeros_like(self.entries), torch.zeros_like(self.usage)
-        if self.seen is not None:
-            sums, counts, self.seen = self.seen.sums, self.seen.counts, None
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(sums)
-            distributed.all_reduce(counts)
+        taken = self.seen.take(step, like=self.entries.new_zeros(*self.usage.shape, self.entries.shape[-1] + 1))
+        sums, counts = taken[..., :-1], taken[..., -1]
         decay = self.config.decay
         kept = decay * self.usage
         usage = kept + (1 - decay) * counts

@@ -10,7 +10,7 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.config import configuration
@@ -19,6 +19,7 @@ from speechssl.model.encoder import EncoderConfig
 from speechssl.model.frames import frame_count, within
 from speechssl.model.host import send
 from speechssl.model.log_mel import HOP, WINDOW, LogMel, check_bins, stacked, stacked_log_mel, without_mean
+from speechssl.tasks.update_sums import UpdateSums
 
 __all__ = ["CodebookConfig", "RandomQuantizer"]
 
@@ -94,19 +95,19 @@ class RandomQuantizer(nn.Module):
         drawn = functional.normalize(torch.randn(shape, generator=generator, device="cpu"), dim=-1)
         self.register_buffer("entries", drawn)  # directions
         self.register_buffer("mean", torch.zeros(in_dim))  # taken off before the projection
-        self._frames: _Sums | None = None
-        self._members: _Sums | None = None
+        self._frames: UpdateSums | None = None
+        self._members: UpdateSums | None = None
         if config.projection == "pca":
             self.register_buffer("is_fitted", torch.zeros((), dtype=torch.bool))
             # number, sum and sum of outer products of the frames so far
             self.register_buffer("frame_sums", torch.zeros(in_dim + 1, in_dim + 1, dtype=torch.float64))
-            self._frames = _Sums()
+            self._frames = UpdateSums()
             self._is_known_fitted = False
         if config.update == "ema":
             # moving averages of the number and the sum of the frames of each entry
             self.register_buffer("counts", torch.ones(shape[:2], dtype=torch.float64))
             self.register_buffer("sums", self.entries.double())
-            self._members = _Sums()
+            self._members = UpdateSums()
 
     def forward(self, waveforms: Tensor, num_samples: Tensor, size: int) -> Tensor:
         """Find the code of each encoder frame.
@@ -179,7 +180,7 @@ class RandomQuantizer(nn.Module):
         """
         if self._frames is not None and not self._is_known_fitted:
             if step <= self.config.pca_steps:
-                self.frame_sums += self._frames.take(step, like=self.frame_sums)
+                self.frame_sums += self._frames.take(step - 1, like=self.frame_sums)
             is_last = step >= self.config.pca_steps  # later than that only if the last of these steps was skipped
             if (is_last or step & (step - 1) == 0) and not bool(self.is_fitted):  # after 1, 2, 4, ... steps
                 self._fit()
@@ -188,7 +189,7 @@ class RandomQuantizer(nn.Module):
                 self._is_known_fitted = True
         if self._members is not None:
             number, entries, dim = self.entries.shape
-            taken = self._members.take(step, like=self.sums.new_zeros(number, entries, dim + 1))
+            taken = self._members.take(step - 1, like=self.sums.new_zeros(number, entries, dim + 1))
             self._move_entries(taken[..., :dim], taken[..., dim])
 
     def _projected(self, frames: Tensor) -> Tensor:
@@ -230,24 +231,3 @@ class RandomQuantizer(nn.Module):
         self.sums.copy_(torch.where(is_dead[..., None], beside, torch.where(is_split[..., None], 0.5, 1.0) * self.sums))
         self.counts.copy_(torch.where(is_dead, halves, torch.where(is_split, 0.5, 1.0) * self.counts))
         self.entries.copy_(functional.normalize(self.sums, dim=-1))
-
-
-class _Sums:
-    """Sums over the micro-batches of one update on this rank; not saved, since checkpoints lie between updates."""
-
-    def __init__(self) -> None:
-        self.step, self.total = -1, torch.zeros(())
-
-    def add(self, part: Tensor, step: int) -> None:
-        """Add a part; the first of an update removes those of a skipped one."""
-        self.total = self.total + part if step == self.step else part
-        self.step = step
-
-    def take(self, step: int, *, like: Tensor) -> Tensor:
-        """Return the sum over all ranks of update `step`, counted from 1, in shape and place of `like`; forget it."""
-        total = self.total if self.step == step - 1 else torch.zeros_like(like)
-        self.step = -1
-        if distributed.is_initialized():
-            total = total.clone()
-            distributed.all_reduce(total)
-        return total

@@ -174,7 +174,7 @@ class TeacherObjective(Objective):
         if self.teacher is not None:
             self.teacher.follow(encoder, self.config.ema.decay(step))
         if isinstance(self.head, _Clusters):
-            self.head.codebooks.update()
+            self.head.codebooks.update(step - 1)
 
     def health(self) -> Health:
         """Describe a healthy run."""

@@ -37,7 +37,7 @@ def test_an_update_over_two_batches_is_that_of_all_their_frames() -> None:
     entries, usage = made.entries.clone(), made.usage.clone()
     for part in frames.split((10, 20), dim=1):
         made.gather(part, made.assign(part), step=5)
-    made.update()
+    made.update(5)
     for layer in range(2):
         expected = oracle_moved(entries[layer].tolist(), usage[layer].tolist(), frames[layer].tolist(), 0.8)
         torch.testing.assert_close((made.entries[layer], made.usage[layer]), tuple(map(torch.tensor, expected)))
@@ -46,7 +46,7 @@ def test_an_update_over_two_batches_is_that_of_all_their_frames() -> None:
 def test_without_frames_nothing_moves() -> None:
     made = codebooks()
     before = [buffer.clone() for buffer in made.buffers()]
-    made.update()
+    made.update(0)
     assert all(torch.equal(*pair) for pair in zip(made.buffers(), before, strict=True))
 
 
@@ -56,14 +56,22 @@ def test_frames_of_a_skipped_step_are_dropped() -> None:
     skipping.gather(frames + 7, skipping.assign(frames + 7), step=1)
     for each in (straight, skipping):
         each.gather(frames, each.assign(frames), step=2)
-        each.update()
+        each.update(2)
     assert all(torch.equal(*pair) for pair in zip(straight.buffers(), skipping.buffers(), strict=True))
+
+
+def test_frames_of_another_step_are_not_taken() -> None:
+    made, frames = codebooks(), noise(2, 30, 3)
+    before = [buffer.clone() for buffer in made.buffers()]
+    made.gather(frames, made.assign(frames), step=1)
+    made.update(2)
+    assert all(torch.equal(*pair) for pair in zip(made.buffers(), before, strict=True))
 
 
 def learn(made: OnlineCodebooks, frames: Tensor, times: int) -> Tensor:
     for step in range(times):
         made.gather(frames, made.assign(frames), step)
-        made.update()
+        made.update(step)
     return made.count(made.assign(frames))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from speechssl.errors import ConfigError
 from speechssl.model.encoder import EncoderConfig
 from speechssl.model.frames import frame_count
-from speechssl.tasks import random_quantizer
+from speechssl.tasks import update_sums
 from speechssl.tasks.random_quantizer import CodebookConfig, RandomQuantizer
 from tests.model.tiny import BASE_LIKE, noise
 from tests.oracles.random_projection import oracle_code, oracle_normalized, oracle_stacked
@@ -205,8 +205,8 @@ def test_sums_are_those_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     alone, both = (RandomQuantizer(EMA, SMALL) for _ in range(2))
     frames = frames_of(0)
     learn(alone, range(1), lambda _: [frames, frames])
-    monkeypatch.setattr(random_quantizer.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(random_quantizer.distributed, "all_reduce", doubled)
+    monkeypatch.setattr(update_sums.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(update_sums.distributed, "all_reduce", doubled)
     learn(both, range(1), lambda _: [frames])
     assert all(torch.equal(tensor, both.state_dict()[name]) for name, tensor in alone.state_dict().items())
 
