@@ -74,6 +74,14 @@ COMMANDS = Group(
             "stages_commands:sweep_command",
             extras=("plots",),
         ),
+        "probe": Command(
+            "Train heads on frozen features for a downstream task, and score them on held-out speakers.",
+            "stages_commands:probe_command",
+        ),
+        "predict": Command(
+            "Write the classes or values that a trained head predicts for a manifest.",
+            "stages_commands:predict_command",
+        ),
         "hubert": Command(
             "Run all iterations of HuBERT: units, pretraining, sweep, units, ...",
             "stages_commands:hubert_command",

@@ -7,14 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
+from speechssl.cli.arguments import Root
 from speechssl.config import describe, load
 
 __all__ = [
     "cluster_command",
     "finetune_command",
     "hubert_command",
+    "predict_command",
     "preflight_command",
     "pretrain_command",
+    "probe_command",
     "sweep_command",
 ]
 
@@ -57,6 +60,37 @@ def sweep_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun =
         return table
 
     _run(run, SweepConfig, recipe, overrides, dry_run=dry_run)
+
+
+def probe_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Train heads on frozen features for a downstream task, and score them on held-out speakers."""
+    from speechssl.stages.head_probe import train_probes
+    from speechssl.stages.probe_config import ProbeConfig
+
+    def run(config: ProbeConfig) -> Path:
+        table = train_probes(config)
+        print(table.read_text(encoding="utf-8"))
+        return table
+
+    _run(run, ProbeConfig, recipe, overrides, dry_run=dry_run)
+
+
+def predict_command(
+    head: Annotated[Path, typer.Argument(help="Folder of a head: heads/NAME/seed-N of a probe.")],
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests of the audio, or audio files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write; .ctm for intervals as CTM.")],
+    model: Annotated[str | None, typer.Option(help="The model, if it has moved since the head was trained.")] = None,
+    root: Root = None,
+    skip_bad: Annotated[bool, typer.Option(help="Report and skip unusable audio instead of stopping.")] = False,
+) -> None:
+    """Write the classes or values that a trained head predicts for a manifest."""
+    from speechssl.stages.head_folder import load_head
+    from speechssl.stages.predict import predict_table
+    from speechssl.stages.reading_data import DataConfig, read_data
+
+    loaded = load_head(head, model=model)
+    data = DataConfig(manifests=tuple(manifests), root=root, bad_audio="skip" if skip_bad else "stop")
+    print(f"{out}: {predict_table(loaded, data, read_data(data), out)} utterances")
 
 
 def hubert_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:

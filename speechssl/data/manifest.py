@@ -6,10 +6,12 @@ manifest's own folder, or the folder in the column `root`, relative to it, so th
 `--root` and `data.root` override it. A path may be a member of an archive, `shards/x.tar:OFFSET:SIZE`, or a URL. An
 utterance with `start` and `file_samples` is a part of its file; one with a `channel`, counted from 0, is that channel.
 A `decoder` is the version of ffmpeg that the length and frame labels are valid for, as other versions may start the
-sound at another sample. fairseq's format has two columns: root line, then path and samples.
+sound at another sample. Further columns, such as an emotion, are kept as `Utterance.more`; Parquet has none.
+fairseq's format has two columns: root line, then path and samples.
 """
 
 import csv
+import difflib
 import io
 import os
 from collections.abc import Iterable, Sequence
@@ -43,6 +45,7 @@ _CHANNEL = "channel"
 _OPTIONAL = ("text", "speaker", "language", "split")
 _DECODER = "decoder"
 _ROOT = "root"
+_KNOWN = (*_REQUIRED, *_PART, _CHANNEL, *_OPTIONAL, _DECODER, _ROOT)
 
 
 def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manifest:
@@ -64,12 +67,14 @@ def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manife
     if len(header) == 1:
         return read_fairseq_manifest(path, root=root)
     missing = [name for name in _REQUIRED if name not in header]
-    unknown = [name for name in header if name not in (*_REQUIRED, *_PART, _CHANNEL, *_OPTIONAL, _DECODER, _ROOT)]
-    if missing or unknown or len(set(header)) != len(header):
+    misspelt = [
+        name for name in header if name not in _KNOWN and difflib.get_close_matches(name.lower(), _KNOWN, 1, 0.8)
+    ]
+    if missing or misspelt or "" in header or len(set(header)) != len(header):
+        named = f"; is {misspelt[0]} one of these, misspelt?" if misspelt else ""
         raise ManifestError(
-            f"{path}:1: expected the columns {' '.join(_REQUIRED)} and any of "
-            f"{' '.join((*_PART, _CHANNEL, *_OPTIONAL, _DECODER, _ROOT))}, "
-            f"found {' '.join(header)}; build the manifest again with `speechssl manifest build`"
+            f"{path}:1: expected the columns {' '.join(_REQUIRED)} and any of {' '.join(_KNOWN[len(_REQUIRED) :])}, "
+            f"found {' '.join(header)}{named}; build the manifest again with `speechssl manifest build`"
         )
     utterances = [_parse_row(header, line, where=f"{path}:{i}") for i, line in enumerate(lines[1:], start=2)]
     if not utterances:
@@ -118,7 +123,8 @@ def write_manifest(path: Path, utterances: Iterable[Utterance], *, root: str = "
     optional = [name for name in (*_OPTIONAL, _DECODER) if any(getattr(row, name) is not None for row in rows)]
     part = _PART if any(row.file_samples is not None for row in rows) else ()
     channel = (_CHANNEL,) if any(row.channel is not None for row in rows) else ()
-    lines = ["\t".join([*_REQUIRED, *part, *channel, *optional, *([_ROOT] if root else [])])]
+    more = list(dict.fromkeys(name for row in rows for name, _ in row.more))
+    lines = ["\t".join([*_REQUIRED, *part, *channel, *optional, *([_ROOT] if root else []), *more])]
     for row in rows:
         cells = [row.id, row.path, str(row.num_samples), str(row.sample_rate), str(row.channels)]
         if part:
@@ -126,6 +132,7 @@ def write_manifest(path: Path, utterances: Iterable[Utterance], *, root: str = "
         if channel:
             cells.append("" if row.channel is None else str(row.channel))
         cells += [getattr(row, name) or "" for name in optional] + ([root] if root else [])
+        cells += [dict(row.more).get(name, "") for name in more]
         if any(control in cell for cell in cells for control in "\t\n\r"):
             raise ManifestError(f"{row.path!r}: its path or text holds a tab or line break; rename the file")
         lines.append("\t".join(cells))
@@ -279,6 +286,7 @@ def _parse_row(header: list[str], line: str, *, where: str) -> Utterance:
         file_samples=file_samples,
         channel=None if channel is None else int(channel),
         **{name: row[name] for name in (*_OPTIONAL, _DECODER) if row.get(name)},
+        more=tuple((name, cell) for name, cell in row.items() if cell and name not in _KNOWN),
     )
 
 

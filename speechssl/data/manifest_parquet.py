@@ -188,7 +188,7 @@ def write_parquet(path: Path, utterances: Iterable[Utterance], *, root: str = ""
         root: value of the column `root`, from `manifest.root_from`; empty for none.
 
     Raises:
-        ManifestError: a name or text holds a tab, a line break or invalid Unicode.
+        ManifestError: a name or text holds a tab, a line break or invalid Unicode, or a row has further columns.
     """
     pa = pyarrow_package()
     names = (*_NAMES, *_NUMBERS, *_PART, _CHANNEL, *_TEXTS)
@@ -201,6 +201,11 @@ def write_parquet(path: Path, utterances: Iterable[Utterance], *, root: str = ""
         pa.parquet.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=repeated) as writer,
     ):
         while block := [*islice(rows, _BLOCK)]:
+            if further := next((row for row in block if row.more), None):
+                raise ManifestError(
+                    f"{path}: {further.id} has the further column {further.more[0][0]}, which Parquet does not hold; "
+                    "keep the text form, or keep the column in a table of its own"
+                )
             arrays = [_array(name, block, schema.field(name).type, path) for name in names]
             arrays += [pa.array([root] * len(block))] if root else []
             writer.write_batch(pa.record_batch(arrays, schema=schema), row_group_size=_GROUP)
@@ -222,6 +227,7 @@ def _array(name: str, rows: list[Utterance], kind: Any, path: Path) -> Any:
 
 def _utterance(cells: dict[str, Any]) -> Utterance:
     file_samples, channel = cells.get("file_samples"), cells.get(_CHANNEL)
+    texts: dict[str, Any] = {name: cells.get(name) or None for name in _TEXTS}
     return Utterance(
         id=cells["id"],
         path=cells["path"],
@@ -231,7 +237,7 @@ def _utterance(cells: dict[str, Any]) -> Utterance:
         start=cells.get("start") or 0,
         file_samples=file_samples,
         channel=None if channel == -1 else channel,
-        **{name: cells.get(name) or None for name in _TEXTS},
+        **texts,
     )
 
 

@@ -65,6 +65,7 @@ class Utterance:
     split: str | None = None
     decoder: str | None = None  # `ffmpeg VERSION` that gave the length; None: libsndfile, or not known
     corpus: str | None = None  # the manifest that lists it, where several are joined; not a column of the file
+    more: tuple[tuple[str, str], ...] = ()  # further columns of a text manifest that are not empty, such as emotion
 
     @property
     def duration_s(self) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.first_input import first_inputs
 
 __all__ = ["Window", "encode_windows", "place_windows"]
 
@@ -60,7 +61,7 @@ def encode_windows(
     Args:
         encoder: the encoder, in evaluation mode.
         waveform: (time,) float32 at 16 kHz, at least one frame, on any device.
-        layers: layers to return, counted from 1.
+        layers: layers to return, counted from 1; 0 is the input of the first.
         size: frames of a window.
         overlap: minimum number of frames that neighbours share.
 
@@ -71,6 +72,7 @@ def encode_windows(
     num_frames = int(encoder.count_frames(torch.tensor(len(waveform))))
     for window in place_windows(num_frames, size, overlap):
         start = window.start - window.start % encoder.config.transformer.group  # for the groups of the whole
-        outputs = encoder.contextual_layers(extract(start, window.stop)[None], max(layers))
+        with first_inputs(encoder.transformer) as inputs:
+            outputs = encoder.contextual_layers(extract(start, window.stop)[None], max(layers))
         kept = slice(window.keep_from - start, window.keep_to - start)
-        yield [outputs[layer - 1][0, kept] for layer in layers]
+        yield [(outputs[layer - 1] if layer else inputs[0])[0, kept] for layer in layers]

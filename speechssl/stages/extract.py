@@ -23,7 +23,7 @@ from torch import Tensor
 from speechssl import fingerprint
 from speechssl.atomic import write_atomically
 from speechssl.audio.reading import SAMPLE_RATE
-from speechssl.config import configuration, flatten, to_dict
+from speechssl.config import added, configuration, flatten, to_dict
 from speechssl.data.labels import FrameLabels, read_labels
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import CheckpointError, ConfigError, LabelError
@@ -57,13 +57,14 @@ from speechssl.stages.feature_source import (
     pieces_of,
     trunk,
     weighted,
+    with_layer_norm,
 )
 from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
 from speechssl.stages.reading_data import DataConfig, read_data, read_waveforms, tell_left_out
 from speechssl.train.checkpoint import software_versions
 from speechssl.train.run_folder import hold_run_folder
 
-__all__ = ["ExtractFeaturesConfig", "extract_features"]
+__all__ = ["ExtractFeaturesConfig", "about_manifest", "extract_features"]
 
 _BEGUN = "begun.json"  # description of an unfinished folder
 _PARTS = "parts"  # contents of each finished part, until the index is written
@@ -79,7 +80,9 @@ class ExtractFeaturesConfig:
     out: Path  # folder for the features, index.tsv and features.json
     data: DataConfig
     model: str  # mfcc, log_mel, or a model: a folder, a file of another toolkit, hf://org/name
-    layers: tuple[int, ...] | Literal["all", "weighted"] = ()  # counted from 1; empty: the last one
+    layers: tuple[int, ...] | Literal["all", "weighted"] = ()  # from 1; 0: the first one's input; empty: the last one
+    random_weights: int | None = added(None)  # seed of random weights that replace those of the model; None: keep them
+    layer_norm: bool = added(False)  # normalise each frame of each layer to mean 0 and variance 1
     weights: tuple[float, ...] = ()  # one weight per layer, for layers=weighted; empty: equal weights
     cmn: bool = False  # subtract the mean of each utterance from its MFCC or log-mel
     format: FormatName = "npy"
@@ -97,6 +100,8 @@ class ExtractFeaturesConfig:
             raise ConfigError(f"{self.model} has no layers; leave --layers out, or name a model")
         if self.cmn and not is_front_end:
             raise ConfigError(f"cmn is for mfcc and log_mel, {self.model} normalises by itself; leave it out")
+        if is_front_end and self.random_weights is not None:
+            raise ConfigError(f"{self.model} has no weights to replace; leave random_weights out, or name a model")
         if self.weights and self.layers != _WEIGHTED:
             raise ConfigError("weights are for layers=weighted; add it, or leave the weights out")
         if (self.pool == "segments") != (self.segments is not None):
@@ -200,7 +205,7 @@ class _Job:
                     "segments": labels.fingerprint() if labels is not None else None,
                 }
             ),
-            manifest=_about(config.data, manifest),
+            manifest=about_manifest(config.data, manifest),
             versions=software_versions(),
             commit=source_commit(),
         )
@@ -315,18 +320,20 @@ def _source(config: ExtractFeaturesConfig) -> tuple[FeatureSource, str | None]:
     """Build the source of the features, and return it with the fingerprint of the model."""
     kind = _FRONT_ENDS.get(config.model)
     if kind is not None:
-        return front_end(kind, config.data.audio, cmn=config.cmn), None
+        source = front_end(kind, config.data.audio, cmn=config.cmn)
+        return (with_layer_norm(source) if config.layer_norm else source), None
     saved = read_saved(config.model)
     last = saved.description.encoder.transformer.num_layers
     match config.layers:
         case "all" | "weighted":
             layers = known_layers((), saved)
         case named:
-            layers = known_layers(named or (last,), saved)
-    source = trunk(saved, layers, config.data, config.extract)
+            layers = known_layers(named or (last,), saved, first=0)
+    source = trunk(saved, layers, config.data, config.extract, untrained_seed=config.random_weights)
+    source = with_layer_norm(source) if config.layer_norm else source
     if config.layers == _WEIGHTED:
         source = _weighted(source, config.weights, saved)
-    return source, str(source.settings["checkpoint"])
+    return source, None if config.random_weights is not None else str(source.settings["checkpoint"])
 
 
 def _weighted(source: FeatureSource, weights: Sequence[float], saved: SavedModel) -> FeatureSource:
@@ -344,11 +351,11 @@ def _weighted(source: FeatureSource, weights: Sequence[float], saved: SavedModel
 
 
 def _stream(source: FeatureSource, layer: int, config: ExtractFeaturesConfig) -> Stream:
-    name = f"layer_{layer}" if layer else _FRONT_ENDS.get(config.model, _WEIGHTED)
+    name = f"layer_{layer}" if source.has_layers else _FRONT_ENDS.get(config.model, _WEIGHTED)
     return Stream(name=name, title=source.title(layer), layer=layer, dim=source.dim, settings=source.about(layer))
 
 
-def _about(data: DataConfig, manifest: Manifest) -> dict[str, object]:
+def about_manifest(data: DataConfig, manifest: Manifest) -> dict[str, object]:
     """Describe a manifest, with a hash of the columns that identify its audio."""
     digest = fingerprint.begin(fingerprint.LONG)
     count, seconds = 0, 0.0

@@ -22,11 +22,13 @@ from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ConfigError, LabelError
 from speechssl.hub.saved import SavedModel
 from speechssl.model.encoder import SpeechEncoder
+from speechssl.model.first_input import first_inputs
 from speechssl.model.precision import autocast, choose_precision, pack, reason_for
 from speechssl.model.windows import encode_windows
 from speechssl.parallel import pick_device
 from speechssl.stages.asked_precision import AskedPrecision
 from speechssl.stages.reading_data import DataConfig, like_training, read_waveforms
+from speechssl.tasks.layer_sum import normalised
 from speechssl.train.runlog import progress_bar
 from speechssl.units.kmeans import KMeans, Provenance
 from speechssl.units.mfcc import FRAME_HOP, FRAME_WINDOW, LOG_MEL_DIM, MFCC_DIM, centred, log_mel, mfcc
@@ -50,6 +52,7 @@ __all__ = [
     "provenance",
     "trunk",
     "weighted",
+    "with_layer_norm",
 ]
 
 FrontEnd = Literal["mfcc", "log_mel"]
@@ -82,19 +85,20 @@ class FeatureKind:
     """Description of features of one or more layers, computed here or read from files."""
 
     name: str  # "mfcc", "log_mel, cmn", or the model
-    layers: tuple[int, ...]  # counted from 1; (0,) for a front end
+    layers: tuple[int, ...]  # counted from 1; 0: the input of the first layer, or the only one of a front end
     dim: int  # dimensions of each layer
     hop: int  # samples from one frame to the next
     window: int  # samples in the window of one frame
     settings: dict[str, str | int]  # settings of the front end, or the hash of the checkpoint
+    has_layers: bool = True  # False for a front end and a sum of layers
 
     def title(self, layer: int) -> str:
         """Return a readable name of a layer."""
-        return f"{self.name} layer {layer}" if layer else self.name
+        return f"{self.name} layer {layer}" if self.has_layers else self.name
 
     def about(self, layer: int) -> dict[str, str | int]:
         """Return all settings that distinguish the features of a layer from others."""
-        return self.settings | {"layer": layer} if layer else dict(self.settings)
+        return self.settings | {"layer": layer} if self.has_layers else dict(self.settings)
 
     def count(self, num_samples: int) -> int:
         """Return the number of frames of a waveform of `num_samples`."""
@@ -146,24 +150,30 @@ def front_end(kind: FrontEnd, audio: AudioConfig, *, cmn: bool = False) -> Featu
         hop=FRAME_HOP,
         window=FRAME_WINDOW,
         settings=settings,
+        has_layers=False,
         longest=0,
         batch=0,
         compute=compute,
     )
 
 
-def known_layers(wanted: Iterable[int], saved: SavedModel) -> tuple[int, ...]:
+def known_layers(wanted: Iterable[int], saved: SavedModel, *, first: Literal[0, 1] = 1) -> tuple[int, ...]:
     """Return the wanted layers in order; all layers of the model if none is named.
+
+    Args:
+        wanted: numbers of layers.
+        saved: the model.
+        first: 0 if the input of the first layer counts as a layer, else 1.
 
     Raises:
         LabelError: the model has fewer layers.
     """
     layers = sorted(set(wanted))
-    there = range(1, saved.description.encoder.transformer.num_layers + 1)
+    there = range(first, saved.description.encoder.transformer.num_layers + 1)
     unknown = [layer for layer in layers if layer not in there]
     if unknown:
         raise LabelError(
-            f"{saved.name} has layers 1 to {len(there)}, the recipe asks for {unknown}; correct the recipe"
+            f"{saved.name} has layers {first} to {there[-1]}, the recipe asks for {unknown}; correct the recipe"
         )
     return tuple(layers or there)
 
@@ -214,7 +224,7 @@ def layers_of(
 
     Args:
         encoder: the trunk.
-        layers: layers to return, counted from 1.
+        layers: layers to return, counted from 1; 0 is the input of the first.
         audio: how its audio is read.
         config: windows, batches and precision.
         name: readable name of the model.
@@ -242,10 +252,11 @@ def layers_of(
                 yield 0, [features.float() for features in piece]
         counts = torch.tensor([len(waveform) for waveform in waveforms])
         padded = pad_sequence(list(waveforms), batch_first=True).to(device)
-        with autocast(precision, device):
+        with autocast(precision, device), first_inputs(encoder.transformer) as inputs:
             outputs = encoder(padded, counts, num_layers=max(layers)).layers
+        chosen = [outputs[layer - 1] if layer else inputs[0] for layer in layers]
         for index, num_samples in enumerate(counts.tolist()):
-            yield index, [outputs[layer - 1][index, : (num_samples - window) // hop + 1].float() for layer in layers]
+            yield index, [layer[index, : (num_samples - window) // hop + 1].float() for layer in chosen]
 
     return FeatureSource(
         name=name,
@@ -276,8 +287,19 @@ def weighted(source: FeatureSource, factors: Sequence[float]) -> FeatureSource:
         name=f"{source.name} weighted",
         layers=(0,),
         settings=source.settings | {"weights": ",".join(f"{factor:g}" for factor in factors)},
+        has_layers=False,
         compute=compute,
     )
+
+
+def with_layer_norm(source: FeatureSource) -> FeatureSource:
+    """Return a source whose frames are normalised, layer by layer, to mean 0 and variance 1."""
+
+    def compute(waveforms: Sequence[Tensor]) -> Pieces:
+        for index, layers in source.compute(waveforms):
+            yield index, [normalised(layer) for layer in layers]
+
+    return dataclasses.replace(source, settings=source.settings | {"layer_norm": True}, compute=compute)
 
 
 def extract(

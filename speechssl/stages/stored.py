@@ -127,6 +127,7 @@ def stored_features(path: Path, layer: int) -> StoredFeatures:
         hop=description.hop,
         window=description.window,
         settings=settings,
+        has_layers=bool(stream.layer),
         folder=folder,
     )
 

@@ -1,0 +1,322 @@
+"""Stage `probe`: what frozen features are worth for a task, by SUPERB's protocol (Yang et al. 2021, arXiv:2105.01051).
+
+Features are computed once, and shared by all heads and seeds; heads learn, the models do not. Every finished part is
+kept, and a run that was killed resumes.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechssl.atomic import write_atomically
+from speechssl.config import to_dict
+from speechssl.downstream.head_scores import ClassScorer, FrameScorer, Scorer, intervals_of, mean_scores
+from speechssl.errors import ConfigError
+from speechssl.parallel import pick_device
+from speechssl.stages.head_answers import Split, answered_splits, classes_of, frame_labels, tell
+from speechssl.stages.head_features import ProbedModel, probed_models, split_features
+from speechssl.stages.head_folder import DESCRIPTION, HeadDescription, read_head, write_head
+from speechssl.stages.head_tables import frame_table, utterance_table
+from speechssl.stages.head_training import Examples, predict_examples, scorer_of, train_head
+from speechssl.stages.probe_config import ProbeConfig
+from speechssl.tasks.head_registry import head_of
+from speechssl.tasks.heads import UNLABELLED, Head
+from speechssl.train.run_folder import claim_run_folder, locked
+
+__all__ = ["probe_table", "train_probes"]
+
+RESULT = "result.json"
+Result = dict[str, Any]
+
+
+def train_probes(config: ProbeConfig) -> Path:
+    """Train and score heads on every model and seed; return the table. Finished parts are not repeated.
+
+    Raises:
+        ManifestError: a split lacks answers or classes, or shares speakers with another.
+        LabelError: a model lacks a layer, or alignments do not fit.
+        CheckpointError: the folder holds another run, or a model cannot be read.
+        AudioError: audio cannot be used, and `bad_audio` says to stop.
+        TrainingError: a loss is not finite.
+    """
+    with locked(config.out) as is_locked:
+        claim_run_folder(config.out, config, may_replace=is_locked)
+        table = config.out / "probe.md"
+        if table.exists():
+            return table
+        splits = answered_splits(config)
+        results: list[Result] = []
+        for number, model in enumerate(probed_models(config)):
+            results += _results(config, splits, number, model)
+        described = {"task": to_dict(config.task), "interval": config.interval, "results": results}
+        write_atomically(config.out / "scores.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(table, probe_table(config, results, splits))
+    return table
+
+
+def probe_table(config: ProbeConfig, results: Sequence[Result], splits: Mapping[str, Split]) -> str:
+    """Return the scores as a Markdown table, and the weights of the layers as another."""
+    names = list(head_of(config.task).scores)
+    lines = ["| features | layers | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
+    for result in results:
+        cells = [_cell(result["test"][name], len(config.seeds)) for name in names]
+        lines.append(f"| {result['model']} | {_layers_of(result)} | {' | '.join(cells)} |")
+    chance = [_number(results[0]["chance"].get(name, float("nan"))) for name in names]
+    lines += [f"| {results[0]['chance_of']} | - | {' | '.join(chance)} |", ""]
+    sums = [result for result in results if len(result["layers"]) > 1]
+    if sums:
+        layers = sorted({layer for result in sums for layer in result["layers"]})
+        lines += ["| weight of layer, % | " + " | ".join(map(str, layers)) + " |", "|" + "---|" * (len(layers) + 1)]
+        for result in sums:
+            shares = dict(zip(result["layers"], result["weights"], strict=True))
+            cells = [f"{100 * shares[layer]:.0f}" if layer in shares else "-" for layer in layers]
+            lines.append(f"| {result['model']} | {' | '.join(cells)} |")
+        lines.append("")
+    lines += [_note(config, results, splits)]
+    return "\n".join(lines) + "\n"
+
+
+def _note(config: ProbeConfig, results: Sequence[Result], splits: Mapping[str, Split]) -> str:
+    sizes = ", ".join(f"{name} {count}" for name, count in results[0]["utterances"].items())
+    words = f"Test set; mean of {len(config.seeds)} seeds ± their standard deviation, and the 95 % bootstrap interval "
+    words += f"over {config.interval} of the test set. Utterances: {sizes}. Layer 0 is the input of layer 1."
+    speakers = {name: {row.speaker for row in split.rows if row.speaker} for name, split in splits.items()}
+    both = len(speakers["train"] & speakers["test"])
+    if both:
+        words += f" {both} of {len(speakers['test'])} test speakers are in the training set, too."
+    left_out = {
+        f"{name}: {reason}": count
+        for name, reasons in results[0]["skipped"].items()
+        for reason, count in reasons.items()
+    }
+    if left_out:
+        words += " Left out: " + "; ".join(f"{reason}: {count}" for reason, count in left_out.items()) + "."
+    return words
+
+
+def _results(config: ProbeConfig, splits: Mapping[str, Split], number: int, model: ProbedModel) -> list[Result]:
+    """Train and score all heads on the features of one model."""
+    slug = re.sub(r"[^\w.-]+", "-", model.name)[-60:]
+    chosen: dict[str, tuple[int, ...]] = {"sum" if len(model.layers) > 1 else "one": model.layers}
+    if config.each_layer and len(model.layers) > 1:
+        chosen |= {f"layer-{layer}": (layer,) for layer in model.layers}
+    folders = {label: config.out / "heads" / f"{number}-{slug}-{label}" for label in chosen}
+    if not all((folder / RESULT).exists() for folder in folders.values()):
+        head = head_of(config.task)
+        classes = () if head.answers == "values" else classes_of(splits["train"])
+        examples, about = _examples(config, head, classes, splits, model)
+        for label, layers in chosen.items():
+            folder = folders[label]
+            if not (folder / RESULT).exists():
+                one = examples if layers == model.layers else _of_layer(examples, layers[0])
+                result = about | _result(config, head, classes, model, one, folder)
+                write_atomically(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return [json.loads((folder / RESULT).read_text(encoding="utf-8")) for folder in folders.values()]
+
+
+def _examples(
+    config: ProbeConfig, head: Head, classes: Sequence[str], splits: Mapping[str, Split], model: ProbedModel
+) -> tuple[dict[str, Examples], Result]:
+    """Return features with answers by split, and how many utterances they have and what was left out."""
+    examples, skipped = dict[str, Examples](), dict[str, dict[str, int]]()
+    for name, whole in splits.items():
+        features, split = split_features(config, model, whole, means=head.reads_means(config.task))
+        if not split.rows:
+            raise ConfigError(f"{name}: no utterance is left, as all audio was skipped as bad; see the reasons above")
+        skipped[name] = dict(split.skipped)
+        answers: Sequence[Tensor]
+        match head.answers:
+            case "classes":
+                index = {one: number for number, one in enumerate(classes)}
+                answers = [torch.tensor(index[str(answer)]) for answer in split.answers]
+            case "values":
+                answers = [torch.tensor(answer, dtype=torch.float32) for answer in split.answers]
+            case "frame_classes":
+                answers, unlabelled = frame_labels(
+                    split, classes, features.counts, hop=features.hop, window=features.window
+                )
+                skipped[name] |= unlabelled
+        examples[name] = Examples(features=features, answers=answers)
+    return examples, {
+        "utterances": {name: len(each.answers) for name, each in examples.items()},
+        "skipped": {name: reasons for name, reasons in skipped.items() if reasons},
+    }
+
+
+def _of_layer(examples: Mapping[str, Examples], layer: int) -> dict[str, Examples]:
+    return {
+        name: Examples(features=each.features.of_layer(layer), answers=each.answers) for name, each in examples.items()
+    }
+
+
+def _result(
+    config: ProbeConfig,
+    head: Head,
+    classes: Sequence[str],
+    model: ProbedModel,
+    examples: Mapping[str, Examples],
+    folder: Path,
+) -> Result:
+    """Train a head for each seed, and score all of them on the test set."""
+    test, seeds, scorers = examples["test"], list[Result](), list[Scorer]()
+    for seed in config.seeds:
+        description, shares, predictions = _trained(
+            config, head, classes, model, examples, seed, folder / f"seed-{seed}"
+        )
+        scorers.append(scorer_of(head.answers, test, predictions))
+        about = {"seed": seed, "step": description.step, "dev": description.dev}
+        seeds.append(about | {"test": scorers[-1].scores(), "weights": shares})
+    means, spans = mean_scores(scorers), intervals_of(scorers, _blocks(config, test), seed=config.seed)
+    scores = {
+        name: {
+            "mean": mean,
+            "std": float(np.std([each["test"][name] for each in seeds], ddof=1)) if len(seeds) > 1 else 0.0,
+            "low": spans[name].low,
+            "high": spans[name].high,
+        }
+        for name, mean in means.items()
+    }
+    result = {
+        "model": model.name,
+        "kind": model.kind,
+        "layers": list(test.features.layers),
+        "test": scores,
+        "weights": np.mean([each["weights"] for each in seeds], 0).tolist(),
+        "seeds": seeds,
+        "classes": list(classes),
+    }
+    if classes:
+        result["confusion"] = sum(
+            each.counts() for each in scorers if isinstance(each, (ClassScorer, FrameScorer))
+        ).tolist()  # type: ignore[union-attr]
+    return result | _chance(head, classes, examples)
+
+
+def _trained(
+    config: ProbeConfig,
+    head: Head,
+    classes: Sequence[str],
+    model: ProbedModel,
+    examples: Mapping[str, Examples],
+    seed: int,
+    folder: Path,
+) -> tuple[HeadDescription, list[float], list[Tensor]]:
+    """Train a head, or read the one that is there; return its description, layer weights and test predictions."""
+    train, test = examples["train"], examples["test"]
+    if (folder / DESCRIPTION).exists():
+        description, network = read_head(folder)
+        network = network.to(pick_device())
+    else:
+        description = _description(config, classes, model, train, seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = head.network(config.task, description.sizes)
+        tell(f"{folder.parent.name}: seed {seed}")
+        trained = train_head(
+            network,
+            head,
+            train,
+            examples.get("dev"),
+            config.train,
+            weights=head.weights(config.task, _counts(train, len(classes))),
+            seed=seed,
+            state=folder / "state.safetensors",
+        )
+        description, network = dataclasses.replace(description, step=trained.step, dev=trained.dev), trained.network
+    predictions = predict_examples(network, head, test)
+    write_atomically(folder / "predictions.tsv", "".join(_lines(head, classes, test, predictions)))
+    if not (folder / DESCRIPTION).exists():
+        write_head(folder, description, network)
+    (folder / "state.safetensors").unlink(missing_ok=True)
+    return description, network.sum.shares().tolist(), predictions
+
+
+def _description(
+    config: ProbeConfig, classes: Sequence[str], model: ProbedModel, train: Examples, seed: int
+) -> HeadDescription:
+    values = torch.stack([*train.answers]).double() if not classes else torch.zeros(2)
+    return HeadDescription(
+        task=config.task,
+        classes=tuple(classes),
+        mean=float(values.mean()) if not classes else 0.0,
+        std=float(values.std().clamp(min=1e-9)) if not classes and len(values) > 1 else 1.0,
+        layers=train.features.layers,
+        dim=train.features.dim,
+        hop=train.features.hop,
+        window=train.features.window,
+        model=model.model,
+        fingerprint=model.fingerprint,
+        random_weights=model.random_weights,
+        cmn=config.cmn and model.kind == "baseline",
+        audio=config.data.audio,
+        extract=config.extract,
+        seed=seed,
+        step=0,
+    )
+
+
+def _counts(train: Examples, classes: int) -> list[int]:
+    """Count the examples of each class; none for values."""
+    if not classes:
+        return []
+    labels = torch.cat([each.reshape(-1) for each in train.answers])
+    return torch.bincount(labels[labels != UNLABELLED], minlength=classes).tolist()
+
+
+def _blocks(config: ProbeConfig, test: Examples) -> list[str]:
+    """Return the block of each test utterance for the bootstrap."""
+    if config.interval == "utterances":
+        return [row.id for row in test.features.rows]
+    unknown = [row.id for row in test.features.rows if row.speaker is None]
+    if unknown:
+        raise ConfigError(
+            f"interval=speakers needs the speaker of every test utterance, {len(unknown)} have none "
+            f"({', '.join(unknown[:3])}); add the column, or set interval=utterances"
+        )
+    return [str(row.speaker) for row in test.features.rows]
+
+
+def _chance(head: Head, classes: Sequence[str], examples: Mapping[str, Examples]) -> Result:
+    """Score what needs no features: the most frequent class of the training set, or the mean of its values."""
+    train, test = examples["train"], examples["test"]
+    if not classes:
+        mean = torch.stack([*train.answers]).mean()
+        return {
+            "chance_of": "mean of the training set",
+            "chance": scorer_of(head.answers, test, [mean] * len(test.answers)).scores(),
+        }
+    counts = _counts(train, len(classes))
+    frequent = torch.nn.functional.one_hot(torch.tensor(counts).argmax(), len(classes)).float()
+    predictions = [frequent.expand(*answer.shape, len(classes)) for answer in test.answers]
+    scores = scorer_of(head.answers, test, predictions).scores()
+    return {"chance_of": f"most frequent class ({classes[int(frequent.argmax())]})", "chance": scores}
+
+
+def _lines(head: Head, classes: Sequence[str], test: Examples, predictions: Sequence[Tensor]) -> Iterator[str]:
+    rows = zip(test.features.rows, test.answers, predictions, strict=True)
+    if head.answers == "frame_classes":
+        return frame_table(rows, classes, hop=test.features.hop, window=test.features.window, has_answers=True)
+    return utterance_table(rows, classes, has_answers=True)
+
+
+def _layers_of(result: Result) -> str:
+    layers = result["layers"]
+    if result["kind"] == "baseline":
+        return "-"
+    return f"sum of {layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
+
+
+def _cell(score: Mapping[str, float], seeds: int) -> str:
+    spread = f" ± {_number(score['std'])}" if seeds > 1 else ""
+    return f"{_number(score['mean'])}{spread} [{_number(score['low'])}, {_number(score['high'])}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
