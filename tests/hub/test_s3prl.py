@@ -3,15 +3,12 @@
 import dataclasses
 import itertools
 import sys
-import types
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-import torchaudio
 from torch.nn import functional
 
 from speechssl.audio.reading import AudioConfig
@@ -20,6 +17,7 @@ from speechssl.hub.s3prl import UpstreamExpert, add_to_s3prl
 from speechssl.hub.saved import Description, SavedModel, build_model
 from speechssl.model.encoder import EncoderConfig
 from tests.model.tiny import BASE_LIKE, LARGE_LIKE, noise, randomise
+from tests.s3prl_package import imported_s3prl
 
 FORMS = pytest.mark.parametrize("config", [BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
 LENGTHS = (810, 1634, 1177)  # s3prl itself pads what is shorter than 800
@@ -128,23 +126,11 @@ def test_without_s3prl_the_packages_to_install_are_named(monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="module")
 def s3prl_nn() -> Iterator[ModuleType]:
-    """s3prl with our upstream, imported beside stand-ins for the two things of torchaudio that are gone."""
-    sox_effects = types.ModuleType("torchaudio.sox_effects")
-    sox_effects.apply_effects_tensor = None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torchaudio, "set_audio_backend", lambda _: None, raising=False)
-        patch.setattr(torchaudio, "sox_effects", sox_effects, raising=False)
-        patch.setitem(sys.modules, "torchaudio.sox_effects", sox_effects)
-        with warnings.catch_warnings():
-            for kind in (DeprecationWarning, SyntaxWarning, FutureWarning):  # distutils, escapes, scripting by torch
-                warnings.filterwarnings("ignore", category=kind)
-            import setuptools  # noqa: F401  brings distutils, which s3prl imports and Python from 3.12 on lacks
-
-            add_to_s3prl()
-            import s3prl.nn
-
-        yield s3prl.nn
-        del s3prl.hub.speechssl
+    """s3prl with our upstream."""
+    with imported_s3prl() as module:
+        add_to_s3prl()
+        yield module
+        del sys.modules["s3prl.hub"].speechssl
 
 
 def test_s3prl_finds_our_upstream_by_name(tmp_path: Path, s3prl_nn: ModuleType) -> None:
