@@ -27,6 +27,7 @@ from speechssl.stages.cluster import ClusterConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.hubert_chain import HubertConfig
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.stages.probe_config import ProbeConfig
 from speechssl.stages.sweep import SweepConfig
 from speechssl.tasks.contrastive_health import contrastive_health
 from speechssl.tasks.ctc_health import ctc_health
@@ -42,6 +43,7 @@ CONFIGURATIONS = {  # by command; preflight reads what finetune does
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
     "sweep": SweepConfig,
+    "probe": ProbeConfig,
     "hubert": HubertConfig,
     "manifest check": CheckConfig,
 }

@@ -14,6 +14,7 @@ from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.hubert_chain import HubertConfig
 from speechssl.stages.hubert_recipe import resolve
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.stages.probe_config import ProbeConfig
 from speechssl.stages.reading_data import DataConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -28,6 +29,10 @@ STAGE_OF = {
     "small.": HubertConfig,
     "teacher.": PretrainConfig,
     "base.": HubertConfig,
+    "language": ProbeConfig,
+    "speaker.": ProbeConfig,
+    "phones.": ProbeConfig,
+    "keywords.": ProbeConfig,
 }
 
 

@@ -85,8 +85,10 @@ def probe_table(config: ProbeConfig, results: Sequence[Result], splits: Mapping[
 
 def _note(config: ProbeConfig, results: Sequence[Result], splits: Mapping[str, Split]) -> str:
     sizes = ", ".join(f"{name} {count}" for name, count in results[0]["utterances"].items())
-    words = f"Test set; mean of {len(config.seeds)} seeds ± their standard deviation, and the 95 % bootstrap interval "
-    words += f"over {config.interval} of the test set. Utterances: {sizes}. Layer 0 is the input of layer 1."
+    count = len(config.seeds)
+    seeds = f"mean of {count} seeds ± their standard deviation" if count > 1 else f"seed {config.seeds[0]}"
+    words = f"Test set; {seeds}, and the 95 % bootstrap interval over {config.interval}. "
+    words += f"Utterances: {sizes}. Layer 0 is the input of layer 1."
     speakers = {name: {row.speaker for row in split.rows if row.speaker} for name, split in splits.items()}
     both = len(speakers["train"] & speakers["test"])
     if both:

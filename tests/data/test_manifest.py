@@ -97,6 +97,20 @@ def test_a_tab_or_line_break_is_never_written(tmp_path, changes):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_columns_of_the_users_own_are_kept(tmp_path):
+    path = tmp_path / "m.tsv"
+    lines = [f"{HEADER}\temotion\ttext\tage", "a\ta.wav\t10\t16000\t1\tglad\tone\t", "b\tb.wav\t9\t16000\t1\t\t\t40"]
+    path.write_text("\n".join(lines) + "\n")
+    rows = read_manifest(path).utterances
+    assert [row.more for row in rows] == [(("emotion", "glad"),), (("age", "40"),)]
+    assert [row.text for row in rows] == ["one", None]
+    write_manifest(tmp_path / "again.tsv", rows)
+    assert read_manifest(tmp_path / "again.tsv").utterances == rows
+    pytest.importorskip("pyarrow")
+    with pytest.raises(ManifestError, match="a has the further column emotion, which Parquet does not hold"):
+        write_manifest(tmp_path / "m.parquet", rows)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -105,8 +119,8 @@ def test_a_tab_or_line_break_is_never_written(tmp_path, changes):
             r"m\.tsv:1: expected the columns id path samples rate channels and any",
         ),
         (
-            [f"{HEADER}\tcolour", "a\ta.wav\t10\t16000\t1\tred"],
-            r"m\.tsv:1: .*found id path samples rate channels colour",
+            [f"{HEADER}\tspeeker", "a\ta.wav\t10\t16000\t1\tred"],
+            r"m\.tsv:1: .*found id path samples rate channels speeker; is speeker one of these, misspelt\?",
         ),
         ([f"{HEADER}\ttext\ttext", "a\ta.wav\t10\t16000\t1\tx\ty"], r"m\.tsv:1: expected the columns"),
         ([HEADER, "a\ta.wav\t10\t16000"], r"m\.tsv:2: expected 5 columns, found 4"),

@@ -21,7 +21,7 @@ from tests.docs.small import ROOT, smaller
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 FENCE = re.compile(r"^([ ]*)```([^\n]*)\n(.*?)^\1```[ ]*$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: (\S.*?) -->\s*\Z", re.DOTALL)
-LANGUAGES = {"bash", "python", "text"}
+LANGUAGES = {"bash", "python", "text", "yaml"}
 TRAIN_FROM_NOTHING = ("README.md", "tutorial.md")  # pages that make the models that others begin with
 MAY_FIND_ERRORS = ("manifest check",)  # commands whose status 1 is an answer
 

@@ -109,3 +109,16 @@ def test_small_is_read_as_it_is_described():
     found = list(encode_windows(SpeechEncoder(config).eval(), noise(3 * SECOND), (4,), size=30, overlap=5))
     assert [piece[0].shape[1] for piece in found] == [192] * len(found)
     assert sum(len(piece[0]) for piece in found) == frame_count(3 * SECOND, config.conv)
+
+
+@torch.no_grad()
+def test_layer_0_is_the_input_of_the_first_layer_in_every_window(encoder):
+    waveform, given = noise(3 * SECOND), list[torch.Tensor]()
+    hook = encoder.transformer.layers[0].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    (whole,) = encode_windows(encoder, waveform, (0, 2), size=10_000, overlap=10)
+    assert torch.equal(whole[0], given.pop()[0])
+    pieces = list(encode_windows(encoder, waveform, (0,), size=40, overlap=10))
+    assert len(pieces) > 1
+    assert sum(len(layers[0]) for layers in pieces) == len(whole[0])
+    assert torch.equal(pieces[0][0], given[0][0, : len(pieces[0][0])]) if given else True
+    hook.remove()

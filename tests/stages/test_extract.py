@@ -252,9 +252,9 @@ def test_weights_are_one_for_each_layer(make, tmp_path):
         extract_features(make(tmp_path / "out", layers="weighted", weights=(1.0, 1.0, 1.0)))
 
 
-@pytest.mark.parametrize("layers", [(3,), (1, 0), (-1,)])
+@pytest.mark.parametrize("layers", [(3,), (0, 3), (-1,)])
 def test_a_layer_that_is_not_there_is_refused_with_those_that_are(make, tmp_path, layers):
-    with pytest.raises(LabelError, match=r"run/step_00000003 has layers 1 to 2, .*\[-?\d\]"):
+    with pytest.raises(LabelError, match=r"run/step_00000003 has layers 0 to 2, .*\[-?\d\]"):
         extract_features(make(tmp_path / "out", layers=layers))
 
 
