@@ -15,7 +15,7 @@ from speechssl.corpus.activity import FRAME, chosen_vad, detect_activity, wavefo
 from speechssl.corpus.split import split_by_shares
 from speechssl.data.manifest import read_table
 from speechssl.data.utterances import Manifest, Utterance
-from speechssl.errors import LabelError, ManifestError
+from speechssl.errors import AudioError, LabelError, ManifestError
 from speechssl.stages.probe_config import ProbeConfig, SplitRule
 from speechssl.stages.reading_data import DataConfig, read_data, tell_left_out
 from speechssl.tasks.head_registry import head_of
@@ -191,7 +191,7 @@ def _answered(
     kind = head_of(config.task).answers
     answers: Mapping[str, Answer]
     if kind == "frame_classes":
-        answers, reason = _intervals(config, manifest, rows)
+        answers, reason = _intervals(config, data, manifest, rows)
     else:
         answers, reason = _column(config.task.column, config, rows)  # type: ignore[attr-defined]
         if kind == "values":
@@ -215,9 +215,20 @@ def _cure(config: ProbeConfig) -> str:
     return f"fill the column in {config.answers or 'the manifest'}, or name another in task.column"
 
 
-def _intervals(config: ProbeConfig, manifest: Manifest, rows: Sequence[Utterance]) -> tuple[Mapping[str, Answer], str]:
+def _intervals(
+    config: ProbeConfig, data: DataConfig, manifest: Manifest, rows: Sequence[Utterance]
+) -> tuple[Mapping[str, Answer], str]:
+    """Return the intervals of phones, or of speech and pause, by id, and what the others lack."""
     if config.phones is None:
-        return {row.id: speech_intervals(manifest, row, vad=config.vad) for row in rows}, "no audio"
+        speech: dict[str, Answer] = {}
+        for row in rows:
+            try:
+                speech[row.id] = speech_intervals(manifest, row, vad=config.vad)
+            except AudioError as error:
+                if data.bad_audio == "stop":
+                    raise
+                tell(f"skipped: {error}")
+        return speech, "bad audio"
     phones = read_phones(config.phones, tier=config.tier)
     found = {row.id: phones[row.id] for row in rows if phones.get(row.id)}
     if not found:

@@ -282,7 +282,12 @@ def _blocks(config: ProbeConfig, test: Examples) -> list[str]:
             f"interval=speakers needs the speaker of every test utterance, {len(unknown)} have none "
             f"({', '.join(unknown[:3])}); add the column, or set interval=utterances"
         )
-    return [str(row.speaker) for row in test.features.rows]
+    speakers = [str(row.speaker) for row in test.features.rows]
+    if len({*speakers}) < 2:
+        raise ConfigError(
+            f"interval=speakers needs two test speakers or more, found {speakers[0]} alone; set interval=utterances"
+        )
+    return speakers
 
 
 def _chance(head: Head, classes: Sequence[str], examples: Mapping[str, Examples]) -> Result:

@@ -80,7 +80,7 @@ def train_head(
     """
     device = pick_device()
     network = network.to(device).train()
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     weights = None if weights is None else weights.to(device)
     progress = _Progress(step=0, best_step=0, best=math.nan, dev={})
     best = _copied(network)

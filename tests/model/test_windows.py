@@ -117,8 +117,8 @@ def test_layer_0_is_the_input_of_the_first_layer_in_every_window(encoder):
     hook = encoder.transformer.layers[0].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     (whole,) = encode_windows(encoder, waveform, (0, 2), size=10_000, overlap=10)
     assert torch.equal(whole[0], given.pop()[0])
-    pieces = list(encode_windows(encoder, waveform, (0,), size=40, overlap=10))
-    assert len(pieces) > 1
+    pieces = list(encode_windows(encoder, waveform, (0, 1), size=40, overlap=10))
+    assert len(pieces) == len(given) > 1
     assert sum(len(layers[0]) for layers in pieces) == len(whole[0])
-    assert torch.equal(pieces[0][0], given[0][0, : len(pieces[0][0])]) if given else True
+    assert torch.equal(pieces[0][0], given[0][0, : len(pieces[0][0])])
     hook.remove()

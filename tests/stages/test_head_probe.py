@@ -531,6 +531,14 @@ def test_speakers_are_drawn_together_if_every_utterance_has_one(probe_config, to
     assert "bootstrap interval over speakers" in (folder / "probe.md").read_text()
 
 
+def test_an_interval_over_speakers_needs_two(probe_config, tones, tmp_path):
+    test = changed(tones, tmp_path / "t.tsv", lambda row: row if row.speaker == "s0" else None)
+    train = changed(tones, tmp_path / "a.tsv", lambda row: row if row.speaker != "s0" else None)
+    config = probe_config(tmp_path / "run", data=train, test=test, split=None, interval="speakers", seeds=(0,))
+    with pytest.raises(ConfigError, match="needs two test speakers or more, found s0 alone"):
+        train_probes(config)
+
+
 def test_a_recipe_names_its_task_by_kind(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("out: x\ntask: {kind: utterance_classes, column: speaker}\ndata: {manifests: [a]}\n")
