@@ -133,7 +133,10 @@ def test_two_parts_know_nothing_of_each_other(one, other):
         ("corpus", {"corpus", "data", "audio", "text", "config", "errors", "atomic", "fingerprint"}),
         ("asr", {"asr", "corpus", "data", "audio", "text", "config", "errors", "atomic"}),
         ("features", {"features", "corpus", "units", "data", "audio", "config", "errors", "atomic"}),
-        ("downstream", {"downstream", "asr", "units", "tasks", "model", "data", "audio", "config", "errors", "atomic"}),
+        (
+            "downstream",
+            {"downstream", "asr", "units", "tasks", "model", "data", "audio", "text", "config", "errors", "atomic"},
+        ),
     ],
 )
 def test_what_a_low_part_may_know_is_listed_here(module, allowed):
