@@ -112,6 +112,13 @@ COMMANDS = Group(
             "score_commands:score_command",
             extras=("score",),
         ),
+        "verify": Command(
+            "Verify speakers by embeddings, with cosine or PLDA: EER and minDCF of trials or all pairs.",
+            "verify_commands:verify_command",
+        ),
+        "eer": Command(
+            "Compute EER and minDCF of scored trials, of any toolkit, with intervals.", "verify_commands:eer_command"
+        ),
         "convert": Command(
             "Convert a model to another toolkit's format, and check the result by running it.",
             "models_commands:convert_command",

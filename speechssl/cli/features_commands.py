@@ -7,7 +7,7 @@ import typer
 
 from speechssl.cli.arguments import Bfloat16, Precision, Root, choose_precision
 
-__all__ = ["extract_command"]
+__all__ = ["extract_command", "parse_layers", "parse_numbers"]
 
 
 def extract_command(
@@ -55,8 +55,8 @@ def extract_command(
         out=out,
         data=DataConfig(manifests=tuple(manifests), root=root, bad_audio="skip" if skip_bad else "stop"),
         model=model,
-        layers=_layers(layers),
-        weights=tuple(float(number) for number in _numbers(weights, "--weights")),
+        layers=parse_layers(layers),
+        weights=tuple(float(number) for number in parse_numbers(weights, "--weights")),
         cmn=cmn,
         format=form,
         dtype=dtype,
@@ -79,18 +79,19 @@ def extract_command(
     )
 
 
-def _layers(text: str) -> tuple[int, ...] | Literal["all", "weighted"]:
+def parse_layers(text: str) -> tuple[int, ...] | Literal["all", "weighted"]:
+    """Read the value of `--layers`."""
     match text:
         case "all" | "weighted":
             return text
         case _:
-            numbers = _numbers(text, "--layers")
+            numbers = parse_numbers(text, "--layers")
             if not all(number.is_integer() for number in numbers):
                 raise typer.BadParameter(f"--layers {text}: expected whole numbers, counted from 1")
             return tuple(int(number) for number in numbers)
 
 
-def _numbers(text: str, option: str) -> list[float]:
+def parse_numbers(text: str, option: str) -> list[float]:
     """Read numbers separated by commas."""
     try:
         return [float(part) for part in text.split(",")] if text else []

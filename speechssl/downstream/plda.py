@@ -12,6 +12,7 @@ a multiple of the identity by as much as the data are few (Ledoit and Wolf 2004,
 large-dimensional covariance matrices").
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from speechssl.downstream.pair_scores import Terms
 from speechssl.errors import ManifestError
 
-__all__ = ["Plda", "lda_projection", "shrunk_covariance"]
+__all__ = ["Plda", "check_training_speakers", "lda_projection", "shrunk_covariance"]
 
 Floats = NDArray[np.float64]
 
@@ -132,14 +133,25 @@ def shrunk_covariance(points: Floats) -> Floats:
     return (1 - share) * plain + share * scale * np.eye(dim)
 
 
-def _numbered(speakers: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (utterances,) numbers of speakers, and (speakers,) how many utterances each has."""
-    _, numbers, counts = np.unique(np.array(speakers, object).astype(str), return_inverse=True, return_counts=True)
-    if len(counts) < 2 or counts.max() < 2:
+def check_training_speakers(speakers: Sequence[str]) -> None:
+    """Check that speakers of utterances show differences between speakers and within one.
+
+    Raises:
+        ManifestError: there are fewer than two speakers, or none has two utterances.
+    """
+    counts = Counter(speakers)
+    most = max(counts.values(), default=0)
+    if len(counts) < 2 or most < 2:
         raise ManifestError(
             f"expected two speakers or more to train on, and one of them with two utterances, found {len(counts)} "
-            f"speakers with {counts.max()} at most; name a larger training manifest, or score by cosine"
+            f"speakers with {most} at most; name a larger training manifest, or score by cosine"
         )
+
+
+def _numbered(speakers: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (utterances,) numbers of speakers, and (speakers,) how many utterances each has."""
+    check_training_speakers(speakers)
+    _, numbers, counts = np.unique(np.array(speakers), return_inverse=True, return_counts=True)
     return numbers, counts
 
 

@@ -61,8 +61,9 @@ def pairs_of(trials: TrialList, utterances: Sequence[Utterance], *, missing: Lit
         line = trials.lines[int(np.argmin(is_there))]
         raise ManifestError(
             f"{trials.path}:{line}: {int((~is_there).sum())} of {len(is_there)} trials name {len(lacking)} utterances "
-            f"that the manifest lacks, {', '.join(map(repr, lacking[:3]))}{', ...' if len(lacking) > 3 else ''}; expected ids like {utterances[0].id!r} or paths like "
-            f"{utterances[0].path!r}; --missing skip leaves these trials out"
+            f"that the manifest lacks, {', '.join(map(repr, lacking[:3]))}{', ...' if len(lacking) > 3 else ''}; "
+            f"expected ids like {utterances[0].id!r} or paths like {utterances[0].path!r}; --missing skip leaves these "
+            "trials out"
         )
     first, second = (
         np.array([found[name] for name, there in zip(side, is_there, strict=True) if there], np.int64)

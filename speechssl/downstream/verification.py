@@ -13,6 +13,7 @@ recognition systems").
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,22 @@ from speechssl.downstream.bootstrap import interval_of
 from speechssl.downstream.error_rates import DetCurve, SortedTrials, equal_error_rate, min_dcf
 from speechssl.errors import ConfigError
 
-__all__ = ["DetectionConfig", "DetectionScores", "Measure", "as_json", "evaluate_trials", "score_lines"]
+__all__ = [
+    "DetectionConfig",
+    "DetectionScores",
+    "Measure",
+    "as_json",
+    "evaluate_trials",
+    "score_lines",
+    "score_row",
+    "trial_lines",
+]
 
 _FEW_SPEAKERS = 10  # with fewer a percentile interval is too narrow to be trusted
+_LEAST_SPEAKERS = 3  # with two a sample holds the same trials as all, or no non-target trial
 _AT_ONCE = 1000  # operating points of the curve that is written, at most
 
-Weights = Callable[[np.random.Generator], NDArray[np.int64]]
+Weights = NDArray[np.int64]  # (trials,)
 
 
 @configuration
@@ -59,7 +70,7 @@ class Measure:
     name: str  # "EER", "minDCF(0.01)"
     value: float  # a share of 1 for EER
     over_trials: Interval | None  # None if no samples were drawn
-    over_speakers: Interval | None  # None if the speakers are not known
+    over_speakers: Interval | None  # None if the speakers are not known, or are fewer than three
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,23 +106,14 @@ def evaluate_trials(
     trials, labels = SortedTrials(scores, is_target), np.asarray(is_target, bool)
     curve = trials.curve()
     assert curve is not None, "SortedTrials wants trials of both kinds"
-    number = len(labels)
-
-    def over_trials(generator: np.random.Generator) -> NDArray[np.int64]:
-        return np.bincount(generator.integers(number, size=number), minlength=number)
-
-    drawn = {"over_trials": _draw(trials, over_trials, config)}
+    drawn = {"over_trials": _draw(trials, partial(_of_trials, len(labels)), config)}
     count = None
     if speakers is not None:
         names = {name: index for index, name in enumerate(dict.fromkeys((*speakers[0], *speakers[1])))}
         first, second = (np.array([names[name] for name in side]) for side in speakers)
         count = len(names)
-
-        def over_speakers(generator: np.random.Generator) -> NDArray[np.int64]:
-            counts = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
-            return np.where(first == second, counts[first], counts[first] * counts[second])
-
-        drawn["over_speakers"] = _draw(trials, over_speakers, config)
+        if count >= _LEAST_SPEAKERS:
+            drawn["over_speakers"] = _draw(trials, partial(_of_speakers, first, second, count), config)
     measures = []
     for index, (name, value) in enumerate(zip(_names(config), _measured(curve, config), strict=True)):
         intervals = {unit: interval_of(sample[:, index].tolist(), level=config.level) for unit, sample in drawn.items()}
@@ -135,26 +137,28 @@ def evaluate_trials(
 
 
 def score_lines(found: DetectionScores) -> list[str]:
-    """Describe scores, one line each; intervals over speakers where these are known, else over trials."""
-    unit = "trials" if found.speakers is None else "speakers"
-    lines = []
-    for measure in found.measures:
-        is_rate = measure.name == "EER"
-        interval = measure.over_trials if found.speakers is None else measure.over_speakers
-        shown = f"{100 * measure.value:.2f} %" if is_rate else f"{measure.value:.4f}"
-        if interval is not None:
-            low, high = (100 * each if is_rate else each for each in (interval.low, interval.high))
-            shown += f" [{low:.2f}, {high:.2f}]" if is_rate else f" [{low:.4f}, {high:.4f}]"
-        lines.append(f"{measure.name} {shown}")
-    of = "" if found.speakers is None else f", {found.speakers} speakers"
-    line = f"{found.targets + found.nontargets} trials, {found.targets} of them targets{of}"
-    config = found.config
+    """Describe scores, one line each; intervals over speakers where these are known and three or more, else trials."""
+    return [*(f"{measure.name} {_shown(measure)}" for measure in found.measures), *trial_lines(found)]
+
+
+def score_row(found: DetectionScores) -> str:
+    """Describe scores in one line."""
+    return "  ".join(f"{measure.name} {_shown(measure)}" for measure in found.measures)
+
+
+def trial_lines(found: DetectionScores) -> list[str]:
+    """Describe the trials and the intervals."""
+    config, speakers = found.config, found.speakers
+    line = f"{found.targets + found.nontargets} trials, {found.targets} of them targets"
+    line += "" if speakers is None else f", {speakers} speakers"
+    unit = "trial" if found.measures[0].over_speakers is None else "speaker"
     if config.samples:
-        line += f"; intervals of {100 * config.level:g} %: {unit} drawn {config.samples} times, seed {config.seed}"
-    lines.append(line)
-    if found.speakers is not None and found.speakers < _FEW_SPEAKERS:
-        lines.append(f"only {found.speakers} speakers: the intervals are too narrow to be trusted")
-    return lines
+        line += f"; intervals of {100 * config.level:g} %: {unit}s drawn {config.samples} times, seed {config.seed}"
+    if speakers is None or speakers >= _FEW_SPEAKERS or not config.samples:
+        return [line]
+    if unit == "trial":
+        return [line, f"only {speakers} speakers: the intervals are for other trials of these, not for other speakers"]
+    return [line, f"only {speakers} speakers: the intervals are too narrow to be trusted"]
 
 
 def as_json(found: DetectionScores) -> dict[str, Any]:
@@ -177,6 +181,16 @@ def as_json(found: DetectionScores) -> dict[str, Any]:
     }
 
 
+def _shown(measure: Measure) -> str:
+    """Return a score, with its interval over speakers or, where these are not known, over trials."""
+    interval = measure.over_speakers or measure.over_trials
+    factor, digits, unit = (100, 2, " %") if measure.name == "EER" else (1, 4, "")
+    shown = f"{factor * measure.value:.{digits}f}{unit}"
+    if interval is None:
+        return shown
+    return f"{shown} [{factor * interval.low:.{digits}f}, {factor * interval.high:.{digits}f}]"
+
+
 def _names(config: DetectionConfig) -> list[str]:
     return ["EER", *(f"minDCF({p_target:g})" for p_target in config.p_targets)]
 
@@ -186,7 +200,20 @@ def _measured(curve: DetCurve, config: DetectionConfig) -> list[float]:
     return [equal_error_rate(curve), *(min_dcf(curve, p_target, **costs) for p_target in config.p_targets)]
 
 
-def _draw(trials: SortedTrials, weights: Weights, config: DetectionConfig) -> NDArray[np.float64]:
+def _of_trials(number: int, generator: np.random.Generator) -> Weights:
+    """Return how often each trial is drawn."""
+    return np.bincount(generator.integers(number, size=number), minlength=number)
+
+
+def _of_speakers(first: Weights, second: Weights, number: int, generator: np.random.Generator) -> Weights:
+    """Return how often each trial counts if speakers are drawn: see the top of the module."""
+    counts = _of_trials(number, generator)
+    return np.where(first == second, counts[first], counts[first] * counts[second])
+
+
+def _draw(
+    trials: SortedTrials, weights: Callable[[np.random.Generator], Weights], config: DetectionConfig
+) -> NDArray[np.float64]:
     """Return (samples, measures); NaN where a sample has no target trial, or no other."""
     generator = np.random.default_rng(config.seed)
     found = np.full((config.samples, 1 + len(config.p_targets)), np.nan)
