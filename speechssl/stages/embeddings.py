@@ -1,17 +1,19 @@
-"""Embeddings of utterances: features of a model's layers, or of a front end, pooled over frames.
+"""Embeddings of utterances: features of a model's layers, or of a front end, pooled over frames; or those of a head.
 
 The features are computed here, or read from a folder that `extract` wrote. They are pooled piece by piece, so that
 memory holds one vector for each utterance and layer.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from speechssl.config import configuration
 from speechssl.data.utterances import Manifest, Utterance
@@ -19,10 +21,12 @@ from speechssl.errors import ConfigError, LabelError
 from speechssl.features.description import DESCRIPTION
 from speechssl.features.feature_folder import FeatureFolder
 from speechssl.hub.model_formats import read_saved
+from speechssl.parallel import pick_device
 from speechssl.stages.feature_source import (
     ExtractConfig,
     FeatureSource,
     FrontEnd,
+    Piece,
     front_end,
     in_batches,
     known_layers,
@@ -30,22 +34,27 @@ from speechssl.stages.feature_source import (
     trunk,
     weighted,
 )
+from speechssl.stages.head_folder import DESCRIPTION as HEAD
+from speechssl.stages.head_folder import LoadedHead, load_head
 from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
 from speechssl.stages.reading_data import DataConfig, read_waveforms
 
-__all__ = ["EmbeddingConfig", "Embeddings", "embed", "embedding_source"]
+__all__ = ["EmbeddingConfig", "Embeddings", "Source", "embed", "embedding_source"]
 
 _FRONT_ENDS: dict[str, FrontEnd] = {"mfcc": "mfcc", "log_mel": "log_mel"}
 
 Floats = NDArray[np.float64]
+Source = FeatureSource | FeatureFolder | LoadedHead
 
 
 @configuration
 class EmbeddingConfig:
     """Which features, and how they are pooled."""
 
-    model: str  # mfcc, log_mel, a folder of features, or a model: a folder, a file of another toolkit, hf://org/name
-    layers: tuple[int, ...] | Literal["all", "weighted"] = ()  # counted from 1; empty: the last one
+    model: str  # mfcc, log_mel, a folder of features, of a head of `probe`, or any model: folder, file, hf://org/name
+    layers: (
+        tuple[int, ...] | Literal["all", "weighted"]
+    ) = ()  # counted from 1; 0: the input of the first; empty: the last one
     weights: tuple[float, ...] = ()  # one weight per layer, for layers=weighted; empty: equal weights
     random_weights: int | None = None  # seed: the same architecture with random weights instead of the model
     cmn: bool = False  # subtract the mean of each utterance from its MFCC or log-mel, whose mean is then 0
@@ -73,8 +82,8 @@ class Embeddings:
     left_out: dict[str, str]  # reasons by id
 
 
-def embedding_source(config: EmbeddingConfig, data: DataConfig) -> FeatureSource | FeatureFolder:
-    """Return where features come from: a folder, a front end or a model.
+def embedding_source(config: EmbeddingConfig, data: DataConfig) -> Source:
+    """Return where features come from: a folder of features, a front end, a model, or a head and its model.
 
     Raises:
         CheckpointError: the model cannot be read.
@@ -87,10 +96,18 @@ def embedding_source(config: EmbeddingConfig, data: DataConfig) -> FeatureSource
         if config.random_weights is not None or config.layers == "weighted":
             raise ConfigError(f"{config.model} is a folder of features; name the model for this, or extract them so")
         return FeatureFolder(Path(config.model))
+    if (Path(config.model) / HEAD).is_file():
+        return _head(config)
     saved = read_saved(config.model)
     last = saved.description.encoder.transformer.num_layers
     wanted = () if isinstance(config.layers, str) else config.layers or (last,)
-    source = trunk(saved, known_layers(wanted, saved), data, config.extract, untrained_seed=config.random_weights)
+    source = trunk(
+        saved,
+        known_layers(wanted, saved, first=0 if 0 in wanted else 1),
+        data,
+        config.extract,
+        untrained_seed=config.random_weights,
+    )
     if config.layers != "weighted":
         return source
     if config.weights and len(config.weights) != last:
@@ -101,7 +118,7 @@ def embedding_source(config: EmbeddingConfig, data: DataConfig) -> FeatureSource
 
 
 def embed(
-    source: FeatureSource | FeatureFolder,
+    source: Source,
     config: EmbeddingConfig,
     data: DataConfig,
     manifest: Manifest,
@@ -125,9 +142,14 @@ def embed(
     if isinstance(source, FeatureFolder):
         found, titles = _read(source, config, rows, data, left_out)
     else:
+        features = source.source if isinstance(source, LoadedHead) else source
         part = dataclasses.replace(manifest, utterances=tuple(rows))
-        tell_notes(refuse_audio(Reading(section="data", manifest=part, data=data, window=source.window)))
-        found, titles = _compute(source, config, data, manifest, rows, left_out)
+        tell_notes(refuse_audio(Reading(section="data", manifest=part, data=data, window=features.window)))
+        pieces = _pieces(features, data, manifest, rows, left_out)
+        if isinstance(source, LoadedHead):
+            found, titles = _by_head(source, pieces), {0: config.model}
+        else:
+            found, titles = _pooled(pieces, config.pool), {layer: source.title(layer) for layer in source.layers}
     order = [row.id for row in rows if row.id in found]
     if not order:
         first = next(iter(left_out.items()), ("none", "the manifest lists none"))
@@ -170,14 +192,27 @@ class _Pool:
         return found
 
 
-def _compute(
-    source: FeatureSource,
-    config: EmbeddingConfig,
-    data: DataConfig,
-    manifest: Manifest,
-    rows: Sequence[Utterance],
-    left_out: dict[str, str],
-) -> tuple[dict[str, list[Floats]], dict[int, str]]:
+def _head(config: EmbeddingConfig) -> LoadedHead:
+    """Load a head that has embeddings.
+
+    Raises:
+        ConfigError: it has none, or has its own layers and pooling, which the configuration would change.
+    """
+    if config.layers or config.random_weights is not None or config.pool != "mean":
+        raise ConfigError(f"{config.model} is a head, which has layers and pooling of its own; leave these options out")
+    head = load_head(Path(config.model))
+    if not hasattr(head.network, "embedding"):
+        raise ConfigError(
+            f"{config.model}: a head of the kind {head.head.kind} has no vector of an utterance; train one with "
+            "task.kind=speaker_embedding"
+        )
+    return head
+
+
+def _pieces(
+    source: FeatureSource, data: DataConfig, manifest: Manifest, rows: Sequence[Utterance], left_out: dict[str, str]
+) -> Iterator[Piece]:
+    """Yield the features of utterances, in the order that the source is fast with."""
     read = read_waveforms(
         data,
         manifest,
@@ -187,14 +222,33 @@ def _compute(
         title=f"{source.name}: embeddings",
         left_out=left_out,
     )
+    return pieces_of(source, read)
+
+
+def _pooled(pieces: Iterable[Piece], pooling: str) -> dict[str, list[Floats]]:
     found: dict[str, list[Floats]] = {}
-    pool = _Pool(config.pool)
-    for piece in pieces_of(source, read):
+    pool = _Pool(pooling)
+    for piece in pieces:
         pool.add([layer.cpu().numpy() for layer in piece.layers])
         if piece.is_last:
             found[piece.row.id] = pool.vectors()
-            pool = _Pool(config.pool)
-    return found, {layer: source.title(layer) for layer in source.layers}
+            pool = _Pool(pooling)
+    return found
+
+
+@torch.no_grad()
+def _by_head(head: LoadedHead, pieces: Iterable[Piece]) -> dict[str, list[Floats]]:
+    """Compute the embedding of each utterance alone, all its frames in memory."""
+    found: dict[str, list[Floats]] = {}
+    held: list[list[Tensor]] = []
+    for piece in pieces:
+        held.append(piece.layers)
+        if piece.is_last:
+            layers = torch.stack([torch.cat(parts) for parts in zip(*held, strict=True)])[None].to(pick_device())
+            is_valid = torch.ones(1, layers.shape[2], dtype=torch.bool, device=layers.device)
+            found[piece.row.id] = [head.network.embedding(layers, is_valid)[0].cpu().double().numpy()]
+            held = []
+    return found
 
 
 def _read(

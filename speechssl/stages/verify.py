@@ -28,9 +28,8 @@ from speechssl.downstream.trial_pairs import Pairs, all_pairs, pairs_of
 from speechssl.downstream.trials import TrialList, read_trials, write_trials
 from speechssl.downstream.verification import DetectionConfig, DetectionScores, as_json, evaluate_trials
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.features.feature_folder import FeatureFolder
-from speechssl.stages.embeddings import EmbeddingConfig, Embeddings, embed, embedding_source
-from speechssl.stages.feature_source import FeatureSource
+from speechssl.stages.embeddings import EmbeddingConfig, Embeddings, Source, embed, embedding_source
+from speechssl.stages.head_folder import LoadedHead
 from speechssl.stages.reading_data import DataConfig, read_data, tell_left_out
 
 __all__ = ["LayerScores", "VerifyConfig", "speakers_of", "verify"]
@@ -109,6 +108,10 @@ def verify(config: VerifyConfig) -> list[LayerScores]:
     if training is not None and not config.shared_speakers:
         _refuse_shared(manifest, rows, training)
     source = embedding_source(config.embedding, config.data)
+    if isinstance(source, LoadedHead):
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, audio=source.description.audio))
+        if not config.shared_speakers:
+            _refuse_classes(source, rows)
     trained = None if training is None else _trained(config, source, training)
     embeddings = embed(source, config.embedding, config.data, manifest, rows)
     pairs = _renumbered(pairs, utterances, embeddings)
@@ -198,6 +201,19 @@ def _refuse_shared(manifest: Manifest, rows: Sequence[Utterance], training: Mani
         )
 
 
+def _refuse_classes(head: LoadedHead, rows: Sequence[Utterance]) -> None:
+    """Refuse speakers that the head was trained to tell apart."""
+    if getattr(head.description.task, "column", None) != "speaker":
+        return
+    shared = sorted({row.speaker for row in rows if row.speaker is not None} & {*head.description.classes})
+    if shared:
+        named = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
+        raise ManifestError(
+            f"the head was trained on {len(shared)} of the tested speakers, {named}: scores would be better than for "
+            "others; name other speakers, or accept it with --shared-speakers"
+        )
+
+
 def _renumbered(pairs: Pairs, utterances: Sequence[Utterance], embeddings: Embeddings) -> Pairs:
     """Return the trials as indices of the embeddings, without those of utterances that have none."""
     places = {key: place for place, key in enumerate(embeddings.ids)}
@@ -244,7 +260,7 @@ def _known_speakers(pairs: Pairs, speakers: Sequence[str | None]) -> tuple[list[
     return [one for one, _ in known], [other for _, other in known]
 
 
-def _trained(config: VerifyConfig, source: FeatureSource | FeatureFolder, training: Manifest) -> _Trained:
+def _trained(config: VerifyConfig, source: Source, training: Manifest) -> _Trained:
     """Embed the training set; tell what is left out, and how many speakers say nothing of differences within them."""
     known = {row.id: row.speaker for row in training.utterances}
     if config.score == "plda" or config.lda:

@@ -7,12 +7,13 @@ from speechssl.config import OneOf
 from speechssl.errors import ConfigError
 from speechssl.tasks.frame_classes import FrameClasses
 from speechssl.tasks.heads import Head, HeadConfig
+from speechssl.tasks.speaker_embedding import SpeakerEmbedding
 from speechssl.tasks.utterance_classes import UtteranceClasses
 from speechssl.tasks.utterance_values import UtteranceValues
 
 __all__ = ["HEADS", "AnyHeadConfig", "head_of"]
 
-_OURS: tuple[Head, ...] = (UtteranceClasses(), FrameClasses(), UtteranceValues())
+_OURS: tuple[Head, ...] = (UtteranceClasses(), FrameClasses(), UtteranceValues(), SpeakerEmbedding())
 HEADS: dict[str, Head] = {head.kind: head for head in _OURS}
 
 

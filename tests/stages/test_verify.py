@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from speechssl.__main__ import main
 from speechssl.data.manifest import write_manifest
@@ -13,8 +14,13 @@ from speechssl.data.utterances import Utterance
 from speechssl.downstream.trials import read_trials
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.stages.embeddings import EmbeddingConfig
+from speechssl.stages.head_folder import load_head
+from speechssl.stages.head_probe import train_probes
+from speechssl.stages.probe_config import HeadTrainConfig, ProbeConfig, SplitRule
 from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.verify import VerifyConfig, verify
+from speechssl.tasks.speaker_embedding import SpeakerEmbeddingConfig
+from speechssl.units.mfcc import log_mel
 
 SAMPLES = 8000
 
@@ -166,6 +172,46 @@ def test_bad_audio_stops_or_takes_its_trials_along(config, voices, capsys):
     (result,) = verify(config(data=DataConfig(manifests=(broken,), bad_audio="skip")))
     assert (result.found.targets, result.found.nontargets) == (21, 84)
     assert "left out, bad audio, 15 trials: 1 utterances: bob1" in capsys.readouterr().err
+
+
+def probe_of(task, others, out):
+    recipe = ProbeConfig(
+        out=out,
+        task=task,
+        data=DataConfig(manifests=(others,)),
+        split=SplitRule(by="id", dev=0.2, test=0.2),
+        shared_speakers=True,
+        baselines=("log_mel",),
+        train=HeadTrainConfig(steps=60, batch=8, lr=0.01, eval_every=20),
+        seeds=(0,),
+    )
+    train_probes(recipe)
+    return next((out / "heads").glob("*/seed-0"))
+
+
+def test_embeddings_of_a_head_are_compared(config, others, voices, tmp_path):
+    """A head learns other speakers; its embeddings tell new ones apart, and its own speakers are refused."""
+    head = probe_of(SpeakerEmbeddingConfig(projector=16, dim=16), others, tmp_path / "probe")
+    (result,) = verify(config(embedding=EmbeddingConfig(model=str(head)), out=tmp_path / "out"))
+    assert result.found.measures[0].value < 0.3
+    loaded = load_head(head)
+    vectors = {}
+    for name in ("ann/0", "bob/1"):
+        sound = torch.from_numpy(soundfile.read(voices.parent / f"{name}.wav", dtype="float32")[0])
+        layers = torch.stack(log_mel(sound)[None].unbind())[None]
+        vectors[name] = loaded.network.embedding(layers, torch.ones(1, layers.shape[2], dtype=torch.bool))[0]
+    wanted = torch.cosine_similarity(vectors["ann/0"], vectors["bob/1"], dim=0).item()
+    written = read_trials(tmp_path / "out/scores.tsv")
+    pair = next(
+        i for i, sides in enumerate(zip(written.first, written.second, strict=True)) if sides == ("ann0", "bob1")
+    )
+    assert written.scores[pair] == pytest.approx(wanted, abs=1e-4)
+    own = DataConfig(manifests=(others,))
+    with pytest.raises(ManifestError, match="the head was trained on 6 of the tested speakers, eve, fay, guy"):
+        verify(config(data=own, embedding=EmbeddingConfig(model=str(head))))
+    assert verify(config(data=own, embedding=EmbeddingConfig(model=str(head)), shared_speakers=True))
+    with pytest.raises(ConfigError, match="is a head, which has layers and pooling of its own"):
+        verify(config(embedding=EmbeddingConfig(model=str(head), pool="mean_std")))
 
 
 @pytest.mark.parametrize(
