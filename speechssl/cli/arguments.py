@@ -16,6 +16,8 @@ __all__ = [
     "MinSampleRate",
     "Precision",
     "Root",
+    "Shift",
+    "ShiftSeed",
     "choose_precision",
     "name_numbers",
     "name_values",
@@ -35,6 +37,15 @@ Precision = Annotated[
     typer.Option(help="Numbers of matrix products; int8 is for CPUs, auto the fastest on this processor."),
 ]
 Root = Annotated[Path | None, typer.Option(help="Root folder of the audio. Default: that of the manifest.")]
+Shift = Annotated[
+    str | None,
+    typer.Option(
+        "--shift",
+        help="Read the audio under a shift: noise:DB, noise:DB:babble, noise:DB:FILES, reverb:SECONDS, reverb:FILES, "
+        "band:HZ, gain:DB, clip:PERCENT or speed:FACTOR.",
+    ),
+]
+ShiftSeed = Annotated[int, typer.Option("--shift-seed", help="Seed of the noise and rooms of --shift.")]
 
 
 def with_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from speechssl.cli.arguments import Bfloat16, Precision, Root, choose_precision
+from speechssl.cli.arguments import Bfloat16, Precision, Root, Shift, ShiftSeed, choose_precision
 
 __all__ = ["extract_command", "parse_layers", "parse_numbers"]
 
@@ -42,6 +42,8 @@ def extract_command(
     ] = None,
     precision: Precision = "float32",
     bfloat16: Bfloat16 = False,
+    shift: Shift = None,
+    shift_seed: ShiftSeed = 0,
 ) -> None:
     """Write the features of a model's layers, MFCC or log-mel: npy, HDF5, Zarr, safetensors, Parquet, Lhotse."""
     from speechssl.features.feature_folder import FeatureFolder
@@ -53,7 +55,13 @@ def extract_command(
         raise typer.BadParameter("--pool mean and --segments exclude each other; give one of them")
     config = ExtractFeaturesConfig(
         out=out,
-        data=DataConfig(manifests=tuple(manifests), root=root, bad_audio="skip" if skip_bad else "stop"),
+        data=DataConfig(
+            manifests=tuple(manifests),
+            root=root,
+            bad_audio="skip" if skip_bad else "stop",
+            shift=shift,
+            shift_seed=shift_seed,
+        ),
         model=model,
         layers=parse_layers(layers),
         weights=tuple(float(number) for number in parse_numbers(weights, "--weights")),

@@ -61,7 +61,7 @@ def score_command(
     from speechssl.asr.scoring.score_summary import advice, as_json, difference_lines, lines, utterance_rows
     from speechssl.asr.transcripts.matching import same_utterances
     from speechssl.asr.transcripts.transcript_reading import read_texts
-    from speechssl.stages.score import read_columns, references_of, with_known_languages
+    from speechssl.stages.score import gap_lines, gaps_of, read_columns, references_of, with_known_languages
 
     values = {"normaliser": normaliser, "blocks": blocks, "alignment": alignment}
     numbers = {"samples": samples, "level": level, "seed": seed}
@@ -99,7 +99,8 @@ def score_command(
         rows = [dataclasses.replace(row, text=speller.reference(row.text)) for row in rows]
     systems = list(zip(paths, evaluate_systems(rows, heard, config, left_out=left_out), strict=True))
     first = systems[0][1]
-    print(*lines(first), sep="\n")
+    gaps = gaps_of(rows, first)
+    print(*lines(first), *gap_lines(gaps), sep="\n")
     print("".join(f"{note}\n" for note in advice(first)), end="", file=sys.stderr)
     differences = None
     for path, other in systems[1:]:
@@ -107,7 +108,13 @@ def score_command(
         differences = judge(rows, first, other)
         print(*difference_lines(differences), sep="\n")
     if out is not None:
-        write_atomically(out, json.dumps(as_json(first, differences), indent=1, ensure_ascii=False) + "\n")
+        found = as_json(first, differences)
+        if gaps:
+            found["gaps"] = {
+                grouping: {name.lower(): each.as_json() for name, each in by_score.items()}
+                for grouping, by_score in gaps.items()
+            }
+        write_atomically(out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     if utterances is not None:
         write_atomically(utterances, "".join("\t".join(row) + "\n" for row in utterance_rows(first.utterances)))
         print(utterances)

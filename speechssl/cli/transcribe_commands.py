@@ -10,7 +10,16 @@ import typer
 from speechssl.asr.transcripts.matching import with_texts
 from speechssl.asr.transcripts.timed import Timed, Transcript
 from speechssl.asr.transcripts.transcript_formats import SUFFIXES, check_ids, write_transcripts
-from speechssl.cli.arguments import Bfloat16, Channels, MinSampleRate, Precision, Root, choose_precision
+from speechssl.cli.arguments import (
+    Bfloat16,
+    Channels,
+    MinSampleRate,
+    Precision,
+    Root,
+    Shift,
+    ShiftSeed,
+    choose_precision,
+)
 from speechssl.config import from_dict
 from speechssl.corpus.named import files_as_manifest, read_named
 from speechssl.data.utterances import Manifest
@@ -46,11 +55,14 @@ def transcribe_command(
     bfloat16: Bfloat16 = False,
     min_sample_rate: MinSampleRate = None,
     channels: Channels = None,
+    shift: Shift = None,
+    shift_seed: ShiftSeed = 0,
 ) -> None:
     """Transcribe speech: a manifest, files, or 16-bit 16 kHz mono samples or wav from stdin, word by word."""
     from speechssl.asr.decoding.decoders import decoder_for
     from speechssl.asr.decoding.grammar import Weights
     from speechssl.stages.posteriors import PosteriorConfig
+    from speechssl.stages.reading_data import under_shift
     from speechssl.stages.stream import transcribe_stream
     from speechssl.stages.transcribe import transcribe
     from speechssl.stages.tuned import read_tuned
@@ -59,6 +71,8 @@ def transcribe_command(
         check_ids(out, ())
         searching = {"--lm": lm, "--lexicon": lexicon, "--beam": beam, "--hot-word": hot_word, "--tuned": tuned}
         searching |= {"--flashlight": flashlight, "--nbest": nbest > 1}
+        if shift is not None:
+            raise ConfigError("--shift: samples from stdin are decoded as they come; name a file in place of -")
         if given := [name for name, value in searching.items() if value]:
             raise ConfigError(
                 f"{', '.join(given)}: samples from stdin are decoded greedily, as words are printed at once; leave it "
@@ -77,6 +91,10 @@ def transcribe_command(
         asked = decoder_for(lm, lexicon, weights, beam=beam, nbest=nbest, hot=hot_word or (), native=flashlight)
         decoder = asked if tuned is None else read_tuned(tuned)
         listed = _listed(sources, root)
+        if shift is not None:
+            listed = under_shift(listed, shift, seed=shift_seed)
+            for note in listed.notes():
+                print(note, file=sys.stderr)
         check_ids(out, [row.id for row in listed.utterances])
         found, skipped = transcribe(model, listed, config, decoder=decoder, skip_bad=skip_bad, settings="--")
     _say_written(write_transcripts(out, found), found, skipped)

@@ -9,7 +9,6 @@ speech"). Impulse responses, measured or simulated, and noise come from manifest
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from speechssl.audio.distortion import at_speed, exact_ratio, in_room, noise_scale, power
 from speechssl.audio.reading import AudioConfig
 from speechssl.config import configuration
 from speechssl.data.batching import seeded_generator
@@ -24,7 +24,6 @@ from speechssl.data.manifest import read_manifest
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.data.waveform import read_utterance
 from speechssl.errors import ConfigError
-from speechssl.extras import import_torchaudio
 
 __all__ = ["AugmentConfig", "Augmenter", "Speeds", "change_speed"]
 
@@ -44,7 +43,7 @@ class AugmentConfig:
     gain_db: tuple[float, float] = (0.0, 0.0)  # gain, lowest and highest
 
     def __post_init__(self) -> None:
-        if not all(0.5 <= speed <= 2 and abs(_ratio(speed) - speed) < 1e-9 for speed in self.speeds):
+        if not all(0.5 <= speed <= 2 and abs(exact_ratio(speed) - speed) < 1e-9 for speed in self.speeds):
             raise ConfigError(f"augment.speeds must be hundredths from 0.5 to 2, found {self.speeds}")
         if not (0 <= self.room_prob <= 1 and 0 <= self.noise_prob <= 1):
             raise ConfigError(
@@ -85,7 +84,7 @@ class Speeds:
 
     def __init__(self, speeds: Sequence[float], num_utterances: int, *, seed: int) -> None:
         """Prepare to draw from `speeds` uniformly, for each of the manifest's utterances."""
-        self.ratios = tuple(_ratio(speed) for speed in speeds)
+        self.ratios = tuple(exact_ratio(speed) for speed in speeds)
         self.num_utterances, self.seed = num_utterances, seed
         self._drawn: tuple[int, NDArray[np.uint8]] | None = None  # epoch, and its draws
 
@@ -152,14 +151,8 @@ class Augmenter:
         return torch.from_numpy(samples)
 
     def _in_room(self, samples: NDArray[np.float32], draw: float) -> NDArray[np.float32]:
-        """Convolve with an impulse response; keep the position of the direct sound and the power."""
         manifest, row = self.rooms[int(draw * len(self.rooms))]
-        response = read_utterance(manifest, row, self.audio).numpy()
-        direct = int(np.abs(response).argmax())
-        size = _fast_size(len(samples) + len(response) - 1)
-        spectrum = np.fft.rfft(samples, size) * np.fft.rfft(response, size)  # torch's depends on the number of threads
-        reverberant = np.fft.irfft(spectrum, size)[direct : direct + len(samples)].astype(np.float32)
-        return reverberant * np.sqrt(_power(samples) / max(_power(reverberant), np.float32(1e-20)))
+        return in_room(samples, read_utterance(manifest, row, self.audio).numpy())
 
     def _add_noise(self, samples: NDArray[np.float32], draw: float, where: float, snr_db: float) -> None:
         manifest, row = self.noise[int(draw * len(self.noise))]
@@ -168,9 +161,8 @@ class Augmenter:
         count = len(samples) if room > 0 else None
         noise = read_utterance(manifest, row, self.audio, start=start, num_samples=count).numpy()
         noise = np.resize(noise, len(samples))  # repeats noise that is too short
-        scale = np.sqrt(_power(samples) / max(_power(noise), np.float32(1e-20)) / 10 ** (snr_db / 10))
-        if _power(noise) > 0:
-            samples += noise * np.float32(scale)
+        if power(noise) > 0:
+            samples += noise * noise_scale(samples, noise, snr_db)
 
 
 def change_speed(
@@ -194,17 +186,8 @@ def change_speed(
     last = min(row.num_samples_16k, -(-(start + num_samples) * down // up) + _CONTEXT)
     is_whole = first == 0 and last == row.num_samples_16k
     waveform = read_utterance(manifest, row, audio, start=first, num_samples=None if is_whole else last - first)
-    resampled = _resampler(down, up)(waveform)[start - first * up // down :]
+    resampled = at_speed(waveform, speed)[start - first * up // down :]
     return resampled[:num_samples].contiguous()
-
-
-@lru_cache(maxsize=16)
-def _resampler(down: int, up: int) -> Callable[[Tensor], Tensor]:
-    return import_torchaudio("transforms").Resample(down, up, lowpass_filter_width=64, rolloff=0.95)
-
-
-def _ratio(speed: float) -> Fraction:
-    return Fraction(speed).limit_denominator(100)
 
 
 def _rows(paths: Sequence[Path], read: Callable[[Path], Manifest]) -> list[tuple[Manifest, Utterance]]:
@@ -213,12 +196,3 @@ def _rows(paths: Sequence[Path], read: Callable[[Path], Manifest]) -> list[tuple
 
 def _between(bounds: tuple[float, float], draw: float) -> float:
     return bounds[0] + draw * (bounds[1] - bounds[0])
-
-
-def _power(samples: NDArray[np.float32]) -> np.float32:
-    return np.float32(np.dot(samples, samples) / len(samples))
-
-
-def _fast_size(at_least: int) -> int:
-    """Return a length with small factors, for which a Fourier transform is fast."""
-    return min(odd << max(0, -(-at_least // odd) - 1).bit_length() for odd in (1, 3, 5, 9, 15))

@@ -1,4 +1,7 @@
-"""Reads the waveform of one utterance, with a fast path for 16 kHz mono PCM."""
+"""Reads the waveform of one utterance, shifted if its manifest says so, with a fast path for 16 kHz mono PCM."""
+
+import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -6,6 +9,7 @@ from torch import Tensor
 from speechssl.audio.pcm import PcmReader, read_pcm, to_float
 from speechssl.audio.reading import SAMPLE_RATE, AudioConfig, normalize_waveform, prepare_samples, read_audio
 from speechssl.data.given import Given
+from speechssl.data.shifted import Shifted
 from speechssl.data.utterances import Manifest, Utterance
 
 __all__ = ["read_utterance"]
@@ -24,7 +28,7 @@ def read_utterance(
     """Read an utterance of `manifest`, or a part of it, from memory, a file, an archive or a URL.
 
     Args:
-        manifest: holds the root of the paths, or the samples.
+        manifest: holds the root of the paths, the samples, or the shift under which audio is read.
         row: the utterance.
         config: policy for decoding.
         start: first sample wanted, at 16 kHz.
@@ -38,6 +42,18 @@ def read_utterance(
     Raises:
         AudioError: the audio cannot be read, or differs from the manifest.
     """
+    if isinstance(manifest, Shifted):
+        limit_s = config.max_duration_s if num_samples is None else math.inf
+        as_recorded = replace(config, normalize=False, max_duration_s=limit_s)
+
+        def read_recorded(source: Manifest, each: Utterance, first: int, count: int | None) -> Tensor:
+            return read_utterance(source, each, as_recorded, start=first, num_samples=count)
+
+        shifted = manifest.waveform(row, read_recorded)
+        wanted = shifted[start : None if num_samples is None else start + num_samples].contiguous()
+        if config.normalize:
+            normalize_waveform(wanted)
+        return wanted
     if isinstance(manifest, Given) and row.id in manifest.samples:
         samples = manifest.samples[row.id]
         waveform = prepare_samples(samples, row.sample_rate, config, where=row.path, channel=row.channel)

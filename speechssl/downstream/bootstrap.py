@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from speechssl.asr.scoring.intervals import Interval
 
-__all__ = ["draws", "interval", "interval_of"]
+__all__ = ["Indices", "draws", "interval", "interval_of"]
 
 Indices = NDArray[np.int64]
 
@@ -47,7 +47,7 @@ def interval(
     return interval_of([score(indices) for indices in draws(blocks, samples=samples, seed=seed)], level=level)
 
 
-def interval_of(drawn: Sequence[float], *, level: float = 0.95) -> Interval:
+def interval_of(drawn: Sequence[float] | NDArray[np.float64], *, level: float = 0.95) -> Interval:
     """Return the percentile interval of the scores of bootstrap samples, NaN left out; NaN where there is none."""
     scores = np.array(drawn, np.float64)
     scores = scores[~np.isnan(scores)]

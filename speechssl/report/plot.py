@@ -1,4 +1,4 @@
-"""Plots: spectrogram of an utterance (by librosa) above its hidden units, and PNMI by layer."""
+"""Plots: spectrogram of an utterance (by librosa) above its hidden units, PNMI by layer, scores by level of a shift."""
 
 import json
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from speechssl.audio.reading import SAMPLE_RATE, AudioConfig
 from speechssl.data.dataset import read_utterance
 from speechssl.data.labels import read_labels
 from speechssl.data.utterances import Manifest
-from speechssl.errors import LabelError, ManifestError
+from speechssl.errors import ConfigError, LabelError, ManifestError
 
-__all__ = ["plot_sweep", "plot_sweeps", "plot_units"]
+__all__ = ["plot_shifts", "plot_sweep", "plot_sweeps", "plot_units"]
 
 _LONGEST_S = 6.0  # seconds shown of a longer utterance
 
@@ -112,6 +112,63 @@ def plot_sweeps(run: Path) -> None:
     for figures in sorted(run.glob("*-sweep/sweep.json")):
         if not figures.with_suffix(".png").exists():
             plot_sweep(figures, figures.with_suffix(".png"))
+
+
+def plot_shifts(figures: Path, out: Path) -> None:
+    """Write a PNG with a curve for each model and kind of shift: the first score by level, its interval as a band.
+
+    The dashed line is the score of the audio as recorded. Shifts without a level (measured rooms) have no curve.
+
+    Args:
+        figures: `shift.json` from `speechssl shift`.
+        out: the PNG.
+
+    Raises:
+        ConfigError: the file is missing, or not from `shift`.
+    """
+    try:
+        found = json.loads(figures.read_text(encoding="utf-8"))
+        name = next(iter(found["higher_is_better"]))
+        points = [
+            (
+                model,
+                each["curve"],
+                each["unit"],
+                each["level"],
+                each["scores"][name]["score"],
+                each["scores"][name]["interval"],
+            )
+            for model, conditions in found["conditions"].items()
+            for each in conditions
+        ]
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise ConfigError(f"{figures}: expected the figures of shifts ({error!r}); run `speechssl shift`") from error
+    curves = {curve: unit for _, curve, unit, level, *_ in points if level is not None}
+    models = [*dict.fromkeys(model for model, *_ in points)]
+    figure = Figure(figsize=(1 + 3.5 * max(1, len(curves)), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    colours = dict(zip(models, colormaps["viridis"](np.linspace(0, 0.85, len(models))), strict=True))
+    for axes, (curve, unit) in zip(
+        figure.subplots(1, max(1, len(curves)), sharey=True, squeeze=False)[0], curves.items(), strict=False
+    ):
+        for model in models:
+            line = sorted(
+                (x, y, within["low"], within["high"]) for m, c, _, x, y, within in points if (m, c) == (model, curve)
+            )
+            levels, scores, lows, highs = (
+                100 * np.array(each) if place else each for place, each in enumerate(zip(*line, strict=True))
+            )
+            axes.plot(levels, scores, "o-", color=colours[model], label=model)
+            axes.fill_between(levels, lows, highs, color=colours[model], alpha=0.2, lw=0)
+            clean = next(100 * y for m, c, _, _, y, _ in points if (m, c) == (model, None))
+            axes.axhline(clean, ls="--", lw=1, color=colours[model])
+        axes.set_title(curve, fontsize=9)
+        axes.set_xlabel(unit)
+    figure.axes[0].set_ylabel(f"{name}, %")
+    if curves:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=90)
 
 
 def _draw_strip(axis, units: np.ndarray, hop_s: float, clusters: int, duration_s: float) -> None:  # type: ignore[no-untyped-def]

@@ -25,6 +25,7 @@ from speechssl.atomic import write_atomically
 from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.config import added, configuration, flatten, to_dict
 from speechssl.data.labels import FrameLabels, read_labels
+from speechssl.data.shifted import Shifted
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import CheckpointError, ConfigError, LabelError
 from speechssl.features.description import (
@@ -365,7 +366,8 @@ def about_manifest(data: DataConfig, manifest: Manifest) -> dict[str, object]:
         )
         count, seconds = count + 1, seconds + row.duration_s
     paths = [str(path) for path in data.manifests]
-    return {"hash": digest.hexdigest(), "paths": paths, "utterances": count, "hours": round(seconds / 3600, 4)}
+    found = {"hash": digest.hexdigest(), "paths": paths, "utterances": count, "hours": round(seconds / 3600, 4)}
+    return found | (manifest.described() if isinstance(manifest, Shifted) else {})
 
 
 def _parts(rows: Sequence[Utterance], source: FeatureSource, config: ExtractFeaturesConfig) -> Iterator[range]:

@@ -9,15 +9,24 @@ from typing import Literal
 from torch import Tensor
 
 from speechssl.audio.reading import SAMPLE_RATE, AudioConfig
-from speechssl.config import configuration
-from speechssl.corpus.named import read_each
+from speechssl.config import added, configuration
+from speechssl.corpus.named import read_each, read_named
 from speechssl.data.dataset import read_utterance
 from speechssl.data.loading import Loader
+from speechssl.data.shifted import Shifted, parse_shift, shift_manifest
 from speechssl.data.utterances import Joined, Manifest, Rows, Utterance
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.train.runlog import progress_bar
 
-__all__ = ["DataConfig", "like_training", "read_data", "read_waveform", "read_waveforms", "tell_left_out"]
+__all__ = [
+    "DataConfig",
+    "like_training",
+    "read_data",
+    "read_waveform",
+    "read_waveforms",
+    "tell_left_out",
+    "under_shift",
+]
 
 
 @configuration
@@ -30,8 +39,12 @@ class DataConfig:
     bad_audio: Literal["stop", "skip"] = "stop"  # skip: count and report each bad file, and continue
     max_bad_share: float = 0.05  # training stops if more of the last one to two thousand utterances are bad
     loader: Loader = "auto"  # reader in training; auto: fairseq2 for wav where it is installed; same batches
+    shift: str | None = added(None)  # read all audio under KIND:LEVEL, such as noise:10 (docs/how_to/shift.md)
+    shift_seed: int = added(0)  # seed of the shift's noise, voices and rooms
 
     def __post_init__(self) -> None:
+        if self.shift is not None:
+            parse_shift(self.shift)
         if not 0 <= self.max_bad_share <= 1:
             raise ConfigError(f"max_bad_share of data must lie between 0 and 1, found {self.max_bad_share}")
 
@@ -45,15 +58,33 @@ def read_data(config: DataConfig, *, section: str = "data") -> Manifest:
 
     Raises:
         ManifestError: no manifest is named, one cannot be read, or two hold the same utterance id.
+        ConfigError: the shift cannot be applied to them.
     """
     if not config.manifests:
         raise ManifestError(f"{section}.manifests is empty; name at least one manifest")
     manifests = read_each(config.manifests, root=config.root)
     if len(manifests) == 1:
-        return manifests[0]
-    joined = Joined(manifests, [str(path) for path in config.manifests])
-    is_long = any(isinstance(manifest.utterances, Rows) for manifest in manifests)
-    return Manifest(root=Path("/"), utterances=joined if is_long else tuple(joined))
+        manifest = manifests[0]
+    else:
+        joined = Joined(manifests, [str(path) for path in config.manifests])
+        is_long = any(isinstance(manifest.utterances, Rows) for manifest in manifests)
+        manifest = Manifest(root=Path("/"), utterances=joined if is_long else tuple(joined))
+    return manifest if config.shift is None else under_shift(manifest, config.shift, seed=config.shift_seed)
+
+
+def under_shift(manifest: Manifest, shift: str, *, seed: int = 0) -> Shifted:
+    """Return a manifest whose audio is read under a shift, wherever it is read; noise may be anything with a name.
+
+    Args:
+        manifest: the utterances.
+        shift: KIND:LEVEL, or KIND:LEVEL:SOURCE.
+        seed: seed of the draws.
+
+    Raises:
+        ConfigError: the shift is not known, or out of range.
+        ManifestError: the source of noise or impulse responses cannot be read.
+    """
+    return shift_manifest(manifest, parse_shift(shift, seed=seed), read=read_named)
 
 
 def like_training(config: DataConfig, trained: AudioConfig, *, where: str, section: str = "data") -> DataConfig:

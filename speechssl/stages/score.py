@@ -5,15 +5,27 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from speechssl.asr.scoring.evaluate import Reference
+import numpy as np
+
+from speechssl.asr.scoring.evaluate import Evaluation, Reference, block_names, by_number
 from speechssl.asr.transcripts.transcript_reading import Said, Texts, read_texts
 from speechssl.audio.reading import AudioConfig
 from speechssl.data.manifest import read_table
 from speechssl.data.utterances import Manifest, Utterance
+from speechssl.downstream.groups import UNKNOWN, Grouped, Ratio, gap_line, score_groups
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.text.languages import is_code_like, read_language
 
-__all__ = ["GROUPINGS", "read_columns", "read_hypotheses", "references_of", "with_known_languages"]
+__all__ = [
+    "GROUPINGS",
+    "error_ratios",
+    "gap_lines",
+    "gaps_of",
+    "read_columns",
+    "read_hypotheses",
+    "references_of",
+    "with_known_languages",
+]
 
 GROUPINGS = ("speaker", "language", "split", "duration", "snr")  # available without a table
 _BANDS_S = (1.0, 2.0, 5.0, 10.0, 20.0)
@@ -99,6 +111,54 @@ def with_known_languages(references: Sequence[Reference], where: Path) -> tuple[
     ]
 
 
+def error_ratios(evaluation: Evaluation) -> dict[str, Ratio]:
+    """Return the CER and the WER of an evaluation as scores of its utterances' indices."""
+    errors = {
+        "CER": [row.character_errors for row in evaluation.utterances],
+        "WER": [row.word_errors for row in evaluation.utterances],
+    }
+    return {
+        name: Ratio(
+            np.array([row.substitutions + row.deletions + row.insertions for row in rows], float),
+            np.array([row.reference for row in rows], float),
+        )
+        for name, rows in errors.items()
+    }
+
+
+def gaps_of(references: Sequence[Reference], evaluation: Evaluation) -> dict[str, dict[str, Grouped]]:
+    """Compare the groups of each grouping: by grouping, then CER and WER; bootstrap as the evaluation says."""
+    config, ratios = evaluation.config, error_ratios(evaluation)
+    blocks = block_names(references, config)
+    return {
+        grouping: {
+            name: score_groups(
+                ratio,
+                [row.groups.get(grouping, UNKNOWN) for row in references],
+                blocks,
+                higher_is_better=False,
+                samples=config.samples,
+                level=config.level,
+                seed=config.seed,
+                order=by_number,
+            )
+            for name, ratio in ratios.items()
+        }
+        for grouping in evaluation.groups
+    }
+
+
+def gap_lines(gaps: Mapping[str, Mapping[str, Grouped]]) -> list[str]:
+    """Describe the gaps of `gaps_of`, and the groups that are not ranked."""
+    found = []
+    for grouping, by_score in gaps.items():
+        grouped = [*by_score.values()]
+        found.append(f"gaps by {grouping}:")
+        found += [f"  {gap_line(name, each.gap)}" for name, each in by_score.items() if each.gap is not None]
+        found += [f"  {note}" for note in grouped[0].notes]
+    return found
+
+
 def read_hypotheses(path: Path) -> dict[str, str]:
     """Read hypotheses by utterance id, in any format of `asr.transcripts.transcript_reading`."""
     return read_texts(path, "hypothesis").by_id()
@@ -122,10 +182,10 @@ def _group_of(
 ) -> str:
     match name:
         case "speaker" | "language" | "split":
-            return getattr(row, name) or "unknown"
+            return getattr(row, name) or UNKNOWN
         case "duration":
             duration_s = row.duration_s if heard is None else heard.duration_s
-            return "unknown" if duration_s is None else _band(duration_s, _BANDS_S, "s")
+            return UNKNOWN if duration_s is None else _band(duration_s, _BANDS_S, "s")
         case "snr":
             from speechssl.asr.scoring.snr import estimate_snr_db
             from speechssl.data.waveform import read_utterance  # both import torch, which texts do not need
@@ -134,7 +194,7 @@ def _group_of(
                 raise ManifestError(f"{row.id}: the references do not say where its audio is, which snr reads")
             return _band(estimate_snr_db(read_utterance(sound, heard, _ANY_RATE)), _BANDS_DB, "dB")
     known = columns.get(row.id) or columns.get(row.speaker or "") or {}
-    return known.get(name) or "unknown"
+    return known.get(name) or UNKNOWN
 
 
 def _band(value: float, limits: Sequence[float], unit: str) -> str:

@@ -7,6 +7,7 @@ import torch
 from speechssl.asr.decoding.decoders import Beam, Flashlight, Greedy, WithLexicon, build_decoder
 from speechssl.asr.transcripts.timed import Transcript, words_of
 from speechssl.audio.reading import AudioConfig
+from speechssl.data.shifted import Shifted
 from speechssl.data.utterances import Manifest
 from speechssl.hub.model_formats import read_saved
 from speechssl.model.precision import choose_precision, pack
@@ -98,6 +99,7 @@ def transcribe_by(
             letters=letters,
             path=rows[key].path,
             start_s=rows[key].start / rows[key].sample_rate,
+            shift=str(manifest.shift) if isinstance(manifest, Shifted) else None,
             alternatives=tuple((each.text, each.score) for each in hypotheses) if len(hypotheses) > 1 else (),
         )
     return [found[row.id] for row in manifest.utterances if row.id in found], skipped

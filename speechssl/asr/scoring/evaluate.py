@@ -27,6 +27,8 @@ __all__ = [
     "Rate",
     "Reference",
     "ScoreConfig",
+    "block_names",
+    "by_number",
     "evaluate",
     "evaluate_systems",
     "in_common",
@@ -209,7 +211,7 @@ def evaluate_systems(
         _check_ids(references, hypotheses)
     compared = [_compare(references, hypotheses, config) for hypotheses in systems]
     counts = [_counts(each) for each in compared]
-    parts = _parts(references, _block_names(references, config))
+    parts = _parts(references, block_names(references, config))
     tables = [in_blocks(_rates(count[part.rows]), part.blocks) for count in counts for part in parts]
     groups: dict[int, Group] = {}
     totals: dict[int, NDArray[np.int64]] = {}  # bootstrap sums over all utterances, by system
@@ -248,7 +250,7 @@ def judge(references: Sequence[Reference], first: Evaluation, second: Evaluation
     config = first.config
     if second.config != config:
         raise ValueError(f"expected two systems scored alike, found {config} and {second.config}")
-    names = _block_names(references, config)
+    names = block_names(references, config)
     one, other = (in_blocks(_rates(_counts(each.utterances)), names) for each in (first, second))
     words, characters = compare_systems(one, other, (first.drawn, second.drawn), seed=config.seed, level=config.level)
     return words, characters
@@ -294,17 +296,22 @@ def _compare(references: Sequence[Reference], hypotheses: Mapping[str, str], con
     ]
 
 
-def _by_number(name: str) -> list[str | int]:
+def by_number(name: str) -> list[str | int]:
     """Return a sort key that orders names by the numbers in them.
 
     Examples:
-        >>> sorted(["from 10 to 20 s", "from 2 to 5 s", "below 1 s"], key=_by_number)
+        >>> sorted(["from 10 to 20 s", "from 2 to 5 s", "below 1 s"], key=by_number)
         ['below 1 s', 'from 2 to 5 s', 'from 10 to 20 s']
     """
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
-def _block_names(references: Sequence[Reference], config: ScoreConfig) -> list[str]:
+def block_names(references: Sequence[Reference], config: ScoreConfig) -> list[str]:
+    """Return the bootstrap block of each reference: its speaker, or itself.
+
+    Raises:
+        ManifestError: speakers are wanted, and an utterance has none.
+    """
     if config.blocks == "utterance":
         return [row.id for row in references]
     unknown = [row.id for row in references if row.speaker is None]
@@ -323,7 +330,7 @@ def _parts(references: Sequence[Reference], names: Sequence[str]) -> list[_Part]
         members: dict[str, list[int]] = {}
         for index, row in enumerate(references):
             members.setdefault(row.groups.get(grouping, "unknown"), []).append(index)
-        for name in sorted(members, key=_by_number):
+        for name in sorted(members, key=by_number):
             found.append(_Part(grouping, name, np.array(members[name]), [names[index] for index in members[name]]))
     return found
 

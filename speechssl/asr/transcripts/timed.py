@@ -46,6 +46,7 @@ class Transcript:
     path: str | None = None  # path of the audio
     start_s: float = 0.0  # start of the utterance in its file
     alternatives: tuple[tuple[str, float], ...] = ()  # n-best texts with scores, the best first, if requested
+    shift: str | None = None  # noise or other shift that was applied to the audio; None: as recorded
 
     @property
     def confidence(self) -> float | None:

@@ -61,6 +61,9 @@ def _tsv(transcripts: Sequence[Transcript]) -> str:
     for each in transcripts:
         if any(control in each.text for control in _CONTROLS):
             raise ConfigError(f"{each.id!r}: has a tab or line break in id or text; write .jsonl, which holds any")
+    if any(each.shift is not None for each in transcripts):
+        rows = (f"{each.id}\t{each.text}\t{each.shift or ''}\n" for each in transcripts)
+        return "".join(["id\ttext\tshift\n", *rows])
     return "".join(["id\ttext\n", *(f"{each.id}\t{each.text}\n" for each in transcripts)])
 
 
@@ -72,6 +75,8 @@ def _object(each: Transcript) -> dict[str, object]:
     found: dict[str, object] = {"id": each.id, "text": each.text, "duration": round(each.duration_s, 3)}
     if each.path is not None:
         found |= {"path": each.path, "start": round(each.start_s, 3)}
+    if each.shift is not None:
+        found["shift"] = each.shift
     if each.confidence is not None:
         found["confidence"] = round(each.confidence, 4)
     for name, timed in (("words", each.words), ("letters", each.letters)):
@@ -96,7 +101,7 @@ def _trn(transcripts: Sequence[Transcript]) -> str:
 
 def _ctm(transcripts: Sequence[Transcript]) -> str:
     """Return NIST's CTM: `utterance channel start duration word confidence`; `;;` begins a comment."""
-    rows = []
+    rows = [f";; shift {shift}\n" for shift in dict.fromkeys(each.shift for each in transcripts) if shift is not None]
     for each in transcripts:
         name = escape_id(each.id, ";" if each.id.startswith(";;") else "")
         for word in each.words or each.letters:
