@@ -115,7 +115,7 @@ def plot_sweeps(run: Path) -> None:
 
 
 def plot_shifts(figures: Path, out: Path) -> None:
-    """Write a PNG with a curve for each model and kind of shift: the first score by level, its interval as a band.
+    """Write a PNG with a curve for each model and kind of shift: the first score by level, with intervals.
 
     The dashed line is the score of the audio as recorded. Shifts without a level (measured rooms) have no curve.
 
@@ -158,8 +158,8 @@ def plot_shifts(figures: Path, out: Path) -> None:
             levels, scores, lows, highs = (
                 100 * np.array(each) if place else each for place, each in enumerate(zip(*line, strict=True))
             )
-            axes.plot(levels, scores, "o-", color=colours[model], label=model)
-            axes.fill_between(levels, lows, highs, color=colours[model], alpha=0.2, lw=0)
+            reach = (np.maximum(scores - lows, 0), np.maximum(highs - scores, 0))
+            axes.errorbar(levels, scores, reach, fmt="o-", capsize=3, color=colours[model], label=model)
             clean = next(100 * y for m, c, _, _, y, _ in points if (m, c) == (model, None))
             axes.axhline(clean, ls="--", lw=1, color=colours[model])
         axes.set_title(curve, fontsize=9)

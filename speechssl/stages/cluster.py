@@ -191,8 +191,14 @@ def feature_source(config: ClusterConfig) -> FeatureSource | StoredFeatures:
 
     Raises:
         LabelError: the checkpoint has fewer layers than requested, or the folder does not hold the features.
+        ConfigError: a shift is asked for features that were computed before.
     """
     if isinstance(config.features, Path):
+        if config.data.shift is not None:
+            raise ConfigError(
+                f"data.shift={config.data.shift}: {config.features} holds features already, in which no audio can be "
+                f"shifted; extract them with `speechssl extract ... --shift {config.data.shift}`, and leave the key out"
+            )
         return stored_features(config.features, config.layer)
     if config.features != "layer" or config.checkpoint is None:
         return front_end("mfcc" if config.features == "layer" else config.features, config.data.audio, cmn=config.cmn)

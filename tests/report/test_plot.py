@@ -8,8 +8,8 @@ import pytest
 
 from speechssl.data.labels import FrameLabels, LabelSource, write_labels
 from speechssl.data.manifest import read_manifest, write_manifest
-from speechssl.errors import LabelError, ManifestError
-from speechssl.report.plot import plot_sweep, plot_units
+from speechssl.errors import ConfigError, LabelError, ManifestError
+from speechssl.report.plot import plot_shifts, plot_sweep, plot_units
 
 
 @pytest.fixture
@@ -77,3 +77,22 @@ def test_narrowband_audio_is_drawn(corpus, write_wav):
     write_manifest(corpus / "narrow.tsv", [row])
     plot_units([corpus / "labels.tsv"], read_manifest(corpus / "narrow.tsv"), corpus / "x.png")
     assert (corpus / "x.png").exists()
+
+
+@pytest.mark.parametrize("level", [10, None])  # measured rooms have no level, and no curve
+def test_shifts_are_drawn_with_or_without_a_curve(tmp_path, level):
+    score = {"CER": {"score": 0.5, "interval": {"low": 0.4, "high": 0.6}}}
+    clean = {"curve": None, "level": None, "unit": None, "scores": score}
+    shifted = {"curve": "noise", "level": level, "unit": "dB", "scores": score}
+    found = {"higher_is_better": {"CER": False}, "conditions": {"one": [clean, shifted], "two": [clean, shifted]}}
+    (tmp_path / "shift.json").write_text(json.dumps(found))
+    plot_shifts(tmp_path / "shift.json", tmp_path / "new/shift.png")
+    assert (tmp_path / "new/shift.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}", "[]"])
+def test_what_holds_no_shifts_is_not_drawn(tmp_path, text):
+    if text is not None:
+        (tmp_path / "shift.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"shift\.json: expected the figures of shifts .*; run `speechssl shift`"):
+        plot_shifts(tmp_path / "shift.json", tmp_path / "shift.png")
