@@ -153,12 +153,12 @@ def plot_shifts(figures: Path, out: Path) -> None:
     ):
         for model in models:
             line = sorted(
-                (x, y, within["low"], within["high"]) for m, c, _, x, y, within in points if (m, c) == (model, curve)
+                (level, score, score - within["low"], within["high"] - score)
+                for m, c, _, level, score, within in points
+                if (m, c) == (model, curve)
             )
-            levels, scores, lows, highs = (
-                100 * np.array(each) if place else each for place, each in enumerate(zip(*line, strict=True))
-            )
-            reach = (np.maximum(scores - lows, 0), np.maximum(highs - scores, 0))
+            levels, *values = np.array(line).T
+            scores, *reach = (np.maximum(100 * each, 0) for each in values)
             axes.errorbar(levels, scores, reach, fmt="o-", capsize=3, color=colours[model], label=model)
             clean = next(100 * y for m, c, _, _, y, _ in points if (m, c) == (model, None))
             axes.axhline(clean, ls="--", lw=1, color=colours[model])

@@ -12,7 +12,7 @@ from speechssl.asr.transcripts.transcript_reading import Said, Texts, read_texts
 from speechssl.audio.reading import AudioConfig
 from speechssl.data.manifest import read_table
 from speechssl.data.utterances import Manifest, Utterance
-from speechssl.downstream.groups import UNKNOWN, Grouped, Ratio, gap_line, score_groups
+from speechssl.downstream.group_scores import UNKNOWN, Grouped, Ratio, gap_line, score_groups
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.text.languages import is_code_like, read_language
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from speechssl.asr.scoring.intervals import Interval
-from speechssl.downstream.groups import Gap, Grouped
+from speechssl.downstream.group_scores import Gap, Grouped
 from speechssl.stages.shifts import Condition, Shifts
 
 __all__ = ["report_lines"]

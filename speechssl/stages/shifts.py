@@ -26,7 +26,7 @@ from speechssl.config import configuration, to_dict
 from speechssl.data.shifted import UNITS, ShiftConfig, Shifted, parse_shift
 from speechssl.data.utterances import Manifest
 from speechssl.downstream.bootstrap import interval
-from speechssl.downstream.groups import FEWEST, UNKNOWN, Grouped, Ratio, score_groups
+from speechssl.downstream.group_scores import FEWEST, UNKNOWN, Grouped, Ratio, score_groups
 from speechssl.errors import CheckpointError, ConfigError, ManifestError
 from speechssl.hub.model_formats import read_saved
 from speechssl.model.precision import choose_precision, pack

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from speechssl.downstream.groups import Ratio, gap_line, score_groups
+from speechssl.downstream.group_scores import Ratio, gap_line, score_groups
 
 
 def ones(hits: np.ndarray) -> Ratio:
