@@ -118,6 +118,7 @@ COMMANDS = Group(
         ),
         "eer": Command(
             "Compute EER and minDCF of scored trials, of any toolkit, with intervals.", "verify_commands:eer_command"
+        ),
         "shift": Command(
             "Score models under noise, reverberation, narrow band, loudness: curves, the worst group and condition.",
             "shift_commands:shift_command",

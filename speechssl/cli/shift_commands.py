@@ -16,7 +16,9 @@ __all__ = ["shift_command"]
 
 
 def shift_command(
-    models: Annotated[list[Path], typer.Argument(help="Folders of fine-tuned models, then a manifest with texts.")],
+    models: Annotated[
+        list[Path], typer.Argument(help="Folders of fine-tuned models, or of heads of probe, then a manifest.")
+    ],
     shifts: Annotated[
         str,
         typer.Option(
@@ -43,7 +45,8 @@ def shift_command(
 ) -> None:
     """Score models under noise, reverberation, narrow band, loudness: curves, the worst group and condition."""
     from speechssl.report.plot import plot_shifts
-    from speechssl.stages.score import read_columns, references_of, with_known_languages
+    from speechssl.stages.score import read_columns, with_known_languages
+    from speechssl.stages.shift_systems import shift_references, system_of
     from speechssl.stages.shift_text import report_lines
     from speechssl.stages.shifts import FIGURES, ShiftsConfig, score_shifts
 
@@ -65,11 +68,16 @@ def shift_command(
         where="shift",
     )
     manifest = read_named(source, root=root)
-    references = references_of(manifest, by or (), read_columns(columns) if columns is not None else None)
+    systems = {
+        name: system_of(path, config.posteriors, config.score, skip_bad=skip_bad)
+        for name, path in _named(folders).items()
+    }
+    table = read_columns(columns) if columns is not None else None
+    references = shift_references(systems, manifest, by or (), table)
     if normaliser in ("lower", "plain"):  # only these have rules that depend on the language
         references, notes = with_known_languages(references, source)
         print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
-    found = score_shifts(_named(folders), manifest, references, config, out)
+    found = score_shifts(systems, manifest, references, config, out)
     lines = report_lines(found, title=f"{source.name} under shifts")
     write_atomically(out / "shift.md", "\n".join(lines) + "\n")
     plot_shifts(out / FIGURES, out / "shift.png")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from speechssl.cli.arguments import Root
+from speechssl.cli.arguments import Root, Shift, ShiftSeed
 from speechssl.config import describe, load
 
 __all__ = [
@@ -82,6 +82,8 @@ def predict_command(
     model: Annotated[str | None, typer.Option(help="The model, if it has moved since the head was trained.")] = None,
     root: Root = None,
     skip_bad: Annotated[bool, typer.Option(help="Report and skip unusable audio instead of stopping.")] = False,
+    shift: Shift = None,
+    shift_seed: ShiftSeed = 0,
 ) -> None:
     """Write the classes or values that a trained head predicts for a manifest."""
     from speechssl.stages.head_folder import load_head
@@ -89,7 +91,13 @@ def predict_command(
     from speechssl.stages.reading_data import DataConfig, read_data
 
     loaded = load_head(head, model=model)
-    data = DataConfig(manifests=tuple(manifests), root=root, bad_audio="skip" if skip_bad else "stop")
+    data = DataConfig(
+        manifests=tuple(manifests),
+        root=root,
+        bad_audio="skip" if skip_bad else "stop",
+        shift=shift,
+        shift_seed=shift_seed,
+    )
     print(f"{out}: {predict_table(loaded, data, read_data(data), out)} utterances")
 
 

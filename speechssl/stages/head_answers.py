@@ -14,8 +14,9 @@ from speechssl.audio.reading import SAMPLE_RATE
 from speechssl.corpus.activity import FRAME, chosen_vad, detect_activity, waveform_blocks
 from speechssl.corpus.split import split_by_shares
 from speechssl.data.manifest import read_table
+from speechssl.data.shifted import Shifted
 from speechssl.data.utterances import Manifest, Utterance
-from speechssl.errors import AudioError, LabelError, ManifestError
+from speechssl.errors import AudioError, ConfigError, LabelError, ManifestError
 from speechssl.stages.probe_config import ProbeConfig, SplitRule
 from speechssl.stages.reading_data import DataConfig, read_data, tell_left_out
 from speechssl.tasks.head_registry import head_of
@@ -133,7 +134,8 @@ def speech_intervals(manifest: Manifest, row: Utterance, *, vad: str) -> list[In
     Raises:
         AudioError: the audio cannot be read.
     """
-    activity = detect_activity(waveform_blocks(manifest, row), chosen_vad(vad))  # type: ignore[arg-type]
+    recorded = manifest.original if isinstance(manifest, Shifted) else manifest  # noise changes no answer
+    activity = detect_activity(waveform_blocks(recorded, row), chosen_vad(vad))  # type: ignore[arg-type]
     is_speech = activity.speech >= 0.5
     edges = [0, *(np.flatnonzero(is_speech[1:] != is_speech[:-1]) + 1).tolist(), len(is_speech)]
     frame_s = FRAME / SAMPLE_RATE
@@ -219,6 +221,8 @@ def _intervals(
     config: ProbeConfig, data: DataConfig, manifest: Manifest, rows: Sequence[Utterance]
 ) -> tuple[Mapping[str, Answer], str]:
     """Return the intervals of phones, or of speech and pause, by id, and what the others lack."""
+    if isinstance(manifest, Shifted) and manifest.recorded:
+        raise ConfigError(f"shift {manifest.shift} moves the times of frames, whose answers are those of the recording")
     if config.phones is None:
         speech: dict[str, Answer] = {}
         for row in rows:

@@ -18,6 +18,7 @@ from speechssl.text.languages import is_code_like, read_language
 
 __all__ = [
     "GROUPINGS",
+    "cell_of",
     "error_ratios",
     "gap_lines",
     "gaps_of",
@@ -64,7 +65,9 @@ def references_of(
         raise ManifestError(
             f"{len(untranscribed)} utterances have no text: {', '.join(untranscribed[:3])}; transcribe or remove them"
         )
+    further = {row.id: row for row in sound.utterances if row.more} if sound is not None else {}
     known = {name: None for row in (columns or {}).values() for name in row}
+    known |= {name: None for row in further.values() for name, _ in row.more}
     unknown = [name for name in groupings if name not in GROUPINGS and name not in known]
     if unknown:
         raise ManifestError(
@@ -76,7 +79,10 @@ def references_of(
             text=row.text or "",
             speaker=row.speaker,
             language=row.language,
-            groups={name: _group_of(sound, heard.get(row.id), row, name, columns or {}) for name in groupings},
+            groups={
+                name: _group_of(sound, heard.get(row.id), further.get(row.id, row), name, columns or {})
+                for name in groupings
+            },
         )
         for row in rows
     ]
@@ -193,8 +199,15 @@ def _group_of(
             if sound is None or heard is None:
                 raise ManifestError(f"{row.id}: the references do not say where its audio is, which snr reads")
             return _band(estimate_snr_db(read_utterance(sound, heard, _ANY_RATE)), _BANDS_DB, "dB")
-    known = columns.get(row.id) or columns.get(row.speaker or "") or {}
-    return known.get(name) or UNKNOWN
+    return cell_of(row, name, columns) or UNKNOWN
+
+
+def cell_of(row: Utterance | Said, name: str, columns: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the cell of an utterance in a column of a table by id or speaker, or else of its manifest; or ''."""
+    told = columns.get(row.id) or columns.get(row.speaker or "") or {}
+    if name in told or not isinstance(row, Utterance):
+        return told.get(name) or ""
+    return dict(row.more).get(name) or str(getattr(row, name, None) or "")
 
 
 def _band(value: float, limits: Sequence[float], unit: str) -> str:

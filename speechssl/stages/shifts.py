@@ -10,7 +10,7 @@ as recorded by the same bootstrap draws.
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from urllib.parse import quote
 import numpy as np
 
 from speechssl import fingerprint
-from speechssl.asr.scoring.evaluate import Reference, ScoreConfig, block_names, by_number, evaluate
+from speechssl.asr.scoring.evaluate import Reference, ScoreConfig, block_names, by_number
 from speechssl.asr.scoring.intervals import Interval
 from speechssl.atomic import write_atomically
 from speechssl.config import configuration, to_dict
@@ -28,14 +28,10 @@ from speechssl.data.utterances import Manifest
 from speechssl.downstream.bootstrap import interval
 from speechssl.downstream.group_scores import FEWEST, UNKNOWN, Grouped, Ratio, score_groups
 from speechssl.errors import CheckpointError, ConfigError, ManifestError
-from speechssl.hub.model_formats import read_saved
-from speechssl.model.precision import choose_precision, pack
-from speechssl.parallel import pick_device
 from speechssl.provenance import source_commit
 from speechssl.stages.posteriors import PosteriorConfig
 from speechssl.stages.reading_data import tell_left_out, under_shift
-from speechssl.stages.score import error_ratios
-from speechssl.stages.transcribe import transcribe_by
+from speechssl.stages.shift_systems import Answer, System
 
 __all__ = ["CLEAN", "FIGURES", "Condition", "ScoredShift", "Shifts", "ShiftsConfig", "score_shifts"]
 
@@ -107,11 +103,8 @@ class _Answers:
     looped: int
 
 
-_Answer = Callable[[Manifest], tuple[Mapping[str, str], Sequence[str]]]  # answers by id, and what was skipped
-
-
 def score_shifts(
-    models: Mapping[str, Path],
+    systems: Mapping[str, System],
     manifest: Manifest,
     references: Sequence[Reference],
     config: ShiftsConfig,
@@ -120,14 +113,14 @@ def score_shifts(
     """Answer and score a manifest under every shift with every model; write `shift.json`.
 
     Args:
-        models: folders of recognisers, by the names that the report gives them.
+        systems: models that answer the same question, by the names that the report gives them.
         manifest: the utterances, as recorded.
-        references: their texts, with their groups.
+        references: the right answers, with the groups of the utterances.
         config: shifts and scoring.
         out: folder of the answers and scores; conditions that it holds are not computed again.
 
     Raises:
-        CheckpointError: a folder is not a recogniser, or `out` holds answers of another model or other audio.
+        CheckpointError: `out` holds answers of another model or of other audio.
         AudioError: audio cannot be used, and the configuration does not say to skip it.
         ManifestError: no utterance was answered under all conditions, or a grouping is empty.
     """
@@ -135,32 +128,34 @@ def score_shifts(
         if all(row.groups[grouping] == UNKNOWN for row in references):
             raise ManifestError(f"shift: the column {grouping} is empty for all {len(references)} utterances; fill it")
     shifts = [None, *(parse_shift(text, seed=config.seed) for text in config.shifts)]
-    answers = {name: _answers_of(path, manifest, shifts, config, out / name) for name, path in models.items()}
+    answers = {name: _answers_of(each, manifest, shifts, config, out / name) for name, each in systems.items()}
     kept = [row for row in references if all(row.id in some.texts for each in answers.values() for some in each)]
     skipped = [*dict.fromkeys(why for each in answers.values() for some in each for why in some.skipped)]
     if not kept:
         raise ManifestError(f"shift: no utterance was answered under all conditions: {'; '.join(skipped[:3])}")
     found = Shifts(
-        conditions={name: _scored(kept, each, shifts, config) for name, each in answers.items()},
-        higher_is_better=dict.fromkeys(("CER", "WER"), False),
+        conditions={name: _scored(systems[name], kept, each, shifts, config) for name, each in answers.items()},
+        higher_is_better=next(iter(systems.values())).higher_is_better,
         utterances=len(kept),
         left_out=sorted({row.id for row in references} - {row.id for row in kept}),
         skipped=skipped,
     )
     tell_left_out(found.left_out, "not answered under all conditions")
-    record: dict[str, Any] = {"config": to_dict(config), "models": {name: str(path) for name, path in models.items()}}
+    record: dict[str, Any] = {
+        "config": to_dict(config),
+        "models": {name: each.fingerprint for name, each in systems.items()},
+    }
     record |= {"commit": source_commit(), **_as_json(found)}
     write_atomically(out / FIGURES, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return found
 
 
 def _answers_of(
-    path: Path, manifest: Manifest, shifts: Sequence[ShiftConfig | None], config: ShiftsConfig, folder: Path
+    system: System, manifest: Manifest, shifts: Sequence[ShiftConfig | None], config: ShiftsConfig, folder: Path
 ) -> list[_Answers]:
     """Read a model's answers under each condition, or compute them; the model is loaded once, if at all."""
-    saved = read_saved(path)
-    about = {"model": saved.fingerprint(), "audio": _fingerprint(manifest), "posteriors": to_dict(config.posteriors)}
-    answer: _Answer | None = None
+    about = {"model": system.fingerprint, "audio": _fingerprint(manifest), "posteriors": to_dict(config.posteriors)}
+    answer: Answer | None = None
     found = []
     for shift in shifts:
         name = "as_recorded" if shift is None else str(shift)
@@ -170,7 +165,7 @@ def _answers_of(
         if before is not None:
             found.append(before)
             continue
-        answer = answer or _recogniser(path, config)
+        answer = answer or system.load()
         shifted = manifest if shift is None else under_shift(manifest, name, seed=config.seed)
         looped = shifted.looped() if isinstance(shifted, Shifted) else []
         print(f"{folder.name}: {CLEAN if shift is None else name}", file=sys.stderr)
@@ -205,53 +200,31 @@ def _read_answers(file: Path, about: Mapping[str, object]) -> _Answers | None:
     return answers
 
 
-def _recogniser(path: Path, config: ShiftsConfig) -> _Answer:
-    """Load a fine-tuned model, and return the function that transcribes a manifest by greedy decoding."""
-    saved = read_saved(path)
-    model, vocabulary = saved.recogniser(shares=True)
-    device, audio = pick_device(), saved.description.audio
-    del saved  # whose tensors packing is to release one by one
-    model = pack(model.to(device), choose_precision(config.posteriors.precision, device), in_place=True)
-
-    def answer(manifest: Manifest) -> tuple[Mapping[str, str], Sequence[str]]:
-        transcripts, skipped = transcribe_by(
-            model, vocabulary, manifest, audio, config.posteriors, skip_bad=config.skip_bad, settings="--"
-        )
-        return {each.id: each.text for each in transcripts}, skipped
-
-    return answer
-
-
 def _scored(
+    system: System,
     references: Sequence[Reference],
     answers: Sequence[_Answers],
     shifts: Sequence[ShiftConfig | None],
     config: ShiftsConfig,
 ) -> list[Condition]:
     """Score one model's answers under each condition; the first is the audio as recorded."""
-    ids = {row.id for row in references}
-    ratios = [
-        error_ratios(
-            evaluate(references, {key: text for key, text in some.texts.items() if key in ids}, _without_draws(config))
-        )
-        for some in answers
-    ]
+    ratios = [system.ratios(references, {row.id: some.texts[row.id] for row in references}) for some in answers]
     return [
         Condition(
             shift=shift,
-            scores={name: _score(each, ratios[0][name], references, config) for name, each in found.items()},
+            scores={
+                name: _score(each, ratios[0][name], references, config, higher_is_better=system.higher_is_better[name])
+                for name, each in found.items()
+            },
             looped=some.looped,
         )
         for shift, some, found in zip(shifts, answers, ratios, strict=True)
     ]
 
 
-def _without_draws(config: ShiftsConfig) -> ScoreConfig:
-    """Return how texts are compared, with a single draw: intervals are drawn for all conditions alike, by `_score`."""
-    return dataclasses.replace(config.score, samples=1)
-
-
-def _score(ratio: Ratio, clean: Ratio, references: Sequence[Reference], config: ShiftsConfig) -> ScoredShift:
+def _score(
+    ratio: Ratio, clean: Ratio, references: Sequence[Reference], config: ShiftsConfig, *, higher_is_better: bool
+) -> ScoredShift:
     settings = config.score
     draws: dict[str, Any] = {"samples": settings.samples, "level": settings.level, "seed": settings.seed}
     blocks, every = block_names(references, settings), np.arange(len(references))
@@ -266,7 +239,7 @@ def _score(ratio: Ratio, clean: Ratio, references: Sequence[Reference], config: 
                 ratio,
                 [row.groups[grouping] for row in references],
                 blocks,
-                higher_is_better=False,
+                higher_is_better=higher_is_better,
                 fewest=config.fewest,
                 order=by_number,
                 **draws,

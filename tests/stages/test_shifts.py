@@ -12,7 +12,7 @@ import soundfile
 from speechssl.__main__ import main
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.features.feature_folder import FeatureFolder
-from speechssl.stages import shifts as stage
+from speechssl.stages import shift_systems
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_finished_conditions_are_not_repeated(finetuned, spoken, tmp_path, monke
     first = (out / "shift.md").read_text()
     shutil.rmtree(out / "shift.md", ignore_errors=True)
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "_recogniser", None)  # nothing is transcribed
+        patched.setattr(shift_systems, "transcribe_by", None)  # nothing is transcribed
         assert shift(finetuned, spoken, out, "--shifts", "noise:10") == 0
     assert (out / "shift.md").read_text() == first
     capsys.readouterr()
