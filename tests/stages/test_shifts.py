@@ -182,3 +182,83 @@ def test_score_prints_the_gap_between_groups(spoken, tmp_path, capsys):
     assert gaps["wer"]["gap"]["p_value"] == pytest.approx(1 / 201)
     assert main(["score", str(spoken), str(tmp_path / "x.tsv"), *options, "--blocks", "speaker"]) == 0
     assert "[no interval]; equal groups are not tested, as each is one block" in capsys.readouterr().out
+
+
+@pytest.fixture
+def head(spoken, tmp_path) -> Path:
+    """Give a head on log-mel that tells the speakers of `spoken` apart; the manifest gets a column `room`."""
+    rows = read_manifest(spoken).utterances
+    write_manifest(spoken, [dataclasses.replace(row, more=(("room", "xy"[i % 12 < 6]),)) for i, row in enumerate(rows)])
+    recipe = tmp_path / "probe.yaml"
+    recipe.write_text(
+        f"out: {tmp_path / 'probe'}\ntask: {{kind: utterance_classes, column: speaker, projector: 4}}\n"
+        f"data: {{manifests: [{spoken}]}}\nsplit: {{by: id, dev: 0.25, test: 0.25}}\nshared_speakers: true\n"
+        "baselines: [log_mel]\nseeds: [0]\ntrain: {steps: 2, eval_every: 2, batch: 4}\n"
+    )
+    assert main(["probe", str(recipe)]) == 0
+    (found,) = (tmp_path / "probe/heads").glob("*/seed-0")
+    return found
+
+
+def test_heads_are_scored_by_their_classes(head, spoken, tmp_path, capsys):
+    rows = list(read_manifest(spoken).utterances)
+    rows[0], rows[1] = dataclasses.replace(rows[0], speaker="stranger"), dataclasses.replace(rows[1], speaker=None)
+    write_manifest(spoken, rows)
+    out = tmp_path / "out"
+    capsys.readouterr()
+    assert shift(head, spoken, out, "--shifts", "noise:0,reverb:0.3", "--by", "room", "--fewest", "5") == 0
+    said = capsys.readouterr()
+    assert "left out, no speaker: 1 utterances: u0001-0" in said.err
+    assert "left out, a class no head knows: 1 utterances: u0000-0" in said.err
+    assert "22 utterances, the same under all conditions." in said.out
+    found = json.loads((out / "shift.json").read_text())
+    assert found["higher_is_better"] == {"accuracy": True}
+    ((_, conditions),) = found["conditions"].items()
+    scores = {each["condition"]: each["scores"]["accuracy"]["score"] for each in conditions}
+    worst = min([*scores][1:], key=scores.__getitem__)
+    assert f"- Worst condition by accuracy: **{worst}**" in said.out
+    table = tmp_path / "predicted.tsv"
+    assert main(["predict", str(head), str(spoken), "-o", str(table), "--shift", "noise:0"]) == 0
+    cells = [line.split("\t") for line in table.read_text().splitlines()[1:]]
+    speakers = {row.id: row.speaker for row in rows[2:]}
+    hits = [speakers[key] == predicted for key, _, predicted, *_ in cells if key in speakers]
+    assert np.mean(hits) == pytest.approx(scores["noise:0"])
+
+
+def test_models_that_answer_different_questions_are_not_compared(head, finetuned, spoken, tmp_path, capsys):
+    both = [str(head), str(finetuned), str(spoken), "-o", str(tmp_path / "out"), "--shifts", "noise:10"]
+    capsys.readouterr()
+    assert main(["shift", *both]) == 2
+    assert "the models answer different questions" in capsys.readouterr().err
+    assert main(["shift", str(head), str(head), str(spoken), "-o", str(tmp_path / "out"), "--shifts", "gain:3"]) == 2
+    assert "is given twice" in capsys.readouterr().err
+
+
+def test_a_column_of_the_manifest_is_a_grouping(head, spoken, tmp_path, capsys):
+    rows = read_manifest(spoken).utterances
+    (tmp_path / "x.tsv").write_text("id\ttext\n" + "".join(f"{row.id}\t{row.text}\n" for row in rows))
+    options = ["--by", "room", "--samples", "20"]
+    capsys.readouterr()
+    assert main(["score", str(spoken), str(tmp_path / "x.tsv"), *options]) == 0
+    assert "by room:\n  x  CER" in capsys.readouterr().out
+
+
+def test_a_probe_is_tested_under_a_shift(spoken, tmp_path, capsys):
+    recipe = tmp_path / "probe.yaml"
+    recipe.write_text(
+        f"out: {tmp_path / 'probe'}\ntask: {{kind: frame_classes, of: speech}}\nvad: energy\n"
+        f"data: {{manifests: [{spoken}]}}\ntest: {{manifests: [{spoken.with_name('b.tsv')}], shift: 'speed:0.9'}}\n"
+        "baselines: [log_mel]\nseeds: [0]\nshared_speakers: true\ntrain: {steps: 2, eval_every: 2, batch: 4}\n"
+    )
+    rows = read_manifest(spoken).utterances
+    write_manifest(spoken, rows[:12])
+    write_manifest(spoken.with_name("b.tsv"), rows[12:])
+    assert main(["probe", str(recipe)]) == 2
+    assert "shift speed:0.9 moves the times of frames" in capsys.readouterr().err
+    classes = recipe.read_text().replace(
+        "{kind: frame_classes, of: speech}", "{kind: utterance_classes, column: speaker}"
+    )
+    recipe.write_text(classes)
+    assert main(["probe", str(recipe), f"out={tmp_path / 'noisy'}", "test.shift=noise:20"]) == 0
+    about = [json.loads(path.read_text())["manifest"] for path in (tmp_path / "noisy/features").glob("*/features.json")]
+    assert sorted(each.get("shift", "") for each in about) == ["", "noise:20"]
