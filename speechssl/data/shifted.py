@@ -58,6 +58,7 @@ _RANGES: Mapping[Kind, tuple[float, float]] = {  # lowest and highest level
 _WITH_SOUNDS = ("noise", "reverb")  # kinds that take a source
 _TALKERS = 6  # voices in babble
 _TRIED = 200  # utterances looked at for voices of other speakers
+_MANY = 10_000  # utterances; of more than these, some are drawn one by one instead of ordering all
 _SYNTAX = "noise:SNR_dB[:white|babble|FILE], reverb:RT60_s, reverb:FILE, band:HZ, gain:dB, clip:PERCENT, speed:FACTOR"
 
 
@@ -198,19 +199,19 @@ class Shifted(Manifest):
     def _drawn(self, row: Utterance) -> list[tuple[Manifest, Utterance, float]]:
         """Draw the sounds for an utterance: one file, or the voices of babble; each with its start, as a share."""
         generator = self._generator(row, "sounds")
-        if self.sounds is not None:
-            manifest, wanted = self.sounds, 1
-            order = torch.randperm(len(manifest.utterances), generator=generator)
-            chosen = [manifest.utterances[int(place)] for place in order[:1]]
-        else:
-            manifest, wanted = self.original, _TALKERS
-            order = torch.randperm(len(manifest.utterances), generator=generator)
-            tried = (manifest.utterances[int(place)] for place in order[:_TRIED])
-            others = [other for other in tried if other.id != row.id]
-            others.sort(key=lambda other: row.speaker is not None and other.speaker == row.speaker)  # stable
-            chosen = others[:wanted]
+        manifest, wanted = (self.original, _TALKERS) if self.sounds is None else (self.sounds, 1)
+        count = len(manifest.utterances)
+        drawn = (
+            torch.randint(count, (_TRIED,), generator=generator)
+            if count > _MANY
+            else torch.randperm(count, generator=generator)[:_TRIED]
+        )
+        sounds = [manifest.utterances[place] for place in dict.fromkeys(drawn.tolist())]
+        if self.sounds is None:
+            sounds = [each for each in sounds if each.id != row.id]
+            sounds.sort(key=lambda each: row.speaker is not None and each.speaker == row.speaker)  # stable
         offsets = torch.rand(wanted, generator=generator).tolist()
-        return [(manifest, sound, offset) for sound, offset in zip(chosen, offsets, strict=False)]
+        return [(manifest, sound, offset) for sound, offset in zip(sounds, offsets, strict=False)]
 
     def _generator(self, row: Utterance, what: str) -> torch.Generator:
         return seeded_generator(self.shift.seed, "shift", what, row.id)

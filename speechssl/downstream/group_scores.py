@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 from speechssl.asr.scoring.intervals import Interval
 from speechssl.downstream.bootstrap import Indices, interval_of
 
-__all__ = ["FEWEST", "UNKNOWN", "Gap", "GroupScore", "Grouped", "Ratio", "Score", "gap_line", "score_groups"]
+__all__ = [
+    "FEWEST",
+    "UNKNOWN",
+    "Gap",
+    "GroupScore",
+    "Grouped",
+    "Ratio",
+    "Score",
+    "drawn_scores",
+    "gap_line",
+    "score_groups",
+]
 
 FEWEST = 10  # items; a smaller group is reported, and neither worst nor best
 UNKNOWN = "unknown"  # group of items without one; reported, and neither worst nor best
@@ -175,6 +186,22 @@ def _gap(
         expected=math.copysign(float(chance.mean()), gap) if is_tested else math.nan,
         p_value=(int(np.sum(chance >= abs(gap) - 1e-12)) + 1) / (len(chance) + 1) if is_tested else math.nan,
     )
+
+
+def drawn_scores(score: Score, blocks: Sequence[str], *, samples: int, seed: int) -> Scores:
+    """Return the scores of bootstrap samples of all items; scores of the same items and seed have the same samples.
+
+    Args:
+        score: as in `score_groups`.
+        blocks: block of each item.
+        samples: number of samples.
+        seed: seed of the draws.
+    """
+    members: dict[str, list[int]] = {}
+    for index, name in enumerate(blocks):
+        members.setdefault(name, []).append(index)
+    every = [np.array(indices, np.int64) for indices in members.values()]
+    return _drawn(score, [every], samples, np.random.default_rng([seed, 5]))
 
 
 def gap_line(name: str, gap: Gap) -> str:

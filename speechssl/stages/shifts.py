@@ -25,8 +25,8 @@ from speechssl.atomic import write_atomically
 from speechssl.config import configuration, to_dict
 from speechssl.data.shifted import UNITS, ShiftConfig, Shifted, parse_shift
 from speechssl.data.utterances import Manifest
-from speechssl.downstream.bootstrap import interval
-from speechssl.downstream.group_scores import FEWEST, UNKNOWN, Grouped, Ratio, score_groups
+from speechssl.downstream.bootstrap import interval_of
+from speechssl.downstream.group_scores import FEWEST, UNKNOWN, Grouped, Ratio, drawn_scores, score_groups
 from speechssl.errors import CheckpointError, ConfigError, ManifestError
 from speechssl.provenance import source_commit
 from speechssl.stages.posteriors import PosteriorConfig
@@ -127,8 +127,9 @@ def score_shifts(
     for grouping in references[0].groups if references else ():
         if all(row.groups[grouping] == UNKNOWN for row in references):
             raise ManifestError(f"shift: the column {grouping} is empty for all {len(references)} utterances; fill it")
-    shifts = [None, *(parse_shift(text, seed=config.seed) for text in config.shifts)]
-    answers = {name: _answers_of(each, manifest, shifts, config, out / name) for name, each in systems.items()}
+    shifted = [manifest, *(under_shift(manifest, text, seed=config.seed) for text in config.shifts)]
+    answers = {name: _answers_of(each, shifted, config, out / name) for name, each in systems.items()}
+    shifts = [each.shift if isinstance(each, Shifted) else None for each in shifted]
     kept = [row for row in references if all(row.id in some.texts for each in answers.values() for some in each)]
     skipped = [*dict.fromkeys(why for each in answers.values() for some in each for why in some.skipped)]
     if not kept:
@@ -150,30 +151,37 @@ def score_shifts(
     return found
 
 
-def _answers_of(
-    system: System, manifest: Manifest, shifts: Sequence[ShiftConfig | None], config: ShiftsConfig, folder: Path
-) -> list[_Answers]:
-    """Read a model's answers under each condition, or compute them; the model is loaded once, if at all."""
-    about = {"model": system.fingerprint, "audio": _fingerprint(manifest), "posteriors": to_dict(config.posteriors)}
+def _answers_of(system: System, manifests: Sequence[Manifest], config: ShiftsConfig, folder: Path) -> list[_Answers]:
+    """Read a model's answers under each condition, or compute them; the model is loaded once, if at all.
+
+    Args:
+        system: the model.
+        manifests: the utterances as recorded, then shifted.
+        config: batches and precision, which are stored beside the answers.
+        folder: folder of the answers.
+    """
+    about: dict[str, object] = {
+        "model": system.fingerprint,
+        "audio": _fingerprint(manifests[0]),
+        "posteriors": to_dict(config.posteriors),
+    }
     answer: Answer | None = None
     found = []
-    for shift in shifts:
-        name = "as_recorded" if shift is None else str(shift)
-        file = folder / f"{quote(name, safe=':')}.json"
-        stated = about | {"shift": None if shift is None else to_dict(shift)}
-        before = _read_answers(file, stated)
-        if before is not None:
-            found.append(before)
-            continue
-        answer = answer or system.load()
-        shifted = manifest if shift is None else under_shift(manifest, name, seed=config.seed)
-        looped = shifted.looped() if isinstance(shifted, Shifted) else []
-        print(f"{folder.name}: {CLEAN if shift is None else name}", file=sys.stderr)
-        texts, skipped = answer(shifted)
-        answers = _Answers(texts=texts, skipped=skipped, looped=len(looped))
-        write_atomically(
-            file, json.dumps({"about": stated, **dataclasses.asdict(answers)}, indent=1, ensure_ascii=False) + "\n"
-        )
+    for manifest in manifests:
+        name, looped, stated = CLEAN, 0, {**about, "shift": None}
+        if isinstance(manifest, Shifted):
+            sounds = manifest.sounds
+            name, looped = str(manifest.shift), len(manifest.looped())
+            stated |= {"shift": to_dict(manifest.shift), "noise": None if sounds is None else _fingerprint(sounds)}
+        file = folder / f"{quote(name.replace(' ', '_'), safe=':')}.json"
+        answers = _read_answers(file, stated)
+        if answers is None:
+            print(f"{folder.name}: {name}", file=sys.stderr)
+            answer = answer or system.load()
+            texts, skipped = answer(manifest)
+            answers = _Answers(texts=texts, skipped=skipped, looped=looped)
+            stored = {"about": stated, **dataclasses.asdict(answers)}
+            write_atomically(file, json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
         found.append(answers)
     return found
 
@@ -229,11 +237,16 @@ def _score(
     draws: dict[str, Any] = {"samples": settings.samples, "level": settings.level, "seed": settings.seed}
     blocks, every = block_names(references, settings), np.arange(len(references))
     change = Ratio(ratio.counts - clean.counts, ratio.totals)
+
+    def within(score: Ratio) -> Interval:
+        drawn = drawn_scores(score, blocks, samples=settings.samples, seed=settings.seed)
+        return interval_of(drawn, level=settings.level)
+
     return ScoredShift(
         score=ratio(every),
-        interval=interval(ratio, blocks, **draws),
+        interval=within(ratio),
         change=change(every),
-        change_interval=interval(change, blocks, **draws),
+        change_interval=within(change),
         groups={
             grouping: score_groups(
                 ratio,

@@ -262,3 +262,15 @@ def test_a_probe_is_tested_under_a_shift(spoken, tmp_path, capsys):
     assert main(["probe", str(recipe), f"out={tmp_path / 'noisy'}", "test.shift=noise:20"]) == 0
     about = [json.loads(path.read_text())["manifest"] for path in (tmp_path / "noisy/features").glob("*/features.json")]
     assert sorted(each.get("shift", "") for each in about) == ["", "noise:20"]
+
+
+def test_answers_under_other_noise_are_not_taken(finetuned, spoken, tmp_path, capsys, make_corpus):
+    noise = make_corpus(tmp_path / "noise", [30_000])
+    options = ["--shifts", f"noise:10:{noise}"]
+    assert shift(finetuned, spoken, tmp_path / "out", *options) == 0
+    write_manifest(
+        noise,
+        [dataclasses.replace(row, num_samples=20_000, file_samples=30_000) for row in read_manifest(noise).utterances],
+    )
+    assert shift(finetuned, spoken, tmp_path / "out", *options) == 2
+    assert "was computed with another noise" in capsys.readouterr().err
