@@ -177,8 +177,12 @@ class FeatureSpread:
         The singular values are those of the centred frames, so that a constant offset does not count. 0 if all frames
         are equal.
         """
-        singular = np.sqrt(np.linalg.eigvalsh(self._scatter).clip(min=0))
+        singular = np.sqrt(self.variances())
         return math.exp(_entropy(singular / singular.sum())) if singular.sum() > 0 else 0.0
+
+    def variances(self) -> np.ndarray:
+        """Return the (dim,) summed squares of the centred frames along their main axes, ascending."""
+        return np.linalg.eigvalsh(self._scatter).clip(min=0)
 
 
 def _entropy(shares: np.ndarray) -> float:
