@@ -48,7 +48,7 @@ def frames_of(item: PhoneItem, *, hop: int) -> tuple[int, int]:
 def items_of(
     alignments: Mapping[str, Sequence[Interval]], speakers: Mapping[str, str], silences: Iterable[str] = SILENCES
 ) -> list[PhoneItem]:
-    """Make an item of every phone of the utterances that have a speaker.
+    """Make an item of every phone of the utterances that have a speaker, sorted by utterance, then time.
 
     Args:
         alignments: phones by utterance id.
@@ -57,7 +57,7 @@ def items_of(
     """
     silent = set(silences)
     items = []
-    for key, speaker in speakers.items():
+    for key, speaker in sorted(speakers.items()):
         found = alignments.get(key, ())
         for before, here, after in zip([None, *found], found, [*found[1:], None], strict=False):
             if here.phone.lower() in silent:

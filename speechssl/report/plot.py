@@ -68,6 +68,8 @@ def plot_units(label_files: Sequence[Path], manifest: Manifest, out: Path, *, ut
 def plot_sweep(figures: Path, out: Path) -> None:
     """Write a PNG of PNMI by layer, one line for each K; untrained models dotted, baselines as dashed levels.
 
+    Nothing is written if the sweep did not measure PNMI.
+
     Args:
         figures: `sweep.json` from `speechssl sweep`.
         out: the PNG.
@@ -80,6 +82,8 @@ def plot_sweep(figures: Path, out: Path) -> None:
         points = [(r["kind"], r["source"], r["layer"], r["clusters"], r["quality"]["pnmi"]) for r in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LabelError(f"{figures}: expected the figures of a sweep ({error!r}); run `speechssl sweep`") from error
+    if not points:  # a sweep without pnmi among its measures
+        return
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

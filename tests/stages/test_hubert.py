@@ -19,7 +19,7 @@ from speechssl.report.plot import plot_sweeps
 from speechssl.stages import hubert_chain as stage
 from speechssl.stages.hubert_chain import HubertConfig, choose_units, hubert
 from speechssl.stages.hubert_recipe import resolve
-from speechssl.stages.sweep import SweepRow, suggest
+from speechssl.stages.sweep_table import SweepRow, suggest
 from speechssl.train.checkpoint import last_checkpoint
 from speechssl.units.quality import UnitQuality
 

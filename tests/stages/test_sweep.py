@@ -16,7 +16,8 @@ from speechssl.errors import AudioError, CheckpointError, ConfigError, LabelErro
 from speechssl.hub.saved import SavedModel
 from speechssl.stages import sweep as stage
 from speechssl.stages.reading_data import DataConfig
-from speechssl.stages.sweep import SweepConfig, SweepRow, suggest, sweep
+from speechssl.stages.sweep import SweepConfig, sweep
+from speechssl.stages.sweep_table import SweepRow, suggest
 from speechssl.units.quality import UnitQuality
 from tests.oracles.clusters import oracle_effective_rank
 
@@ -129,10 +130,10 @@ def test_a_finished_sweep_is_not_done_again(swept, sweep_config, monkeypatch):
 def test_an_interrupted_sweep_keeps_the_sources_it_has_measured(swept, sweep_config, tmp_path, monkeypatch):
     measured = stage._measure
 
-    def interrupted(config, manifest, phones, kind, source):
-        if kind == "random":
+    def interrupted(*args):
+        if args[3] == "random":
             raise KeyboardInterrupt
-        return measured(config, manifest, phones, kind, source)
+        return measured(*args)
 
     config = sweep_config(tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
