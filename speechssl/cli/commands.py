@@ -87,6 +87,10 @@ COMMANDS = Group(
             "stages_commands:hubert_command",
             extras=("train", "plots"),
         ),
+        "abx": Command(
+            "Measure how well features tell phones apart without training: ABX within and across speakers.",
+            "abx_commands:abx_command",
+        ),
         "corpus": Command(
             "Prepare a real corpus and its splits.", "corpus_commands:corpus_command", extras=("corpora",)
         ),

@@ -227,7 +227,5 @@ def test_a_task_takes_the_better_end_of_its_figure_and_names_a_rival():
     rows = [row("baseline", 0, 0.3, 0.99), row("model", 1, 0.2, 0.9), row("model", 2, 0.1, 0.8)]
     phones, speakers = layers_for_tasks(rows)
     assert phones.endswith(": layer 2, ABX within, any 0.100; mfcc has 0.300.")
-    assert speakers.endswith(
-        ": layer 1, speaker accuracy 0.900; mfcc has 0.990, so this model is no better than a baseline without training."
-    )
+    assert ": layer 1, speaker accuracy 0.900; mfcc has 0.990, so this model is no better than a baseline" in speakers
     assert layers_for_tasks(rows[:1])[0].endswith(": mfcc, ABX within, any 0.300.")
