@@ -61,6 +61,22 @@ def abx_of_features(
     Raises:
         LabelError: there are no features of these utterances, or no triples.
     """
+    wanted = sorted({item.utterance for item in items})
+    ours = FeatureFolder(folder) if (folder / DESCRIPTION).exists() else None
+    if ours is not None:
+        if hop is not None or ours.description.pool != "none":
+            raise LabelError(
+                f"{folder}: expected features of every frame, which know their hop; leave --hop out, and --pool"
+            )
+        hop, there = ours.description.hop, [key for key in wanted if key in ours.entries]
+    else:
+        if hop is None:
+            raise LabelError(f"{folder}: has no {DESCRIPTION}; give --hop, the samples at 16 kHz from frame to frame")
+        there = [key for key in wanted if (folder / f"{key}.npy").is_file()]
+    if not there:
+        raise LabelError(f"{folder}: holds no features of the phones' utterances, such as {wanted[0]!r}")
+    is_there = set(there)
+    items = [item for item in items if item.utterance in is_there]
     tasks, no_triples = [], []
     for speakers, context in CONDITIONS:
         try:
@@ -70,38 +86,18 @@ def abx_of_features(
     if not tasks:
         raise LabelError(no_triples[0])
     used = set[int]().union(*(task.used for task in tasks))
-    wanted = sorted({items[number].utterance for number in used})
-    is_ours = (folder / DESCRIPTION).exists()
-    if is_ours:
-        features = FeatureFolder(folder)
-        if hop is not None or features.description.pool != "none":
-            raise LabelError(
-                f"{folder}: expected features of every frame, which know their hop; leave --hop out, and --pool"
-            )
-        hop, there = features.description.hop, [key for key in wanted if key in features.entries]
-        read = features.read(there, layer=layer)
-    else:
-        if hop is None:
-            raise LabelError(f"{folder}: has no {DESCRIPTION}; give --hop, the samples at 16 kHz from frame to frame")
-        there = [key for key in wanted if (folder / f"{key}.npy").is_file()]
-        read = _read_arrays(folder, there)
-    if not there:
-        raise LabelError(f"{folder}: holds no features of the phones' utterances, such as {wanted[0]!r}")
+    there = sorted({items[number].utterance for number in used})
+    read = ours.read(there, layer=layer) if ours is not None else _read_arrays(folder, there)
     frames: ItemFrames | None = None
     for key, array in read:
         frames = frames or ItemFrames(items, used, dim=array.shape[1], hop=hop)
         frames.add(key, np.asarray(array, np.float32))
     assert frames is not None
-    is_there = set(there)
     return FeatureAbx(
         scores=tuple((task, score_abx(task, frames, config)) for task in tasks),
         no_triples=tuple(no_triples),
         no_features=tuple(key for key in wanted if key not in is_there),
-        no_frames=tuple(
-            items[number].utterance
-            for number in sorted(used)
-            if items[number].utterance in is_there and not frames.has(number)
-        ),
+        no_frames=tuple(items[number].utterance for number in sorted(used) if not frames.has(number)),
     )
 
 
