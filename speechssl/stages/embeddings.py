@@ -38,6 +38,7 @@ from speechssl.stages.head_folder import DESCRIPTION as HEAD
 from speechssl.stages.head_folder import LoadedHead, load_head
 from speechssl.stages.preflight_audio import Reading, refuse_audio, tell_notes
 from speechssl.stages.reading_data import DataConfig, read_waveforms
+from speechssl.tasks.heads import Embedding
 
 __all__ = ["EmbeddingConfig", "Embeddings", "Source", "embed", "embedding_source"]
 
@@ -201,7 +202,7 @@ def _head(config: EmbeddingConfig) -> LoadedHead:
     if config.layers or config.random_weights is not None or config.pool != "mean":
         raise ConfigError(f"{config.model} is a head, which has layers and pooling of its own; leave these options out")
     head = load_head(Path(config.model))
-    if not hasattr(head.network, "embedding"):
+    if not isinstance(head.network, Embedding):
         raise ConfigError(
             f"{config.model}: a head of the kind {head.head.kind} has no vector of an utterance; train one with "
             "task.kind=speaker_embedding"
@@ -246,6 +247,7 @@ def _by_head(head: LoadedHead, pieces: Iterable[Piece]) -> dict[str, list[Floats
         if piece.is_last:
             layers = torch.stack([torch.cat(parts) for parts in zip(*held, strict=True)])[None].to(pick_device())
             is_valid = torch.ones(1, layers.shape[2], dtype=torch.bool, device=layers.device)
+            assert isinstance(head.network, Embedding)
             found[piece.row.id] = [head.network.embedding(layers, is_valid)[0].cpu().double().numpy()]
             held = []
     return found

@@ -6,7 +6,7 @@ which `speechssl.downstream` computes. Stages know a head only through its insta
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ __all__ = [
     "UNLABELLED",
     "Answers",
     "ClassWeights",
+    "Embedding",
     "FrameNetwork",
     "Head",
     "HeadConfig",
@@ -74,6 +75,14 @@ class HeadNetwork(nn.Module):
             (batch, outputs), or (batch, frames, outputs) for frame classes.
         """
         raise NotImplementedError
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """A network that has a vector of each utterance before its output."""
+
+    def embedding(self, layers: Tensor, is_valid: Tensor) -> Tensor:
+        """Compute (batch, any) from the arguments of `HeadNetwork.forward`."""
 
 
 class Head:
