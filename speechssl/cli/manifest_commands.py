@@ -22,6 +22,7 @@ from speechssl.corpus.building import build, describe_built
 from speechssl.corpus.fetch.published import PUBLISHED, Published, list_published
 from speechssl.corpus.filter import Wanted, choose, read_ids
 from speechssl.corpus.formats.exchange import FORMATS, Format, export_manifest, import_manifest
+from speechssl.corpus.layouts.known_layouts import LAYOUTS, Layout, list_layout, write_labels
 from speechssl.corpus.merge import merge
 from speechssl.corpus.named import read_named
 from speechssl.corpus.sample import hours_by_language, sample
@@ -50,7 +51,7 @@ __all__ = [
     "stats_command",
 ]
 
-Foreign = Literal[Format, Published]  # formats that `import` reads
+Foreign = Literal[Format, Published, Layout]  # formats that `import` reads
 
 
 def _form_that_can_be_written(out: Path) -> Path:
@@ -349,7 +350,7 @@ def segment_command(
 def import_command(
     source: Annotated[Path, typer.Argument(help="File or folder of another toolkit.")],
     out: Out,
-    form: Annotated[Foreign, typer.Option("--from", help=f"Its format: {', '.join(FORMATS + PUBLISHED)}.")],
+    form: Annotated[Foreign, typer.Option("--from", help=f"Its format: {', '.join(FORMATS + PUBLISHED + LAYOUTS)}.")],
     columns: Columns = None,
     root: Annotated[
         Path | None, typer.Option(help="Root folder of the paths, which may not leave it. Default: that of the file.")
@@ -358,18 +359,25 @@ def import_command(
     """Import another toolkit's manifest, checked against the audio; or list a corpus as published.
 
     `speechssl corpus NAME --source FOLDER` reads LibriSpeech, Libri-Light and Common Voice into one manifest per split.
+    Labels that are no column of a manifest, such as emotions, are written beside it: NAME.answers.tsv, trials, phones.
     """
     pairs = None if columns is None else name_values(columns)
+    if form in PUBLISHED + LAYOUTS and (root is not None or columns is not None):
+        raise typer.BadParameter(f"--root and --columns do not apply to {form}; leave them out")
+    labelled, notes = None, list[str]()
     match form:
         case "librispeech" | "libri-light" | "common-voice":
-            if root is not None or columns is not None:
-                raise typer.BadParameter(f"--root and --columns do not apply to {form}; leave them out")
             manifest, notes = list_published(form, source, progress=with_bar("headers"))
-        case _:
+        case "fairseq" | "kaldi" | "nemo" | "lhotse" | "audiofolder" | "dataset" | "table":
             manifest, notes = import_manifest(source, form, root=root, columns=pairs, progress=with_bar("headers"))
+        case _:
+            labelled = list_layout(form, source, progress=with_bar("headers"))
+            manifest, notes = labelled.manifest, [*labelled.notes]
     for note in notes:
         print(note, file=sys.stderr)
     _write(out, manifest)
+    for path in write_labels(out, labelled) if labelled is not None else ():
+        print(path)
     _say_root(out, manifest)
 
 
