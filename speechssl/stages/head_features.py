@@ -167,7 +167,10 @@ def _position(folder: FeatureFolder, key: str) -> tuple[str, int]:
 
 
 def _extracted(config: ProbeConfig, model: ProbedModel, data: DataConfig, manifest: Manifest, *, means: bool) -> Path:
-    """Return the folder of the features of a manifest, named by a hash of all that they depend on."""
+    """Return the folder of the features of a manifest, named by a hash of all that they depend on.
+
+    That is its utterances and where they lie, not its file: other manifests of the same utterances find them.
+    """
     data = dataclasses.replace(
         data,
         manifests=tuple(path.absolute() for path in data.manifests),
@@ -188,7 +191,8 @@ def _extracted(config: ProbeConfig, model: ProbedModel, data: DataConfig, manife
         processes=config.processes,
     )
     described = to_dict(wanted) | {"out": "", "processes": 0, "model": model.fingerprint or model.model}
-    described["manifest"] = about_manifest(data, manifest)["hash"]
+    described["data"] = {key: value for key, value in described["data"].items() if key not in ("manifests", "root")}
+    described |= {"manifest": about_manifest(data, manifest)["hash"], "root": str(manifest.root.resolve())}
     name = re.sub(r"[^\w.-]+", "-", model.name)[-60:]
     folder = (config.features or config.out / "features") / f"{name}-{fingerprint.of_values(described)}"
     if not (folder / DESCRIPTION).exists():
