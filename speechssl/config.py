@@ -37,6 +37,7 @@ __all__ = [
     "to_dict",
     "to_stored",
     "was",
+    "with_overrides",
 ]
 
 Config = TypeVar("Config")
@@ -149,6 +150,20 @@ def from_dict(
     except ConfigError as error:  # raised by a __post_init__, which knows no file
         meant = [each for each in overrides if each.partition("=")[0].split(".")[-1] in str(error)]
         raise ConfigError(f"{where}{' with ' if meant else ''}{' '.join(meant)}: {error}") from error
+
+
+def with_overrides(
+    values: Mapping[str, Any], config_type: type[Config], overrides: Sequence[str], *, where: str
+) -> Config:
+    """Build a configuration from nested mappings, and `key=value` pairs as for `load`.
+
+    Raises:
+        ConfigError: as `from_dict`.
+    """
+    changed = json.loads(json.dumps(values))
+    for override in overrides:
+        _override(changed, override)
+    return from_dict(changed, config_type, where=where, overrides=overrides)
 
 
 def to_dict(config: object) -> dict[str, Any]:

@@ -78,6 +78,11 @@ COMMANDS = Group(
             "Train heads on frozen features for a downstream task, and score them on held-out speakers.",
             "stages_commands:probe_command",
         ),
+        "superb": Command(
+            "Run the tasks of SUPERB for which there is data, on one frozen model: one table, two pictures.",
+            "stages_commands:superb_command",
+            extras=("plots",),
+        ),
         "predict": Command(
             "Write the classes or values that a trained head predicts for a manifest.",
             "stages_commands:predict_command",

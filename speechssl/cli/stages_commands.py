@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from speechssl.cli.arguments import Root, Shift, ShiftSeed
-from speechssl.config import describe, load
+from speechssl.config import describe, load, with_overrides
 
 __all__ = [
     "cluster_command",
@@ -18,6 +18,7 @@ __all__ = [
     "preflight_command",
     "pretrain_command",
     "probe_command",
+    "superb_command",
     "sweep_command",
 ]
 
@@ -99,6 +100,40 @@ def predict_command(
         shift_seed=shift_seed,
     )
     print(f"{out}: {predict_table(loaded, data, read_data(data), out)} utterances")
+
+
+def superb_command(
+    model: Annotated[str, typer.Argument(help="The model: a folder, a file of another toolkit, hf://org/name.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Folders as published, NAME=FOLDER,...: voxceleb1 (SID, ASV), speech_commands (KS), "
+            "fluent_speech_commands (IC), iemocap (ER), librispeech_phones (PR), ml_superb (LID)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for heads, superb.md, superb.json and pictures.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings, as key=value: tasks=[ks,er], steps=2000, seeds=[0].")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run the tasks of SUPERB for which there is data, on one frozen model: one table, two pictures."""
+    from speechssl.cli.arguments import name_values
+    from speechssl.report.superb_plot import plot_layer_weights, plot_scores
+    from speechssl.stages.superb import run_superb
+    from speechssl.stages.superb_config import SuperbConfig
+
+    values = {"model": model, "out": str(out), "data": name_values(data)}
+    config = with_overrides(values, SuperbConfig, overrides or (), where="superb")
+    if dry_run:
+        print(*describe(config), sep="\n")
+        return
+    table = run_superb(config)
+    print(table.read_text(encoding="utf-8"))
+    plot_scores(out / "superb.json", out / "superb.png")
+    print(table, out / "superb.png", sep="\n")
+    if plot_layer_weights(out / "superb.json", out / "layer_weights.png"):
+        print(out / "layer_weights.png")
 
 
 def hubert_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
