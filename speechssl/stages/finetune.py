@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -38,7 +38,15 @@ from speechssl.train.optim import OptimConfig
 from speechssl.train.run_folder import hold_run_folder
 from speechssl.train.runlog import require_reports
 
-__all__ = ["FinetuneConfig", "check_texts", "finetune", "finetuned_encoder", "prepare_finetuning", "starting_encoder"]
+__all__ = [
+    "DropoutConfig",
+    "FinetuneConfig",
+    "check_texts",
+    "finetune",
+    "finetuned_encoder",
+    "prepare_finetuning",
+    "starting_encoder",
+]
 
 
 def starting_encoder(
@@ -69,6 +77,30 @@ def starting_encoder(
     for layer, weights in zip(layers[len(layers) - reset_layers :], fresh, strict=True):
         layer.load_state_dict(weights)
     return encoder
+
+
+class DropoutConfig(Protocol):
+    """The keys of a recipe that set an encoder's dropouts; None keeps the value of pretraining."""
+
+    @property
+    def dropout(self) -> float | None:
+        """In the Transformer."""
+
+    @property
+    def attention_dropout(self) -> float | None:
+        """Of attention weights."""
+
+    @property
+    def activation_dropout(self) -> float | None:
+        """Inside the feed-forward layers."""
+
+    @property
+    def feature_dropout(self) -> float | None:
+        """Of the projected features."""
+
+    @property
+    def layer_drop(self) -> float | None:
+        """Chance that a layer is left out."""
 
 
 @configuration
@@ -118,7 +150,8 @@ def finetune(config: FinetuneConfig) -> Path:
         prepared = prepare_finetuning(config, say=ranks.is_first, look=ranks.is_first and not is_finished(config.out))
         if ranks.is_first:
             describe_model(config.out, prepared.description)
-            print(*describe_learning(prepared.model, config.optim.layer_decay), sep="\n", file=sys.stderr)
+            rates = (config.optim.layer_decay, config.optim.encoder_rate)
+            print(*describe_learning(prepared.model, *rates), sep="\n", file=sys.stderr)
         last = train(prepared, out=config.out, seed=config.seed, optim=config.optim, config=config.train, ranks=ranks)
         if config.average and ranks.is_first and isinstance(prepared.evaluate, DevSet):
             table = config.out / "average/dev.tsv"
@@ -242,7 +275,7 @@ def _look(
     return dataclasses.replace(found, notes=(*found.notes, *notes), errors=(*found.errors, *errors))
 
 
-def finetuned_encoder(pretraining: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
+def finetuned_encoder(pretraining: EncoderConfig, config: DropoutConfig) -> EncoderConfig:
     """Return the encoder configuration for fine-tuning: the pretrained one with the dropouts of `config`."""
     before = pretraining.transformer
     transformer = dataclasses.replace(

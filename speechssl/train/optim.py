@@ -33,6 +33,7 @@ class OptimConfig:
     init_scale: float = 0.01  # share of the peak at step 0, tri_stage only
     final_scale: float = 0.05  # share of the peak at the last step, tri_stage only
     layer_decay: float = 1.0  # factor of the learning rate from a layer to the one below it; 1: all equal
+    encoder_rate: float = 1.0  # factor of the learning rate of the whole encoder; 0: it stays as it is
     max_grad_norm: float | None = None  # None: no limit (fairseq: clip_norm, 0 for wav2vec 2.0, 10 for HuBERT BASE)
 
     def __post_init__(self) -> None:
@@ -40,6 +41,8 @@ class OptimConfig:
             raise ConfigError(f"optim.warmup and optim.hold are shares of all steps, found {self.warmup}, {self.hold}")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"optim.layer_decay must lie above 0 and at most at 1, found {self.layer_decay}")
+        if self.encoder_rate < 0:
+            raise ConfigError(f"optim.encoder_rate must not be negative, found {self.encoder_rate}")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
@@ -49,7 +52,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """
     kind = _EarlyEpsilon if config.eps_before_correction else torch.optim.AdamW
     return kind(
-        parameter_groups(model, config.layer_decay),
+        parameter_groups(model, config.layer_decay, config.encoder_rate),
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,

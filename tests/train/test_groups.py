@@ -12,7 +12,7 @@ from speechssl.model.lora import LoraConfig
 from speechssl.model.transformer import TransformerConfig
 from speechssl.tasks.ctc import CTCConfig, CTCModel
 from speechssl.train.groups import describe_learning, parameter_groups
-from speechssl.train.optim import OptimConfig, build_optimizer
+from speechssl.train.optim import OptimConfig, build_optimizer, set_learning_rate
 
 
 def model(norm: str = "post", **ctc: object) -> CTCModel:
@@ -23,9 +23,35 @@ def model(norm: str = "post", **ctc: object) -> CTCModel:
     return CTCModel(encoder, CTCConfig(freeze_steps=0, **ctc), 3)
 
 
-def scales(model: nn.Module, decay: float) -> dict[str, float]:
+def scales(model: nn.Module, decay: float, encoder_rate: float = 1.0) -> dict[str, float]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(p)]: group["lr_scale"] for group in parameter_groups(model, decay) for p in group["params"]}
+    groups = parameter_groups(model, decay, encoder_rate)
+    return {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+
+
+def test_the_whole_encoder_may_learn_at_another_rate_than_the_head():
+    tiny = model(freeze_conv=False)
+    plain, slow = scales(tiny, 0.5), scales(tiny, 0.5, 0.1)
+    assert {name: scale / plain[name] for name, scale in slow.items()} == pytest.approx(
+        {name: 0.1 if name.startswith("encoder.") else 1.0 for name in plain}
+    )
+    assert "learning rate x 0.1 " in describe_learning(tiny, 1.0, 0.1)[0]
+    with pytest.raises(ValueError, match="has no encoder, expected a TaskModel; set encoder_rate to 1"):
+        parameter_groups(nn.Linear(2, 3), 1.0, 0.5)
+    with pytest.raises(ConfigError, match=r"optim\.encoder_rate must not be negative, found -0\.1"):
+        OptimConfig(encoder_rate=-0.1)
+
+
+def test_an_encoder_with_the_rate_0_stays_as_it_is():
+    tiny = model(freeze_conv=False)
+    before = {name: each.detach().clone() for name, each in tiny.named_parameters()}
+    optimizer = build_optimizer(tiny, OptimConfig(encoder_rate=0.0, weight_decay=0.5))
+    set_learning_rate(optimizer, 5, 10, OptimConfig(lr=0.1))
+    for parameter in tiny.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    same = {name for name, each in tiny.named_parameters() if torch.equal(each, before[name])}
+    assert same == {name for name in before if name.startswith("encoder.")}
 
 
 @pytest.mark.parametrize(
