@@ -52,7 +52,7 @@ class Example:
     id: str
     waveform: Tensor  # (time,) float32
     labels: Tensor | None = None  # (streams, frames) int64
-    tokens: Tensor | None = None  # (tokens,) int64
+    tokens: Tensor | None = None  # (tokens,) int64, or a number to predict, (1,) float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Batch:
     waveforms: Tensor  # (batch, time) float32
     num_samples: Tensor  # (batch,) int64
     labels: Tensor | None = None  # (streams, batch, frames) int64, 0 in the padding
-    targets: Tensor | None = None  # (batch, tokens) int64, 0 in the padding
+    targets: Tensor | None = None  # (batch, tokens) int64, 0 in the padding; or (batch, 1) float32
     target_lengths: Tensor | None = None  # (batch,) int64
     skipped: tuple[str, ...] = ()  # why examples were left out, one message each
     error: SpeechSSLError | None = None  # why reading has to stop

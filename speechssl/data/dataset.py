@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,13 +13,19 @@ from speechssl.audio.pcm import PcmReader, read_pcm
 from speechssl.audio.reading import SAMPLE_RATE, AudioConfig, normalize_waveform
 from speechssl.data.augment import Augmenter, Speeds, change_speed
 from speechssl.data.batching import Batch, Crop, Example, collate
-from speechssl.data.labels import FrameLabels
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.data.waveform import read_utterance
 from speechssl.errors import AudioError, SpeechSSLError
 from speechssl.text.vocabulary import BLANK
 
-__all__ = ["SpeechDataset", "load_in_order", "read_utterance"]
+__all__ = ["LabelStream", "SpeechDataset", "load_in_order", "read_utterance"]
+
+
+class LabelStream(Protocol):
+    """Labels of frames, as `FrameLabels` gives them."""
+
+    def at_frames(self, utterance_id: str, *, start: int, num_frames: int, hop: int, window: int) -> Tensor:
+        """Return the (num_frames,) int64 labels of the frames of a crop that begins with the sample `start`."""
 
 
 class SpeechDataset(Dataset[Example | str]):
@@ -31,8 +38,8 @@ class SpeechDataset(Dataset[Example | str]):
         *,
         hop: int,
         window: int,
-        labels: Sequence[FrameLabels] = (),
-        tokens: Mapping[str, Sequence[int]] | None = None,
+        labels: Sequence[LabelStream] = (),
+        tokens: Mapping[str, Sequence[float]] | None = None,
         skip_bad: bool = False,
         speeds: Speeds | None = None,
         augment: Augmenter | None = None,
@@ -45,8 +52,8 @@ class SpeechDataset(Dataset[Example | str]):
             audio: how audio is read.
             hop: samples from one encoder frame to the next.
             window: receptive field of an encoder frame, in samples.
-            labels: one `FrameLabels` per stream.
-            tokens: token ids of each utterance's text, by utterance id.
+            labels: one source of labels per stream, such as `FrameLabels`.
+            tokens: token ids of each utterance's text, its class, or another number to predict, by utterance id.
             skip_bad: return the reason instead of raising when a file cannot be used.
             speeds: speed perturbation; the same that the batches were planned with.
             augment: other augmentation.
