@@ -75,7 +75,7 @@ COMMANDS = Group(
             extras=("plots",),
         ),
         "probe": Command(
-            "Train heads on frozen features for a downstream task, and score them on held-out speakers.",
+            "Train heads on frozen or tuned encoders for a downstream task, and score them on held-out speakers.",
             "stages_commands:probe_command",
         ),
         "superb": Command(

@@ -64,7 +64,7 @@ def sweep_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun =
 
 
 def probe_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Train heads on frozen features for a downstream task, and score them on held-out speakers."""
+    """Train heads on frozen or tuned encoders for a downstream task, and score them on held-out speakers."""
     from speechssl.stages.head_probe import train_probes
     from speechssl.stages.probe_config import ProbeConfig
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -27,15 +27,17 @@ from speechssl.stages.feature_source import known_layers
 from speechssl.stages.head_answers import Split
 from speechssl.stages.probe_config import ProbeConfig
 from speechssl.stages.reading_data import DataConfig
+from speechssl.stages.tuning_config import EncoderUse
 
-__all__ = ["Kind", "LayerBatch", "ProbedModel", "SplitFeatures", "probed_models", "split_features"]
+__all__ = ["Kind", "LayerBatch", "ProbedModel", "SplitFeatures", "SplitFrames", "probed_models", "split_features"]
 
 Kind = Literal["model", "random", "baseline"]
+_TUNED: dict[EncoderUse, str] = {"frozen": "", "all": "fine-tuned", "lora": "with LoRA"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbedModel:
-    """A source of frozen features."""
+    """A source of features: frozen, or a model that learns with its heads."""
 
     name: str  # for people
     kind: Kind
@@ -43,6 +45,7 @@ class ProbedModel:
     layers: tuple[int, ...]  # counted from 1; 0: the input of the first layer, or the only one of a front end
     fingerprint: str | None  # hash of the model's parameters; None for a front end
     random_weights: int | None = None  # seed of random weights in their place
+    encoder: EncoderUse = "frozen"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +57,8 @@ class LayerBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitFeatures:
-    """Features of the utterances of a split, in the order of `rows`."""
+class SplitFrames:
+    """The utterances of a split and their frames, in the order of `rows`."""
 
     rows: tuple[Utterance, ...]
     layers: tuple[int, ...]
@@ -63,6 +66,16 @@ class SplitFeatures:
     hop: int  # samples from one frame to the next
     window: int  # samples in the window of one frame
     counts: tuple[int, ...]  # frames of each utterance; 1 for means
+
+    def of_layer(self, layer: int) -> Self:
+        """Return the frames of one layer alone."""
+        return dataclasses.replace(self, layers=(layer,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFeatures(SplitFrames):
+    """Frames with their features."""
+
     read: Callable[[Sequence[int], Sequence[int]], list[Tensor]]  # utterances, layers to (layers, frames, dim) each
 
     def batch(self, indices: Sequence[int], device: torch.device) -> LayerBatch:
@@ -77,13 +90,9 @@ class SplitFeatures:
                 padded[:, : features.shape[1]] = features
         return LayerBatch(layers=layers.to(device), is_valid=within(counts, layers.shape[2]).to(device))
 
-    def of_layer(self, layer: int) -> "SplitFeatures":
-        """Return the features of one layer alone."""
-        return dataclasses.replace(self, layers=(layer,))
-
 
 def probed_models(config: ProbeConfig) -> list[ProbedModel]:
-    """Return what a recipe compares: its models, the first with random weights, the baselines.
+    """Return what a recipe compares: its models, the first with random weights, the baselines; frozen ones first.
 
     Raises:
         LabelError: a model lacks a layer.
@@ -100,6 +109,11 @@ def probed_models(config: ProbeConfig) -> list[ProbedModel]:
     if config.random_weights:
         first = dataclasses.replace(found[0], name=f"random weights of {found[0].name}", kind="random")
         found.append(dataclasses.replace(first, random_weights=config.seed))
+    found = [
+        model if use == "frozen" else dataclasses.replace(model, name=f"{model.name}, {_TUNED[use]}", encoder=use)
+        for use in sorted(config.encoder_uses, key=[*_TUNED].index)
+        for model in found
+    ]
     for kind in config.baselines:
         name = f"{kind}, cmn" if config.cmn else kind
         found.append(ProbedModel(name=name, kind="baseline", model=kind, layers=(0,), fingerprint=None))

@@ -2,9 +2,12 @@
 
 folder/head.json           a `HeadDescription`: task, classes, and the features it reads
 folder/head.safetensors    its weights
+folder/encoder/, or folder/lora.safetensors: an encoder that learned with it, see `head_encoder`
 """
 
+import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,7 @@ from speechssl.config import configuration, from_dict, to_stored
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import CheckpointError
 from speechssl.hub.model_formats import read_saved
+from speechssl.model.lora import LoraConfig
 from speechssl.parallel import pick_device
 from speechssl.stages.feature_source import (
     ExtractConfig,
@@ -30,7 +34,9 @@ from speechssl.stages.feature_source import (
     trunk,
     with_layer_norm,
 )
+from speechssl.stages.head_encoder import read_adapted, read_whole, with_random_weights
 from speechssl.stages.reading_data import DataConfig
+from speechssl.stages.tuning_config import EncoderUse
 from speechssl.tasks.head_registry import AnyHeadConfig, head_of
 from speechssl.tasks.heads import Head, HeadNetwork, HeadSizes
 
@@ -58,12 +64,15 @@ class HeadDescription:
     model: str  # mfcc, log_mel, or the model as the recipe named it
     fingerprint: str | None = None  # hash of the model's parameters
     random_weights: int | None = None  # seed of random weights in their place
+    encoder: EncoderUse = "frozen"  # all: the encoder of this folder, instead; lora: with the adapters of this folder
+    lora: LoraConfig | None = None  # configuration of the adapters
+    tuned: str | None = None  # hash of the parameters of that encoder, or of those adapters
     cmn: bool = False  # whether the mean of each utterance is subtracted from MFCC or log-mel
     audio: AudioConfig = AudioConfig()
     extract: ExtractConfig = ExtractConfig()
     seed: int  # of the initial weights and the order of the data
     step: int  # steps of training
-    dev: dict[str, float] = field(default_factory=dict)  # scores on the dev set
+    dev: dict[str, float] = field(default_factory=dict)  # scores on the dev set that are defined for it
 
     @property
     def sizes(self) -> HeadSizes:
@@ -126,6 +135,8 @@ def write_head(folder: Path, description: HeadDescription, network: HeadNetwork)
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, temporary
         )
+    defined = {name: score for name, score in description.dev.items() if math.isfinite(score)}
+    description = dataclasses.replace(description, dev=defined)
     write_atomically(folder / DESCRIPTION, json.dumps(to_stored(description), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -158,16 +169,23 @@ def load_head(folder: Path | str, *, model: str | None = None) -> LoadedHead:
 
     Args:
         folder: folder of the head, `heads/NAME/seed-N` of a probe.
-        model: the model, if it has moved since.
+        model: the model, if it has moved since; a head with an encoder of its own (`encoder=all`) needs none.
 
     Raises:
-        CheckpointError: there is no head, or the model is another one.
+        CheckpointError: there is no head, or the model is another one, or the head needs none.
     """
     description, network = read_head(Path(folder))
     data = DataConfig(manifests=(), audio=description.audio)
     named = model or description.model
     if description.fingerprint is None:
         source = front_end(_FRONT_ENDS[description.model], description.audio, cmn=description.cmn)
+    elif description.encoder == "all":
+        if model is not None:
+            raise CheckpointError(
+                f"{folder}: the head has an encoder of its own, which learned with it, and would not fit {model}; "
+                "leave out --model"
+            )
+        source = trunk(read_whole(Path(folder), known=description.tuned), description.layers, data, description.extract)
     else:
         saved = read_saved(named)
         if saved.fingerprint() != description.fingerprint:
@@ -175,7 +193,11 @@ def load_head(folder: Path | str, *, model: str | None = None) -> LoadedHead:
                 f"{folder}: the head is for a model with the fingerprint {description.fingerprint}, {named} has "
                 f"{saved.fingerprint()}; name the model it was trained on with --model"
             )
-        source = trunk(saved, description.layers, data, description.extract, untrained_seed=description.random_weights)
+        seed = description.random_weights
+        if description.lora is not None:
+            start = saved if seed is None else with_random_weights(saved, seed)
+            saved, seed = read_adapted(Path(folder), start, description.lora, known=description.tuned), None
+        source = trunk(saved, description.layers, data, description.extract, untrained_seed=seed)
     if description.task.layer_norm:
         source = with_layer_norm(source)
     return LoadedHead(

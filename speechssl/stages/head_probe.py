@@ -1,7 +1,7 @@
-"""Stage `probe`: what frozen features are worth for a task, by SUPERB's protocol (Yang et al. 2021, arXiv:2105.01051).
+"""Stage `probe`: what a model's layers are worth for a task, by SUPERB's protocol (Yang et al. 2021, arXiv:2105.01051).
 
-Features are computed once, and shared by all heads and seeds; heads learn, the models do not. Every finished part is
-kept, and a run that was killed resumes.
+Features of frozen models are computed once, and shared by all heads and seeds. Models may also learn with their heads,
+see `head_tuning`. Every finished part is kept, and a run that was killed resumes.
 """
 
 import dataclasses
@@ -19,16 +19,17 @@ from speechssl.atomic import write_atomically
 from speechssl.config import to_dict
 from speechssl.downstream.head_scores import ClassScorer, FrameScorer, Scorer, intervals_of, mean_scores
 from speechssl.errors import ConfigError
-from speechssl.parallel import pick_device
+from speechssl.parallel import Ranks, pick_device, start_ranks
 from speechssl.stages.head_answers import Split, answered_splits, classes_of, frame_labels, tell
-from speechssl.stages.head_features import ProbedModel, probed_models, split_features
-from speechssl.stages.head_folder import DESCRIPTION, HeadDescription, read_head, write_head
+from speechssl.stages.head_features import ProbedModel, SplitFeatures, SplitFrames, probed_models, split_features
+from speechssl.stages.head_folder import DESCRIPTION, HeadDescription, load_head, read_head, write_head
 from speechssl.stages.head_tables import frame_table, utterance_table
-from speechssl.stages.head_training import Examples, predict_examples, scorer_of, train_head
+from speechssl.stages.head_training import Answered, Examples, predict_examples, scorer_of, train_head
+from speechssl.stages.head_tuning import split_frames, tune_head
 from speechssl.stages.probe_config import ProbeConfig
 from speechssl.tasks.head_registry import head_of
 from speechssl.tasks.heads import UNLABELLED, Head
-from speechssl.train.run_folder import claim_run_folder, locked
+from speechssl.train.run_folder import hold_run_folder
 
 __all__ = ["probe_table", "train_probes"]
 
@@ -46,18 +47,25 @@ def train_probes(config: ProbeConfig) -> Path:
         AudioError: audio cannot be used, and `bad_audio` says to stop.
         TrainingError: a loss is not finite.
     """
-    with locked(config.out) as is_locked:
-        claim_run_folder(config.out, config, may_replace=is_locked)
+    ranks = start_ranks()
+    if ranks.world_size > 1 and (config.baselines or "frozen" in config.encoder_uses):
+        raise ConfigError(
+            f"{ranks.world_size} ranks train encoders, encoder=all or lora; frozen features and baselines are "
+            "for one, with `processes` that extract: start this recipe without torchrun"
+        )
+    with hold_run_folder(config.out, config, ranks):
         table = config.out / "probe.md"
         if table.exists():
             return table
         splits = answered_splits(config)
         results: list[Result] = []
         for number, model in enumerate(probed_models(config)):
-            results += _results(config, splits, number, model)
+            results += _results(config, splits, number, model, ranks)
         described = {"task": to_dict(config.task), "interval": config.interval, "results": results}
-        write_atomically(config.out / "scores.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
-        write_atomically(table, probe_table(config, results, splits))
+        if ranks.is_first:
+            write_atomically(config.out / "scores.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+            write_atomically(table, probe_table(config, results, splits))
+        ranks.wait()
     return table
 
 
@@ -103,36 +111,45 @@ def _note(config: ProbeConfig, results: Sequence[Result], splits: Mapping[str, S
     return words
 
 
-def _results(config: ProbeConfig, splits: Mapping[str, Split], number: int, model: ProbedModel) -> list[Result]:
+def _results(
+    config: ProbeConfig, splits: Mapping[str, Split], number: int, model: ProbedModel, ranks: Ranks
+) -> list[Result]:
     """Train and score all heads on the features of one model."""
     slug = re.sub(r"[^\w.-]+", "-", model.name)[-60:]
     chosen: dict[str, tuple[int, ...]] = {"sum" if len(model.layers) > 1 else "one": model.layers}
-    if config.each_layer and len(model.layers) > 1:
+    if config.each_layer and len(model.layers) > 1 and model.encoder == "frozen":
         chosen |= {f"layer-{layer}": (layer,) for layer in model.layers}
     folders = {label: config.out / "heads" / f"{number}-{slug}-{label}" for label in chosen}
-    if not all((folder / RESULT).exists() for folder in folders.values()):
+    missing = [label for label, folder in folders.items() if not (folder / RESULT).exists()]
+    ranks.wait()  # until all ranks have looked
+    if missing:
         head = head_of(config.task)
         classes = () if head.answers == "values" else classes_of(splits["train"])
-        examples, about = _examples(config, head, classes, splits, model)
-        for label, layers in chosen.items():
-            folder = folders[label]
-            if not (folder / RESULT).exists():
-                one = examples if layers == model.layers else _of_layer(examples, layers[0])
-                result = about | _result(config, head, classes, model, one, folder)
-                write_atomically(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        splits, examples, about = _examples(config, head, classes, splits, model)
+        for label in missing:
+            layers = chosen[label]
+            one = examples if layers == model.layers else _of_layer(examples, layers[0])
+            result = about | _result(config, head, classes, model, splits, one, folders[label], ranks)
+            if ranks.is_first:
+                write_atomically(folders[label] / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        ranks.wait()
     return [json.loads((folder / RESULT).read_text(encoding="utf-8")) for folder in folders.values()]
 
 
 def _examples(
     config: ProbeConfig, head: Head, classes: Sequence[str], splits: Mapping[str, Split], model: ProbedModel
-) -> tuple[dict[str, Examples], Result]:
-    """Return features with answers by split, and how many utterances they have and what was left out."""
-    examples, skipped = dict[str, Examples](), dict[str, dict[str, int]]()
+) -> tuple[dict[str, Split], dict[str, Answered], Result]:
+    """Return splits without bad audio, their frames with answers, and how many there are and what was left out."""
+    kept, examples, skipped = dict[str, Split](), dict[str, Answered](), dict[str, dict[str, int]]()
     for name, whole in splits.items():
-        features, split = split_features(config, model, whole, means=head.reads_means(config.task))
+        features: SplitFrames
+        if model.encoder == "frozen":
+            features, split = split_features(config, model, whole, means=head.reads_means(config.task))
+        else:
+            features, split = split_frames(model, whole)
         if not split.rows:
             raise ConfigError(f"{name}: no utterance is left, as all audio was skipped as bad; see the reasons above")
-        skipped[name] = dict(split.skipped)
+        kept[name], skipped[name] = split, dict(split.skipped)
         answers: Sequence[Tensor]
         match head.answers:
             case "classes":
@@ -145,17 +162,19 @@ def _examples(
                     split, classes, features.counts, hop=features.hop, window=features.window
                 )
                 skipped[name] |= unlabelled
-        examples[name] = Examples(features=features, answers=answers)
-    return examples, {
+        if isinstance(features, SplitFeatures):
+            examples[name] = Examples(features=features, answers=answers)
+        else:
+            examples[name] = Answered(features=features, answers=answers)
+    about = {
         "utterances": {name: len(each.answers) for name, each in examples.items()},
         "skipped": {name: reasons for name, reasons in skipped.items() if reasons},
     }
+    return kept, examples, about
 
 
-def _of_layer(examples: Mapping[str, Examples], layer: int) -> dict[str, Examples]:
-    return {
-        name: Examples(features=each.features.of_layer(layer), answers=each.answers) for name, each in examples.items()
-    }
+def _of_layer(examples: Mapping[str, Answered], layer: int) -> dict[str, Answered]:
+    return {name: dataclasses.replace(each, features=each.features.of_layer(layer)) for name, each in examples.items()}
 
 
 def _result(
@@ -163,15 +182,21 @@ def _result(
     head: Head,
     classes: Sequence[str],
     model: ProbedModel,
-    examples: Mapping[str, Examples],
+    splits: Mapping[str, Split],
+    examples: Mapping[str, Answered],
     folder: Path,
+    ranks: Ranks,
 ) -> Result:
     """Train a head for each seed, and score all of them on the test set."""
     test, seeds, scorers = examples["test"], list[Result](), list[Scorer]()
     for seed in config.seeds:
-        description, shares, predictions = _trained(
-            config, head, classes, model, examples, seed, folder / f"seed-{seed}"
-        )
+        place = folder / f"seed-{seed}"
+        if model.encoder == "frozen":
+            description, shares, predictions = _trained(config, head, classes, model, examples, seed, place)
+        else:
+            description, shares, predictions = _tuned(
+                config, head, classes, model, splits, examples, seed, place, ranks
+            )
         scorers.append(scorer_of(head.answers, test, predictions))
         about = {"seed": seed, "step": description.step, "dev": description.dev}
         seeds.append(about | {"test": scorers[-1].scores(), "weights": shares})
@@ -188,6 +213,7 @@ def _result(
     result = {
         "model": model.name,
         "kind": model.kind,
+        "encoder": model.encoder,
         "layers": list(test.features.layers),
         "test": scores,
         "weights": np.mean([each["weights"] for each in seeds], 0).tolist(),
@@ -206,12 +232,13 @@ def _trained(
     head: Head,
     classes: Sequence[str],
     model: ProbedModel,
-    examples: Mapping[str, Examples],
+    examples: Mapping[str, Answered],
     seed: int,
     folder: Path,
 ) -> tuple[HeadDescription, list[float], list[Tensor]]:
     """Train a head, or read the one that is there; return its description, layer weights and test predictions."""
-    train, test = examples["train"], examples["test"]
+    train, test, dev = examples["train"], examples["test"], examples.get("dev")
+    assert isinstance(train, Examples) and isinstance(test, Examples) and isinstance(dev, Examples | None)
     if (folder / DESCRIPTION).exists():
         description, network = read_head(folder)
         network = network.to(pick_device())
@@ -225,7 +252,7 @@ def _trained(
             network,
             head,
             train,
-            examples.get("dev"),
+            dev,
             config.train,
             weights=head.weights(config.task, _counts(train, len(classes))),
             seed=seed,
@@ -240,8 +267,37 @@ def _trained(
     return description, network.sum.shares().tolist(), predictions
 
 
+def _tuned(
+    config: ProbeConfig,
+    head: Head,
+    classes: Sequence[str],
+    model: ProbedModel,
+    splits: Mapping[str, Split],
+    examples: Mapping[str, Answered],
+    seed: int,
+    folder: Path,
+    ranks: Ranks,
+) -> tuple[HeadDescription, list[float], list[Tensor]]:
+    """Train an encoder with its head, or read those that are there; the test set is predicted as by `predict`."""
+    train, test = examples["train"], examples["test"]
+    is_trained = (folder / DESCRIPTION).exists()
+    ranks.wait()  # until all ranks have looked
+    if not is_trained:
+        description = _description(config, classes, model, train, seed)
+        weights = head.weights(config.task, _counts(train, len(classes)))
+        tell(f"{folder.parent.name}: seed {seed}")
+        tune_head(config, model, description, splits, examples, folder, weights=weights, ranks=ranks)
+    loaded = load_head(folder)
+    manifest = dataclasses.replace(splits["test"].manifest, utterances=test.features.rows)
+    found = {row.id: each for row, each in loaded.predict_manifest(splits["test"].data, manifest, title="test set")}
+    predictions = [found[row.id] for row in test.features.rows]
+    if ranks.is_first:
+        write_atomically(folder / "predictions.tsv", "".join(_lines(head, classes, test, predictions)))
+    return loaded.description, loaded.network.sum.shares().tolist(), predictions
+
+
 def _description(
-    config: ProbeConfig, classes: Sequence[str], model: ProbedModel, train: Examples, seed: int
+    config: ProbeConfig, classes: Sequence[str], model: ProbedModel, train: Answered, seed: int
 ) -> HeadDescription:
     values = torch.stack([*train.answers]).double() if not classes else torch.zeros(2)
     return HeadDescription(
@@ -256,6 +312,8 @@ def _description(
         model=model.model,
         fingerprint=model.fingerprint,
         random_weights=model.random_weights,
+        encoder=model.encoder,
+        lora=config.tuning.lora if model.encoder == "lora" else None,
         cmn=config.cmn and model.kind == "baseline",
         audio=config.data.audio,
         extract=config.extract,
@@ -264,7 +322,7 @@ def _description(
     )
 
 
-def _counts(train: Examples, classes: int) -> list[int]:
+def _counts(train: Answered, classes: int) -> list[int]:
     """Count the examples of each class; none for values."""
     if not classes:
         return []
@@ -272,7 +330,7 @@ def _counts(train: Examples, classes: int) -> list[int]:
     return torch.bincount(labels[labels != UNLABELLED], minlength=classes).tolist()
 
 
-def _blocks(config: ProbeConfig, test: Examples) -> list[str]:
+def _blocks(config: ProbeConfig, test: Answered) -> list[str]:
     """Return the block of each test utterance for the bootstrap."""
     if config.interval == "utterances":
         return [row.id for row in test.features.rows]
@@ -290,7 +348,7 @@ def _blocks(config: ProbeConfig, test: Examples) -> list[str]:
     return speakers
 
 
-def _chance(head: Head, classes: Sequence[str], examples: Mapping[str, Examples]) -> Result:
+def _chance(head: Head, classes: Sequence[str], examples: Mapping[str, Answered]) -> Result:
     """Score what needs no features: the most frequent class of the training set, or the mean of its values."""
     train, test = examples["train"], examples["test"]
     if not classes:
@@ -306,7 +364,7 @@ def _chance(head: Head, classes: Sequence[str], examples: Mapping[str, Examples]
     return {"chance_of": f"most frequent class ({classes[int(frequent.argmax())]})", "chance": scores}
 
 
-def _lines(head: Head, classes: Sequence[str], test: Examples, predictions: Sequence[Tensor]) -> Iterator[str]:
+def _lines(head: Head, classes: Sequence[str], test: Answered, predictions: Sequence[Tensor]) -> Iterator[str]:
     rows = zip(test.features.rows, test.answers, predictions, strict=True)
     if head.answers == "frame_classes":
         return frame_table(rows, classes, hop=test.features.hop, window=test.features.window, has_answers=True)

@@ -23,19 +23,26 @@ from speechssl.data.batching import seeded_generator
 from speechssl.downstream.head_scores import ClassScorer, FrameScorer, Scorer, ValueScorer
 from speechssl.errors import TrainingError
 from speechssl.parallel import pick_device
-from speechssl.stages.head_features import SplitFeatures
+from speechssl.stages.head_features import SplitFeatures, SplitFrames
 from speechssl.stages.probe_config import HeadTrainConfig
 from speechssl.tasks.heads import UNLABELLED, Answers, Head, HeadNetwork
 
-__all__ = ["Examples", "TrainedHead", "predict_examples", "scorer_of", "train_head"]
+__all__ = ["Answered", "Examples", "TrainedHead", "predict_examples", "scorer_of", "train_head"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples:
+class Answered:
+    """The frames of a split with their answers."""
+
+    features: SplitFrames
+    answers: Sequence[Tensor]  # () int64 class or float32 value, or (frames,) int64 with `UNLABELLED`, per utterance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples(Answered):
     """Features of a split with their answers."""
 
     features: SplitFeatures
-    answers: Sequence[Tensor]  # () int64 class or float32 value, or (frames,) int64 with `UNLABELLED`, per utterance
 
     def batch_answers(self, indices: Sequence[int]) -> Tensor:
         """Return (batch,) or (batch, frames) answers."""
@@ -129,7 +136,7 @@ def predict_examples(network: HeadNetwork, head: Head, examples: Examples, *, ba
     return found
 
 
-def scorer_of(kind: Answers, examples: Examples, predictions: Sequence[Tensor]) -> Scorer:
+def scorer_of(kind: Answers, examples: Answered, predictions: Sequence[Tensor]) -> Scorer:
     """Return the scorer of predictions from `predict_examples`."""
     match kind:
         case "classes":

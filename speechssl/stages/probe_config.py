@@ -8,6 +8,7 @@ from speechssl.errors import ConfigError
 from speechssl.features.description import NumberType
 from speechssl.stages.feature_source import ExtractConfig, FrontEnd
 from speechssl.stages.reading_data import DataConfig
+from speechssl.stages.tuning_config import EncoderUse, TuningConfig
 from speechssl.tasks.head_registry import AnyHeadConfig, head_of
 
 __all__ = ["HeadTrainConfig", "ProbeConfig", "SplitRule"]
@@ -50,7 +51,7 @@ class HeadTrainConfig:
 
 @configuration
 class ProbeConfig:
-    """A task on frozen features: data, models to compare, heads."""
+    """A task on the layers of models, frozen or tuned: data, models to compare, heads."""
 
     out: Path  # folder for heads, predictions, scores.json and probe.md
     task: AnyHeadConfig
@@ -64,6 +65,7 @@ class ProbeConfig:
     tier: str = "phones"  # tier of a TextGrid
     vad: Literal["silero", "energy", "auto"] = "auto"  # method of voice activity, for frame classes of speech
     checkpoint: tuple[str, ...] | str = ()  # models: folders, files of other toolkits, hf://org/name
+    encoder: tuple[EncoderUse, ...] | EncoderUse = "frozen"  # all, lora: learns with the head; several: compared
     layers: tuple[int, ...] = ()  # layers to sum; 0: the input of the first; empty: all and that input
     each_layer: bool = False  # also a head on each layer alone
     random_weights: bool = False  # also the architecture of the first model with random weights
@@ -74,7 +76,8 @@ class ProbeConfig:
     extract: ExtractConfig = ExtractConfig()
     processes: int = 1  # processes that extract features
     memory_mb: float = 1024.0  # frames of a split that are kept in memory; more of them are read from disk
-    train: HeadTrainConfig = HeadTrainConfig()
+    train: HeadTrainConfig = HeadTrainConfig()  # of heads on frozen features
+    tuning: TuningConfig = TuningConfig()  # of encoders with their heads: encoder=all and lora
     seeds: tuple[int, ...] = (0, 1, 2)  # of the heads: initial weights and order of the data
     interval: Literal["utterances", "speakers"] = "utterances"  # what the bootstrap draws; speakers: for other speakers
     seed: int = 0  # of random weights and of the bootstrap
@@ -84,6 +87,17 @@ class ProbeConfig:
             raise ConfigError("there is nothing to compare; name a checkpoint, or baselines")
         if not self.models and (self.random_weights or self.layers):
             raise ConfigError("random_weights and layers are those of a model; name a checkpoint")
+        uses = self.encoder_uses
+        if not uses or len({*uses}) < len(uses):
+            raise ConfigError(f"encoder must name frozen, all and lora at most once each, found {list(uses)}")
+        if uses != ("frozen",) and not self.models:
+            raise ConfigError(f"encoder={uses[-1]} tunes a model; name a checkpoint, or leave encoder out")
+        if self.each_layer and "frozen" not in uses:
+            raise ConfigError(
+                "each_layer puts heads on layers of frozen models; add frozen to encoder, or remove the key"
+            )
+        if uses != ("frozen",):
+            self._refuse_changed_answers()
         if (self.test is None) == (self.split is None):
             raise ConfigError(
                 "expected either a section test, whose manifests are scored, or a section split, which divides data; "
@@ -105,7 +119,26 @@ class ProbeConfig:
                 f"{'name the file or folder' if self.phones is None else 'remove the key'}"
             )
 
+    def _refuse_changed_answers(self) -> None:
+        """Refuse what would change the audio of a training set, but not the answers."""
+        changes_speed = self.tuning.augment.changes_speed
+        if changes_speed and self.task.kind == "frame_classes":
+            raise ConfigError(
+                "tuning.augment.speeds moves the frames that task.kind=frame_classes labels; remove the key"
+            )
+        is_duration = getattr(self.task, "column", "") == "duration_s"
+        if is_duration and (changes_speed or self.tuning.batch.max_crop_s is not None):
+            raise ConfigError(
+                "tuning.augment.speeds and tuning.batch.max_crop_s change duration_s, which the task predicts; remove "
+                "the keys"
+            )
+
     @property
     def models(self) -> tuple[str, ...]:
         """The models to compare."""
         return (self.checkpoint,) if isinstance(self.checkpoint, str) else self.checkpoint
+
+    @property
+    def encoder_uses(self) -> tuple[EncoderUse, ...]:
+        """What is done with each model's encoder."""
+        return (self.encoder,) if isinstance(self.encoder, str) else self.encoder

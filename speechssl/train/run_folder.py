@@ -23,11 +23,17 @@ from speechssl.train.checkpoint import DESCRIPTION, read_config
 
 __all__ = ["claim_run_folder", "hold_run_folder", "holds_work", "locked"]
 
+_OF_TRAINING = (  # keys and sections of `learner.TrainConfig`
+    *("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped", "patience"),
+    *("health", "parallel", "log"),
+)
 MAY_CHANGE = (  # keys and sections that may differ in a resumed run: its folder, and keys that do not change results
     "out",
-    *(f"train.{key}" for key in ("accumulate", "keep", "log_every", "save_every", "workers", "stop_after_skipped")),
-    "train.patience",
-    *(f"train.{section}" for section in ("health", "parallel", "log")),
+    *(
+        f"{section}.{key}"
+        for section in ("train", "tuning.train")  # the second is that of encoders in a probe
+        for key in _OF_TRAINING
+    ),
     *("data.loader", "data.max_bad_share"),
     # which audio is refused, not how it is read: so that bad audio that stops a run can be dealt with in the same run
     *(
