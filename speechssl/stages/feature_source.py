@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechssl import fingerprint
 from speechssl.audio.reading import SAMPLE_RATE, AudioConfig
-from speechssl.config import configuration, was
+from speechssl.config import configuration, to_stored, was
 from speechssl.data.batching import seeded_generator
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ConfigError, LabelError
@@ -204,7 +204,8 @@ def trunk(
         with torch.random.fork_rng():
             torch.manual_seed(untrained_seed)
             encoder = SpeechEncoder(saved.description.encoder).eval()
-        name, settings = "random weights", {"seed": untrained_seed}
+        name, shape = "random weights", to_stored(saved.description.encoder)
+        settings = {"seed": untrained_seed, "encoder": fingerprint.of_values(shape)}
     if config.precision == "auto":
         print(reason_for(choose_precision("auto", device), "auto", device), file=sys.stderr)
     encoder = pack(encoder.to(device), choose_precision(config.precision, device), in_place=True)

@@ -135,3 +135,15 @@ def test_hours_are_whole_utterances_drawn_by_seed(make_utterances):
     assert len(chosen) == len({row.id for row in chosen}) == 5
     assert chosen == draw_hours(rows, 20 / 3600, seed=0, purpose="test")[:5]
     assert chosen != draw_hours(rows, 4.5 / 3600, seed=1, purpose="test")
+
+
+def test_random_weights_of_two_architectures_are_told_apart(pretrained, corpus_data):
+    saved = SavedModel.read(pretrained)
+    transformer = dataclasses.replace(saved.description.encoder.transformer, num_heads=1)
+    encoder = dataclasses.replace(saved.description.encoder, transformer=transformer)
+    other = dataclasses.replace(saved, description=dataclasses.replace(saved.description, encoder=encoder))
+    one, two = (
+        trunk(each, (1,), corpus_data[0], ExtractConfig(), untrained_seed=0).settings for each in (saved, other)
+    )
+    assert one["seed"] == two["seed"]
+    assert one["encoder"] != two["encoder"]
