@@ -96,6 +96,11 @@ COMMANDS = Group(
             "Measure how well features tell phones apart without training: ABX within and across speakers.",
             "abx_commands:abx_command",
         ),
+        "selftrain": Command(
+            "Train on own transcripts of a pool, round by round, as long as dev gets better.",
+            "stages_commands:selftrain_command",
+            extras=("train", "score", "check", "plots"),
+        ),
         "corpus": Command(
             "Prepare a real corpus and its splits.", "corpus_commands:corpus_command", extras=("corpora",)
         ),

@@ -18,6 +18,7 @@ __all__ = [
     "preflight_command",
     "pretrain_command",
     "probe_command",
+    "selftrain_command",
     "superb_command",
     "sweep_command",
 ]
@@ -147,6 +148,13 @@ def hubert_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun 
         return report
 
     _run(run, HubertConfig, recipe, overrides, dry_run=dry_run)
+
+
+def selftrain_command(recipe: Recipe, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Train on own transcripts of a pool, round by round, as long as dev gets better."""
+    from speechssl.stages.selftrain import SelftrainConfig, selftrain
+
+    _run(selftrain, SelftrainConfig, recipe, overrides, dry_run=dry_run)
 
 
 def preflight_command(

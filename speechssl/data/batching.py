@@ -53,6 +53,7 @@ class Example:
     waveform: Tensor  # (time,) float32
     labels: Tensor | None = None  # (streams, frames) int64
     tokens: Tensor | None = None  # (tokens,) int64, or a number to predict, (1,) float32
+    weight: float | None = None  # factor of its loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ class Batch:
     labels: Tensor | None = None  # (streams, batch, frames) int64, 0 in the padding
     targets: Tensor | None = None  # (batch, tokens) int64, 0 in the padding; or (batch, 1) float32
     target_lengths: Tensor | None = None  # (batch,) int64
+    weights: Tensor | None = None  # (batch,) float32, factors of the losses; None: all 1
     skipped: tuple[str, ...] = ()  # why examples were left out, one message each
     error: SpeechSSLError | None = None  # why reading has to stop
     is_stand_in: bool = False  # noise in place of a batch whose audio is all bad: counts for nothing
@@ -86,6 +88,7 @@ class Batch:
             waveforms=self.waveforms.pin_memory(),
             labels=None if self.labels is None else self.labels.pin_memory(),
             targets=None if self.targets is None else self.targets.pin_memory(),
+            weights=None if self.weights is None else self.weights.pin_memory(),
         )
 
     def to(self, device: torch.device) -> "Batch":
@@ -95,6 +98,7 @@ class Batch:
             waveforms=self.waveforms.to(device, non_blocking=True),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
             targets=None if self.targets is None else self.targets.to(device, non_blocking=True),
+            weights=None if self.weights is None else self.weights.to(device, non_blocking=True),
         )
 
 
@@ -199,6 +203,13 @@ class BatchSampler:
         )
         return Epoch(crops, first, torch.randperm(len(first) - 1, generator=generator).numpy())
 
+    @property
+    def passes(self) -> NDArray[np.float64]:
+        """(indices,) float64, how often an epoch holds each of the utterances `indices`, on average."""
+        if self._mix is None:
+            return np.ones(len(self.indices))
+        return self._mix.rounds[self._mix.codes]
+
     def describe(self, epoch: int = 0) -> str:
         """Describe an epoch in one line: hours of each corpus, number of batches, share of padding."""
         names, codes = corpora(self._utterances, self.config.mix.by)
@@ -251,6 +262,7 @@ def collate(examples: Sequence[Example | str | SpeechSSLError], waveforms: Tenso
         return Batch(ids=(), waveforms=nothing, num_samples=none, skipped=skipped, error=error)
     labels = [example.labels.T for example in good if example.labels is not None]  # (frames, streams)
     tokens = [example.tokens for example in good if example.tokens is not None]
+    weights = [example.weight for example in good if example.weight is not None]
     return Batch(
         ids=tuple(example.id for example in good),
         waveforms=pad_sequence([e.waveform for e in good], batch_first=True) if waveforms is None else waveforms,
@@ -258,6 +270,7 @@ def collate(examples: Sequence[Example | str | SpeechSSLError], waveforms: Tenso
         labels=pad_sequence(labels).permute(2, 1, 0).contiguous() if labels else None,
         targets=pad_sequence(tokens, batch_first=True) if tokens else None,
         target_lengths=torch.tensor([len(row) for row in tokens]) if tokens else None,
+        weights=torch.tensor(weights) if weights else None,
         skipped=skipped,
         error=error,
     )

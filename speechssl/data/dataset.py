@@ -40,6 +40,7 @@ class SpeechDataset(Dataset[Example | str]):
         window: int,
         labels: Sequence[LabelStream] = (),
         tokens: Mapping[str, Sequence[float]] | None = None,
+        weights: Mapping[str, float] | None = None,
         skip_bad: bool = False,
         speeds: Speeds | None = None,
         augment: Augmenter | None = None,
@@ -54,13 +55,14 @@ class SpeechDataset(Dataset[Example | str]):
             window: receptive field of an encoder frame, in samples.
             labels: one source of labels per stream, such as `FrameLabels`.
             tokens: token ids of each utterance's text, its class, or another number to predict, by utterance id.
+            weights: factor of each utterance's loss, by utterance id.
             skip_bad: return the reason instead of raising when a file cannot be used.
             speeds: speed perturbation; the same that the batches were planned with.
             augment: other augmentation.
             settings: prefix of the audio settings in error messages: a section, as `dev.audio.`, or `--` for options.
         """
         self.manifest, self.audio, self.hop, self.window = manifest, audio, hop, window
-        self.labels, self.tokens, self.skip_bad = tuple(labels), tokens, skip_bad
+        self.labels, self.tokens, self.weights, self.skip_bad = tuple(labels), tokens, weights, skip_bad
         self.speeds, self.augment, self.settings = speeds, augment, settings
 
     def __getitem__(self, crop: Crop) -> Example | str:
@@ -96,6 +98,7 @@ class SpeechDataset(Dataset[Example | str]):
             waveform=waveform,
             labels=torch.stack(streams) if streams else None,
             tokens=None if self.tokens is None else torch.tensor(self.tokens[row.id]),
+            weight=None if self.weights is None else self.weights[row.id],
         )
 
     def _as_recorded(
@@ -151,6 +154,7 @@ class SpeechDataset(Dataset[Example | str]):
             waveform=noise,
             labels=torch.zeros((len(self.labels), frames), dtype=torch.long) if self.labels else None,
             tokens=None if self.tokens is None else torch.tensor([BLANK + 1]),
+            weight=None if self.weights is None else 1.0,
         )
         return replace(collate([example]), ids=(), is_stand_in=True)
 

@@ -54,6 +54,7 @@ class Mix:
             alpha: exponent of a corpus's hours.
             generator: returns the generator that shuffles a corpus, from the indices of corpus and round.
         """
+        self.codes = codes
         self._members = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
         self._generator = generator
         samples = np.array([lengths[members].sum() for members in self._members], np.float64)

@@ -3,13 +3,12 @@
 import copy
 import dataclasses
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 
-from speechssl.config import configuration, like, was
+from speechssl.config import added, configuration, like, was
 from speechssl.corpus.named import read_named
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler
@@ -22,6 +21,7 @@ from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.parallel import start_ranks
 from speechssl.stages.average import average_best
 from speechssl.stages.dev_scores import DevSet
+from speechssl.stages.loss_weights import loss_weights
 from speechssl.stages.preflight import Preflight, Rules, preflight
 from speechssl.stages.preflight_advice import about_freezing
 from speechssl.stages.preflight_audio import Reading, look_at_audio
@@ -123,6 +123,7 @@ class FinetuneConfig:
     activation_dropout: float | None = 0.1
     feature_dropout: float | None = 0.0  # dropout on the projected features (fairseq: dropout_input)
     layer_drop: float | None = 0.05
+    weights: Path | None = added(None)  # table of id and weight: factor of each utterance's loss, scaled to the mean 1
     batch: BatchConfig = BatchConfig(seconds=200.0, max_crop_s=None, min_s=0.1)
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig(lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup=0.1, hold=0.4)
@@ -179,8 +180,20 @@ def prepare_finetuning(config: FinetuneConfig, *, say: bool = False, look: bool 
     )
     tell_skipped(found)
     manifest = found.usable(manifest)
-    dataset = _dataset(manifest, data, encoder.config, found.tokens, augment=config.augment, seed=config.seed)
-    sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, speeds=dataset.speeds)
+    speeds = config.augment.speeds_of(len(manifest.utterances), seed=config.seed)
+    sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, speeds=speeds)
+    dataset = SpeechDataset(
+        manifest,
+        data.audio,
+        hop=encoder.config.hop,
+        window=encoder.config.window,
+        tokens=found.tokens,
+        weights=None if config.weights is None else loss_weights(config.weights, manifest.utterances, sampler),
+        skip_bad=data.bad_audio == "skip",
+        speeds=speeds,
+        augment=config.augment.augmenter(data.audio, seed=config.seed, read=read_named),
+        settings="data.audio.",
+    )
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
     evaluate = None
     if config.dev is not None and dev is not None:
@@ -188,7 +201,14 @@ def prepare_finetuning(config: FinetuneConfig, *, say: bool = False, look: bool 
         dev_data = like_training(config.dev, start.description.audio, where=start.name, section="dev")
         evaluate = DevSet(
             texts={row.id: row.text or "" for row in dev.utterances},
-            dataset=_dataset(dev, dev_data, encoder.config, section="dev"),
+            dataset=SpeechDataset(
+                dev,
+                dev_data.audio,
+                hop=encoder.config.hop,
+                window=encoder.config.window,
+                skip_bad=dev_data.bad_audio == "skip",
+                settings="dev.audio.",
+            ),
             vocabulary=vocabulary,
             table=config.out / "dev.tsv",
         )
@@ -293,26 +313,3 @@ def finetuned_encoder(pretraining: EncoderConfig, config: DropoutConfig) -> Enco
 
 def _or(probability: float | None, before: float) -> float:
     return before if probability is None else probability
-
-
-def _dataset(
-    manifest: Manifest,
-    data: DataConfig,
-    encoder: EncoderConfig,
-    tokens: Mapping[str, list[int]] | None = None,
-    *,
-    section: str = "data",
-    augment: AugmentConfig | None = None,
-    seed: int = 0,
-) -> SpeechDataset:
-    return SpeechDataset(
-        manifest,
-        data.audio,
-        hop=encoder.hop,
-        window=encoder.window,
-        tokens=tokens,
-        skip_bad=data.bad_audio == "skip",
-        speeds=None if augment is None else augment.speeds_of(len(manifest.utterances), seed=seed),
-        augment=None if augment is None else augment.augmenter(data.audio, seed=seed, read=read_named),
-        settings=f"{section}.audio.",
-    )

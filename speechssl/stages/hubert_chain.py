@@ -22,7 +22,7 @@ from speechssl.hub.model_formats import read_saved
 from speechssl.stages.cluster import ClusterConfig, cluster
 from speechssl.stages.hubert_recipe import CHOOSABLE, HubertConfig, dev_units_folder, resolve
 from speechssl.stages.pretrain import PretrainConfig, pretrain
-from speechssl.stages.record import RunRecord, content_hash, step_inputs
+from speechssl.stages.record import RunRecord, file_hashes, model_fingerprint, step_inputs
 from speechssl.stages.sweep import SweepConfig, sweep
 from speechssl.train.checkpoint import last_checkpoint, read_state
 from speechssl.train.log_file import read_log_file
@@ -99,21 +99,21 @@ def choose_units(
 
 def _sweep(record: RunRecord, config: SweepConfig, model: str | None) -> None:
     inputs = step_inputs(config, record.out, model=model)
-    record.perform(config.out.name, inputs, lambda: sweep(config), lambda: _hashes(config.out, ["sweep.json"]))
+    record.perform(config.out.name, inputs, lambda: sweep(config), lambda: file_hashes(config.out, ["sweep.json"]))
 
 
 def _cluster(record: RunRecord, config: ClusterConfig, model: str | None, processes: int) -> None:
     names = ["labels.tsv", "kmeans.safetensors"] + (["quality.json"] if config.phones else [])
     inputs = step_inputs(config, record.out, model=model)  # labels do not depend on the number of processes
     run = partial(_launch, "cluster", config, processes) if processes > 1 else partial(cluster, config)
-    record.perform(config.out.name, inputs, run, lambda: _hashes(config.out, names))
+    record.perform(config.out.name, inputs, run, lambda: file_hashes(config.out, names))
 
 
 def _pretrain(record: RunRecord, config: PretrainConfig, model: str | None, processes: int) -> str:
     """Run the pretraining of an iteration and return the fingerprint of its model."""
     inputs = step_inputs(config, record.out, model=model).also("processes", processes, default=1)  # share the batches
     run = partial(_launch, "pretrain", config, processes) if processes > 1 else partial(pretrain, config)
-    (fingerprint,) = record.perform(config.out.name, inputs, run, lambda: _fingerprint(config.out)).values()
+    (fingerprint,) = record.perform(config.out.name, inputs, run, lambda: model_fingerprint(config.out)).values()
     return fingerprint
 
 
@@ -138,15 +138,6 @@ def _launch(stage: Literal["cluster", "pretrain"], config: ClusterConfig | Pretr
         raise StoppedError(
             f"{config.out}: pretraining was stopped after a checkpoint; the same command resumes from there"
         )
-
-
-def _fingerprint(run: Path) -> dict[str, str]:
-    saved = read_saved(run)
-    return {saved.name: saved.fingerprint()}
-
-
-def _hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    return {f"{folder.name}/{name}": content_hash(folder / name) for name in names}
 
 
 def _table(record: RunRecord, used: Sequence[ClusterConfig]) -> str:

@@ -14,7 +14,7 @@ from speechssl.stages.reading_data import DataConfig
 from speechssl.stages.sweep import SweepConfig
 from speechssl.tasks.registry import task_of
 
-__all__ = ["CHOOSABLE", "HubertConfig", "Iteration", "IterationConfig", "Plan", "dev_units_folder", "resolve"]
+__all__ = ["CHOOSABLE", "HubertConfig", "Iteration", "IterationConfig", "Plan", "dev_units_folder", "merged", "resolve"]
 
 Section = dict[str, Any]  # settings of another stage, checked by its own configuration
 Config = TypeVar("Config")
@@ -118,7 +118,7 @@ def _check_shared(config: HubertConfig) -> None:
 
 def _resolve(config: HubertConfig, number: int, iteration: IterationConfig, before: Path | None) -> Iteration:
     where = f"iterations.{number}"
-    section = {"features": "mfcc" if before is None else "layer"} | _merged(config.units, iteration.units)
+    section = {"features": "mfcc" if before is None else "layer"} | merged(config.units, iteration.units)
     auto = tuple(key for key in CHOOSABLE if section.get(key) == "auto")
     _check_choice(config, section, auto, before, where)
     chained: Section = {"out": config.out / f"{number}-units", "data": config.data, "seed": config.seed}
@@ -185,7 +185,7 @@ def _pretrain_of(config: HubertConfig, number: int, iteration: IterationConfig, 
             raise ConfigError(f"{where}.start=continue: there is no previous model; take random, or name a checkpoint")
         chained |= {"checkpoint": before, "fresh_head": True}
         shared = {key: value for key, value in shared.items() if key != "encoder"}
-    built = _build(PretrainConfig, _merged(shared, iteration.pretrain), chained, where=f"{where}.pretrain")
+    built = _build(PretrainConfig, merged(shared, iteration.pretrain), chained, where=f"{where}.pretrain")
     if "labels" not in task_of(built.objective).needs:
         raise ConfigError(
             f"{where}.pretrain.objective.kind={built.objective.kind}: expected masked_prediction of units"
@@ -202,13 +202,13 @@ def _build(config_type: type[Config], section: Section, chained: Section, *, whe
     return from_dict(chained | section, config_type, where=where)
 
 
-def _merged(shared: Section, own: Section) -> Section:
-    """Merge an iteration's section into the shared one, key by key at any depth."""
-    merged = dict(shared)
+def merged(shared: Section, own: Section) -> Section:
+    """Merge a part's own section into the shared one, key by key at any depth."""
+    found = dict(shared)
     for key, value in own.items():
-        under = merged.get(key)
-        merged[key] = _merged(under, value) if isinstance(value, dict) and isinstance(under, dict) else value
-    return merged
+        under = found.get(key)
+        found[key] = merged(under, value) if isinstance(value, dict) and isinstance(under, dict) else value
+    return found
 
 
 def _named(section: Section) -> Section:

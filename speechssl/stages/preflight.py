@@ -24,7 +24,7 @@ from speechssl.text.vocabulary import UnitsConfig, Vocabulary, frames_needed
 from speechssl.train.checkpoint import DESCRIPTION
 from speechssl.train.run_folder import MOST_NAMED
 
-__all__ = ["Fault", "Labelled", "Preflight", "Rare", "Rules", "Unfit", "Unusual", "preflight"]
+__all__ = ["Fault", "Labelled", "Preflight", "Rare", "Rules", "Unfit", "Unusual", "frame_budget", "preflight"]
 
 RARE = 5  # occurrences; a rarer letter is hardly learnt, and may be a typing error
 _SPREADS = 4.0  # limit for unusual durations, in spreads (1.4826 MAD) of the log duration from the median
@@ -156,7 +156,11 @@ def preflight(train: Manifest, dev: Manifest | None, rules: Rules) -> Preflight:
         faults += [*_unpronounced(dev, faults, vocabulary, "dev")] if dev else []
         fit = _texts(train, faults, "train")
     tokens = {key: vocabulary.encode(each, where=key) for key, each in fit.items()} if vocabulary else {}
-    frames = {row.id: _frames(row, tokens[row.id], rules) for row in train.utterances if row.id in tokens}
+    frames = {
+        row.id: frame_budget(row, tokens[row.id], rules.fastest, hop=rules.hop, window=rules.window)
+        for row in train.utterances
+        if row.id in tokens
+    }
     faults += _too_short(frames)
     kept = {key: tokens[key] for key in _texts(train, faults, "train") if key in tokens}
     errors = [*_refusals(faults, rules.skipped), *errors]
@@ -234,10 +238,17 @@ def _unpronounced(manifest: Manifest, faults: Sequence[Unfit], vocabulary: Vocab
             yield Unfit(id=key, split=split, fault="no phones", detail=f"{key} ({', '.join(words[:3])})")
 
 
-def _frames(row: Utterance, ids: Sequence[int], rules: Rules) -> tuple[int, int]:
-    """Count the frames that CTC needs, one per token and one between equal neighbours, and those of the audio."""
-    required = frames_needed(ids)
-    return required, max(0, (int(row.num_samples_16k / rules.fastest) - rules.window) // rules.hop + 1)
+def frame_budget(row: Utterance, ids: Sequence[int], fastest: float, *, hop: int, window: int) -> tuple[int, int]:
+    """Count the frames that CTC needs, and those of the audio.
+
+    Args:
+        row: the utterance.
+        ids: its tokens; each needs a frame, and so do equal neighbours between them.
+        fastest: largest speed factor of the augmentation.
+        hop: samples from one encoder frame to the next.
+        window: samples in the window of an encoder frame.
+    """
+    return frames_needed(ids), max(0, (int(row.num_samples_16k / fastest) - window) // hop + 1)
 
 
 def _too_short(frames: Mapping[str, tuple[int, int]]) -> Iterable[Unfit]:

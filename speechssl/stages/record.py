@@ -24,10 +24,11 @@ import speechssl
 from speechssl import fingerprint
 from speechssl.config import to_dict
 from speechssl.errors import CheckpointError
+from speechssl.hub.model_formats import read_saved
 from speechssl.provenance import source_commit
 from speechssl.train.run_folder import holds_work
 
-__all__ = ["Inputs", "RunRecord", "content_hash", "step_inputs"]
+__all__ = ["Inputs", "RunRecord", "content_hash", "file_hashes", "model_fingerprint", "step_inputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +197,17 @@ def content_hash(path: Path) -> str:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); name an existing file or folder") from error
     return fingerprint.of_bytes(b"".join(parts))[: fingerprint.DIGITS]
+
+
+def file_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the content hashes of files in the folder of a step, by path below the chain's folder."""
+    return {f"{folder.name}/{name}": content_hash(folder / name) for name in names}
+
+
+def model_fingerprint(run: Path) -> dict[str, str]:
+    """Return the fingerprint of the best model in the folder of a step, by path below the chain's folder."""
+    saved = read_saved(run)
+    return {saved.name: saved.fingerprint()}
 
 
 def _paths(config: object, key: str = "") -> Iterator[tuple[str, Path]]:

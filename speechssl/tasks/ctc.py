@@ -102,8 +102,9 @@ class CTCModel(TaskModel):
             context: step and random generator.
 
         Returns:
-            The loss summed over utterances, and their number. An utterance with fewer frames than its text needs has
-            loss 0 (`zero_infinity`) and is counted in `parts["impossible"]`.
+            The loss summed over utterances, each times its weight if the batch has weights, and their number: the mean
+            of the weights is 1. An utterance with fewer frames than its text needs has loss 0 (`zero_infinity`) and is
+            counted in `parts["impossible"]`.
         """
         if batch.targets is None or batch.target_lengths is None:
             raise ValueError("a batch without targets cannot be scored; pass tokens to the dataset")
@@ -127,7 +128,8 @@ class CTCModel(TaskModel):
             "empty_share": empty_share(best, is_valid, BLANK),
             "impossible": impossible.sum(),
         }
-        return LossSum(value=losses.sum(), count=torch.full((), len(losses), device=device), parts=parts)
+        total = losses.sum() if batch.weights is None else (losses * batch.weights).sum()
+        return LossSum(value=total, count=torch.full((), len(losses), device=device), parts=parts)
 
     def logits(self, batch: Batch, context: StepContext = INFERENCE) -> tuple[Tensor, Tensor]:
         """Return (batch, frames, vocab) logits and, on the host, the (batch,) int64 numbers of valid frames.

@@ -11,7 +11,7 @@ from speechssl.text.vocabulary import BLANK, Vocabulary
 if TYPE_CHECKING:  # torch takes seconds to import, and writing transcripts does not need it
     from torch import Tensor
 
-__all__ = ["Timed", "Token", "Transcript", "best_path", "tokens_of", "words_of"]
+__all__ = ["Timed", "Token", "Transcript", "best_path", "mean_probability", "tokens_of", "words_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,11 @@ def tokens_of(path: Sequence[int], probabilities: Sequence[float]) -> list[Token
     return tokens
 
 
+def mean_probability(tokens: Sequence[Token]) -> float:
+    """Return the mean probability of tokens, each at its best frame: the confidence of a word, or of a text."""
+    return sum(token.probability for token in tokens) / len(tokens)
+
+
 def words_of(
     tokens: Sequence[Token], vocabulary: Vocabulary, *, hop: int, window: int
 ) -> tuple[tuple[Timed, ...], tuple[Timed, ...]]:
@@ -110,5 +115,5 @@ def _timed(tokens: Sequence[Token], vocabulary: Vocabulary, hop: int, window: in
         text=vocabulary.write([vocabulary.tokens[token.id] for token in tokens]),
         start_s=(tokens[0].start * hop + middle) / SAMPLE_RATE,
         end_s=(tokens[-1].end * hop + middle) / SAMPLE_RATE,
-        confidence=sum(token.probability for token in tokens) / len(tokens),
+        confidence=mean_probability(tokens),
     )

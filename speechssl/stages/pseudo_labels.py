@@ -1,0 +1,469 @@
+"""Pseudo-labels: a recogniser transcribes pool and dev; what is kept of the pool, and its weights, is decided on dev.
+
+Transcripts are scored by the measures of `asr.confidence`; `asr.calibration` chooses one on dev and maps it to the
+expected share of right letters. Transcripts that look hallucinated are left out whatever their confidence.
+"""
+
+import dataclasses
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
+
+from speechssl.asr.calibration import (
+    Bin,
+    Isotonic,
+    bins_of,
+    calibration_error,
+    choose_measure,
+    cross_fitted,
+    fit_isotonic,
+)
+from speechssl.asr.confidence import Measure, longest_loop, measures_of
+from speechssl.asr.decoding.decoders import Beam, DecoderConfig, Greedy, WithLexicon, build_decoder
+from speechssl.asr.decoding.hypothesis import merged
+from speechssl.asr.lm.arpa import read_arpa
+from speechssl.asr.scoring.wer import score_texts
+from speechssl.atomic import write_atomically
+from speechssl.audio.reading import SAMPLE_RATE
+from speechssl.config import Discriminator, configuration
+from speechssl.data.manifest import root_from, write_manifest
+from speechssl.data.utterances import Manifest, Utterance
+from speechssl.downstream.bootstrap import interval
+from speechssl.errors import ManifestError
+from speechssl.hub.model_formats import read_saved
+from speechssl.hub.saved import SavedModel
+from speechssl.model.dropout import Dropout
+from speechssl.parallel import pick_device
+from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
+from speechssl.stages.preflight import frame_budget
+from speechssl.stages.reading_data import DataConfig, read_data
+from speechssl.stages.selftrain_recipe import KeepConfig
+from speechssl.stages.tune import tune
+from speechssl.stages.tuned import TuneConfig, read_tuned
+from speechssl.text.diversity import diversity
+from speechssl.text.vocabulary import Vocabulary
+
+__all__ = ["LabelConfig", "Scored", "draw_reliability", "label", "select", "transcribe_scored"]
+
+PROBABILITIES = ("posterior", "certainty", "agreement")  # measures from 0 to 1, whose own calibration has a meaning
+
+
+@configuration
+class LabelConfig:
+    """What the pseudo-labels of a round depend on."""
+
+    out: Path
+    checkpoint: Path  # the recogniser
+    labelled: DataConfig
+    synthetic: DataConfig | None
+    pool: DataConfig
+    dev: DataConfig
+    decode: Annotated[Greedy | Beam | WithLexicon, Discriminator("kind")]
+    tune: TuneConfig | None
+    keep: KeepConfig
+    round: int  # counted from 1
+    longest_s: float  # longest utterance that a batch of the training holds at its lowest speed
+    fastest: float  # largest speed factor of the training
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A transcript and its measures."""
+
+    row: Utterance
+    text: str
+    greedy: str  # transcript without a search
+    measures: Mapping[Measure, float]
+
+    @property
+    def letters_per_second(self) -> float:
+        """Letters a second, spaces included."""
+        return len(self.text) / self.row.duration_s
+
+
+def label(config: LabelConfig) -> Path:
+    """Transcribe the pool, and write pseudo-labels, weights, scores, calibration; return `labels.json`.
+
+    Raises:
+        ManifestError: dev has no texts, or no utterance keeps its pseudo-label.
+    """
+    saved = read_saved(config.checkpoint)
+    vocabulary = saved.vocabulary()
+    sets = {"dev": read_data(config.dev, section="dev"), "pool": read_data(config.pool, section="pool")}
+    labels = read_data(config.labelled, section="labelled")
+    decoder: DecoderConfig = config.decode
+    if config.tune is not None:
+        tune(config.checkpoint, sets["dev"], config.tune, config.out / "tune")
+        decoder = read_tuned(config.out / "tune")
+    scored = {
+        name: transcribe_scored(saved, manifest, decoder, config.keep, seed=config.seed, skips=_skips(config, name))
+        for name, manifest in sets.items()
+    }
+    judged = _judge([each for each in scored["dev"] if (each.row.text or "").strip()], vocabulary, config.keep)
+    known = [row for row in labels.utterances if row.text]
+    limits = _limits_of(known, vocabulary, config.keep)
+    refused = {each.row.id: reason for each in scored["pool"] if (reason := _refused(each, limits, config, saved))}
+    fit = [each for each in scored["pool"] if each.row.id not in refused]
+    confidence = [each.measures[judged.measure] for each in fit]
+    expected = judged.map(confidence).tolist()
+    threshold, is_kept = select(confidence, expected, config.keep, config.round)
+    refused |= {each.row.id: "less sure than kept ones" for each, kept in zip(fit, is_kept, strict=True) if not kept}
+    kept = [each for each, chosen in zip(fit, is_kept, strict=True) if chosen]
+    if not kept:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(refused.values()).most_common())
+        raise ManifestError(f"{config.out.name}: no utterance of the pool keeps its pseudo-label: {reasons}")
+    accuracy = dict(zip((each.row.id for each in fit), expected, strict=True))
+    _write_labels(config, sets["pool"], labels, kept, accuracy)
+    _write_scores(config.out / "scores.tsv", scored["pool"], accuracy, refused)
+    found = judged.as_json() | {
+        "threshold": threshold,
+        "dev_at_threshold": _at_threshold(judged, threshold, seed=config.seed),
+        "dev": _rates(judged.scored, vocabulary),
+        "pool": _pool_summary(sets["pool"], scored["pool"], kept, refused, accuracy, vocabulary),
+        "diversity": _diversities(kept, known, vocabulary, seed=config.seed),
+    }
+    write_atomically(config.out / "calibration.png", judged.picture(f"round {config.round}, by {judged.measure}"))
+    write_atomically(config.out / "labels.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return config.out / "labels.json"
+
+
+def transcribe_scored(
+    saved: SavedModel,
+    manifest: Manifest,
+    decoder: DecoderConfig,
+    keep: KeepConfig,
+    *,
+    seed: int,
+    skips: list[str] | None,
+) -> list[Scored]:
+    """Transcribe every utterance and measure how sure the recogniser is.
+
+    Args:
+        saved: the recogniser.
+        manifest: the utterances.
+        decoder: the decoder of the transcripts; its language model, if any, is one of the measures.
+        keep: says where the second opinion comes from.
+        seed: seed of the draw with dropout.
+        skips: extended by the reason for each utterance that cannot be used; None raises instead.
+
+    Returns:
+        The transcripts in the manifest's order.
+    """
+    model, vocabulary = saved.recogniser()
+    lm_path = None if isinstance(decoder, Greedy) else decoder.lm
+    lm = None if lm_path is None else read_arpa(lm_path)
+    decode = build_decoder(decoder, vocabulary, lm=lm).decode
+    others = _second_opinions(saved, manifest, keep, seed=seed, may_skip=skips is not None)
+    rows = {row.id: row for row in manifest.utterances}
+    found: dict[str, Scored] = {}
+    audio = saved.description.audio
+    for key, log_probs in log_posteriors(model.to(pick_device()), manifest, audio, PosteriorConfig(), skipped=skips):
+        best = decode(log_probs[None], torch.tensor([len(log_probs)]))[0][0]
+        found[key] = Scored(
+            row=rows[key],
+            text=best.text,
+            greedy=vocabulary.decode(merged(log_probs.argmax(-1))),
+            measures=measures_of(log_probs, best.text, best.tokens, lm=lm, other=others.get(key)),
+        )
+    return [found[row.id] for row in manifest.utterances if row.id in found]
+
+
+def _second_opinions(
+    saved: SavedModel, manifest: Manifest, keep: KeepConfig, *, seed: int, may_skip: bool
+) -> dict[str, str]:
+    """Return greedy transcripts of another recogniser, or of the same with dropout; none if none is asked for."""
+    if keep.second == "none":
+        return {}
+    is_draw = keep.second == "dropout"
+    other = saved if is_draw else read_saved(Path(keep.second))
+    model, vocabulary = other.recogniser()
+    for module in model.modules():
+        if is_draw and isinstance(module, Dropout):
+            module.probability = keep.dropout
+            module.train()
+    skipped: list[str] | None = [] if may_skip else None
+    device, audio = pick_device(), other.description.audio
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        posteriors = log_posteriors(model.to(device), manifest, audio, PosteriorConfig(), skipped=skipped)
+        return {key: vocabulary.decode(merged(log_probs.argmax(-1))) for key, log_probs in posteriors}
+
+
+def select(
+    confidence: Sequence[float], expected: Sequence[float], keep: KeepConfig, round_: int
+) -> tuple[float, list[bool]]:
+    """Choose the utterances that keep their pseudo-labels.
+
+    Args:
+        confidence: (utterances,) measure of each.
+        expected: (utterances,) expected share of right letters, by the map fitted on dev.
+        keep: the highest expected CER, or the surest share by round; of equal confidence all or none are kept.
+        round_: number of the round, counted from 1.
+
+    Returns:
+        The lowest confidence kept, and whether each utterance is kept; infinity if there is none.
+    """
+    values = np.asarray(confidence, np.float64)
+    if keep.max_cer is not None:
+        is_kept = np.asarray(expected, np.float64) >= 1 - keep.max_cer
+    elif len(values):
+        number = max(1, round(keep.share_of(round_) * len(values)))
+        is_kept = values >= np.sort(values)[-number]
+    else:
+        is_kept = np.zeros(0, bool)
+    return (float(values[is_kept].min()) if is_kept.any() else float("inf")), is_kept.tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """Dev, with its errors, and what was fitted on it."""
+
+    scored: tuple[Scored, ...]
+    references: tuple[str, ...]
+    errors: tuple[int, ...]  # wrong letters
+    measure: Measure
+    areas: Mapping[Measure, float]  # area under the risk-coverage curve by measure
+    map: Isotonic
+
+    @property
+    def letters(self) -> list[int]:
+        return [len(each) for each in self.references]
+
+    @property
+    def accuracy(self) -> list[float]:
+        pairs = zip(self.errors, self.letters, strict=True)
+        return [max(0.0, 1 - errors / letters) for errors, letters in pairs]
+
+    def values(self, measure: Measure) -> list[float]:
+        return [each.measures[measure] for each in self.scored]
+
+    def expected(self) -> list[float]:
+        """Return the expected accuracy of each utterance, by a map fitted on others."""
+        return cross_fitted(self.values(self.measure), self.accuracy, self.letters).tolist()
+
+    def as_json(self) -> dict[str, Any]:
+        raw = self.measure if self.measure in PROBABILITIES else None
+        return {
+            "measure": self.measure,
+            "areas": dict(self.areas),
+            "map": dataclasses.asdict(self.map),
+            "ece_of_measure": None if raw is None else calibration_error(self.values(raw), self.accuracy, self.letters),
+            "ece_of_map": calibration_error(self.expected(), self.accuracy, self.letters),  # cross-fitted
+            "ece_by_chance": self.ece_by_chance(),
+        }
+
+    def ece_by_chance(self) -> float:
+        """Return the calibration error that is left to a map that knows the accuracy of each bin.
+
+        Bins of few utterances differ from what is expected of them. This is the mean over bins that are drawn from
+        those of dev with replacement, each compared with its own.
+        """
+        values = [np.asarray(each, np.float64) for each in (self.expected(), self.accuracy, self.letters)]
+        order = np.argsort(values[0], kind="stable")
+        parts = np.array_split(order, min(10, len(order)))
+        generator = np.random.default_rng(0)
+        drawn = []
+        for _ in range(200):
+            gaps, weights = [], []
+            for part in parts:
+                again = generator.choice(part, len(part))
+                own, other = (np.average(values[1][each], weights=values[2][each]) for each in (part, again))
+                gaps.append(abs(own - other))
+                weights.append(values[2][part].sum())
+            drawn.append(np.average(gaps, weights=weights))
+        return float(np.mean(drawn))
+
+    def picture(self, title: str) -> bytes:
+        """Return a PNG of true over expected accuracy, before and after the map."""
+        bins = {"after calibration": bins_of(self.expected(), self.accuracy, self.letters)}
+        if self.measure in PROBABILITIES:
+            bins = {f"{self.measure} itself": bins_of(self.values(self.measure), self.accuracy, self.letters)} | bins
+        return draw_reliability(bins, title=title)
+
+
+def _judge(scored: Sequence[Scored], vocabulary: Vocabulary, keep: KeepConfig) -> _Judged:
+    pairs = [(each, vocabulary.reference(each.row.text or "")) for each in scored]
+    pairs = [(each, reference) for each, reference in pairs if reference]
+    if len(pairs) < 2:
+        raise ManifestError(f"dev: {len(pairs)} utterances have a text, expected two or more; name a transcribed set")
+    errors = [Levenshtein.distance(reference, each.text) for each, reference in pairs]
+    letters = [len(reference) for _, reference in pairs]
+    measures = {name: [each.measures[name] for each, _ in pairs] for name in pairs[0][0].measures}
+    best, areas = choose_measure(measures, errors, letters)
+    measure = best if keep.measure == "auto" else keep.measure
+    accuracy = [max(0.0, 1 - wrong / spoken) for wrong, spoken in zip(errors, letters, strict=True)]
+    return _Judged(
+        scored=tuple(each for each, _ in pairs),
+        references=tuple(reference for _, reference in pairs),
+        errors=tuple(errors),
+        measure=measure,
+        areas=areas,
+        map=fit_isotonic(measures[measure], accuracy, letters),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Limits:
+    """What labelled texts show."""
+
+    slowest: float  # letters a second
+    fastest: float
+    loop: int  # letters in the longest loop that is allowed
+
+
+def _limits_of(known: Sequence[Utterance], vocabulary: Vocabulary, keep: KeepConfig) -> _Limits:
+    texts = [vocabulary.reference(row.text or "") for row in known]
+    rates = [len(text) / row.duration_s for text, row in zip(texts, known, strict=True)]
+    low, high = np.quantile(rates, [0.01, 0.99]).tolist()
+    return _Limits(
+        slowest=low / keep.rate_margin,
+        fastest=high * keep.rate_margin,
+        loop=max(keep.loop_letters, *(longest_loop(text) for text in texts)),
+    )
+
+
+def _refused(each: Scored, limits: _Limits, config: LabelConfig, saved: SavedModel) -> str | None:
+    """Return why a transcript is no pseudo-label whatever its confidence; None if it may be one."""
+    if not each.text.strip():
+        return "nothing transcribed"
+    if each.row.num_samples_16k > config.longest_s * SAMPLE_RATE:
+        return f"longer than the {config.longest_s:g} s that a batch holds"
+    if longest_loop(each.text) > limits.loop:
+        return "a loop"
+    if each.letters_per_second > limits.fastest:
+        return f"over {limits.fastest:.1f} letters a second"
+    if each.letters_per_second < limits.slowest:
+        return f"under {limits.slowest:.1f} letters a second"
+    encoder = saved.description.encoder
+    tokens = saved.vocabulary().encode(each.text, where=each.row.id)
+    required, made = frame_budget(each.row, tokens, config.fastest, hop=encoder.hop, window=encoder.window)
+    return "too few frames at the highest speed" if made < required else None
+
+
+def _skips(config: LabelConfig, name: str) -> list[str] | None:
+    data = config.pool if name == "pool" else config.dev
+    return [] if data.bad_audio == "skip" else None
+
+
+def _write_labels(
+    config: LabelConfig, pool: Manifest, labels: Manifest, kept: Sequence[Scored], accuracy: Mapping[str, float]
+) -> None:
+    """Write the manifest of pseudo-labels, in the place of any texts of the pool, and the weights of all utterances."""
+    rows = [dataclasses.replace(each.row, text=each.text) for each in kept]
+    root = root_from(config.out, dataclasses.replace(pool, utterances=tuple(rows)))
+    write_manifest(config.out / "pseudo.tsv", rows, root=root)
+    true = [row.id for row in labels.utterances]
+    true += [row.id for row in read_data(config.synthetic).utterances] if config.synthetic is not None else []
+    weights = dict.fromkeys(true, 1.0)
+    weights |= {each.row.id: accuracy[each.row.id] if config.keep.weighted else 1.0 for each in kept}
+    lines = ["id\tweight", *(f"{key}\t{weight:.6f}" for key, weight in weights.items())]
+    write_atomically(config.out / "weights.tsv", "\n".join(lines) + "\n")
+
+
+def _write_scores(
+    path: Path, scored: Sequence[Scored], accuracy: Mapping[str, float], refused: Mapping[str, str]
+) -> None:
+    """Write the table of all transcripts of the pool: kept or why not, expected accuracy, measures, text."""
+    names = [*scored[0].measures] if scored else []
+    lines = ["\t".join(["id", "kept", "reason", "expected_accuracy", *names, "text"])]
+    for each in scored:
+        reason = refused.get(each.row.id, "")
+        share = accuracy.get(each.row.id)
+        cells = [each.row.id, str(int(not reason)), reason, "" if share is None else f"{share:.4f}"]
+        lines.append("\t".join([*cells, *(f"{each.measures[name]:.4f}" for name in names), each.text]))
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
+def _at_threshold(judged: _Judged, threshold: float, *, seed: int) -> dict[str, Any]:
+    """Return what the same threshold keeps of dev, with the 95 % interval of its CER over utterances."""
+    chosen = [index for index, value in enumerate(judged.values(judged.measure)) if value >= threshold]
+    errors, letters = np.array(judged.errors)[chosen], np.array(judged.letters)[chosen]
+    kept = {"utterances": len(chosen), "share": len(chosen) / len(judged.errors)}
+    if not chosen:
+        return kept | {"cer": None, "interval": None}
+
+    def cer(drawn: NDArray[np.int64]) -> float:
+        return float(errors[drawn].sum() / letters[drawn].sum())
+
+    found = interval(cer, [judged.scored[index].row.id for index in chosen], seed=seed)
+    return kept | {"cer": cer(np.arange(len(chosen))), "interval": [found.low, found.high]}
+
+
+def _rates(scored: Sequence[Scored], vocabulary: Vocabulary) -> dict[str, float]:
+    """Return CER and WER with the decoder, and without a search."""
+    references = {each.row.id: vocabulary.reference(each.row.text or "") for each in scored}
+    found = score_texts(references, {each.row.id: each.text for each in scored})
+    greedy = score_texts(references, {each.row.id: each.greedy for each in scored})
+    return {"cer": found.cer, "wer": found.wer, "greedy_cer": greedy.cer, "greedy_wer": greedy.wer}
+
+
+def _pool_summary(
+    pool: Manifest,
+    scored: Sequence[Scored],
+    kept: Sequence[Scored],
+    refused: Mapping[str, str],
+    accuracy: Mapping[str, float],
+    vocabulary: Vocabulary,
+) -> dict[str, Any]:
+    """Count hours and reasons, and compare expected and, where the pool has texts, true error rates."""
+    unread = len(pool.utterances) - len(scored)
+    counts = dict(Counter(refused.values()).most_common()) | ({"audio cannot be used": unread} if unread else {})
+    letters = [len(each.text) for each in kept]
+    shares = [accuracy[each.row.id] for each in kept]
+    true = {each.row.id: vocabulary.text.apply(each.row.text or "") for each in kept}
+    true = {key: text for key, text in true.items() if text}
+    texts = {each.row.id: each.text for each in kept if each.row.id in true}
+    scores = score_texts(true, texts) if true else None
+    return {
+        "utterances": len(pool.utterances),
+        "hours": pool.duration_s / 3600,
+        "kept": len(kept),
+        "kept_hours": sum(each.row.duration_s for each in kept) / 3600,
+        "left_out": counts,
+        "expected_cer": 1 - float(np.average(shares, weights=letters)),
+        "true_cer": None if scores is None else scores.cer,  # for the report only: the texts are not trained on
+        "true_cer_of": len(true),
+    }
+
+
+def _diversities(
+    kept: Sequence[Scored], known: Sequence[Utterance], vocabulary: Vocabulary, *, seed: int
+) -> dict[str, Any]:
+    """Measure pseudo-labels and labelled texts at one number of words."""
+    texts = {
+        "labelled": [vocabulary.reference(row.text or "") for row in known],
+        "pseudo": [each.text for each in kept],
+    }
+    words = min(sum(len(text.split()) for text in each) for each in texts.values())
+    return {name: dataclasses.asdict(diversity(each, at_most=words, seed=seed)) for name, each in texts.items()}
+
+
+def draw_reliability(found: Mapping[str, Sequence[Bin]], *, title: str) -> bytes:
+    """Return a PNG: true over expected accuracy of the bins of each map, with the diagonal of a perfect one."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.axline((0, 0), slope=1, color="grey", linestyle=":")
+    for name, bins in found.items():
+        axes.plot([each.expected for each in bins], [each.accuracy for each in bins], "o-", markersize=4, label=name)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("expected share of right letters")
+    axes.set_ylabel("share of right letters")
+    axes.set_title(title, fontsize=10)
+    axes.legend(loc="upper left", fontsize=8)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()

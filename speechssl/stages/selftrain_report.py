@@ -1,0 +1,185 @@
+"""Report of self-training in Markdown: rounds, what was kept, calibration, diversity, mismatch, warnings."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from speechssl.stages.record import RunRecord
+from speechssl.stages.selftrain_recipe import SelftrainConfig
+
+__all__ = ["Round", "report_of", "warnings_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A recogniser of the chain, and the pseudo-labels that it was trained on."""
+
+    number: int
+    name: str  # of its folder
+    model: Path
+    fingerprint: str
+    cer: float | None = None  # of dev, without a search
+    wer: float | None = None
+    seconds: float = 0.0  # of training
+    labels: Mapping[str, Any] = field(default_factory=dict)  # content of labels.json, and seconds
+
+
+def report_of(
+    config: SelftrainConfig,
+    record: RunRecord,
+    rounds: Sequence[Round],
+    best: Round,
+    data: Mapping[str, Any],
+    without_synthetic: Round | None,
+) -> str:
+    """Write the report.
+
+    Args:
+        config: the recipe.
+        record: times of the steps.
+        rounds: the rounds that were done, from 0 on.
+        best: the one with the lowest CER of dev.
+        data: content of data.json.
+        without_synthetic: round 0 without synthetic speech, if that was asked for.
+    """
+    assert best.cer is not None
+    parts = [
+        f"Best on dev: {best.name}, CER {best.cer:.1%}; copied to `best`. Seed {config.seed}.",
+        *_table(_ROUNDS, map(_round_cells, rounds)),
+        "CER and WER without a search. True CER: against the pool's texts, which are read for this column only and are "
+        "never trained on. Seconds: of labelling and of training.",
+    ]
+    labelled = [each for each in rounds if each.labels]
+    if labelled:
+        parts += ["## Confidence", *_table(_CONFIDENCE, map(_confidence_cells, labelled))]
+        parts += [
+            "The measure with the least area under the risk-coverage curve of dev, mapped to the expected share of "
+            "right letters. ECE after: by a map fitted on other utterances; by chance: what so few differ by."
+        ]
+        parts += ["## Left out of the pool", *_table(("round", "reason", "utterances"), _reasons(labelled))]
+        parts += ["## Diversity", *_table(_DIVERSITY, _diversity_cells(labelled))]
+    parts += ["## Data", *_table(("set", "utterances", "hours"), _set_cells(data))]
+    parts += [*_left_out_lines(data), *_mismatch_lines(data)]
+    if config.synthetic is not None:
+        parts += ["## Synthetic speech", *_synthetic_lines(rounds[0], without_synthetic)]
+    if found := warnings_of(rounds, without_synthetic):
+        parts += ["## Warnings", "\n".join(f"- {each}" for each in found)]
+    total = sum(record.seconds(step) for step in dict.fromkeys(line["step"] for line in record.lines))
+    return "\n\n".join([*parts, f"All steps: {total:.0f} s."]) + "\n"
+
+
+def warnings_of(rounds: Sequence[Round], without_synthetic: Round | None) -> list[str]:
+    """Return signs that training on own transcripts, or on synthetic speech, does harm."""
+    found = []
+    without = None if without_synthetic is None else without_synthetic.cer
+    if without is not None and rounds[0].cer is not None and without < rounds[0].cer:
+        found.append(
+            f"Synthetic speech raised the CER of dev from {without:.1%} to {rounds[0].cer:.1%}; leave it out, or lower "
+            "synthetic.max_hours."
+        )
+    for before, now in pairwise(rounds):
+        is_worse = before.cer is not None and now.cer is not None and now.cer >= before.cer
+        falls = [name for name in _SIGNS if before.labels and _relative(now, name) < _relative(before, name)]
+        if is_worse and len(falls) == len(_SIGNS):
+            found.append(
+                f"Round {now.number}: pseudo-labels hold fewer words and lower entropies than those of round "
+                f"{before.number}, and dev is no better: the texts collapse. Use {before.name}."
+            )
+        elif is_worse:
+            found.append(f"Round {now.number} is no better on dev than {before.name}: more rounds are not supported.")
+    for each in rounds:
+        thin = [name for name in _SIGNS if each.labels and _relative(each, name) < _THIN]
+        if thin:
+            named = ", ".join(f"{name.replace('_', ' ')} {_relative(each, name):.0%}" for name in thin)
+            found.append(f"Round {each.number}: pseudo-labels are poorer than labelled texts ({named} of theirs).")
+    return found
+
+
+_SIGNS = ("distinct_words", "word_entropy", "letter_entropy")
+_THIN = 0.8  # share of the labelled texts' value
+
+_ROUNDS = ("round", "CER", "WER", "teacher's CER, with decoder", "kept", "hours", "expected CER", "true CER", "seconds")
+_CONFIDENCE = ("round", "measure", "areas", "ECE before", "after", "by chance", "dev kept", "its CER", "95 %")
+_DIVERSITY = ("round", "texts", "words", "distinct", "letters", "bits a word", "bits a letter", "mean letters")
+
+
+def _relative(each: Round, name: str) -> float:
+    """Return a measure of diversity of the pseudo-labels relative to the labelled texts."""
+    found = each.labels["diversity"]
+    return float(found["pseudo"][name]) / max(float(found["labelled"][name]), 1e-9)
+
+
+def _table(names: Sequence[str], rows: "Iterator[Sequence[str]] | map[list[str]]") -> list[str]:
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return ["\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)])]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _round_cells(each: Round) -> list[str]:
+    cells = [f"{each.number}: {each.name}", _share(each.cer), _share(each.wer)]
+    if not each.labels:
+        return [*cells, "-", "-", "-", "-", "-", f"{each.seconds:.0f}"]
+    pool, dev = each.labels["pool"], each.labels["dev"]
+    cells += [_share(dev["cer"]), f"{pool['kept']} of {pool['utterances']}", f"{pool['kept_hours']:.2f}"]
+    true = _share(pool["true_cer"]) + (f" of {pool['true_cer_of']}" if pool["true_cer_of"] else "")
+    return [*cells, _share(pool["expected_cer"]), true, f"{each.labels['seconds']:.0f} + {each.seconds:.0f}"]
+
+
+def _confidence_cells(each: Round) -> list[str]:
+    found, dev = each.labels, each.labels["dev_at_threshold"]
+    areas = ", ".join(f"{name} {area:.3f}" for name, area in sorted(found["areas"].items(), key=lambda pair: pair[1]))
+    before = found["ece_of_measure"]
+    errors = ["-" if before is None else f"{before:.3f}", f"{found['ece_of_map']:.3f}", f"{found['ece_by_chance']:.3f}"]
+    interval = "-" if dev["interval"] is None else " to ".join(map(_share, dev["interval"]))
+    kept = f"{dev['utterances']} ({dev['share']:.0%})"
+    return [str(each.number), found["measure"], areas, *errors, kept, _share(dev["cer"]), interval]
+
+
+def _reasons(rounds: Sequence[Round]) -> Iterator[list[str]]:
+    for each in rounds:
+        for reason, count in each.labels["pool"]["left_out"].items():
+            yield [str(each.number), reason, str(count)]
+
+
+def _diversity_cells(rounds: Sequence[Round]) -> Iterator[list[str]]:
+    for each in rounds:
+        for name, found in each.labels["diversity"].items():
+            counts = [str(found[key]) for key in ("words", "distinct_words", "distinct_letters")]
+            sizes = [f"{found['word_entropy']:.2f}", f"{found['letter_entropy']:.2f}", f"{found['mean_letters']:.1f}"]
+            yield [str(each.number), name, *counts, *sizes]
+
+
+def _set_cells(data: Mapping[str, Any]) -> Iterator[list[str]]:
+    for name, found in data["sets"].items():
+        yield [name, str(found["utterances"]), f"{found['hours']:.2f}"]
+
+
+def _left_out_lines(data: Mapping[str, Any]) -> list[str]:
+    found = [
+        f"- {name}: {count} left out, {reason}"
+        for name, reasons in data["left_out"].items()
+        for reason, count in reasons.items()
+    ]
+    return ["\n".join([*found, "- named in `0-data/left_out.tsv`"])] if found else []
+
+
+def _mismatch_lines(data: Mapping[str, Any]) -> list[str]:
+    found = data["mismatch"]
+    if found is None:
+        return ["Mismatch of pool and labelled speech: not measured, too few utterances."]
+    return [
+        f"Mismatch of pool and labelled speech: unit histograms {found['divergence']:.3f} bits of Jensen-Shannon "
+        f"divergence ({found['divergence_within']:.3f} between halves of the labelled set), Fréchet distance of MFCC "
+        f"{found['frechet']:.2f} ({found['frechet_within']:.2f})."
+    ]
+
+
+def _synthetic_lines(with_it: Round, without: Round | None) -> list[str]:
+    if without is None:
+        return ["It joined every training; synthetic.compare=true trains round 0 without it, too."]
+    return [f"Round 0 with it: CER of dev {_share(with_it.cer)}, without: {_share(without.cer)}."]
