@@ -206,9 +206,7 @@ class BatchSampler:
     @property
     def passes(self) -> NDArray[np.float64]:
         """(indices,) float64, how often an epoch holds each of the utterances `indices`, on average."""
-        if self._mix is None:
-            return np.ones(len(self.indices))
-        return self._mix.rounds[self._mix.codes]
+        return np.ones(len(self.indices)) if self._mix is None else self._mix.passes
 
     def describe(self, epoch: int = 0) -> str:
         """Describe an epoch in one line: hours of each corpus, number of batches, share of padding."""

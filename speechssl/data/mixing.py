@@ -54,7 +54,7 @@ class Mix:
             alpha: exponent of a corpus's hours.
             generator: returns the generator that shuffles a corpus, from the indices of corpus and round.
         """
-        self.codes = codes
+        self._codes = codes
         self._members = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
         self._generator = generator
         samples = np.array([lengths[members].sum() for members in self._members], np.float64)
@@ -65,6 +65,12 @@ class Mix:
             max(1, round(len(members) * rounds)) if len(members) else 0
             for members, rounds in zip(self._members, self.rounds.tolist(), strict=True)
         ]
+
+    @property
+    def passes(self) -> NDArray[np.float64]:
+        """(utterances,) float64, how often an epoch holds each utterance, on average over epochs."""
+        sizes = [max(1, len(members)) for members in self._members]
+        return (np.array(self._counts, np.float64) / sizes)[self._codes]
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Return the indices of an epoch's utterances in ascending order, with repetitions."""

@@ -69,6 +69,22 @@ def test_loss_sums_over_every_path_that_collapses_to_the_target() -> None:
     assert loss.parts["ctc_loss"].item() == pytest.approx(sum(expected) / 5, rel=1e-4)
 
 
+def test_weights_are_factors_of_the_losses_of_utterances() -> None:
+    model, batch, weights = _model(), _batch(), (0.25, 2.0, 0.0)
+    weighted = dataclasses.replace(batch, weights=torch.tensor(weights))
+    found = model(weighted, StepContext(step=0, generator=_generator()))
+    logits, counts = model.logits(batch)
+    losses = [
+        oracle_ctc_loss(logits[row, :count].log_softmax(-1).tolist(), TARGETS[row])
+        for row, count in enumerate(counts.tolist())
+    ]
+    expected = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
+    assert found.value.item() == pytest.approx(expected, rel=1e-4)
+    assert int(found.count) == 3
+    ones = model(dataclasses.replace(batch, weights=torch.ones(3)), StepContext(step=0, generator=_generator()))
+    assert torch.equal(ones.value, model(batch, StepContext(step=0, generator=_generator())).value)
+
+
 def test_count_is_the_number_of_utterances() -> None:
     assert int(_model()(_batch(), StepContext(step=0, generator=_generator())).count) == 3
 

@@ -1,0 +1,314 @@
+"""Self-training: speechssl.stages.selftrain and its parts."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+import yaml
+
+from speechssl.asr.decoding.decoders import Greedy
+from speechssl.cli.stages_commands import selftrain_command
+from speechssl.config import load
+from speechssl.data.manifest import read_manifest, read_table, write_manifest
+from speechssl.data.utterances import Utterance
+from speechssl.errors import CheckpointError, ConfigError, ManifestError
+from speechssl.hub.saved import SavedModel
+from speechssl.stages import selftrain as stage
+from speechssl.stages.pseudo_labels import Scored, select, transcribe_scored
+from speechssl.stages.selftrain import SelftrainConfig, selftrain
+from speechssl.stages.selftrain_recipe import KeepConfig
+from speechssl.stages.selftrain_report import Round, warnings_of
+
+Make = Callable[..., SelftrainConfig]
+SETS = {  # texts, and seeds of the audio
+    "labelled": (["one two", "two", "six two one", "ten two"], range(4)),
+    "pool": ([None, None, None, "never read", None, None], range(2, 8)),  # the first two are labelled
+    "dev": (["one", "ten ten", "six"], range(20, 23)),
+    "test": (["six six", "two ten"], range(30, 32)),
+}
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory, write_wav) -> Path:
+    """Give a folder with a manifest of each set."""
+    folder = tmp_path_factory.mktemp("sets")
+    for name, (texts, seeds) in SETS.items():
+        rows = []
+        for text, seed in zip(texts, seeds, strict=True):
+            num_samples = 9000 + 500 * seed
+            write_wav(folder / f"{name}/u{seed}.wav", num_samples, seed=100 * seed)
+            one = Utterance(
+                id=f"u{seed}", path=f"{name}/u{seed}.wav", num_samples=num_samples, sample_rate=16_000, channels=1
+            )
+            rows.append(dataclasses.replace(one, text=text))
+        write_manifest(folder / f"{name}.tsv", rows)
+    return folder
+
+
+@pytest.fixture
+def make(sets: Path, pretrained: Path, tmp_path: Path) -> Make:
+    """Give a function that reads a recipe with its changes, then overrides of the command line."""
+
+    def read(*overrides: str, **changes: object) -> SelftrainConfig:
+        training = {"steps": 3, "log_every": 1, "eval_every": 1, "save_every": 1}
+        values = {
+            "out": str(tmp_path / "run"),
+            "checkpoint": str(pretrained),
+            **{name: {"manifests": [str(sets / f"{name}.tsv")]} for name in SETS},
+            "finetune": {"train": training, "ctc": {"freeze_steps": 0}, "optim": {"lr": 1e-3}, "bad_length": "skip"},
+            "keep": {"rate_margin": 1000.0, "loop_letters": 100},
+            "rounds": 2,
+            "min_gain": 0.0,
+        }
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(values | changes), encoding="utf-8")
+        return load(path, SelftrainConfig, overrides)
+
+    return read
+
+
+@pytest.fixture
+def performed(monkeypatch) -> list[str]:
+    """Give a list that grows by the folder of each step that is really done."""
+    names: list[str] = []
+    for kind in ("prepare", "label", "finetune"):
+
+        def spy(config, run=getattr(stage, kind)):
+            names.append(config.out.name)
+            return run(config)
+
+        monkeypatch.setattr(stage, kind, spy)
+    return names
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Return the tables of a chain and the fingerprints of its models."""
+    found = {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.tsv"))}
+    models = sorted(out.glob("*-asr"))
+    return found | {path.name: SavedModel.read(path).fingerprint().encode() for path in models}
+
+
+def test_a_round_labels_the_pool_and_trains_on_both(make, performed):
+    config = make()
+    report = selftrain(config)
+    out = report.parent
+    assert performed[:4] == ["0-data", "0-asr", "1-labels", "1-asr"]
+    pseudo, labelled = read_manifest(out / "1-labels/pseudo.tsv"), read_manifest(out / "0-data/labelled.tsv")
+    assert {row.id for row in pseudo.utterances} <= {"u4", "u5", "u6", "u7"}  # the first two are labelled
+    assert all(row.text and row.text != "never read" for row in pseudo.utterances)
+    assert all((pseudo.root / row.path).exists() for row in (*pseudo.utterances,))
+    weights = {key: float(row["weight"]) for key, row in read_table(out / "1-labels/weights.tsv", ("id",)).items()}
+    assert weights.keys() == {row.id for row in (*pseudo.utterances, *labelled.utterances)}
+    assert all(weights[row.id] == 1 for row in labelled.utterances)
+    assert all(0 <= weight <= 1 for weight in weights.values())
+    used = json.loads((out / "1-asr/config.json").read_text())
+    assert used["data"]["manifests"] == [str(out / "0-data/labelled.tsv"), str(out / "1-labels/pseudo.tsv")]
+    assert SavedModel.read(out / "best").fingerprint() in {
+        SavedModel.read(path).fingerprint() for path in out.glob("*-asr")
+    }
+    text = report.read_text()
+    assert "never read" not in text
+    assert "| 1: 1-asr |" in text
+    assert "pool: 2 left out, audio of another set" in text
+
+
+def test_the_same_command_skips_what_is_done(make, performed):
+    selftrain(make())
+    before = len(performed)
+    selftrain(make())
+    assert len(performed) == before
+
+
+@pytest.mark.parametrize("step", ["0-data", "0-asr", "1-labels", "1-asr"])
+def test_a_chain_that_was_stopped_in_a_step_ends_with_the_same_files(make, step, monkeypatch, tmp_path):
+    config = make("rounds=1")
+    whole = selftrain(dataclasses.replace(config, out=tmp_path / "whole")).parent
+
+    def stop(folder: Path):
+        if folder.name == step:
+            raise KeyboardInterrupt
+
+    kinds = {"data": "prepare", "labels": "label", "asr": "finetune"}
+    kind = kinds[step.split("-")[1]]
+    run = getattr(stage, kind)
+
+    def killed(given):
+        done = run(given)
+        stop(given.out)  # all is written, but the record does not say so
+        return done
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(stage, kind, killed)
+        selftrain(config)
+    assert content(selftrain(config).parent) == content(whole)
+
+
+def test_a_step_with_other_inputs_is_refused_and_with_redo_repeated(make, performed):
+    selftrain(make("rounds=1"))
+    with pytest.raises(CheckpointError, match=r"1-labels.*keep\.weighted was True, is False.*redo=true"):
+        selftrain(make("rounds=1", "keep.weighted=false"))
+    before = len(performed)
+    out = selftrain(make("rounds=1", "keep.weighted=false", "redo=true")).parent
+    assert performed[before:] == ["1-labels", "1-asr"]
+    assert (out / "1-labels.old-1/pseudo.tsv").exists()
+    weights = read_table(out / "1-labels/weights.tsv", ("id",))
+    assert {row["weight"] for row in weights.values()} == {"1.000000"}
+
+
+def test_a_given_recogniser_makes_the_first_labels(make, finetuned, performed):
+    out = selftrain(make("rounds=1", f"recogniser={finetuned}")).parent
+    assert performed == ["0-data", "1-labels", "1-asr"]
+    found = json.loads((out / "1-labels/labels.json").read_text())
+    assert f"| 0: {finetuned} | {found['dev']['greedy_cer']:.1%} |" in (out / "report.md").read_text()
+
+
+def test_synthetic_speech_is_capped_and_compared(make, sets, performed, tmp_path):
+    rows = [
+        dataclasses.replace(row, id=f"s{index}", text="two one")
+        for index, row in enumerate(read_manifest(sets / "pool.tsv").utterances[2:])
+    ]
+    write_manifest(tmp_path / "made.tsv", rows, root=str(sets))
+    hours = (rows[0].duration_s + rows[1].duration_s) / 3600
+    synthetic = {"manifests": [str(tmp_path / "made.tsv")], "max_hours": hours, "compare": True}
+    out = selftrain(make("rounds=1", synthetic=synthetic)).parent
+    assert performed == ["0-data", "0-asr", "0-asr-without-synthetic", "1-labels", "1-asr"]
+    drawn = read_manifest(out / "0-data/synthetic.tsv").utterances
+    assert 0 < len(drawn) < 4
+    weights = read_table(out / "1-labels/weights.tsv", ("id",))
+    assert all(weights[row.id]["weight"] == "1.000000" for row in drawn)
+    report = (out / "report.md").read_text()
+    assert "Round 0 with it: CER of dev" in report
+    assert f"synthetic: {4 - len(drawn)} left out, beyond synthetic.max_hours" in report
+
+
+@pytest.mark.parametrize("other", ["dev", "test"])
+def test_audio_of_dev_or_test_in_the_pool_stops_the_chain(make, sets, other, tmp_path):
+    pool = read_manifest(sets / "pool.tsv").utterances
+    row = read_manifest(sets / f"{other}.tsv").utterances[0]
+    data, rate = soundfile.read(sets / row.path, dtype="int16")
+    soundfile.write(tmp_path / "copy.flac", data, rate)
+    copy = dataclasses.replace(row, id="copied", path=str(tmp_path / "copy.flac"), text=None)
+    write_manifest(tmp_path / "pool.tsv", [*pool, copy], root=str(sets))
+    changed = {"manifests": [str(tmp_path / "pool.tsv")]}
+    with pytest.raises(ManifestError, match=rf"pool: 1 utterances share .*copied has the same samples as {row.id} of"):
+        selftrain(make(pool=changed))
+    out = selftrain(make("rounds=1", "leaks=skip", "redo=true", pool=changed)).parent
+    assert "copied" not in {each.id for each in read_manifest(out / "0-data/pool.tsv").utterances}
+    assert "pool\tcopied\thas the same samples" in (out / "0-data/left_out.tsv").read_text()
+
+
+def test_texts_of_dev_and_parts_of_its_files_are_leaks(make, sets, tmp_path):
+    rows = [*read_manifest(sets / "pool.tsv").utterances]
+    rows[2] = dataclasses.replace(rows[2], text="Ten, ten!")
+    row = read_manifest(sets / "dev.tsv").utterances[2]
+    part = dataclasses.replace(row, id="part", num_samples=4000, start=2000, file_samples=row.num_samples, text=None)
+    write_manifest(tmp_path / "pool.tsv", [*rows, part], root=str(sets))
+    with pytest.raises(ManifestError, match=r"pool: 2 utterances") as caught:
+        selftrain(make(pool={"manifests": [str(tmp_path / "pool.tsv")]}))
+    assert "u4 has the same text as u21 of dev" in str(caught.value)
+    assert "part overlaps in its file with u22 of dev" in str(caught.value)
+
+
+def test_an_utterance_of_the_pool_with_a_labelled_id_but_other_audio_stays(make, sets, tmp_path):
+    rows = [*read_manifest(sets / "pool.tsv").utterances]
+    rows[2] = dataclasses.replace(rows[2], id="u0")
+    write_manifest(tmp_path / "pool.tsv", rows, root=str(sets))
+    out = selftrain(make("rounds=1", pool={"manifests": [str(tmp_path / "pool.tsv")]})).parent
+    assert {row.id for row in read_manifest(out / "0-data/pool.tsv").utterances} == {"pool-u0", "u5", "u6", "u7"}
+
+
+def test_what_no_batch_can_hold_and_what_looks_hallucinated_is_left_out_by_reason(make):
+    config = make("rounds=1", "finetune.batch.seconds=0.77", "keep.rate_margin=1000")
+    out = selftrain(config).parent  # u7 lasts 0.78 s
+    found = json.loads((out / "1-labels/labels.json").read_text())["pool"]
+    assert found["left_out"]["longer than the 0.77 s that a batch holds"] == 1
+    scores = read_table(out / "1-labels/scores.tsv", ("id",))
+    assert (scores["u7"]["kept"], scores["u7"]["expected_accuracy"]) == ("0", "")
+    with pytest.raises(ManifestError, match=r"no utterance of the pool keeps its pseudo-label: .* letters a second"):
+        selftrain(make("rounds=1", "keep.rate_margin=1", "redo=true"))
+
+
+def test_a_draw_with_dropout_is_repeatable_and_another_recogniser_may_take_its_place(finetuned, sets):
+    saved, manifest = SavedModel.read(finetuned), read_manifest(sets / "pool.tsv")
+
+    def found(keep: KeepConfig, seed: int = 0) -> list[Scored]:
+        return transcribe_scored(saved, manifest, Greedy(), keep, seed=seed, skips=None)
+
+    wild = KeepConfig(dropout=0.9)
+    assert found(wild) == found(wild)
+    assert found(wild) != found(wild, seed=1)
+    assert all(each.measures["agreement"] == 1 for each in found(KeepConfig(second=finetuned)))
+    assert all("agreement" not in each.measures for each in found(KeepConfig(second="none")))
+    assert [each.text for each in found(wild)] == [each.text for each in found(KeepConfig(second="none"))]
+
+
+def test_the_surest_share_grows_by_round():
+    keep = KeepConfig(share=(0.25, 0.5))
+    confidence = [0.1, 0.9, 0.5, 0.7]
+    chosen = [select(confidence, confidence, keep, round_) for round_ in (1, 2, 3)]
+    assert chosen == [
+        (0.9, [False, True, False, False]),
+        (0.7, [False, True, False, True]),
+        (0.7, [False, True, False, True]),
+    ]
+    assert select([0.5, 0.5, 0.1], [0.5] * 3, KeepConfig(share=(0.4,)), 1)[1] == [True, True, False]
+    assert select([], [], keep, 1) == (float("inf"), [])
+
+
+def test_an_utterance_is_kept_by_its_expected_error():
+    keep = KeepConfig(max_cer=0.25)
+    assert select([-1.0, -2.0, -3.0], [0.9, 0.75, 0.5], keep, 1) == (-2.0, [True, True, False])
+    assert select([-1.0], [0.5], keep, 1) == (float("inf"), [False])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"finetune": {"seed": 1}}, r"finetune\.seed is set by the chain"),
+        ({"student": {"weights": "x"}}, r"student\.weights is set by the chain"),
+        ({"finetune": {"train": {"steps": 3}}}, r"finetune\.train\.eval_every is 0"),
+        ({"finetune": {"lr": 1}}, "unknown key lr"),
+        ({"rounds": 0}, "rounds must be 1 or more"),
+        ({"tune": {"metric": "wer"}}, "nothing to tune"),
+        ({"decode": {"kind": "beam", "lm": "x"}, "tune": {"widen": -1}}, "widen"),
+        ({"keep": {"measure": "lm"}}, r"keep\.measure=lm needs a language model"),
+        ({"keep": {"measure": "agreement", "second": "none"}}, "second opinion"),
+        ({"keep": {"share": [0.5, 1.5]}}, r"keep\.share"),
+        ({"keep": {"max_cer": 0}}, r"keep\.max_cer"),
+        ({"synthetic": {"manifests": ["x"], "max_hours": 0}}, r"synthetic\.max_hours"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(make, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**changes)
+
+
+def texts_of(distinct: int, entropy: float) -> dict:
+    return {"distinct_words": distinct, "word_entropy": entropy, "letter_entropy": entropy}
+
+
+def test_poorer_texts_without_a_gain_on_dev_are_told_as_collapse():
+    def one(number: int, cer: float, distinct: int, entropy: float) -> Round:
+        labels = {"diversity": {"labelled": texts_of(100, 5.0), "pseudo": texts_of(distinct, entropy)}}
+        return Round(number=number, name=f"{number}-asr", model=Path(), fingerprint="", cer=cer, labels=labels)
+
+    first = Round(number=0, name="0-asr", model=Path(), fingerprint="", cer=0.5)
+    assert warnings_of([first, one(1, 0.4, 99, 4.9), one(2, 0.3, 98, 4.8)], None) == []
+    (collapse,) = warnings_of([first, one(1, 0.4, 99, 4.9), one(2, 0.4, 98, 4.8)], None)
+    assert "Round 2: pseudo-labels hold fewer words" in collapse
+    assert "Use 1-asr" in collapse
+    (thin,) = warnings_of([first, one(1, 0.4, 60, 4.9)], None)
+    assert "distinct words 60% of theirs" in thin
+    (harm,) = warnings_of([first], dataclasses.replace(first, cer=0.45))
+    assert "Synthetic speech raised the CER of dev from 45.0% to 50.0%" in harm
+
+
+def test_the_command_shows_each_training(make, capsys, tmp_path):
+    make()
+    selftrain_command(tmp_path / "recipe.yaml", [], dry_run=True)
+    shown = capsys.readouterr().out
+    assert "plan.0-asr.train.steps" in shown
+    assert "plan.2-asr.weights" in shown
