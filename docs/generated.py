@@ -28,6 +28,7 @@ from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.hubert_chain import HubertConfig
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.stages.probe_config import ProbeConfig
+from speechssl.stages.selftrain import SelftrainConfig
 from speechssl.stages.sweep import SweepConfig
 from speechssl.tasks.contrastive_health import contrastive_health
 from speechssl.tasks.ctc_health import ctc_health
@@ -45,6 +46,7 @@ CONFIGURATIONS = {  # by command; preflight reads what finetune does
     "sweep": SweepConfig,
     "probe": ProbeConfig,
     "hubert": HubertConfig,
+    "selftrain": SelftrainConfig,
     "manifest check": CheckConfig,
 }
 _WIDTH = 96  # of help texts, in characters

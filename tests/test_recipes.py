@@ -16,6 +16,7 @@ from speechssl.stages.hubert_recipe import resolve
 from speechssl.stages.pretrain import PretrainConfig
 from speechssl.stages.probe_config import ProbeConfig
 from speechssl.stages.reading_data import DataConfig
+from speechssl.stages.selftrain import SelftrainConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 LISTS = RECIPES.parent / "manifests"
@@ -33,13 +34,15 @@ STAGE_OF = {
     "speaker.": ProbeConfig,
     "phones.": ProbeConfig,
     "keywords.": ProbeConfig,
+    "selftrain.": SelftrainConfig,
 }
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_a_recipe_is_read_by_its_stage(path):
     stage = next((config for prefix, config in STAGE_OF.items() if path.name.startswith(prefix)), FinetuneConfig)
-    overrides = ["out=x", "data.manifests=[a.tsv]"]
+    sets = ("labelled", "pool", "dev") if stage is SelftrainConfig else ("data",)
+    overrides = ["out=x", *(f"{name}.manifests=[{name}.tsv]" for name in sets)]
     overrides += ["checkpoint=x"] if stage is not PretrainConfig else []
     assert load(path, stage, overrides).seed == 0
 

@@ -94,6 +94,7 @@ def _prepare(record: RunRecord, config: SelftrainConfig) -> None:
         test=config.test,
         synthetic=None if synthetic is None else dataclasses.replace(synthetic, compare=False),
         leaks=config.leaks,
+        languages=config.languages,
         seed=config.seed,
     )
     names = ["labelled.tsv", "pool.tsv", "left_out.tsv", *(["synthetic.tsv"] if synthetic else [])]

@@ -47,6 +47,7 @@ class PrepareConfig:
     test: DataConfig | None
     synthetic: SyntheticConfig | None
     leaks: Literal["stop", "skip"]
+    languages: Literal["labelled", "any"]
     seed: int
 
 
@@ -76,6 +77,8 @@ def prepare(config: PrepareConfig) -> Path:
     for name, found in leaks.items():
         left_out[name] |= found
     left_out["pool"] = _shared_with(report, "pool", ("labelled",), texts=False) | left_out["pool"]
+    if config.languages == "labelled":
+        left_out["pool"] = _in_other_languages(given["pool"], given["labelled"]) | left_out["pool"]
     taken: set[str] = set()
     kept = {}
     for name, manifest in given.items():
@@ -104,6 +107,23 @@ def _capped(manifest: Manifest, hours: float, seed: int) -> Manifest:
     if manifest.duration_s <= hours * 3600:
         return manifest
     return dataclasses.replace(manifest, utterances=tuple(sample(manifest.utterances, hours, seed=seed)))
+
+
+def _in_other_languages(pool: Manifest, labelled: Manifest) -> Reasons:
+    """Return the utterances whose language no label is in; `en` and `en-US` are one, and not stated is no reason."""
+    known = {_base(row.language) for row in labelled.utterances}
+    if None in known:
+        return {}
+    named = ", ".join(sorted(map(str, known)))
+    return {
+        row.id: f"in {base}, labels are in {named}; languages=any takes it"
+        for row in pool.utterances
+        if (base := _base(row.language)) is not None and base not in known
+    }
+
+
+def _base(language: str | None) -> str | None:
+    return language.replace("_", "-").partition("-")[0].lower() if language else None
 
 
 def _shared_with(report: Report, name: str, others: Sequence[str], *, texts: bool) -> Reasons:

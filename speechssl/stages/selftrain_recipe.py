@@ -106,6 +106,7 @@ class SelftrainConfig:
     recogniser: Path | None = None  # recogniser for the first pseudo-labels; None: trained on the labels
     synthetic: SyntheticConfig | None = None
     leaks: Literal["stop", "skip"] = "stop"  # what dev and test share with the rest; skip: leave it out there
+    languages: Literal["labelled", "any"] = "labelled"  # of the pool; labelled: those of labels, and those not stated
     redo: bool = False  # repeat steps whose inputs have changed, and keep the old ones as NAME.old-1, ...
     seed: int = 0
     plan: Plan = field(init=False, repr=False, compare=False)

@@ -75,8 +75,9 @@ def performed(monkeypatch) -> list[str]:
     """Give a list that grows by the folder of each step that is really done."""
     names: list[str] = []
     for kind in ("prepare", "label", "finetune"):
+        run = getattr(stage, kind)
 
-        def spy(config, run=getattr(stage, kind)):
+        def spy(config, run=run):
             names.append(config.out.name)
             return run(config)
 
@@ -122,28 +123,22 @@ def test_the_same_command_skips_what_is_done(make, performed):
     assert len(performed) == before
 
 
-@pytest.mark.parametrize("step", ["0-data", "0-asr", "1-labels", "1-asr"])
-def test_a_chain_that_was_stopped_in_a_step_ends_with_the_same_files(make, step, monkeypatch, tmp_path):
+def test_a_chain_that_was_stopped_in_any_step_ends_with_the_same_files(make, monkeypatch, tmp_path):
     config = make("rounds=1")
-    whole = selftrain(dataclasses.replace(config, out=tmp_path / "whole")).parent
+    whole = content(selftrain(config).parent)
+    for step, kind in {"0-data": "prepare", "0-asr": "finetune", "1-labels": "label", "1-asr": "finetune"}.items():
+        stopped = dataclasses.replace(config, out=tmp_path / f"stopped-in-{step}")
+        run = getattr(stage, kind)
 
-    def stop(folder: Path):
-        if folder.name == step:
-            raise KeyboardInterrupt
+        def killed(given, step=step, run=run):
+            run(given)
+            if given.out.name == step:  # all is written, but the record does not say so
+                raise KeyboardInterrupt
 
-    kinds = {"data": "prepare", "labels": "label", "asr": "finetune"}
-    kind = kinds[step.split("-")[1]]
-    run = getattr(stage, kind)
-
-    def killed(given):
-        done = run(given)
-        stop(given.out)  # all is written, but the record does not say so
-        return done
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(stage, kind, killed)
-        selftrain(config)
-    assert content(selftrain(config).parent) == content(whole)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(stage, kind, killed)
+            selftrain(stopped)
+        assert content(selftrain(stopped).parent) == whole
 
 
 def test_a_step_with_other_inputs_is_refused_and_with_redo_repeated(make, performed):
@@ -218,6 +213,20 @@ def test_an_utterance_of_the_pool_with_a_labelled_id_but_other_audio_stays(make,
     write_manifest(tmp_path / "pool.tsv", rows, root=str(sets))
     out = selftrain(make("rounds=1", pool={"manifests": [str(tmp_path / "pool.tsv")]})).parent
     assert {row.id for row in read_manifest(out / "0-data/pool.tsv").utterances} == {"pool-u0", "u5", "u6", "u7"}
+
+
+def test_other_languages_of_the_pool_are_left_out_unless_they_are_asked_for(make, sets, tmp_path):
+    changed = {}
+    for name, languages in (("labelled", ["en-US"] * 4), ("pool", [None, None, "en", "fr", None, "EN_gb"])):
+        rows = zip(read_manifest(sets / f"{name}.tsv").utterances, languages, strict=True)
+        tagged = [dataclasses.replace(row, language=language) for row, language in rows]
+        write_manifest(tmp_path / f"{name}.tsv", tagged, root=str(sets))
+        changed[name] = {"manifests": [str(tmp_path / f"{name}.tsv")]}
+    out = selftrain(make("rounds=1", **changed)).parent
+    assert [row.id for row in read_manifest(out / "0-data/pool.tsv").utterances] == ["u4", "u6", "u7"]
+    assert "pool: 1 left out, in fr, labels are in en; languages=any takes it" in (out / "report.md").read_text()
+    out = selftrain(make("rounds=1", "languages=any", "redo=true", **changed)).parent
+    assert len(read_manifest(out / "0-data/pool.tsv").utterances) == 4
 
 
 def test_what_no_batch_can_hold_and_what_looks_hallucinated_is_left_out_by_reason(make):
