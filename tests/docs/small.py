@@ -24,6 +24,10 @@ def smaller(arguments: list[str]) -> list[str]:
             return [*arguments, *trunk, *FEW_STEPS, *SMALL_BATCH]
         case "finetune" | "preflight":
             return [*arguments, *FEW_STEPS, "train.eval_every=1", *SMALL_BATCH]
+        case "selftrain":
+            few = [f"finetune.{each}" for each in (*FEW_STEPS, "train.eval_every=1", *SMALL_BATCH)]
+            tune = ("tune={lm_weights: [0, 1], word_scores: [0, 1], rounds: 0}",) if "decode=" in given else ()
+            return [*arguments, *few, *tune, "student={}", "keep.rate_margin=1000", "rounds=1", "leaks=skip"]
         case "manifest" if arguments[1] == "segment":
             return [*arguments, "--vad", "energy"]
         case "lm" if arguments[1] == "tune":

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ import yaml
 from speechssl.asr.decoding.decoders import Greedy
 from speechssl.cli.stages_commands import selftrain_command
 from speechssl.config import load
+from speechssl.corpus.check.checking import check_manifests
 from speechssl.data.manifest import read_manifest, read_table, write_manifest
 from speechssl.data.utterances import Utterance
 from speechssl.errors import CheckpointError, ConfigError, ManifestError
 from speechssl.hub.saved import SavedModel
 from speechssl.stages import selftrain as stage
+from speechssl.stages import selftrain_data
 from speechssl.stages.pseudo_labels import Scored, select, transcribe_scored
 from speechssl.stages.selftrain import SelftrainConfig, selftrain
 from speechssl.stages.selftrain_recipe import KeepConfig
@@ -29,6 +32,16 @@ SETS = {  # texts, and seeds of the audio
     "dev": (["one", "ten ten", "six"], range(20, 23)),
     "test": (["six six", "two ten"], range(30, 32)),
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of a few files takes less time than the start of its processes."""
+
+    def in_this_process(recordings, measure):
+        return enumerate(map(measure, recordings))
+
+    monkeypatch.setattr(selftrain_data, "check_manifests", partial(check_manifests, by=in_this_process))
 
 
 @pytest.fixture(scope="session")
