@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.atomic import write_atomically
+from speechssl.data.batching import BatchSampler
+from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError
 from speechssl.hub.model_formats import read_saved
 from speechssl.stages.finetune import FinetuneConfig, finetune
 from speechssl.stages.pseudo_labels import LabelConfig, label
 from speechssl.stages.reading_data import DataConfig
-from speechssl.stages.record import RunRecord, file_hashes, model_fingerprint, step_inputs
+from speechssl.stages.record import RunRecord, content_hash, file_hashes, model_fingerprint, step_inputs
 from speechssl.stages.selftrain_data import PrepareConfig, prepare
 from speechssl.stages.selftrain_recipe import SelftrainConfig, training, tuning
 from speechssl.stages.selftrain_report import Round, report_of
@@ -50,7 +52,9 @@ def selftrain(config: SelftrainConfig) -> Path:
 
 def _selftrain(config: SelftrainConfig) -> Path:
     record = RunRecord(config.out, redo=config.redo)
+    _look(config)
     _prepare(record, config)
+    _plan_batches(config)
     without_synthetic = None
     if config.recogniser is None:
         rounds = [_train(record, config, 0)]
@@ -82,6 +86,35 @@ def _selftrain(config: SelftrainConfig) -> Path:
         write_atomically(report, text)
     print(text)
     return report
+
+
+def _look(config: SelftrainConfig) -> None:
+    """Read what later steps need, so that a wrong name stops the chain now and not after hours.
+
+    Raises:
+        CheckpointError: a model, language model or lexicon cannot be read.
+    """
+    second = None if config.keep.second in ("none", "dropout") else Path(config.keep.second)
+    for model in (config.checkpoint, config.recogniser, second):
+        if model is not None:
+            saved = read_saved(model)
+            if model != config.checkpoint:
+                saved.vocabulary()
+    for name in ("lm", "lexicon"):
+        if (path := getattr(config.decode, name, None)) is not None:
+            content_hash(path)
+
+
+def _plan_batches(config: SelftrainConfig) -> None:
+    """Plan the labels' batches in the rounds with pseudo-labels, so that one too long for them is found at once.
+
+    Raises:
+        ManifestError: a labelled utterance is longer than a batch.
+    """
+    student = training(config, 1).finetune
+    rows = read_manifest(config.out / "0-data/labelled.tsv").utterances
+    speeds = student.augment.speeds_of(len(rows), seed=config.seed)
+    BatchSampler(rows, student.batch, seed=config.seed, speeds=speeds)
 
 
 def _prepare(record: RunRecord, config: SelftrainConfig) -> None:

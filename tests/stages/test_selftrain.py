@@ -166,11 +166,44 @@ def test_a_step_with_other_inputs_is_refused_and_with_redo_repeated(make, perfor
     assert {row["weight"] for row in weights.values()} == {"1.000000"}
 
 
+def test_the_mean_of_the_best_steps_is_the_teacher_where_dev_says_so(make, monkeypatch):
+    monkeypatch.setattr(stage, "label", lambda config: pytest.fail(str(config.checkpoint)))
+    config = make("finetune.average=2", "finetune.train.keep_best=2")
+    with pytest.raises(pytest.fail.Exception, match="0-asr"):
+        selftrain(config)
+    scores = config.out / "0-asr/average/scores.json"
+    found = json.loads(scores.read_text())
+    scores.write_text(json.dumps(found | {"dev_cer": 0.0, "dev_wer": 0.25}))
+    with pytest.raises(pytest.fail.Exception, match="0-asr/average"):
+        selftrain(config)
+
+
 def test_a_given_recogniser_makes_the_first_labels(make, finetuned, performed):
     out = selftrain(make("rounds=1", f"recogniser={finetuned}")).parent
     assert performed == ["0-data", "1-labels", "1-asr"]
     found = json.loads((out / "1-labels/labels.json").read_text())
     assert f"| 0: {finetuned} | {found['dev']['greedy_cer']:.1%} |" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("checkpoint=nowhere", "nowhere: no such file or folder"),
+        ("recogniser=nowhere", "nowhere: no such file or folder"),
+        ("keep.second=nowhere", "nowhere: no such file or folder"),
+        ("decode={kind: beam, lm: nowhere.arpa}", r"nowhere\.arpa: cannot be read"),
+    ],
+)
+def test_what_is_missing_is_told_before_anything_is_done(make, override, message, performed):
+    with pytest.raises(CheckpointError, match=message):
+        selftrain(make(override))
+    assert performed == []
+
+
+def test_a_label_that_is_too_long_for_later_rounds_is_told_before_the_first(make, performed):
+    with pytest.raises(ManifestError, match=r"u3: lasts 0\.7 s, more than a batch \(batch\.seconds=0\.6\)"):
+        selftrain(make("student={batch: {seconds: 0.6}}"))
+    assert performed == ["0-data"]
 
 
 def test_synthetic_speech_is_capped_and_compared(make, sets, performed, tmp_path):
