@@ -18,9 +18,7 @@ def test_all_ways_make_as_many_updates_on_the_same_speech(monkeypatch, make_corp
     monkeypatch.syspath_prepend(FOLDER)
     module = importlib.import_module("heads")
     corpus = make_corpus(tmp_path / "corpus", [9000 + 100 * number for number in range(8)])
-    rows = [
-        replace(row, language="ab"[number // 2 % 2]) for number, row in enumerate(read_manifest(corpus).utterances)
-    ]
+    rows = [replace(row, language="ab"[number // 2 % 2]) for number, row in enumerate(read_manifest(corpus).utterances)]
     write_manifest(corpus, rows)
     torch.manual_seed(0)
     description = Description(encoder=BASE_LIKE, audio=AudioConfig())
