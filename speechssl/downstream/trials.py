@@ -37,7 +37,7 @@ _DIGITS = {"1": True, "0": False}
 _LABELS = _WORDS | _DIGITS
 _HEADERS = {  # names of columns by role, without blanks, `-` and `_`
     "first": re.compile(
-        r"(first|enroll?(ment)?(id|path|file|wav|utt)?|model(id)?|(id|utt|utterance|path|file|wav|audio)1)"
+        r"(first|(enrol|enroll|enrolment|enrollment)(id|path|file|wav|utt)?|model(id)?|(id|utt|utterance|path|file|wav|audio)1)"
     ),
     "second": re.compile(r"(second|test(id|path|file|wav|utt)?|segment(id)?|(id|utt|utterance|path|file|wav|audio)2)"),
     "label": re.compile(r"(label|target|istarget|targettype|key|same|samespeaker)"),
