@@ -27,6 +27,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 Name = TypeVar("Name", bound=str)
 
+_ROUNDING = 1e-9  # accuracies that differ by less are equal
 _BINS, _FOLDS = 10, 5
 
 
@@ -103,7 +104,7 @@ def fit_isotonic(confidence: Sequence[float], accuracy: Sequence[float], weights
     blocks: list[tuple[float, float, float]] = []  # accuracy, weight, weight times confidence
     for block in zip(mean.tolist(), weight.tolist(), (weight * values).tolist(), strict=True):
         now = block
-        while blocks and blocks[-1][0] >= now[0]:
+        while blocks and blocks[-1][0] >= now[0] - _ROUNDING:
             before = blocks.pop()
             total = before[1] + now[1]
             now = ((before[0] * before[1] + now[0] * now[1]) / total, total, before[2] + now[2])
