@@ -13,13 +13,15 @@ from speechssl.stages.cluster import ClusterConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.hubert_recipe import HubertConfig
 from speechssl.stages.pretrain import PretrainConfig
+from speechssl.stages.probe_config import ProbeConfig
+from speechssl.stages.selftrain import SelftrainConfig
 from speechssl.stages.sweep import SweepConfig
 
 SOURCES = Path(speechssl.__file__).parent
-RECIPES = (PretrainConfig, FinetuneConfig, ClusterConfig, SweepConfig, HubertConfig)
+RECIPES = (PretrainConfig, FinetuneConfig, ClusterConfig, SweepConfig, HubertConfig, ProbeConfig, SelftrainConfig)
 KEYS = {key for recipe in RECIPES for key in _known_keys(recipe)}
 SECTIONS = {key.partition(".")[0] for key in KEYS if "." in key}
-DOTTED = re.compile(rf"(?<![\w./`\"'{{])(?:{'|'.join(sorted(SECTIONS))})(?:\.[a-z]\w*)+(?<!\.tsv)(?![\w(/])")
+DOTTED = re.compile(rf"(?<![\w./`\"'{{])(?:{'|'.join(sorted(SECTIONS))})(?:\.[a-z]\w*)+(?<!\.tsv)(?<!\.km)(?![\w(/])")
 PLAIN = re.compile(r"\b(?:set|with|or|leave out|give) ([a-z]\w*)=(?=[\w{])")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
 COMMAND = re.compile(r"`speechssl ([a-z]+)(?: ([a-z]+))?")

@@ -282,7 +282,7 @@ def test_a_configuration_survives_being_written_and_read(config):
 
 def test_what_earlier_versions_lack_is_stored_only_if_it_is_not_the_default():
     later = {"encoder.input", "encoder.log_mel_bins", "encoder.transformer.hourglass"}
-    later |= {f"objective.{key}" for key in ("loudness_neighbours", "targets")}
+    later |= {f"objective.{key}" for key in ("loudness_neighbours", "targets")} | {"data.shift", "data.shift_seed"}
     sections = ("objective.log_mel.", "objective.copy.")
     config = PretrainConfig(out=Path("run"), data=DATA, encoder=EncoderConfig.small(), objective=ContrastiveConfig())
     every, stored = flatten(to_dict(config)), flatten(to_stored(config))

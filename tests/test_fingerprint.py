@@ -128,7 +128,7 @@ def test_lists_and_shares_of_work(tmp_path):
     (tmp_path / "train.tsv").write_text("id\n")
     assert lists_digest(tmp_path) == "1f4c6f48230f3839b15323f6c9d12f42"
     manifest = Manifest(root=tmp_path, utterances=ROWS)
-    assert extract._about(DataConfig(manifests=()), manifest)["hash"] == "85c908a8c90ff15698f14342fb6a447e"
+    assert extract.about_manifest(DataConfig(manifests=()), manifest)["hash"] == "85c908a8c90ff15698f14342fb6a447e"
     work = chosen_work(one_by_one, one_by_one, "local", "1/1", tmp_path / "parts", about="about", kinds={})
     with pytest.raises(PartWritten):
         work(["ü", 2], str)

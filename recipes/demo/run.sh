@@ -34,7 +34,10 @@ recognise() {  # folder, recipe, overrides
     speechssl transcribe "$asr" "$data/test.tsv" --out "$asr/test.tsv"
     speechssl score "$data/test.tsv" "$asr/test.tsv" --out "$asr/test.json"
 }
-recognise pretrained pretrained
+case $method in  # as measured
+    wav2vec2) recognise pretrained pretrained_frozen ;;
+    *) recognise pretrained pretrained ;;
+esac
 recognise scratch scratch  # the rate at which it does best, when it leaves the blank plateau at all
 recognise scratch-slow scratch optim.lr=0.001  # and one at which it always does; dev says which counts
 speechssl plot "$run"/units-*/labels.tsv --manifest "$data/pool.tsv" --out "$run/units.png"
