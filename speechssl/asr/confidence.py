@@ -107,7 +107,7 @@ def longest_loop(text: str) -> int:
 
     Examples:
         >>> longest_loop("so no no no no"), longest_loop("one two")
-        (12, 0)
+        (13, 0)
     """
     letters = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     longest = 0
