@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from speechssl.config import configuration
 from speechssl.data.utterances import Manifest, Utterance
@@ -23,12 +22,13 @@ from speechssl.features.feature_folder import FeatureFolder
 from speechssl.hub.model_formats import read_saved
 from speechssl.parallel import pick_device
 from speechssl.stages.feature_source import (
+    FRONT_ENDS,
     ExtractConfig,
     FeatureSource,
-    FrontEnd,
     Piece,
     front_end,
     in_batches,
+    joined,
     known_layers,
     pieces_of,
     trunk,
@@ -41,8 +41,6 @@ from speechssl.stages.reading_data import DataConfig, read_waveforms
 from speechssl.tasks.heads import Embedding
 
 __all__ = ["EmbeddingConfig", "Embeddings", "Source", "embed", "embedding_source"]
-
-_FRONT_ENDS: dict[str, FrontEnd] = {"mfcc": "mfcc", "log_mel": "log_mel"}
 
 Floats = NDArray[np.float64]
 Source = FeatureSource | FeatureFolder | LoadedHead
@@ -63,9 +61,9 @@ class EmbeddingConfig:
     extract: ExtractConfig = ExtractConfig()
 
     def __post_init__(self) -> None:
-        if self.model in _FRONT_ENDS and (self.layers or self.random_weights is not None):
+        if self.model in FRONT_ENDS and (self.layers or self.random_weights is not None):
             raise ConfigError(f"{self.model} has neither layers nor weights; leave these options out, or name a model")
-        if self.cmn and self.model not in _FRONT_ENDS:
+        if self.cmn and self.model not in FRONT_ENDS:
             raise ConfigError(f"cmn is for mfcc and log_mel, {self.model} normalises by itself; leave it out")
         if self.cmn and self.pool == "mean":
             raise ConfigError("with cmn the mean of every utterance is 0; pool=mean_std keeps the deviations")
@@ -90,7 +88,7 @@ def embedding_source(config: EmbeddingConfig, data: DataConfig) -> Source:
         CheckpointError: the model cannot be read.
         LabelError: it lacks a layer.
     """
-    kind = _FRONT_ENDS.get(config.model)
+    kind = FRONT_ENDS.get(config.model)
     if kind is not None:
         return front_end(kind, data.audio, cmn=config.cmn)
     if (Path(config.model) / DESCRIPTION).is_file():
@@ -240,16 +238,12 @@ def _pooled(pieces: Iterable[Piece], pooling: str) -> dict[str, list[Floats]]:
 @torch.no_grad()
 def _by_head(head: LoadedHead, pieces: Iterable[Piece]) -> dict[str, list[Floats]]:
     """Compute the embedding of each utterance alone, all its frames in memory."""
+    assert isinstance(head.network, Embedding)
     found: dict[str, list[Floats]] = {}
-    held: list[list[Tensor]] = []
-    for piece in pieces:
-        held.append(piece.layers)
-        if piece.is_last:
-            layers = torch.stack([torch.cat(parts) for parts in zip(*held, strict=True)])[None].to(pick_device())
-            is_valid = torch.ones(1, layers.shape[2], dtype=torch.bool, device=layers.device)
-            assert isinstance(head.network, Embedding)
-            found[piece.row.id] = [head.network.embedding(layers, is_valid)[0].cpu().double().numpy()]
-            held = []
+    for row, each in joined(pieces):
+        layers = torch.stack(each)[None].to(pick_device())
+        is_valid = torch.ones(1, layers.shape[2], dtype=torch.bool, device=layers.device)
+        found[row.id] = [head.network.embedding(layers, is_valid)[0].cpu().double().numpy()]
     return found
 
 

@@ -48,12 +48,12 @@ from speechssl.hub.saved import SavedModel
 from speechssl.parallel import Ranks, start_ranks
 from speechssl.provenance import source_commit
 from speechssl.stages.feature_source import (
+    FRONT_ENDS,
     ExtractConfig,
     FeatureSource,
-    FrontEnd,
-    Piece,
     front_end,
     in_batches,
+    joined,
     known_layers,
     pieces_of,
     trunk,
@@ -71,7 +71,6 @@ _BEGUN = "begun.json"  # description of an unfinished folder
 _PARTS = "parts"  # contents of each finished part, until the index is written
 _WEIGHTED = "weighted"
 _AHEAD = 4  # utterances that are read ahead
-_FRONT_ENDS: dict[str, FrontEnd] = {"mfcc": "mfcc", "log_mel": "log_mel"}
 
 
 @configuration
@@ -96,7 +95,7 @@ class ExtractFeaturesConfig:
     processes: int = 1  # processes on this machine, for models on the CPU; use torchrun for several devices
 
     def __post_init__(self) -> None:
-        is_front_end = self.model in _FRONT_ENDS
+        is_front_end = self.model in FRONT_ENDS
         if is_front_end and self.layers:
             raise ConfigError(f"{self.model} has no layers; leave --layers out, or name a model")
         if self.cmn and not is_front_end:
@@ -294,7 +293,7 @@ class _Job:
         streams = [stream.name for stream in description.streams]
         writer = PartWriter(part, streams, dtype=config.dtype, pool=config.pool)
         with _ahead(waveforms) as read, writing(writer) as write:
-            for row, layers in _utterances(pieces_of(self.source, read)):
+            for row, layers in joined(pieces_of(self.source, read)):
                 write(
                     Computed(
                         id=row.id,
@@ -319,7 +318,7 @@ class _Job:
 
 def _source(config: ExtractFeaturesConfig) -> tuple[FeatureSource, str | None]:
     """Build the source of the features, and return it with the fingerprint of the model."""
-    kind = _FRONT_ENDS.get(config.model)
+    kind = FRONT_ENDS.get(config.model)
     if kind is not None:
         source = front_end(kind, config.data.audio, cmn=config.cmn)
         return (with_layer_norm(source) if config.layer_norm else source), None
@@ -352,7 +351,7 @@ def _weighted(source: FeatureSource, weights: Sequence[float], saved: SavedModel
 
 
 def _stream(source: FeatureSource, layer: int, config: ExtractFeaturesConfig) -> Stream:
-    name = f"layer_{layer}" if source.has_layers else _FRONT_ENDS.get(config.model, _WEIGHTED)
+    name = f"layer_{layer}" if source.has_layers else FRONT_ENDS.get(config.model, _WEIGHTED)
     return Stream(name=name, title=source.title(layer), layer=layer, dim=source.dim, settings=source.about(layer))
 
 
@@ -418,13 +417,3 @@ def _ahead(waveforms: Iterator[tuple[Utterance, Tensor]]) -> Iterator[Iterator[t
             with suppress(queue.Empty):
                 waiting.get(timeout=0.01)
         thread.join()
-
-
-def _utterances(pieces: Iterator[Piece]) -> Iterator[tuple[Utterance, list[Tensor]]]:
-    """Join the pieces of each utterance: layers x (frames, dim)."""
-    held: list[list[Tensor]] = []
-    for piece in pieces:
-        held.append(piece.layers)
-        if piece.is_last:
-            yield piece.row, held[0] if len(held) == 1 else [torch.cat(layer) for layer in zip(*held, strict=True)]
-            held = []

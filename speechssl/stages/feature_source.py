@@ -5,7 +5,7 @@ Features are never written to disk here: the frames of an utterance come in piec
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ from speechssl.units.kmeans import KMeans, Provenance
 from speechssl.units.mfcc import FRAME_HOP, FRAME_WINDOW, LOG_MEL_DIM, MFCC_DIM, centred, log_mel, mfcc
 
 __all__ = [
+    "FRONT_ENDS",
     "ExtractConfig",
     "FeatureKind",
     "FeatureSource",
@@ -46,6 +47,7 @@ __all__ = [
     "fit_kmeans",
     "front_end",
     "in_batches",
+    "joined",
     "known_layers",
     "layers_of",
     "pieces_of",
@@ -56,6 +58,7 @@ __all__ = [
 ]
 
 FrontEnd = Literal["mfcc", "log_mel"]
+FRONT_ENDS: Mapping[str, FrontEnd] = {"mfcc": "mfcc", "log_mel": "log_mel"}  # by name, where a model may be named, too
 Pieces = Iterator[tuple[int, list[Tensor]]]
 
 
@@ -333,6 +336,16 @@ def pieces_of(source: FeatureSource, read: Iterable[tuple[Utterance, Tensor]]) -
             num_frames = source.count(len(waveforms[index]))
             yield Piece(row=batch[index][0], layers=layers, start=starts[index], num_frames=num_frames)
             starts[index] += len(layers[0])
+
+
+def joined(pieces: Iterable[Piece]) -> Iterator[tuple[Utterance, list[Tensor]]]:
+    """Join the pieces of each utterance: layers x (frames, dim)."""
+    held: list[list[Tensor]] = []
+    for piece in pieces:
+        held.append(piece.layers)
+        if piece.is_last:
+            yield piece.row, held[0] if len(held) == 1 else [torch.cat(layer) for layer in zip(*held, strict=True)]
+            held = []
 
 
 def draw_hours(rows: Sequence[Utterance], hours: float, *, seed: int, purpose: str) -> list[Utterance]:

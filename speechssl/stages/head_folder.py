@@ -26,11 +26,12 @@ from speechssl.hub.model_formats import read_saved
 from speechssl.model.lora import LoraConfig
 from speechssl.parallel import pick_device
 from speechssl.stages.feature_source import (
+    FRONT_ENDS,
     ExtractConfig,
     FeatureSource,
-    FrontEnd,
     extract,
     front_end,
+    joined,
     trunk,
     with_layer_norm,
 )
@@ -45,7 +46,6 @@ __all__ = ["DESCRIPTION", "HeadDescription", "LoadedHead", "load_head", "read_he
 DESCRIPTION = "head.json"
 PARAMETERS = "head.safetensors"
 VERSION = 1
-_FRONT_ENDS: dict[str, FrontEnd] = {"mfcc": "mfcc", "log_mel": "log_mel"}
 
 
 @configuration
@@ -104,7 +104,8 @@ class LoadedHead:
         Returns:
             (classes,) or (frames, classes) probabilities, or a () value, for each.
         """
-        return [self._predicted([layers for _, layers in self.source.compute([waveform])]) for waveform in waveforms]
+        each = ([layers for _, layers in self.source.compute([waveform])] for waveform in waveforms)
+        return [self._predicted([torch.cat(parts) for parts in zip(*pieces, strict=True)]) for pieces in each]
 
     def predict_manifest(
         self, data: DataConfig, manifest: Manifest, *, title: str = "predictions"
@@ -114,17 +115,13 @@ class LoadedHead:
         Raises:
             AudioError: a file cannot be used.
         """
-        held: list[Sequence[Tensor]] = []
-        for piece in extract(self.source, data, manifest, manifest.utterances, title=title):
-            held.append(piece.layers)
-            if piece.is_last:
-                yield piece.row, self._predicted(held)
-                held = []
+        for row, layers in joined(extract(self.source, data, manifest, manifest.utterances, title=title)):
+            yield row, self._predicted(layers)
 
     @torch.no_grad()
-    def _predicted(self, pieces: Sequence[Sequence[Tensor]]) -> Tensor:
-        """Predict from pieces x layers x (frames, dim) of one utterance."""
-        layers = torch.stack([torch.cat(parts) for parts in zip(*pieces, strict=True)])
+    def _predicted(self, each: Sequence[Tensor]) -> Tensor:
+        """Predict from layers x (frames, dim) of one utterance."""
+        layers = torch.stack([*each])
         is_valid = torch.ones(1, layers.shape[1], dtype=torch.bool, device=layers.device)
         return self.head.predictions(self.network(layers[None].to(pick_device()), is_valid.to(pick_device())))[0].cpu()
 
@@ -178,7 +175,7 @@ def load_head(folder: Path | str, *, model: str | None = None) -> LoadedHead:
     data = DataConfig(manifests=(), audio=description.audio)
     named = model or description.model
     if description.fingerprint is None:
-        source = front_end(_FRONT_ENDS[description.model], description.audio, cmn=description.cmn)
+        source = front_end(FRONT_ENDS[description.model], description.audio, cmn=description.cmn)
     elif description.encoder == "all":
         if model is not None:
             raise CheckpointError(
