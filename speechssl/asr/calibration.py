@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
 
 __all__ = [
     "Bin",
@@ -20,6 +21,7 @@ __all__ = [
     "choose_measure",
     "cross_fitted",
     "fit_isotonic",
+    "right_tokens",
     "risk_area",
     "risk_coverage",
 ]
@@ -115,20 +117,47 @@ def fit_isotonic(confidence: Sequence[float], accuracy: Sequence[float], weights
     )
 
 
-def cross_fitted(confidence: Sequence[float], accuracy: Sequence[float], weights: Sequence[float]) -> Floats:
-    """Return the expected accuracy of each utterance by a map fitted on the other folds, (utterances,) float64.
+def cross_fitted(
+    confidence: Sequence[float],
+    accuracy: Sequence[float],
+    weights: Sequence[float],
+    *,
+    utterances: Sequence[int] | None = None,
+) -> Floats:
+    """Return the expected accuracy of each item by a map fitted on the other folds, (items,) float64.
 
-    With fewer than two utterances there is nothing to fit on: it is the utterance's own accuracy.
+    With fewer than two utterances there is nothing to fit on: it is the item's own accuracy.
+
+    Args:
+        confidence: (items,) of utterances, or of their letters.
+        accuracy: (items,) share that is right.
+        weights: (items,), above 0.
+        utterances: (items,) number of the utterance of each, which shares a fold; None: every item is one.
     """
     values = [np.asarray(each, np.float64) for each in (confidence, accuracy, weights)]
-    if len(values[0]) < 2:
+    groups = np.arange(len(values[0])) if utterances is None else np.unique(utterances, return_inverse=True)[1]
+    if not len(groups) or not groups.max():
         return values[1].copy()
-    folds = np.arange(len(values[0])) % min(_FOLDS, len(values[0]))
+    folds = groups % min(_FOLDS, int(groups.max()) + 1)
     expected = np.empty(len(folds))
     for fold in range(int(folds.max()) + 1):
         is_inside = folds == fold
         expected[is_inside] = fit_isotonic(*(each[~is_inside].tolist() for each in values))(values[0][is_inside])
     return expected
+
+
+def right_tokens(hypothesis: Sequence[int], reference: Sequence[int]) -> list[bool]:
+    """Say of each token of a hypothesis whether a minimal alignment with the reference leaves it as it is.
+
+    Examples:
+        >>> right_tokens([1, 2, 3, 3], [1, 3, 4])
+        [True, False, True, False]
+    """
+    found = [False] * len(hypothesis)
+    for block in Levenshtein.opcodes(hypothesis, reference):
+        if block.tag == "equal":
+            found[block.src_start : block.src_end] = [True] * (block.src_end - block.src_start)
+    return found
 
 
 def bins_of(

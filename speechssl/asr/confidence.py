@@ -77,7 +77,7 @@ def agreement(text: str, other: str) -> float:
 
 
 def measures_of(
-    log_probs: Tensor, text: str, tokens: Sequence[Token], *, lm: NGramModel | None = None, other: str | None = None
+    log_probs: Tensor, text: str, tokens: Sequence[Token], *, lm: NGramModel | None = None, others: Sequence[str] = ()
 ) -> dict[Measure, float]:
     """Return every measure that can be computed for a hypothesis; `posterior` is 0 for an empty one.
 
@@ -86,7 +86,7 @@ def measures_of(
         text: the hypothesis.
         tokens: its tokens with their frames.
         lm: a language model, for `lm`.
-        other: hypothesis of another model, or of a draw with dropout, for `agreement`.
+        others: hypotheses of another model, or of draws with dropout; `agreement` is their mean.
     """
     found: dict[Measure, float] = {
         "posterior": mean_probability(tokens) if tokens else 0.0,
@@ -95,8 +95,8 @@ def measures_of(
     }
     if lm is not None:
         found["lm"] = lm_score(text, lm)
-    if other is not None:
-        found["agreement"] = agreement(text, other)
+    if others:
+        found["agreement"] = sum(agreement(text, other) for other in others) / len(others)
     return found
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,13 +20,22 @@ from torch import Tensor
 from speechssl.audio.distortion import at_speed, exact_ratio, in_room, noise_scale, power
 from speechssl.audio.reading import AudioConfig
 from speechssl.config import configuration
-from speechssl.data.batching import seeded_generator
+from speechssl.data.batching import PlannedSpeeds, seeded_generator
 from speechssl.data.manifest import read_manifest
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.data.waveform import read_utterance
 from speechssl.errors import ConfigError
 
-__all__ = ["AugmentConfig", "Augmenter", "Speeds", "change_speed"]
+__all__ = [
+    "Augment",
+    "AugmentConfig",
+    "Augmenter",
+    "AugmenterOfTwo",
+    "Speeds",
+    "SpeedsOfTwo",
+    "UtteranceSpeeds",
+    "change_speed",
+]
 
 _CONTEXT = 160  # samples of context on either side, more than the resampling filter needs
 
@@ -79,6 +89,20 @@ class AugmentConfig:
         return Augmenter(self, audio, seed=seed, read=read) if is_on else None
 
 
+class UtteranceSpeeds(PlannedSpeeds, Protocol):
+    """The speed of each utterance in each epoch, and the lengths that batches are planned with."""
+
+    def of(self, epoch: int, index: int) -> Fraction:
+        """Return the speed of one utterance."""
+
+
+class Augment(Protocol):
+    """Augmentation of waveforms other than speed."""
+
+    def __call__(self, waveform: Tensor, *, epoch: int, index: int) -> Tensor:
+        """Return the augmented waveform, (time,) float32, of the utterance with this index in the manifest."""
+
+
 class Speeds:
     """The speed of each utterance in each epoch."""
 
@@ -111,6 +135,40 @@ class Speeds:
             drawn = (epoch, torch.randint(len(self.ratios), (self.num_utterances,), generator=generator).byte().numpy())
             self._drawn = drawn
         return drawn[1]
+
+
+class SpeedsOfTwo:
+    """Speeds of utterances of two kinds, each with speeds of its own."""
+
+    def __init__(self, speeds: tuple[Speeds, Speeds], is_second: NDArray[np.bool_]) -> None:
+        """Give the utterances that `is_second`, (utterances,), marks the second of `speeds`."""
+        self._speeds, self._is_second = speeds, is_second
+
+    def of(self, epoch: int, index: int) -> Fraction:
+        """Return the speed of one utterance."""
+        return self._speeds[int(self._is_second[index])].of(epoch, index)
+
+    def lengths(self, epoch: int, indices: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many samples the utterances `indices`, of `lengths` at speed 1, have in an epoch."""
+        first, second = (each.lengths(epoch, indices, lengths) for each in self._speeds)
+        return np.where(self._is_second[indices], second, first)
+
+    def longest(self, length: int) -> int:
+        """Return how many samples an utterance of either kind has at the lowest speed."""
+        return max(each.longest(length) for each in self._speeds)
+
+
+class AugmenterOfTwo:
+    """Augmentation of utterances of two kinds; None leaves those of a kind as they are."""
+
+    def __init__(self, augmenters: tuple[Augment | None, Augment | None], is_second: NDArray[np.bool_]) -> None:
+        """Augment the utterances that `is_second`, (utterances,), marks by the second of `augmenters`."""
+        self._augmenters, self._is_second = augmenters, is_second
+
+    def __call__(self, waveform: Tensor, *, epoch: int, index: int) -> Tensor:
+        """Return the augmented waveform, (time,) float32, as `Augmenter` does."""
+        augment = self._augmenters[int(self._is_second[index])]
+        return waveform if augment is None else augment(waveform, epoch=epoch, index=index)
 
 
 class Augmenter:

@@ -22,7 +22,7 @@ from speechssl.data.mixing import Mix, MixConfig, corpora
 from speechssl.data.utterances import Ids, Rows, Utterance
 from speechssl.errors import ConfigError, ManifestError, SpeechSSLError
 
-__all__ = ["Batch", "BatchConfig", "BatchSampler", "Crop", "Example", "collate", "seeded_generator"]
+__all__ = ["Batch", "BatchConfig", "BatchSampler", "Crop", "Example", "PlannedSpeeds", "collate", "seeded_generator"]
 
 
 @configuration

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from speechssl.audio.pcm import PcmReader, read_pcm
 from speechssl.audio.reading import SAMPLE_RATE, AudioConfig, normalize_waveform
-from speechssl.data.augment import Augmenter, Speeds, change_speed
+from speechssl.data.augment import Augment, UtteranceSpeeds, change_speed
 from speechssl.data.batching import Batch, Crop, Example, collate
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.data.waveform import read_utterance
@@ -42,8 +42,8 @@ class SpeechDataset(Dataset[Example | str]):
         tokens: Mapping[str, Sequence[float]] | None = None,
         weights: Mapping[str, float] | None = None,
         skip_bad: bool = False,
-        speeds: Speeds | None = None,
-        augment: Augmenter | None = None,
+        speeds: UtteranceSpeeds | None = None,
+        augment: Augment | None = None,
         settings: str | None = None,
     ) -> None:
         """Set what is read and how.

@@ -9,7 +9,6 @@ from typing import Literal, Protocol
 import torch
 
 from speechssl.config import added, configuration, like, was
-from speechssl.corpus.named import read_named
 from speechssl.data.augment import AugmentConfig
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset
@@ -19,6 +18,7 @@ from speechssl.hub.model_formats import read_saved
 from speechssl.hub.saved import Description, SavedModel, describe_model
 from speechssl.model.encoder import EncoderConfig, SpeechEncoder
 from speechssl.parallel import start_ranks
+from speechssl.stages.augmentation import PseudoConfig, augmenter_of, span_of_speeds, speeds_of
 from speechssl.stages.average import average_best
 from speechssl.stages.dev_scores import DevSet
 from speechssl.stages.loss_weights import loss_weights
@@ -126,6 +126,7 @@ class FinetuneConfig:
     weights: Path | None = added(None)  # table of id and weight: factor of each utterance's loss, scaled to the mean 1
     batch: BatchConfig = BatchConfig(seconds=200.0, max_crop_s=None, min_s=0.1)
     augment: AugmentConfig = AugmentConfig()
+    pseudo: PseudoConfig | None = added(None)  # part of the data that is augmented otherwise
     optim: OptimConfig = OptimConfig(lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup=0.1, hold=0.4)
     train: TrainConfig = TrainConfig(steps=20_000)
     average: int = 0  # number of best checkpoints whose mean goes to out/average at the end of the run; 0: none
@@ -180,7 +181,7 @@ def prepare_finetuning(config: FinetuneConfig, *, say: bool = False, look: bool 
     )
     tell_skipped(found)
     manifest = found.usable(manifest)
-    speeds = config.augment.speeds_of(len(manifest.utterances), seed=config.seed)
+    speeds = speeds_of(config.augment, config.pseudo, manifest.utterances, seed=config.seed)
     sampler = BatchSampler(manifest.utterances, config.batch, seed=config.seed, speeds=speeds)
     dataset = SpeechDataset(
         manifest,
@@ -191,7 +192,7 @@ def prepare_finetuning(config: FinetuneConfig, *, say: bool = False, look: bool 
         weights=None if config.weights is None else loss_weights(config.weights, manifest.utterances, sampler),
         skip_bad=data.bad_audio == "skip",
         speeds=speeds,
-        augment=config.augment.augmenter(data.audio, seed=config.seed, read=read_named),
+        augment=augmenter_of(config.augment, config.pseudo, manifest.utterances, data.audio, seed=config.seed),
         settings="data.audio.",
     )
     tell_left_out(sampler.left_out, f"shorter than batch.min_s={config.batch.min_s}")
@@ -241,7 +242,7 @@ def check_texts(config: FinetuneConfig) -> Preflight:
     rows = found.usable(manifest).utterances
     try:
         if not found.errors:
-            speeds = config.augment.speeds_of(len(rows), seed=config.seed)
+            speeds = speeds_of(config.augment, config.pseudo, rows, seed=config.seed)
             BatchSampler(rows, config.batch, seed=config.seed, speeds=speeds)
     except (ConfigError, ManifestError) as error:
         found = dataclasses.replace(found, errors=(*found.errors, error))
@@ -265,7 +266,7 @@ def _look(
         bad_length=config.bad_length,
         hop=encoder.hop,
         window=encoder.window,
-        fastest=max(config.augment.speeds, default=1.0),
+        fastest=span_of_speeds(config.augment, config.pseudo)[1],
         out=config.out,
     )
     found = preflight(manifest, dev, rules)

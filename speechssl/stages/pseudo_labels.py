@@ -5,7 +5,6 @@ expected share of right letters. Transcripts that look hallucinated are left out
 """
 
 import dataclasses
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,25 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rapidfuzz.distance import Levenshtein
 
-from speechssl.asr.calibration import (
-    Bin,
-    Isotonic,
-    bins_of,
-    calibration_error,
-    choose_measure,
-    cross_fitted,
-    fit_isotonic,
-)
-from speechssl.asr.confidence import Measure, longest_loop, measures_of
-from speechssl.asr.decoding.decoders import Beam, DecoderConfig, Greedy, WithLexicon, build_decoder
-from speechssl.asr.decoding.hypothesis import merged
-from speechssl.asr.lm.arpa import read_arpa
+from speechssl.asr.confidence import longest_loop
+from speechssl.asr.decoding.decoders import Beam, DecoderConfig, Greedy, WithLexicon
 from speechssl.asr.scoring.wer import score_texts
 from speechssl.atomic import write_atomically
 from speechssl.audio.reading import SAMPLE_RATE
@@ -43,20 +27,17 @@ from speechssl.downstream.bootstrap import interval
 from speechssl.errors import ManifestError
 from speechssl.hub.model_formats import read_saved
 from speechssl.hub.saved import SavedModel
-from speechssl.model.dropout import Dropout
-from speechssl.parallel import pick_device
-from speechssl.stages.posteriors import PosteriorConfig, log_posteriors
+from speechssl.stages.judged import Judged, judge
 from speechssl.stages.preflight import frame_budget
 from speechssl.stages.reading_data import DataConfig, read_data
+from speechssl.stages.scored import Scored, transcribe_scored
 from speechssl.stages.selftrain_recipe import KeepConfig
 from speechssl.stages.tune import tune
 from speechssl.stages.tuned import TuneConfig, read_tuned
 from speechssl.text.diversity import diversity
 from speechssl.text.vocabulary import Vocabulary
 
-__all__ = ["LabelConfig", "Scored", "draw_reliability", "label", "select", "transcribe_scored"]
-
-PROBABILITIES = ("posterior", "certainty", "agreement")  # measures from 0 to 1, whose own calibration has a meaning
+__all__ = ["LabelConfig", "label", "select"]
 
 
 @configuration
@@ -78,21 +59,6 @@ class LabelConfig:
     seed: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A transcript and its measures."""
-
-    row: Utterance
-    text: str
-    greedy: str  # transcript without a search
-    measures: Mapping[Measure, float]
-
-    @property
-    def letters_per_second(self) -> float:
-        """Letters a second, spaces included."""
-        return len(self.text) / self.row.duration_s
-
-
 def label(config: LabelConfig) -> Path:
     """Transcribe the pool, and write pseudo-labels, weights, scores, calibration; return `labels.json`.
 
@@ -111,7 +77,7 @@ def label(config: LabelConfig) -> Path:
         name: transcribe_scored(saved, manifest, decoder, config.keep, seed=config.seed, skips=_skips(config, name))
         for name, manifest in sets.items()
     }
-    judged = _judge([each for each in scored["dev"] if (each.row.text or "").strip()], vocabulary, config.keep)
+    judged = judge([each for each in scored["dev"] if (each.row.text or "").strip()], vocabulary, config.keep)
     known = [row for row in labels.utterances if row.text]
     limits = _limits_of(known, vocabulary, config.keep)
     refused = {each.row.id: reason for each in scored["pool"] if (reason := _refused(each, limits, config, saved))}
@@ -139,68 +105,6 @@ def label(config: LabelConfig) -> Path:
     return config.out / "labels.json"
 
 
-def transcribe_scored(
-    saved: SavedModel,
-    manifest: Manifest,
-    decoder: DecoderConfig,
-    keep: KeepConfig,
-    *,
-    seed: int,
-    skips: list[str] | None,
-) -> list[Scored]:
-    """Transcribe every utterance and measure how sure the recogniser is.
-
-    Args:
-        saved: the recogniser.
-        manifest: the utterances.
-        decoder: the decoder of the transcripts; its language model, if any, is one of the measures.
-        keep: says where the second opinion comes from.
-        seed: seed of the draw with dropout.
-        skips: extended by the reason for each utterance that cannot be used; None raises instead.
-
-    Returns:
-        The transcripts in the manifest's order.
-    """
-    model, vocabulary = saved.recogniser()
-    lm_path = None if isinstance(decoder, Greedy) else decoder.lm
-    lm = None if lm_path is None else read_arpa(lm_path)
-    decode = build_decoder(decoder, vocabulary, lm=lm).decode
-    others = _second_opinions(saved, manifest, keep, seed=seed, may_skip=skips is not None)
-    rows = {row.id: row for row in manifest.utterances}
-    found: dict[str, Scored] = {}
-    audio = saved.description.audio
-    for key, log_probs in log_posteriors(model.to(pick_device()), manifest, audio, PosteriorConfig(), skipped=skips):
-        best = decode(log_probs[None], torch.tensor([len(log_probs)]))[0][0]
-        found[key] = Scored(
-            row=rows[key],
-            text=best.text,
-            greedy=vocabulary.decode(merged(log_probs.argmax(-1))),
-            measures=measures_of(log_probs, best.text, best.tokens, lm=lm, other=others.get(key)),
-        )
-    return [found[row.id] for row in manifest.utterances if row.id in found]
-
-
-def _second_opinions(
-    saved: SavedModel, manifest: Manifest, keep: KeepConfig, *, seed: int, may_skip: bool
-) -> dict[str, str]:
-    """Return greedy transcripts of another recogniser, or of the same with dropout; none if none is asked for."""
-    if keep.second == "none":
-        return {}
-    is_draw = keep.second == "dropout"
-    other = saved if is_draw else read_saved(Path(keep.second))
-    model, vocabulary = other.recogniser()
-    for module in model.modules():
-        if is_draw and isinstance(module, Dropout):
-            module.probability = keep.dropout
-            module.train()
-    skipped: list[str] | None = [] if may_skip else None
-    device, audio = pick_device(), other.description.audio
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        posteriors = log_posteriors(model.to(device), manifest, audio, PosteriorConfig(), skipped=skipped)
-        return {key: vocabulary.decode(merged(log_probs.argmax(-1))) for key, log_probs in posteriors}
-
-
 def select(
     confidence: Sequence[float], expected: Sequence[float], keep: KeepConfig, round_: int
 ) -> tuple[float, list[bool]]:
@@ -224,94 +128,6 @@ def select(
     else:
         is_kept = np.zeros(0, bool)
     return (float(values[is_kept].min()) if is_kept.any() else float("inf")), is_kept.tolist()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Judged:
-    """Dev, with its errors, and what was fitted on it."""
-
-    scored: tuple[Scored, ...]
-    references: tuple[str, ...]
-    errors: tuple[int, ...]  # wrong letters
-    measure: Measure
-    areas: Mapping[Measure, float]  # area under the risk-coverage curve by measure
-    map: Isotonic
-
-    @property
-    def letters(self) -> list[int]:
-        return [len(each) for each in self.references]
-
-    @property
-    def accuracy(self) -> list[float]:
-        pairs = zip(self.errors, self.letters, strict=True)
-        return [max(0.0, 1 - errors / letters) for errors, letters in pairs]
-
-    def values(self, measure: Measure) -> list[float]:
-        return [each.measures[measure] for each in self.scored]
-
-    def expected(self) -> list[float]:
-        """Return the expected accuracy of each utterance, by a map fitted on others."""
-        return cross_fitted(self.values(self.measure), self.accuracy, self.letters).tolist()
-
-    def as_json(self) -> dict[str, Any]:
-        raw = self.measure if self.measure in PROBABILITIES else None
-        return {
-            "measure": self.measure,
-            "areas": dict(self.areas),
-            "map": dataclasses.asdict(self.map),
-            "ece_of_measure": None if raw is None else calibration_error(self.values(raw), self.accuracy, self.letters),
-            "ece_of_map": calibration_error(self.expected(), self.accuracy, self.letters),  # cross-fitted
-            "ece_by_chance": self.ece_by_chance(),
-        }
-
-    def ece_by_chance(self) -> float:
-        """Return the calibration error that is left to a map that knows the accuracy of each bin.
-
-        Bins of few utterances differ from what is expected of them. This is the mean over bins that are drawn from
-        those of dev with replacement, each compared with its own.
-        """
-        values = [np.asarray(each, np.float64) for each in (self.expected(), self.accuracy, self.letters)]
-        order = np.argsort(values[0], kind="stable")
-        parts = np.array_split(order, min(10, len(order)))
-        generator = np.random.default_rng(0)
-        drawn = []
-        for _ in range(200):
-            gaps, weights = [], []
-            for part in parts:
-                again = generator.choice(part, len(part))
-                own, other = (np.average(values[1][each], weights=values[2][each]) for each in (part, again))
-                gaps.append(abs(own - other))
-                weights.append(values[2][part].sum())
-            drawn.append(np.average(gaps, weights=weights))
-        return float(np.mean(drawn))
-
-    def picture(self, title: str) -> bytes:
-        """Return a PNG of true over expected accuracy, before and after the map."""
-        bins = {"after calibration": bins_of(self.expected(), self.accuracy, self.letters)}
-        if self.measure in PROBABILITIES:
-            bins = {f"{self.measure} itself": bins_of(self.values(self.measure), self.accuracy, self.letters)} | bins
-        return draw_reliability(bins, title=title)
-
-
-def _judge(scored: Sequence[Scored], vocabulary: Vocabulary, keep: KeepConfig) -> _Judged:
-    pairs = [(each, vocabulary.reference(each.row.text or "")) for each in scored]
-    pairs = [(each, reference) for each, reference in pairs if reference]
-    if len(pairs) < 2:
-        raise ManifestError(f"dev: {len(pairs)} utterances have a text, expected two or more; name a transcribed set")
-    errors = [Levenshtein.distance(reference, each.text) for each, reference in pairs]
-    letters = [len(reference) for _, reference in pairs]
-    measures = {name: [each.measures[name] for each, _ in pairs] for name in pairs[0][0].measures}
-    best, areas = choose_measure(measures, errors, letters)
-    measure = best if keep.measure == "auto" else keep.measure
-    accuracy = [max(0.0, 1 - wrong / spoken) for wrong, spoken in zip(errors, letters, strict=True)]
-    return _Judged(
-        scored=tuple(each for each, _ in pairs),
-        references=tuple(reference for _, reference in pairs),
-        errors=tuple(errors),
-        measure=measure,
-        areas=areas,
-        map=fit_isotonic(measures[measure], accuracy, letters),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,7 +202,7 @@ def _write_scores(
     write_atomically(path, "\n".join(lines) + "\n")
 
 
-def _at_threshold(judged: _Judged, threshold: float, *, seed: int) -> dict[str, Any]:
+def _at_threshold(judged: Judged, threshold: float, *, seed: int) -> dict[str, Any]:
     """Return what the same threshold keeps of dev, with the 95 % interval of its CER over utterances."""
     chosen = [index for index, value in enumerate(judged.values(judged.measure)) if value >= threshold]
     errors, letters = np.array(judged.errors)[chosen], np.array(judged.letters)[chosen]
@@ -448,22 +264,3 @@ def _diversities(
     }
     words = min(sum(len(text.split()) for text in each) for each in texts.values())
     return {name: dataclasses.asdict(diversity(each, at_most=words, seed=seed)) for name, each in texts.items()}
-
-
-def draw_reliability(found: Mapping[str, Sequence[Bin]], *, title: str) -> bytes:
-    """Return a PNG: true over expected accuracy of the bins of each map, with the diagonal of a perfect one."""
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.axline((0, 0), slope=1, color="grey", linestyle=":")
-    for name, bins in found.items():
-        axes.plot([each.expected for each in bins], [each.accuracy for each in bins], "o-", markersize=4, label=name)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_xlabel("expected share of right letters")
-    axes.set_ylabel("share of right letters")
-    axes.set_title(title, fontsize=10)
-    axes.legend(loc="upper left", fontsize=8)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    return picture.getvalue()

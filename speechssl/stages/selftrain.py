@@ -20,6 +20,7 @@ from speechssl.data.batching import BatchSampler
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError
 from speechssl.hub.model_formats import read_saved
+from speechssl.stages.augmentation import span_of_speeds
 from speechssl.stages.finetune import FinetuneConfig, finetune
 from speechssl.stages.pseudo_labels import LabelConfig, label
 from speechssl.stages.reading_data import DataConfig
@@ -27,6 +28,7 @@ from speechssl.stages.record import RunRecord, content_hash, file_hashes, model_
 from speechssl.stages.selftrain_data import PrepareConfig, prepare
 from speechssl.stages.selftrain_recipe import SelftrainConfig, training, tuning
 from speechssl.stages.selftrain_report import Round, report_of
+from speechssl.stages.synthetic_effect import EffectConfig, compare_on_dev
 from speechssl.train.checkpoint import last_checkpoint, read_state
 from speechssl.train.log_file import read_log_file
 from speechssl.train.run_folder import locked
@@ -55,11 +57,11 @@ def _selftrain(config: SelftrainConfig) -> Path:
     _look(config)
     _prepare(record, config)
     _plan_batches(config)
-    without_synthetic = None
+    effect = None
     if config.recogniser is None:
         rounds = [_train(record, config, 0)]
         if config.synthetic is not None and config.synthetic.compare:
-            without_synthetic = _train(record, config, 0, real_only=True)
+            effect = _compare(record, config, rounds[0], _train(record, config, 0, real_only=True))
     else:
         model = read_saved(config.recogniser).fingerprint()
         rounds = [Round(number=0, name=str(config.recogniser), model=config.recogniser, fingerprint=model)]
@@ -80,7 +82,7 @@ def _selftrain(config: SelftrainConfig) -> Path:
             break
     _copy_best(config.out / "best", best)
     data = json.loads((config.out / "0-data/data.json").read_text(encoding="utf-8"))
-    text = report_of(config, record, rounds, best, data, without_synthetic)
+    text = report_of(config, record, rounds, best, data, effect)
     report = config.out / "report.md"
     if not report.exists() or report.read_text(encoding="utf-8") != text:
         write_atomically(report, text)
@@ -152,11 +154,33 @@ def _train(record: RunRecord, config: SelftrainConfig, number: int, *, real_only
     )
 
 
+def _compare(record: RunRecord, config: SelftrainConfig, with_it: Round, without: Round) -> list[dict[str, Any]]:
+    """Compare the recognisers with and without synthetic speech on dev, and return a row for each group."""
+    assert config.synthetic is not None
+    step = EffectConfig(
+        out=config.out / "0-synthetic",
+        checkpoint=with_it.model,
+        without=without.fingerprint,
+        dev=config.dev,
+        groups=config.synthetic.groups,
+        seed=config.seed,
+    )
+    inputs = step_inputs(step, record.out, model=with_it.fingerprint)
+    record.perform(
+        step.out.name,
+        inputs,
+        partial(compare_on_dev, step, without.model),
+        partial(file_hashes, step.out, ["effect.json"]),
+    )
+    found: list[dict[str, Any]] = json.loads((step.out / "effect.json").read_text(encoding="utf-8"))["groups"]
+    return found
+
+
 def _label(record: RunRecord, config: SelftrainConfig, number: int, teacher: Round) -> dict[str, Any]:
     """Make the pseudo-labels of a round, and return the content of labels.json."""
     prepared = config.out / "0-data"
     student = training(config, number).finetune
-    speeds = student.augment.speeds or (1.0,)
+    slowest, fastest = span_of_speeds(student.augment, student.pseudo)
     synthetic = DataConfig(manifests=(prepared / "synthetic.tsv",)) if config.synthetic is not None else None
     step = LabelConfig(
         out=config.out / f"{number}-labels",
@@ -169,8 +193,8 @@ def _label(record: RunRecord, config: SelftrainConfig, number: int, teacher: Rou
         tune=tuning(config),
         keep=config.keep,
         round=number,
-        longest_s=student.batch.seconds * min(speeds) if student.batch.max_crop_s is None else float("inf"),
-        fastest=max(speeds),
+        longest_s=student.batch.seconds * slowest if student.batch.max_crop_s is None else float("inf"),
+        fastest=fastest,
         seed=config.seed,
     )
     inputs = step_inputs(step, record.out, model=teacher.fingerprint)

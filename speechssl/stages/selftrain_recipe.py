@@ -10,7 +10,9 @@ from speechssl.asr.confidence import Measure
 from speechssl.asr.decoding.decoders import Beam, Greedy, WithLexicon
 from speechssl.audio.reading import AudioConfig
 from speechssl.config import Discriminator, Row, Shown, configuration, from_dict, rows_of
+from speechssl.data.augment import AugmentConfig
 from speechssl.errors import ConfigError
+from speechssl.stages.augmentation import PseudoConfig
 from speechssl.stages.finetune import FinetuneConfig
 from speechssl.stages.hubert_recipe import merged
 from speechssl.stages.reading_data import DataConfig
@@ -19,7 +21,7 @@ from speechssl.stages.tuned import TuneConfig
 __all__ = ["KeepConfig", "Plan", "SelftrainConfig", "SyntheticConfig", "Training", "training", "tuning"]
 
 Section = dict[str, Any]  # settings of another stage, checked by its own configuration
-CHAINED = ("out", "data", "dev", "seed", "checkpoint", "weights")  # keys of finetune that the chain sets
+CHAINED = ("out", "data", "dev", "seed", "checkpoint", "weights", "pseudo")  # keys of finetune that the chain sets
 
 
 @configuration
@@ -31,6 +33,7 @@ class KeepConfig:
     max_cer: float | None = None  # instead of shares: highest expected CER of an utterance, by the map fitted on dev
     second: Literal["none", "dropout"] | Path = "dropout"  # second opinion: draw with dropout, or another recogniser
     dropout: float = 0.1  # dropout probability of that draw
+    draws: int = 1  # number of draws with dropout; their agreements are averaged
     weighted: bool = True  # weight of a pseudo-label: its expected share of right letters; false: 1
     rate_margin: float = 1.25  # letters a second may leave the labelled texts' 1 to 99 % range by this factor
     loop_letters: int = 12  # letters in a loop, such as `no no no`, unless labelled texts have longer ones
@@ -42,6 +45,11 @@ class KeepConfig:
             raise ConfigError(f"keep.max_cer must lie above 0 and be at most 1, found {self.max_cer}")
         if not 0 < self.dropout < 1:
             raise ConfigError(f"keep.dropout must lie between 0 and 1, found {self.dropout}")
+        if self.draws < 1 or (self.draws > 1 and self.second != "dropout"):
+            raise ConfigError(
+                f"keep.draws must be 1 or more, and 1 unless keep.second=dropout, found {self.draws} and "
+                f"keep.second={self.second}"
+            )
         if self.rate_margin < 1:
             raise ConfigError(f"keep.rate_margin must be 1 or more, found {self.rate_margin}")
         if self.measure == "agreement" and self.second == "none":
@@ -60,6 +68,7 @@ class SyntheticConfig:
     root: Path | None = None
     max_hours: float = 1.0  # drawn by seed
     compare: bool = False  # train round 0 without it, too
+    groups: tuple[str, ...] = ("language", "speaker")  # columns of dev; compare tells them apart
 
     def __post_init__(self) -> None:
         if self.max_hours <= 0:
@@ -98,6 +107,7 @@ class SelftrainConfig:
     test: DataConfig | None = None  # only checked to have nothing in common with what is trained on
     finetune: Section = field(default_factory=dict)  # keys of `speechssl finetune`
     student: Section = field(default_factory=dict)  # keys of finetune that differ in trainings with pseudo-labels
+    augment_pseudo: AugmentConfig | None = None  # augmentation of pseudo-labels alone, in place of student.augment
     rounds: int = 3  # most rounds with pseudo-labels
     min_gain: float = 0.01  # relative fall of the CER of dev; a round that brings less is the last
     decode: Annotated[Greedy | Beam | WithLexicon, Discriminator("kind")] = Greedy()  # of pool and dev
@@ -144,14 +154,16 @@ def training(config: SelftrainConfig, round_: int, *, real_only: bool = False) -
             if key in section:
                 raise ConfigError(f"{name}.{key} is set by the chain; set it for the whole recipe, or leave it out")
     prepared = config.out / "0-data"
-    manifests = [prepared / "labelled.tsv"]
-    manifests += [prepared / "synthetic.tsv"] if config.synthetic is not None and not real_only else []
-    manifests += [config.out / f"{round_}-labels/pseudo.tsv"] if round_ else []
-    data = dataclasses.replace(config.labelled, manifests=tuple(manifests), root=None)
+    manifests: tuple[Path, ...] = (prepared / "labelled.tsv",)
+    manifests += (prepared / "synthetic.tsv",) if config.synthetic is not None and not real_only else ()
+    manifests += (config.out / f"{round_}-labels/pseudo.tsv",) if round_ else ()
+    data = dataclasses.replace(config.labelled, manifests=manifests, root=None)
     weights = config.out / f"{round_}-labels/weights.tsv" if round_ else None
     name = f"{round_}-asr" + ("-without-synthetic" if real_only else "")
     chained: Section = {"out": config.out / name, "checkpoint": config.checkpoint, "data": data, "dev": config.dev}
     chained |= {"seed": config.seed, "weights": weights}
+    if round_ and config.augment_pseudo is not None:
+        chained["pseudo"] = PseudoConfig(manifests=manifests[-1:], augment=config.augment_pseudo)
     section = merged(config.finetune, config.student) if round_ else config.finetune
     built = from_dict(chained | section, FinetuneConfig, where="student" if round_ and config.student else "finetune")
     if built.units.kind == "phones":

@@ -32,7 +32,7 @@ def report_of(
     rounds: Sequence[Round],
     best: Round,
     data: Mapping[str, Any],
-    without_synthetic: Round | None,
+    effect: Sequence[Mapping[str, Any]] | None,
 ) -> str:
     """Write the report.
 
@@ -42,7 +42,7 @@ def report_of(
         rounds: the rounds that were done, from 0 on.
         best: the one with the lowest CER of dev.
         data: content of data.json.
-        without_synthetic: round 0 without synthetic speech, if that was asked for.
+        effect: what synthetic speech did to all of dev and to each group of it, if that was asked for.
     """
     assert best.cer is not None
     parts = [
@@ -56,29 +56,31 @@ def report_of(
         parts += ["## Confidence", *_table(_CONFIDENCE, map(_confidence_cells, labelled))]
         parts += [
             "The measure with the least area under the risk-coverage curve of dev, mapped to the expected share of "
-            "right letters. ECE after: by a map fitted on other utterances; by chance: what so few differ by."
+            "right letters. ECE after: by a map fitted on other utterances; by chance: what so few differ by. Of "
+            "letters: ECE of the posteriors of single letters, before and after a map of their own."
         ]
         parts += ["## Left out of the pool", *_table(("round", "reason", "utterances"), _reasons(labelled))]
         parts += ["## Diversity", *_table(_DIVERSITY, _diversity_cells(labelled))]
     parts += ["## Data", *_table(("set", "utterances", "hours"), _set_cells(data))]
     parts += [*_left_out_lines(data), *_mismatch_lines(data)]
     if config.synthetic is not None:
-        parts += ["## Synthetic speech", *_synthetic_lines(rounds[0], without_synthetic)]
-    if found := warnings_of(rounds, without_synthetic):
+        parts += ["## Synthetic speech", *_synthetic_lines(effect)]
+    if found := warnings_of(rounds, effect):
         parts += ["## Warnings", "\n".join(f"- {each}" for each in found)]
     total = sum(record.seconds(step) for step in dict.fromkeys(line["step"] for line in record.lines))
     return "\n\n".join([*parts, f"All steps: {total:.0f} s."]) + "\n"
 
 
-def warnings_of(rounds: Sequence[Round], without_synthetic: Round | None) -> list[str]:
+def warnings_of(rounds: Sequence[Round], effect: Sequence[Mapping[str, Any]] | None) -> list[str]:
     """Return signs that training on own transcripts, or on synthetic speech, does harm."""
     found = []
-    without = None if without_synthetic is None else without_synthetic.cer
-    if without is not None and rounds[0].cer is not None and without < rounds[0].cer:
-        found.append(
-            f"Synthetic speech raised the CER of dev from {without:.1%} to {rounds[0].cer:.1%}; leave it out, or lower "
-            "synthetic.max_hours."
-        )
+    for number, row in enumerate(effect or ()):
+        if row["cer_with"] > row["cer_without"] and (number == 0 or row["interval"][0] > 0):
+            whom = f" of {row['column']} {row['group']}" if number else ""
+            found.append(
+                f"Synthetic speech raised the CER of dev{whom} from {row['cer_without']:.1%} to "
+                f"{row['cer_with']:.1%}; leave it out, or lower synthetic.max_hours."
+            )
     for before, now in pairwise(rounds):
         is_worse = before.cer is not None and now.cer is not None and now.cer >= before.cer
         falls = [name for name in _SIGNS if before.labels and _relative(now, name) < _relative(before, name)]
@@ -101,7 +103,19 @@ _SIGNS = ("distinct_words", "word_entropy", "letter_entropy")
 _THIN = 0.8  # share of the labelled texts' value
 
 _ROUNDS = ("round", "CER", "WER", "teacher's CER, with decoder", "kept", "hours", "expected CER", "true CER", "seconds")
-_CONFIDENCE = ("round", "measure", "areas", "ECE before", "after", "by chance", "dev kept", "its CER", "95 %")
+_CONFIDENCE = (
+    "round",
+    "measure",
+    "areas",
+    "ECE before",
+    "after",
+    "by chance",
+    "of letters",
+    "dev kept",
+    "its CER",
+    "95 %",
+)
+_EFFECT = ("group", "utterances", "without", "with", "difference")
 _DIVERSITY = ("round", "texts", "words", "distinct", "letters", "bits a word", "bits a letter", "mean letters")
 
 
@@ -137,6 +151,8 @@ def _confidence_cells(each: Round) -> list[str]:
     errors = ["-" if before is None else f"{before:.3f}", f"{found['ece_of_map']:.3f}", f"{found['ece_by_chance']:.3f}"]
     interval = "-" if dev["interval"] is None else " to ".join(map(_share, dev["interval"]))
     kept = f"{dev['utterances']} ({dev['share']:.0%})"
+    letters = found["letters"]
+    errors.append("-" if not letters["tokens"] else f"{letters['ece_of_posterior']:.3f}, {letters['ece_of_map']:.3f}")
     return [str(each.number), found["measure"], areas, *errors, kept, _share(dev["cer"]), interval]
 
 
@@ -179,7 +195,15 @@ def _mismatch_lines(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _synthetic_lines(with_it: Round, without: Round | None) -> list[str]:
-    if without is None:
+def _synthetic_lines(effect: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    if effect is None:
         return ["It joined every training; synthetic.compare=true trains round 0 without it, too."]
-    return [f"Round 0 with it: CER of dev {_share(with_it.cer)}, without: {_share(without.cer)}."]
+    note = "CER of dev of round 0, and the 95 % interval of the difference over utterances."
+    return [*_table(_EFFECT, map(_effect_cells, effect)), note]
+
+
+def _effect_cells(each: Mapping[str, Any]) -> list[str]:
+    name = " ".join(filter(None, (each["column"], each["group"])))
+    rates = [_share(each[key]) for key in ("cer_without", "cer_with")]
+    low, high = each["interval"]
+    return [name, str(each["utterances"]), *rates, f"{low:+.1%} to {high:+.1%}"]

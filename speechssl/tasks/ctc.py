@@ -4,13 +4,14 @@ Section 3.3 of wav2vec 2.0 (arXiv:2006.11477). The blank is token 0.
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config import configuration
+from speechssl.config import added, configuration
 from speechssl.data.batching import Batch
 from speechssl.errors import ConfigError
 from speechssl.model.context import INFERENCE, StepContext
@@ -26,7 +27,7 @@ from speechssl.tasks.metrics import empty_share
 from speechssl.tasks.model import LossSum, TaskModel
 from speechssl.text.vocabulary import BLANK
 
-__all__ = ["CTCConfig", "CTCModel", "required_frames"]
+__all__ = ["CTCConfig", "CTCModel", "divergence_from_uniform", "required_frames"]
 
 
 @configuration
@@ -36,6 +37,7 @@ class CTCConfig:
     kind: ClassVar[str] = "ctc"  # name of the task, no key
 
     dropout: float = 0.0  # dropout before the head (fairseq: final_dropout)
+    smoothing: float = added(0.0)  # share of the loss that draws the posteriors of frames to the uniform distribution
     freeze_conv: bool = True  # the extractor is never updated
     freeze_steps: int = 10_000  # first steps, in which only the head learns (fairseq: freeze_finetune_updates)
     freeze_below: int = 0  # number of frozen Transformer layers, from the first; everything before them is frozen too
@@ -45,6 +47,8 @@ class CTCConfig:
     channel_mask: MaskConfig = MaskConfig(start_prob=0.5 / 64, span=64, min_spans=0)  # mask over the encoder's channels
 
     def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise ConfigError(f"ctc.smoothing must be at least 0 and below 1, found {self.smoothing}")
         if min(self.freeze_steps, self.freeze_below, self.freeze_below_steps or 0) < 0:
             raise ConfigError(
                 "ctc.freeze_steps, freeze_below and freeze_below_steps must not be negative, found "
@@ -104,14 +108,16 @@ class CTCModel(TaskModel):
         Returns:
             The loss summed over utterances, each times its weight if the batch has weights, and their number: the mean
             of the weights is 1. An utterance with fewer frames than its text needs has loss 0 (`zero_infinity`) and is
-            counted in `parts["impossible"]`.
+            counted in `parts["impossible"]`. With `smoothing` the divergence from the uniform distribution is part of
+            it; `parts["ctc_loss"]` never has it.
         """
         if batch.targets is None or batch.target_lengths is None:
             raise ValueError("a batch without targets cannot be scored; pass tokens to the dataset")
         logits, counts = self.logits(batch, context)
         device, lengths = logits.device, batch.target_lengths
+        log_probs = logits.float().log_softmax(-1)
         losses = functional.ctc_loss(
-            logits.float().log_softmax(-1).transpose(0, 1),
+            log_probs.transpose(0, 1),
             batch.targets,
             counts,
             lengths,
@@ -128,6 +134,8 @@ class CTCModel(TaskModel):
             "empty_share": empty_share(best, is_valid, BLANK),
             "impossible": impossible.sum(),
         }
+        if share := self.config.smoothing:
+            losses = (1 - share) * losses + share * (divergence_from_uniform(log_probs) * is_valid).sum(1)
         total = losses.sum() if batch.weights is None else (losses * batch.weights).sum()
         return LossSum(value=total, count=torch.full((), len(losses), device=device), parts=parts)
 
@@ -156,6 +164,21 @@ class CTCModel(TaskModel):
                 context=dataclasses.replace(context, num_frozen=num_frozen),
             )
         return self.head(self.dropout(encoded.last)), counts
+
+
+def divergence_from_uniform(log_probs: Tensor) -> Tensor:
+    """Return how far the posteriors of each frame are from the uniform distribution over the vocabulary.
+
+    A penalty on it keeps a model from being surer than its targets deserve, such as texts that a recogniser wrote
+    (Pereyra et al., arXiv:1701.06548, section 3.2).
+
+    Args:
+        log_probs: (batch, frames, vocab), natural logarithms.
+
+    Returns:
+        (batch, frames) Kullback-Leibler divergence in nats, 0 to log(vocab).
+    """
+    return math.log(log_probs.shape[-1]) + (log_probs.exp() * log_probs).sum(-1)
 
 
 def required_frames(targets: Tensor, target_lengths: Tensor) -> Tensor:

@@ -11,10 +11,12 @@ from speechssl.asr.calibration import (
     choose_measure,
     cross_fitted,
     fit_isotonic,
+    right_tokens,
     risk_area,
     risk_coverage,
 )
 from tests.oracles.confidence import oracle_isotonic, oracle_risk_area
+from tests.oracles.edit_distance import oracle_edit_distance
 
 SHARES = st.floats(0, 1).map(lambda value: round(value, 3))
 ROWS = st.lists(st.tuples(SHARES, st.integers(1, 50)), min_size=1, max_size=9)
@@ -70,6 +72,31 @@ def test_an_utterance_is_judged_by_a_map_of_others():
         assert found[index] == alone([index])[0]
     assert found[5] < 1.0
     assert cross_fitted([0.3], [0.7], [5]).tolist() == [0.7]
+
+
+def test_letters_of_an_utterance_are_judged_by_a_map_of_other_utterances():
+    generator = np.random.default_rng(0)
+    utterances = np.repeat(np.arange(7), 9)
+    confidence, right = generator.random(63), generator.integers(0, 2, 63).astype(float)
+    found = cross_fitted(confidence, right, np.ones(63), utterances=utterances + 100)
+    for number in range(7):
+        own = utterances == number
+        others = utterances % 5 != number % 5  # the other folds
+        expected = fit_isotonic(confidence[others], right[others], np.ones(int(others.sum())))(confidence[own])
+        assert found[own] == pytest.approx(expected)
+    alone = cross_fitted([0.5, 0.7], [0.0, 1.0], [1, 1], utterances=[3, 3])
+    assert alone.tolist() == [0.0, 1.0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 3), max_size=6), st.lists(st.integers(1, 3), max_size=6))
+def test_right_tokens_are_as_many_as_a_minimal_alignment_has(hypothesis, reference):
+    found = right_tokens(hypothesis, reference)
+    assert len(found) == len(hypothesis)
+    kept = [token for token, is_right in zip(hypothesis, found, strict=True) if is_right]
+    rest = iter(reference)
+    assert all(token in rest for token in kept)  # in this order
+    assert oracle_edit_distance(reference, hypothesis) >= max(len(hypothesis), len(reference)) - sum(found)
 
 
 def test_the_calibration_error_is_the_mean_distance_of_bins_by_letters():

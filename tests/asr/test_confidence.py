@@ -86,7 +86,7 @@ def test_measures_are_those_that_can_be_computed():
     assert [*measures_of(rows, "", [])] == ["posterior", "path", "certainty"]
     assert measures_of(rows, "", [])["posterior"] == 0
     tokens = [Token(id=1, start=0, end=1, probability=0.5), Token(id=2, start=1, end=2, probability=1.0)]
-    found = measures_of(rows, "ab", tokens, lm=unigrams(a=-1.0), other="ab")
+    found = measures_of(rows, "ab", tokens, lm=unigrams(a=-1.0), others=["ab", "aa"])
     assert found["posterior"] == 0.75
-    assert found["agreement"] == 1
+    assert found["agreement"] == pytest.approx((1 + 0.5) / 2)
     assert "lm" in found

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from speechssl.audio.reading import AudioConfig, read_audio
-from speechssl.data.augment import AugmentConfig, Augmenter, Speeds, change_speed
+from speechssl.data.augment import AugmentConfig, Augmenter, AugmenterOfTwo, Speeds, SpeedsOfTwo, change_speed
 from speechssl.data.batching import BatchConfig, BatchSampler
 from speechssl.data.dataset import SpeechDataset
 from speechssl.data.loading import load_batches
@@ -196,3 +196,23 @@ def test_nothing_is_done_by_default(corpus):
 def test_settings_without_meaning_are_refused(keys, message):
     with pytest.raises(ConfigError, match=message):
         AugmentConfig(**keys)
+
+
+def test_utterances_of_two_kinds_have_the_speeds_of_their_own():
+    kinds = (Speeds((1.0,), 6, seed=3), Speeds((0.9, 1.1), 6, seed=3))
+    is_second = np.array([False, True, True, False, True, False])
+    both, lengths = SpeedsOfTwo(kinds, is_second), np.arange(6) * 100 + 1000
+    for epoch in range(4):
+        own = [kinds[int(second)] for second in is_second]
+        assert [both.of(epoch, index) for index in range(6)] == [each.of(epoch, i) for i, each in enumerate(own)]
+        indices = np.array([4, 0, 1])
+        expected = [own[i].lengths(epoch, np.array([i]), lengths[[i]])[0] for i in indices]
+        assert both.lengths(epoch, indices, lengths[indices]).tolist() == expected
+    assert both.longest(900) == 1000
+
+
+def test_utterances_of_two_kinds_are_augmented_by_their_own():
+    louder = AugmentConfig(gain_db=(20.0, 20.0)).augmenter(AudioConfig(), seed=0)
+    both = AugmenterOfTwo((None, louder), np.array([False, True]))
+    assert both(torch.ones(3), epoch=0, index=0).tolist() == [1, 1, 1]
+    assert both(torch.ones(3), epoch=0, index=1).tolist() == pytest.approx([10, 10, 10])

@@ -55,6 +55,7 @@ OBJECTIVES = {
     "data2vec": TeacherConfig(mask=MASK, layers=2),
     "dinosr": TeacherConfig(mask=MASK, layers=2, form="codebooks", codebooks=OnlineCodebookConfig(entries=4)),
     "ctc": CTCConfig(mask=MASK, dropout=0.1, freeze_steps=1, channel_mask=MaskConfig(start_prob=0.05, span=4)),
+    "ctc_smoothed": CTCConfig(mask=MASK, freeze_steps=0, smoothing=0.1),
     "ctc_thawed": CTCConfig(mask=MASK, freeze_steps=0),
     "ctc_adapters": CTCConfig(mask=MASK, freeze_steps=0, lora=LoraConfig(rank=2, dropout=0.1)),
     "ctc_gradual": CTCConfig(mask=MASK, freeze_steps=0, freeze_below=2, freeze_below_steps=1),
@@ -71,6 +72,7 @@ class Case:
     layer_drop: float = 0.3
     dropout: float = 0.1
     bfloat16: bool = False
+    weighted: bool = False  # utterances have weights
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optim: OptimConfig = OPTIM
 
@@ -86,6 +88,7 @@ _VARIANTS = {
     "data2vec": Case(objective="data2vec"),
     "dinosr": Case(objective="dinosr"),
     "ctc": Case(objective="ctc"),
+    "weighted": Case(objective="ctc_smoothed", weighted=True),
     "no_layer_drop": Case(layer_drop=0.0),
     "static": Case(objective="wav2vec2", layer_drop=0.0, batches=2),
     "static_ctc": Case(objective="ctc_thawed", layer_drop=0.0, batches=2),
@@ -172,7 +175,11 @@ class Training:
 
     def batches_from(self, position: int) -> Iterator[tuple[int, int, Batch]]:
         for number in count(position, self.ranks.world_size):
-            yield 0, number + self.ranks.world_size, noise_batch(number + self.ranks.rank)
+            batch = noise_batch(number + self.ranks.rank)
+            if self.case.weighted:
+                weights = torch.rand(2, generator=torch.Generator().manual_seed(number + self.ranks.rank))
+                batch = dataclasses.replace(batch, weights=weights)
+            yield 0, number + self.ranks.world_size, batch
 
     def save(self, out: Path, *, in_shares: bool) -> Path:
         return save_checkpoint(

@@ -20,10 +20,12 @@ from speechssl.errors import CheckpointError, ConfigError, ManifestError
 from speechssl.hub.saved import SavedModel
 from speechssl.stages import selftrain as stage
 from speechssl.stages import selftrain_data
-from speechssl.stages.pseudo_labels import Scored, select, transcribe_scored
+from speechssl.stages.pseudo_labels import select
+from speechssl.stages.scored import Scored, transcribe_scored
 from speechssl.stages.selftrain import SelftrainConfig, selftrain
-from speechssl.stages.selftrain_recipe import KeepConfig
+from speechssl.stages.selftrain_recipe import KeepConfig, training
 from speechssl.stages.selftrain_report import Round, warnings_of
+from speechssl.stages.synthetic_effect import differences
 
 Make = Callable[..., SelftrainConfig]
 SETS = {  # texts, and seeds of the audio
@@ -216,12 +218,18 @@ def test_synthetic_speech_is_capped_and_compared(make, sets, performed, tmp_path
     synthetic = {"manifests": [str(tmp_path / "made.tsv")], "max_hours": hours, "compare": True}
     out = selftrain(make("rounds=1", synthetic=synthetic)).parent
     assert performed == ["0-data", "0-asr", "0-asr-without-synthetic", "1-labels", "1-asr"]
+    rates = {
+        name: stage._best_of(training(make(synthetic=synthetic), 0, real_only=real).finetune)[1:]
+        for name, real in (("with", False), ("without", True))
+    }
+    (whole,) = json.loads((out / "0-synthetic/effect.json").read_text())["groups"]  # no column tells dev apart
+    assert {name: whole[f"cer_{name}"] for name in rates} == {name: rate[0] for name, rate in rates.items()}
     drawn = read_manifest(out / "0-data/synthetic.tsv").utterances
     assert 0 < len(drawn) < 4
     weights = read_table(out / "1-labels/weights.tsv", ("id",))
     assert all(weights[row.id]["weight"] == "1.000000" for row in drawn)
     report = (out / "report.md").read_text()
-    assert "Round 0 with it: CER of dev" in report
+    assert f"| all | 3 | {whole['cer_without']:.1%} | {whole['cer_with']:.1%} |" in report
     assert f"synthetic: {4 - len(drawn)} left out, beyond synthetic.max_hours" in report
 
 
@@ -300,6 +308,59 @@ def test_a_draw_with_dropout_is_repeatable_and_another_recogniser_may_take_its_p
     assert [each.text for each in found(wild)] == [each.text for each in found(KeepConfig(second="none"))]
 
 
+def test_agreement_is_that_of_several_draws(finetuned, sets):
+    saved, manifest = SavedModel.read(finetuned), read_manifest(sets / "pool.tsv")
+
+    def found(seed: int, draws: int) -> list[float]:
+        keep = KeepConfig(dropout=0.9, draws=draws)
+        scored = transcribe_scored(saved, manifest, Greedy(), keep, seed=seed, skips=None)
+        return [each.measures["agreement"] for each in scored]
+
+    single = [found(seed, 1) for seed in (5, 6, 7)]
+    assert found(5, 3) == pytest.approx([sum(each) / 3 for each in zip(*single, strict=True)])
+    assert found(5, 3) != found(5, 1)
+
+
+def test_pseudo_labels_alone_are_augmented_more(make):
+    config = make("augment_pseudo={speeds: [0.9, 1.1]}", "student={augment: {speeds: [1.0]}}")
+    assert training(config, 0).finetune.pseudo is None
+    student = training(config, 2).finetune
+    assert student.pseudo is not None
+    assert student.pseudo.manifests == (config.out / "2-labels/pseudo.tsv",)
+    assert student.pseudo.augment.speeds == (0.9, 1.1)
+    assert (config.out / "2-labels/pseudo.tsv") in student.data.manifests
+    assert student.augment.speeds == (1.0,)
+    out = selftrain(dataclasses.replace(config, rounds=1)).parent
+    used = json.loads((out / "1-asr/config.json").read_text())
+    assert used["pseudo"]["augment"]["speeds"] == [0.9, 1.1]
+
+
+def test_letters_are_judged_one_by_one(make):
+    found = json.loads((selftrain(make("rounds=1")).parent / "1-labels/labels.json").read_text())["letters"]
+    assert found["tokens"] > 0
+    assert 0 <= found["right"] <= 1
+    assert 0 <= found["ece_of_map"] <= 1
+
+
+def test_the_effect_of_synthetic_speech_is_that_of_each_group():
+    one = Utterance(id="a", path="a.wav", num_samples=1, sample_rate=16_000, channels=1)
+    rows = {
+        key: (dataclasses.replace(one, id=key, speaker=speaker, language="ru"), 10)
+        for key, speaker in (("a", "x"), ("b", "x"), ("c", "y"), ("d", None))
+    }
+    without, with_it = {"a": 1, "b": 3, "c": 5, "d": 0}, {"a": 0, "b": 2, "c": 9, "d": 0}
+    whole, *parts = differences(rows, without, with_it, ("language", "speaker"), seed=0)
+    assert (whole["group"], whole["cer_without"], whole["cer_with"]) == ("all", 9 / 40, 11 / 40)
+    assert [(each["group"], each["cer_without"], each["cer_with"]) for each in parts] == [
+        ("unknown", 0, 0),
+        ("x", 0.2, 0.1),
+        ("y", 0.5, 0.9),
+    ]
+    assert parts[1]["interval"] == pytest.approx([-0.1, -0.1])  # both of its utterances gain as much
+    assert parts[2]["interval"] == pytest.approx([0.4, 0.4])
+    assert whole["interval"][0] < 0.05 < whole["interval"][1]
+
+
 def test_the_surest_share_grows_by_round():
     keep = KeepConfig(share=(0.25, 0.5))
     confidence = [0.1, 0.9, 0.5, 0.7]
@@ -357,7 +418,11 @@ def test_poorer_texts_without_a_gain_on_dev_are_told_as_collapse():
     assert "Use 1-asr" in collapse
     (thin,) = warnings_of([first, one(1, 0.4, 60, 4.9)], None)
     assert "distinct words 60% of theirs" in thin
-    (harm,) = warnings_of([first], dataclasses.replace(first, cer=0.45))
+    effect = {"column": "", "group": "all", "cer_without": 0.45, "cer_with": 0.5, "interval": [-0.1, 0.1]}
+    woman = effect | {"column": "speaker", "group": "a woman"}
+    man = effect | {"column": "speaker", "group": "a man", "interval": [0.01, 0.1]}
+    (harm, whom) = warnings_of([first], [effect, woman, man])
+    assert "CER of dev of speaker a man from 45.0% to 50.0%" in whom
     assert "Synthetic speech raised the CER of dev from 45.0% to 50.0%" in harm
 
 

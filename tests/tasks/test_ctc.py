@@ -1,6 +1,7 @@
 """Fine-tuning with CTC: speechssl.tasks.ctc."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from speechssl.data.batching import Batch
 from speechssl.model.context import StepContext
 from speechssl.model.masking import MaskConfig
-from speechssl.tasks.ctc import CTCConfig, CTCModel, required_frames
+from speechssl.tasks.ctc import CTCConfig, CTCModel, divergence_from_uniform, required_frames
 from tests.model.tiny import noise, tiny_encoder
 from tests.oracles.ctc import oracle_ctc_loss, oracle_required_frames
 
@@ -83,6 +84,33 @@ def test_weights_are_factors_of_the_losses_of_utterances() -> None:
     assert int(found.count) == 3
     ones = model(dataclasses.replace(batch, weights=torch.ones(3)), StepContext(step=0, generator=_generator()))
     assert torch.equal(ones.value, model(batch, StepContext(step=0, generator=_generator())).value)
+
+
+@pytest.mark.parametrize("weights", [None, (0.25, 2.0, 0.75)])
+def test_smoothing_is_a_share_of_the_divergence_of_valid_frames(weights: tuple[float, ...] | None) -> None:
+    model, batch = _model(dataclasses.replace(TINY, smoothing=0.3)), _batch()
+    if weights is not None:
+        batch = dataclasses.replace(batch, weights=torch.tensor(weights))
+    found = model(batch, StepContext(step=0, generator=_generator()))
+    logits, counts = model.logits(batch)
+    expected, plain = 0.0, 0.0
+    for row, (count, weight) in enumerate(zip(counts.tolist(), weights or (1.0,) * 3, strict=True)):
+        posteriors = logits[row, :count].detach().softmax(-1)
+        loss = oracle_ctc_loss(posteriors.log().tolist(), TARGETS[row])
+        divergence = float((posteriors * (posteriors * 4).log()).sum())  # from 1/4 each
+        expected += weight * (0.7 * loss + 0.3 * divergence)
+        plain += loss
+    assert found.value.item() == pytest.approx(expected, rel=1e-4)
+    assert found.parts["ctc_loss"].item() == pytest.approx(plain / 5, rel=1e-4)
+
+
+def test_divergence_from_uniform_is_zero_where_nothing_is_known_and_finite_where_all_is() -> None:
+    logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [1e4, 0.0, 0.0, 0.0]]], requires_grad=True)
+    found = divergence_from_uniform(logits.log_softmax(-1))
+    assert found[0].tolist() == pytest.approx([0.0, math.log(4)], abs=1e-6)
+    found.sum().backward()
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())
 
 
 def test_count_is_the_number_of_utterances() -> None:

@@ -1,0 +1,113 @@
+"""What synthetic speech did to each group of dev: two recognisers, trained with it and without, on the same utterances.
+
+Generated speech has the voices and the accents of its generator; a mean that gets better may hide a group that gets
+worse. Intervals are those of the difference, by a paired bootstrap over utterances.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
+
+from speechssl.asr.decoding.decoders import Greedy
+from speechssl.atomic import write_atomically
+from speechssl.config import configuration
+from speechssl.data.utterances import Utterance
+from speechssl.downstream.bootstrap import interval
+from speechssl.downstream.group_scores import UNKNOWN
+from speechssl.hub.model_formats import read_saved
+from speechssl.stages.reading_data import DataConfig, read_data
+from speechssl.stages.score import cell_of
+from speechssl.stages.scored import transcribe_scored
+from speechssl.stages.selftrain_recipe import KeepConfig
+
+__all__ = ["EffectConfig", "compare_on_dev", "differences"]
+
+ALL = "all"  # name of the group of all utterances
+
+
+@configuration
+class EffectConfig:
+    """What the comparison depends on."""
+
+    out: Path
+    checkpoint: Path  # recogniser trained with synthetic speech
+    without: str  # fingerprint of the one trained without
+    dev: DataConfig
+    groups: tuple[str, ...]  # columns of the dev manifest
+    seed: int
+
+
+def compare_on_dev(config: EffectConfig, without: Path) -> Path:
+    """Transcribe dev with both recognisers, without a search, and write and return `effect.json`.
+
+    Args:
+        config: the comparison.
+        without: the recogniser trained without synthetic speech.
+    """
+    manifest = read_data(config.dev, section="dev")
+    errors, rows = [], {}
+    for path in (without, config.checkpoint):
+        saved = read_saved(path)
+        skips: list[str] | None = [] if config.dev.bad_audio == "skip" else None
+        found = transcribe_scored(saved, manifest, Greedy(), KeepConfig(second="none"), seed=config.seed, skips=skips)
+        references = {each.row.id: saved.vocabulary().reference(each.row.text or "") for each in found}
+        rows = {each.row.id: (each.row, len(references[each.row.id])) for each in found if references[each.row.id]}
+        errors.append({each.row.id: Levenshtein.distance(references[each.row.id], each.text) for each in found})
+    told = {"groups": differences(rows, errors[0], errors[1], config.groups, seed=config.seed)}
+    write_atomically(config.out / "effect.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    return config.out / "effect.json"
+
+
+def differences(
+    rows: dict[str, tuple[Utterance, int]],
+    without: dict[str, int],
+    with_it: dict[str, int],
+    columns: tuple[str, ...],
+    *,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Return the CER of all utterances and of each group, of both recognisers, and the interval of the difference.
+
+    Args:
+        rows: utterance and letters of its reference, by id.
+        without: wrong letters of the recogniser trained without synthetic speech, by id.
+        with_it: the same of the other one.
+        columns: columns of the manifest; one that holds a single value is left out.
+        seed: seed of the bootstrap.
+    """
+    members: dict[tuple[str, str], list[str]] = defaultdict(list, {("", ALL): list(rows)})
+    for column in columns:
+        by_value = defaultdict(list)
+        for key, (row, _) in rows.items():
+            by_value[cell_of(row, column, {}) or UNKNOWN].append(key)
+        if len(by_value) > 1:
+            members |= {(column, value): keys for value, keys in sorted(by_value.items())}
+    found = []
+    for (column, value), keys in members.items():
+        letters = np.array([rows[key][1] for key in keys])
+        first, second = (np.array([errors[key] for key in keys]) for errors in (without, with_it))
+
+        def gap(
+            drawn: NDArray[np.int64],
+            gaps: NDArray[np.int64] = second - first,
+            letters: NDArray[np.int64] = letters,
+        ) -> float:
+            return float(gaps[drawn].sum() / letters[drawn].sum())
+
+        bounds = interval(gap, keys, seed=seed)
+        found.append(
+            {
+                "column": column,
+                "group": value,
+                "utterances": len(keys),
+                "cer_without": float(first.sum() / letters.sum()),
+                "cer_with": float(second.sum() / letters.sum()),
+                "interval": [bounds.low, bounds.high],  # of the difference
+            }
+        )
+    return found
