@@ -91,6 +91,15 @@ def warnings_of(rounds: Sequence[Round], effect: Sequence[Mapping[str, Any]] | N
             )
         elif is_worse:
             found.append(f"Round {now.number} is no better on dev than {before.name}: more rounds are not supported.")
+    for each in filter(lambda each: each.labels, rounds):
+        pool, dev = each.labels["pool"], each.labels["dev_at_threshold"]
+        share = pool["kept"] / pool["utterances"]
+        if dev["share"] < _ALIKE * share:
+            found.append(
+                f"Round {each.number}: the threshold keeps {share:.0%} of the pool, and {dev['share']:.0%} of dev: the "
+                f"measure {each.labels['measure']} means something else there, and the expected CER is a guess. A "
+                "language model that has read the pool's texts does this; set keep.measure to another measure."
+            )
     for each in rounds:
         thin = [name for name in _SIGNS if each.labels and _relative(each, name) < _THIN]
         if thin:
@@ -100,6 +109,7 @@ def warnings_of(rounds: Sequence[Round], effect: Sequence[Mapping[str, Any]] | N
 
 
 _SIGNS = ("distinct_words", "word_entropy", "letter_entropy")
+_ALIKE = 0.5  # share that the threshold keeps of dev, relative to that of the pool
 _THIN = 0.8  # share of the labelled texts' value
 
 _ROUNDS = ("round", "CER", "WER", "teacher's CER, with decoder", "kept", "hours", "expected CER", "true CER", "seconds")

@@ -407,8 +407,9 @@ def texts_of(distinct: int, entropy: float) -> dict:
 
 
 def test_poorer_texts_without_a_gain_on_dev_are_told_as_collapse():
-    def one(number: int, cer: float, distinct: int, entropy: float) -> Round:
+    def one(number: int, cer: float, distinct: int, entropy: float, dev_share: float = 0.5) -> Round:
         labels = {"diversity": {"labelled": texts_of(100, 5.0), "pseudo": texts_of(distinct, entropy)}}
+        labels |= {"measure": "lm", "pool": {"kept": 6, "utterances": 10}, "dev_at_threshold": {"share": dev_share}}
         return Round(number=number, name=f"{number}-asr", model=Path(), fingerprint="", cer=cer, labels=labels)
 
     first = Round(number=0, name="0-asr", model=Path(), fingerprint="", cer=0.5)
@@ -418,6 +419,8 @@ def test_poorer_texts_without_a_gain_on_dev_are_told_as_collapse():
     assert "Use 1-asr" in collapse
     (thin,) = warnings_of([first, one(1, 0.4, 60, 4.9)], None)
     assert "distinct words 60% of theirs" in thin
+    (read_before,) = warnings_of([first, one(1, 0.4, 99, 4.9, dev_share=0.07)], None)
+    assert "keeps 60% of the pool, and 7% of dev: the measure lm means something else" in read_before
     effect = {"column": "", "group": "all", "cer_without": 0.45, "cer_with": 0.5, "interval": [-0.1, 0.1]}
     woman = effect | {"column": "speaker", "group": "a woman"}
     man = effect | {"column": "speaker", "group": "a man", "interval": [0.01, 0.1]}
