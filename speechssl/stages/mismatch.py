@@ -15,10 +15,11 @@ from torch import Tensor
 
 from speechssl.units.kmeans import KMeans
 
-__all__ = ["Mismatch", "frechet_distance", "jensen_shannon", "mismatch"]
+__all__ = ["Mismatch", "frechet_distance", "jensen_shannon", "mismatch", "told"]
 
 _CLUSTERS, _DRAWS = 50, 5
 _PER_CLUSTER = 10  # frames, at least
+_FAR = 5.0  # times the distance between halves of one set
 
 Floats = NDArray[np.float64]
 
@@ -31,6 +32,25 @@ class Mismatch:
     divergence_within: float  # the same between the halves of the first set
     frechet: float  # squared Fréchet distance of MFCC, each scaled to variance 1 over both sets
     frechet_within: float
+
+    @property
+    def is_far(self) -> bool:
+        """Whether the sets are much further apart than halves of the first one are, by both distances."""
+        return self.divergence > _FAR * self.divergence_within and self.frechet > _FAR * self.frechet_within
+
+
+def told(found: Mismatch | None) -> str:
+    """Return what is found of labelled speech and pool as a sentence or two."""
+    if found is None:
+        return "Mismatch of pool and labelled speech: not measured, too few utterances."
+    line = (
+        f"Mismatch of pool and labelled speech: unit histograms {found.divergence:.3f} bits of Jensen-Shannon "
+        f"divergence ({found.divergence_within:.3f} between halves of the labelled set), Fréchet distance of MFCC "
+        f"{found.frechet:.2f} ({found.frechet_within:.2f})."
+    )
+    if not found.is_far:
+        return line
+    return f"{line} They are far apart: a recogniser of these labels may know little of this pool."
 
 
 def jensen_shannon(counts: Floats, others: Floats) -> float:

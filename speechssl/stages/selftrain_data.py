@@ -23,7 +23,7 @@ from speechssl.corpus.sample import sample
 from speechssl.data.manifest import root_from, write_manifest
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.errors import ManifestError
-from speechssl.stages.mismatch import mismatch
+from speechssl.stages.mismatch import Mismatch, mismatch, told
 from speechssl.stages.reading_data import DataConfig, read_data, read_waveforms
 from speechssl.stages.selftrain_recipe import SyntheticConfig
 from speechssl.units.mfcc import MFCC_WINDOW, mfcc
@@ -91,13 +91,15 @@ def prepare(config: PrepareConfig) -> Path:
         root = root_from(config.out, kept[name])
         write_manifest(config.out / f"{name}.tsv", kept[name].utterances, root=root)
     _write_left_out(config.out / "left_out.tsv", left_out)
+    apart = _mismatch(config, kept["labelled"], kept["pool"])
+    print(told(apart), file=sys.stderr)
     summary: dict[str, Any] = {
         "sets": {
             name: {"utterances": len(each.utterances), "hours": each.duration_s / 3600}
             for name, each in (kept | held_out).items()
         },
         "left_out": {name: dict(Counter(map(_kind, reasons.values()))) for name, reasons in left_out.items()},
-        "mismatch": _mismatch(config, kept["labelled"], kept["pool"]),
+        "mismatch": None if apart is None else dataclasses.asdict(apart),
     }
     write_atomically(config.out / "data.json", json.dumps(summary, indent=1) + "\n")
     return config.out / "data.json"
@@ -201,7 +203,7 @@ def _write_left_out(path: Path, left_out: Mapping[str, Reasons]) -> None:
             print(f"{name}: {len(reasons)} utterances are left out; {path} says why", file=sys.stderr)
 
 
-def _mismatch(config: PrepareConfig, labelled: Manifest, pool: Manifest) -> dict[str, float] | None:
+def _mismatch(config: PrepareConfig, labelled: Manifest, pool: Manifest) -> Mismatch | None:
     """Compare MFCC of up to a quarter of an hour of each set, with the level of each waveform normalised."""
 
     def features(manifest: Manifest, data: DataConfig, name: str) -> list[Tensor]:
@@ -212,5 +214,4 @@ def _mismatch(config: PrepareConfig, labelled: Manifest, pool: Manifest) -> dict
         return [mfcc(waveform) for _, waveform in read]
 
     own, others = features(labelled, config.labelled, "labelled"), features(pool, config.pool, "pool")
-    found = mismatch(own, others, seed=config.seed)
-    return None if found is None else dataclasses.asdict(found)
+    return mismatch(own, others, seed=config.seed)

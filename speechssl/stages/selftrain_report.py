@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from speechssl.stages.mismatch import Mismatch, told
 from speechssl.stages.record import RunRecord
 from speechssl.stages.selftrain_recipe import SelftrainConfig
 
@@ -61,8 +62,9 @@ def report_of(
         ]
         parts += ["## Left out of the pool", *_table(("round", "reason", "utterances"), _reasons(labelled))]
         parts += ["## Diversity", *_table(_DIVERSITY, _diversity_cells(labelled))]
+    apart = None if data["mismatch"] is None else Mismatch(**data["mismatch"])
     parts += ["## Data", *_table(("set", "utterances", "hours"), _set_cells(data))]
-    parts += [*_left_out_lines(data), *_mismatch_lines(data)]
+    parts += [*_left_out_lines(data), told(apart)]
     if config.synthetic is not None:
         parts += ["## Synthetic speech", *_synthetic_lines(effect)]
     if found := warnings_of(rounds, effect):
@@ -192,17 +194,6 @@ def _left_out_lines(data: Mapping[str, Any]) -> list[str]:
         for reason, count in reasons.items()
     ]
     return ["\n".join([*found, "- named in `0-data/left_out.tsv`"])] if found else []
-
-
-def _mismatch_lines(data: Mapping[str, Any]) -> list[str]:
-    found = data["mismatch"]
-    if found is None:
-        return ["Mismatch of pool and labelled speech: not measured, too few utterances."]
-    return [
-        f"Mismatch of pool and labelled speech: unit histograms {found['divergence']:.3f} bits of Jensen-Shannon "
-        f"divergence ({found['divergence_within']:.3f} between halves of the labelled set), Fréchet distance of MFCC "
-        f"{found['frechet']:.2f} ({found['frechet_within']:.2f})."
-    ]
 
 
 def _synthetic_lines(effect: Sequence[Mapping[str, Any]] | None) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.stages.mismatch import frechet_distance, jensen_shannon, mismatch
+from speechssl.stages.mismatch import Mismatch, frechet_distance, jensen_shannon, mismatch, told
 
 
 def utterances(number: int, *, shift: float = 0.0, seed: int = 0) -> list[torch.Tensor]:
@@ -51,3 +51,11 @@ def test_sets_of_two_kinds_are_farther_apart_than_halves_of_one():
 def test_too_few_utterances_are_not_compared():
     assert mismatch(utterances(3), utterances(20), seed=0) is None
     assert mismatch([], [], seed=0) is None
+
+
+@pytest.mark.parametrize(("divergence", "frechet", "is_far"), [(0.3, 9, True), (0.3, 0.4, False), (0.03, 9, False)])
+def test_sets_that_both_distances_part_are_told(divergence, frechet, is_far):
+    found = Mismatch(divergence=divergence, divergence_within=0.01, frechet=frechet, frechet_within=0.1)
+    assert ("They are far apart" in told(found)) == is_far
+    assert f"{divergence:.3f} bits" in told(found)
+    assert "too few utterances" in told(None)

@@ -107,9 +107,10 @@ def content(out: Path) -> dict[str, bytes]:
     return found | {path.name: SavedModel.read(path).fingerprint().encode() for path in models}
 
 
-def test_a_round_labels_the_pool_and_trains_on_both(make, performed):
+def test_a_round_labels_the_pool_and_trains_on_both(make, performed, capsys):
     config = make()
     report = selftrain(config)
+    assert "Mismatch of pool and labelled speech" in capsys.readouterr().err.partition("0-asr: started")[0]
     out = report.parent
     assert performed[:4] == ["0-data", "0-asr", "1-labels", "1-asr"]
     pseudo, labelled = read_manifest(out / "1-labels/pseudo.tsv"), read_manifest(out / "0-data/labelled.tsv")
