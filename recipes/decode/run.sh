@@ -36,7 +36,7 @@ for decoder in $decoders; do
             ;;
         letters)
             speechssl lm build "$texts" --model "$MODEL" --order 5 --letters --out "$lm/letters.arpa"
-            tune "$lm/letters" --lm "$lm/letters.arpa" --metric cer --lm-weights "0.25 0.5 1" --word-scores "0 1"
+            tune "$lm/letters" --lm "$lm/letters.arpa" --metric cer --lm-weights "0.25 0.5 1 1.5 2" --word-scores "0 2"
             ;;
     esac
 done

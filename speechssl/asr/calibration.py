@@ -21,7 +21,7 @@ __all__ = [
     "choose_measure",
     "cross_fitted",
     "fit_isotonic",
-    "right_tokens",
+    "right_letters",
     "risk_area",
     "risk_coverage",
 ]
@@ -146,11 +146,11 @@ def cross_fitted(
     return expected
 
 
-def right_tokens(hypothesis: Sequence[int], reference: Sequence[int]) -> list[bool]:
-    """Say of each token of a hypothesis whether a minimal alignment with the reference leaves it as it is.
+def right_letters(hypothesis: str, reference: str) -> list[bool]:
+    """Say of each letter of a hypothesis whether a minimal alignment with the reference leaves it as it is.
 
     Examples:
-        >>> right_tokens([1, 2, 3, 3], [1, 3, 4])
+        >>> right_letters("abcc", "acd")
         [True, False, True, False]
     """
     found = [False] * len(hypothesis)

@@ -19,7 +19,7 @@ from speechssl.asr.calibration import (
     choose_measure,
     cross_fitted,
     fit_isotonic,
-    right_tokens,
+    right_letters,
 )
 from speechssl.asr.confidence import Measure
 from speechssl.errors import ManifestError
@@ -34,7 +34,7 @@ PROBABILITIES = ("posterior", "certainty", "agreement")  # measures from 0 to 1,
 
 @dataclass(frozen=True, kw_only=True)
 class _Letters:
-    """Tokens of dev's transcripts: posterior, whether right, and the number of the utterance."""
+    """Letters of dev's transcripts, gaps of words left out: posterior, whether right, number of the utterance."""
 
     posteriors: tuple[float, ...]
     is_right: tuple[float, ...]  # 1 or 0
@@ -47,9 +47,11 @@ class _Letters:
         is_right: list[float] = []
         utterances: list[int] = []
         for number, (each, reference) in enumerate(zip(scored, references, strict=True)):
-            said = [token.id for token in each.tokens]
-            posteriors += [token.probability for token in each.tokens]
-            is_right += map(float, right_tokens(said, vocabulary.encode(reference, where=each.row.id)))
+            spelt = [(vocabulary.decode([token.id]), token.probability) for token in each.tokens]
+            said = [(letter, probability) for letters, probability in spelt for letter in letters]
+            posteriors += [probability for _, probability in said]
+            right = right_letters("".join(letter for letter, _ in said), "".join(reference.split()))
+            is_right += map(float, right)
             utterances += [number] * len(said)
         return cls(posteriors=tuple(posteriors), is_right=tuple(is_right), utterances=tuple(utterances))
 
@@ -60,10 +62,10 @@ class _Letters:
 
     def as_json(self) -> dict[str, Any]:
         if not self.is_right:
-            return {"tokens": 0, "right": None, "ece_of_posterior": None, "ece_of_map": None}
+            return {"letters": 0, "right": None, "ece_of_posterior": None, "ece_of_map": None}
         ones = [1.0] * len(self.is_right)
         return {
-            "tokens": len(self.is_right),
+            "letters": len(self.is_right),
             "right": sum(self.is_right) / len(self.is_right),
             "ece_of_posterior": calibration_error(self.posteriors, self.is_right, ones),
             "ece_of_map": calibration_error(self.expected(), self.is_right, ones),  # cross-fitted

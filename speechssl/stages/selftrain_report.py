@@ -164,7 +164,7 @@ def _confidence_cells(each: Round) -> list[str]:
     interval = "-" if dev["interval"] is None else " to ".join(map(_share, dev["interval"]))
     kept = f"{dev['utterances']} ({dev['share']:.0%})"
     letters = found["letters"]
-    errors.append("-" if not letters["tokens"] else f"{letters['ece_of_posterior']:.3f}, {letters['ece_of_map']:.3f}")
+    errors.append("-" if not letters["letters"] else f"{letters['ece_of_posterior']:.3f}, {letters['ece_of_map']:.3f}")
     return [str(each.number), found["measure"], areas, *errors, kept, _share(dev["cer"]), interval]
 
 

@@ -11,7 +11,7 @@ from speechssl.asr.calibration import (
     choose_measure,
     cross_fitted,
     fit_isotonic,
-    right_tokens,
+    right_letters,
     risk_area,
     risk_coverage,
 )
@@ -89,13 +89,13 @@ def test_letters_of_an_utterance_are_judged_by_a_map_of_other_utterances():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 3), max_size=6), st.lists(st.integers(1, 3), max_size=6))
-def test_right_tokens_are_as_many_as_a_minimal_alignment_has(hypothesis, reference):
-    found = right_tokens(hypothesis, reference)
+@given(st.text("abc", max_size=6), st.text("abc", max_size=6))
+def test_right_letters_are_as_many_as_a_minimal_alignment_has(hypothesis, reference):
+    found = right_letters(hypothesis, reference)
     assert len(found) == len(hypothesis)
-    kept = [token for token, is_right in zip(hypothesis, found, strict=True) if is_right]
+    kept = [letter for letter, is_right in zip(hypothesis, found, strict=True) if is_right]
     rest = iter(reference)
-    assert all(token in rest for token in kept)  # in this order
+    assert all(letter in rest for letter in kept)  # in this order
     assert oracle_edit_distance(reference, hypothesis) >= max(len(hypothesis), len(reference)) - sum(found)
 
 

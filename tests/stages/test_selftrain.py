@@ -336,9 +336,16 @@ def test_pseudo_labels_alone_are_augmented_more(make):
     assert used["pseudo"]["augment"]["speeds"] == [0.9, 1.1]
 
 
+def test_letters_that_no_label_has_are_errors_of_dev_and_stop_nothing(make, sets, tmp_path):
+    rows = [dataclasses.replace(row, text="zwölf") for row in read_manifest(sets / "dev.tsv").utterances]
+    write_manifest(tmp_path / "dev.tsv", rows, root=str(sets))
+    found = selftrain(make("rounds=1", dev={"manifests": [str(tmp_path / "dev.tsv")]})).parent / "1-labels/labels.json"
+    assert json.loads(found.read_text())["dev"]["greedy_cer"] > 0.5
+
+
 def test_letters_are_judged_one_by_one(make):
     found = json.loads((selftrain(make("rounds=1")).parent / "1-labels/labels.json").read_text())["letters"]
-    assert found["tokens"] > 0
+    assert found["letters"] > 0
     assert 0 <= found["right"] <= 1
     assert 0 <= found["ece_of_map"] <= 1
 
