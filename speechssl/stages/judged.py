@@ -29,6 +29,7 @@ from speechssl.text.vocabulary import Vocabulary
 
 __all__ = ["Judged", "draw_reliability", "judge"]
 
+_BINS = 10  # those of `asr.calibration`
 PROBABILITIES = ("posterior", "certainty", "agreement")  # measures from 0 to 1, whose own calibration has a meaning
 
 
@@ -42,7 +43,7 @@ class _Letters:
 
     @classmethod
     def of(cls, scored: Sequence[Scored], references: Sequence[str], vocabulary: Vocabulary) -> Self:
-        """Align each transcript with its reference."""
+        """Align each transcript with its reference, which may hold letters that the vocabulary lacks."""
         posteriors: list[float] = []
         is_right: list[float] = []
         utterances: list[int] = []
@@ -124,15 +125,17 @@ class Judged:
             "letters": self.tokens.as_json(),
         }
 
-    def ece_by_chance(self) -> float:
+    def ece_by_chance(self) -> float | None:
         """Return the calibration error that is left to a map that knows the accuracy of each bin.
 
         Bins of few utterances differ from what is expected of them. This is the mean over bins that are drawn from
-        those of dev with replacement, each compared with its own.
+        those of dev with replacement, each compared with its own. Bins of a single utterance cannot tell: None.
         """
+        if len(self.errors) < 2 * _BINS:
+            return None
         values = [np.asarray(each, np.float64) for each in (self.expected(), self.accuracy, self.letters)]
         order = np.argsort(values[0], kind="stable")
-        parts = np.array_split(order, min(10, len(order)))
+        parts = np.array_split(order, _BINS)
         generator = np.random.default_rng(0)
         drawn = []
         for _ in range(200):

@@ -78,18 +78,25 @@ def label(config: LabelConfig) -> Path:
         for name, manifest in sets.items()
     }
     judged = judge([each for each in scored["dev"] if (each.row.text or "").strip()], vocabulary, config.keep)
-    known = [row for row in labels.utterances if row.text]
+    known = [row for row in labels.utterances if vocabulary.reference(row.text or "")]
     limits = _limits_of(known, vocabulary, config.keep)
     refused = {each.row.id: reason for each in scored["pool"] if (reason := _refused(each, limits, config, saved))}
     fit = [each for each in scored["pool"] if each.row.id not in refused]
     confidence = [each.measures[judged.measure] for each in fit]
     expected = judged.map(confidence).tolist()
     threshold, is_kept = select(confidence, expected, config.keep, config.round)
-    refused |= {each.row.id: "less sure than kept ones" for each, kept in zip(fit, is_kept, strict=True) if not kept}
+    unsure = "less sure than kept ones"
+    if config.keep.max_cer is not None:
+        unsure = f"expected CER above keep.max_cer={config.keep.max_cer:g}"
+    refused |= {each.row.id: unsure for each, kept in zip(fit, is_kept, strict=True) if not kept}
     kept = [each for each, chosen in zip(fit, is_kept, strict=True) if chosen]
     if not kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(refused.values()).most_common())
-        raise ManifestError(f"{config.out.name}: no utterance of the pool keeps its pseudo-label: {reasons}")
+        surest = f"; the surest one's expected CER is {1 - max(expected):.3f}" if expected else ""
+        raise ManifestError(
+            f"{config.out.name}: no utterance of the pool keeps its pseudo-label: {reasons}{surest}; take a better "
+            "recogniser, or loosen keep"
+        )
     accuracy = dict(zip((each.row.id for each in fit), expected, strict=True))
     _write_labels(config, sets["pool"], labels, kept, accuracy)
     _write_scores(config.out / "scores.tsv", scored["pool"], accuracy, refused)

@@ -21,14 +21,14 @@ from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError
 from speechssl.hub.model_formats import read_saved
 from speechssl.stages.augmentation import span_of_speeds
-from speechssl.stages.finetune import FinetuneConfig, finetune
+from speechssl.stages.finetune import FinetuneConfig, check_texts, finetune
 from speechssl.stages.pseudo_labels import LabelConfig, label
-from speechssl.stages.reading_data import DataConfig
+from speechssl.stages.reading_data import DataConfig, read_data
 from speechssl.stages.record import RunRecord, content_hash, file_hashes, model_fingerprint, step_inputs
 from speechssl.stages.selftrain_data import PrepareConfig, prepare
 from speechssl.stages.selftrain_recipe import SelftrainConfig, training, tuning
 from speechssl.stages.selftrain_report import Round, report_of
-from speechssl.stages.synthetic_effect import EffectConfig, compare_on_dev
+from speechssl.stages.synthetic_effect import EffectConfig, compare_on_dev, require_columns
 from speechssl.train.checkpoint import last_checkpoint, read_state
 from speechssl.train.log_file import read_log_file
 from speechssl.train.run_folder import locked
@@ -57,6 +57,8 @@ def _selftrain(config: SelftrainConfig) -> Path:
     _look(config)
     _prepare(record, config)
     _plan_batches(config)
+    if config.recogniser is not None:
+        _look_at_texts(config)
     effect = None
     if config.recogniser is None:
         rounds = [_train(record, config, 0)]
@@ -95,6 +97,7 @@ def _look(config: SelftrainConfig) -> None:
 
     Raises:
         CheckpointError: a model, language model or lexicon cannot be read.
+        ManifestError: dev lacks a column that is to tell groups apart.
     """
     second = None if config.keep.second in ("none", "dropout") else Path(config.keep.second)
     for model in (config.checkpoint, config.recogniser, second):
@@ -105,6 +108,8 @@ def _look(config: SelftrainConfig) -> None:
     for name in ("lm", "lexicon"):
         if (path := getattr(config.decode, name, None)) is not None:
             content_hash(path)
+    if config.synthetic is not None and config.synthetic.compare:
+        require_columns(read_data(config.dev, section="dev"), config.synthetic.groups)
 
 
 def _plan_batches(config: SelftrainConfig) -> None:
@@ -119,6 +124,17 @@ def _plan_batches(config: SelftrainConfig) -> None:
     BatchSampler(rows, student.batch, seed=config.seed, speeds=speeds)
 
 
+def _look_at_texts(config: SelftrainConfig) -> None:
+    """Check labels and dev as round 0 would, which a given recogniser replaces: not only when the pool is labelled.
+
+    Raises:
+        SpeechSSLError: texts, tokens or lengths do not fit the training.
+    """
+    student = training(config, 1).finetune
+    labels = dataclasses.replace(student.data, manifests=student.data.manifests[:-1])  # the last are pseudo-labels
+    check_texts(dataclasses.replace(student, data=labels, weights=None, pseudo=None)).refuse()
+
+
 def _prepare(record: RunRecord, config: SelftrainConfig) -> None:
     synthetic = config.synthetic
     step = PrepareConfig(
@@ -127,7 +143,7 @@ def _prepare(record: RunRecord, config: SelftrainConfig) -> None:
         pool=config.pool,
         dev=config.dev,
         test=config.test,
-        synthetic=None if synthetic is None else dataclasses.replace(synthetic, compare=False),
+        synthetic=None if synthetic is None else dataclasses.replace(synthetic, compare=False, groups=()),
         leaks=config.leaks,
         languages=config.languages,
         seed=config.seed,

@@ -77,7 +77,8 @@ def warnings_of(rounds: Sequence[Round], effect: Sequence[Mapping[str, Any]] | N
     """Return signs that training on own transcripts, or on synthetic speech, does harm."""
     found = []
     for number, row in enumerate(effect or ()):
-        if row["cer_with"] > row["cer_without"] and (number == 0 or row["interval"][0] > 0):
+        is_sure = row["utterances"] >= _FEWEST and row["interval"][0] > 0
+        if row["cer_with"] > row["cer_without"] and (number == 0 or is_sure):
             whom = f" of {row['column']} {row['group']}" if number else ""
             found.append(
                 f"Synthetic speech raised the CER of dev{whom} from {row['cer_without']:.1%} to "
@@ -112,6 +113,7 @@ def warnings_of(rounds: Sequence[Round], effect: Sequence[Mapping[str, Any]] | N
 
 _SIGNS = ("distinct_words", "word_entropy", "letter_entropy")
 _ALIKE = 0.5  # share that the threshold keeps of dev, relative to that of the pool
+_FEWEST = 6  # utterances of a group that warns of harm; fewer get worse together by chance more often than 2.5 %
 _THIN = 0.8  # share of the labelled texts' value
 
 _ROUNDS = ("round", "CER", "WER", "teacher's CER, with decoder", "kept", "hours", "expected CER", "true CER", "seconds")
@@ -160,7 +162,8 @@ def _confidence_cells(each: Round) -> list[str]:
     found, dev = each.labels, each.labels["dev_at_threshold"]
     areas = ", ".join(f"{name} {area:.3f}" for name, area in sorted(found["areas"].items(), key=lambda pair: pair[1]))
     before = found["ece_of_measure"]
-    errors = ["-" if before is None else f"{before:.3f}", f"{found['ece_of_map']:.3f}", f"{found['ece_by_chance']:.3f}"]
+    errors = ["-" if before is None else f"{before:.3f}", f"{found['ece_of_map']:.3f}"]
+    errors.append("-" if found["ece_by_chance"] is None else f"{found['ece_by_chance']:.3f}")
     interval = "-" if dev["interval"] is None else " to ".join(map(_share, dev["interval"]))
     kept = f"{dev['utterances']} ({dev['share']:.0%})"
     letters = found["letters"]
@@ -199,12 +202,15 @@ def _left_out_lines(data: Mapping[str, Any]) -> list[str]:
 def _synthetic_lines(effect: Sequence[Mapping[str, Any]] | None) -> list[str]:
     if effect is None:
         return ["It joined every training; synthetic.compare=true trains round 0 without it, too."]
-    note = "CER of dev of round 0, and the 95 % interval of the difference over utterances."
+    note = (
+        "CER of dev of round 0, and the 95 % interval of the difference over utterances. Groups of fewer than "
+        f"{_FEWEST} utterances are too few for a warning."
+    )
     return [*_table(_EFFECT, map(_effect_cells, effect)), note]
 
 
 def _effect_cells(each: Mapping[str, Any]) -> list[str]:
     name = " ".join(filter(None, (each["column"], each["group"])))
     rates = [_share(each[key]) for key in ("cer_without", "cer_with")]
-    low, high = each["interval"]
-    return [name, str(each["utterances"]), *rates, f"{low:+.1%} to {high:+.1%}"]
+    bounds = "-" if each["interval"] is None else "{:+.1%} to {:+.1%}".format(*each["interval"])
+    return [name, str(each["utterances"]), *rates, bounds]

@@ -4,8 +4,10 @@ Generated speech has the voices and the accents of its generator; a mean that ge
 worse. Intervals are those of the difference, by a paired bootstrap over utterances.
 """
 
+import dataclasses
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,19 @@ from rapidfuzz.distance import Levenshtein
 from speechssl.asr.decoding.decoders import Greedy
 from speechssl.atomic import write_atomically
 from speechssl.config import configuration
-from speechssl.data.utterances import Utterance
+from speechssl.data.utterances import Manifest, Utterance
 from speechssl.downstream.bootstrap import interval
 from speechssl.downstream.group_scores import UNKNOWN
+from speechssl.errors import ManifestError
 from speechssl.hub.model_formats import read_saved
 from speechssl.stages.reading_data import DataConfig, read_data
 from speechssl.stages.score import cell_of
 from speechssl.stages.scored import transcribe_scored
 from speechssl.stages.selftrain_recipe import KeepConfig
 
-__all__ = ["EffectConfig", "compare_on_dev", "differences"]
+__all__ = ["EffectConfig", "compare_on_dev", "differences", "require_columns"]
 
+_USUAL = ("language", "speaker", "corpus")  # columns that every manifest may have
 ALL = "all"  # name of the group of all utterances
 
 
@@ -40,6 +44,21 @@ class EffectConfig:
     dev: DataConfig
     groups: tuple[str, ...]  # columns of the dev manifest
     seed: int
+
+
+def require_columns(manifest: Manifest, names: Sequence[str]) -> None:
+    """Check that the names of groups are columns, which may be empty where every manifest may have them.
+
+    Raises:
+        ManifestError: a name is no column.
+    """
+    common = [field.name for field in dataclasses.fields(Utterance) if field.name != "more"]
+    further = dict.fromkeys(name for row in manifest.utterances for name, _ in row.more)
+    if unknown := [name for name in names if name not in common and name not in further]:
+        raise ManifestError(
+            f"dev: no column {unknown[0]!r}, which synthetic.groups names; take some of {', '.join(_USUAL)}"
+            f"{''.join(f', {name}' for name in further)}, or add it to the manifest"
+        )
 
 
 def compare_on_dev(config: EffectConfig, without: Path) -> Path:
@@ -73,6 +92,8 @@ def differences(
 ) -> list[dict[str, Any]]:
     """Return the CER of all utterances and of each group, of both recognisers, and the interval of the difference.
 
+    A group of a single utterance has no interval: None.
+
     Args:
         rows: utterance and letters of its reference, by id.
         without: wrong letters of the recogniser trained without synthetic speech, by id.
@@ -99,7 +120,7 @@ def differences(
         ) -> float:
             return float(gaps[drawn].sum() / letters[drawn].sum())
 
-        bounds = interval(gap, keys, seed=seed)
+        bounds = interval(gap, keys, seed=seed) if len(keys) > 1 else None  # a single one has no spread
         found.append(
             {
                 "column": column,
@@ -107,7 +128,7 @@ def differences(
                 "utterances": len(keys),
                 "cer_without": float(first.sum() / letters.sum()),
                 "cer_with": float(second.sum() / letters.sum()),
-                "interval": [bounds.low, bounds.high],  # of the difference
+                "interval": None if bounds is None else [bounds.low, bounds.high],  # of the difference
             }
         )
     return found
