@@ -27,6 +27,12 @@ class PseudoConfig:
     manifests: tuple[Path, ...]  # those of data.manifests that list it
     augment: AugmentConfig = AugmentConfig()  # augmentation of that part, in place of `augment`
 
+    def __post_init__(self) -> None:
+        if not self.manifests:
+            raise ConfigError(
+                "pseudo.manifests is empty; name the manifests of data.manifests whose texts a recogniser wrote"
+            )
+
     def is_meant(self, utterances: Sequence[Utterance]) -> NDArray[np.bool_]:
         """Mark the utterances of that part, (utterances,).
 

@@ -59,3 +59,8 @@ def test_a_manifest_that_is_none_of_the_data_is_refused(joined, tmp_path, names)
     pseudo = PseudoConfig(manifests=tuple(tmp_path / name for name in names), augment=SLOW)
     with pytest.raises(ConfigError, match=r"pseudo\.manifests: .*other\.tsv lists no training utterance"):
         speeds_of(AugmentConfig(), pseudo, joined.utterances, seed=0)
+
+
+def test_pseudo_labels_without_a_manifest_are_refused():
+    with pytest.raises(ConfigError, match=r"pseudo\.manifests is empty; name the manifests"):
+        PseudoConfig(manifests=(), augment=SLOW)
