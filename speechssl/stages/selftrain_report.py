@@ -1,6 +1,6 @@
 """Report of self-training in Markdown: rounds, what was kept, calibration, diversity, mismatch, warnings."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -60,7 +60,8 @@ def report_of(
             "right letters. ECE after: by a map fitted on other utterances; by chance: what so few differ by. Of "
             "letters: ECE of the posteriors of single letters, before and after a map of their own."
         ]
-        parts += ["## Left out of the pool", *_table(("round", "reason", "utterances"), _reasons(labelled))]
+        if reasons := [*_reasons(labelled)]:
+            parts += ["## Left out of the pool", *_table(("round", "reason", "utterances"), reasons)]
         parts += ["## Diversity", *_table(_DIVERSITY, _diversity_cells(labelled))]
     apart = None if data["mismatch"] is None else Mismatch(**data["mismatch"])
     parts += ["## Data", *_table(("set", "utterances", "hours"), _set_cells(data))]
@@ -139,7 +140,7 @@ def _relative(each: Round, name: str) -> float:
     return float(found["pseudo"][name]) / max(float(found["labelled"][name]), 1e-9)
 
 
-def _table(names: Sequence[str], rows: "Iterator[Sequence[str]] | map[list[str]]") -> list[str]:
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     return ["\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)])]
 
