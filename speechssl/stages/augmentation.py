@@ -41,10 +41,15 @@ class PseudoConfig:
         """
         names = [str(path) for path in self.manifests]
         corpora = np.concatenate([np.asarray(block, object) for block in Rows.of(utterances).column("corpus")])
+        if not any(corpora):  # rows of a single manifest do not name it
+            raise ConfigError(
+                "pseudo.manifests: data.manifests names a single manifest, so nothing is told apart; name the manifest of "
+                "labels there, too"
+            )
         if spare := [name for name in names if name not in set(corpora.tolist())]:
             raise ConfigError(
                 f"pseudo.manifests: {spare[0]} lists no training utterance; name manifests of data.manifests, as they "
-                "are written there, and at least one more in data.manifests that has labels"
+                "are written there"
             )
         return np.isin(corpora, names)
 

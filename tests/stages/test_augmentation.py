@@ -64,3 +64,10 @@ def test_a_manifest_that_is_none_of_the_data_is_refused(joined, tmp_path, names)
 def test_pseudo_labels_without_a_manifest_are_refused():
     with pytest.raises(ConfigError, match=r"pseudo\.manifests is empty; name the manifests"):
         PseudoConfig(manifests=(), augment=SLOW)
+
+
+def test_a_single_manifest_has_no_part_to_be_told_apart(tmp_path, joined):
+    pseudo = PseudoConfig(manifests=(tmp_path / "pseudo.tsv",), augment=SLOW)
+    alone = read_data(DataConfig(manifests=pseudo.manifests))
+    with pytest.raises(ConfigError, match="names a single manifest, so nothing is told apart"):
+        speeds_of(AugmentConfig(), pseudo, alone.utterances, seed=0)
