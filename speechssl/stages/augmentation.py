@@ -43,8 +43,8 @@ class PseudoConfig:
         corpora = np.concatenate([np.asarray(block, object) for block in Rows.of(utterances).column("corpus")])
         if not any(corpora):  # rows of a single manifest do not name it
             raise ConfigError(
-                "pseudo.manifests: data.manifests names a single manifest, so nothing is told apart; name the manifest of "
-                "labels there, too"
+                "pseudo.manifests: data.manifests names a single manifest, so nothing is told apart; name the manifest "
+                "of the labels there, too"
             )
         if spare := [name for name in names if name not in set(corpora.tolist())]:
             raise ConfigError(
