@@ -104,6 +104,12 @@ def warnings_of(rounds: Sequence[Round], effect: Sequence[Mapping[str, Any]] | N
                 f"measure {each.labels['measure']} means something else there, and the expected CER is a guess. A "
                 "language model that has read the pool's texts does this; set keep.measure to another measure."
             )
+        if pool["expected_cer"] > _WORSE * max(each.labels["dev"]["cer"], 0.01):
+            found.append(
+                f"Round {each.number}: pseudo-labels are expected to have {pool['expected_cer']:.0%} of their letters "
+                f"wrong, the transcripts of dev have {each.labels['dev']['cer']:.0%}: this pool is not like dev. Set "
+                "keep.max_cer, or take another pool."
+            )
     for each in rounds:
         thin = [name for name in _SIGNS if each.labels and _relative(each, name) < _THIN]
         if thin:
@@ -114,6 +120,7 @@ def warnings_of(rounds: Sequence[Round], effect: Sequence[Mapping[str, Any]] | N
 
 _SIGNS = ("distinct_words", "word_entropy", "letter_entropy")
 _ALIKE = 0.5  # share that the threshold keeps of dev, relative to that of the pool
+_WORSE = 1.5  # expected CER of pseudo-labels, relative to dev's
 _FEWEST = 6  # utterances of a group that warns of harm; fewer get worse together by chance more often than 2.5 %
 _THIN = 0.8  # share of the labelled texts' value
 

@@ -465,9 +465,12 @@ def texts_of(distinct: int, entropy: float) -> dict:
 
 
 def test_poorer_texts_without_a_gain_on_dev_are_told_as_collapse():
-    def one(number: int, cer: float, distinct: int, entropy: float, dev_share: float = 0.5) -> Round:
+    def one(
+        number: int, cer: float, distinct: int, entropy: float, dev_share: float = 0.5, expected_cer: float = 0.25
+    ) -> Round:
         labels = {"diversity": {"labelled": texts_of(100, 5.0), "pseudo": texts_of(distinct, entropy)}}
-        labels |= {"measure": "lm", "pool": {"kept": 6, "utterances": 10}, "dev_at_threshold": {"share": dev_share}}
+        labels |= {"measure": "lm", "dev_at_threshold": {"share": dev_share}, "dev": {"cer": 0.2}}
+        labels |= {"pool": {"kept": 6, "utterances": 10, "expected_cer": expected_cer}}
         return Round(number=number, name=f"{number}-asr", model=Path(), fingerprint="", cer=cer, labels=labels)
 
     first = Round(number=0, name="0-asr", model=Path(), fingerprint="", cer=0.5)
@@ -479,6 +482,8 @@ def test_poorer_texts_without_a_gain_on_dev_are_told_as_collapse():
     assert "distinct words 60% of theirs" in thin
     (read_before,) = warnings_of([first, one(1, 0.4, 99, 4.9, dev_share=0.07)], None)
     assert "keeps 60% of the pool, and 7% of dev: the measure lm means something else" in read_before
+    (other_language,) = warnings_of([first, one(1, 0.4, 99, 4.9, expected_cer=0.6)], None)
+    assert "expected to have 60% of their letters wrong, the transcripts of dev have 20%" in other_language
     effect = {
         "column": "",
         "group": "all",
