@@ -148,7 +148,7 @@ def _prepare(record: RunRecord, config: SelftrainConfig) -> None:
         languages=config.languages,
         seed=config.seed,
     )
-    names = ["labelled.tsv", "pool.tsv", "left_out.tsv", *(["synthetic.tsv"] if synthetic else [])]
+    names = ["data.json", "labelled.tsv", "pool.tsv", "left_out.tsv", *(["synthetic.tsv"] if synthetic else [])]
     inputs = step_inputs(step, record.out, model=None)
     record.perform(step.out.name, inputs, partial(prepare, step), partial(file_hashes, step.out, names))
 

@@ -135,8 +135,11 @@ def test_a_round_labels_the_pool_and_trains_on_both(make, performed, capsys):
 def test_the_same_command_skips_what_is_done(make, performed):
     selftrain(make())
     before = len(performed)
-    selftrain(make())
+    out = selftrain(make()).parent
     assert len(performed) == before
+    (out / "0-data/data.json").unlink()
+    selftrain(make())
+    assert performed[before:] == ["0-data"]  # made anew, from the same inputs
 
 
 def test_a_chain_that_was_stopped_in_any_step_ends_with_the_same_files(make, monkeypatch, tmp_path):
