@@ -26,9 +26,13 @@ for corpus in festvox-ru asterisk fillets-nl; do
     out=$run/$corpus
     mkdir -p "$out"
     set --
-    if [ "$corpus" = asterisk ]; then  # batches as small as the longest labelled utterance at the lowest speed allows
-        set -- finetune.batch.seconds=44 finetune.train.steps=1100 languages=any
-    fi
+    case $corpus in
+        asterisk)  # batches as small as the longest labelled utterance at the lowest speed allows
+            set -- finetune.batch.seconds=44 finetune.train.steps=1100 languages=any ;;
+        fillets-nl)  # at twice the rate the student stays on the blank plateau
+            set -- finetune.dropout=0.1 finetune.ctc.mask.start_prob=0.065 finetune.train.steps=1400 \
+                student.train.steps=1800 student.optim.lr=0.001 "keep.share=[0.6]" ;;
+    esac
     if [ "$decode" != greedy ]; then
         speechssl lm build "$data/$corpus/$decode.tsv" --letters --order 5 --out "$out/letters.arpa"
         set -- "$@" "decode={kind: beam, lm: $out/letters.arpa, search: {beam: 30, tokens: 12}}" \
