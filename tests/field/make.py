@@ -80,9 +80,10 @@ def write(folder: Path, wanted: Iterable[Case] | None = None) -> tuple[list[Case
     Returns:
         Those written, and why the others are not: programs that are missing, or what they said.
     """
-    missing = {name for name in PROGRAMS if shutil.which(name) is None}
+    wanted = [*(cases() if wanted is None else wanted)]
+    missing = {case.by for case in wanted if case.by in PROGRAMS and shutil.which(case.by) is None}
     written, failed = [], [f"{name} is missing" for name in sorted(missing)]
-    for case in cases() if wanted is None else wanted:
+    for case in wanted:
         if case.by in missing:
             continue
         path = folder / case.name
