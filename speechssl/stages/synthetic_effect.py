@@ -101,7 +101,7 @@ def differences(
         columns: columns of the manifest; one that holds a single value is left out.
         seed: seed of the bootstrap.
     """
-    members: dict[tuple[str, str], list[str]] = defaultdict(list, {("", ALL): list(rows)})
+    members: dict[tuple[str, str], list[str]] = {("", ALL): list(rows)}
     for column in columns:
         by_value = defaultdict(list)
         for key, (row, _) in rows.items():
