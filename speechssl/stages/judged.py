@@ -4,6 +4,7 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -56,29 +57,32 @@ class _Letters:
             utterances += [number] * len(said)
         return cls(posteriors=tuple(posteriors), is_right=tuple(is_right), utterances=tuple(utterances))
 
+    @property
+    def ones(self) -> list[float]:
+        """Weights: each letter counts once."""
+        return [1.0] * len(self.is_right)
+
+    @cached_property
     def expected(self) -> list[float]:
-        """Return the expected accuracy of each, by a map fitted on other utterances."""
-        ones = [1.0] * len(self.is_right)
-        return cross_fitted(self.posteriors, self.is_right, ones, utterances=self.utterances).tolist()
+        """Expected accuracy of each, by a map fitted on other utterances."""
+        return cross_fitted(self.posteriors, self.is_right, self.ones, utterances=self.utterances).tolist()
 
     def as_json(self) -> dict[str, Any]:
         if not self.is_right:
             return {"letters": 0, "right": None, "ece_of_posterior": None, "ece_of_map": None}
-        ones = [1.0] * len(self.is_right)
         return {
             "letters": len(self.is_right),
             "right": sum(self.is_right) / len(self.is_right),
-            "ece_of_posterior": calibration_error(self.posteriors, self.is_right, ones),
-            "ece_of_map": calibration_error(self.expected(), self.is_right, ones),  # cross-fitted
+            "ece_of_posterior": calibration_error(self.posteriors, self.is_right, self.ones),
+            "ece_of_map": calibration_error(self.expected, self.is_right, self.ones),  # cross-fitted
         }
 
     def bins(self) -> dict[str, list[Bin]]:
         """Return the bins of each posterior, before and after the map."""
         if not self.is_right:
             return {}
-        ones = [1.0] * len(self.is_right)
-        values = {"letters, posterior": self.posteriors, "letters, calibrated": self.expected()}
-        return {name: bins_of(each, self.is_right, ones) for name, each in values.items()}
+        values = {"letters, posterior": self.posteriors, "letters, calibrated": self.expected}
+        return {name: bins_of(each, self.is_right, self.ones) for name, each in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +94,7 @@ class Judged:
     errors: tuple[int, ...]  # wrong letters
     measure: Measure
     areas: Mapping[Measure, float]  # area under the risk-coverage curve by measure
-    map: Isotonic
-    tokens: _Letters
+    spelt: _Letters
 
     @property
     def letters(self) -> list[int]:
@@ -104,25 +107,32 @@ class Judged:
         pairs = zip(self.errors, self.letters, strict=True)
         return [max(0.0, 1 - errors / letters) for errors, letters in pairs]
 
-    def values(self, measure: Measure) -> list[float]:
-        """Return a measure of each utterance."""
-        return [each.measures[measure] for each in self.scored]
+    @property
+    def values(self) -> list[float]:
+        """The measure of each utterance."""
+        return [each.measures[self.measure] for each in self.scored]
 
+    @cached_property
+    def map(self) -> Isotonic:
+        """Map of the measure to the expected accuracy."""
+        return fit_isotonic(self.values, self.accuracy, self.letters)
+
+    @cached_property
     def expected(self) -> list[float]:
-        """Return the expected accuracy of each utterance, by a map fitted on others."""
-        return cross_fitted(self.values(self.measure), self.accuracy, self.letters).tolist()
+        """Expected accuracy of each utterance, by a map fitted on others."""
+        return cross_fitted(self.values, self.accuracy, self.letters).tolist()
 
     def as_json(self) -> dict[str, Any]:
         """Return the measure, its map, and the calibration errors."""
-        raw = self.measure if self.measure in PROBABILITIES else None
+        own = calibration_error(self.values, self.accuracy, self.letters) if self.measure in PROBABILITIES else None
         return {
             "measure": self.measure,
             "areas": dict(self.areas),
             "map": dataclasses.asdict(self.map),
-            "ece_of_measure": None if raw is None else calibration_error(self.values(raw), self.accuracy, self.letters),
-            "ece_of_map": calibration_error(self.expected(), self.accuracy, self.letters),  # cross-fitted
+            "ece_of_measure": own,
+            "ece_of_map": calibration_error(self.expected, self.accuracy, self.letters),  # cross-fitted
             "ece_by_chance": self.ece_by_chance(),
-            "letters": self.tokens.as_json(),
+            "letters": self.spelt.as_json(),
         }
 
     def ece_by_chance(self) -> float | None:
@@ -133,7 +143,7 @@ class Judged:
         """
         if len(self.errors) < 2 * _BINS:
             return None
-        values = [np.asarray(each, np.float64) for each in (self.expected(), self.accuracy, self.letters)]
+        values = [np.asarray(each, np.float64) for each in (self.expected, self.accuracy, self.letters)]
         order = np.argsort(values[0], kind="stable")
         parts = np.array_split(order, _BINS)
         generator = np.random.default_rng(0)
@@ -150,10 +160,10 @@ class Judged:
 
     def picture(self, title: str) -> bytes:
         """Return a PNG of true over expected accuracy, before and after the map."""
-        bins = {"after calibration": bins_of(self.expected(), self.accuracy, self.letters)}
+        bins = {"after calibration": bins_of(self.expected, self.accuracy, self.letters)}
         if self.measure in PROBABILITIES:
-            bins = {f"{self.measure} itself": bins_of(self.values(self.measure), self.accuracy, self.letters)} | bins
-        return draw_reliability(bins | self.tokens.bins(), title=title)
+            bins = {f"{self.measure} itself": bins_of(self.values, self.accuracy, self.letters)} | bins
+        return draw_reliability(bins | self.spelt.bins(), title=title)
 
 
 def judge(scored: Sequence[Scored], vocabulary: Vocabulary, keep: KeepConfig) -> Judged:
@@ -170,16 +180,13 @@ def judge(scored: Sequence[Scored], vocabulary: Vocabulary, keep: KeepConfig) ->
     letters = [len(reference) for _, reference in pairs]
     measures = {name: [each.measures[name] for each, _ in pairs] for name in pairs[0][0].measures}
     best, areas = choose_measure(measures, errors, letters)
-    measure = best if keep.measure == "auto" else keep.measure
-    accuracy = [max(0.0, 1 - wrong / spoken) for wrong, spoken in zip(errors, letters, strict=True)]
     return Judged(
         scored=tuple(each for each, _ in pairs),
         references=tuple(reference for _, reference in pairs),
         errors=tuple(errors),
-        measure=measure,
+        measure=best if keep.measure == "auto" else keep.measure,
         areas=areas,
-        map=fit_isotonic(measures[measure], accuracy, letters),
-        tokens=_Letters.of([each for each, _ in pairs], [reference for _, reference in pairs], vocabulary),
+        spelt=_Letters.of([each for each, _ in pairs], [reference for _, reference in pairs], vocabulary),
     )
 
 

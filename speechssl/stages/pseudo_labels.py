@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from speechssl.asr.confidence import longest_loop
 from speechssl.asr.decoding.decoders import Beam, DecoderConfig, Greedy, WithLexicon
@@ -24,9 +23,10 @@ from speechssl.config import Discriminator, configuration
 from speechssl.data.manifest import root_from, write_manifest
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.downstream.bootstrap import interval
+from speechssl.downstream.group_scores import Ratio
 from speechssl.errors import ManifestError
 from speechssl.hub.model_formats import read_saved
-from speechssl.hub.saved import SavedModel
+from speechssl.model.encoder import EncoderConfig
 from speechssl.stages.judged import Judged, judge
 from speechssl.stages.preflight import frame_budget
 from speechssl.stages.reading_data import DataConfig, read_data
@@ -78,9 +78,14 @@ def label(config: LabelConfig) -> Path:
         for name, manifest in sets.items()
     }
     judged = judge([each for each in scored["dev"] if (each.row.text or "").strip()], vocabulary, config.keep)
-    known = [row for row in labels.utterances if vocabulary.reference(row.text or "")]
-    limits = _limits_of(known, vocabulary, config.keep)
-    refused = {each.row.id: reason for each in scored["pool"] if (reason := _refused(each, limits, config, saved))}
+    known = [(row, text) for row in labels.utterances if (text := vocabulary.reference(row.text or ""))]
+    limits = _limits_of(known, config.keep)
+    encoder = saved.description.encoder
+    refused = {
+        each.row.id: reason
+        for each in scored["pool"]
+        if (reason := _refused(each, limits, config, encoder=encoder, vocabulary=vocabulary))
+    }
     fit = [each for each in scored["pool"] if each.row.id not in refused]
     confidence = [each.measures[judged.measure] for each in fit]
     expected = judged.map(confidence).tolist()
@@ -105,7 +110,7 @@ def label(config: LabelConfig) -> Path:
         "dev_at_threshold": _at_threshold(judged, threshold, seed=config.seed),
         "dev": _rates(judged.scored, vocabulary),
         "pool": _pool_summary(sets["pool"], scored["pool"], kept, refused, accuracy, vocabulary),
-        "diversity": _diversities(kept, known, vocabulary, seed=config.seed),
+        "diversity": _diversities(kept, [text for _, text in known], seed=config.seed),
     }
     write_atomically(config.out / "calibration.png", judged.picture(f"round {config.round}, by {judged.measure}"))
     write_atomically(config.out / "labels.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
@@ -146,18 +151,19 @@ class _Limits:
     loop: int  # letters in the longest loop that is allowed
 
 
-def _limits_of(known: Sequence[Utterance], vocabulary: Vocabulary, keep: KeepConfig) -> _Limits:
-    texts = [vocabulary.reference(row.text or "") for row in known]
-    rates = [len(text) / row.duration_s for text, row in zip(texts, known, strict=True)]
+def _limits_of(known: Sequence[tuple[Utterance, str]], keep: KeepConfig) -> _Limits:
+    rates = [len(text) / row.duration_s for row, text in known]
     low, high = np.quantile(rates, [0.01, 0.99]).tolist()
     return _Limits(
         slowest=low / keep.rate_margin,
         fastest=high * keep.rate_margin,
-        loop=max(keep.loop_letters, *(longest_loop(text) for text in texts)),
+        loop=max(keep.loop_letters, *(longest_loop(text) for _, text in known)),
     )
 
 
-def _refused(each: Scored, limits: _Limits, config: LabelConfig, saved: SavedModel) -> str | None:
+def _refused(
+    each: Scored, limits: _Limits, config: LabelConfig, *, encoder: EncoderConfig, vocabulary: Vocabulary
+) -> str | None:
     """Return why a transcript is no pseudo-label whatever its confidence; None if it may be one."""
     if not each.text.strip():
         return "nothing transcribed"
@@ -169,8 +175,7 @@ def _refused(each: Scored, limits: _Limits, config: LabelConfig, saved: SavedMod
         return f"over {limits.fastest:.1f} letters a second"
     if each.letters_per_second < limits.slowest:
         return f"under {limits.slowest:.1f} letters a second"
-    encoder = saved.description.encoder
-    tokens = saved.vocabulary().encode(each.text, where=each.row.id)
+    tokens = vocabulary.encode(each.text, where=each.row.id)
     required, made = frame_budget(each.row, tokens, config.fastest, hop=encoder.hop, window=encoder.window)
     return "too few frames at the highest speed" if made < required else None
 
@@ -211,15 +216,13 @@ def _write_scores(
 
 def _at_threshold(judged: Judged, threshold: float, *, seed: int) -> dict[str, Any]:
     """Return what the same threshold keeps of dev, with the 95 % interval of its CER over utterances."""
-    chosen = [index for index, value in enumerate(judged.values(judged.measure)) if value >= threshold]
+    chosen = [index for index, value in enumerate(judged.values) if value >= threshold]
     errors, letters = np.array(judged.errors)[chosen], np.array(judged.letters)[chosen]
     kept = {"utterances": len(chosen), "share": len(chosen) / len(judged.errors)}
     if not chosen:
         return kept | {"cer": None, "interval": None}
 
-    def cer(drawn: NDArray[np.int64]) -> float:
-        return float(errors[drawn].sum() / letters[drawn].sum())
-
+    cer = Ratio(errors, letters)
     found = interval(cer, [judged.scored[index].row.id for index in chosen], seed=seed)
     return kept | {"cer": cer(np.arange(len(chosen))), "interval": [found.low, found.high]}
 
@@ -261,13 +264,8 @@ def _pool_summary(
     }
 
 
-def _diversities(
-    kept: Sequence[Scored], known: Sequence[Utterance], vocabulary: Vocabulary, *, seed: int
-) -> dict[str, Any]:
+def _diversities(kept: Sequence[Scored], known: Sequence[str], *, seed: int) -> dict[str, Any]:
     """Measure pseudo-labels and labelled texts at one number of words."""
-    texts = {
-        "labelled": [vocabulary.reference(row.text or "") for row in known],
-        "pseudo": [each.text for each in kept],
-    }
+    texts = {"labelled": known, "pseudo": [each.text for each in kept]}
     words = min(sum(len(text.split()) for text in each) for each in texts.values())
     return {name: dataclasses.asdict(diversity(each, at_most=words, seed=seed)) for name, each in texts.items()}

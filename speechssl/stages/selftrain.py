@@ -57,14 +57,13 @@ def _selftrain(config: SelftrainConfig) -> Path:
     _look(config)
     _prepare(record, config)
     _plan_batches(config)
-    if config.recogniser is not None:
-        _look_at_texts(config)
     effect = None
     if config.recogniser is None:
         rounds = [_train(record, config, 0)]
         if config.synthetic is not None and config.synthetic.compare:
             effect = _compare(record, config, rounds[0], _train(record, config, 0, real_only=True))
     else:
+        _look_at_texts(config)
         model = read_saved(config.recogniser).fingerprint()
         rounds = [Round(number=0, name=str(config.recogniser), model=config.recogniser, fingerprint=model)]
     best = rounds[0]

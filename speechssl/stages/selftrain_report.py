@@ -76,46 +76,61 @@ def report_of(
 
 def warnings_of(rounds: Sequence[Round], effect: Sequence[Mapping[str, Any]] | None) -> list[str]:
     """Return signs that training on own transcripts, or on synthetic speech, does harm."""
-    found = []
-    for number, row in enumerate(effect or ()):
+    labelled = [each for each in rounds if each.labels]
+    return [
+        *_about_synthetic(effect or ()),
+        *_about_gains(rounds),
+        *(line for each in labelled for line in _about_confidence(each)),
+        *(line for each in labelled for line in _about_diversity(each)),
+    ]
+
+
+def _about_synthetic(effect: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for number, row in enumerate(effect):
         is_sure = row["utterances"] >= _FEWEST and row["interval"][0] > 0
         if row["cer_with"] > row["cer_without"] and (number == 0 or is_sure):
             whom = f" of {row['column']} {row['group']}" if number else ""
-            found.append(
+            yield (
                 f"Synthetic speech raised the CER of dev{whom} from {row['cer_without']:.1%} to "
                 f"{row['cer_with']:.1%}; leave it out, or lower synthetic.max_hours."
             )
+
+
+def _about_gains(rounds: Sequence[Round]) -> Iterator[str]:
     for before, now in pairwise(rounds):
         is_worse = before.cer is not None and now.cer is not None and now.cer >= before.cer
         falls = [name for name in _SIGNS if before.labels and _relative(now, name) < _relative(before, name)]
         if is_worse and len(falls) == len(_SIGNS):
-            found.append(
+            yield (
                 f"Round {now.number}: pseudo-labels hold fewer words and lower entropies than those of round "
                 f"{before.number}, and dev is no better: the texts collapse. Use {before.name}."
             )
         elif is_worse:
-            found.append(f"Round {now.number} is no better on dev than {before.name}: more rounds are not supported.")
-    for each in filter(lambda each: each.labels, rounds):
-        pool, dev = each.labels["pool"], each.labels["dev_at_threshold"]
-        share = pool["kept"] / pool["utterances"]
-        if dev["share"] < _ALIKE * share:
-            found.append(
-                f"Round {each.number}: the threshold keeps {share:.0%} of the pool, and {dev['share']:.0%} of dev: the "
-                f"measure {each.labels['measure']} means something else there, and the expected CER is a guess. A "
-                "language model that has read the pool's texts does this; set keep.measure to another measure."
-            )
-        if pool["expected_cer"] > _WORSE * max(each.labels["dev"]["cer"], 0.01):
-            found.append(
-                f"Round {each.number}: pseudo-labels are expected to have {pool['expected_cer']:.0%} of their letters "
-                f"wrong, the transcripts of dev have {each.labels['dev']['cer']:.0%}: this pool is not like dev. Set "
-                "keep.max_cer, or take another pool."
-            )
-    for each in rounds:
-        thin = [name for name in _SIGNS if each.labels and _relative(each, name) < _THIN]
-        if thin:
-            named = ", ".join(f"{name.replace('_', ' ')} {_relative(each, name):.0%}" for name in thin)
-            found.append(f"Round {each.number}: pseudo-labels are poorer than labelled texts ({named} of theirs).")
-    return found
+            yield f"Round {now.number} is no better on dev than {before.name}: more rounds are not supported."
+
+
+def _about_confidence(each: Round) -> Iterator[str]:
+    pool, dev = each.labels["pool"], each.labels["dev_at_threshold"]
+    share = pool["kept"] / pool["utterances"]
+    if dev["share"] < _ALIKE * share:
+        yield (
+            f"Round {each.number}: the threshold keeps {share:.0%} of the pool, and {dev['share']:.0%} of dev: the "
+            f"measure {each.labels['measure']} means something else there, and the expected CER is a guess. A "
+            "language model that has read the pool's texts does this; set keep.measure to another measure."
+        )
+    if pool["expected_cer"] > _WORSE * max(each.labels["dev"]["cer"], 0.01):
+        yield (
+            f"Round {each.number}: pseudo-labels are expected to have {pool['expected_cer']:.0%} of their letters "
+            f"wrong, the transcripts of dev have {each.labels['dev']['cer']:.0%}: this pool is not like dev. Set "
+            "keep.max_cer, or take another pool."
+        )
+
+
+def _about_diversity(each: Round) -> Iterator[str]:
+    thin = [name for name in _SIGNS if _relative(each, name) < _THIN]
+    if thin:
+        named = ", ".join(f"{name.replace('_', ' ')} {_relative(each, name):.0%}" for name in thin)
+        yield f"Round {each.number}: pseudo-labels are poorer than labelled texts ({named} of theirs)."
 
 
 _SIGNS = ("distinct_words", "word_entropy", "letter_entropy")
@@ -156,6 +171,10 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
+def _error(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def _round_cells(each: Round) -> list[str]:
     cells = [f"{each.number}: {each.name}", _share(each.cer), _share(each.wer)]
     if not each.labels:
@@ -169,9 +188,7 @@ def _round_cells(each: Round) -> list[str]:
 def _confidence_cells(each: Round) -> list[str]:
     found, dev = each.labels, each.labels["dev_at_threshold"]
     areas = ", ".join(f"{name} {area:.3f}" for name, area in sorted(found["areas"].items(), key=lambda pair: pair[1]))
-    before = found["ece_of_measure"]
-    errors = ["-" if before is None else f"{before:.3f}", f"{found['ece_of_map']:.3f}"]
-    errors.append("-" if found["ece_by_chance"] is None else f"{found['ece_by_chance']:.3f}")
+    errors = [_error(found[name]) for name in ("ece_of_measure", "ece_of_map", "ece_by_chance")]
     interval = "-" if dev["interval"] is None else " to ".join(map(_share, dev["interval"]))
     kept = f"{dev['utterances']} ({dev['share']:.0%})"
     letters = found["letters"]

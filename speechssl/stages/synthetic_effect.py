@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from speechssl.asr.decoding.decoders import Greedy
@@ -20,7 +19,7 @@ from speechssl.atomic import write_atomically
 from speechssl.config import configuration
 from speechssl.data.utterances import Manifest, Utterance
 from speechssl.downstream.bootstrap import interval
-from speechssl.downstream.group_scores import UNKNOWN
+from speechssl.downstream.group_scores import UNKNOWN, Ratio
 from speechssl.errors import ManifestError
 from speechssl.hub.model_formats import read_saved
 from speechssl.stages.reading_data import DataConfig, read_data
@@ -74,7 +73,8 @@ def compare_on_dev(config: EffectConfig, without: Path) -> Path:
         saved = read_saved(path)
         skips: list[str] | None = [] if config.dev.bad_audio == "skip" else None
         found = transcribe_scored(saved, manifest, Greedy(), KeepConfig(second="none"), seed=config.seed, skips=skips)
-        references = {each.row.id: saved.vocabulary().reference(each.row.text or "") for each in found}
+        vocabulary = saved.vocabulary()
+        references = {each.row.id: vocabulary.reference(each.row.text or "") for each in found}
         rows = {each.row.id: (each.row, len(references[each.row.id])) for each in found if references[each.row.id]}
         errors.append({each.row.id: Levenshtein.distance(references[each.row.id], each.text) for each in found})
     told = {"groups": differences(rows, errors[0], errors[1], config.groups, seed=config.seed)}
@@ -112,14 +112,7 @@ def differences(
     for (column, value), keys in members.items():
         letters = np.array([rows[key][1] for key in keys])
         first, second = (np.array([errors[key] for key in keys]) for errors in (without, with_it))
-
-        def gap(
-            drawn: NDArray[np.int64],
-            gaps: NDArray[np.int64] = second - first,
-            letters: NDArray[np.int64] = letters,
-        ) -> float:
-            return float(gaps[drawn].sum() / letters[drawn].sum())
-
+        gap = Ratio(second - first, letters)
         bounds = interval(gap, keys, seed=seed) if len(keys) > 1 else None  # a single one has no spread
         found.append(
             {
